@@ -1,0 +1,47 @@
+//! (being written)
+use super::{Collector, Pace, Turn};
+use crate::{
+    config::CollectorName,
+    findings::Code,
+    sample::{Desc, Observation},
+    store::Context,
+    watch::Wake,
+};
+
+/// (being written)
+#[derive(Debug)]
+pub struct Contents {
+    context: Context,
+}
+
+impl Contents {
+    /// (being written)
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { context: context.clone() }
+    }
+}
+
+impl Collector for Contents {
+    fn name(&self) -> CollectorName {
+        CollectorName::Contents
+    }
+    fn descs(&self) -> &'static [&'static Desc] {
+        &[]
+    }
+    fn codes(&self) -> &'static [Code] {
+        &[]
+    }
+    fn pace(&self) -> Pace {
+        let collect = &self.context.config.collect;
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::NONE,
+            touches_store: true,
+        }
+    }
+    fn collect(&mut self, _turn: &Turn) -> Observation {
+        Observation::default()
+    }
+}

@@ -1,0 +1,187 @@
+//! The collectors: each reads one subject of one store and yields an [`Observation`]. One file each; a new one is its
+//! own file plus one line in [`build`].
+//!
+//! A collector runs on a blocking thread that it owns while it runs; the scheduler gives it a deadline, never a second
+//! thread. It must not write, lock for long or delete under the persist directory.
+
+pub mod backups;
+pub mod contents;
+pub mod disk;
+pub mod integrity;
+pub mod permissions;
+pub mod processes;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    config::CollectorName,
+    findings::Code,
+    sample::{Desc, Observation},
+    store::Context,
+    watch::Wake,
+};
+
+/// Reads one subject of one store, again and again.
+pub trait Collector: Send {
+    /// Which one it is; also the `collector` label.
+    fn name(&self) -> CollectorName;
+
+    /// Every family that it may yield.
+    fn descs(&self) -> &'static [&'static Desc];
+
+    /// Every finding that it may yield.
+    fn codes(&self) -> &'static [Code];
+
+    /// How often it runs, for how long at most, and what wakes it.
+    fn pace(&self) -> Pace;
+
+    /// One run. Never panics on foreign bytes, whatever they are; what cannot be read becomes a problem in the
+    /// observation and the rest goes on.
+    fn collect(&mut self, turn: &Turn) -> Observation;
+}
+
+/// When a collector runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Time between the beginnings of two turns that nothing woke.
+    pub interval: Duration,
+    /// A run that takes longer is reported as failed; its thread is left alone and no second one starts.
+    pub deadline: Duration,
+    /// File events that bring the next turn forward.
+    pub wakes: Wake,
+    /// Whether it touches the filesystem of the store, and so must not start while that does not answer.
+    pub touches_store: bool,
+}
+
+/// What a collector is told at the beginning of a run.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// The moment of the run.
+    pub now: Timestamp,
+    /// The file events since the run before; empty when the clock woke it.
+    pub wake: Wake,
+    /// `check` without `--quick`: run everything that is due on a schedule now.
+    pub deep: bool,
+    /// Set when the run should come to an end early: shutdown, reload, deadline passed.
+    pub stop: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Turn {
+    /// Whether the run should come to an end.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stop.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The operating system refused.
+    #[error("cannot read {}", .path.display())]
+    Unreadable {
+        /// What was to be read.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// The filesystem has not answered within the deadline.
+    #[error("the filesystem of {} has not answered for {} s", .path.display(), .waited.as_secs())]
+    Hung {
+        /// The persist directory.
+        path: PathBuf,
+        /// How long the oldest question has been waiting.
+        waited: Duration,
+    },
+    /// The run did not come to an end within its deadline; its thread is still at work.
+    #[error("the run has taken more than {} s and goes on", .deadline.as_secs())]
+    Overdue {
+        /// The deadline of the collector.
+        deadline: Duration,
+    },
+    /// SQLite refused.
+    #[error("cannot query {}", .path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite answered.
+        source: rusqlite::Error,
+    },
+    /// More entries than the configured bound.
+    #[error("{} has more than {bound} {what}; the rest was not looked at", .path.display())]
+    TooMany {
+        /// Where.
+        path: PathBuf,
+        /// Of what.
+        what: &'static str,
+        /// The bound.
+        bound: usize,
+    },
+    /// A collector panicked; the others go on.
+    #[error("the collector panicked: {0}")]
+    Panicked(String),
+    /// Something else, said in full.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl CollectError {
+    /// What an operator can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run the exporter as a user in the group of the directory, or with CAP_DAC_READ_SEARCH"
+            }
+            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                "check the path in the configuration, and that the filesystem is mounted"
+            }
+            Self::Unreadable { .. } => "look in the kernel's log (dmesg) for errors of the device",
+            Self::Hung { .. } => {
+                "look at the mount: a network or FUSE filesystem whose server is away"
+            }
+            Self::Overdue { .. } => "wait, or raise the deadline if the directory is large",
+            Self::Sqlite { .. } => "nothing to do if Chroma was writing: it is tried again",
+            Self::TooMany { .. } => {
+                "raise the bound in the configuration if the directory is meant to be so large"
+            }
+            Self::Panicked(_) => {
+                "this is a fault of chroma_exporter: please report it with the log"
+            }
+            Self::Other(_) => "see the message",
+        }
+    }
+
+    /// The whole chain in one line: `cannot read x: Permission denied`.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+}
+
+/// Every collector of a store that is switched on, in the order in which `check` prints them.
+#[must_use]
+pub fn registry(context: &Context) -> Vec<Box<dyn Collector>> {
+    context.config.enabled.iter().map(|name| build(*name, context)).collect()
+}
+
+/// One collector of a store.
+#[must_use]
+pub fn build(name: CollectorName, context: &Context) -> Box<dyn Collector> {
+    match name {
+        CollectorName::Disk => Box::new(disk::Disk::new(context)),
+        CollectorName::Integrity => Box::new(integrity::Integrity::new(context)),
+        CollectorName::Contents => Box::new(contents::Contents::new(context)),
+        CollectorName::Processes => Box::new(processes::Processes::new(context)),
+        CollectorName::Permissions => Box::new(permissions::Permissions::new(context)),
+        CollectorName::Backups => Box::new(backups::Backups::new(context)),
+    }
+}

@@ -1,0 +1,225 @@
+//! The validated configuration: what the program does, in types that cannot be wrong. Reading the file, the flags and
+//! the places of mistakes in them is the business of `file`; nothing here touches the disk.
+
+pub mod file;
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The stores to watch; empty means that those of running Chroma processes are looked for.
+    pub stores: Vec<Arc<Store>>,
+    /// Collectors that are switched on.
+    pub enabled: BTreeSet<CollectorName>,
+    /// Paces and bounds of the collectors.
+    pub collect: Collect,
+    /// The HTTP side.
+    pub web: Web,
+    /// Where the program keeps what must survive a restart; `None` keeps it in memory only.
+    pub state_dir: Option<PathBuf>,
+    /// Where the host's `/proc` is seen.
+    pub procfs: PathBuf,
+    /// Where the host's root is seen; store and backup paths are looked up below it.
+    pub rootfs: PathBuf,
+}
+
+/// The name of a collector: flag, label and key of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CollectorName {
+    /// Filesystem and bytes of the store.
+    Disk,
+    /// SQLite file, journal and schema.
+    Integrity,
+    /// What the tables hold.
+    Contents,
+    /// Who holds the directory.
+    Processes,
+    /// Owners, groups and modes.
+    Permissions,
+    /// Age and size of backups.
+    Backups,
+}
+
+impl CollectorName {
+    /// All of them, in the order of the registry.
+    pub const ALL: [Self; 6] = [
+        Self::Disk,
+        Self::Integrity,
+        Self::Contents,
+        Self::Processes,
+        Self::Permissions,
+        Self::Backups,
+    ];
+
+    /// The word of flag and label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Integrity => "integrity",
+            Self::Contents => "contents",
+            Self::Processes => "processes",
+            Self::Permissions => "permissions",
+            Self::Backups => "backups",
+        }
+    }
+}
+
+/// One persist directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// Value of the `store` label: 1 to 64 of `[A-Za-z0-9_.-]`, unique.
+    pub name: Arc<str>,
+    /// The directory as the operator wrote it: absolute.
+    pub path: PathBuf,
+    /// The directory as this process sees it, below `rootfs`.
+    pub seen_path: PathBuf,
+    /// Where its backups lie.
+    pub backups: BackupPolicy,
+    /// What its permissions should be.
+    pub permissions: PermissionPolicy,
+    /// The release of Chroma that serves it, when the operator says so.
+    pub chroma_version: Option<String>,
+}
+
+/// Where backups of a store lie and how old they may be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackupPolicy {
+    /// Shell patterns of archives and directories, absolute, already below `rootfs`. Empty: nothing is expected.
+    pub globs: Vec<String>,
+    /// Older than this is `backup_stale`, warning.
+    pub warn_after: Duration,
+    /// Older than this is `backup_stale`, critical.
+    pub critical_after: Duration,
+    /// A file or directory that changed more recently than this may still be growing.
+    pub settle: Duration,
+}
+
+/// What owners and modes should be. What is `None` is learnt at the first look.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PermissionPolicy {
+    /// Numeric owner.
+    pub uid: Option<u32>,
+    /// Numeric group.
+    pub gid: Option<u32>,
+    /// Mode of regular files, the low twelve bits.
+    pub file_mode: Option<u32>,
+    /// Mode of directories, the low twelve bits.
+    pub directory_mode: Option<u32>,
+    /// The uid that Chroma runs as, for the effective access; otherwise that of the process that holds the directory.
+    pub server_uid: Option<u32>,
+    /// Its groups, with `server_uid`.
+    pub server_gids: Vec<u32>,
+}
+
+/// Paces and bounds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Collect {
+    /// Time between two cheap turns.
+    pub interval: Duration,
+    /// How long the filesystem of a store may take to answer `statvfs`.
+    pub device_timeout: Duration,
+    /// Longest cheap run.
+    pub deadline: Duration,
+    /// Time between two runs of `quick_check`.
+    pub quick_interval: Duration,
+    /// Time between two runs of `integrity_check`.
+    pub full_interval: Duration,
+    /// Longest single statement against a database that a process holds.
+    pub statement_deadline: Duration,
+    /// Longest check of a database that nobody holds.
+    pub check_deadline: Duration,
+    /// Shortest time between two looks at tables after changes.
+    pub contents_interval: Duration,
+    /// Time between two full walks of permissions.
+    pub permissions_interval: Duration,
+    /// Time between two looks at backups.
+    pub backups_interval: Duration,
+    /// Used ratio of the filesystem that is a warning, 0 to 1.
+    pub disk_warn_ratio: f64,
+    /// Used ratio below which the warning ends.
+    pub disk_recover_ratio: f64,
+    /// Used ratio that is critical.
+    pub disk_critical_ratio: f64,
+    /// Free inodes below this ratio are few.
+    pub inodes_low_ratio: f64,
+    /// A filesystem that will be full within this time is a warning.
+    pub full_within: Duration,
+    /// Most entries that a walk of one store looks at.
+    pub entries_max: usize,
+    /// Most series on the page; more are dropped and counted.
+    pub series_max: usize,
+    /// Most stores that are found by themselves.
+    pub discovered_max: usize,
+}
+
+impl Default for Collect {
+    fn default() -> Self {
+        const MINUTE: u64 = 60;
+        const HOUR: u64 = 60 * MINUTE;
+        Self {
+            interval: Duration::from_secs(5),
+            device_timeout: Duration::from_secs(2),
+            deadline: Duration::from_secs(30),
+            quick_interval: Duration::from_secs(HOUR),
+            full_interval: Duration::from_secs(24 * HOUR),
+            statement_deadline: Duration::from_millis(250),
+            check_deadline: Duration::from_secs(30 * MINUTE),
+            contents_interval: Duration::from_secs(MINUTE),
+            permissions_interval: Duration::from_secs(10 * MINUTE),
+            backups_interval: Duration::from_secs(MINUTE),
+            disk_warn_ratio: 0.80,
+            disk_recover_ratio: 0.75,
+            disk_critical_ratio: 0.90,
+            inodes_low_ratio: 0.05,
+            full_within: Duration::from_secs(24 * HOUR),
+            entries_max: 1_000_000,
+            series_max: 20_000,
+            discovered_max: 64,
+        }
+    }
+}
+
+/// The HTTP side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Web {
+    /// Addresses to listen on; port 0 lets the system choose.
+    pub listen: Vec<SocketAddr>,
+    /// Path of the metrics page.
+    pub telemetry_path: String,
+    /// Whether `POST /-/reload` is answered.
+    pub enable_lifecycle: bool,
+    /// Most connections at once.
+    pub connections_max: usize,
+    /// Longest time for a request's header to arrive.
+    pub header_timeout: Duration,
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT))],
+            telemetry_path: "/metrics".to_owned(),
+            enable_lifecycle: false,
+            connections_max: 512,
+            header_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Chroma's port plus 10000.
+pub const DEFAULT_PORT: u16 = 18000;
+
+impl BackupPolicy {
+    /// Daily backups with two full runs of slack before it is critical.
+    #[must_use]
+    pub fn daily(globs: Vec<String>) -> Self {
+        Self {
+            globs,
+            warn_after: Duration::from_hours(26),
+            critical_after: Duration::from_hours(50),
+            settle: Duration::from_secs(10),
+        }
+    }
+}

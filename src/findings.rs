@@ -1,0 +1,258 @@
+//! The closed catalogue of findings: code, severity, cause in one sentence, remedy in one command, runbook. Collectors
+//! attach the evidence; nobody else writes remedies, so that `check`, the page and a message say the same.
+
+use serde::{Serialize, Serializer};
+
+/// How much is at stake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Act, not now.
+    Warning,
+    /// Data is lost or at stake now.
+    Critical,
+}
+
+impl Severity {
+    /// The word of the `severity` label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// One entry found in one store.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// Which entry of the catalogue.
+    pub code: Code,
+    /// As the catalogue says, unless the evidence makes it graver or lighter.
+    pub severity: Severity,
+    /// What it is about: a file relative to the store, a table, a mount; empty for the store as a whole.
+    pub subject: String,
+    /// One sentence with the numbers of this case.
+    pub evidence: String,
+}
+
+impl Finding {
+    /// A finding with the severity of the catalogue. `evidence` is one sentence without a full stop; it may carry names
+    /// from disk, which are cleaned of control characters and cut at [`EVIDENCE_CHARS_MAX`].
+    #[must_use]
+    pub fn new(code: Code, subject: impl Into<String>, evidence: impl AsRef<str>) -> Self {
+        Self {
+            code,
+            severity: code.severity(),
+            subject: clean(&subject.into()),
+            evidence: clean(evidence.as_ref()),
+        }
+    }
+
+    /// The same with another severity.
+    #[must_use]
+    pub fn with_severity(self, severity: Severity) -> Self {
+        Self { severity, ..self }
+    }
+}
+
+/// Longest evidence or subject, in characters.
+pub const EVIDENCE_CHARS_MAX: usize = 600;
+
+fn clean(text: &str) -> String {
+    let mut out: String = text
+        .chars()
+        .take(EVIDENCE_CHARS_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(EVIDENCE_CHARS_MAX).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// Where the runbooks stand in this repository.
+const RUNBOOK_BASE: &str = "runbooks/";
+
+macro_rules! catalogue {
+    ($($variant:ident $code:literal $severity:ident: $cause:literal => $remedy:literal;)*) => {
+        /// A code of the catalogue.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $(#[doc = $cause] $variant,)* }
+
+        impl Code {
+            /// Every code, in the order of the catalogue.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The word of the `code` label.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// Severity unless the evidence says otherwise.
+            #[must_use]
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$variant => Severity::$severity,)* }
+            }
+
+            /// The cause, in one sentence.
+            #[must_use]
+            pub const fn cause(self) -> &'static str {
+                match self { $(Self::$variant => $cause,)* }
+            }
+
+            /// What to do: one command or one sentence; `{path}` stands for the persist directory.
+            #[must_use]
+            pub const fn remedy_template(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+        }
+    };
+}
+
+catalogue! {
+    // directory
+    StoreMissing "store_missing" Critical: "The persist directory does not exist or is not a directory; Chroma would silently start an empty one."
+        => "Mount or restore {path} before anything starts Chroma on it.";
+    SqliteMissing "sqlite_missing" Critical: "There is no chroma.sqlite3 although segment folders or a server are there; Chroma would silently start an empty one and leave the folders as orphans."
+        => "Stop Chroma, keep {path} as it is, and put the newest verified backup of chroma.sqlite3 back; do not start Chroma first.";
+    SqliteEmpty "sqlite_empty" Critical: "chroma.sqlite3 has no bytes; Chroma would silently start an empty database over it."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back; do not start Chroma first.";
+    SqliteNotRegular "sqlite_not_regular" Critical: "chroma.sqlite3 is not a regular file (a directory, a dangling link or a device)."
+        => "Stop Chroma and look at it with: ls -l {path}/chroma.sqlite3";
+    NotAStore "not_a_store" Warning: "The directory holds no Chroma database that this program can read; it may be another directory, or one of Chroma before 0.4 (duckdb and parquet files)."
+        => "Check the path; a directory of Chroma 0.3 must first be moved with the chroma-migrate tool.";
+    // SQLite file
+    SqliteNotADatabase "sqlite_not_a_database" Critical: "chroma.sqlite3 does not begin with SQLite's header: the first page was overwritten or the file is something else."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back.";
+    SqliteHeaderDamaged "sqlite_header_damaged" Critical: "The header of chroma.sqlite3 states values that no SQLite writes."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back.";
+    SqliteTruncated "sqlite_truncated" Critical: "chroma.sqlite3 is shorter than its header says: pages at its end are gone."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back; do not let Chroma write to it.";
+    SqliteCorrupt "sqlite_corrupt" Critical: "SQLite's own check found damaged pages in a table, an overflow chain or the freelist."
+        => "Stop Chroma, keep a copy of {path}, then: sqlite3 copy/chroma.sqlite3 .dump (not .recover of Debian 12, which leaves an empty file)";
+    SqliteIndexCorrupt "sqlite_index_corrupt" Critical: "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole."
+        => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 REINDEX";
+    // full text
+    FtsCorrupt "fts_corrupt" Critical: "The full-text index is damaged; documents themselves stand elsewhere and may be whole."
+        => "Stop Chroma, keep a copy of {path}, then rebuild the index embedding_fulltext_search from embedding_metadata.";
+    FtsMissing "fts_missing" Critical: "The full-text table embedding_fulltext_search is missing: searches in documents fail."
+        => "Stop Chroma, keep a copy of {path}, then create embedding_fulltext_search again and fill it from embedding_metadata.";
+    // journal
+    HotJournal "hot_journal" Warning: "A transaction was cut off (power loss, kill -9, full disk) and is waiting to be rolled back from the journal; nothing is lost."
+        => "Start Chroma on {path}: it rolls back by itself. Never delete chroma.sqlite3-journal: without it the database is damaged.";
+    JournalForeign "journal_foreign" Critical: "chroma.sqlite3-journal belongs to another database or another state of it; the next open would play it over this one."
+        => "Do not open the database. Move chroma.sqlite3-journal out of {path} into a safe place, then run check again.";
+    WalMode "wal_mode" Warning: "The database is in WAL mode, which Chroma never sets: newest rows may live only in chroma.sqlite3-wal."
+        => "Stop Chroma, never delete the -wal file, then: sqlite3 {path}/chroma.sqlite3 'PRAGMA journal_mode=DELETE'";
+    // schema
+    SchemaNewerThanServer "schema_newer_than_server" Critical: "The directory was migrated by a newer Chroma than the one that opens it, which then panics with 'range start index out of range'. Nothing is damaged."
+        => "Upgrade chromadb (pip install --upgrade chromadb). Do not delete {path}: its data is healthy.";
+    MigrationMismatch "migration_mismatch" Critical: "The table of applied migrations has a gap or a changed hash; Chroma refuses to open the database."
+        => "Stop Chroma, keep a copy of {path}, and compare the migrations table with a healthy database of the same Chroma version.";
+    MigrationsMissing "migrations_missing" Critical: "The table of applied migrations is missing or empty; Chroma would apply all of them again and fail."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back.";
+    TableMissing "table_missing" Critical: "A table that this schema version has is missing."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back.";
+    DefaultTenantMissing "default_tenant_missing" Critical: "The tenant default_tenant is missing: clients get 'Could not connect to tenant default_tenant'."
+        => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 \"INSERT INTO tenants(id) VALUES('default_tenant')\"";
+    DefaultDatabaseMissing "default_database_missing" Critical: "The database default_database is missing: clients get 'Database [default_database] not found'."
+        => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 \"INSERT INTO databases(id,name,tenant_id) VALUES('00000000-0000-0000-0000-000000000000','default_database','default_tenant')\"";
+    CatalogEmpty "catalog_empty" Critical: "Segment folders with vectors are there, but the catalogue lists no collection: an empty database was started over old data."
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup of chroma.sqlite3 back; do not delete the folders.";
+    // processes
+    SecondWriter "second_writer" Critical: "Two processes hold the directory open for writing; each loses vectors of the other without any error."
+        => "Stop all but one of them now, then restart the one that stays.";
+    ServerGone "server_gone" Critical: "The process that served this directory is gone and no other has taken its place."
+        => "Start Chroma again, and look in its log and in the kernel's (journalctl -k) for why it ended.";
+    StoreReplaced "store_replaced" Critical: "A running process holds a deleted or replaced chroma.sqlite3: what it writes is lost when it ends."
+        => "Do not stop that process: first copy its open file with: cp /proc/PID/fd/N somewhere-safe (PID and N below).";
+    LockHeld "lock_held" Warning: "A process holds a lock on chroma.sqlite3 for long; all writers wait for it in silence."
+        => "Look at the process named below, and end it if it is a forgotten shell or a hung tool.";
+    DescriptorsLow "descriptors_low" Warning: "The process that holds the directory has nearly used up its file descriptors; the next open fails."
+        => "Raise its limit (LimitNOFILE= or ulimit -n) and restart it.";
+    // disk
+    DiskUsageHigh "disk_usage_high" Warning: "The filesystem of the directory is filling up; a full disk cuts writes off in the middle."
+        => "Free space on it; see what grew with: du -xh --max-depth=2 {path} | sort -h | tail";
+    DiskUsageCritical "disk_usage_critical" Critical: "The filesystem of the directory is nearly full; a full disk cuts writes off in the middle."
+        => "Free space on it now, or stop Chroma before the next write fails.";
+    DiskWillFill "disk_will_fill" Warning: "At the pace of the last hours the filesystem of the directory will be full soon."
+        => "Find what grows with: du -xh --max-depth=2 {path} | sort -h | tail";
+    InodesLow "inodes_low" Warning: "The filesystem of the directory has few inodes left; new files cannot be made although bytes are free."
+        => "Find the many small files with: df -i {path}; du --inodes -x / | sort -n | tail";
+    DiskReadonly "disk_readonly" Critical: "The filesystem of the directory is mounted read-only: every write fails while reads and heartbeats look healthy."
+        => "Look for the reason with: dmesg | tail; then remount or repair the filesystem.";
+    HeadroomLow "headroom_low" Warning: "Less than twice the size of the database is free: neither a vacuum nor a backup beside it has room."
+        => "Free space on the filesystem of {path}, or put backups and temporary files on another one.";
+    // permissions
+    PermissionDrift "permission_drift" Warning: "Owner, group, mode or type of an entry differs from what was declared or learnt."
+        => "Compare and mend with: chown and chmod as shown below; if the change was wanted, declare it in the configuration.";
+    PermissionUnwritable "permission_unwritable" Critical: "The user that Chroma runs as cannot write a file or directory that it must write."
+        => "Give it back with: chown -R USER {path} (USER below); the directory itself must be writable too, for the journal.";
+    PermissionWorldWritable "permission_world_writable" Warning: "Everybody on this host may change an entry of the directory."
+        => "Take it away with: chmod -R o-w {path}";
+    // backups
+    BackupMissing "backup_missing" Warning: "No complete backup is to be found where one is expected."
+        => "Make one now, and look in the log of the backup job for why it made none.";
+    BackupStale "backup_stale" Warning: "The newest complete backup is older than it should be."
+        => "Make one now, and look in the log of the backup job for why it stopped.";
+    BackupInvalid "backup_invalid" Critical: "The newest backup is empty, cut off or not what its name says; it would not restore."
+        => "Make a new one now and keep the older ones until it is proved.";
+    BackupShrunk "backup_shrunk" Warning: "The newest backup is much smaller than the one before: it may lack most of the data."
+        => "Open it and compare with the one before, before the older one is pruned.";
+    BackupSameDisk "backup_same_disk" Info: "The backups lie on the same filesystem as the directory they protect."
+        => "Copy them to another disk or host.";
+    // ourselves
+    CheckOverdue "check_overdue" Warning: "A scheduled check has not come to an end for much longer than its interval."
+        => "Run it by hand in a quiet hour: chroma_exporter check --store.path {path}";
+    CollectorFailing "collector_failing" Warning: "A collector of this program cannot read what it should; what it watches is unknown."
+        => "See the reason below; run: chroma_exporter check --store.path {path}";
+}
+
+impl Code {
+    /// Path of the runbook in this repository.
+    #[must_use]
+    pub fn runbook(self) -> String {
+        format!("{RUNBOOK_BASE}{}.md", self.as_str())
+    }
+
+    /// What to do about it in the store at `path`.
+    #[must_use]
+    pub fn remedy(self, path: &std::path::Path) -> String {
+        self.remedy_template().replace("{path}", &clean(&path.to_string_lossy()))
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_words_and_every_remedy_says_something() {
+        let mut seen = std::collections::BTreeSet::new();
+        for code in Code::ALL {
+            assert!(seen.insert(code.as_str()), "{code:?}");
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code:?}");
+            assert!(code.cause().ends_with('.') && code.remedy_template().len() > 20, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn names_from_disk_cannot_forge_lines() {
+        let finding = Finding::new(Code::PermissionDrift, "a\nb", "x\u{1b}[31m".repeat(400));
+        assert_eq!(finding.subject, "a b");
+        assert!(finding.evidence.chars().all(|c| !c.is_control()));
+        assert_eq!(finding.evidence.chars().count(), EVIDENCE_CHARS_MAX + 1);
+    }
+}

@@ -1,0 +1,1 @@
+//! Parsers of foreign bytes: pure functions from bytes to facts. No file, no clock, no panic whatever the bytes.

@@ -1,0 +1,2 @@
+//! The program `chroma_exporter`: arguments in, exit code out.
+fn main() {}

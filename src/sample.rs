@@ -1,0 +1,180 @@
+//! Plain data that every room shares: what a series is, what one reading of a collector gave, and the immutable
+//! snapshot of all of them. Nothing here decides anything.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{clock::Timestamp, collectors::CollectError, findings::Finding};
+
+/// Whether a series may only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// May go both ways.
+    Gauge,
+    /// Only grows, or starts again at zero; its name ends in `_total`.
+    Counter,
+}
+
+/// Name, help and labels of a family of series. Lives beside the collector that yields it, shared with its tests.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Desc {
+    /// Full name, base unit last: `chroma_disk_avail_bytes`.
+    pub name: &'static str,
+    /// One sentence. Says "cached" when the reading is older than a turn.
+    pub help: &'static str,
+    /// Gauge or counter.
+    pub kind: Kind,
+    /// Label names in order, without `store`, which every reading of a store gets from its snapshot.
+    pub labels: &'static [&'static str],
+}
+
+impl Desc {
+    /// A gauge without labels of its own.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind: Kind::Gauge, labels: &[] }
+    }
+
+    /// A counter without labels of its own.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind: Kind::Counter, labels: &[] }
+    }
+
+    /// The same with labels.
+    #[must_use]
+    pub const fn labelled(self, labels: &'static [&'static str]) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// One sample of a family without labels.
+    #[must_use]
+    pub fn sample(&'static self, value: f64) -> Sample {
+        self.with(Vec::new(), value)
+    }
+
+    /// One sample with its label values, in the order of [`Desc::labels`].
+    #[must_use]
+    pub fn with(&'static self, values: Vec<Label>, value: f64) -> Sample {
+        debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
+        Sample { desc: self, values, value }
+    }
+}
+
+/// A label value: nearly always one of a closed list.
+pub type Label = std::borrow::Cow<'static, str>;
+
+/// One value of one series at the moment of its observation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The family.
+    pub desc: &'static Desc,
+    /// Label values in the order of the family's label names.
+    pub values: Vec<Label>,
+    /// The value, in the unit that the name ends with.
+    pub value: f64,
+}
+
+/// What one run of a collector gave: samples, findings, and what it could not read.
+#[derive(Debug, Default)]
+pub struct Observation {
+    /// Samples without the `store` label.
+    pub samples: Vec<Sample>,
+    /// Findings of this run.
+    pub findings: Vec<Finding>,
+    /// States of the checks of the `integrity` collector, for `check` and the status page; empty for the others.
+    pub checks: Vec<(&'static str, CheckState)>,
+    /// What could not be read. Not empty means that the run failed, whatever else it gave; then a finding that is
+    /// absent was not disproved.
+    pub problems: Vec<CollectError>,
+}
+
+/// The five answers of an integrity check. Busy is not corrupt, unknown is not healthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// Looked at in full, nothing wrong.
+    Ok,
+    /// Damage proved.
+    Corrupt,
+    /// A writer was at work; nothing can be said this time.
+    Busy,
+    /// The file could not be opened or read.
+    Unreadable,
+    /// Never run yet, or given up before the end.
+    Unknown,
+}
+
+impl CheckState {
+    /// All states, in the order of their series.
+    pub const ALL: [Self; 5] =
+        [Self::Ok, Self::Corrupt, Self::Busy, Self::Unreadable, Self::Unknown];
+
+    /// The word of the `state` label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Corrupt => "corrupt",
+            Self::Busy => "busy",
+            Self::Unreadable => "unreadable",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The last run of one collector over one store.
+#[derive(Debug)]
+pub struct Reading {
+    /// Name of the collector.
+    pub collector: &'static str,
+    /// The families that it may yield, for HELP and TYPE and for the cardinality bound.
+    pub descs: &'static [&'static Desc],
+    /// What it gave.
+    pub observation: Observation,
+    /// When the run began.
+    pub taken_at: Timestamp,
+    /// How long it took.
+    pub duration: Duration,
+    /// When a run last gave no problem; `None` before the first.
+    pub last_success: Option<Timestamp>,
+    /// The findings that it answers for, so that an absent one can be exported as 0.
+    pub codes: &'static [crate::findings::Code],
+}
+
+impl Reading {
+    /// Whether the run could read all that it should.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.observation.problems.is_empty()
+    }
+}
+
+/// All readings of one store.
+#[derive(Debug, Clone)]
+pub struct StoreReadings {
+    /// Value of the `store` label.
+    pub store: Arc<str>,
+    /// The persist directory, as configured.
+    pub path: Arc<std::path::Path>,
+    /// One reading per collector that has run, in the order of the registry.
+    pub readings: Vec<Arc<Reading>>,
+    /// Number of collectors that shall run; the snapshot of the store is complete when as many readings are there.
+    pub collectors: usize,
+}
+
+/// Everything known at one moment. Immutable and replaced whole: page, hooks and status read the same one.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// When it was put together.
+    pub taken_at: Timestamp,
+    /// Stores in the order of the configuration.
+    pub stores: Vec<StoreReadings>,
+}
+
+impl Snapshot {
+    /// Whether every collector of every store has run at least once.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.stores.iter().all(|s| s.readings.len() >= s.collectors)
+    }
+}

@@ -1,0 +1,395 @@
+//! Runs every collector of every store at its own pace and publishes what they give as one immutable snapshot after
+//! another. One task per collector and store: a store that is missing, hung or broken delays nobody else.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    clock::{self, Timestamp},
+    collectors::{self, CollectError, Collector, Pace, Turn},
+    config::CollectorName,
+    findings::{Code, Finding},
+    sample::{Observation, Reading, Snapshot, StoreReadings},
+    store::Context,
+    watch::{StoreWatch, Wake, WakeSlot},
+};
+
+/// File events are merged for this long after a turn; the first one of a quiet time starts a turn at once.
+pub const WAKE_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long an answer of the filesystem is good enough to let other collectors of the store start.
+const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Snapshots follow each other at least this far apart, so that many stores cost one page, not many.
+const PUBLISH_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where readings come together. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Board {
+    shared: Arc<BoardShared>,
+}
+
+#[derive(Debug, Default)]
+struct BoardShared {
+    stores: Mutex<Vec<Row>>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Row {
+    readings: BTreeMap<CollectorName, Arc<Reading>>,
+    empty: StoreReadings,
+}
+
+impl Board {
+    /// Gives `context`'s store a row, in the order of the calls.
+    pub fn add(&self, context: &Context) {
+        let empty = StoreReadings {
+            store: Arc::clone(&context.store.name),
+            path: context.store.path.as_path().into(),
+            readings: Vec::new(),
+            collectors: context.config.enabled.len(),
+        };
+        self.rows().push(Row { readings: BTreeMap::new(), empty });
+        self.shared.changed.notify_one();
+    }
+
+    /// Takes the row of a store away.
+    pub fn remove(&self, store: &str) {
+        self.rows().retain(|row| &*row.empty.store != store);
+        self.shared.changed.notify_one();
+    }
+
+    /// Replaces the reading of one collector. The findings of a run that failed are added to those of the run before:
+    /// what could not be looked at was not disproved.
+    pub fn put(&self, store: &str, name: CollectorName, mut reading: Reading) {
+        let mut rows = self.rows();
+        let Some(row) = rows.iter_mut().find(|row| &*row.empty.store == store) else { return };
+        if let Some(before) = row.readings.get(&name) {
+            reading.last_success = reading.last_success.or(before.last_success);
+            if !reading.success() {
+                keep_undisproved(&mut reading.observation.findings, &before.observation.findings);
+            }
+        }
+        row.readings.insert(name, Arc::new(reading));
+        drop(rows);
+        self.shared.changed.notify_one();
+    }
+
+    /// Everything known now.
+    #[must_use]
+    pub fn snapshot(&self, now: Timestamp) -> Snapshot {
+        let stores = self
+            .rows()
+            .iter()
+            .map(|row| StoreReadings {
+                readings: row.readings.values().map(Arc::clone).collect(),
+                ..row.empty.clone()
+            })
+            .collect();
+        Snapshot { taken_at: now, stores }
+    }
+
+    /// Publishes snapshots, the newest only, until `stop`.
+    pub async fn publish(self, to: watch::Sender<Arc<Snapshot>>, stop: CancellationToken) {
+        while let Some(()) = stop.run_until_cancelled(self.shared.changed.notified()).await {
+            to.send_replace(Arc::new(self.snapshot(clock::now())));
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+        }
+    }
+
+    fn rows(&self) -> std::sync::MutexGuard<'_, Vec<Row>> {
+        self.shared.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn keep_undisproved(findings: &mut Vec<Finding>, before: &[Finding]) {
+    let found: Vec<(Code, String)> = findings.iter().map(|f| (f.code, f.subject.clone())).collect();
+    findings.extend(
+        before
+            .iter()
+            .filter(|f| !found.iter().any(|(c, s)| *c == f.code && *s == f.subject))
+            .cloned(),
+    );
+}
+
+/// Runs the collectors of one store until `stop`. Their threads may outlive it when the filesystem hangs.
+pub async fn run_store(context: Context, board: Board, stop: CancellationToken) {
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut slots = Vec::new();
+    let collectors = collectors::registry(&context);
+    let count = u32::try_from(collectors.len().max(1)).unwrap_or(u32::MAX);
+    for (index, collector) in (0_u32..).zip(collectors) {
+        let slot = WakeSlot::new(collector.pace().wakes);
+        slots.push(Arc::clone(&slot));
+        // Turns of one store are spread over the interval: fewer threads at once, no spike.
+        let phase = collector.pace().interval / count * index;
+        tasks.spawn(run_collector(
+            collector,
+            context.clone(),
+            board.clone(),
+            slot,
+            phase,
+            stop.clone(),
+        ));
+    }
+    tasks.spawn(keep_watching(context, slots, stop));
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Runs one collector once, on this thread: what `check` does.
+#[must_use]
+pub fn run_once(collector: &mut dyn Collector, context: &Context, deep: bool) -> Reading {
+    let turn = Turn {
+        now: clock::now(),
+        wake: Wake::RESCAN,
+        deep,
+        stop: Arc::new(AtomicBool::new(false)),
+    };
+    run(collector, context, &turn).0
+}
+
+async fn run_collector(
+    mut collector: Box<dyn Collector>,
+    context: Context,
+    board: Board,
+    slot: Arc<WakeSlot>,
+    phase: Duration,
+    stop: CancellationToken,
+) {
+    let name = collector.name();
+    let mut log = ProblemLog::default();
+    let mut first = true;
+    while !stop.is_cancelled() {
+        let pace = collector.pace();
+        let started = clock::ticks();
+        let turn = Turn {
+            now: clock::now(),
+            wake: slot.take(),
+            deep: false,
+            stop: Arc::new(AtomicBool::new(false)),
+        };
+        let mut job = spawn_run(collector, context.clone(), turn.clone());
+        let finished = tokio::select! {
+            finished = timeout(pace.deadline, &mut job) => finished,
+            () = stop.cancelled() => { give_up(&turn); return; }
+        };
+        let finished = if let Ok(finished) = finished {
+            finished
+        } else {
+            // Its thread is left alone, and no second one starts before it has ended.
+            give_up(&turn);
+            let overdue = Observation {
+                problems: vec![CollectError::Overdue { deadline: pace.deadline }],
+                ..Observation::default()
+            };
+            let (descs, codes) = describe(name, &context);
+            let reading = reading_of(name, descs, codes, overdue, &turn, pace.deadline);
+            log.note(&context, &reading);
+            board.put(&context.store.name, name, reading);
+            match stop.run_until_cancelled(&mut job).await {
+                Some(finished) => finished,
+                None => return,
+            }
+        };
+        let Ok((returned, reading, panicked)) = finished else { return }; // the runtime is shutting down
+        log.note(&context, &reading);
+        board.put(&context.store.name, name, reading);
+        // After a panic its memory cannot be trusted.
+        collector = if panicked { collectors::build(name, &context) } else { returned };
+
+        let due =
+            started.plus(collector.pace().interval + if first { phase } else { Duration::ZERO });
+        first = false;
+        tokio::select! {
+            () = sleep_until(due.into_tokio()) => {}
+            () = async { slot.wait().await; sleep_until(started.plus(WAKE_PAUSE).into_tokio()).await; } => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn give_up(turn: &Turn) {
+    turn.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+}
+
+fn describe(
+    name: CollectorName,
+    context: &Context,
+) -> (&'static [&'static crate::sample::Desc], &'static [Code]) {
+    let collector = collectors::build(name, context);
+    (collector.descs(), collector.codes())
+}
+
+type Finished = (Box<dyn Collector>, Reading, bool);
+
+fn spawn_run(
+    mut collector: Box<dyn Collector>,
+    context: Context,
+    turn: Turn,
+) -> JoinHandle<Finished> {
+    tokio::task::spawn_blocking(move || {
+        let (reading, panicked) = run(&mut *collector, &context, &turn);
+        (collector, reading, panicked)
+    })
+}
+
+/// One run behind the gate of the store's filesystem; a panic becomes a problem.
+fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Reading, bool) {
+    let began = clock::ticks();
+    let mut panicked = false;
+    let observation = match gate(&collector.pace(), context) {
+        Err(problem) => Observation { problems: vec![problem], ..Observation::default() },
+        Ok(()) => {
+            catch_unwind(AssertUnwindSafe(|| collector.collect(turn))).unwrap_or_else(|panic| {
+                panicked = true;
+                let problem = CollectError::Panicked(panic_text(&*panic));
+                Observation { problems: vec![problem], ..Observation::default() }
+            })
+        }
+    };
+    let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
+    (reading_of(name, descs, codes, observation, turn, began.elapsed()), panicked)
+}
+
+/// Only a filesystem that hangs closes the gate; one that answers with an error is the collector's own business.
+fn gate(pace: &Pace, context: &Context) -> Result<(), CollectError> {
+    if !pace.touches_store {
+        return Ok(());
+    }
+    match context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, context.config.collect.device_timeout) {
+        Err(hung @ CollectError::Hung { .. }) => Err(hung),
+        _ => Ok(()),
+    }
+}
+
+fn reading_of(
+    name: CollectorName,
+    descs: &'static [&'static crate::sample::Desc],
+    codes: &'static [Code],
+    observation: Observation,
+    turn: &Turn,
+    duration: Duration,
+) -> Reading {
+    let last_success = observation.problems.is_empty().then_some(turn.now);
+    Reading {
+        collector: name.as_str(),
+        descs,
+        codes,
+        observation,
+        taken_at: turn.now,
+        duration,
+        last_success,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Logs the first problem and each different one, not every attempt.
+#[derive(Debug, Default)]
+struct ProblemLog {
+    said: Vec<String>,
+}
+
+impl ProblemLog {
+    fn note(&mut self, context: &Context, reading: &Reading) {
+        // Durations in a message change with every turn; the variant and the path tell whether it is a new one.
+        let kinds: Vec<String> = reading.observation.problems.iter().map(problem_key).collect();
+        for (problem, kind) in reading.observation.problems.iter().zip(&kinds) {
+            if !self.said.contains(kind) {
+                warn!(store = %context.store.name, collector = reading.collector, problem = %problem.chain(), hint = problem.hint(), "Reading failed.");
+            }
+        }
+        if kinds.is_empty() && !self.said.is_empty() {
+            info!(store = %context.store.name, collector = reading.collector, "Reading works again.");
+        }
+        debug!(store = %context.store.name, collector = reading.collector, seconds = reading.duration.as_secs_f64(), "Turn done.");
+        self.said = kinds;
+    }
+}
+
+fn problem_key(problem: &CollectError) -> String {
+    match problem {
+        CollectError::Hung { path, .. } => format!("hung {}", path.display()),
+        other => other.chain(),
+    }
+}
+
+/// Keeps file events coming: the watch ends with the directory that it was set on, so it is set again when the path
+/// leads to another one.
+async fn keep_watching(context: Context, slots: Vec<Arc<WakeSlot>>, stop: CancellationToken) {
+    let mut current: Option<(StoreWatch, (u64, u64))> = None;
+    let mut said = false;
+    loop {
+        let (context_, slots_, had) =
+            (context.clone(), slots.clone(), current.as_ref().map(|(_, id)| *id));
+        let looked = tokio::task::spawn_blocking(move || rewatch(&context_, slots_, had)).await;
+        match looked {
+            Ok(Rewatch::Same) => {}
+            Ok(Rewatch::Gone) => current = None,
+            Ok(Rewatch::New(watch, id)) => {
+                current = Some((watch, id));
+                said = false;
+                for slot in &slots {
+                    slot.add(Wake::RESCAN);
+                }
+            }
+            Ok(Rewatch::Failed(error)) => {
+                current = None;
+                if !std::mem::replace(&mut said, true) {
+                    warn!(store = %context.store.name, %error, "File events are not to be had; readings come at their interval only.");
+                }
+            }
+            Err(_) => return, // the runtime is shutting down
+        }
+        context.host.note_watch(&context.store.name, current.is_some());
+        if stop
+            .run_until_cancelled(tokio::time::sleep(context.config.collect.interval))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+enum Rewatch {
+    Same,
+    Gone,
+    New(StoreWatch, (u64, u64)),
+    Failed(notify::Error),
+}
+
+fn rewatch(context: &Context, slots: Vec<Arc<WakeSlot>>, had: Option<(u64, u64)>) -> Rewatch {
+    use std::os::unix::fs::MetadataExt;
+    let timeout = context.config.collect.device_timeout;
+    if context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout).is_err() {
+        return Rewatch::Gone;
+    }
+    let Ok(meta) = std::fs::metadata(&context.store.seen_path) else { return Rewatch::Gone };
+    let id = (meta.dev(), meta.ino());
+    if had == Some(id) {
+        return Rewatch::Same;
+    }
+    match StoreWatch::start(&context.store.seen_path, slots) {
+        Ok(watch) => Rewatch::New(watch, id),
+        Err(error) => Rewatch::Failed(error),
+    }
+}

@@ -1,0 +1,44 @@
+//! What the collectors of one store share: its configuration, its host, whether its filesystem answers, and the
+//! discipline over descriptors of its database.
+
+pub mod database;
+pub mod device;
+
+use std::sync::Arc;
+
+use crate::{
+    config::{Config, Store},
+    host::Host,
+};
+
+/// Everything a collector is built from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The configuration as a whole.
+    pub config: Arc<Config>,
+    /// The store.
+    pub store: Arc<Store>,
+    /// The host: processes, state directory.
+    pub host: Arc<Host>,
+    /// Whether the filesystem of the store answers.
+    pub device: Arc<device::Device>,
+    /// How its database may be opened.
+    pub database: Arc<database::Database>,
+}
+
+impl Context {
+    /// The shared parts of `store`. Touches nothing yet.
+    #[must_use]
+    pub fn new(config: &Arc<Config>, store: &Arc<Store>, host: &Arc<Host>) -> Self {
+        Self {
+            config: Arc::clone(config),
+            store: Arc::clone(store),
+            host: Arc::clone(host),
+            device: Arc::new(device::Device::new(store.seen_path.clone())),
+            database: Arc::new(database::Database::new(store.seen_path.join(DATABASE_FILE))),
+        }
+    }
+}
+
+/// Chroma's one SQLite file.
+pub const DATABASE_FILE: &str = "chroma.sqlite3";

@@ -1,0 +1,176 @@
+//! Asks the filesystem of a store whether it answers, with a deadline. A dead NFS or FUSE mount blocks `statvfs` for
+//! ever; one thread waits for it, everybody else is told at once and touches nothing.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::{fs::StatVfsMountFlags, io::Errno};
+
+use crate::{
+    clock::{self, Ticks},
+    collectors::CollectError,
+};
+
+/// The filesystem under one persist directory.
+#[derive(Debug)]
+pub struct Device {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+/// What a filesystem says of its room. Plain numbers of `statvfs`, multiplied out to bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Free bytes, those reserved for root included.
+    pub free_bytes: u64,
+    /// Free bytes for everybody.
+    pub avail_bytes: u64,
+    /// Inodes; 0 where the filesystem has no limit (btrfs).
+    pub inodes: u64,
+    /// Free inodes.
+    pub inodes_free: u64,
+    /// Whether it is mounted read-only.
+    pub readonly: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    answered: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the one question on its way was asked.
+    asked: Option<Ticks>,
+    /// The newest answer and when it came.
+    answer: Option<(Ticks, Result<Space, Errno>)>,
+}
+
+impl Device {
+    /// The filesystem under `path`. Touches nothing yet.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, shared: Arc::default() }
+    }
+
+    /// `statvfs` of the directory, waiting at most `timeout`. Callers at the same moment share one question, and while
+    /// one is stuck no other is asked: a hung mount costs one thread.
+    pub fn ask(&self, timeout: Duration) -> Result<Space, CollectError> {
+        self.ask_since(clock::ticks(), timeout)
+    }
+
+    /// The same, content with an answer not older than `max_age`.
+    pub fn ask_recent(&self, max_age: Duration, timeout: Duration) -> Result<Space, CollectError> {
+        let now = clock::ticks();
+        let recent = self.lock().answer.filter(|(at, _)| now.since(*at) <= max_age);
+        match recent {
+            Some((_, answer)) => self.told(answer),
+            None => self.ask_since(now, timeout),
+        }
+    }
+
+    fn ask_since(&self, since: Ticks, timeout: Duration) -> Result<Space, CollectError> {
+        let mut state = self.lock();
+        let asked = match state.asked {
+            Some(asked) if asked.elapsed() >= timeout => return Err(self.hung(asked)),
+            Some(asked) => asked,
+            None => {
+                self.spawn_question().map_err(|source| CollectError::Unreadable {
+                    path: self.path.clone(),
+                    source,
+                })?;
+                *state.asked.insert(since)
+            }
+        };
+        loop {
+            if let Some((at, answer)) = state.answer
+                && at >= asked
+            {
+                return self.told(answer);
+            }
+            let left = timeout.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                return Err(self.hung(asked));
+            }
+            state = self
+                .shared
+                .answered
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn spawn_question(&self) -> std::io::Result<()> {
+        let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
+        std::thread::Builder::new()
+            .name("statvfs".to_owned())
+            .stack_size(QUESTION_STACK_BYTES)
+            .spawn(move || {
+                let answer = statvfs(&path);
+                let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.asked = None;
+                state.answer = Some((clock::ticks(), answer));
+                shared.answered.notify_all();
+            })?;
+        Ok(())
+    }
+
+    fn told(&self, answer: Result<Space, Errno>) -> Result<Space, CollectError> {
+        answer.map_err(|errno| CollectError::Unreadable {
+            path: self.path.clone(),
+            source: errno.into(),
+        })
+    }
+
+    fn hung(&self, asked: Ticks) -> CollectError {
+        CollectError::Hung { path: self.path.clone(), waited: asked.elapsed() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn statvfs(path: &std::path::Path) -> Result<Space, Errno> {
+    let vfs = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        size_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
+        free_bytes: vfs.f_bfree.saturating_mul(vfs.f_frsize),
+        avail_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
+        inodes: vfs.f_files,
+        inodes_free: vfs.f_ffree,
+        readonly: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
+    })
+}
+
+const QUESTION_STACK_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_answers_and_a_missing_one_is_an_error_not_a_hang() {
+        let here = Device::new("/".into());
+        assert!(here.ask(Duration::from_secs(5)).unwrap().size_bytes > 0);
+        assert!(here.ask_recent(Duration::from_mins(1), Duration::ZERO).is_ok());
+        let gone = Device::new("/does/not/exist".into());
+        assert!(matches!(gone.ask(Duration::from_secs(5)), Err(CollectError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn while_a_question_is_stuck_no_other_is_asked() {
+        let device = Device::new("/".into());
+        device.lock().asked = Some(clock::ticks());
+        assert!(matches!(device.ask(Duration::from_millis(10)), Err(CollectError::Hung { .. })));
+        assert!(matches!(device.ask(Duration::ZERO), Err(CollectError::Hung { .. })));
+        assert!(device.lock().answer.is_none(), "no thread was started");
+    }
+}
