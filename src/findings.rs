@@ -81,6 +81,7 @@ const RUNBOOK_BASE: &str = "runbooks/";
 macro_rules! catalogue {
     ($($variant:ident $code:literal $severity:ident: $cause:literal => $remedy:literal;)*) => {
         /// A code of the catalogue.
+        #[expect(clippy::doc_markdown, reason = "the causes are shown to people as they stand")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $(#[doc = $cause] $variant,)* }
 

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 pub struct StateDir {
     dir: Option<PathBuf>,
     /// Held as long as the program runs; a second exporter on the same directory would undo our writes.
-    _lock: Option<File>,
+    lock: Option<File>,
     write_errors: AtomicU64,
     failing: AtomicBool,
 }
@@ -30,7 +30,7 @@ impl StateDir {
     pub fn open(dir: Option<PathBuf>) -> Self {
         let mut state = Self {
             dir: None,
-            _lock: None,
+            lock: None,
             write_errors: AtomicU64::new(0),
             failing: AtomicBool::new(false),
         };
@@ -38,7 +38,7 @@ impl StateDir {
         match lock(&dir) {
             Ok(lock) => {
                 state.dir = Some(dir);
-                state._lock = Some(lock);
+                state.lock = Some(lock);
             }
             Err(error) => {
                 warn!(dir = %dir.display(), %error, "State directory cannot be used; state is kept in memory and lost at exit.");
