@@ -22,6 +22,24 @@ pub struct Config {
     pub procfs: PathBuf,
     /// Where the host's root is seen; store and backup paths are looked up below it.
     pub rootfs: PathBuf,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// No store, every collector, nothing kept on disk: what an empty file on a host without a home gives.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            stores: Vec::new(),
+            enabled: CollectorName::ALL.into(),
+            collect: Collect::default(),
+            web: Web::default(),
+            state_dir: None,
+            procfs: "/proc".into(),
+            rootfs: "/".into(),
+            log: Log::default(),
+        }
+    }
 }
 
 /// The name of a collector: flag, label and key of the configuration.
@@ -204,6 +222,72 @@ impl Default for Web {
             enable_lifecycle: false,
             connections_max: 512,
             header_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Log {
+    /// Events below this level are dropped.
+    pub level: LogLevel,
+    /// One line per event in either format.
+    pub format: LogFormat,
+}
+
+/// How grave an event must be to be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum LogLevel {
+    /// An operator must act.
+    Error,
+    /// Unexpected, nothing lost.
+    Warn,
+    /// What was asked for happened.
+    #[default]
+    Info,
+    /// For whoever looks for a fault in this program.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// All of them, gravest first.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The word of flag and key.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// `key=value` pairs, as Prometheus' own programs write them.
+    #[default]
+    Logfmt,
+    /// One JSON document per line.
+    Json,
+}
+
+impl LogFormat {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Logfmt, Self::Json];
+
+    /// The word of flag and key.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Logfmt => "logfmt",
+            Self::Json => "json",
         }
     }
 }
