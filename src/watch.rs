@@ -124,13 +124,17 @@ impl StoreWatch {
     /// host's limit of inotify instances or watches is reached.
     pub fn start(dir: &Path, slots: Vec<Arc<WakeSlot>>) -> notify::Result<Self> {
         let root = dir.to_owned();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let handler = move |event: notify::Result<Event>| {
             let wake = event.map_or(Wake::RESCAN, |event| classify(&event, &root));
             for slot in &slots {
                 slot.add(wake);
             }
-        })?;
-        // Links are not followed: a link out of the directory must not make us watch a whole disk.
+        };
+        // A link out of the directory must not make us watch a whole disk.
+        let mut watcher = RecommendedWatcher::new(
+            handler,
+            notify::Config::default().with_follow_symlinks(false),
+        )?;
         if let Err(error) = watcher.watch(dir, RecursiveMode::Recursive) {
             tracing::debug!(%error, dir = %dir.display(), "Folders cannot be watched, trying the directory alone.");
             watcher.watch(dir, RecursiveMode::NonRecursive)?;
@@ -198,5 +202,94 @@ impl FileWatch {
         })?;
         watcher.watch(dir, RecursiveMode::NonRecursive)?;
         Ok(Self { _watcher: watcher })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+    use super::*;
+
+    /// Waits until every kind in `want` has come to the slot; gives what came.
+    fn collect(slot: &WakeSlot, want: Wake) -> Wake {
+        let mut seen = Wake::NONE;
+        for _ in 0..500 {
+            seen = seen | slot.take();
+            if seen.0 & want.0 == want.0 {
+                return seen;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{want:?} did not come, only {seen:?}");
+    }
+
+    #[test]
+    fn each_change_wakes_those_who_asked_for_its_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = dir.path().join("7a7a");
+        fs::create_dir(&segment).unwrap();
+        let database = dir.path().join(DATABASE_FILE);
+        fs::write(&database, "x").unwrap();
+        let all = WakeSlot::new(Wake(0xff));
+        let only_opened = WakeSlot::new(Wake::OPENED);
+        let _watch =
+            StoreWatch::start(dir.path(), vec![Arc::clone(&all), Arc::clone(&only_opened)])
+                .unwrap();
+        assert_eq!(all.take(), Wake::NONE);
+
+        drop(fs::File::open(&database).unwrap());
+        collect(&all, Wake::OPENED);
+        fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
+        collect(&all, Wake::ATTRIBUTES);
+        fs::write(segment.join("header.bin"), "y").unwrap();
+        collect(&all, Wake::NAMES | Wake::DATA);
+        let journal = dir.path().join("chroma.sqlite3-journal");
+        fs::write(&journal, "z").unwrap();
+        assert_eq!(
+            collect(&all, Wake::JOURNAL),
+            Wake::JOURNAL,
+            "a journal is no new name for the permissions walk"
+        );
+        fs::remove_file(&journal).unwrap();
+        collect(&all, Wake::JOURNAL);
+        assert_eq!(only_opened.take(), Wake::OPENED);
+        fs::remove_dir_all(dir.path()).unwrap();
+        collect(&all, Wake::RESCAN);
+    }
+
+    #[test]
+    fn a_link_out_of_the_directory_is_not_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
+        let slot = WakeSlot::new(Wake(0xff));
+        let _watch = StoreWatch::start(dir.path(), vec![Arc::clone(&slot)]).unwrap();
+        fs::write(outside.path().join("file"), "x").unwrap();
+        fs::write(dir.path().join("marker"), "x").unwrap();
+        let seen = collect(&slot, Wake::NAMES);
+        assert!(seen.meets(Wake::NAMES));
+        fs::set_permissions(outside.path().join("file"), fs::Permissions::from_mode(0o600))
+            .unwrap();
+        fs::write(dir.path().join("marker"), "y").unwrap();
+        assert!(!collect(&slot, Wake::DATA).meets(Wake::ATTRIBUTES));
+    }
+
+    #[test]
+    fn a_replaced_file_is_noticed_by_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yml");
+        fs::write(&file, "a").unwrap();
+        let changed = Arc::new(Notify::new());
+        let _watch = FileWatch::start(&file, Arc::clone(&changed)).unwrap();
+        let next = dir.path().join("next");
+        fs::write(&next, "b").unwrap();
+        fs::rename(&next, &file).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(10), changed.notified())
+                .await
+                .expect("an event");
+        });
     }
 }
