@@ -1,0 +1,86 @@
+"""Drives a real Chroma for the tests: `serve`-side load and embedded use.
+
+load HOST PORT SECONDS     adds, updates and deletes through the server until the time is over; prints what must be there
+verify HOST PORT           reads a ledger from standard input and proves that all of it is there
+hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
+"""
+
+import json
+import random
+import sys
+import time
+
+DIMENSION = 16
+
+
+def vector(number):
+    rng = random.Random(number)
+    return [rng.uniform(-1, 1) for _ in range(DIMENSION)]
+
+
+def client(host, port):
+    import chromadb
+
+    for _ in range(100):
+        try:
+            return chromadb.HttpClient(host=host, port=int(port))
+        except Exception:  # the server is still starting
+            time.sleep(0.2)
+    raise SystemExit("no server")
+
+
+def load(host, port, seconds):
+    collection = client(host, port).get_or_create_collection(
+        "load", configuration={"hnsw": {"sync_threshold": 200, "batch_size": 50}}
+    )
+    live, number, batches = {}, 0, 0
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        ids = [f"r{number + i}" for i in range(20)]
+        collection.add(
+            ids=ids,
+            embeddings=[vector(number + i) for i in range(20)],
+            documents=[f"document {number + i} " + "word " * 20 for i in range(20)],
+            metadatas=[{"n": number + i} for i in range(20)],
+        )
+        live.update({f"r{number + i}": number + i for i in range(20)})
+        number += 20
+        batches += 1
+        if batches % 5 == 0:
+            gone = random.sample(sorted(live), 5)
+            collection.delete(ids=gone)
+            for one in gone:
+                del live[one]
+    json.dump({"live": live, "batches": batches}, sys.stdout)
+
+
+def verify(host, port):
+    ledger = json.load(sys.stdin)["live"]
+    collection = client(host, port).get_collection("load")
+    assert collection.count() == len(ledger), (collection.count(), len(ledger))
+    ids = sorted(ledger)
+    for start in range(0, len(ids), 500):
+        part = ids[start : start + 500]
+        got = collection.get(ids=part, include=["documents", "metadatas"])
+        assert sorted(got["ids"]) == sorted(part)
+        for one, document, metadata in zip(got["ids"], got["documents"], got["metadatas"]):
+            assert document.startswith(f"document {ledger[one]} "), (one, document[:40])
+            assert metadata["n"] == ledger[one]
+    sample = random.Random(1).sample(ids, min(200, len(ids)))
+    found = collection.query(query_embeddings=[vector(ledger[one]) for one in sample], n_results=1)["ids"]
+    right = sum(1 for one, answer in zip(sample, found) if answer == [one])
+    assert right >= 0.95 * len(sample), f"{right} of {len(sample)} own vectors found"
+    print("whole", len(ids))
+
+
+def hold(directory):
+    import chromadb
+
+    collection = chromadb.PersistentClient(directory).get_or_create_collection("held")
+    collection.add(ids=["one"], embeddings=[vector(1)])
+    print("holding", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    {"load": load, "verify": verify, "hold": hold}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,116 @@
+//! Real Chroma for the tests behind the `e2e` feature: a server, load through it, embedded holders.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use super::support::{SOON, wait_for};
+
+/// The Python of the environment that holds this release of chromadb; made by `tests/venv`.
+pub fn python(version: &str) -> PathBuf {
+    let venvs = std::env::var_os("CHROMA_VENVS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
+    let python = venvs.join(version).join("bin/python");
+    assert!(python.exists(), "{} is missing: run tests/venv {version}", python.display());
+    python
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
+}
+
+/// A running `chroma run`; killed when dropped.
+pub struct Server {
+    pub child: Child,
+    pub port: u16,
+    version: &'static str,
+}
+
+impl Server {
+    /// Starts a server of `version` on `dir` and waits until its port answers.
+    pub fn start(version: &'static str, dir: &Path) -> Self {
+        let port = free_port();
+        let program = python(version).with_file_name("chroma");
+        let mut child = Command::new(program)
+            .args(["run", "--host", "127.0.0.1", "--port", &port.to_string(), "--path"])
+            .arg(dir)
+            .env("ANONYMIZED_TELEMETRY", "False")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chroma starts");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        wait_for("chroma to listen", 2 * SOON, || {
+            if let Some(status) = child.try_wait().expect("child") {
+                panic!("chroma ended with {status}");
+            }
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()
+        });
+        Self { child, port, version }
+    }
+
+    /// A client of the same release that does `what` with this server.
+    pub fn client(&self, what: &str, more: &[&str]) -> Command {
+        let mut command = script(self.version);
+        command.args([what, "127.0.0.1", &self.port.to_string()]).args(more);
+        command
+    }
+
+    /// Adds, updates and deletes for so long; gives the ledger of what must be there.
+    pub fn start_load(&self, seconds: u64) -> Child {
+        let mut command = self.client("load", &[&seconds.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("load starts")
+    }
+
+    /// Proves that everything of the ledger is there.
+    pub fn verify(&self, ledger: &[u8]) {
+        let mut child =
+            self.client("verify", &[]).stdin(Stdio::piped()).spawn().expect("verify starts");
+        child.stdin.take().expect("piped").write_all(ledger).expect("ledger");
+        assert!(child.wait().expect("verify").success(), "Chroma's data are not whole");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A program that embeds Chroma and keeps the directory open; ends when dropped.
+pub struct Embedded(pub Child);
+
+impl Embedded {
+    pub fn start(version: &str, dir: &Path) -> Self {
+        let mut command = script(version);
+        command.arg("hold").arg(dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("line");
+        assert_eq!(line.trim(), "holding");
+        Self(child)
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn script(version: &str) -> Command {
+    let mut command = Command::new(python(version));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/chroma.py"));
+    command.env("ANONYMIZED_TELEMETRY", "False");
+    command
+}

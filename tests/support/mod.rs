@@ -1,0 +1,296 @@
+//! What the tests of the whole program share: the built binary, a plain HTTP client, a strict reader of the text format,
+//! bounded waits that say what they waited for.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// Longest wait for anything that should take a moment.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Waits until `ready` gives something, at most `bound`; panics with `what` when it does not.
+pub fn wait_for<T>(what: &str, bound: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(began.elapsed() < bound, "waited {bound:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Tests measure real time.
+#[allow(clippy::disallowed_methods, reason = "a test of the whole program waits in real time")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// A fixture made by real Chroma, copied so that the test may change it.
+pub fn fixture(name: &str, to: &Path) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let dir = to.join(name);
+    copy_tree(&from, &dir);
+    dir
+}
+
+/// Copies a directory with its files, modes as the umask gives them.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("target directory");
+    for entry in fs::read_dir(from).unwrap_or_else(|e| panic!("{}: {e}", from.display())) {
+        let entry = entry.expect("entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("type").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).expect("copy");
+        }
+    }
+}
+
+/// A running exporter; killed when dropped.
+pub struct Exporter {
+    child: Child,
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Exporter {
+    /// Starts `serve` with these arguments on a port of the system's choice and waits until it listens.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Self {
+        Self::start_with(args, |command| command)
+    }
+
+    /// The same with a command that the caller may change.
+    pub fn start_with<S: AsRef<std::ffi::OsStr>>(
+        args: &[S],
+        change: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["--web.listen-address", "127.0.0.1:0"]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        change(&mut command);
+        let mut child = command.spawn().expect("exporter starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().expect("piped");
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writeln!(sink.lock().expect("log"), "{line}").expect("string");
+            }
+        });
+        let address = wait_for("the exporter to listen", SOON, || {
+            if let Some(status) = child.try_wait().expect("child") {
+                panic!("exporter ended with {status}: {}", log.lock().expect("log"));
+            }
+            listening(&log.lock().expect("log"))
+        });
+        Self { child, address, log }
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("log").clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name: `TERM`, `HUP`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// The metrics page as it is now.
+    pub fn page(&self) -> Page {
+        let answer = get(self.address, "/metrics");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Page::parse(&answer.body)
+    }
+
+    /// Waits until every collector has run once.
+    pub fn ready(&self) -> Page {
+        wait_for("the first snapshot", SOON, || {
+            (get(self.address, "/-/ready").status == 200).then_some(())
+        });
+        self.page()
+    }
+
+    /// Waits until a page satisfies `test`.
+    pub fn wait_page(
+        &self,
+        what: &str,
+        bound: Duration,
+        mut test: impl FnMut(&Page) -> bool,
+    ) -> Page {
+        let began = now();
+        loop {
+            let page = self.page();
+            if test(&page) {
+                return page;
+            }
+            assert!(
+                began.elapsed() < bound,
+                "waited {bound:?} in vain for {what}; page:\n{}\nlog:\n{}",
+                page.text,
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sends TERM and waits for the end.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        let began = now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("child") {
+                return status;
+            }
+            assert!(began.elapsed() < SOON, "exporter does not end; log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn listening(log: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains("Listening"))?;
+    let (_, rest) = line.split_once("address=")?;
+    let text: String = rest
+        .trim_start_matches('"')
+        .chars()
+        .take_while(|c| !c.is_whitespace() && *c != '"')
+        .collect();
+    text.parse().ok()
+}
+
+/// The binary under test.
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_chroma_exporter")
+}
+
+/// Runs the binary to its end.
+pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> std::process::Output {
+    Command::new(binary()).args(args).stdin(Stdio::null()).output().expect("binary runs")
+}
+
+/// Sends a signal to any process.
+pub fn signal(pid: u32, name: &str) {
+    let status =
+        Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().expect("kill");
+    assert!(status.success(), "kill -{name} {pid}");
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// One GET on a connection of its own.
+pub fn get(address: SocketAddr, path: &str) -> Answer {
+    request(address, "GET", path)
+}
+
+/// One request without a body on a connection of its own.
+pub fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
+    let mut stream = TcpStream::connect_timeout(&address, SOON).expect("connects");
+    stream.set_read_timeout(Some(SOON)).expect("timeout");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    )
+    .expect("request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("answer");
+    let (head, body) = text.split_once("\r\n\r\n").expect("head ends");
+    let status = head.split(' ').nth(1).expect("status").parse().expect("number");
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// A parsed page of the text format.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub text: String,
+    series: BTreeMap<String, f64>,
+}
+
+impl Page {
+    /// Reads the text format strictly: a line that is neither comment nor sample, or a series that stands twice, is a
+    /// failure.
+    pub fn parse(text: &str) -> Self {
+        let mut series = BTreeMap::new();
+        for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+            let value: f64 = value.parse().unwrap_or_else(|_| panic!("not a number: {line}"));
+            assert!(series.insert(name.to_owned(), value).is_none(), "twice: {name}");
+        }
+        Self { text: text.to_owned(), series }
+    }
+
+    /// The value of the one series with this name and at least these labels; `None` when there is none.
+    pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let found: Vec<_> = self.all(name, labels).collect();
+        assert!(found.len() < 2, "{name} {labels:?} is not one series: {found:?}");
+        found.first().map(|(_, value)| *value)
+    }
+
+    /// The same, which must be there.
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.get(name, labels).unwrap_or_else(|| panic!("no {name} {labels:?} in\n{}", self.text))
+    }
+
+    /// Every series of this name with at least these labels.
+    pub fn all<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&'a str, &'a str)],
+    ) -> impl Iterator<Item = (&'a str, f64)> + 'a {
+        self.series.iter().filter_map(move |(series, value)| {
+            let rest = series.strip_prefix(name)?;
+            let fits = (rest.is_empty() || rest.starts_with('{'))
+                && labels.iter().all(|(k, v)| {
+                    rest.contains(&format!("{{{k}=\"{v}\""))
+                        || rest.contains(&format!(",{k}=\"{v}\""))
+                });
+            fits.then_some((series.as_str(), *value))
+        })
+    }
+
+    /// Codes of the findings of a store that are 1.
+    pub fn findings(&self, store: &str) -> Vec<String> {
+        let mut codes: Vec<String> = self
+            .all("chroma_finding", &[("store", store)])
+            .filter(|(_, value)| *value > 0.0)
+            .map(|(series, _)| label(series, "code"))
+            .collect();
+        codes.sort();
+        codes
+    }
+}
+
+/// The value of one label of a series.
+pub fn label(series: &str, name: &str) -> String {
+    let (_, rest) =
+        series.split_once(&format!("{name}=\"")).unwrap_or_else(|| panic!("no {name} in {series}"));
+    rest.split('"').next().expect("ends").to_owned()
+}
