@@ -1,6 +1,6 @@
 //! Real Chroma for the tests behind the `e2e` feature: a server, load through it, embedded holders.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own part")]
 
 use std::{
     io::{BufRead, BufReader, Write},

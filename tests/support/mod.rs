@@ -1,6 +1,6 @@
 //! What the tests of the whole program share: the built binary, a plain HTTP client, a strict reader of the text format,
 //! bounded waits that say what they waited for.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own part")]
 
 use std::{
     collections::BTreeMap,
