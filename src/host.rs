@@ -43,6 +43,11 @@ impl Host {
             .insert(Arc::clone(store), works);
     }
 
+    /// Forgets a store that is no longer watched.
+    pub fn forget_watch(&self, store: &str) {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(store);
+    }
+
     /// Whether file events of each store are being received.
     #[must_use]
     pub fn watched(&self) -> BTreeMap<Arc<str>, bool> {

@@ -67,6 +67,14 @@ impl Board {
         self.shared.changed.notify_one();
     }
 
+    /// Puts the rows into this order.
+    pub fn order<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let place: BTreeMap<&str, usize> =
+            names.enumerate().map(|(place, name)| (name, place)).collect();
+        self.rows().sort_by_key(|row| place.get(&*row.empty.store).copied().unwrap_or(usize::MAX));
+        self.shared.changed.notify_one();
+    }
+
     /// Takes the row of a store away.
     pub fn remove(&self, store: &str) {
         self.rows().retain(|row| &*row.empty.store != store);
@@ -170,7 +178,7 @@ async fn run_collector(
     phase: Duration,
     stop: CancellationToken,
 ) {
-    let name = collector.name();
+    let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
     let mut log = ProblemLog::default();
     let mut first = true;
     while !stop.is_cancelled() {
@@ -196,7 +204,6 @@ async fn run_collector(
                 problems: vec![CollectError::Overdue { deadline: pace.deadline }],
                 ..Observation::default()
             };
-            let (descs, codes) = describe(name, &context);
             let reading = reading_of(name, descs, codes, overdue, &turn, pace.deadline);
             log.note(&context, &reading);
             board.put(&context.store.name, name, reading);
@@ -224,14 +231,6 @@ async fn run_collector(
 
 fn give_up(turn: &Turn) {
     turn.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-}
-
-fn describe(
-    name: CollectorName,
-    context: &Context,
-) -> (&'static [&'static crate::sample::Desc], &'static [Code]) {
-    let collector = collectors::build(name, context);
-    (collector.descs(), collector.codes())
 }
 
 type Finished = (Box<dyn Collector>, Reading, bool);

@@ -1,0 +1,151 @@
+//! A mount whose server is away: a real FUSE filesystem that is stopped while the exporter watches a store on it. It
+//! costs one thread and gives `device_error 1`; the other store goes on as if nothing had happened.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use support::{Exporter, SOON, fixture, signal, wait_for};
+
+/// A passthrough FUSE mount; unmounted when dropped.
+struct Mount {
+    daemon: Child,
+    at: std::path::PathBuf,
+}
+
+impl Mount {
+    fn of(source: &Path, at: &Path) -> Self {
+        fs::create_dir(at).unwrap();
+        let daemon = Command::new("bindfs")
+            .args(["-f", "-o", "attr_timeout=0,entry_timeout=0"])
+            .args([source, at])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("bindfs");
+        wait_for("the FUSE mount", SOON, || at.join("chroma.sqlite3").exists().then_some(()));
+        Self { daemon, at: at.to_owned() }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Killing the daemon aborts what waits for it; the lazy unmount then always succeeds.
+        drop(self.daemon.kill());
+        drop(self.daemon.wait());
+        drop(Command::new("umount").arg("-l").arg(&self.at).status());
+    }
+}
+
+#[test]
+fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = fixture("chroma-1.5.9", scratch.path());
+    let mount = Mount::of(&source, &scratch.path().join("mounted"));
+    let healthy = scratch.path().join("healthy");
+    support::copy_tree(&source, &healthy);
+
+    let state = scratch.path().join("state");
+    let far = format!("far={}", mount.at.display());
+    let near = format!("near={}", healthy.display());
+    let exporter = Exporter::start(&[
+        "--store.path",
+        &far,
+        "--store.path",
+        &near,
+        "--state.dir",
+        state.to_str().unwrap(),
+    ]);
+    let page = exporter.ready();
+    assert_eq!(
+        page.value("chroma_disk_device_error", &[("store", "far")]).to_bits(),
+        0.0_f64.to_bits()
+    );
+
+    signal(mount.daemon.id(), "STOP");
+    let disk = [("store", "far"), ("collector", "disk")];
+    let page = exporter.wait_page("device_error 1", SOON, |page| {
+        page.get("chroma_disk_device_error", &[("store", "far")]) == Some(1.0)
+    });
+    assert_eq!(
+        page.get("chroma_disk_avail_bytes", &[("store", "far")]),
+        None,
+        "an old value would pretend to be a new one"
+    );
+    assert!(page.value("chroma_exporter_collector_success", &disk) < 1.0);
+    assert!(
+        page.findings("far").iter().all(|code| !code.starts_with("sqlite")),
+        "{:?}",
+        page.findings("far")
+    );
+
+    // Several turns later: still one thread, and the other store is read as before.
+    let last_run = |page: &support::Page| {
+        page.value(
+            "chroma_exporter_collector_last_run_timestamp_seconds",
+            &[("store", "near"), ("collector", "disk")],
+        )
+    };
+    let before = last_run(&exporter.page());
+    let page =
+        exporter.wait_page("turns of the other store", SOON, |page| last_run(page) > before + 12.0);
+    let stuck = threads_in_state(exporter.pid(), 'D') + blocked_questions(exporter.pid());
+    assert!(stuck <= 1, "{stuck} threads are stuck");
+    assert_eq!(
+        page.value(
+            "chroma_exporter_collector_success",
+            &[("store", "near"), ("collector", "integrity")]
+        )
+        .to_bits(),
+        1.0_f64.to_bits()
+    );
+
+    signal(mount.daemon.id(), "CONT");
+    exporter.wait_page("the store to come back", SOON, |page| {
+        page.get("chroma_disk_device_error", &[("store", "far")]) == Some(0.0)
+            && page.get("chroma_disk_avail_bytes", &[("store", "far")]).is_some()
+    });
+}
+
+#[test]
+fn with_a_hung_mount_the_program_still_ends_within_its_grace() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = fixture("chroma-1.5.9", scratch.path());
+    let mount = Mount::of(&source, &scratch.path().join("mounted"));
+    let exporter = Exporter::start(&["--store.path", mount.at.to_str().unwrap()]);
+    exporter.ready();
+    signal(mount.daemon.id(), "STOP");
+    exporter.wait_page("device_error 1", SOON, |page| {
+        page.get("chroma_disk_device_error", &[]) == Some(1.0)
+    });
+    let began = support::now();
+    assert!(exporter.stop().success());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+fn threads_in_state(pid: u32, state: char) -> usize {
+    thread_stats(pid)
+        .iter()
+        .filter(|stat| {
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(state))
+        })
+        .count()
+}
+
+/// Threads that wait for `statvfs` show as sleeping in FUSE.
+fn blocked_questions(pid: u32) -> usize {
+    thread_stats(pid)
+        .iter()
+        .filter(|stat| stat.contains("(statvfs)") && stat.contains(") S"))
+        .count()
+}
+
+fn thread_stats(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok()).collect()
+}

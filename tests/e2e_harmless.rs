@@ -1,0 +1,137 @@
+//! The first promise, proved from outside: every system call of a serving exporter is written down by `strace` while a
+//! real Chroma works on the directory under load. Nothing is opened for writing, created, renamed, changed or deleted
+//! there, no lock but a short shared one is taken, none is left, and Chroma's data are whole at the end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/chroma.rs"]
+mod chroma;
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use support::Exporter;
+
+/// "For minutes", and long enough for every collector's slow tier to run several times at the paces below.
+const LOAD_SECONDS: u64 = 120;
+
+const CALLS: &str = "openat,open,creat,openat2,unlink,unlinkat,rename,renameat,renameat2,mkdir,mkdirat,rmdir,link,linkat,\
+    symlink,symlinkat,truncate,ftruncate,fallocate,chmod,fchmod,fchmodat,chown,fchown,fchownat,lchown,utimensat,\
+    setxattr,lsetxattr,fsetxattr,removexattr,mknod,mknodat,write,pwrite64,writev,pwritev,fcntl,flock,mmap,copy_file_range";
+
+#[test]
+fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("store");
+    fs::create_dir(&dir).unwrap();
+    let server = chroma::Server::start("1.5.9", &dir);
+    let load = server.start_load(LOAD_SECONDS);
+
+    let config = scratch.path().join("config.yml");
+    fs::write(&config, paces(&dir, &scratch.path().join("state"))).unwrap();
+    let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
+    let trace = scratch.path().join("trace");
+    let mut strace = Command::new("strace")
+        .args(["-f", "-y", "-ttt", "-s", "0", "-e", &format!("trace={CALLS}"), "-o"])
+        .arg(&trace)
+        .args(["-p", &exporter.pid().to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("strace");
+
+    let ledger = load.wait_with_output().unwrap();
+    assert!(ledger.status.success(), "the load failed");
+    let page = exporter.page();
+    let store = [("store", "main")];
+    for collector in ["disk", "integrity", "contents", "processes", "permissions", "backups"] {
+        let labels = [store[0], ("collector", collector)];
+        assert!(
+            page.value("chroma_exporter_collector_last_success_timestamp_seconds", &labels) > 0.0,
+            "{collector}"
+        );
+    }
+    let alarms: Vec<_> =
+        page.findings("main").into_iter().filter(|code| code != "headroom_low").collect();
+    assert!(
+        alarms.iter().all(|code| !code.starts_with("sqlite") && !code.starts_with("fts")),
+        "{alarms:?}"
+    );
+
+    assert!(exporter.stop().success());
+    assert!(strace.wait().unwrap().success() || trace.exists());
+    let calls = fs::read_to_string(&trace).unwrap();
+    let held = judge(&calls, &dir);
+    println!("{} calls traced; longest shared lock {:.3} s", calls.lines().count(), held);
+    // The deadline of a statement on a live file is 0.25 s; strace and a loaded machine stretch it.
+    assert!(held < 5.0, "a lock was held for {held} s");
+
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    assert!(!locks.contains(&format!(" {} ", strace.id())), "{locks}");
+    server.verify(&ledger.stdout);
+    drop(server);
+    let sound = Command::new("sqlite3")
+        .arg(dir.join("chroma.sqlite3"))
+        .arg("PRAGMA integrity_check")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&sound.stdout).trim(), "ok");
+}
+
+/// Every tier as often as the configuration allows.
+fn paces(dir: &Path, state: &Path) -> String {
+    format!(
+        "stores:\n  - name: main\n    path: {}\n    backups: [\"{}/nothing*\"]\nstate:\n  dir: {}\ncollect:\n  interval: 1s\n  \
+         quick_check_interval: 10s\n  full_check_interval: 15s\n  contents_interval: 1s\n  permissions_interval: 5s\n  backups_interval: 5s\n",
+        dir.display(),
+        dir.parent().unwrap().display(),
+        state.display()
+    )
+}
+
+/// Reads the trace; panics at the first call that could harm, gives the longest time a shared lock was held.
+fn judge(trace: &str, dir: &Path) -> f64 {
+    let dir = dir.to_str().unwrap();
+    let mut since: BTreeMap<PathBuf, f64> = BTreeMap::new();
+    let mut longest: f64 = 0.0;
+    let mut reads = 0;
+    for line in trace.lines().filter(|line| line.contains(dir)) {
+        let mut words = line.split_whitespace();
+        let _thread = words.next();
+        let Some(at) = words.next().and_then(|word| word.parse::<f64>().ok()) else { continue };
+        let call = words.next().and_then(|word| word.split('(').next()).unwrap_or_default();
+        match call {
+            "openat" | "open" | "openat2" => {
+                reads += 1;
+                for flag in ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND", "O_TMPFILE"] {
+                    assert!(!line.contains(flag), "{line}");
+                }
+            }
+            "fcntl" if line.contains("F_GETLK") || line.contains("F_OFD_GETLK") => {}
+            "fcntl" if line.contains("F_SETLK") || line.contains("F_OFD_SETLK") => {
+                assert!(line.contains("F_RDLCK") || line.contains("F_UNLCK"), "{line}");
+                let file = PathBuf::from(
+                    line.split('<').nth(1).unwrap_or_default().split('>').next().unwrap(),
+                );
+                if line.contains("F_RDLCK") {
+                    since.entry(file).or_insert(at);
+                } else if line.contains("l_start=0, l_len=0")
+                    && let Some(began) = since.remove(&file)
+                {
+                    longest = longest.max(at - began);
+                }
+            }
+            "fcntl" | "<..." | "+++" | "---" => {}
+            "mmap" => {
+                assert!(!line.contains("PROT_WRITE") || line.contains("MAP_PRIVATE"), "{line}");
+            }
+            _ => panic!("a call that may change something: {line}"),
+        }
+    }
+    assert!(reads > 50, "the trace shows only {reads} opens: was the exporter at work?");
+    longest
+}
