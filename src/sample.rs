@@ -3,7 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{clock::Timestamp, collectors::CollectError, findings::Finding};
+use crate::{
+    clock::Timestamp,
+    collectors::CollectError,
+    findings::{Code, Finding},
+};
 
 /// Whether a series may only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +88,11 @@ pub struct Observation {
     /// States of the checks of the `integrity` collector, for `check` and the status page; empty for the others.
     pub checks: Vec<(&'static str, CheckState)>,
     /// What could not be read. Not empty means that the run failed, whatever else it gave; then a finding that is
-    /// absent was not disproved.
+    /// absent was not disproved, unless its code is in `judged`.
     pub problems: Vec<CollectError>,
+    /// The codes that a failed run could judge all the same: absent findings of these are disproved. Without it, one
+    /// folder that can never be read would keep a full disk alarming for ever.
+    pub judged: Vec<Code>,
 }
 
 /// The five answers of an integrity check. Busy is not corrupt, unknown is not healthy.
@@ -138,7 +145,7 @@ pub struct Reading {
     /// When a run last gave no problem; `None` before the first.
     pub last_success: Option<Timestamp>,
     /// The findings that it answers for, so that an absent one can be exported as 0.
-    pub codes: &'static [crate::findings::Code],
+    pub codes: &'static [Code],
 }
 
 impl Reading {

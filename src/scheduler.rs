@@ -81,7 +81,7 @@ impl Board {
         self.shared.changed.notify_one();
     }
 
-    /// Replaces the reading of one collector. The findings of a run that failed are added to those of the run before:
+    /// Replaces the reading of one collector. The findings of the run before are added to those of a run that failed:
     /// what could not be looked at was not disproved.
     pub fn put(&self, store: &str, name: CollectorName, mut reading: Reading) {
         let mut rows = self.rows();
@@ -89,7 +89,7 @@ impl Board {
         if let Some(before) = row.readings.get(&name) {
             reading.last_success = reading.last_success.or(before.last_success);
             if !reading.success() {
-                keep_undisproved(&mut reading.observation.findings, &before.observation.findings);
+                keep_undisproved(&mut reading.observation, &before.observation.findings);
             }
         }
         row.readings.insert(name, Arc::new(reading));
@@ -124,14 +124,15 @@ impl Board {
     }
 }
 
-fn keep_undisproved(findings: &mut Vec<Finding>, before: &[Finding]) {
-    let found: Vec<(Code, String)> = findings.iter().map(|f| (f.code, f.subject.clone())).collect();
-    findings.extend(
-        before
-            .iter()
-            .filter(|f| !found.iter().any(|(c, s)| *c == f.code && *s == f.subject))
-            .cloned(),
-    );
+fn keep_undisproved(failed: &mut Observation, before: &[Finding]) {
+    let Observation { findings, judged, .. } = failed;
+    let kept: Vec<Finding> = before
+        .iter()
+        .filter(|f| !judged.contains(&f.code))
+        .filter(|f| !findings.iter().any(|g| g.code == f.code && g.subject == f.subject))
+        .cloned()
+        .collect();
+    findings.extend(kept);
 }
 
 /// Runs the collectors of one store until `stop`. Their threads may outlive it when the filesystem hangs.
@@ -390,5 +391,35 @@ fn rewatch(context: &Context, slots: Vec<Arc<WakeSlot>>, had: Option<(u64, u64)>
     match StoreWatch::start(&context.store.seen_path, slots) {
         Ok(watch) => Rewatch::New(watch, id),
         Err(error) => Rewatch::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observation(codes: &[Code], judged: &[Code], failed: bool) -> Observation {
+        Observation {
+            findings: codes.iter().map(|code| Finding::new(*code, "", "")).collect(),
+            judged: judged.to_vec(),
+            problems: failed.then(|| CollectError::Other("no".to_owned())).into_iter().collect(),
+            ..Observation::default()
+        }
+    }
+
+    #[test]
+    fn a_failed_run_disproves_only_what_it_could_judge() {
+        use Code::{DiskUsageHigh as High, HeadroomLow as Headroom};
+        for (before, judged, found, want) in [
+            (&[High, Headroom][..], &[][..], &[][..], &[High, Headroom][..]),
+            (&[High, Headroom], &[High], &[], &[Headroom]),
+            (&[High], &[High], &[High], &[High]),
+            (&[High], &[], &[High, Headroom], &[High, Headroom]),
+        ] {
+            let mut failed = observation(found, judged, true);
+            keep_undisproved(&mut failed, &observation(before, &[], false).findings);
+            let codes: Vec<Code> = failed.findings.iter().map(|f| f.code).collect();
+            assert_eq!(codes, want, "{before:?} {judged:?}");
+        }
     }
 }
