@@ -2,6 +2,7 @@
 
 pub mod processes;
 pub mod state;
+pub mod walk;
 
 use std::{
     collections::BTreeMap,
