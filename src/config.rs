@@ -2,6 +2,17 @@
 //! the places of mistakes in them is the business of `file`; nothing here touches the disk.
 
 pub mod file;
+pub mod print;
+mod raw;
+mod report;
+pub(crate) mod rules;
+mod section;
+mod validate;
+mod yaml;
+
+pub use report::ConfigError;
+pub use rules::Listen;
+pub use validate::{Overrides, PatternFlag, StoreFlag};
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -307,3 +318,6 @@ impl BackupPolicy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,112 @@
-//! (being written)
+//! Loads the configuration: reads the file, the environment and the host's accounts, and hands them to the pure rooms
+//! beside it. Repeating it reads everything anew, which is what a reload does.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Config, ConfigError, Overrides,
+    raw::RawConfig,
+    report::{Place, Report},
+    validate::Surroundings,
+    yaml::{self, SOURCE_BYTES_MAX},
+};
+use crate::format::accounts::Accounts;
+
+/// The configuration that file, flags and host give together, or every problem of it.
+pub fn load(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+    let source = match &overrides.config_file {
+        Some(file) => Some((file.as_path(), read_source(file).map_err(|problem| vec![problem])?)),
+        None => None,
+    };
+    load_from(
+        source.as_ref().map(|(file, text)| (*file, text.as_str())),
+        overrides,
+        &surroundings(),
+    )
+}
+
+/// The same from the text of a file that was read already.
+pub(crate) fn load_from(
+    source: Option<(&Path, &str)>,
+    overrides: &Overrides,
+    host: &Surroundings,
+) -> Result<Config, Vec<ConfigError>> {
+    let report = Report::default();
+    let mut raw = match source {
+        Some((file, text)) => {
+            let tree = yaml::parse(text).map_err(|error| {
+                vec![Place { line: error.line, ..Place::file(file) }.wrong(error.message)]
+            })?;
+            RawConfig::read(&Arc::from(file.to_string_lossy()), &tree, &report)
+        }
+        None => RawConfig::default(),
+    };
+    raw.apply(overrides, host.cwd.as_deref(), &report);
+    let (passwd, group) = if raw.needs_accounts() {
+        let rootfs = raw.rootfs();
+        (account_file(&rootfs, "etc/passwd", &report), account_file(&rootfs, "etc/group", &report))
+    } else {
+        (Vec::new(), Vec::new())
+    };
+    raw.validate(host, Accounts { passwd: &passwd, group: &group }, report)
+}
+
+fn read_source(file: &Path) -> Result<String, ConfigError> {
+    let place = Place::file(file);
+    let bytes = read_bounded(file, SOURCE_BYTES_MAX)
+        .map_err(|error| place.wrong(format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
+        Place { line: Some(line), ..place }.wrong("must be UTF-8")
+    })
+}
+
+fn account_file(rootfs: &Path, name: &str, report: &Report) -> Vec<u8> {
+    let path = rootfs.join(name);
+    match read_bounded(&path, ACCOUNT_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        // A slim image may have none; every name is then reported as unknown.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            report.add(
+                Place::outside("permissions")
+                    .wrong(format!("cannot read {} for names of users: {error}", path.display())),
+            );
+            Vec::new()
+        }
+    }
+}
+
+fn read_bounded(path: &Path, max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > max {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {} KiB", max / 1024),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn surroundings() -> Surroundings {
+    let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    Surroundings {
+        cwd: env::current_dir().ok(),
+        root: rustix::process::geteuid().is_root(),
+        state_directory: text("STATE_DIRECTORY"),
+        xdg_state_home: text("XDG_STATE_HOME"),
+        home: text("HOME"),
+        ipv6: PathBuf::from("/proc/net/if_inet6").exists(),
+    }
+}
+
+/// Hosts with a hundred thousand local accounts exist.
+const ACCOUNT_BYTES_MAX: usize = 16 * 1024 * 1024;

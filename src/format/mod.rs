@@ -1,1 +1,4 @@
 //! Parsers of foreign bytes: pure functions from bytes to facts. No file, no clock, no panic whatever the bytes.
+
+pub mod accounts;
+pub mod duration;

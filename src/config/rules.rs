@@ -1,0 +1,327 @@
+//! What single words of the configuration may be, whether they stand in the file or behind a flag. Each function takes
+//! the word and answers with the value or with the rule that it breaks.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Component, Path, PathBuf},
+};
+
+/// Value of the `store` label: it stands in rules and file names, so it is kept plain.
+pub(crate) fn store_name(text: &str) -> Result<&str, String> {
+    if (1..=NAME_CHARS_MAX).contains(&text.len()) && text.chars().all(is_name_char) {
+        Ok(text)
+    } else {
+        Err(format!("must be 1 to {NAME_CHARS_MAX} of the characters A-Z a-z 0-9 _ . -"))
+    }
+}
+
+/// The name of a store that was given none: the last part of its path.
+pub(crate) fn default_store_name(path: &Path) -> String {
+    let last = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let name: String =
+        last.chars().map(|c| if is_name_char(c) { c } else { '_' }).take(NAME_CHARS_MAX).collect();
+    if name.is_empty() { "root".to_owned() } else { name }
+}
+
+fn is_name_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
+}
+
+const NAME_CHARS_MAX: usize = 64;
+
+/// An absolute path without `..`, doubled slashes or control characters. Two spellings of one path come out the same.
+pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') {
+        return Err("must be an absolute path".to_owned());
+    }
+    if text.len() > PATH_BYTES_MAX {
+        return Err(format!("must be at most {PATH_BYTES_MAX} bytes long"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must not hold control characters".to_owned());
+    }
+    if Path::new(text).components().any(|part| part == Component::ParentDir) {
+        // Behind a link `..` is another directory than the one it looks like.
+        return Err("must not hold ..".to_owned());
+    }
+    Ok(Path::new(text).components().collect())
+}
+
+/// The same for a word of the command line: a relative one is meant from `cwd`, also with `../` at its beginning.
+pub(crate) fn path_from(text: &str, cwd: Option<&Path>) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("must be a path".to_owned());
+    }
+    if text.starts_with('/') {
+        return absolute_path(text);
+    }
+    let cwd = cwd.ok_or("must be an absolute path: the working directory is unknown")?;
+    let mut from = cwd;
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches('/');
+        if let Some(below) = rest.strip_prefix("./") {
+            rest = below;
+        } else if rest == "." || rest == ".." || rest.starts_with("../") {
+            if rest != "." {
+                from = from.parent().unwrap_or(from);
+            }
+            rest = rest.trim_start_matches('.');
+        } else {
+            break;
+        }
+    }
+    let from =
+        from.to_str().ok_or("must be an absolute path: the working directory is not UTF-8")?;
+    absolute_path(&format!("{from}/{rest}"))
+}
+
+const PATH_BYTES_MAX: usize = 4096;
+
+/// Where the host's `path` is seen by this process.
+pub(crate) fn below_root(rootfs: &Path, path: &Path) -> PathBuf {
+    rootfs.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// A shell pattern of backup files.
+pub(crate) fn backup_pattern(text: &str) -> Result<String, String> {
+    let path = absolute_path(text)
+        .map_err(|rule| rule.replace("an absolute path", "an absolute pattern"))?;
+    let pattern = path.to_string_lossy().into_owned();
+    match glob::Pattern::new(&pattern) {
+        Ok(_) => Ok(pattern),
+        Err(error) => {
+            Err(format!("must be a shell pattern: {} at position {}", error.msg, error.pos + 1))
+        }
+    }
+}
+
+/// The pattern as this process must look for it.
+pub(crate) fn pattern_below_root(rootfs: &Path, pattern: &str) -> String {
+    if rootfs == Path::new("/") {
+        pattern.to_owned()
+    } else {
+        format!("{}{pattern}", escaped(rootfs))
+    }
+}
+
+/// The pattern as it stood in the configuration.
+pub(crate) fn pattern_of_host(rootfs: &Path, pattern: &str) -> String {
+    if rootfs == Path::new("/") {
+        return pattern.to_owned();
+    }
+    pattern.strip_prefix(&escaped(rootfs)).unwrap_or(pattern).to_owned()
+}
+
+fn escaped(rootfs: &Path) -> String {
+    glob::Pattern::escape(&rootfs.to_string_lossy())
+}
+
+/// The release of Chroma.
+pub(crate) fn chroma_version(text: &str) -> Result<&str, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+    if text.len() <= 32 && text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(plain)
+    {
+        Ok(text)
+    } else {
+        Err("must be a version such as 1.5.9".to_owned())
+    }
+}
+
+/// Path of the metrics page.
+pub(crate) fn telemetry_path(text: &str) -> Result<&str, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-' | '~');
+    if !text.starts_with('/') || text.len() > 256 || !text.chars().all(plain) {
+        return Err("must start with / and hold only A-Z a-z 0-9 / _ . - ~".to_owned());
+    }
+    let taken = |route: &str| text == route || text.starts_with(&format!("{route}/"));
+    if text == "/" || text.starts_with("//") || taken("/-") || taken("/api") {
+        return Err(
+            "must be another path than /, /-/... and /api/..., which this program answers itself"
+                .to_owned(),
+        );
+    }
+    Ok(text)
+}
+
+/// An address to listen on. What stands before the port may be missing: then every interface is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// One address.
+    At(SocketAddr),
+    /// This port of every interface.
+    Everywhere(u16),
+}
+
+impl Listen {
+    /// Reads `127.0.0.1:18000`, `[::1]:18000`, `localhost:18000` or `:18000`. Other names are refused: which address they
+    /// mean may change, and asking for it may take long. Errs with the rule.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        const RULE: &str =
+            "must be ADDRESS:PORT, such as 127.0.0.1:18000, [::1]:18000, localhost:18000 or :18000";
+        if let Ok(at) = text.parse() {
+            return Ok(Self::At(at));
+        }
+        if text.parse::<IpAddr>().is_ok() || text == "localhost" {
+            return Err(format!("{RULE}: the port is missing"));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(RULE)?;
+        let port =
+            Some(port).filter(|port| port.bytes().all(|b| b.is_ascii_digit())).ok_or(RULE)?;
+        let port = port.parse().map_err(|_| RULE)?;
+        match host {
+            "" => Ok(Self::Everywhere(port)),
+            "localhost" => Ok(Self::At((Ipv4Addr::LOCALHOST, port).into())),
+            _ => Err(RULE.to_owned()),
+        }
+    }
+
+    /// The socket. A host without IPv6 cannot open `[::]`, and one with it answers IPv4 there too.
+    #[must_use]
+    pub fn address(self, ipv6: bool) -> SocketAddr {
+        match self {
+            Self::At(at) => at,
+            Self::Everywhere(port) if ipv6 => (Ipv6Addr::UNSPECIFIED, port).into(),
+            Self::Everywhere(port) => (Ipv4Addr::UNSPECIFIED, port).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn store_names_are_plain_and_made_from_the_path() {
+        for (path, want) in
+            [("/srv/chroma", "chroma"), ("/", "root"), ("/srv/my data (ü)", "my_data____")]
+        {
+            assert_eq!(default_store_name(Path::new(path)), want);
+        }
+        assert!(store_name("a.b-C_9").is_ok());
+        for bad in ["", "a b", "ä", "a/b", "a\"", &"x".repeat(65)] {
+            assert!(store_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_come_out_in_one_spelling() {
+        for (text, want) in [
+            ("/srv/chroma", Some("/srv/chroma")),
+            ("/srv//chroma/./", Some("/srv/chroma")),
+            ("/", Some("/")),
+            ("/srv/..", None),
+            ("srv", None),
+            ("", None),
+            ("/srv\n/x", None),
+            ("/srv/..data", Some("/srv/..data")),
+        ] {
+            assert_eq!(absolute_path(text).ok().as_deref(), want.map(Path::new), "{text:?}");
+        }
+        for (text, want) in [
+            (".", "/home/a"),
+            ("./", "/home/a"),
+            ("data", "/home/a/data"),
+            ("./data/", "/home/a/data"),
+            ("..", "/home"),
+            ("../b", "/home/b"),
+            (".././/../../b", "/b"),
+            ("...", "/home/a/..."),
+            (".hidden", "/home/a/.hidden"),
+            ("/abs", "/abs"),
+        ] {
+            assert_eq!(path_from(text, Some(Path::new("/home/a"))), Ok(want.into()), "{text:?}");
+        }
+        assert!(path_from("link/../x", Some(Path::new("/"))).is_err());
+        assert!(path_from("", Some(Path::new("/"))).is_err());
+        assert!(path_from("x", None).is_err());
+    }
+
+    #[test]
+    fn the_host_is_looked_for_below_its_root() {
+        assert_eq!(below_root(Path::new("/host"), Path::new("/srv")), Path::new("/host/srv"));
+        assert_eq!(below_root(Path::new("/"), Path::new("/srv")), Path::new("/srv"));
+        for rootfs in ["/", "/host", "/odd[1]*"] {
+            let seen = pattern_below_root(Path::new(rootfs), "/b/*.gz");
+            assert_eq!(pattern_of_host(Path::new(rootfs), &seen), "/b/*.gz");
+            let file = below_root(Path::new(rootfs), Path::new("/b/x.gz"));
+            assert!(glob::Pattern::new(&seen).unwrap().matches_path(&file), "{seen}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_exporters_do() {
+        let at = |text: &str| Listen::parse(text).map(|listen| listen.address(true).to_string());
+        for (text, want) in [
+            (":18000", "[::]:18000"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("[::1]:18000", "[::1]:18000"),
+            ("localhost:9", "127.0.0.1:9"),
+            ("0.0.0.0:65535", "0.0.0.0:65535"),
+        ] {
+            assert_eq!(at(text), Ok(want.to_owned()), "{text}");
+        }
+        assert_eq!(Listen::parse(":18000").unwrap().address(false).to_string(), "0.0.0.0:18000");
+        for bad in [
+            "",
+            "18000",
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            "example.org:80",
+            ":65536",
+            ":",
+            ":+1",
+            "[::1]",
+            "a:b",
+        ] {
+            assert!(Listen::parse(bad).is_err(), "{bad}");
+        }
+        assert!(Listen::parse("127.0.0.1").unwrap_err().ends_with("the port is missing"));
+    }
+
+    #[test]
+    fn the_metrics_page_leaves_the_other_routes_alone() {
+        for good in ["/metrics", "/a/b", "/-metrics", "/apix"] {
+            assert!(telemetry_path(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "", "metrics", "/", "//", "//x", "/-", "/-/ready", "/api", "/api/v1", "/a?b", "/a b",
+            "/ä", "/a%20", "/a\n",
+        ] {
+            assert!(telemetry_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_and_patterns_are_checked() {
+        for (text, ok) in [
+            ("1.5.9", true),
+            ("0.6", true),
+            ("1.0.0rc1", true),
+            ("latest", false),
+            ("", false),
+            ("1 2", false),
+        ] {
+            assert_eq!(chroma_version(text).is_ok(), ok, "{text}");
+        }
+        assert_eq!(backup_pattern("/b//chroma_*.tar.gz"), Ok("/b/chroma_*.tar.gz".to_owned()));
+        for bad in ["b/*", "/b/[", "/b/***", "/b/../x*"] {
+            assert!(backup_pattern(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_word_makes_a_rule_panic(text in "\\PC{0,40}|[/.:\\[\\]*?0-9a-z~-]{0,40}") {
+            drop((backup_pattern(&text), Listen::parse(&text)));
+            drop((chroma_version(&text), telemetry_path(&text)));
+            prop_assert!(store_name(&default_store_name(Path::new(&text))).is_ok());
+            if let Ok(path) = path_from(&text, Some(Path::new("/home/a"))) {
+                prop_assert_eq!(absolute_path(path.to_str().unwrap()), Ok(path));
+            }
+        }
+    }
+}

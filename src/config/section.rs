@@ -1,0 +1,419 @@
+//! Reads a tree of YAML section by section. A value of the wrong kind or out of range becomes a problem and the reading
+//! goes on; keys that nobody asked for and keys that stand twice become problems when the section ends.
+
+use std::{cell::RefCell, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use super::{
+    report::{At, Place, Report, joined},
+    yaml::{Key, Kind, Node, Scalar, Value},
+};
+use crate::format::duration;
+
+/// One mapping of the file. Dropping it reports the keys that nobody asked for.
+pub(crate) struct Section<'n> {
+    report: &'n Report,
+    file: Arc<str>,
+    /// Keys that lead here, `stores[0].backups`; empty at the top.
+    path: String,
+    entries: Vec<(&'n Key, &'n Node)>,
+    asked: RefCell<Vec<&'static str>>,
+}
+
+impl<'n> Section<'n> {
+    /// The whole file.
+    pub(crate) fn top(report: &'n Report, file: &Arc<str>, node: &'n Node) -> Self {
+        let place =
+            Place { file: Some(Arc::clone(file)), line: Some(node.line), field: String::new() };
+        let entries =
+            entries(node).unwrap_or_else(|| {
+                report.add(place.wrong(format!(
+                    "{}: must be keys and values such as stores:",
+                    shown(&node.value)
+                )));
+                &[]
+            });
+        Self::over(report, file, String::new(), entries)
+    }
+
+    fn over(report: &'n Report, file: &Arc<str>, path: String, all: &'n [(Key, Node)]) -> Self {
+        let mut entries: Vec<(&Key, &Node)> = Vec::new();
+        let mut lines = std::collections::BTreeMap::new();
+        for (key, node) in all {
+            if let Some(first) = lines.get(key.text.as_str()) {
+                let place = Place {
+                    file: Some(Arc::clone(file)),
+                    line: Some(key.line),
+                    field: joined(&path, &key.text),
+                };
+                report.add(place.wrong(format!("stands twice, first in line {first}")));
+            } else {
+                lines.insert(key.text.as_str(), key.line);
+                entries.push((key, node));
+            }
+        }
+        Self { report, file: Arc::clone(file), path, entries, asked: RefCell::default() }
+    }
+
+    /// Where `key` stands, or would stand.
+    pub(crate) fn place(&self, key: &'static str) -> Place {
+        let line =
+            self.entries.iter().find(|(k, _)| k.text == key).map(|(k, node)| match node.value {
+                // A value in a line below its key is meant itself; a block of them by its key.
+                Value::Scalar(_) => node.line,
+                _ => k.line,
+            });
+        self.at(line, key)
+    }
+
+    /// Reads `key` with `parse`, which answers with the rule that the value breaks. `None` when it is absent or wrong.
+    pub(crate) fn read<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> Option<At<T>> {
+        let node = self.node(key)?;
+        let place = self.place(key);
+        match parse(&node.value) {
+            Ok(value) => Some(At { value, place }),
+            Err(rule) => {
+                self.report.add(place.bad(shown(&node.value), rule));
+                None
+            }
+        }
+    }
+
+    /// Puts the value of `key` into `target` when it is there and right.
+    pub(crate) fn set<T>(
+        &self,
+        key: &'static str,
+        target: &mut T,
+        parse: impl FnOnce(&Value) -> Result<T, String>,
+    ) {
+        if let Some(at) = self.read(key, parse) {
+            *target = at.value;
+        }
+    }
+
+    /// The section `key`; one without anything below it is empty.
+    pub(crate) fn section(&self, key: &'static str) -> Option<Section<'n>> {
+        let node = self.node(key)?;
+        self.section_of(node, joined(&self.path, key), &self.place(key))
+    }
+
+    /// The items of the list `key`, each with its place `key[n]`. No items when it is absent, empty or not a list; those
+    /// beyond `max` are left out and reported.
+    pub(crate) fn list(&self, key: &'static str, max: usize) -> Vec<At<&'n Node>> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        self.items(node, &self.place(key), max)
+    }
+
+    /// The items of a list that stands at `place`.
+    pub(crate) fn items(&self, node: &'n Node, place: &Place, max: usize) -> Vec<At<&'n Node>> {
+        let items: &[Node] = match &node.value {
+            Value::List(items) => items,
+            Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => &[],
+            other => {
+                self.report.add(
+                    place.bad(shown(other), "must be a list: one item per line, each after a dash"),
+                );
+                &[]
+            }
+        };
+        if items.len() > max {
+            self.report
+                .add(place.bad(format!("{} items", items.len()), format!("must be at most {max}")));
+        }
+        let at = |(index, node): (usize, &'n Node)| {
+            let field = format!("{}[{index}]", place.field);
+            At {
+                value: node,
+                place: Place { file: Some(Arc::clone(&self.file)), line: Some(node.line), field },
+            }
+        };
+        items.iter().take(max).enumerate().map(at).collect()
+    }
+
+    /// A section that is the item of a list.
+    pub(crate) fn item(&self, item: &At<&'n Node>) -> Option<Section<'n>> {
+        self.section_of(item.value, item.place.field.clone(), &item.place)
+    }
+
+    /// What stands at `key`, whatever it is.
+    pub(crate) fn node(&self, key: &'static str) -> Option<&'n Node> {
+        self.report.asked(&self.path, key);
+        self.asked.borrow_mut().push(key);
+        self.entries.iter().find(|(k, _)| k.text == key).map(|(_, node)| *node)
+    }
+
+    /// Reports `low_key` unless its value is less than that of `high_key`; each may be a default.
+    pub(crate) fn less<T: Quantity>(
+        &self,
+        low_key: &'static str,
+        low: T,
+        high_key: &'static str,
+        high: T,
+    ) {
+        if low >= high {
+            let mut place = self.place(low_key);
+            place.line = place.line.or(self.place(high_key).line);
+            let rule = format!("must be less than {high_key}, which is {}", high.written());
+            self.add(place.bad(low.written(), rule));
+        }
+    }
+
+    /// Adds a problem.
+    pub(crate) fn add(&self, problem: super::ConfigError) {
+        self.report.add(problem);
+    }
+
+    fn section_of(&self, node: &'n Node, path: String, place: &Place) -> Option<Section<'n>> {
+        let Some(entries) = entries(node) else {
+            self.report
+                .add(place.bad(shown(&node.value), "must be keys and values, indented below it"));
+            return None;
+        };
+        Some(Section::over(self.report, &self.file, path, entries))
+    }
+
+    fn at(&self, line: Option<u64>, key: &str) -> Place {
+        Place { file: Some(Arc::clone(&self.file)), line, field: joined(&self.path, key) }
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        let asked = self.asked.borrow();
+        for (key, _) in &self.entries {
+            if !asked.contains(&key.text.as_str()) {
+                self.report.unknown(self.at(Some(key.line), &key.text), &self.path, &key.text);
+            }
+        }
+    }
+}
+
+fn entries(node: &Node) -> Option<&[(Key, Node)]> {
+    match &node.value {
+        Value::Mapping(entries) => Some(entries),
+        Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => Some(&[]),
+        _ => None,
+    }
+}
+
+/// What can be compared and written as in the file.
+pub(crate) trait Quantity: PartialOrd + Copy {
+    fn written(self) -> String;
+}
+
+impl Quantity for f64 {
+    fn written(self) -> String {
+        self.to_string()
+    }
+}
+
+impl Quantity for Duration {
+    fn written(self) -> String {
+        duration::format(self)
+    }
+}
+
+/// A value as a message shows it.
+pub(crate) fn shown(value: &Value) -> String {
+    match value {
+        Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => "(nothing)".to_owned(),
+        Value::Scalar(scalar) if scalar.text.is_empty() => "\"\"".to_owned(),
+        Value::Scalar(scalar) => scalar.text.chars().take(SHOWN_CHARS_MAX).collect(),
+        Value::List(_) => "(a list)".to_owned(),
+        Value::Mapping(_) => "(keys and values)".to_owned(),
+    }
+}
+
+const SHOWN_CHARS_MAX: usize = 80;
+
+/// A duration in Prometheus' syntax.
+pub(crate) fn duration(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&Value) -> Result<Duration, String> {
+    let bounds =
+        format!("{} to {}", duration::format(*range.start()), duration::format(*range.end()));
+    move |value| match word(value).map(|scalar| duration::parse(&scalar.text)) {
+        Some(Some(duration)) if range.contains(&duration) => Ok(duration),
+        Some(Some(_)) => Err(format!("must be {bounds}")),
+        _ => Err(format!("must be a duration such as 30s or 1h30m, {bounds}")),
+    }
+}
+
+/// A number between 0 and 1.
+pub(crate) fn ratio(value: &Value) -> Result<f64, String> {
+    word(value)
+        .filter(|scalar| scalar.kind == Kind::Number)
+        .and_then(|scalar| scalar.text.parse::<f64>().ok())
+        .filter(|ratio| (0.0..=1.0).contains(ratio))
+        .ok_or_else(|| "must be a ratio from 0 to 1, such as 0.8".to_owned())
+}
+
+/// A whole number.
+pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<usize, String> {
+    move |value| {
+        word(value)
+            .filter(|scalar| scalar.kind == Kind::Number)
+            .and_then(|scalar| scalar.text.replace('_', "").parse().ok())
+            .filter(|count| range.contains(count))
+            .ok_or_else(|| {
+                format!("must be a whole number from {} to {}", range.start(), range.end())
+            })
+    }
+}
+
+/// `true` or `false`.
+pub(crate) fn flag(value: &Value) -> Result<bool, String> {
+    match word(value) {
+        Some(Scalar { kind: Kind::Flag(flag), .. }) => Ok(*flag),
+        _ => Err("must be true or false".to_owned()),
+    }
+}
+
+/// Text, also such as YAML takes for a number: nobody should have to quote a version.
+pub(crate) fn text(value: &Value) -> Result<&str, String> {
+    match word(value) {
+        Some(Scalar { kind: Kind::Text | Kind::Number, text, .. }) => Ok(text),
+        Some(Scalar { kind: Kind::Flag(_), text, .. }) => {
+            Err(format!("must be text: write \"{text}\""))
+        }
+        _ => Err("must be text".to_owned()),
+    }
+}
+
+/// One of `choices`.
+pub(crate) fn choice<T: Copy>(
+    choices: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> impl Fn(&Value) -> Result<T, String> {
+    move |value| {
+        let text = text(value)?;
+        choices.iter().copied().find(|choice| name(*choice) == text).ok_or_else(|| {
+            format!(
+                "must be {}",
+                choices.iter().map(|choice| name(*choice)).collect::<Vec<_>>().join(", ")
+            )
+        })
+    }
+}
+
+/// Permission bits. YAML 1.1 reads 0644 as octal and 1.2 as decimal, so they must stand in quotes.
+pub(crate) fn mode(value: &Value) -> Result<u32, String> {
+    let word = word(value).ok_or_else(|| MODE_RULE.to_owned())?;
+    let digits = word.text.strip_prefix("0o").unwrap_or(&word.text);
+    let octal =
+        (3..=5).contains(&digits.len()) && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if octal && mode <= 0o7777 && word.quoted => Ok(mode),
+        Ok(mode) if octal && mode <= 0o7777 => {
+            Err(format!("must stand in quotes: write \"{mode:04o}\""))
+        }
+        _ => Err(MODE_RULE.to_owned()),
+    }
+}
+
+const MODE_RULE: &str = "must be octal digits in quotes, such as \"0640\"";
+
+fn word(value: &Value) -> Option<&Scalar> {
+    match value {
+        Value::Scalar(scalar) if scalar.kind != Kind::Nothing => Some(scalar),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::yaml;
+
+    fn value(source: &str) -> Value {
+        yaml::parse(source).unwrap().value
+    }
+
+    #[test]
+    fn values_of_each_kind_are_read_and_the_rule_is_told() {
+        let second = Duration::from_secs(1);
+        let interval = duration(Duration::from_millis(100)..=Duration::from_hours(1));
+        let read = |source: &str| interval(&value(source));
+        assert_eq!(read("1s"), Ok(second));
+        assert_eq!(read("'1s'"), Ok(second));
+        assert_eq!(read("1ms"), Err("must be 100ms to 1h".to_owned()));
+        for wrong in ["5", "5.0", "1 s", "", "[1s]", "true", "1h30"] {
+            assert_eq!(
+                read(wrong),
+                Err("must be a duration such as 30s or 1h30m, 100ms to 1h".to_owned()),
+                "{wrong}"
+            );
+        }
+
+        for (source, want) in [
+            ("0.8", Some(0.8)),
+            ("1", Some(1.0)),
+            ("0", Some(0.0)),
+            ("8e-1", Some(0.8)),
+            ("1.01", None),
+            ("-0.1", None),
+            (".nan", None),
+            (".inf", None),
+            ("80%", None),
+            ("'0.8'", None),
+            ("", None),
+        ] {
+            assert_eq!(ratio(&value(source)).ok(), want, "{source}");
+        }
+        for (source, want) in [
+            ("1", Some(1)),
+            ("1_0", Some(10)),
+            ("0", None),
+            ("11", None),
+            ("1.0", None),
+            ("'1'", None),
+            ("-1", None),
+            ("99999999999999999999999", None),
+        ] {
+            assert_eq!(count(1..=10)(&value(source)).ok(), want, "{source}");
+        }
+        for (source, want) in [
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("yes", None),
+            ("'true'", None),
+            ("1", None),
+        ] {
+            assert_eq!(flag(&value(source)).ok(), want, "{source}");
+        }
+        for (source, want) in [
+            ("a", Ok("a")),
+            ("1.10", Ok("1.10")),
+            ("'x y'", Ok("x y")),
+            ("", Err("must be text")),
+            ("true", Err("must be text: write \"true\"")),
+            ("[a]", Err("must be text")),
+        ] {
+            assert_eq!(text(&value(source)), want.map_err(str::to_owned), "{source}");
+        }
+    }
+
+    #[test]
+    fn modes_must_stand_in_quotes_and_the_rule_says_what_to_write() {
+        for (source, want) in [
+            ("'0644'", Ok(0o644)),
+            ("\"750\"", Ok(0o750)),
+            ("'2770'", Ok(0o2770)),
+            ("'0o640'", Ok(0o640)),
+            ("0644", Err("must stand in quotes: write \"0644\"")),
+            ("644", Err("must stand in quotes: write \"0644\"")),
+            ("0o644", Err("must stand in quotes: write \"0644\"")),
+            ("'0888'", Err(MODE_RULE)),
+            ("'10000'", Err(MODE_RULE)),
+            ("'77'", Err(MODE_RULE)),
+            ("'+644'", Err(MODE_RULE)),
+            ("rw-r--r--", Err(MODE_RULE)),
+            ("", Err(MODE_RULE)),
+        ] {
+            assert_eq!(mode(&value(source)), want.map_err(str::to_owned), "{source}");
+        }
+    }
+}
