@@ -28,9 +28,19 @@ impl Host {
     /// The host as `config` sees it.
     #[must_use]
     pub fn new(config: &Config) -> Self {
+        Self::with_state(config, state::StateDir::open(config.state_dir.clone()))
+    }
+
+    /// The host for a program that runs beside an exporter: it knows what that one keeps, and writes nothing.
+    #[must_use]
+    pub fn read_only(config: &Config) -> Self {
+        Self::with_state(config, state::StateDir::read_only(config.state_dir.clone()))
+    }
+
+    fn with_state(config: &Config, state: state::StateDir) -> Self {
         Self {
             processes: processes::ProcessTable::new(config.procfs.clone()),
-            state: state::StateDir::open(config.state_dir.clone()),
+            state,
             heavy: Mutex::new(()),
             watched: Mutex::default(),
         }

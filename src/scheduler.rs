@@ -159,15 +159,15 @@ pub async fn run_store(context: Context, board: Board, stop: CancellationToken) 
     while tasks.join_next().await.is_some() {}
 }
 
-/// Runs one collector once, on this thread: what `check` does.
+/// Runs one collector once, on this thread, until it ends or `stop` is set: what `check` does.
 #[must_use]
-pub fn run_once(collector: &mut dyn Collector, context: &Context, deep: bool) -> Reading {
-    let turn = Turn {
-        now: clock::now(),
-        wake: Wake::RESCAN,
-        deep,
-        stop: Arc::new(AtomicBool::new(false)),
-    };
+pub fn run_once(
+    collector: &mut dyn Collector,
+    context: &Context,
+    deep: bool,
+    stop: Arc<AtomicBool>,
+) -> Reading {
+    let turn = Turn { now: clock::now(), wake: Wake::RESCAN, deep, stop };
     run(collector, context, &turn).0
 }
 

@@ -17,6 +17,8 @@ use tracing::{error, info, warn};
 #[derive(Debug)]
 pub struct StateDir {
     dir: Option<PathBuf>,
+    /// Whether another program may be the owner, so that nothing is written, renamed or made here.
+    read_only: bool,
     /// Held as long as the program runs; a second exporter on the same directory would undo our writes.
     lock: Option<File>,
     write_errors: AtomicU64,
@@ -28,12 +30,7 @@ impl StateDir {
     /// another exporter uses, the state lives in memory only, and the log says so.
     #[must_use]
     pub fn open(dir: Option<PathBuf>) -> Self {
-        let mut state = Self {
-            dir: None,
-            lock: None,
-            write_errors: AtomicU64::new(0),
-            failing: AtomicBool::new(false),
-        };
+        let mut state = Self { read_only: false, ..Self::read_only(None) };
         let Some(dir) = dir else { return state };
         match lock(&dir) {
             Ok(lock) => {
@@ -49,10 +46,22 @@ impl StateDir {
         state
     }
 
+    /// What an exporter keeps in `dir`, perhaps while it runs: documents are loaded, and nothing is written.
+    #[must_use]
+    pub fn read_only(dir: Option<PathBuf>) -> Self {
+        Self {
+            dir,
+            read_only: true,
+            lock: None,
+            write_errors: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+        }
+    }
+
     /// Whether documents are kept on disk.
     #[must_use]
     pub fn persistent(&self) -> bool {
-        self.dir.is_some() && !self.failing.load(Ordering::Relaxed)
+        self.dir.is_some() && !self.read_only && !self.failing.load(Ordering::Relaxed)
     }
 
     /// How many times a document could not be written.
@@ -76,6 +85,10 @@ impl StateDir {
         match serde_json::from_slice::<Document<T>>(&bytes) {
             Ok(document) if document.subject == subject.to_string_lossy() => Some(document.data),
             Ok(_) => None, // two paths with one hash: as good as absent
+            Err(error) if self.read_only => {
+                warn!(path = %path.display(), %error, "State document is damaged; going on without it.");
+                None
+            }
             Err(error) => {
                 let aside = path.with_extension("damaged");
                 match fs::rename(&path, &aside) {
@@ -94,6 +107,9 @@ impl StateDir {
     /// Writes the document `kind` about `subject`, whole or not at all. A failure is counted and logged once until it
     /// ends; the caller goes on from memory.
     pub fn save<T: Serialize>(&self, kind: &str, subject: &Path, data: &T) {
+        if self.read_only {
+            return;
+        }
         let Some(path) = self.file(kind, subject) else { return };
         let document = Document { subject: subject.to_string_lossy().into_owned(), data };
         let written = serde_json::to_vec(&document)
@@ -215,6 +231,28 @@ mod tests {
         state.save("kind", subject, &8_u32);
         assert_eq!(state.load("kind", subject), Some(8_u32));
         assert_eq!(state.write_errors(), 0);
+    }
+
+    #[test]
+    fn who_only_reads_sees_the_documents_of_a_running_exporter_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (subject, other) = (Path::new("/srv/chroma"), Path::new("/srv/other"));
+        let owner = StateDir::open(Some(dir.path().to_owned()));
+        owner.save("kind", subject, &7_u32);
+        fs::write(owner.file("kind", other).unwrap(), b"{").unwrap();
+        let before = fs::read_dir(dir.path()).unwrap().count();
+
+        let reader = StateDir::read_only(Some(dir.path().to_owned()));
+        assert_eq!(reader.load("kind", subject), Some(7_u32));
+        assert_eq!(reader.load::<u32>("kind", other), None, "damaged");
+        reader.save("kind", subject, &8_u32);
+        assert_eq!(owner.load("kind", subject), Some(7_u32));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before);
+        assert!(owner.persistent() && !reader.persistent());
+
+        let absent = dir.path().join("absent");
+        assert_eq!(StateDir::read_only(Some(absent.clone())).load::<u32>("kind", subject), None);
+        assert!(!absent.exists());
     }
 
     #[test]
