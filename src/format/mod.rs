@@ -1,4 +1,6 @@
 //! Parsers of foreign bytes: pure functions from bytes to facts. No file, no clock, no panic whatever the bytes.
 
+pub mod access;
 pub mod accounts;
 pub mod duration;
+pub(crate) mod hash;

@@ -13,6 +13,8 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{error, info, warn};
 
+use crate::format::hash::{FNV_START, fnv1a};
+
 /// Where documents are kept.
 #[derive(Debug)]
 pub struct StateDir {
@@ -131,7 +133,8 @@ impl StateDir {
     }
 
     fn file(&self, kind: &str, subject: &Path) -> Option<PathBuf> {
-        let hash = fnv1a(subject.as_os_str().as_encoded_bytes());
+        // A stable name for a path; a clash only forgets a document.
+        let hash = fnv1a(FNV_START, subject.as_os_str().as_encoded_bytes().iter().copied());
         self.dir.as_ref().map(|dir| dir.join(format!("{kind}-{hash:016x}.json")))
     }
 }
@@ -198,13 +201,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         warn!(path = %temporary.display(), %error, "Temporary state file could not be removed.");
     }
     result
-}
-
-/// FNV-1a: a stable name for a path; nothing here needs to resist an attacker, a clash only forgets a document.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// A baseline of a million entries fits.
