@@ -4,3 +4,6 @@ pub mod access;
 pub mod accounts;
 pub mod duration;
 pub(crate) mod hash;
+pub mod journal;
+pub mod schema;
+pub mod sqlite;

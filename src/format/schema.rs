@@ -1,0 +1,492 @@
+//! Chroma's migrations: which exist, since which release, what each leaves behind in the schema, and what of a database
+//! contradicts them. Hashes and texts are those of the `.sql` files in the wheels of chromadb 0.4.0 to 1.5.9. Migrations
+//! that are not known here are those of a newer Chroma and are never a fault.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use super::hash::{FNV_START, fnv1a};
+
+/// A directory of migrations, as the column `dir` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dir {
+    /// Tenants, databases, collections, segments.
+    Sysdb,
+    /// Records and their metadata.
+    Metadb,
+    /// The queue between the two.
+    EmbeddingsQueue,
+}
+
+impl Dir {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sysdb, Self::Metadb, Self::EmbeddingsQueue];
+
+    /// The value of the column `dir`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sysdb => "sysdb",
+            Self::Metadb => "metadb",
+            Self::EmbeddingsQueue => "embeddings_queue",
+        }
+    }
+}
+
+impl fmt::Display for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One row of the table `migrations`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Its directory.
+    pub dir: Dir,
+    /// Its number, from 1.
+    pub version: i64,
+    /// MD5 or SHA-256 of `sql`, in hexadecimal.
+    pub hash: String,
+    /// The text that was run.
+    pub sql: String,
+}
+
+/// What of a schema matters here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// The rows of `migrations`; `None` when there is no such table.
+    pub applied: Option<Vec<Applied>>,
+    /// Columns, with their declared types in capitals, of each table, views left out.
+    pub tables: BTreeMap<String, Vec<(String, String)>>,
+}
+
+/// What contradicts the migrations.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// There is no table `migrations`.
+    NoMigrationsTable,
+    /// It has no row.
+    NoMigrations,
+    /// A number below the highest one is not there, or a whole directory has no row.
+    Gap {
+        /// Which.
+        dir: Dir,
+        /// The first number that is missing.
+        version: i64,
+    },
+    /// Hash or text is not the one that Chroma knows.
+    Changed {
+        /// Which.
+        dir: Dir,
+        /// Its number.
+        version: i64,
+    },
+    /// The schema bears the mark of a migration that is not recorded; Chroma would run it again and fail.
+    NotRecorded {
+        /// Which.
+        dir: Dir,
+        /// Its number.
+        version: i64,
+        /// What it left behind.
+        mark: Mark,
+    },
+    /// A recorded migration left something behind that is not there.
+    MarkMissing {
+        /// Which.
+        dir: Dir,
+        /// Its number.
+        version: i64,
+        /// What is missing.
+        mark: Mark,
+    },
+}
+
+/// What a migration leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// A table.
+    Table(&'static str),
+    /// The full-text table.
+    FullText(&'static str),
+    /// A column of a table that older migrations made.
+    Column(&'static str, &'static str),
+    /// A column that is an integer from then on.
+    Integer(&'static str, &'static str),
+    /// A column that is gone from then on.
+    NoColumn(&'static str, &'static str),
+}
+
+impl Mark {
+    /// Whether the schema bears it; `None` when its table is missing and so nothing can be said.
+    fn borne_by(self, schema: &Schema) -> Option<bool> {
+        let column = |table: &str, column: &str| {
+            Some(schema.tables.get(table)?.iter().find(|(name, _)| name == column))
+        };
+        match self {
+            Self::Table(name) | Self::FullText(name) => Some(schema.tables.contains_key(name)),
+            Self::Column(table, name) => Some(column(table, name)?.is_some()),
+            Self::Integer(table, name) => column(table, name)?.map(|(_, kind)| kind == "INTEGER"),
+            Self::NoColumn(table, name) => Some(column(table, name)?.is_none()),
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(name) => write!(f, "table {name}"),
+            Self::FullText(name) => write!(f, "full-text table {name}"),
+            Self::Column(table, name) => write!(f, "column {table}.{name}"),
+            Self::Integer(table, name) => write!(f, "integer column {table}.{name}"),
+            Self::NoColumn(table, name) => write!(f, "dropped column {table}.{name}"),
+        }
+    }
+}
+
+impl Schema {
+    /// How many migrations of each directory are recorded, in the order of [`Dir::ALL`].
+    #[must_use]
+    pub fn counts(&self) -> [u32; 3] {
+        let rows = self.applied.as_deref().unwrap_or_default();
+        Dir::ALL.map(|dir| {
+            u32::try_from(rows.iter().filter(|row| row.dir == dir).count()).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// Whether any table of Chroma's is there.
+    #[must_use]
+    pub fn is_chroma(&self) -> bool {
+        let ours = |mark: &Mark| matches!(mark, Mark::Table(name) | Mark::FullText(name) if self.tables.contains_key(*name));
+        self.applied.is_some() || MIGRATIONS.iter().flat_map(|m| m.marks).any(ours)
+    }
+
+    /// Everything that contradicts the migrations, each once.
+    #[must_use]
+    pub fn faults(&self) -> BTreeSet<Fault> {
+        let Some(rows) = &self.applied else { return BTreeSet::from([Fault::NoMigrationsTable]) };
+        if rows.is_empty() {
+            return BTreeSet::from([Fault::NoMigrations]);
+        }
+        Dir::ALL.into_iter().flat_map(|dir| self.faults_of(dir, rows)).collect()
+    }
+
+    fn faults_of(&self, dir: Dir, rows: &[Applied]) -> Vec<Fault> {
+        let rows: Vec<&Applied> = rows.iter().filter(|row| row.dir == dir).collect();
+        let recorded: BTreeSet<i64> = rows.iter().map(|row| row.version).collect();
+        let highest = recorded.last().copied().unwrap_or(0);
+        let mut faults = Vec::new();
+        // The first number that is missing; a directory without a row lacks its first one.
+        if let Some(version) = (1..=highest.max(1))
+            .zip(recorded.iter().map(Some).chain([None]))
+            .find_map(|(n, row)| (row != Some(&n)).then_some(n))
+        {
+            faults.push(Fault::Gap { dir, version });
+        }
+        for migration in MIGRATIONS.iter().filter(|migration| migration.dir == dir) {
+            let version = migration.version;
+            if let Some(row) = rows.iter().find(|row| row.version == version)
+                && !migration.texts.iter().any(|text| text.is(row))
+            {
+                faults.push(Fault::Changed { dir, version });
+            }
+            for mark in migration.marks.iter().copied() {
+                match mark.borne_by(self) {
+                    Some(false) if recorded.contains(&version) => {
+                        faults.push(Fault::MarkMissing { dir, version, mark });
+                    }
+                    Some(true) if version > highest => {
+                        faults.push(Fault::NotRecorded { dir, version, mark });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        faults
+    }
+}
+
+/// A release of Chroma: major, minor, patch.
+pub type Release = (u32, u32, u32);
+
+/// Reads `1.5.9`, `v1.5.9`, `1.5` and `1.5.9.dev3`; `None` for what does not begin like a version.
+#[must_use]
+pub fn parse_release(text: &str) -> Option<Release> {
+    let mut parts = text.trim().trim_start_matches('v').split(['.', '-', '+', ' ']);
+    let major = parts.next()?.parse().ok()?;
+    let mut next = || parts.next().map_or(Some(0), |part| part.parse().ok());
+    Some((major, next()?, next()?))
+}
+
+/// Whether a server of `release` can open a database in which `counts` migrations are recorded.
+#[must_use]
+pub fn opens(release: Release, counts: [u32; 3]) -> bool {
+    release >= TOLERANT
+        || known_to(release)
+            .is_none_or(|known| counts.iter().zip(known).all(|(is, max)| *is <= max))
+}
+
+/// The lowest release known to open a database in which `counts` migrations are recorded.
+#[must_use]
+pub fn lowest_that_opens(counts: [u32; 3]) -> Release {
+    let fits = |known: &[u32; 3]| counts.iter().zip(known).all(|(is, max)| is <= max);
+    let exact = FAMILIES.iter().find(|family| fits(&family.counts)).map(|family| family.first);
+    exact.map_or(TOLERANT, |first| first.min(TOLERANT))
+}
+
+/// The migrations that `release` knows, or those of the next release where that is not known for sure; `None` for
+/// releases after the last one known here.
+fn known_to(release: Release) -> Option<[u32; 3]> {
+    FAMILIES.iter().find(|family| release <= family.last).map(|family| family.counts)
+}
+
+/// From this release on a newer schema is passed over instead of a panic.
+const TOLERANT: Release = (1, 2, 2);
+
+/// Releases with the same migrations. Between `last` of one and `first` of the next there may be releases that were not
+/// looked at; they are taken for the newer ones, which gives no false alarm.
+struct Family {
+    first: Release,
+    last: Release,
+    counts: [u32; 3],
+}
+
+const FAMILIES: &[Family] = &[
+    Family { first: (0, 4, 0), last: (0, 4, 3), counts: [3, 1, 1] },
+    Family { first: (0, 4, 14), last: (0, 4, 14), counts: [3, 3, 1] },
+    Family { first: (0, 4, 15), last: (0, 4, 24), counts: [4, 3, 1] },
+    Family { first: (0, 5, 0), last: (0, 5, 0), counts: [5, 3, 1] },
+    Family { first: (0, 5, 5), last: (0, 5, 5), counts: [7, 3, 1] },
+    Family { first: (0, 5, 7), last: (0, 6, 3), counts: [9, 4, 2] },
+    Family { first: (1, 0, 0), last: (1, 2, 2), counts: [9, 5, 2] },
+    Family { first: (1, 3, 0), last: (1, 4, 1), counts: [10, 5, 2] },
+    Family { first: (1, 5, 0), last: (1, 5, 9), counts: [10, 6, 2] },
+];
+
+struct Migration {
+    dir: Dir,
+    version: i64,
+    texts: &'static [Text],
+    marks: &'static [Mark],
+}
+
+/// A text of a migration, by the hashes that Chroma records and one that needs no library.
+struct Text {
+    md5: &'static str,
+    sha256: &'static str,
+    fnv1a: u64,
+}
+
+impl Text {
+    fn is(&self, row: &Applied) -> bool {
+        (row.hash == self.md5 || row.hash == self.sha256)
+            && fnv1a(FNV_START, row.sql.bytes()) == self.fnv1a
+    }
+}
+
+macro_rules! migrations {
+    ($($dir:ident $version:literal $([$md5:literal $sha256:literal $fnv1a:literal])+ => $marks:expr;)*) => {
+        const MIGRATIONS: &[Migration] = &[$(Migration {
+            dir: Dir::$dir,
+            version: $version,
+            texts: &[$(Text { md5: $md5, sha256: $sha256, fnv1a: $fnv1a }),+],
+            marks: &$marks,
+        }),*];
+    };
+}
+
+use Mark::{Column, FullText, Integer, NoColumn, Table};
+
+migrations! {
+    Sysdb 1 ["38352d725ad1c16074fac420b22b4633" "dfa5720fb290880c9a7abac9262024cd32da703a312471b5d64eb29613a055bd" 0x4d21_c98c_493c_afb8]
+        => [Table("collections"), Table("collection_metadata")];
+    Sysdb 2 ["2913cb6a503055a95f625448037e8912" "e459a7f668f9c9a38562e92211feeccc4549d5a04aca2972397291496d564a1c" 0x3eb2_e442_8164_04c1]
+        => [Table("segments"), Table("segment_metadata")];
+    Sysdb 3 ["42d22d0574d31d419c2a0e7f625c93aa" "465c9dd473bf084e6acddcfd15c2587ecaf325b3043af49aaec87e4006bde8f3" 0x3af4_853c_d450_08b6]
+        => [Column("collections", "dimension")];
+    Sysdb 4 ["048867ce8fcdefe4023c7110e4433591" "0da5897ebd71a72ee540c1011265671f5ef6eb21da9eaaa1e58408d8a0480dc3" 0xb5f6_4dbd_4568_7a39]
+        => [Table("tenants"), Table("databases"), Column("collections", "database_id")];
+    Sysdb 5 ["b1367c826b8fba5f96f27befdc1d42d2" "60a348031c4bcf98d611ca6362fa8b754cc854463ba65258aab366327a237343" 0x4e56_df94_4776_d992]
+        => [NoColumn("collections", "topic")];
+    Sysdb 6 ["4eea7468935bf25d4604a0fed2366116" "5768db7d49f555920dacc7012f173cfdd2eb4c3f71af910d3fd653661105a694" 0xbac8_be24_3679_abc7]
+        => [Column("collection_metadata", "bool_value")];
+    Sysdb 7 ["1c7e63bba346a42a18b6ab7f1c989bed" "e787b736706f173e9b279505e0e7027f57a27031dfe7668a167677030715d5b9" 0x9dd6_38cf_5e51_629e]
+        => [Column("collections", "config_json_str")];
+    Sysdb 8 ["0a0e7e93111a01789addf64961c6127c" "66ad31eefddd3070be27963a053319f0fe9003e5dd1f38b50c42e2ed970812ad" 0xe660_96ca_46ad_1c25]
+        => [Table("maintenance_log")];
+    Sysdb 9 ["054355aef9e63702bf54ea29e61563f1" "b5564781c2b24dfdc79024a2e8f17ad9830127cc9b43876d9428757c093bc99e" 0x38b3_0f0b_46f6_d67c]
+        => [];
+    Sysdb 10 ["5c3a5ac4b79df76799b4721827ed5e1d" "38b8b08790d290caff0043129e71e983cb15c4cb0980773d8bb39d5855c1d5d6" 0x8f98_2b56_0a95_f4bf]
+        => [Column("collections", "schema_str")];
+    // The second text is that of 0.4.0, changed a day later; no newer Chroma opens a database with it.
+    Metadb 1 ["2b4cf52c4bb2676e21d6860a4409f856" "0e7477e62bd40830f28f9986f0703597817877503044324efe8c9ecc85392845" 0x872f_cc63_b871_228b]
+        ["70f0dbf83da2f428f30d78b7d994cbbb" "d54f21e5694c25e999dc529fe5fb140b4f239f0dba3cf87db7016ffd0f125c3f" 0xb970_9777_e678_e5c1]
+        => [Table("embeddings"), Table("embedding_metadata"), Table("max_seq_id")];
+    Metadb 2 ["12a570f7121b3a8ce750a2a7c36da20f" "337de70bb89c42bf01747642fbe9310f8ce38635ab50f2ce82ee98ac664e759b" 0x2571_eab3_d181_a50c]
+        => [Column("embedding_metadata", "bool_value")];
+    Metadb 3 ["f97ad6334aeaa8f419f01110b648b97a" "13fd5839823c8f1e236431c2f716a0aef02c5bfd80c35c15963496924ea8dda4" 0x0ab0_67fb_48fa_d425]
+        => [FullText("embedding_fulltext_search")];
+    Metadb 4 ["fb36603a45ee2cd0254cef3ef86585e8" "46e874a3bf99ae95611fd8f781b9aecccc8979dc4e06c91e86a6b56dac378443" 0x1cee_365a_3fcd_1f8d]
+        => [];
+    Metadb 5 ["0e9de46758761b373ce682925edcc326" "363f44b68fcda609e239e1e23263d655a0439a490394da3d690279939a716e45" 0x9db4_0f48_4c82_7864]
+        => [Integer("max_seq_id", "seq_id")];
+    Metadb 6 ["e026f01ea92c1baa1493f4ad5ca7cfe7" "352340cb5ffe1d2e2a44b3d6d2651128933f8f16479c7220692b52a19c9ad985" 0xee01_444d_d8a4_8c41]
+        => [Table("embedding_metadata_array")];
+    EmbeddingsQueue 1 ["d3755dfd232be8e8301f4d7fcfb3a486" "fbcbdac621c6bdebe561ae0bd3eac840737af822f4edc0d567b94e2066eecf28" 0x2e74_8416_880e_2f55]
+        => [Table("embeddings_queue")];
+    EmbeddingsQueue 2 ["8fbfe4ffb3e57f1d8bfdc58510a82e85" "788fe9b405526821be2f4e305da3891724871859a2ea8f48c1f8182745658fd9" 0x7c9c_401f_0cdf_7d22]
+        => [Table("embeddings_queue_config")];
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A database of the newest family, with rows whose texts are not at hand replaced by what they must hash to.
+    fn newest() -> Schema {
+        let mut schema = Schema { applied: Some(Vec::new()), ..Schema::default() };
+        for migration in MIGRATIONS {
+            for mark in migration.marks.iter().copied() {
+                let (table, column) = match mark {
+                    Table(table) | FullText(table) => (table, None),
+                    Column(table, column) => (table, Some((column, "TEXT"))),
+                    Integer(table, column) => (table, Some((column, "INTEGER"))),
+                    NoColumn(..) => continue,
+                };
+                let columns = schema.tables.entry(table.to_owned()).or_default();
+                columns.extend(column.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
+            }
+        }
+        schema
+    }
+
+    fn record(schema: &mut Schema, dir: Dir, versions: &[i64]) {
+        let rows = schema.applied.get_or_insert_default();
+        rows.extend(versions.iter().map(|version| Applied {
+            dir,
+            version: *version,
+            hash: "x".to_owned(),
+            sql: String::new(),
+        }));
+    }
+
+    /// The faults without those of the texts, which [`record`] leaves empty.
+    fn faults(sysdb: &[i64], metadb: &[i64], change: impl FnOnce(&mut Schema)) -> Vec<Fault> {
+        let mut schema = newest();
+        record(&mut schema, Dir::Sysdb, sysdb);
+        record(&mut schema, Dir::Metadb, metadb);
+        record(&mut schema, Dir::EmbeddingsQueue, &[1, 2]);
+        change(&mut schema);
+        schema
+            .faults()
+            .into_iter()
+            .filter(|fault| !matches!(fault, Fault::Changed { .. }))
+            .collect()
+    }
+
+    const SYSDB: &[i64] = &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+    const METADB: &[i64] = &[1, 2, 3, 4, 5, 6];
+
+    #[test]
+    fn a_whole_schema_has_no_fault_and_a_newer_one_neither() {
+        assert_eq!(faults(SYSDB, METADB, |_| ()), []);
+        assert_eq!(faults(&[SYSDB, &[11, 12]].concat(), METADB, |_| ()), []);
+        let drop_newest = |schema: &mut Schema| {
+            schema.tables.remove("embedding_metadata_array");
+        };
+        assert_eq!(faults(SYSDB, &METADB[..5], drop_newest), [], "as chroma 1.4 leaves it");
+    }
+
+    #[test]
+    fn each_contradiction_is_named() {
+        use Dir::{Metadb, Sysdb};
+        let schema_str = Column("collections", "schema_str");
+        assert_eq!(
+            faults(&SYSDB[..9], METADB, |_| ()),
+            [Fault::NotRecorded { dir: Sysdb, version: 10, mark: schema_str }]
+        );
+        assert_eq!(
+            faults(&[1, 2, 3, 4, 6, 7, 8, 9, 10], METADB, |_| ()),
+            [Fault::Gap { dir: Sysdb, version: 5 }]
+        );
+        assert_eq!(
+            faults(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12], METADB, |_| ()),
+            [Fault::Gap { dir: Sysdb, version: 11 }]
+        );
+        assert!(faults(SYSDB, &[], |_| ()).contains(&Fault::Gap { dir: Metadb, version: 1 }));
+        let mark = FullText("embedding_fulltext_search");
+        let without_fts =
+            |schema: &mut Schema| drop(schema.tables.remove("embedding_fulltext_search"));
+        assert_eq!(
+            faults(SYSDB, METADB, without_fts),
+            [Fault::MarkMissing { dir: Metadb, version: 3, mark }]
+        );
+        // A missing table is told once, not once per column that it should have.
+        let without_collections = |schema: &mut Schema| drop(schema.tables.remove("collections"));
+        assert_eq!(
+            faults(SYSDB, METADB, without_collections),
+            [Fault::MarkMissing { dir: Sysdb, version: 1, mark: Table("collections") }]
+        );
+        let mut empty = newest();
+        assert_eq!(empty.faults(), BTreeSet::from([Fault::NoMigrations]));
+        empty.applied = None;
+        assert_eq!(empty.faults(), BTreeSet::from([Fault::NoMigrationsTable]));
+    }
+
+    #[test]
+    fn a_server_opens_what_is_not_newer_than_it() {
+        for (release, counts, want) in [
+            ("1.1.1", [10, 6, 2], false), // the panic of the issues
+            ("1.1.1", [9, 5, 2], true),
+            ("1.2.1", [10, 5, 2], false),
+            ("1.2.2", [11, 6, 2], true), // passes over what it does not know
+            ("1.5.9", [10, 6, 2], true),
+            ("0.6.3", [9, 5, 2], false),
+            ("0.6.3", [9, 4, 2], true),
+            ("0.4.24", [4, 3, 1], true),
+            ("0.4.24", [9, 4, 2], false),
+            ("0.5.3", [7, 3, 1], true), // not looked at: no alarm
+            ("0.5.6", [9, 4, 2], true),
+            ("2.0.0", [99, 99, 99], true),
+        ] {
+            assert_eq!(
+                opens(parse_release(release).unwrap(), counts),
+                want,
+                "{release} {counts:?}"
+            );
+        }
+        assert_eq!(lowest_that_opens([10, 6, 2]), (1, 2, 2));
+        assert_eq!(lowest_that_opens([9, 5, 2]), (1, 0, 0));
+        assert_eq!(lowest_that_opens([99, 6, 2]), (1, 2, 2));
+        assert_eq!(lowest_that_opens([4, 3, 1]), (0, 4, 15));
+    }
+
+    #[test]
+    fn releases_are_read_as_people_write_them() {
+        for (text, want) in [
+            ("1.5.9", Some((1, 5, 9))),
+            (" v0.6.3 ", Some((0, 6, 3))),
+            ("1.5", Some((1, 5, 0))),
+            ("1.5.9.dev3", Some((1, 5, 9))),
+            ("latest", None),
+            ("1.x", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_release(text), want, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_rows_make_it_panic(rows in proptest::collection::vec((0_usize..3, any::<i64>(), ".*", ".*"), 0..20)) {
+            let applied = rows.into_iter().map(|(dir, version, hash, sql)| Applied { dir: Dir::ALL[dir], version, hash, sql });
+            let schema = Schema { applied: Some(applied.collect()), ..newest() };
+            prop_assert!(!schema.faults().is_empty());
+            let _ = (opens((1, 0, 0), schema.counts()), lowest_that_opens(schema.counts()));
+        }
+    }
+}
