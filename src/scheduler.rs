@@ -2,7 +2,6 @@
 //! another. One task per collector and store: a store that is missing, hung or broken delays nobody else.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
@@ -22,6 +21,7 @@ use crate::{
     collectors::{self, CollectError, Collector, Pace, Turn},
     config::CollectorName,
     findings::{Code, Finding},
+    logging,
     sample::{Observation, Reading, Snapshot, StoreReadings},
     store::Context,
     watch::{StoreWatch, Wake, WakeSlot},
@@ -256,7 +256,7 @@ fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Readin
         Ok(()) => {
             catch_unwind(AssertUnwindSafe(|| collector.collect(turn))).unwrap_or_else(|panic| {
                 panicked = true;
-                let problem = CollectError::Panicked(panic_text(&*panic));
+                let problem = CollectError::Panicked(logging::panic_text(&*panic));
                 Observation { problems: vec![problem], ..Observation::default() }
             })
         }
@@ -294,12 +294,6 @@ fn reading_of(
         duration,
         last_success,
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Logs the first problem and each different one, not every attempt.
