@@ -9,6 +9,7 @@ pub mod findings;
 pub mod format;
 pub mod host;
 pub mod logging;
+pub mod metrics;
 pub mod sample;
 pub mod scheduler;
 pub mod store;

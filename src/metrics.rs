@@ -1,0 +1,68 @@
+//! The metrics page: one immutable snapshot and the program's own counters in, ready bytes out. Nothing here reads a
+//! file, opens a socket or asks the time; what it needs to know of this process comes as [`Facts`].
+//!
+//! Format: Prometheus text 0.0.4, <https://prometheus.io/docs/instrumenting/exposition_formats/>. The `prometheus` crate
+//! carries registry, counters and encoding. Families of a snapshot are built anew for every page, so a label that
+//! vanished vanishes; nothing but the program's own counters outlives a page.
+
+mod bound;
+mod own;
+mod readings;
+
+use std::{io::Write, sync::Arc};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use prometheus::{Encoder, Registry, TextEncoder};
+
+pub use own::{Facts, Own, ProcessUsage, REVISION, Route, VERSION};
+
+use self::readings::Readings;
+use crate::sample::{Desc, Snapshot};
+
+/// The `Content-Type` of a page.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// One page as it goes over the wire; cloning shares the bytes.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The text itself.
+    pub identity: Bytes,
+    /// The same, gzipped.
+    pub gzip: Bytes,
+    /// Series of collectors that were left out to stay below the bound.
+    pub dropped_series: usize,
+}
+
+/// Encodes everything that `snapshot` and `facts` hold into one page of at most `series_max` series, the program's own
+/// not counted. What must never be missing (findings, health of the collectors, information about the stores) is
+/// written whatever the bound says. Errs when the `prometheus` crate refuses a family.
+pub fn encode(
+    snapshot: &Arc<Snapshot>,
+    own: &Own,
+    facts: Facts,
+    series_max: usize,
+) -> prometheus::Result<Page> {
+    let readings = Readings::new(snapshot, own, facts, series_max);
+    let dropped_series = readings.dropped_series();
+    let registry = Registry::new();
+    registry.register(Box::new(readings))?;
+    own.register(&registry)?;
+    let mut identity = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut identity)?;
+    let gzip = gzip(&identity)?;
+    Ok(Page { identity: identity.into(), gzip: gzip.into(), dropped_series })
+}
+
+/// Every family that is not a collector's, for the lint and the documentation.
+#[must_use]
+pub fn descs() -> Vec<&'static Desc> {
+    [readings::DESCS, own::DESCS].concat()
+}
+
+fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    // Pages are made far more often than they are fetched, so speed counts for more than the last few per cent.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::fast());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
