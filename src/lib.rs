@@ -10,6 +10,7 @@ pub mod format;
 pub mod host;
 pub mod logging;
 pub mod metrics;
+pub mod publish;
 pub mod sample;
 pub mod scheduler;
 pub mod store;
