@@ -8,6 +8,7 @@ pub mod config;
 pub mod findings;
 pub mod format;
 pub mod host;
+pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod publish;

@@ -1,0 +1,253 @@
+//! The HTTP side. Every answer is made of bytes that were ready before the request came, except a reload's.
+//!
+//! | path | methods | answer |
+//! |---|---|---|
+//! | `/` | GET, HEAD | landing page |
+//! | `/metrics` (configurable) | GET, HEAD | metrics, gzipped for those who accept it |
+//! | `/-/healthy` | GET, HEAD | 200 while the process runs |
+//! | `/-/ready` | GET, HEAD | 200 once every collector of every store has run, 503 before |
+//! | `/-/reload` | POST, PUT | loads the configuration anew: 200, or 500 with every problem; 403 unless switched on |
+//!
+//! Anything else is 404, another method 405; query strings are ignored; request bodies are not read. A connection over
+//! the cap gets 503 and is closed; those that are open go on.
+
+mod connection;
+mod encoding;
+mod listen;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use listen::{BindError, Listeners};
+
+use crate::{
+    config::Web,
+    metrics::{self, Own, Route},
+    publish::{CONTENT_SECURITY_POLICY, Published},
+};
+
+/// A wish to load the configuration anew. The answer holds every problem, ready to be shown: no secret may be in it.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    /// Where to say how it went.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// How long a client may take for what.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// From its first byte to the end of a request's header; also from the connection to the first request.
+    pub header: Duration,
+    /// Between two requests.
+    pub idle: Duration,
+    /// From a request to the moment when the client has taken the whole answer.
+    pub answer: Duration,
+    /// From `stop` to the end of the answer under way.
+    pub drain: Duration,
+}
+
+impl Limits {
+    /// What `web` says, and for the rest what suits scrapers: they come back at least every two minutes (a longer
+    /// interval makes Prometheus' series stale), and give up within their scrape timeout.
+    #[must_use]
+    pub fn of(web: &Web) -> Self {
+        Self {
+            header: web.header_timeout,
+            idle: Duration::from_mins(3),
+            answer: Duration::from_mins(1),
+            drain: Duration::from_secs(4),
+        }
+    }
+}
+
+/// What the server answers with.
+#[derive(Debug)]
+pub struct App {
+    /// The pages of the moment.
+    pub pages: watch::Receiver<Arc<Published>>,
+    /// Where requests are counted.
+    pub own: Own,
+    /// Where wishes for a reload go.
+    pub reload: mpsc::Sender<ReloadRequest>,
+}
+
+/// Answers on `listeners` until `stop`; then closes them, ends idle connections at once and the others when their answer
+/// is out, at the latest after [`Limits::drain`].
+pub async fn run(
+    listeners: Listeners,
+    app: App,
+    web: &Web,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    let room = listen::Room::new(web.connections_max, app.own.clone());
+    let server = Arc::new(Server {
+        app,
+        telemetry_path: web.telemetry_path.clone(),
+        lifecycle: web.enable_lifecycle,
+        limits,
+    });
+    let mut accepting = JoinSet::new();
+    for (address, listener) in listeners.into_sockets() {
+        info!(%address, "Listening.");
+        let (server, stop) = (Arc::clone(&server), stop.clone());
+        accepting.spawn(listen::accept(listener, room.clone(), move |stream, place| {
+            // A token of its own: waiting on the one that all share would make every request take the same lock.
+            let (server, stop) = (Arc::clone(&server), stop.child_token());
+            tokio::spawn(async move {
+                connection::serve(stream, &server.limits, stop, |request| server.answer(request))
+                    .await;
+                drop(place);
+            });
+        }));
+    }
+    stop.cancelled().await;
+    accepting.shutdown().await;
+    // Each connection keeps its own deadline; the second on top is for the scheduler to run their tasks.
+    let deadline = server.limits.drain + Duration::from_secs(1);
+    if tokio::time::timeout(deadline, room.emptied()).await.is_err() {
+        warn!("HTTP connections did not end in time.");
+    }
+}
+
+struct Server {
+    app: App,
+    telemetry_path: String,
+    lifecycle: bool,
+    limits: Limits,
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (route, response) =
+            self.route(request.method(), request.uri().path(), request.headers()).await;
+        self.app.own.count_request(route, response.status().as_u16());
+        response
+    }
+
+    async fn route(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> (Route, Response<Full<Bytes>>) {
+        match path {
+            path if path == self.telemetry_path => {
+                (Route::Metrics, self.get(method, |page| metrics_page(page, headers)))
+            }
+            "/" => (Route::Index, self.get(method, index_page)),
+            "/-/healthy" => (
+                Route::Healthy,
+                self.get(method, |_| text(StatusCode::OK, "chroma_exporter is healthy.\n")),
+            ),
+            "/-/ready" => (Route::Ready, self.get(method, ready)),
+            "/-/reload" => (Route::Reload, self.reload(method, headers).await),
+            _ => (Route::Other, text(StatusCode::NOT_FOUND, "Not found.\n")),
+        }
+    }
+
+    fn get(
+        &self,
+        method: &Method,
+        make: impl FnOnce(&Published) -> Response<Full<Bytes>>,
+    ) -> Response<Full<Bytes>> {
+        if method != Method::GET && method != Method::HEAD {
+            return not_allowed("GET, HEAD");
+        }
+        let page = Arc::clone(&self.app.pages.borrow());
+        make(&page)
+    }
+
+    async fn reload(&self, method: &Method, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        if method != Method::POST && method != Method::PUT {
+            return not_allowed("POST, PUT");
+        }
+        if !self.lifecycle {
+            return text(StatusCode::FORBIDDEN, "Lifecycle API is not enabled.\n");
+        }
+        // Browsers add it to every POST of a page: no website may reload a program on somebody's loopback.
+        if headers.contains_key(header::ORIGIN) {
+            return text(StatusCode::FORBIDDEN, "Not from a web page.\n");
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.app.reload.try_send(ReloadRequest { answer }).is_err() {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Another reload is under way, or the program is ending.\n",
+            );
+        }
+        match answered.await {
+            Ok(Ok(())) => text(StatusCode::OK, "Configuration reloaded.\n"),
+            Ok(Err(problems)) => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!(
+                    "Configuration not reloaded, the one before stays in force:\n{}\n",
+                    problems.trim_end()
+                ),
+            ),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "The program is ending.\n"),
+        }
+    }
+}
+
+fn metrics_page(page: &Published, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let gzip = encoding::accepts_gzip(headers);
+    let body = if gzip { &page.metrics.gzip } else { &page.metrics.identity };
+    let mut response = with_body(StatusCode::OK, metrics::CONTENT_TYPE, body.clone());
+    set(&mut response, header::VARY, "Accept-Encoding");
+    if gzip {
+        set(&mut response, header::CONTENT_ENCODING, "gzip");
+    }
+    response
+}
+
+fn index_page(page: &Published) -> Response<Full<Bytes>> {
+    let mut response = with_body(StatusCode::OK, "text/html; charset=utf-8", page.index.clone());
+    set(&mut response, header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
+    set(&mut response, header::REFERRER_POLICY, "no-referrer");
+    set(&mut response, header::CACHE_CONTROL, "no-store");
+    response
+}
+
+fn ready(page: &Published) -> Response<Full<Bytes>> {
+    if page.ready {
+        text(StatusCode::OK, "chroma_exporter is ready.\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, "Not every collector has run yet.\n")
+    }
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("Only {allowed}.\n"));
+    set(&mut response, header::ALLOW, allowed);
+    response
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    with_body(status, "text/plain; charset=utf-8", body.into())
+}
+
+fn with_body(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    set(&mut response, header::CONTENT_TYPE, content_type);
+    set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    response
+}
+
+fn set(response: &mut Response<Full<Bytes>>, name: HeaderName, value: &'static str) {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+}
