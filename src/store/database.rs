@@ -1,19 +1,29 @@
-//! The discipline over descriptors of `chroma.sqlite3` in this process.
+//! The discipline over `chroma.sqlite3` in this process: who has it open, how long a statement may hold its lock, and
+//! what an answer of SQLite means.
 //!
 //! POSIX drops *all* locks that a process holds on a file when it closes *any* descriptor of it. If one thread closed a
 //! plain descriptor of the database while SQLite in another thread is inside a check, that check would go on without
 //! its lock and could call a page torn by Chroma's writer corrupt. So plain descriptors that are closed while a
-//! connection is open are kept aside until the last connection is gone.
+//! connection is open are kept aside, and used again, until the last connection is gone.
+
+mod answer;
+mod guard;
+
+pub use answer::{Abort, QueryError};
+pub use guard::{Limits, Timed};
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::process::{Flock, FlockOffsetType, FlockType};
+
+use crate::{clock::Timestamp, format::sqlite, host::processes::FileId};
 
 /// The database file of one store and who in this process has it open.
 #[derive(Debug)]
@@ -29,7 +39,7 @@ struct Open {
     kept: Vec<File>,
 }
 
-/// A plain read-only descriptor that knows when it may be closed.
+/// A plain read-only descriptor that knows when it may be closed. Read it at offsets only: it may be shared.
 #[derive(Debug)]
 pub struct PlainFile<'a> {
     file: Option<File>,
@@ -40,7 +50,35 @@ pub struct PlainFile<'a> {
 #[derive(Debug)]
 pub struct ReadConnection<'a> {
     connection: Option<Connection>,
+    /// The same file, to see who waits for our lock and whether the file changes below it.
+    plain: Option<File>,
     database: &'a Database,
+}
+
+/// What `stat` says of a file that changes when its bytes do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which file.
+    pub id: FileId,
+    /// Its length in bytes.
+    pub size_bytes: u64,
+    /// Last change of its bytes.
+    pub modified: Timestamp,
+    /// Last change of its bytes or attributes.
+    pub changed: Timestamp,
+}
+
+impl Stamp {
+    /// Of `stat`'s answer.
+    #[must_use]
+    pub fn of(meta: &Metadata) -> Self {
+        Self {
+            id: FileId { device: meta.dev(), inode: meta.ino() },
+            size_bytes: meta.len(),
+            modified: Timestamp::from_parts(meta.mtime(), meta.mtime_nsec()),
+            changed: Timestamp::from_parts(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
 }
 
 impl Database {
@@ -56,33 +94,168 @@ impl Database {
         &self.path
     }
 
+    /// What `stat` says of it now. Opens nothing.
+    pub fn stamp(&self) -> io::Result<Stamp> {
+        std::fs::metadata(&self.path).map(|meta| Stamp::of(&meta))
+    }
+
     /// Opens it as bytes, read-only; never blocks on a FIFO or a device put in its place.
     pub fn open_plain(&self) -> io::Result<PlainFile<'_>> {
-        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-        let file =
-            File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&self.path)?;
-        Ok(PlainFile { file: Some(file), database: self })
+        Ok(PlainFile { file: Some(self.open_file()?), database: self })
     }
 
     /// Opens it by SQLite, read-only, so that nothing a hostile schema says is run and no page comes by a mapping that a
-    /// truncation could turn into SIGBUS. Takes no lock before the first statement.
-    pub fn connect(&self) -> rusqlite::Result<ReadConnection<'_>> {
+    /// truncation could turn into SIGBUS. Takes no lock before the first statement. Refused in WAL mode, where even a
+    /// read-only open makes `-wal` and `-shm` files, and for what is no regular file, where it could block for ever.
+    pub fn connect(&self) -> Result<ReadConnection<'_>, QueryError> {
         // Counted before the open: from here on nobody may close a plain descriptor.
         self.lock().connections += 1;
-        let mut connection = ReadConnection { connection: None, database: self };
+        let mut connection = ReadConnection { connection: None, plain: None, database: self };
+        let plain = connection.plain.insert(self.open_file().map_err(QueryError::File)?);
+        let meta = plain.metadata().map_err(QueryError::File)?;
+        if !meta.is_file() {
+            return Err(QueryError::NotRegular(kind_of(&meta)));
+        }
+        // An empty file is left alone: SQLite would try to delete a journal beside it.
+        if meta.len() == 0 {
+            return Err(QueryError::Empty);
+        }
+        let mut head = [0; sqlite::HEADER_LEN];
+        let read = read_up_to(plain, &mut head, 0).map_err(QueryError::File)?;
+        if sqlite::SqliteHeader::parse(&head[..read]).is_ok_and(|header| header.wal) {
+            return Err(QueryError::Wal);
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&self.path, flags)?;
         let opened = connection.connection.insert(opened);
         opened.busy_timeout(std::time::Duration::ZERO)?;
+        // None of these reads the file.
         opened.execute_batch(
             "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; \
-             PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2048;",
+             PRAGMA temp_store=MEMORY;",
         )?;
+        let now = self.stamp().map_err(QueryError::File)?;
+        if now.id != Stamp::of(&meta).id {
+            return Err(QueryError::Replaced);
+        }
         Ok(connection)
+    }
+
+    fn open_file(&self) -> io::Result<File> {
+        let wanted = self.stamp()?.id;
+        if let Some(file) = self.lock().take_kept(wanted)? {
+            return Ok(file);
+        }
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+        File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&self.path)
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// A descriptor of `wanted` that was kept aside. Errs when too many files took each other's place during one check.
+    fn take_kept(&mut self, wanted: FileId) -> io::Result<Option<File>> {
+        let is_it = |file: &File| file.metadata().is_ok_and(|meta| Stamp::of(&meta).id == wanted);
+        if let Some(at) = self.kept.iter().position(is_it) {
+            return Ok(Some(self.kept.swap_remove(at)));
+        }
+        if self.kept.len() >= KEPT_MAX {
+            return Err(io::Error::other("it was replaced too often during one check"));
+        }
+        Ok(None)
+    }
+
+    fn put_away(&mut self, file: Option<File>) {
+        if self.connections > 0 {
+            self.kept.extend(file);
+        }
+        // Otherwise the file closes here, still under the mutex, so that no connection can open in between.
+    }
+}
+
+/// Most plain descriptors that are kept aside: one per file that stood at the path during a check, and one per reader.
+const KEPT_MAX: usize = 64;
+
+impl PlainFile<'_> {
+    /// Fills the buffer from `offset` as far as the file goes, and says how far.
+    pub fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        read_up_to(self, buffer, offset)
+    }
+
+    /// Whether a process of this host writes to the database, is about to, or waits for readers to go; this one does
+    /// not count. Asks for the write locks of SQLite, takes none.
+    pub fn writer(&self) -> io::Result<bool> {
+        writer(self)
+    }
+}
+
+impl ReadConnection<'_> {
+    /// What `fstat` says of the open file now.
+    pub fn stamp(&self) -> io::Result<Stamp> {
+        self.plain().metadata().map(|meta| Stamp::of(&meta))
+    }
+
+    /// Runs `work` in one read transaction within `limits`, and tells how long the lock was held at most.
+    pub fn within<T>(
+        &mut self,
+        limits: &Limits<'_>,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Timed<T> {
+        guard::within(self.connection(), self.plain(), limits, work)
+    }
+
+    fn connection(&self) -> &Connection {
+        self.connection.as_ref().expect("set by connect, only drop takes it")
+    }
+
+    fn plain(&self) -> &File {
+        self.plain.as_ref().expect("set by connect, only drop takes it")
+    }
+}
+
+/// `F_GETLK` on the bytes of SQLite's locks: PENDING, RESERVED and the shared range, where a reader's lock is a read lock
+/// that does not conflict with the one asked for (`os_unix.c`, "Posix Advisory Locking").
+fn writer(file: &File) -> io::Result<bool> {
+    let lock = Flock {
+        start: PENDING_BYTE,
+        length: LOCK_BYTES,
+        pid: None,
+        typ: FlockType::ReadLock,
+        offset_type: FlockOffsetType::Set,
+    };
+    Ok(rustix::process::fcntl_getlk(file, &lock)?.is_some())
+}
+
+const PENDING_BYTE: u64 = 0x4000_0000;
+const LOCK_BYTES: u64 = 512;
+
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// What stands in the place of a regular file, in words.
+#[must_use]
+pub fn kind_of(meta: &Metadata) -> &'static str {
+    let kind = meta.file_type();
+    match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () if kind.is_block_device() || kind.is_char_device() => "a device",
+        () if kind.is_symlink() => "a link",
+        () => "a regular file",
     }
 }
 
@@ -96,28 +269,7 @@ impl std::ops::Deref for PlainFile<'_> {
 
 impl Drop for PlainFile<'_> {
     fn drop(&mut self) {
-        let mut open = self.database.lock();
-        if open.connections > 0
-            && let Some(file) = self.file.take()
-        {
-            open.kept.push(file);
-        }
-        // Otherwise the file closes here, still under the mutex, so that no connection can open in between.
-        self.file = None;
-    }
-}
-
-impl std::ops::Deref for ReadConnection<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.connection.as_ref().expect("only drop takes it")
-    }
-}
-
-impl std::ops::DerefMut for ReadConnection<'_> {
-    fn deref_mut(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("only drop takes it")
+        self.database.lock().put_away(self.file.take());
     }
 }
 
@@ -126,6 +278,7 @@ impl Drop for ReadConnection<'_> {
         let mut open = self.database.lock();
         self.connection = None;
         open.connections -= 1;
+        open.put_away(self.plain.take());
         if open.connections == 0 {
             open.kept.clear();
         }
@@ -134,7 +287,11 @@ impl Drop for ReadConnection<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{
+        process::Command,
+        sync::atomic::{AtomicBool, Ordering},
+        time::Duration,
+    };
 
     use super::*;
 
@@ -149,29 +306,46 @@ mod tests {
 
     /// Whether this process holds a POSIX lock on the file.
     fn locked(path: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt;
         let inode = format!(":{} ", std::fs::metadata(path).unwrap().ino());
         let me = format!(" {} ", std::process::id());
         let locks = std::fs::read_to_string("/proc/locks").unwrap();
         locks.lines().any(|line| line.contains(&inode) && line.contains(&me))
     }
 
+    fn limits(stop: &AtomicBool) -> Limits<'_> {
+        Limits { hold: Duration::from_millis(50), hold_unwaited: Duration::from_mins(1), stop }
+    }
+
+    /// A statement that never ends by itself.
+    const ENDLESS: &str =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n, t";
+
+    fn endless(connection: &Connection) -> rusqlite::Result<i64> {
+        connection.query_row(ENDLESS, [], |row| row.get(0))
+    }
+
     #[test]
     fn closing_a_plain_descriptor_does_not_drop_the_lock_of_a_check() {
         let dir = tempfile::tempdir().unwrap();
         let database = database(dir.path());
-        let check = database.connect().unwrap();
-        let mut statement = check.prepare("SELECT x FROM t").unwrap();
-        let mut rows = statement.query([]).unwrap();
-        assert!(rows.next().unwrap().is_some());
-        assert!(locked(database.path()), "a statement under way holds a SHARED lock");
-        drop(database.open_plain().unwrap());
-        assert!(locked(database.path()), "the plain descriptor was kept aside");
-        assert_eq!(database.lock().kept.len(), 1);
-        drop(rows);
-        drop(statement);
+        let mut check = database.connect().unwrap();
+        let stop = AtomicBool::new(false);
+        let timed = check.within(&limits(&stop), |connection| {
+            let mut statement = connection.prepare("SELECT x FROM t")?;
+            let mut rows = statement.query([])?;
+            assert!(rows.next()?.is_some());
+            assert!(locked(database.path()), "a statement under way holds a SHARED lock");
+            for _ in 0..100 {
+                drop(database.open_plain().unwrap());
+                drop(database.connect().unwrap());
+            }
+            assert!(locked(database.path()), "the plain descriptors were kept aside");
+            assert!(database.lock().kept.len() <= 2, "and used again");
+            Ok(())
+        });
+        timed.result.unwrap();
+        assert!(!locked(database.path()), "nothing is held between two statements");
         drop(check);
-        assert!(!locked(database.path()));
         assert!(database.lock().kept.is_empty());
     }
 
@@ -179,15 +353,124 @@ mod tests {
     fn the_connection_cannot_write() {
         let dir = tempfile::tempdir().unwrap();
         let database = database(dir.path());
-        assert!(database.connect().unwrap().execute_batch("INSERT INTO t VALUES(2)").is_err());
+        let stop = AtomicBool::new(false);
+        let insert = |connection: &Connection| connection.execute_batch("INSERT INTO t VALUES(2)");
+        let mut connection = database.connect().unwrap();
+        assert!(matches!(
+            connection.within(&limits(&stop), insert).result,
+            Err(QueryError::Unreadable(_))
+        ));
     }
 
     #[test]
-    fn a_fifo_in_its_place_does_not_hang() {
+    fn what_is_no_database_file_is_told_without_a_hang() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chroma.sqlite3");
+        let database = Database::new(path.clone());
+        assert!(matches!(database.connect(), Err(QueryError::File(_))));
+        std::fs::write(&path, b"").unwrap();
+        assert!(matches!(database.connect(), Err(QueryError::Empty)));
+        std::fs::remove_file(&path).unwrap();
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let database = Database::new(path);
         assert!(database.open_plain().is_ok());
+        assert!(matches!(database.connect(), Err(QueryError::NotRegular("a FIFO"))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(database.connect(), Err(QueryError::NotRegular("a directory"))));
+    }
+
+    #[test]
+    fn a_database_in_wal_mode_is_not_opened_and_gets_no_files_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path());
+        let writer = Connection::open(database.path()).unwrap();
+        writer.pragma_update(None, "journal_mode", "wal").unwrap();
+        drop(writer);
+        assert!(matches!(database.connect(), Err(QueryError::Wal)));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_statement_ends_when_its_time_is_over_or_nobody_wants_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path());
+        let mut connection = database.connect().unwrap();
+        let stop = AtomicBool::new(false);
+        let short = Limits { hold_unwaited: Duration::from_millis(50), ..limits(&stop) };
+        let timed = connection.within(&short, endless);
+        let abort = Abort::Deadline(Duration::from_millis(50));
+        assert!(matches!(timed.result, Err(QueryError::Aborted(found)) if found == abort));
+        assert!(timed.held >= Duration::from_millis(50));
+        std::thread::scope(|scope| {
+            scope.spawn(|| stop.store(true, Ordering::Relaxed));
+            let timed = connection.within(&limits(&stop), endless);
+            assert!(matches!(timed.result, Err(QueryError::Aborted(Abort::Stopped))));
+        });
+        // The connection is as good as new afterwards.
+        let stop = AtomicBool::new(false);
+        let one =
+            |connection: &Connection| connection.query_row("SELECT x FROM t", [], |row| row.get(0));
+        assert_eq!(connection.within::<i64>(&limits(&stop), one).result.unwrap(), 1);
+    }
+
+    /// A writer in another process: locks of this one would not be seen as foreign.
+    fn writer_process(path: &Path) -> std::process::Child {
+        Command::new("sqlite3")
+            .arg(path)
+            .arg(".timeout 60000")
+            .arg("INSERT INTO t VALUES(3)")
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_long_statement_makes_way_for_a_writer_that_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path());
+        let mut connection = database.connect().unwrap();
+        let stop = AtomicBool::new(false);
+        let mut child = None;
+        let timed = connection.within(&limits(&stop), |connection| {
+            connection.query_row("SELECT x FROM t", [], |_| Ok(()))?;
+            child = Some(writer_process(database.path()));
+            endless(connection)
+        });
+        assert!(matches!(timed.result, Err(QueryError::Aborted(Abort::WriterWaiting))));
+        assert!(child.unwrap().wait().unwrap().success(), "the writer could write");
+        let stop = AtomicBool::new(false);
+        let count = |connection: &Connection| {
+            connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        };
+        assert_eq!(connection.within::<i64>(&limits(&stop), count).result.unwrap(), 2);
+    }
+
+    #[test]
+    fn a_writer_of_another_process_is_seen_and_answers_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path());
+        let plain = database.open_plain().unwrap();
+        assert!(!plain.writer().unwrap());
+        let mut child = Command::new("sqlite3")
+            .arg(database.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, b"BEGIN EXCLUSIVE;\n.print ready\n").unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(
+            &mut io::BufReader::new(child.stdout.take().unwrap()),
+            &mut line,
+        )
+        .unwrap();
+        assert_eq!(line, "ready\n");
+        assert!(plain.writer().unwrap());
+        let stop = AtomicBool::new(false);
+        let timed = database.connect().unwrap().within(&limits(&stop), endless);
+        assert!(matches!(timed.result, Err(QueryError::Busy)));
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        assert!(!plain.writer().unwrap());
     }
 }

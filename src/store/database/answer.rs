@@ -1,0 +1,109 @@
+//! What an answer of SQLite means. Busy is not corrupt, and what was given up is neither.
+
+use std::{io, path::Path, time::Duration};
+
+use rusqlite::ffi::{self, ErrorCode};
+
+use crate::collectors::CollectError;
+
+/// Why the database gave no answer to a question.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The file itself cannot be opened or read.
+    #[error("cannot open the file")]
+    File(#[source] io::Error),
+    /// Something else stands in its place.
+    #[error("it is {0}")]
+    NotRegular(&'static str),
+    /// It has no bytes.
+    #[error("it has no bytes")]
+    Empty,
+    /// Another file took its place meanwhile.
+    #[error("another file took its place meanwhile")]
+    Replaced,
+    /// It is in WAL mode: opening it would make files beside it.
+    #[error("it is in WAL mode; opening it would make files in the directory")]
+    Wal,
+    /// A writer is at work.
+    #[error("a writer is at work")]
+    Busy,
+    /// A transaction was cut off and waits to be rolled back (`SQLITE_READONLY_ROLLBACK`).
+    #[error("an interrupted transaction waits to be rolled back")]
+    HotJournal,
+    /// SQLite does not take it for a database (`SQLITE_NOTADB`).
+    #[error("SQLite does not take it for a database")]
+    NotADatabase(#[source] rusqlite::Error),
+    /// SQLite came upon damage (`SQLITE_CORRUPT` and its kin).
+    #[error("SQLite came upon damage")]
+    Damaged(#[source] rusqlite::Error),
+    /// The operating system refused SQLite.
+    #[error("SQLite cannot read it")]
+    Unreadable(#[source] rusqlite::Error),
+    /// Given up before the end.
+    #[error("given up {0}")]
+    Aborted(Abort),
+    /// Anything else: a missing table, no memory.
+    #[error("SQLite gave an error")]
+    Other(#[source] rusqlite::Error),
+}
+
+/// Why a statement was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Abort {
+    /// It had its time.
+    #[error("after {} ms", .0.as_millis())]
+    Deadline(Duration),
+    /// A writer waited for its lock.
+    #[error("for a writer that was waiting")]
+    WriterWaiting,
+    /// The program comes to an end, or the caller wants no answer any more.
+    #[error("because the program was stopping")]
+    Stopped,
+}
+
+impl From<rusqlite::Error> for QueryError {
+    fn from(error: rusqlite::Error) -> Self {
+        let Some(failure) = error.sqlite_error() else { return Self::Other(error) };
+        match failure.code {
+            _ if failure.extended_code == ffi::SQLITE_READONLY_ROLLBACK => Self::HotJournal,
+            // The schema changed between two steps: as good as busy.
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::SchemaChanged
+            | ErrorCode::FileLockingProtocolFailed => Self::Busy,
+            ErrorCode::NotADatabase => Self::NotADatabase(error),
+            ErrorCode::DatabaseCorrupt => Self::Damaged(error),
+            ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::AuthorizationForStatementDenied => Self::Unreadable(error),
+            _ => Self::Other(error),
+        }
+    }
+}
+
+impl QueryError {
+    /// The same for a collector that could not read the database at `path`.
+    #[must_use]
+    pub fn into_problem(self, path: &Path) -> CollectError {
+        let path = path.to_owned();
+        match self {
+            Self::File(source) => CollectError::Unreadable { path, source },
+            Self::NotADatabase(source)
+            | Self::Damaged(source)
+            | Self::Unreadable(source)
+            | Self::Other(source) => CollectError::Sqlite { path, source },
+            other => CollectError::Other(format!("cannot query {}: {other}", path.display())),
+        }
+    }
+
+    /// The whole chain in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+}
