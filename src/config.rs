@@ -81,6 +81,19 @@ impl CollectorName {
         Self::Backups,
     ];
 
+    /// What it reads, for help texts.
+    #[must_use]
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Disk => "filesystem and bytes of the store",
+            Self::Integrity => "SQLite file, journal and schema",
+            Self::Contents => "what the tables hold",
+            Self::Processes => "who holds the directory",
+            Self::Permissions => "owners, groups and modes",
+            Self::Backups => "age and size of backups",
+        }
+    }
+
     /// The word of flag and label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

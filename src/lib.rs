@@ -2,10 +2,13 @@
 //!
 //! The rooms and the arrows between them are drawn in `ARCHITECTURE.md`.
 
+pub mod cli;
 pub mod clock;
 pub mod collectors;
 pub mod config;
+pub mod discover;
 pub mod findings;
+pub mod fleet;
 pub mod format;
 pub mod host;
 pub mod http;
@@ -16,3 +19,12 @@ pub mod sample;
 pub mod scheduler;
 pub mod store;
 pub mod watch;
+
+/// The release of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The git revision that it was built from, when the build was told (`CHROMA_EXPORTER_REVISION`).
+pub const REVISION: &str = match option_env!("CHROMA_EXPORTER_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};

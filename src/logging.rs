@@ -122,13 +122,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    error!(
-        thread = thread.name(),
-        at,
-        backtrace,
-        message = panic_text(panic.payload()),
-        "Panicked."
-    );
+    error!(thread = thread.name(), at, panic = panic_text(panic.payload()), backtrace, "Panicked.");
 }
 
 /// What a panic said, cut at [`PANIC_CHARS_MAX`]: it may quote what was being read.

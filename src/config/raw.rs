@@ -90,7 +90,7 @@ impl RawConfig {
                 Ok(rules::telemetry_path(text(value)?)?.to_owned())
             });
             web.set("enable_lifecycle", &mut raw.web.enable_lifecycle, section::flag);
-            web.set("max_connections", &mut raw.web.connections_max, count(CONNECTIONS));
+            web.set("max_connections", &mut raw.web.connections_max, count(rules::CONNECTIONS));
             web.set(
                 "header_timeout",
                 &mut raw.web.header_timeout,
@@ -253,9 +253,6 @@ fn read_disk(section: &Section<'_>, collect: &mut Collect) {
     section.less("recover_ratio", recover, "warn_ratio", warn);
     section.less("warn_ratio", warn, "critical_ratio", collect.disk_critical_ratio);
 }
-
-/// Connections at once that may be allowed.
-pub(crate) const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=100_000;
 
 /// Most stores of one host.
 pub(crate) const STORES_MAX: usize = 1000;

@@ -144,6 +144,9 @@ pub(crate) fn telemetry_path(text: &str) -> Result<&str, String> {
     Ok(text)
 }
 
+/// Connections at once that may be allowed.
+pub(crate) const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=100_000;
+
 /// An address to listen on. What stands before the port may be missing: then every interface is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {

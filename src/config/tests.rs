@@ -336,6 +336,18 @@ fn a_file_that_cannot_be_read_is_one_problem() {
 }
 
 #[test]
+fn many_stores_may_share_what_one_of_them_says() {
+    let shared = "  permissions: &p {owner: 5, file_mode: '0640'}\n";
+    let more: String = (1..500)
+        .map(|n| ["- path: /s/", &n.to_string(), "\n  permissions: *p\n"].concat())
+        .collect();
+    let config =
+        read(&format!("stores:\n- path: /s/0\n{shared}{more}"), &Overrides::default()).unwrap();
+    assert_eq!(config.stores.len(), 500);
+    assert!(config.stores.iter().all(|store| store.permissions.file_mode == Some(0o640)));
+}
+
+#[test]
 fn lists_are_bounded() {
     for (text, want) in [
         (format!("stores: [{}]", "{}, ".repeat(1001)), "must be at most 1000"),

@@ -84,6 +84,9 @@ fn options() -> serde_saphyr::Options {
             max_recorded_anchor_events: 100_000,
             max_recorded_anchor_bytes: 4 * SOURCE_BYTES_MAX,
             max_merge_keys: 1_000,
+            max_total_scalar_bytes: 4 * SOURCE_BYTES_MAX,
+            // Hundreds of stores may share one anchor; what they grow to is bounded above.
+            enforce_alias_anchor_ratio: false,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 100_000,
@@ -318,6 +321,7 @@ mod tests {
             ("mapping depth", each(0..200, |n| format!("{}a:\n", " ".repeat(n)))),
             ("nodes", "- x\n".repeat(200_000)),
             ("size", "#".repeat(SOURCE_BYTES_MAX + 1)),
+            ("text", format!("- &x {}\n{}", "y".repeat(900_000), "- *x\n".repeat(900))),
             ("anchors", each(0..5_000, |n| format!("- &a{n} x\n"))),
         ] {
             let error = parse(&source).expect_err(name);

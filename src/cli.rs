@@ -1,0 +1,210 @@
+//! The command line: which subcommand, with which flags. Flags may stand before and after the subcommand. What a command
+//! found is an [`Ended`]; which exit code that is, `main` decides.
+
+pub mod check;
+pub mod completions;
+pub mod config;
+mod flags;
+pub mod serve;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{Config, ConfigError, Overrides, file},
+    logging,
+};
+use flags::Flags;
+
+/// Says in Prometheus' words whether the data of a `ChromaDB` on this host is safe.
+#[derive(Debug, Parser)]
+#[command(
+    name = "chroma_exporter",
+    version = version(),
+    about = "Prometheus exporter for ChromaDB directories: is the data safe, and if not, what to do.",
+    after_help = "Without --store.path and --config.file the directories that running Chroma processes hold are watched.",
+    args_override_self = true,
+    subcommand_precedence_over_arg = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    flags: Flags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
+enum Command {
+    /// Run the exporter; also what runs without a subcommand
+    Serve {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Run every collector once and print what was found, with remedies
+    ///
+    /// Exit code: 0 all is well, 1 warning, 2 critical, 3 unknown.
+    Check {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: check::Options,
+    },
+    /// Check the configuration, or print what it comes to
+    Config {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say every mistake with its line; exit code 78 when there is one
+    Check {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Print the effective configuration, file and flags together, as YAML
+    Print {
+        #[command(flatten)]
+        flags: Flags,
+    },
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Ended {
+    /// It did what it should, and found nothing wrong.
+    Well,
+    /// `check` found a warning and nothing worse.
+    Warning,
+    /// `check` found something critical.
+    Critical,
+    /// `check` could not find out.
+    Unknown,
+    /// The words of the command line are wrong.
+    Usage,
+    /// The configuration is wrong.
+    Misconfigured,
+    /// The answer could not be written.
+    Unwritten,
+    /// `serve` ended by itself with this code.
+    Served(ExitCode),
+}
+
+/// Runs the command that `args` (with the name of the program) ask for.
+pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(told) => {
+            let written = told.print();
+            // Help and version were asked for and go to standard output.
+            return if told.use_stderr() { Ended::Usage } else { answer(written, Ended::Well) };
+        }
+    };
+    let before = cli.flags;
+    match cli.command {
+        None => with_config(before.into(), serve),
+        Some(Command::Serve { flags }) => with_config(before.and(flags).into(), serve),
+        Some(Command::Check { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                let mut log = config.log;
+                if overrides.log_level.is_none() {
+                    // What is found is printed; lines in between would only be in the way.
+                    log.level = log.level.min(crate::config::LogLevel::Warn);
+                }
+                logging::init(log);
+                check::run(config, &options)
+            })
+        }
+        Some(Command::Config { flags, command }) => {
+            let before = before.and(flags);
+            match command {
+                ConfigCommand::Check { flags } => {
+                    with_config(before.and(flags).into(), |_, overrides| config::check(&overrides))
+                }
+                ConfigCommand::Print { flags } => {
+                    with_config(before.and(flags).into(), |config, _| config::print(&config))
+                }
+            }
+        }
+        Some(Command::Completions { shell }) => completions::run(shell),
+    }
+}
+
+fn serve(config: Config, overrides: Overrides) -> Ended {
+    logging::init(config.log);
+    Ended::Served(serve::run(config, overrides))
+}
+
+/// Loads the configuration and goes on with it, or tells all that is wrong with it.
+fn with_config(overrides: Overrides, run: impl FnOnce(Config, Overrides) -> Ended) -> Ended {
+    match file::load(&overrides) {
+        Ok(config) => run(config, overrides),
+        Err(problems) => {
+            complain(&problems);
+            Ended::Misconfigured
+        }
+    }
+}
+
+fn complain(problems: &[ConfigError]) {
+    for problem in problems {
+        to_stderr(&format!("{problem}\n"));
+    }
+}
+
+/// Writes to standard error; when that is gone there is nobody left to tell.
+fn to_stderr(text: &str) {
+    drop(io::stderr().write_all(text.as_bytes()));
+}
+
+/// Writes the answer of a command to standard output.
+fn to_stdout(text: &str, ended: Ended) -> Ended {
+    let mut stdout = io::stdout().lock();
+    answer(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()), ended)
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn answer(written: io::Result<()>, ended: Ended) -> Ended {
+    match written {
+        Ok(()) => ended,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ended,
+        Err(error) => {
+            to_stderr(&format!("error: cannot write the answer: {error}\n"));
+            Ended::Unwritten
+        }
+    }
+}
+
+/// Text with names from disk in it, for a terminal: one line, no control characters, none that turn the direction of text.
+fn plain(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                ' '
+            } else if turns(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+fn version() -> String {
+    format!("{} (revision {})", crate::VERSION, crate::REVISION)
+}

@@ -1,0 +1,132 @@
+//! `check`: every collector once over every store, the findings with their remedies, and one word for a monitoring
+//! system. It stands beside a running exporter without disturbing it: it reads the exporter's state and writes nothing.
+
+mod report;
+mod runner;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Ended, plain, to_stderr, to_stdout};
+use crate::{
+    clock,
+    collectors::CollectError,
+    config::{Config, Store},
+    discover,
+    host::Host,
+};
+use report::{Report, Status};
+use runner::Running;
+
+/// What `check` takes beside the flags of every command.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Options {
+    /// Leave out what reads whole files: SQLite's quick and full check
+    #[arg(long)]
+    quick: bool,
+
+    /// For people or for programs
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Checks the stores of `config`, or those that are found, and prints the report.
+pub(super) fn run(config: Config, options: &Options) -> Ended {
+    let mut report = Report::default();
+    let config = Arc::new(config);
+    match stores(&config) {
+        Ok(stores) if stores.is_empty() => {
+            report.add_problem(&CollectError::Other(NO_STORE.to_owned()));
+        }
+        Ok(stores) => {
+            let host = Arc::new(Host::read_only(&config));
+            let looks = with_progress(&stores, |running| {
+                runner::look(&config, &stores, &host, !options.quick, running)
+            });
+            for (store, looks) in stores.iter().zip(looks) {
+                report.add_store(store, &looks, !options.quick);
+            }
+        }
+        Err(problem) => report.add_problem(&problem),
+    }
+    let text = match options.output {
+        Output::Text => report.text(colours()),
+        Output::Json => report.json(),
+    };
+    if options.output == Output::Json && report.stores.is_empty() {
+        // The document says it too; whoever runs it by hand need not read JSON for that.
+        for problem in &report.problems {
+            to_stderr(&format!("{}\n", problem.problem));
+        }
+    }
+    let ended = match report.status {
+        Status::Ok => Ended::Well,
+        Status::Warning => Ended::Warning,
+        Status::Critical => Ended::Critical,
+        Status::Unknown => Ended::Unknown,
+    };
+    to_stdout(&text, ended)
+}
+
+/// The stores that are configured; without any, the directories that running Chroma processes hold.
+fn stores(config: &Config) -> Result<Vec<Arc<Store>>, CollectError> {
+    if !config.stores.is_empty() {
+        return Ok(config.stores.clone());
+    }
+    let found = discover::stores(&config.procfs, &config.rootfs, config.collect.discovered_max)?;
+    Ok(found.into_iter().map(Arc::new).collect())
+}
+
+/// Whether standard output is a terminal that wants colours (<https://no-color.org>).
+fn colours() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    io::stdout().is_terminal()
+        && set("NO_COLOR").is_none()
+        && set("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Runs `work`, and shows on a terminal what it is at when it takes long.
+fn with_progress<T: Send>(stores: &[Arc<Store>], work: impl FnOnce(&Running) -> T + Send) -> T {
+    let running = Running::default();
+    if !io::stderr().is_terminal() {
+        return work(&running);
+    }
+    std::thread::scope(|scope| {
+        let began = clock::ticks();
+        let working = scope.spawn(|| {
+            let done = work(&running);
+            running.end();
+            done
+        });
+        let mut shown = false;
+        while !running.wait_end(PROGRESS_PAUSE) && !working.is_finished() {
+            let line = format!(
+                "\r\x1b[2K{} ({} s)",
+                plain(&running.line(stores.len())),
+                began.elapsed().as_secs()
+            );
+            to_stderr(&line);
+            shown = true;
+        }
+        if shown {
+            to_stderr("\r\x1b[2K");
+        }
+        drop(io::stderr().flush());
+        working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+const NO_STORE: &str = "no store was named (--store.path DIR or --config.file FILE), and no running Chroma process was \
+    found; processes of other users are found by root only";
+
+/// Time between two progress lines; what is done sooner shows none.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(500);

@@ -1,0 +1,396 @@
+//! What `check` prints: one document, for people or for programs.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::runner::Look;
+use crate::{
+    cli::plain,
+    collectors::CollectError,
+    config::Store,
+    findings::{Code, Severity},
+    sample::CheckState,
+};
+
+/// The whole answer.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    /// The gravest of the stores'.
+    pub(super) status: Status,
+    pub(super) stores: Vec<StoreReport>,
+    /// What kept stores from being found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) problems: Vec<ProblemReport>,
+}
+
+/// One word for a store. What could not be found out counts only when nothing is known to be wrong.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    #[default]
+    Ok,
+    Unknown,
+    Warning,
+    Critical,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct StoreReport {
+    store: String,
+    path: String,
+    status: Status,
+    findings: Vec<FindingReport>,
+    integrity: BTreeMap<&'static str, CheckState>,
+    problems: Vec<ProblemReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct FindingReport {
+    code: Code,
+    severity: Severity,
+    collector: &'static str,
+    subject: String,
+    summary: &'static str,
+    evidence: String,
+    remedy: String,
+    runbook: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ProblemReport {
+    collector: &'static str,
+    pub(super) problem: String,
+    hint: &'static str,
+}
+
+impl Report {
+    /// Adds what was seen in one store. `deep`: the checks of whole files were asked for.
+    pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], deep: bool) {
+        let mut report = StoreReport {
+            store: store.name.to_string(),
+            path: plain(&store.path.to_string_lossy()),
+            status: Status::Ok,
+            findings: Vec::new(),
+            integrity: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        for Look { collector, observation } in looks {
+            let collector = collector.as_str();
+            report
+                .problems
+                .extend(observation.problems.iter().map(|p| ProblemReport::new(collector, p)));
+            report.integrity.extend(observation.checks.iter().copied());
+            for finding in &observation.findings {
+                report.findings.push(FindingReport {
+                    code: finding.code,
+                    severity: finding.severity,
+                    collector,
+                    subject: plain(&finding.subject),
+                    summary: finding.code.cause(),
+                    evidence: plain(&finding.evidence),
+                    remedy: plain(&finding.code.remedy(&store.path)),
+                    runbook: finding.code.runbook(),
+                });
+            }
+        }
+        // Most urgent first; the sort is stable, so that the collectors keep their order.
+        report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        report.status = report.judge(deep);
+        self.status = self.status.max(report.status);
+        self.stores.push(report);
+    }
+
+    /// Adds what kept stores from being found: nothing is known then.
+    pub(super) fn add_problem(&mut self, problem: &CollectError) {
+        self.status = self.status.max(Status::Unknown);
+        self.problems.push(ProblemReport::new("discovery", problem));
+    }
+
+    /// One JSON document and a line end.
+    pub(super) fn json(&self) -> String {
+        // Strings, words and lists alone: there is nothing that JSON cannot say.
+        serde_json::to_string_pretty(self).map(|json| json + "\n").unwrap_or_default()
+    }
+
+    /// For people: stores in their order, the most urgent finding of each first.
+    pub(super) fn text(&self, colours: bool) -> String {
+        let ink = Ink(colours);
+        let mut lines = Vec::new();
+        for store in &self.stores {
+            store.write(&mut lines, ink);
+        }
+        for problem in &self.problems {
+            lines.push(format!("{}  {}", ink.status(Status::Unknown), problem.problem));
+        }
+        if self.stores.len() > 1 {
+            let count = |status: Status| self.stores.iter().filter(|s| s.status == status).count();
+            let counts: Vec<String> =
+                [Status::Critical, Status::Warning, Status::Unknown, Status::Ok]
+                    .into_iter()
+                    .filter(|status| count(*status) > 0)
+                    .map(|status| format!("{} {}", count(status), status.as_str()))
+                    .collect();
+            lines.push(format!("{} stores: {}", self.stores.len(), counts.join(", ")));
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+impl StoreReport {
+    fn judge(&self, deep: bool) -> Status {
+        let findings = self.findings.iter().map(|finding| match finding.severity {
+            Severity::Critical => Status::Critical,
+            Severity::Warning => Status::Warning,
+            Severity::Info => Status::Ok,
+        });
+        let checks = self.integrity.values().map(|state| match state {
+            CheckState::Ok => Status::Ok,
+            CheckState::Corrupt => Status::Critical,
+            // Without the deep checks, one that never ran was not asked for.
+            CheckState::Unknown if !deep => Status::Ok,
+            CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => Status::Unknown,
+        });
+        let problems = self.problems.iter().map(|_| Status::Unknown);
+        findings.chain(checks).chain(problems).max().unwrap_or(Status::Ok)
+    }
+
+    fn write(&self, lines: &mut Vec<String>, ink: Ink) {
+        lines.push(format!(
+            "{}  {}  {}",
+            ink.bold(&self.store),
+            self.path,
+            ink.status(self.status)
+        ));
+        for finding in &self.findings {
+            let (severity, code) =
+                (ink.severity(finding.severity), ink.bold(finding.code.as_str()));
+            lines.push(format!("  {severity}  {code}  {}", finding.subject).trim_end().to_owned());
+            lines.push(format!("    found:   {}", finding.evidence));
+            lines.push(format!("    cause:   {}", finding.summary));
+            lines.push(format!("    remedy:  {}", finding.remedy));
+            lines.push(format!("    runbook: {}", finding.runbook));
+        }
+        for ProblemReport { collector, problem, hint } in &self.problems {
+            lines.push(format!("  {}  {collector}: {problem}", ink.status(Status::Unknown)));
+            lines.push(format!("    hint:    {hint}"));
+        }
+        if !self.integrity.is_empty() {
+            let checks = self.integrity.iter();
+            let answers: Vec<String> =
+                checks.map(|(check, state)| format!("{check} {}", ink.check(*state))).collect();
+            lines.push(format!("  integrity: {}", answers.join(", ")));
+        }
+        lines.push(String::new());
+    }
+}
+
+impl ProblemReport {
+    fn new(collector: &'static str, problem: &CollectError) -> Self {
+        Self { collector, problem: plain(&problem.chain()), hint: problem.hint() }
+    }
+}
+
+impl Status {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// Paints words, or does not.
+#[derive(Debug, Clone, Copy)]
+struct Ink(bool);
+
+impl Ink {
+    fn paint(self, sgr: &str, word: &str) -> String {
+        if self.0 { format!("\x1b[{sgr}m{word}\x1b[0m") } else { word.to_owned() }
+    }
+
+    fn bold(self, word: &str) -> String {
+        self.paint("1", word)
+    }
+
+    fn status(self, status: Status) -> String {
+        let sgr = match status {
+            Status::Ok => "32",
+            Status::Unknown => "35",
+            Status::Warning => "33",
+            Status::Critical => "1;31",
+        };
+        self.paint(sgr, status.as_str())
+    }
+
+    fn severity(self, severity: Severity) -> String {
+        match severity {
+            Severity::Critical => self.status(Status::Critical),
+            Severity::Warning => self.status(Status::Warning),
+            Severity::Info => self.paint("36", severity.as_str()),
+        }
+    }
+
+    fn check(self, state: CheckState) -> String {
+        let sgr = match state {
+            CheckState::Ok => "32",
+            CheckState::Corrupt => "1;31",
+            CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => "35",
+        };
+        self.paint(sgr, state.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        config::{BackupPolicy, CollectorName, PermissionPolicy},
+        findings::Finding,
+        sample::Observation,
+    };
+
+    fn store(name: &str, path: &str) -> Store {
+        Store {
+            name: name.into(),
+            path: path.into(),
+            seen_path: path.into(),
+            backups: BackupPolicy::daily(Vec::new()),
+            permissions: PermissionPolicy::default(),
+            chroma_version: None,
+        }
+    }
+
+    fn look(codes: &[Code], checks: &[CheckState], failed: bool) -> Look {
+        let observation = Observation {
+            findings: codes
+                .iter()
+                .map(|code| Finding::new(*code, "chroma.sqlite3", "the numbers"))
+                .collect(),
+            checks: ["header", "quick", "full"].into_iter().zip(checks.iter().copied()).collect(),
+            problems: failed
+                .then(|| CollectError::Other("no answer".to_owned()))
+                .into_iter()
+                .collect(),
+            ..Observation::default()
+        };
+        Look { collector: CollectorName::Integrity, observation }
+    }
+
+    #[test]
+    fn the_worst_that_is_known_decides_and_the_unknown_only_without_it() {
+        use CheckState::{Busy, Corrupt, Ok as Fine, Unknown, Unreadable};
+        use Code::{BackupSameDisk as Info, HotJournal as Warning, SqliteCorrupt as Critical};
+        for (codes, checks, failed, deep, want) in [
+            (&[][..], &[Fine][..], false, true, Status::Ok),
+            (&[Info], &[Fine, Fine], false, true, Status::Ok),
+            (&[Info, Warning], &[Fine], false, true, Status::Warning),
+            (&[Warning, Critical], &[], true, true, Status::Critical),
+            (&[], &[Fine, Busy], false, true, Status::Unknown),
+            (&[], &[Unreadable], false, false, Status::Unknown),
+            (&[], &[Fine, Unknown], false, true, Status::Unknown),
+            (&[], &[Fine, Unknown], false, false, Status::Ok), // not asked for
+            (&[], &[Fine, Corrupt], false, true, Status::Critical),
+            (&[], &[], true, true, Status::Unknown),
+            (&[Warning], &[Busy], true, true, Status::Warning),
+        ] {
+            let mut report = Report::default();
+            report.add_store(&store("a", "/a"), &[look(codes, checks, failed)], deep);
+            assert_eq!(report.status, want, "{codes:?} {checks:?} {failed} {deep}");
+            report.add_store(&store("b", "/b"), &[], deep);
+            assert_eq!(report.status, want, "a healthy store hides nothing");
+        }
+        let mut report = Report::default();
+        report.add_problem(&CollectError::Other("nothing found".to_owned()));
+        assert_eq!(
+            (report.status, report.text(false).as_str()),
+            (Status::Unknown, "unknown  nothing found\n")
+        );
+    }
+
+    #[test]
+    fn people_read_the_gravest_first_with_its_remedy() {
+        let mut report = Report::default();
+        let looks = [look(
+            &[Code::BackupSameDisk, Code::HotJournal, Code::SqliteTruncated],
+            &[CheckState::Ok, CheckState::Busy],
+            true,
+        )];
+        report.add_store(&store("docs", "/srv/docs"), &looks, true);
+        report.add_store(&store("wiki", "/srv/wiki"), &[], true);
+        let text = report.text(false);
+        let mut at = 0;
+        for part in [
+            "docs  /srv/docs  critical\n",
+            "  critical  sqlite_truncated  chroma.sqlite3\n    found:   the numbers\n    cause:   chroma.sqlite3 is shorter",
+            "    remedy:  Stop Chroma, keep a copy of /srv/docs,",
+            "    runbook: runbooks/sqlite_truncated.md\n",
+            "  warning  hot_journal",
+            "  info  backup_same_disk",
+            "  unknown  integrity: no answer\n    hint:    ",
+            "  integrity: header ok, quick busy\n",
+            "\nwiki  /srv/wiki  ok\n",
+            "\n2 stores: 1 critical, 1 ok\n",
+        ] {
+            let found =
+                text[at..].find(part).unwrap_or_else(|| panic!("no {part:?} after {at} in {text}"));
+            at += found + part.len();
+        }
+        assert_eq!(at, text.len());
+        assert!(!text.contains('\u{1b}'));
+        assert!(report.text(true).contains("\u{1b}[1;31mcritical\u{1b}[0m"));
+    }
+
+    #[test]
+    fn programs_get_one_document() {
+        let mut report = Report::default();
+        report.add_store(
+            &store("docs", "/srv/docs"),
+            &[look(&[Code::HotJournal], &[CheckState::Busy], true)],
+            true,
+        );
+        let document: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        let want = serde_json::json!({
+            "status": "warning",
+            "stores": [{
+                "store": "docs",
+                "path": "/srv/docs",
+                "status": "warning",
+                "findings": [{
+                    "code": "hot_journal",
+                    "severity": "warning",
+                    "collector": "integrity",
+                    "subject": "chroma.sqlite3",
+                    "summary": Code::HotJournal.cause(),
+                    "evidence": "the numbers",
+                    "remedy": Code::HotJournal.remedy(Path::new("/srv/docs")),
+                    "runbook": "runbooks/hot_journal.md",
+                }],
+                "integrity": {"header": "busy"},
+                "problems": [{"collector": "integrity", "problem": "no answer", "hint": "see the message"}],
+            }],
+        });
+        assert_eq!(document, want);
+    }
+
+    #[test]
+    fn names_from_disk_do_not_drive_the_terminal() {
+        let nasty = "a\u{1b}[2J\u{9b}1m\n\u{202e}b";
+        let mut failed = look(&[], &[], false);
+        failed.observation.problems.push(CollectError::Other(nasty.to_owned()));
+        failed.observation.findings.push(Finding::new(Code::PermissionDrift, nasty, nasty));
+        let mut report = Report::default();
+        report.add_store(&store("docs", &format!("/srv/{nasty}")), &[failed], true);
+        report.add_problem(&CollectError::Other(nasty.to_owned()));
+        for text in [report.text(false), report.json()] {
+            assert!(
+                text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}'),
+                "{text:?}"
+            );
+        }
+    }
+}

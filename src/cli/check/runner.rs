@@ -1,0 +1,365 @@
+//! Runs collectors once, each on a thread of its own with a deadline: one that hangs is left behind and said, and hides
+//! nothing else.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    collectors::{self, CollectError, Collector},
+    config::{CollectorName, Config, Store},
+    host::Host,
+    sample::Observation,
+    scheduler,
+    store::Context,
+};
+
+/// What one collector saw in one store.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) collector: CollectorName,
+    pub(super) observation: Observation,
+}
+
+/// Looks at every store with every collector that is on. Gives the looks of each store in the order of the registry.
+pub(super) fn look(
+    config: &Arc<Config>,
+    stores: &[Arc<Store>],
+    host: &Arc<Host>,
+    deep: bool,
+    running: &Running,
+) -> Vec<Vec<Look>> {
+    let contexts: Vec<Context> =
+        stores.iter().map(|store| Context::new(config, store, host)).collect();
+    // Whole-file checks read as fast as the disk can: one at a time, after everything that is cheap. Their deadlines
+    // begin when their turn comes.
+    let (heavy, cheap): (Vec<_>, Vec<_>) =
+        config.enabled.iter().copied().partition(|name| deep && *name == CollectorName::Integrity);
+    let mut looks = side_by_side(
+        &contexts,
+        |context| {
+            cheap.iter().map(|name| look_once(*name, context, deep, running)).collect::<Vec<_>>()
+        },
+        running,
+    );
+    running.start_over();
+    let mut host = Arc::clone(host);
+    for (context, looks) in contexts.iter().zip(&mut looks) {
+        for name in &heavy {
+            let look = look_once(
+                *name,
+                &Context { host: Arc::clone(&host), ..context.clone() },
+                deep,
+                running,
+            );
+            if look.observation.problems.iter().any(|p| matches!(p, CollectError::Overdue { .. })) {
+                // The thread that was left behind may hold what all stores of a host share.
+                host = Arc::new(Host::read_only(config));
+            }
+            looks.push(look);
+        }
+        looks.sort_by_key(|look| look.collector);
+        running.finished();
+    }
+    looks
+}
+
+/// `work` over all contexts, a few at a time, with the results in their order.
+fn side_by_side<T: Send>(
+    contexts: &[Context],
+    work: impl Fn(&Context) -> T + Sync,
+    running: &Running,
+) -> Vec<T> {
+    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..contexts.len()).collect());
+    let done: Mutex<BTreeMap<usize, T>> = Mutex::default();
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    thread::scope(|scope| {
+        for _ in 0..contexts.len().min(STORES_AT_ONCE) {
+            scope.spawn(|| {
+                while let Some(index) = next() {
+                    let result = work(&contexts[index]);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
+                    running.finished();
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Running) -> Look {
+    let collector = collectors::build(name, context);
+    let mut deadline = collector.pace().deadline;
+    if deep && name == CollectorName::Integrity {
+        // The quick and the full check, one after the other.
+        deadline = deadline.max(context.config.collect.check_deadline * 2);
+    }
+    running.begin(&context.store.name, name);
+    let observation = run_bounded(collector, context, deep, deadline, GRACE);
+    running.end_of(&context.store.name);
+    Look { collector: name, observation }
+}
+
+/// One run that is told to stop at `deadline`, and left behind when it has not stopped after `grace`.
+fn run_bounded(
+    mut collector: Box<dyn Collector>,
+    context: &Context,
+    deep: bool,
+    deadline: Duration,
+    grace: Duration,
+) -> Observation {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (send, receive) = mpsc::channel();
+    let (context, told) = (context.clone(), Arc::clone(&stop));
+    let started = thread::Builder::new()
+        .name(format!("check {}", collector.name().as_str()))
+        .spawn(move || {
+            // Nobody listens any more when it comes too late.
+            drop(send.send(scheduler::run_once(&mut *collector, &context, deep, told).observation));
+        });
+    let failed = |problem| Observation { problems: vec![problem], ..Observation::default() };
+    if let Err(error) = started {
+        return failed(CollectError::Other(format!("cannot start a thread: {error}")));
+    }
+    match receive.recv_timeout(deadline) {
+        Ok(observation) => observation,
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            failed(CollectError::Panicked("its thread ended".to_owned()))
+        }
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            stop.store(true, Ordering::Relaxed);
+            let mut late = receive.recv_timeout(grace).unwrap_or_default();
+            late.problems.push(CollectError::Overdue { deadline });
+            late
+        }
+    }
+}
+
+/// What is being looked at now, for the progress line.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    now: BTreeMap<Arc<str>, CollectorName>,
+    finished: usize,
+    ended: bool,
+}
+
+impl Running {
+    fn begin(&self, store: &Arc<str>, collector: CollectorName) {
+        self.lock().now.insert(Arc::clone(store), collector);
+    }
+
+    fn end_of(&self, store: &str) {
+        self.lock().now.remove(store);
+    }
+
+    fn finished(&self) {
+        self.lock().finished += 1;
+    }
+
+    /// The second pass over the stores begins.
+    fn start_over(&self) {
+        self.lock().finished = 0;
+    }
+
+    /// Everything is done.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.ended.notify_all();
+    }
+
+    /// Waits at most `pause` for the end; whether it has come.
+    pub(super) fn wait_end(&self, pause: Duration) -> bool {
+        let state = self.ended.wait_timeout_while(self.lock(), pause, |state| !state.ended);
+        state.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
+
+    /// `3 of 12 stores: docs integrity, wiki disk`.
+    pub(super) fn line(&self, stores: usize) -> String {
+        let state = self.lock();
+        let now: Vec<String> = state
+            .now
+            .iter()
+            .take(3)
+            .map(|(store, collector)| format!("{store} {}", collector.as_str()))
+            .collect();
+        format!("{} of {stores} stores: {}", state.finished, now.join(", "))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const STORES_AT_ONCE: usize = 8;
+
+/// How long a run that was told to stop may take to do so.
+const GRACE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        clock,
+        collectors::{Pace, Turn},
+        config::BackupPolicy,
+        findings::{Code, Finding},
+        sample::Desc,
+        watch::Wake,
+    };
+
+    const SOON: Duration = Duration::from_secs(30);
+    const MOMENT: Duration = Duration::from_millis(20);
+
+    /// Behaves as it is told.
+    struct Actor<F: FnMut(&Turn) -> Observation + Send>(F);
+
+    impl<F: FnMut(&Turn) -> Observation + Send> Collector for Actor<F> {
+        fn name(&self) -> CollectorName {
+            CollectorName::Disk
+        }
+
+        fn descs(&self) -> &'static [&'static Desc] {
+            &[]
+        }
+
+        fn codes(&self) -> &'static [Code] {
+            &[]
+        }
+
+        fn pace(&self) -> Pace {
+            Pace { interval: SOON, deadline: SOON, wakes: Wake::NONE, touches_store: false }
+        }
+
+        fn collect(&mut self, turn: &Turn) -> Observation {
+            (self.0)(turn)
+        }
+    }
+
+    fn store(name: &str, path: &Path) -> Arc<Store> {
+        Arc::new(Store {
+            name: name.into(),
+            path: path.to_owned(),
+            seen_path: path.to_owned(),
+            backups: BackupPolicy::daily(Vec::new()),
+            permissions: crate::config::PermissionPolicy::default(),
+            chroma_version: None,
+        })
+    }
+
+    fn play(
+        deadline: Duration,
+        act: impl FnMut(&Turn) -> Observation + Send + 'static,
+    ) -> Observation {
+        let config = Arc::new(Config::default());
+        let host = Arc::new(Host::read_only(&config));
+        let context = Context::new(&config, &store("a", Path::new("/")), &host);
+        run_bounded(Box::new(Actor(act)), &context, true, deadline, deadline.min(MOMENT))
+    }
+
+    fn found() -> Observation {
+        let findings = vec![Finding::new(Code::DiskUsageHigh, "", "full")];
+        Observation { findings, ..Observation::default() }
+    }
+
+    #[test]
+    fn a_run_that_ends_gives_what_it_saw() {
+        let seen = play(SOON, |turn| {
+            assert!(turn.deep && !turn.stopped());
+            found()
+        });
+        assert_eq!((seen.findings.len(), seen.problems.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_run_that_hangs_is_left_behind_and_said() {
+        let (open, wait) = mpsc::channel::<()>();
+        let seen = play(MOMENT, move |_| {
+            assert!(wait.recv().is_err(), "the test is over");
+            found()
+        });
+        assert!(seen.findings.is_empty());
+        assert!(matches!(seen.problems[..], [CollectError::Overdue { .. }]), "{seen:?}");
+        drop(open);
+    }
+
+    #[test]
+    fn a_run_that_heeds_the_stop_gives_what_it_has_and_is_late_all_the_same() {
+        let config = Arc::new(Config::default());
+        let host = Arc::new(Host::read_only(&config));
+        let context = Context::new(&config, &store("a", Path::new("/")), &host);
+        let heeds = Actor(|turn: &Turn| {
+            while !turn.stopped() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            found()
+        });
+        let seen = run_bounded(Box::new(heeds), &context, false, MOMENT, SOON);
+        assert_eq!(seen.findings.len(), 1);
+        assert!(matches!(seen.problems[..], [CollectError::Overdue { .. }]), "{seen:?}");
+    }
+
+    #[test]
+    fn a_panic_is_a_problem_of_that_collector_alone() {
+        let seen = play(SOON, |_| panic!("on purpose"));
+        assert!(
+            matches!(&seen.problems[..], [CollectError::Panicked(text)] if text == "on purpose"),
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn every_store_gets_every_collector_in_the_order_of_the_registry() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores: Vec<_> = (0..20)
+            .map(|n| {
+                let path = dir.path().join(n.to_string());
+                if n % 2 == 0 {
+                    std::fs::create_dir(&path).unwrap();
+                }
+                store(&n.to_string(), &path)
+            })
+            .collect();
+        let config = Arc::new(Config { stores: stores.clone(), ..Config::default() });
+        let host = Arc::new(Host::read_only(&config));
+        for deep in [false, true] {
+            let running = Running::default();
+            let looks = look(&config, &stores, &host, deep, &running);
+            assert_eq!(looks.len(), stores.len());
+            for looks in looks {
+                let names: Vec<_> = looks.iter().map(|look| look.collector).collect();
+                assert_eq!(names, CollectorName::ALL);
+            }
+            assert_eq!(running.line(20), "20 of 20 stores: ");
+        }
+    }
+
+    #[test]
+    fn the_progress_line_follows_and_ends() {
+        let running = Running::default();
+        running.begin(&"docs".into(), CollectorName::Integrity);
+        assert_eq!(running.line(3), "0 of 3 stores: docs integrity");
+        assert!(!running.wait_end(Duration::ZERO));
+        thread::scope(|scope| {
+            scope.spawn(|| running.end());
+            let began = clock::ticks();
+            while !running.wait_end(Duration::from_secs(1)) {
+                assert!(began.elapsed() < SOON, "waited for the end");
+            }
+        });
+    }
+}

@@ -1,0 +1,286 @@
+//! `serve`: the exporter. Starts the parts, reloads the configuration when asked or when its file changes, and ends them
+//! all within a few seconds when one ends or a signal says so.
+
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    clock,
+    config::{Config, Overrides, file},
+    fleet,
+    host::Host,
+    http::{self, Limits, Listeners, ReloadRequest},
+    metrics::Own,
+    publish::Publisher,
+    sample::Snapshot,
+    scheduler::Board,
+    watch::FileWatch,
+};
+
+/// From the signal to the end of every part; threads that hang in a filesystem are left behind after it.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A file is written in several steps; it is read when it has been quiet for this long.
+const FILE_SETTLE: Duration = Duration::from_millis(250);
+
+/// More than any configuration that is accepted.
+const CONTENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Threads that wait for work; collectors run on blocking threads of their own.
+const WORKERS: usize = 2;
+
+/// Blocking threads that nobody needs end after this, so that an idle exporter is small.
+const IDLE_THREAD: Duration = Duration::from_secs(2);
+
+/// Runs until a signal or the failure of a part.
+#[must_use]
+pub fn run(config: Config, overrides: Overrides) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_keep_alive(IDLE_THREAD)
+        .thread_name("exporter")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "The runtime cannot start.");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(serve(config, overrides));
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(config: Config, overrides: Overrides) -> ExitCode {
+    let config = Arc::new(config);
+    let (mut term, mut interrupt, hangup) = match signals() {
+        Ok(signals) => signals,
+        Err(error) => {
+            error!(%error, "Signals cannot be received.");
+            return ExitCode::FAILURE;
+        }
+    };
+    let listeners = match Listeners::bind(&config.web) {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            error!(%error, hint = error.hint(), "Cannot listen.");
+            return ExitCode::FAILURE;
+        }
+    };
+    let own = match Own::new(&config.web.telemetry_path, clock::now()) {
+        Ok(own) => own,
+        Err(error) => {
+            error!(%error, "The program's own metrics cannot be set up.");
+            return ExitCode::FAILURE;
+        }
+    };
+    let host = Arc::new(Host::new(&config));
+    let board = Board::default();
+    let nothing = Snapshot { taken_at: clock::now(), stores: Vec::new() };
+    let (snapshots, seen) = watch::channel(Arc::new(nothing));
+    let (configs, config_seen) = watch::channel(Arc::clone(&config));
+    let publisher = Publisher::new(
+        seen,
+        config_seen,
+        Arc::clone(&host),
+        own.clone(),
+        &config.web.telemetry_path,
+    );
+    let (publisher, pages) = match publisher {
+        Ok(made) => made,
+        Err(error) => {
+            error!(%error, "The first page cannot be made.");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (to_fleet, fleet_configs) = mpsc::channel(1);
+    let (reload, reload_requests) = mpsc::channel(4);
+
+    let stop = CancellationToken::new();
+    let mut parts: JoinSet<&'static str> = JoinSet::new();
+    let (s, b) = (stop.clone(), board.clone());
+    parts.spawn(async move {
+        b.publish(snapshots, s).await;
+        "snapshots"
+    });
+    let s = stop.clone();
+    parts.spawn(async move {
+        publisher.run(s).await;
+        "pages"
+    });
+    let s = stop.clone();
+    parts.spawn(async move {
+        fleet::run(host, board, fleet_configs, s).await;
+        "stores"
+    });
+    let (s, app) = (stop.clone(), http::App { pages, own: own.clone(), reload });
+    let web = config.web.clone();
+    parts.spawn(async move {
+        http::run(listeners, app, &web, Limits::of(&web), s).await;
+        "http"
+    });
+    let reloader = Reloader { overrides, started_with: config, configs, to_fleet, own };
+    let s = stop.clone();
+    parts.spawn(async move {
+        reloader.run(hangup, reload_requests, s).await;
+        "reload"
+    });
+
+    let code = tokio::select! {
+        _ = term.recv() => ended_by("TERM"),
+        _ = interrupt.recv() => ended_by("INT"),
+        // A daemon that has lost one of its parts must not go on answering as if it were whole.
+        part = parts.join_next() => {
+            error!(part = ?part, "A part of the program has ended; ending the rest.");
+            ExitCode::FAILURE
+        }
+    };
+    stop.cancel();
+    let rest = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, rest).await.is_err() {
+        warn!("Some parts did not end in time and are left behind.");
+    }
+    code
+}
+
+fn ended_by(signal: &str) -> ExitCode {
+    info!(signal, "Ending.");
+    ExitCode::SUCCESS
+}
+
+fn signals() -> io::Result<(Signal, Signal, Signal)> {
+    Ok((
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ))
+}
+
+/// Loads the configuration anew: by SIGHUP, by request, and by itself when the file changes.
+struct Reloader {
+    overrides: Overrides,
+    started_with: Arc<Config>,
+    configs: watch::Sender<Arc<Config>>,
+    to_fleet: mpsc::Sender<Arc<Config>>,
+    own: Own,
+}
+
+impl Reloader {
+    async fn run(
+        self,
+        mut hangup: Signal,
+        mut requests: mpsc::Receiver<ReloadRequest>,
+        stop: CancellationToken,
+    ) {
+        if self.to_fleet.send(Arc::clone(&self.started_with)).await.is_err() {
+            return;
+        }
+        let changed = Arc::new(Notify::new());
+        let _watch = self.watch_file(&changed);
+        let mut content = self.content().await;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = hangup.recv() => {
+                    content = self.content().await;
+                    drop(self.reload("SIGHUP").await);
+                }
+                request = requests.recv() => {
+                    let Some(request) = request else { return };
+                    content = self.content().await;
+                    let result = self.reload("request").await;
+                    // Whoever asked may have hung up.
+                    drop(request.answer.send(result));
+                }
+                () = changed.notified() => {
+                    tokio::time::sleep(FILE_SETTLE).await;
+                    // Many things happen in a directory; only another content is a change.
+                    let now = self.content().await;
+                    if now != content {
+                        content = now;
+                        drop(self.reload("file change").await);
+                    }
+                }
+            }
+        }
+    }
+
+    fn watch_file(&self, changed: &Arc<Notify>) -> Option<FileWatch> {
+        let file = self.overrides.config_file.as_deref()?;
+        match FileWatch::start(file, Arc::clone(changed)) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                warn!(file = %file.display(), %error, "Changes of the configuration file are not noticed; reload by SIGHUP.");
+                None
+            }
+        }
+    }
+
+    /// The bytes of the file, to tell a change from an event; `None` when it cannot be read.
+    async fn content(&self) -> Option<Vec<u8>> {
+        let file = self.overrides.config_file.clone()?;
+        tokio::task::spawn_blocking(move || {
+            use io::Read;
+            let mut bytes = Vec::new();
+            std::fs::File::open(file).ok()?.take(CONTENT_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+            Some(bytes)
+        })
+        .await
+        .ok()?
+    }
+
+    /// Errs with every problem of the new configuration, ready to be shown; then the old one goes on.
+    async fn reload(&self, reason: &'static str) -> Result<(), String> {
+        let overrides = self.overrides.clone();
+        let loaded = tokio::task::spawn_blocking(move || file::load(&overrides)).await;
+        let config = match loaded {
+            Ok(Ok(config)) => Arc::new(config),
+            Ok(Err(problems)) => {
+                self.own.reload_failed();
+                let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                for problem in &text {
+                    error!(problem, "Configuration problem.");
+                }
+                error!(
+                    reason,
+                    problems = text.len(),
+                    "Configuration not loaded; the one before goes on."
+                );
+                return Err(text.join("\n"));
+            }
+            Err(error) => return Err(format!("the configuration was not loaded: {error}")),
+        };
+        self.warn_of_fixed(&config);
+        self.configs.send_replace(Arc::clone(&config));
+        if self.to_fleet.send(config).await.is_err() {
+            return Err("the program is ending".to_owned());
+        }
+        self.own.reload_succeeded(clock::now());
+        info!(reason, "Configuration loaded.");
+        Ok(())
+    }
+
+    /// Says which settings take a restart.
+    fn warn_of_fixed(&self, config: &Config) {
+        let before = &self.started_with;
+        for (field, changed) in [
+            ("web", before.web != config.web),
+            ("state.dir", before.state_dir != config.state_dir),
+            ("path.procfs", before.procfs != config.procfs),
+            ("log", before.log != config.log),
+        ] {
+            if changed {
+                warn!(field, "This change takes effect at the next start.");
+            }
+        }
+    }
+}
