@@ -5,5 +5,6 @@ pub mod accounts;
 pub mod duration;
 pub(crate) mod hash;
 pub mod journal;
+pub mod proc;
 pub mod schema;
 pub mod sqlite;
