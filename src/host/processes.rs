@@ -1,16 +1,60 @@
 //! Who on this host holds which files: one walk of `/proc/*/fd` that serves every store.
+//!
+//! A store asks for the identities (device, inode) that it cares about; the walk keeps only descriptors of files that
+//! somebody has asked for lately, and of deleted files on their devices. Callers at the same moment share a walk, a walk
+//! runs on a thread of its own so that nobody is stuck with it, and a host with very many descriptors is looked at less
+//! often, not with more of its time.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod attributes;
+mod holders;
+mod locks;
+pub(crate) mod mounts;
+mod rights;
+pub(crate) mod walk;
 
-use crate::{clock::Timestamp, collectors::CollectError};
+use std::{
+    collections::BTreeMap,
+    os::unix::ffi::OsStrExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{FileType, Statx},
+    io::Errno,
+};
+
+pub use self::{attributes::Attributes, locks::LockHolder, rights::Right};
+use self::{
+    holders::{Hit, Memory},
+    walk::{Descriptor, Visitor, WalkError},
+};
+use crate::{
+    clock::{self, Ticks, Timestamp},
+    collectors::CollectError,
+    format::proc::{
+        is_chroma_server, parse_cmdline, parse_fdinfo_mount, parse_mountinfo, parse_stat,
+    },
+};
 
 /// The identity of a file on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct FileId {
     /// `st_dev`.
     pub device: u64,
     /// `st_ino`.
     pub inode: u64,
+}
+
+impl From<&Statx> for FileId {
+    fn from(stat: &Statx) -> Self {
+        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        Self { device, inode: stat.stx_ino }
+    }
 }
 
 /// One process that holds a file of a store.
@@ -30,25 +74,419 @@ pub struct Holder {
     pub gids: Vec<u32>,
     /// When it started.
     pub started: Timestamp,
+    /// The same in clock ticks after boot: with the pid it names one process for as long as the host is up.
+    pub start_ticks: u64,
+    /// Its descriptors of the file.
+    pub descriptors: Vec<u32>,
+    /// All its open descriptors.
+    pub open_descriptors: u64,
+    /// Forked children that only inherited descriptors of the file.
+    pub children: Vec<u32>,
+}
+
+impl Holder {
+    /// Whether `other` is the same process, not another one that got its pid.
+    #[must_use]
+    pub const fn is(&self, other: &Self) -> bool {
+        self.pid == other.pid && self.start_ticks == other.start_ticks
+    }
+}
+
+/// Whether anybody holds a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Somebody does.
+    Yes,
+    /// Every process was looked into, and none does.
+    No,
+    /// None of those that could be looked into does.
+    Unknown,
+}
+
+/// A file without a name that a process keeps alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// Who.
+    pub pid: u32,
+    /// By which descriptor.
+    pub descriptor: u32,
+    /// Which file.
+    pub file: FileId,
+    /// Bytes that come free when the last such descriptor closes.
+    pub allocated_bytes: u64,
+    /// Its last name, from the root of the mount namespace that it was opened in.
+    pub path: PathBuf,
+}
+
+/// What one walk found.
+#[derive(Debug)]
+pub struct Walk {
+    files: BTreeMap<FileId, Arc<[Holder]>>,
+    devices: Vec<u64>,
+    deleted: Vec<Deleted>,
+    unreadable: Vec<u32>,
+}
+
+impl Walk {
+    /// The processes that hold `file`, oldest first; none when the walk was not asked for it.
+    #[must_use]
+    pub fn holders(&self, file: FileId) -> Arc<[Holder]> {
+        self.files.get(&file).cloned().unwrap_or_default()
+    }
+
+    /// Deleted files that processes keep alive, on every device that the walk was asked for; at most
+    /// [`DELETED_MAX`] descriptors of them.
+    #[must_use]
+    pub fn deleted(&self) -> &[Deleted] {
+        &self.deleted
+    }
+
+    /// Processes whose open files could not be looked at (in full); each may hold anything.
+    #[must_use]
+    pub fn unreadable(&self) -> &[u32] {
+        &self.unreadable
+    }
+
+    fn covers(&self, files: &[FileId], devices: &[u64]) -> bool {
+        files.iter().all(|file| self.files.contains_key(file))
+            && devices.iter().all(|device| self.devices.contains(device))
+    }
 }
 
 /// The processes of the host, read anew when asked for.
 #[derive(Debug)]
 pub struct ProcessTable {
+    shared: Arc<Shared>,
+    attributes: attributes::Reader,
+    rights: OnceLock<Vec<Right>>,
+}
+
+#[derive(Debug)]
+struct Shared {
     procfs: PathBuf,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// What one walk leaves to the next; only the walk that is running takes it.
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was asked for, and when last.
+    files: BTreeMap<FileId, Ticks>,
+    devices: BTreeMap<u64, Ticks>,
+    running: Option<Ticks>,
+    last: Option<(Ticks, Result<Arc<Walk>, WalkError>)>,
+    /// The next walk may begin then.
+    next: Option<Ticks>,
+    walks: u64,
 }
 
 impl ProcessTable {
     /// The table behind `procfs`. Reads nothing yet.
     #[must_use]
     pub fn new(procfs: PathBuf) -> Self {
-        Self { procfs }
+        Self {
+            attributes: attributes::Reader::new(procfs.clone()),
+            rights: OnceLock::new(),
+            shared: Arc::new(Shared {
+                procfs,
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                memory: Mutex::default(),
+            }),
+        }
     }
 
     /// The processes, without this one, that hold `file` (the identity of a `chroma.sqlite3`), from a walk that is not
-    /// older than `max_age`. Forked children that only inherited the descriptors count as their parent.
+    /// older than `max_age`. Forked children that only inherited the descriptors count as their parent. Where
+    /// [`Walk::unreadable`] names any, there may be more: ask [`Self::held`] before relying on an empty answer.
     pub fn holders(&self, file: FileId, max_age: Duration) -> Result<Arc<[Holder]>, CollectError> {
-        let _ = (&self.procfs, file, max_age);
-        Ok(Arc::new([]))
+        Ok(self.walk(&[file], &[], max_age)?.holders(file))
+    }
+
+    /// Whether any process but this one holds `file`.
+    pub fn held(&self, file: FileId, max_age: Duration) -> Result<Held, CollectError> {
+        let walk = self.walk(&[file], &[], max_age)?;
+        Ok(match (walk.holders(file).is_empty(), walk.unreadable().is_empty()) {
+            (false, _) => Held::Yes,
+            (true, true) => Held::No,
+            (true, false) => Held::Unknown,
+        })
+    }
+
+    /// Bytes of deleted files with a last name below `dir` on `device` that processes keep alive: what `df` counts and
+    /// `du` does not. `dir` is a path of this process without links.
+    pub fn deleted_bytes(
+        &self,
+        dir: &Path,
+        device: u64,
+        max_age: Duration,
+    ) -> Result<u64, CollectError> {
+        let walk = self.walk(&[], &[device], max_age)?;
+        let mut counted = BTreeMap::new();
+        for deleted in walk.deleted().iter().filter(|deleted| deleted.file.device == device) {
+            if !counted.contains_key(&deleted.file) && self.was_below(deleted, dir) {
+                counted.insert(deleted.file, deleted.allocated_bytes);
+            }
+        }
+        Ok(counted.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes)))
+    }
+
+    /// Everything that a walk not older than `max_age` knows of `files` and of deleted files on `devices`. Errs when
+    /// procfs cannot be read, or when the walk does not come to an end.
+    pub fn walk(
+        &self,
+        files: &[FileId],
+        devices: &[u64],
+        max_age: Duration,
+    ) -> Result<Arc<Walk>, CollectError> {
+        let asked = clock::ticks();
+        let mut state = self.shared.lock();
+        for file in files {
+            state.files.insert(*file, asked);
+        }
+        for device in devices {
+            state.devices.insert(*device, asked);
+        }
+        loop {
+            let now = clock::ticks();
+            let mut older = None;
+            match &state.last {
+                Some((began, Err(error))) if *began >= asked => return Err(error.clone().into()),
+                Some((began, Ok(walk))) if walk.covers(files, devices) => {
+                    if asked.since(*began) <= max_age {
+                        return Ok(Arc::clone(walk));
+                    }
+                    older = Some(walk);
+                }
+                _ => {}
+            }
+            let pause = state.next.map_or(Duration::ZERO, |next| next.since(now));
+            let wait = if let Some(began) = state.running {
+                let waited = now.since(began);
+                if waited >= WALK_DEADLINE {
+                    let path = self.shared.procfs.clone();
+                    return Err(CollectError::Hung { path, waited });
+                }
+                WALK_DEADLINE.saturating_sub(waited)
+            } else if pause.is_zero() {
+                self.shared.start(&mut state, now)?;
+                continue;
+            } else if let Some(older) = older.filter(|_| pause > PAUSE_WAIT_MAX) {
+                return Ok(Arc::clone(older)); // better than a turn that only waits
+            } else {
+                pause
+            };
+            let changed = self.shared.changed.wait_timeout(state, wait);
+            state = changed.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Attributes of one holder as they are now. Errs when it has ended.
+    pub fn attributes(&self, holder: &Holder) -> Result<Attributes, CollectError> {
+        self.attributes.read(holder)
+    }
+
+    /// Locks that processes other than this one hold on `file` by SQLite's rules.
+    pub fn locks(&self, file: FileId, holders: &[Holder]) -> Result<Vec<LockHolder>, CollectError> {
+        locks::read(&self.shared.procfs, file, holders)
+    }
+
+    /// What this process may do, as far as it matters here; read once.
+    #[must_use]
+    pub fn rights(&self) -> &[Right] {
+        self.rights.get_or_init(|| rights::read(&self.shared.procfs))
+    }
+
+    /// The first of `pids` whose command line is that of a Chroma server, with its short name. Command lines are open to
+    /// everybody where open files are not.
+    #[must_use]
+    pub fn server_among(&self, pids: &[u32]) -> Option<(u32, String)> {
+        pids.iter().find_map(|pid| {
+            let stat = parse_stat(&walk::read(&self.shared.procfs, *pid, "stat").ok()?).ok()?;
+            // The command line of a process that waits for a device may wait with it.
+            let server = stat.state != b'D'
+                && is_chroma_server(&parse_cmdline(
+                    &walk::read(&self.shared.procfs, *pid, "cmdline").ok()?,
+                ));
+            server.then_some((*pid, stat.comm))
+        })
+    }
+
+    /// Whether the last name of `deleted` lay in `dir` or below it. `dir` is a path of this process without links, and
+    /// both are compared by their place in the filesystem, whoever mounted it where.
+    #[must_use]
+    pub fn was_below(&self, deleted: &Deleted, dir: &Path) -> bool {
+        self.place_of(deleted, dir).is_some_and(|(was, is)| was.starts_with(is))
+    }
+
+    /// Whether the last name of `deleted` was `path`, by the same rules.
+    #[must_use]
+    pub fn was_named(&self, deleted: &Deleted, path: &Path) -> bool {
+        // The name is cheap to look at, the mounts are not.
+        deleted.path.file_name() == path.file_name()
+            && self.place_of(deleted, path).is_some_and(|(was, is)| was == is)
+    }
+
+    /// Both paths in terms in which they can be compared.
+    fn place_of(&self, deleted: &Deleted, path: &Path) -> Option<(PathBuf, PathBuf)> {
+        let procfs = &self.shared.procfs;
+        let own = parse_mountinfo(&read_own(procfs, "mountinfo")?);
+        let theirs = walk::read(procfs, deleted.pid, "mountinfo").ok()?;
+        let theirs = parse_mountinfo(&theirs);
+        let info = walk::read(procfs, deleted.pid, &format!("fdinfo/{}", deleted.descriptor));
+        let mount = info.ok().and_then(|text| parse_fdinfo_mount(&text).ok());
+        let is = mounts::place(&own, path);
+        let was = mount.and_then(|id| mounts::place_on(&theirs, id, &deleted.path));
+        if let (Some(was), Some(is)) = (was, is) {
+            return (was.device == is.device).then_some((was.path, is.path));
+        }
+        // A process that changed its root shows mounts below it only; names are those of the namespace, which then is
+        // often ours.
+        let namespace = |pid: &str| std::fs::read_link(procfs.join(pid).join("ns/mnt")).ok();
+        let shared =
+            namespace("self").is_some_and(|own| namespace(&deleted.pid.to_string()) == Some(own));
+        shared.then(|| (deleted.path.clone(), path.to_owned()))
     }
 }
+
+/// A file of this process in `procfs`.
+fn read_own(procfs: &Path, name: &str) -> Option<Vec<u8>> {
+    walk::read_text(&procfs.join("self").join(name)).ok()
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Self>, state: &mut State, now: Ticks) -> Result<(), CollectError> {
+        state.files.retain(|_, asked| now.since(*asked) <= FORGET_AFTER);
+        state.devices.retain(|_, asked| now.since(*asked) <= FORGET_AFTER);
+        let files: Vec<FileId> = state.files.keys().copied().collect();
+        let mut devices: Vec<u64> = state.devices.keys().copied().collect();
+        devices.extend(files.iter().map(|file| file.device));
+        devices.sort_unstable();
+        devices.dedup();
+        let shared = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("processes".to_owned())
+            .spawn(move || shared.run(now, &files, devices))
+            .map_err(|source| CollectError::Unreadable { path: self.procfs.clone(), source })?;
+        state.running = Some(now);
+        state.walks += 1;
+        Ok(())
+    }
+
+    fn run(&self, began: Ticks, files: &[FileId], devices: Vec<u64>) {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            look(&self.procfs, began, files, devices, &mut memory).map(Arc::new)
+        }))
+        .unwrap_or_else(|_| {
+            *memory = Memory::default();
+            Err(WalkError::Panicked { path: self.procfs.clone() })
+        });
+        drop(memory);
+        let mut state = self.lock();
+        state.running = None;
+        state.next = Some(began.plus(began.elapsed() * PAUSE_FACTOR));
+        state.last = Some((began, outcome));
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+fn look(
+    procfs: &Path,
+    began: Ticks,
+    files: &[FileId],
+    devices: Vec<u64>,
+    memory: &mut Memory,
+) -> Result<Walk, WalkError> {
+    let mut finder = Finder {
+        files,
+        devices: &devices,
+        hits: Vec::new(),
+        deleted: Vec::new(),
+        open_descriptors: BTreeMap::new(),
+    };
+    let except = walk::own_pid(procfs);
+    let walked = walk::walk(procfs, except, &mut memory.kernel_threads, &mut finder)?;
+    let Finder { hits, deleted, open_descriptors, .. } = finder;
+    let (files, lost) = holders::build(procfs, began, files, &hits, &open_descriptors, memory);
+    let unreadable = walked.unreadable.into_iter().chain(lost).collect();
+    Ok(Walk { files, devices, deleted, unreadable })
+}
+
+/// Picks the descriptors that somebody asked for.
+struct Finder<'a> {
+    /// Sorted.
+    files: &'a [FileId],
+    devices: &'a [u64],
+    hits: Vec<Hit>,
+    deleted: Vec<Deleted>,
+    /// Of the processes in `hits`.
+    open_descriptors: BTreeMap<u32, u64>,
+}
+
+impl Visitor for Finder<'_> {
+    fn descriptor(&mut self, descriptor: &Descriptor<'_>) -> Result<(), Errno> {
+        let stat = descriptor.stat()?;
+        let file = FileId::from(&stat);
+        if !self.devices.contains(&file.device) {
+            return Ok(()); // sockets, pipes and nearly all the rest
+        }
+        if self.files.binary_search(&file).is_ok() {
+            let access = descriptor.access()?;
+            self.hits.push(Hit {
+                pid: descriptor.pid,
+                descriptor: descriptor.number,
+                file,
+                writes: access.writes,
+            });
+        }
+        let regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+        if stat.stx_nlink == 0 && regular && self.deleted.len() < DELETED_MAX {
+            let link = descriptor.link()?;
+            let name = link.strip_suffix(b" (deleted)").unwrap_or(&link);
+            self.deleted.push(Deleted {
+                pid: descriptor.pid,
+                descriptor: descriptor.number,
+                file,
+                allocated_bytes: stat.stx_blocks.saturating_mul(512),
+                path: std::ffi::OsStr::from_bytes(name).into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, pid: u32, descriptors: u64) {
+        if self.hits.last().is_some_and(|hit| hit.pid == pid) {
+            self.open_descriptors.insert(pid, descriptors);
+        }
+    }
+}
+
+/// Whether a process of this short name looks at databases by SQLite alone: it builds no vectors, so it cannot lose any.
+pub(crate) fn is_sqlite_tool(comm: &str) -> bool {
+    SQLITE_TOOLS.contains(&comm)
+}
+
+const SQLITE_TOOLS: [&str; 6] =
+    ["sqlite3", "sqlite3_analyze", "sqldiff", "sqlite3_rsync", "sqlitebrowser", "litestream"];
+
+/// A store that asks no more is forgotten after this long.
+const FORGET_AFTER: Duration = Duration::from_mins(10);
+/// Nobody waits longer for a walk.
+const WALK_DEADLINE: Duration = Duration::from_secs(10);
+/// From one beginning to the next there are this many times the duration: at most 5 % of one core, however many wake us.
+const PAUSE_FACTOR: u32 = 20;
+/// A pause longer than this is not waited for.
+const PAUSE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Most descriptors of deleted files that a walk remembers.
+pub const DELETED_MAX: usize = 10_000;
+
+#[cfg(test)]
+pub(crate) mod tests;
