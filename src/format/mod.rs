@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod backup_name;
 pub mod duration;
 pub(crate) mod hash;
 pub mod journal;
