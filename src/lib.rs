@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod format;
 pub mod host;
 pub mod http;
+mod human;
 pub mod logging;
 pub mod metrics;
 pub mod publish;

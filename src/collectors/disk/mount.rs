@@ -1,0 +1,104 @@
+//! The mount under a directory, by the number that the kernel gives it: right on bind mounts, overlays and mounts over
+//! mounts, where the longest path in a table is not.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::AsRawFd,
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::format::mountinfo::{self, Mount};
+
+/// A mount, and who else sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountView {
+    /// The mount as this process sees it.
+    pub(crate) mount: Mount,
+    /// Whether it is a mount of the host's own first process, and not one of a container or a hardened unit.
+    pub(crate) shared_with_host: bool,
+}
+
+impl MountView {
+    /// The mount under `directory`; `None` when the kernel or a sandbox does not tell. `procfs` is where the host's
+    /// `/proc` is seen.
+    pub(crate) fn of(directory: &Path, procfs: &Path) -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
+        let fdinfo = read(Path::new(&format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))).ok()?;
+        let id = mountinfo::mount_id(&fdinfo)?;
+        let mount = mountinfo::find(&read(Path::new("/proc/self/mountinfo")).ok()?, id)?;
+        // Asked only where the answer matters.
+        let shared_with_host = mount.readonly_here && is_of_host(id, procfs);
+        Some(Self { mount, shared_with_host })
+    }
+
+    /// Whether Chroma, too, finds it read-only. A mount of ours alone may be read-only while Chroma's is not: that is
+    /// how containers and hardened units are given a directory to watch.
+    pub(crate) fn readonly_for_all(&self) -> bool {
+        self.mount.readonly_everywhere || (self.mount.readonly_here && self.shared_with_host)
+    }
+}
+
+/// The first process of a container shares our mounts too, and proves nothing: only the host's own counts.
+fn is_of_host(id: u64, procfs: &Path) -> bool {
+    let namespace = std::fs::read_link("/proc/self/ns/pid");
+    namespace.is_ok_and(|name| name.as_os_str() == HOST_PID_NAMESPACE)
+        && read(&procfs.join("1/mountinfo"))
+            .is_ok_and(|table| mountinfo::find(&table, id).is_some())
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(TABLE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The pid namespace that the kernel makes at boot has a fixed number (`PROC_PID_INIT_INO`).
+const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// A hundred thousand mounts.
+const TABLE_BYTES_MAX: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_the_one_that_findmnt_names() {
+        for directory in ["/", "/dev/shm", "/proc"] {
+            let view = MountView::of(Path::new(directory), Path::new("/proc")).unwrap();
+            let said = std::process::Command::new("findmnt")
+                .args(["-n", "-o", "FSTYPE,TARGET", "-T", directory])
+                .output()
+                .unwrap();
+            let said = String::from_utf8(said.stdout).unwrap();
+            let ours = [&view.mount.fstype, &*String::from_utf8_lossy(&view.mount.point)].join(" ");
+            // Of mounts over each other the last is the one that is seen.
+            let last = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+            assert_eq!(last.join(" "), ours);
+        }
+        assert_eq!(MountView::of(Path::new("/does/not/exist"), Path::new("/proc")), None);
+    }
+
+    #[test]
+    fn a_mount_that_is_read_only_for_us_alone_is_no_fault() {
+        let view = |mount_readonly, filesystem_readonly, shared_with_host| {
+            let mount = Mount {
+                id: 1,
+                point: b"/".to_vec(),
+                fstype: String::new(),
+                source: String::new(),
+                readonly_here: mount_readonly,
+                readonly_everywhere: filesystem_readonly,
+            };
+            MountView { mount, shared_with_host }.readonly_for_all()
+        };
+        assert!(!view(false, false, true));
+        assert!(!view(true, false, false));
+        assert!(view(true, false, true));
+        assert!(view(false, true, false));
+    }
+}

@@ -1,0 +1,194 @@
+//! A look at the whole directory: how many bytes there are of what, and on which mount it lies. It runs on a thread of
+//! its own, so that neither a million files nor a mount that stops answering in the middle delays the cheap reading.
+
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::Duration,
+};
+
+use rustix::io::Errno;
+
+use super::{
+    count::{Bytes, Class, Count, Failure},
+    mount::MountView,
+    orphans::Orphans,
+};
+use crate::{
+    clock::{self, Ticks, Timestamp},
+    collectors::CollectError,
+    host::walk::{self, Bounds, DEPTH_MAX, Summary},
+    store::Context,
+};
+
+/// What a look at the whole directory gave.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    /// When it began.
+    pub(crate) taken_at: Timestamp,
+    /// How long it took.
+    pub(crate) duration: Duration,
+    /// Bytes of each class that could be counted to the end.
+    pub(crate) bytes: Vec<(Class, Bytes)>,
+    /// Entries that are no folders, when all could be counted.
+    pub(crate) files: Option<u64>,
+    /// Length of the database: 0 when there is none, `None` when that is not known.
+    pub(crate) database_bytes: Option<u64>,
+    /// The mount under the directory.
+    pub(crate) mount: Option<MountView>,
+    /// What the database said of the folders, for the next survey.
+    pub(crate) orphans: Option<Arc<Orphans>>,
+    failures: Vec<Failure>,
+}
+
+impl Survey {
+    /// What could not be counted in the directory at `root`.
+    pub(crate) fn problems(&self, root: &Path) -> Vec<CollectError> {
+        self.failures.iter().map(|failure| failure.problem(root)).collect()
+    }
+}
+
+/// What a survey begins with.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) context: Context,
+    pub(crate) now: Timestamp,
+    /// What an earlier survey learnt.
+    pub(crate) known: Option<Arc<Orphans>>,
+    /// Whether the database should be asked for its segments.
+    pub(crate) ask_database: bool,
+}
+
+/// A survey under way. Dropping it ends the survey at the next entry.
+#[derive(Debug)]
+pub(crate) struct Running {
+    answer: Receiver<Arc<Survey>>,
+    progress: Arc<Progress>,
+    /// How far it was when somebody looked, and when that was first so.
+    seen: (u64, Ticks),
+}
+
+/// How a survey stands.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Come to its end.
+    Done(Arc<Survey>),
+    /// At work.
+    UnderWay,
+    /// Waiting for one answer of the filesystem for so long.
+    Stalled(Duration),
+    /// Its thread panicked.
+    Broken,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    steps: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Progress {
+    fn step(&self) -> ControlFlow<()> {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        if self.stop.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Running {
+    /// Begins a survey. Errs when no thread is to be had.
+    pub(crate) fn start(task: Task) -> std::io::Result<Self> {
+        let (sender, answer) = std::sync::mpsc::sync_channel(1);
+        let progress = Arc::new(Progress::default());
+        let shared = Arc::clone(&progress);
+        std::thread::Builder::new().name("survey".to_owned()).spawn(move || {
+            // Nobody waits any more when the collector is gone.
+            drop(sender.send(Arc::new(survey(task, &shared))));
+        })?;
+        Ok(Self { answer, progress, seen: (0, clock::ticks()) })
+    }
+
+    /// How it stands after at most `patience`.
+    pub(crate) fn wait(&mut self, patience: Duration) -> Standing {
+        match self.answer.recv_timeout(patience) {
+            Ok(survey) => return Standing::Done(survey),
+            Err(RecvTimeoutError::Disconnected) => return Standing::Broken,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let steps = self.progress.steps.load(Ordering::Relaxed);
+        if steps != self.seen.0 {
+            self.seen = (steps, clock::ticks());
+        }
+        let silent = self.seen.1.elapsed();
+        if silent >= STALLED_AFTER { Standing::Stalled(silent) } else { Standing::UnderWay }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.progress.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn survey(task: Task, progress: &Progress) -> Survey {
+    let began = clock::ticks();
+    let Task { context, now, known, ask_database } = task;
+    let root = &context.store.seen_path;
+    let mount = MountView::of(root, &context.config.procfs);
+    let bounds = Bounds { entries_max: context.config.collect.entries_max, depth_max: DEPTH_MAX };
+    let mut count = Count::default();
+    let walked = walk::walk(root, bounds, &mut |visit| {
+        match visit {
+            Ok(entry) => count.add(&entry),
+            Err(problem) => count.fail(&problem),
+        }
+        progress.step()
+    });
+    let whole = judge(walked, &mut count, bounds);
+    let without_database = whole && !count.incomplete.contains(&Class::Sqlite);
+    let database_bytes =
+        count.database.map(|file| file.bytes).or_else(|| without_database.then_some(0));
+    let orphans = count.database.filter(|_| whole && !count.folders_overflown).and_then(|file| {
+        Orphans::among(&count.folders, &context, file.id, known, ask_database, &progress.stop)
+    });
+    Survey {
+        taken_at: now,
+        bytes: if whole { count.classes(orphans.as_ref().map(|o| &o.folders)) } else { Vec::new() },
+        files: (whole && count.incomplete.is_empty()).then_some(count.files),
+        database_bytes,
+        mount,
+        orphans,
+        failures: count.failures,
+        duration: began.elapsed(),
+    }
+}
+
+/// Whether the walk saw all that it could; notes why not.
+fn judge(walked: std::io::Result<Summary>, count: &mut Count, bounds: Bounds) -> bool {
+    match walked {
+        Err(error) => {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            count.note(Failure::Unreadable(".".into(), errno));
+            false
+        }
+        Ok(summary) => {
+            if summary.truncated {
+                count.note(Failure::TooMany("entries", bounds.entries_max));
+            }
+            if summary.too_deep > 0 {
+                count.note(Failure::TooMany("levels of folders", DEPTH_MAX as usize));
+            }
+            !summary.truncated && summary.too_deep == 0 && !summary.stopped
+        }
+    }
+}
+
+/// A single answer of a filesystem that takes longer than this is not coming.
+const STALLED_AFTER: Duration = Duration::from_secs(30);

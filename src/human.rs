@@ -1,0 +1,79 @@
+//! Numbers as people read them in evidence: bytes in binary units, ratios in per cent, spans of time in two units.
+//! Series never carry these.
+
+use std::time::Duration;
+
+/// `512 bytes`, `1.5 KiB`, `83.2 GiB`.
+#[must_use]
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return if count == 1 { "1 byte".to_owned() } else { format!("{count} bytes") };
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be rounded to 1024.0 goes to the next unit.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `83.4 %`.
+#[must_use]
+pub(crate) fn ratio(value: f64) -> String {
+    format!("{:.1} %", value * 100.0)
+}
+
+/// `2 d 3 h`, `5 min`, `12 s`: the two largest units, the rest dropped.
+#[must_use]
+pub(crate) fn span(duration: Duration) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)];
+    let mut left = duration.as_secs();
+    let Some(first) = UNITS.iter().position(|(_, secs)| left >= *secs) else {
+        return "0 s".to_owned();
+    };
+    let mut parts = Vec::new();
+    for (unit, secs) in UNITS.iter().skip(first).take(2) {
+        if left >= *secs {
+            parts.push(format!("{} {unit}", left / secs));
+        }
+        left %= secs;
+    }
+    parts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        for (count, want) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (89_335_000_000, "83.2 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(count), want);
+        }
+        assert_eq!(ratio(0.8339), "83.4 %");
+        for (secs, want) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3_661, "1 h 1 min"),
+            (86_400, "1 d"),
+            (93_600, "1 d 2 h"),
+            (90_061, "1 d 1 h"),
+            (86_460, "1 d"),
+        ] {
+            assert_eq!(span(Duration::from_secs(secs)), want);
+        }
+    }
+}
