@@ -6,7 +6,6 @@ pub mod backup_name;
 pub mod duration;
 pub(crate) mod hash;
 pub mod journal;
-pub(crate) mod mountinfo;
 pub mod proc;
 pub mod schema;
 pub mod sqlite;

@@ -208,6 +208,14 @@ pub struct Mount {
     pub root: PathBuf,
     /// Where, below the root directory of the process.
     pub mount_point: PathBuf,
+    /// Type of the filesystem: `ext4`, `tmpfs`, `nfs4`.
+    pub fstype: String,
+    /// What is mounted: a device, a share, or a word like `tmpfs`.
+    pub source: String,
+    /// This mount may not be written through; another one of the same filesystem may be.
+    pub readonly_here: bool,
+    /// The filesystem itself may not be written: so mounted, or stopped by the kernel after an error.
+    pub readonly_everywhere: bool,
 }
 
 /// Reads `/proc/PID/mountinfo`, in the order of mounting. Lines that make no sense are left out.
@@ -221,11 +229,24 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let id = id(fields.next()?)?;
     let _parent = fields.next()?;
     let device = device(fields.next()?, 10)?;
+    let (root, mount_point) = (unescape(fields.next()?), unescape(fields.next()?));
+    let options = fields.next()?;
+    // Any number of fields, then a lone dash.
+    fields.find(|field| *field == b"-")?;
+    let text = |field| unescape(field).to_string_lossy().into_owned();
+    let (fstype, source) = (text(fields.next()?), text(fields.next()?));
+    let of_filesystem = fields.next()?;
+    let has = |options: &[u8], word: &[u8]| options.split(|b| *b == b',').any(|o| o == word);
     Some(Mount {
         id,
         device,
-        root: unescape(fields.next()?),
-        mount_point: unescape(fields.next()?),
+        root,
+        mount_point,
+        fstype,
+        source,
+        readonly_here: has(options, b"ro"),
+        // Since Linux 6.14 ext4 leaves the flag alone after an error and says this word instead.
+        readonly_everywhere: has(of_filesystem, b"ro") || has(of_filesystem, b"emergency_ro"),
     })
 }
 
@@ -465,6 +486,30 @@ mod tests {
         assert_eq!(mounts[1].root, PathBuf::from("/vol a\\b\t"));
         assert_eq!(mounts[1].mount_point, PathBuf::from("/mnt/x\ny"));
         assert_eq!(unescape(b"\\999\\04"), PathBuf::from("\\999\\04"), "no octal digits");
+    }
+
+    #[test]
+    fn a_mount_that_may_not_be_written_is_told_from_a_filesystem_that_may_not() {
+        let text = b"97 28 8:17 /sub /a ro,relatime - ext4 /dev/sdb1 rw\n\
+            98 28 8:33 / /b rw shared:3 master:4 propagate_from:2 - ext4 /dev/sdc1 rw,emergency_ro\n\
+            99 28 0:50 / /c rw - nfs4 server:/export\\040x ro,vers=4.2,addr=10.0.0.1\n\
+            100 28 0:51 / /d rw,root=/ro - tmpfs  rw,errors=remount-ro\n";
+        let said: Vec<_> = parse_mountinfo(text)
+            .into_iter()
+            .map(|m| (m.fstype, m.source, m.readonly_here, m.readonly_everywhere))
+            .collect();
+        let row = |fstype: &str, source: &str, here, everywhere| {
+            (fstype.to_owned(), source.to_owned(), here, everywhere)
+        };
+        assert_eq!(
+            said,
+            [
+                row("ext4", "/dev/sdb1", true, false),
+                row("ext4", "/dev/sdc1", false, true),
+                row("nfs4", "server:/export x", false, true),
+                row("tmpfs", "", false, false),
+            ]
+        );
     }
 
     #[test]

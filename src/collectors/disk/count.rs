@@ -91,6 +91,8 @@ pub(crate) enum Failure {
     Unreadable(PathBuf, Errno),
     /// More than the bound.
     TooMany(&'static str, usize),
+    /// The processes could not be looked at.
+    Processes(String),
 }
 
 impl Failure {
@@ -103,6 +105,7 @@ impl Failure {
             Self::TooMany(what, bound) => {
                 CollectError::TooMany { path: root.to_owned(), what, bound: *bound }
             }
+            Self::Processes(why) => CollectError::Other(why.clone()),
         }
     }
 }
@@ -125,7 +128,8 @@ pub(crate) struct Count {
     pub(crate) incomplete: BTreeSet<Class>,
     /// At most [`FAILURES_MAX`]: one is as good as a thousand to whoever reads the log.
     pub(crate) failures: Vec<Failure>,
-    device: Option<u64>,
+    /// `st_dev` of the directory.
+    pub(crate) device: Option<u64>,
     /// Files with several names that were counted.
     linked: HashSet<u64>,
 }

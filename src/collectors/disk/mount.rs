@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::format::mountinfo::{self, Mount};
+use crate::format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo};
 
 /// A mount, and who else sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,8 @@ impl MountView {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
         let fdinfo = read(Path::new(&format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))).ok()?;
-        let id = mountinfo::mount_id(&fdinfo)?;
-        let mount = mountinfo::find(&read(Path::new("/proc/self/mountinfo")).ok()?, id)?;
+        let id = parse_fdinfo_mount(&fdinfo).ok()?;
+        let mount = find(Path::new("/proc/self/mountinfo"), id)?;
         // Asked only where the answer matters.
         let shared_with_host = mount.readonly_here && is_of_host(id, procfs);
         Some(Self { mount, shared_with_host })
@@ -43,11 +43,14 @@ impl MountView {
 }
 
 /// The first process of a container shares our mounts too, and proves nothing: only the host's own counts.
-fn is_of_host(id: u64, procfs: &Path) -> bool {
+fn is_of_host(id: u32, procfs: &Path) -> bool {
     let namespace = std::fs::read_link("/proc/self/ns/pid");
     namespace.is_ok_and(|name| name.as_os_str() == HOST_PID_NAMESPACE)
-        && read(&procfs.join("1/mountinfo"))
-            .is_ok_and(|table| mountinfo::find(&table, id).is_some())
+        && find(&procfs.join("1/mountinfo"), id).is_some()
+}
+
+fn find(table: &Path, id: u32) -> Option<Mount> {
+    parse_mountinfo(&read(table).ok()?).into_iter().find(|mount| mount.id == id)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -75,7 +78,7 @@ mod tests {
                 .output()
                 .unwrap();
             let said = String::from_utf8(said.stdout).unwrap();
-            let ours = [&view.mount.fstype, &*String::from_utf8_lossy(&view.mount.point)].join(" ");
+            let ours = [&view.mount.fstype, &*view.mount.mount_point.to_string_lossy()].join(" ");
             // Of mounts over each other the last is the one that is seen.
             let last = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
             assert_eq!(last.join(" "), ours);
@@ -88,7 +91,9 @@ mod tests {
         let view = |mount_readonly, filesystem_readonly, shared_with_host| {
             let mount = Mount {
                 id: 1,
-                point: b"/".to_vec(),
+                device: (8, 1),
+                root: "/".into(),
+                mount_point: "/".into(),
                 fstype: String::new(),
                 source: String::new(),
                 readonly_here: mount_readonly,

@@ -41,6 +41,8 @@ pub(crate) struct Survey {
     pub(crate) database_bytes: Option<u64>,
     /// The mount under the directory.
     pub(crate) mount: Option<MountView>,
+    /// Deleted files that are still open.
+    pub(crate) deleted: Option<DeletedOpen>,
     /// What the database said of the folders, for the next survey.
     pub(crate) orphans: Option<Arc<Orphans>>,
     failures: Vec<Failure>,
@@ -62,6 +64,34 @@ pub(crate) struct Task {
     pub(crate) known: Option<Arc<Orphans>>,
     /// Whether the database should be asked for its segments.
     pub(crate) ask_database: bool,
+    /// What an earlier survey learnt.
+    pub(crate) deleted: Option<DeletedOpen>,
+}
+
+/// Bytes on disk of deleted files of the directory that processes keep open: what `df` counts and `du` does not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeletedOpen {
+    at: Ticks,
+    /// `None` when none was seen, but not every process could be looked into.
+    pub(crate) bytes: Option<u64>,
+}
+
+impl DeletedOpen {
+    /// Asks the process table, once an interval: telling where a deleted file lay takes mount tables of other processes.
+    fn ask(
+        context: &Context,
+        device: u64,
+        known: Option<Self>,
+    ) -> Result<Option<Self>, CollectError> {
+        if known.is_some_and(|known| known.at.elapsed() < context.config.collect.interval) {
+            return Ok(known);
+        }
+        let Ok(directory) = context.store.seen_path.canonicalize() else { return Ok(None) };
+        let processes = &context.host.processes;
+        let bytes = processes.deleted_bytes(&directory, device, PROCESSES_AGE_MAX)?;
+        let all_seen = processes.walk(&[], &[device], PROCESSES_AGE_MAX)?.unreadable().is_empty();
+        Ok(Some(Self { at: clock::ticks(), bytes: (bytes > 0 || all_seen).then_some(bytes) }))
+    }
 }
 
 /// A survey under way. Dropping it ends the survey at the next entry.
@@ -139,7 +169,7 @@ impl Drop for Running {
 
 fn survey(task: Task, progress: &Progress) -> Survey {
     let began = clock::ticks();
-    let Task { context, now, known, ask_database } = task;
+    let Task { context, now, known, ask_database, deleted } = task;
     let root = &context.store.seen_path;
     let mount = MountView::of(root, &context.config.procfs);
     let bounds = Bounds { entries_max: context.config.collect.entries_max, depth_max: DEPTH_MAX };
@@ -158,15 +188,23 @@ fn survey(task: Task, progress: &Progress) -> Survey {
     let orphans = count.database.filter(|_| whole && !count.folders_overflown).and_then(|file| {
         Orphans::among(&count.folders, &context, file.id, known, ask_database, &progress.stop)
     });
+    let duration = began.elapsed();
+    // The processes are not in the directory: their walk has a pace of its own.
+    let deleted = count.device.map(|device| DeletedOpen::ask(&context, device, deleted));
+    let deleted = deleted.transpose().unwrap_or_else(|problem| {
+        count.note(Failure::Processes(problem.chain()));
+        None
+    });
     Survey {
         taken_at: now,
         bytes: if whole { count.classes(orphans.as_ref().map(|o| &o.folders)) } else { Vec::new() },
         files: (whole && count.incomplete.is_empty()).then_some(count.files),
         database_bytes,
         mount,
+        deleted: deleted.flatten(),
         orphans,
         failures: count.failures,
-        duration: began.elapsed(),
+        duration,
     }
 }
 
@@ -189,6 +227,9 @@ fn judge(walked: std::io::Result<Summary>, count: &mut Count, bounds: Bounds) ->
         }
     }
 }
+
+/// A walk over the processes that is not older is good enough; the `processes` collector makes them anyway.
+const PROCESSES_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// A single answer of a filesystem that takes longer than this is not coming.
 const STALLED_AFTER: Duration = Duration::from_secs(30);

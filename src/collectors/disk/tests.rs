@@ -273,6 +273,37 @@ fn a_large_database_on_a_small_rest_lacks_headroom() {
 }
 
 #[test]
+fn a_deleted_file_counts_as_long_as_somebody_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("chroma.sqlite3"), vec![1; 100_000]).unwrap();
+    // This process does not count: somebody else must hold it.
+    let mut holder = Command::new("tail")
+        .arg("-f")
+        .arg(dir.path().join("chroma.sqlite3"))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let context = context_with(dir.path(), |c| c.collect.interval = Duration::ZERO);
+    let mut disk = Disk::new(&context);
+    let holds = || {
+        fs::read_dir(format!("/proc/{}/fd", holder.id()))
+            .unwrap()
+            .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+            .any(|link| link.starts_with(dir.path()))
+    };
+    assert!((0..10_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        holds()
+    }));
+    fs::remove_file(dir.path().join("chroma.sqlite3")).unwrap();
+    let seen = disk.collect(&turn(true));
+    let held = value(&seen, &DELETED_OPEN_BYTES, &[]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(held, Some(102_400.0), "{:?}", seen.problems);
+}
+
+#[test]
 fn a_small_directory_is_walked_at_every_turn() {
     let dir = tempfile::tempdir().unwrap();
     let store = fixture("chroma-1.5.9", dir.path());
