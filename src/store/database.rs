@@ -146,8 +146,7 @@ impl Database {
         if let Some(file) = self.lock().take_kept(wanted)? {
             return Ok(file);
         }
-        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-        File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&self.path)
+        open_bytes(&self.path)
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -232,7 +231,14 @@ fn writer(file: &File) -> io::Result<bool> {
 const PENDING_BYTE: u64 = 0x4000_0000;
 const LOCK_BYTES: u64 = 512;
 
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+/// Opens a file read-only; never blocks on a FIFO or a device in its place.
+pub(crate) fn open_bytes(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+}
+
+/// Fills the buffer from `offset` as far as the file goes, and says how far.
+pub(crate) fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset.saturating_add(filled as u64)) {

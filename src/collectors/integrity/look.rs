@@ -1,0 +1,256 @@
+//! The cheap look that every turn takes: `stat`, the first bytes of database and journal, and who holds SQLite's write
+//! locks. It takes no lock and asks SQLite nothing. What it means is decided in `judge`.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::ControlFlow,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::remains::Remains;
+use crate::{
+    collectors::CollectError,
+    format::{journal, sqlite},
+    store::database::{Database, Stamp, kind_of, open_bytes, read_up_to},
+};
+
+/// What `stat` says of the files of a database. Equal stamps mean that nothing was written in between, to the
+/// granularity of the filesystem's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stamps {
+    pub(super) database: Option<Stamp>,
+    pub(super) journal: Option<Stamp>,
+    pub(super) wal: Option<Stamp>,
+}
+
+impl Stamps {
+    /// Takes them; what cannot be asked is as good as absent.
+    pub(super) fn take(database: &Path) -> Self {
+        let stamp = |path: &Path| fs::metadata(path).ok().map(|meta| Stamp::of(&meta));
+        Self {
+            database: stamp(database),
+            journal: stamp(&beside(database, "-journal")),
+            wal: stamp(&beside(database, "-wal")),
+        }
+    }
+}
+
+/// All facts of one look.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) stamps: Stamps,
+    pub(super) database: DatabaseLook,
+    pub(super) journal: JournalLook,
+    /// Whether a process writes, is about to, or waits for readers; also when that cannot be asked.
+    pub(super) writer: bool,
+}
+
+/// What stands at `chroma.sqlite3`.
+#[derive(Debug)]
+pub(super) enum DatabaseLook {
+    /// The persist directory is missing or is none.
+    NoDirectory(&'static str),
+    /// No such name in it.
+    Missing(Remains),
+    /// Something else.
+    NotRegular(&'static str),
+    /// A file without bytes.
+    Empty(Stamp, Remains),
+    /// A file; its first bytes.
+    File(Stamp, Head),
+    /// The operating system refused.
+    Refused(Refused),
+}
+
+/// The first bytes of a database, as many as there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    bytes: [u8; sqlite::HEADER_LEN],
+    len: usize,
+}
+
+impl Head {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// What stands at `chroma.sqlite3-journal`.
+#[derive(Debug)]
+pub(super) enum JournalLook {
+    Absent,
+    File { stamp: Stamp, start: journal::Start, page_one: PageOne },
+    Refused(Refused),
+}
+
+/// The content of page 1 before the transaction of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PageOne {
+    /// Not looked for, or not found before the bound.
+    Unknown,
+    /// The journal does not have it.
+    Absent,
+    /// Its first bytes, from a record whose checksum holds.
+    Found([u8; sqlite::HEADER_LEN]),
+}
+
+/// A file that the operating system would not give.
+#[derive(Debug)]
+pub(super) struct Refused {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl Refused {
+    pub(super) fn into_problem(self) -> CollectError {
+        CollectError::Unreadable { path: self.path, source: self.error }
+    }
+}
+
+impl Look {
+    /// Looks at the database in the directory `dir`.
+    pub(super) fn take(dir: &Path, database: &Database) -> Self {
+        let mut look = Self {
+            stamps: Stamps::default(),
+            database: DatabaseLook::NoDirectory(""),
+            journal: JournalLook::Absent,
+            writer: false,
+        };
+        match look_at_database(dir, database) {
+            Ok((seen, writer_before)) => {
+                look.database = seen;
+                look.journal = look_at_journal(database, &look.database, writer_before);
+                // Asked again after the journal was read: one that belongs to a transaction of this moment is normal.
+                look.writer = writer_before || writer(database);
+            }
+            Err(refused) => look.database = DatabaseLook::Refused(refused),
+        }
+        look.stamps = Stamps::take(database.path());
+        look
+    }
+}
+
+fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, bool), Refused> {
+    let refused = |path: &Path, error| Refused { path: path.to_owned(), error };
+    match fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(meta) => return Ok((DatabaseLook::NoDirectory(kind_of(&meta)), false)),
+        Err(error) if absent(&error) => return Ok((DatabaseLook::NoDirectory("missing"), false)),
+        Err(error) => return Err(refused(dir, error)),
+    }
+    let path = database.path();
+    let remains = || Remains::of(dir).map_err(|error| refused(dir, error));
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => {}
+        Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), false)),
+        Err(error) if !absent(&error) => return Err(refused(path, error)),
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            return Ok((DatabaseLook::NotRegular("a link that leads nowhere"), false));
+        }
+        Err(_) => return Ok((DatabaseLook::Missing(remains()?), false)),
+    }
+    let file = match database.open_plain() {
+        Ok(file) => file,
+        // It vanished in between; the next look will tell.
+        Err(error) if absent(&error) => return Ok((DatabaseLook::Missing(remains()?), false)),
+        Err(error) => return Err(refused(path, error)),
+    };
+    let writer = file.writer().unwrap_or(true);
+    let mut head = Head { bytes: [0; sqlite::HEADER_LEN], len: 0 };
+    head.len = file.read_up_to(&mut head.bytes, 0).map_err(|error| refused(path, error))?;
+    let meta = file.metadata().map_err(|error| refused(path, error))?;
+    let seen = match (meta.is_file(), meta.len()) {
+        (false, _) => DatabaseLook::NotRegular(kind_of(&meta)),
+        (true, 0) => DatabaseLook::Empty(Stamp::of(&meta), remains()?),
+        (true, _) => DatabaseLook::File(Stamp::of(&meta), head),
+    };
+    Ok((seen, writer))
+}
+
+fn writer(database: &Database) -> bool {
+    match database.open_plain() {
+        Ok(file) => file.writer().unwrap_or(true),
+        Err(_) => false,
+    }
+}
+
+fn look_at_journal(database: &Database, seen: &DatabaseLook, writer: bool) -> JournalLook {
+    let path = beside(database.path(), "-journal");
+    match read_journal(&path, seen, writer) {
+        Ok(Some(look)) => look,
+        Ok(None) => JournalLook::Absent,
+        Err(error) => JournalLook::Refused(Refused { path, error }),
+    }
+}
+
+fn read_journal(path: &Path, seen: &DatabaseLook, writer: bool) -> io::Result<Option<JournalLook>> {
+    let file = match open_bytes(path) {
+        Ok(file) => file,
+        Err(error) if absent(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other(format!("it is {}", kind_of(&meta))));
+    }
+    let mut bytes = [0; journal::HEADER_LEN];
+    let len = read_up_to(&file, &mut bytes, 0)?;
+    let start = journal::Start::parse(&bytes[..len]);
+    let page_one = match (&start, seen) {
+        (journal::Start::Hot(header), DatabaseLook::File(_, head)) if !writer => {
+            let page_bytes = sqlite::SqliteHeader::parse(head.as_bytes()).map(|h| h.page_bytes);
+            find_page_one(&file, header, meta.len(), page_bytes.unwrap_or(4096))?
+        }
+        _ => PageOne::Unknown,
+    };
+    Ok(Some(JournalLook::File { stamp: Stamp::of(&meta), start, page_one }))
+}
+
+fn find_page_one(
+    file: &File,
+    header: &journal::JournalHeader,
+    len: u64,
+    page_bytes: u32,
+) -> io::Result<PageOne> {
+    let mut found = None;
+    let read = |at: u64, buffer: &mut [u8]| match file.read_exact_at(buffer, at) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    };
+    let page_bytes = header.page_bytes.unwrap_or(page_bytes);
+    let ended = journal::walk(header, len, page_bytes, RECORDS_MAX, read, |record| {
+        if record.page != 1 {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let mut content = vec![0; page_bytes as usize];
+        let mut sum = [0; 4];
+        let whole = read(record.content_at, &mut content)?
+            && read(record.content_at + u64::from(page_bytes), &mut sum)?;
+        found = Some(record)
+            .filter(|record| whole && record.holds(&content, sum))
+            .and_then(|_| content.first_chunk().copied());
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(match (found, ended) {
+        (Some(head), _) => PageOne::Found(head),
+        (None, journal::Walked::All) => PageOne::Absent,
+        (None, _) => PageOne::Unknown,
+    })
+}
+
+/// The path of a file that belongs to the database.
+pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Most page numbers of a journal that are read to find page 1: a transaction over 256 MiB of pages.
+const RECORDS_MAX: u32 = 65_536;

@@ -1,0 +1,115 @@
+//! What lies in a persist directory beside the database: the folders of HNSW segments, which stay when the database is
+//! lost. Only asked for when the database is missing, empty or lists nothing.
+
+use std::{fs, io, path::Path};
+
+use crate::store::database::{open_bytes, read_up_to};
+
+/// The segment folders and other entries of a directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Remains {
+    /// Folders with the name of a segment and a `header.bin`.
+    pub(super) folders: u32,
+    /// The names of those whose header counts at least one vector.
+    pub(super) with_vectors: Vec<String>,
+    /// Vectors in them, deleted ones included, as far as the headers are to be believed.
+    pub(super) vectors: u64,
+    /// Files of Chroma 0.3 and older.
+    pub(super) ancient: bool,
+    /// All entries.
+    pub(super) entries: u32,
+}
+
+impl Remains {
+    /// Looks at the entries of `dir`, at most [`ENTRIES_MAX`].
+    pub(super) fn of(dir: &Path) -> io::Result<Self> {
+        let mut remains = Self::default();
+        for entry in fs::read_dir(dir)?.take(ENTRIES_MAX) {
+            let entry = entry?;
+            remains.entries += 1;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            remains.ancient |= ANCIENT.contains(&name.as_str());
+            if !is_segment(&name) {
+                continue;
+            }
+            let Some(vectors) = vectors_of(&entry.path().join("header.bin")) else { continue };
+            remains.folders += 1;
+            if vectors > 0 {
+                remains.vectors = remains.vectors.saturating_add(vectors);
+                remains.with_vectors.push(name);
+            }
+        }
+        Ok(remains)
+    }
+
+    /// In words, for the evidence.
+    pub(super) fn describe(&self) -> String {
+        match (self.folders, self.with_vectors.len()) {
+            (0, _) => "no segment folder is there".to_owned(),
+            (folders, 0) => {
+                format!("{folders} segment folder(s) without flushed vectors are there")
+            }
+            (folders, full) => format!(
+                "{folders} segment folder(s) are there, {full} of them with {} vectors",
+                self.vectors
+            ),
+        }
+    }
+}
+
+/// A folder of a segment is named by its id, a UUID.
+fn is_segment(name: &str) -> bool {
+    name.len() == 36
+        && name.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// `cur_element_count` of an HNSW header (hnswlib: 64 bits little-endian at byte 20 of 100); `None` without such a file.
+/// Nothing else in it is checked here.
+fn vectors_of(header: &Path) -> Option<u64> {
+    let mut head = [0; 28];
+    let file = open_bytes(header).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let whole = read_up_to(&file, &mut head, 0).is_ok_and(|len| len == head.len());
+    Some(head.last_chunk().filter(|_| whole).map_or(0, |count| u64::from_le_bytes(*count)))
+}
+
+/// What Chroma before 0.4 kept its data in.
+const ANCIENT: [&str; 3] =
+    ["chroma-collections.parquet", "chroma-embeddings.parquet", "chroma.duckdb"];
+
+/// Most entries that are looked at: evidence needs no more.
+const ENTRIES_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_folders_are_told_from_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str, count: Option<u64>| {
+            let folder = dir.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            if let Some(count) = count {
+                let mut head = vec![0; 100];
+                head[20..28].copy_from_slice(&count.to_le_bytes());
+                fs::write(folder.join("header.bin"), head).unwrap();
+            }
+        };
+        assert_eq!(Remains::of(dir.path()).unwrap(), Remains::default());
+        folder("0d2b7a0c-1111-4222-8333-944455556666", Some(240));
+        folder("1d2b7a0c-1111-4222-8333-944455556666", Some(0));
+        folder("2d2b7a0c-1111-4222-8333-944455556666", None);
+        folder("some-other-folder", Some(7));
+        fs::write(dir.path().join("chroma-collections.parquet"), b"PAR1").unwrap();
+        let remains = Remains::of(dir.path()).unwrap();
+        assert_eq!((remains.folders, remains.vectors, remains.entries), (2, 240, 5));
+        assert_eq!(remains.with_vectors, ["0d2b7a0c-1111-4222-8333-944455556666"]);
+        assert!(remains.ancient);
+    }
+}
