@@ -17,7 +17,7 @@ use rustix::{
     fs::{FileType, StatxFlags},
     io::Errno,
 };
-use tracing::{info, warn};
+use tracing::debug;
 
 use crate::{
     collectors::CollectError,
@@ -32,14 +32,14 @@ use crate::{
 
 /// The directories that running Chroma processes hold, at most `max`, ordered by path and named by the directory's name.
 /// A path of a container is translated to one below `rootfs` or at least to one that this process can see, and verified
-/// by the identity of the file. Errs when `procfs` cannot be read; processes that cannot be looked into are logged.
+/// by the identity of the file. Errs when `procfs` cannot be read; nothing is said of processes that cannot be looked into.
 pub fn stores(procfs: &Path, rootfs: &Path, max: usize) -> Result<Vec<Store>, CollectError> {
     let mut finder = Finder { found: BTreeMap::new() };
     let except = walk::own_pid(procfs);
     let walked = walk::walk(procfs, except, &mut KernelThreads::default(), &mut finder)?;
     if !walked.unreadable.is_empty() {
         let processes = walked.unreadable.len();
-        info!(
+        debug!(
             processes,
             "Some processes cannot be looked into; with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH their stores would be found too."
         );
@@ -55,12 +55,12 @@ pub fn stores(procfs: &Path, rootfs: &Path, max: usize) -> Result<Vec<Store>, Co
                 dirs.insert(dir);
             }
             None => {
-                warn!(pid = first.pid, path = %first.path.display(), "A process holds a Chroma database that this program cannot reach.");
+                debug!(pid = first.pid, path = %first.path.display(), "A process holds a Chroma database that this program cannot reach.");
             }
         }
     }
     if dirs.len() > max {
-        warn!(
+        debug!(
             found = dirs.len(),
             max,
             "More stores are in use than may be watched; name those that matter in the configuration."

@@ -1,24 +1,413 @@
-//! (being written)
-use super::{Collector, Pace, Turn};
+//! Who holds the database of a store, by the identity of its file: how many for writing, servers or programs that embed
+//! Chroma, what they use, and the four ways in which that goes wrong: a second writer, no server any more, a server that
+//! works on a file which is no longer there, a forgotten lock.
+//!
+//! It never touches the persist directory but for one `stat` of the database while its filesystem answers; otherwise the
+//! last known identity serves.
+
+mod judge;
+mod locks;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use rustix::{
+    fs::{AtFlags, FileType, Statx, StatxFlags},
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+
+use self::{judge::Served, locks::LockWatch};
+use super::{CollectError, Collector, Pace, Turn};
 use crate::{
+    clock::Timestamp,
     config::CollectorName,
     findings::Code,
-    sample::{Desc, Observation},
-    store::Context,
+    host::processes::{Attributes, FileId, Holder, Suspect, Walk, walk::ended},
+    sample::{Desc, Observation, Sample},
+    store::{Context, DATABASE_FILE},
     watch::Wake,
 };
 
-/// (being written)
+static PROCESSES: Desc = Desc::gauge(
+    "chroma_processes",
+    "Processes that hold chroma.sqlite3, by how they opened it; absent when none is seen but a Python program could not be looked into.",
+)
+.labelled(&["access"]);
+static WRITERS: Desc = Desc::gauge(
+    "chroma_process_writers",
+    "Processes that hold chroma.sqlite3 open for writing; forked children that only inherited it are their parent.",
+);
+static SERVERS: Desc =
+    Desc::gauge("chroma_process_servers", "Chroma servers that hold chroma.sqlite3.");
+static CHILDREN: Desc = Desc::gauge(
+    "chroma_process_children",
+    "Forked children that only inherited chroma.sqlite3 from a process that holds it.",
+);
+static UNREADABLE: Desc = Desc::gauge(
+    "chroma_processes_unreadable",
+    "Processes of the host whose open files could not be looked at; each may hold this store.",
+);
+static RESIDENT: Desc = Desc::gauge(
+    "chroma_process_resident_memory_bytes",
+    "Resident memory of the server, or else of the first writer.",
+);
+static CPU: Desc = Desc::counter(
+    "chroma_process_cpu_seconds_total",
+    "CPU time of the server, or else of the first writer, since it started.",
+);
+static STARTED: Desc = Desc::gauge(
+    "chroma_process_start_timestamp_seconds",
+    "When the server, or else the first writer, started.",
+);
+static OPEN_FDS: Desc = Desc::gauge(
+    "chroma_process_open_fds",
+    "Open file descriptors of the server, or else of the first writer.",
+);
+static MAX_FDS: Desc = Desc::gauge(
+    "chroma_process_max_fds",
+    "Most file descriptors that the server, or else the first writer, may have open.",
+);
+static LOCK_SECONDS: Desc = Desc::gauge(
+    "chroma_process_lock_seconds",
+    "For how long another process than the server has been seen holding a lock on chroma.sqlite3 without a break.",
+);
+static CAPABILITY: Desc = Desc::gauge(
+    "chroma_exporter_capability",
+    "Whether this program has what it takes to look into processes of other users and containers.",
+)
+.labelled(&["capability"]);
+
+static DESCS: [&Desc; 12] = [
+    &PROCESSES,
+    &WRITERS,
+    &SERVERS,
+    &CHILDREN,
+    &UNREADABLE,
+    &RESIDENT,
+    &CPU,
+    &STARTED,
+    &OPEN_FDS,
+    &MAX_FDS,
+    &LOCK_SECONDS,
+    &CAPABILITY,
+];
+
+static CODES: [Code; 5] = [
+    Code::SecondWriter,
+    Code::ServerGone,
+    Code::StoreReplaced,
+    Code::LockHeld,
+    Code::DescriptorsLow,
+];
+
+/// See the module.
 #[derive(Debug)]
 pub struct Processes {
     context: Context,
+    /// Loaded at the first turn.
+    memory: Option<Memory>,
+    seen: Seen,
+    locks: LockWatch,
+}
+
+/// What must survive a restart of this program.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Memory {
+    /// The boot in which the identities are valid: device numbers may change with the next one.
+    boot: Option<String>,
+    /// The file that the path led to last.
+    current: Option<FileId>,
+    /// Files that the path led to before and that somebody still holds; while one is held, its inode cannot become
+    /// another file.
+    former: Vec<FileId>,
+    /// Who served the store last.
+    served: Option<Served>,
+}
+
+/// Where the path of the database leads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Located {
+    /// To this regular file, as it is now.
+    At(FileId, Version),
+    /// To nothing, or to something that is no file.
+    Nowhere,
+    /// It could not be asked.
+    Unknown,
+}
+
+/// When processes were first seen holding the store for writing, by pid and start.
+type Seen = BTreeMap<(u32, u64), Timestamp>;
+
+/// Who holds one file that is or was the database.
+#[derive(Debug)]
+struct Held {
+    file: FileId,
+    /// Whether the path leads elsewhere now.
+    stale: bool,
+    /// Whether it has no name any more.
+    deleted: bool,
+    holders: Vec<Holder>,
+}
+
+/// Differs after every commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    modified: (i64, u32),
+    size: u64,
 }
 
 impl Processes {
-    /// (being written)
+    /// Reads nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        Self { context: context.clone() }
+        let (seen, locks) = (BTreeMap::new(), LockWatch::default());
+        Self { context: context.clone(), memory: None, seen, locks }
+    }
+
+    fn look(&mut self, turn: &Turn, out: &mut Observation) -> Result<(), CollectError> {
+        let (located, device) = self.locate(&mut out.problems);
+        let before = self.memory.clone().unwrap_or_else(|| self.recall());
+        let mut memory = before.clone();
+        memory.note(located);
+
+        let table = &self.context.host.processes;
+        let devices: Vec<u64> = device.into_iter().collect();
+        let max_age = if turn.wake.is_empty() {
+            self.context.config.collect.interval / 2
+        } else {
+            Duration::ZERO
+        };
+        let mut walk = table.walk(&memory.files(), &devices, max_age)?;
+        let named = self.deleted_databases(&walk, &memory);
+        if !named.is_empty() {
+            memory.former.extend(&named);
+            memory.former.truncate(FORMER_MAX);
+            walk = table.walk(&memory.files(), &devices, max_age)?;
+        }
+        let held = self.held(&walk, &memory, located, &named);
+        let is_held = |file| held.iter().any(|held| held.file == file && !held.holders.is_empty());
+        memory.former.retain(|file| is_held(*file));
+        // The inode of a file that nobody holds may become another file.
+        memory.current =
+            memory.current.filter(|file| located != Located::Nowhere || is_held(*file));
+
+        let holders = union(&held);
+        let main = judge::main(&holders);
+        // Who may not be looked into is known by the command line, so that unknown can be told from none.
+        let suspects = if holders.iter().any(|holder| holder.server) {
+            Vec::new()
+        } else {
+            table.suspects(walk.unreadable())
+        };
+        let hidden = suspects.iter().find(|suspect| suspect.server);
+        let seen = self.seen_since(&holders, turn.now);
+        out.samples.extend(counts(&holders, walk.unreadable().len(), &suspects));
+        out.findings.extend(judge::second_writer(&holders));
+        out.findings.extend(judge::store_replaced(&held, located));
+        let server_judged = match judge::serving(memory.served.as_ref(), &holders, &seen, turn.now)
+        {
+            judge::Serving::By(served) => {
+                memory.served = Some(served);
+                true
+            }
+            judge::Serving::Nobody(served) => {
+                if let Some(Suspect { pid, comm, .. }) = hidden {
+                    out.problems.push(CollectError::Other(format!(
+                        "process {pid} ({comm}) may be the server, but its open files cannot be looked at: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would allow it"
+                    )));
+                } else {
+                    out.findings.push(served.gone(turn.now));
+                    memory.served = Some(served);
+                }
+                hidden.is_none()
+            }
+            judge::Serving::Unjudged => true,
+        };
+        out.judged.extend([Code::SecondWriter, Code::StoreReplaced]);
+        out.judged.extend(server_judged.then_some(Code::ServerGone));
+
+        let attributes = self.attributes(&holders, out);
+        if let Some(main) = main {
+            out.samples.extend(main_samples(main, attributes.get(&main.pid)));
+        }
+        self.watch_locks(turn, located, &holders, out);
+        self.seen = seen;
+        if memory != before {
+            self.context.host.state.save(STATE_KIND, &self.context.store.path, &memory);
+        }
+        self.memory = Some(memory);
+        Ok(())
+    }
+
+    /// Where the path leads, and the device of the directory.
+    fn locate(&self, problems: &mut Vec<CollectError>) -> (Located, Option<u64>) {
+        let timeout = self.context.config.collect.device_timeout;
+        if let Err(CollectError::Hung { .. }) =
+            self.context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout)
+        {
+            return (Located::Unknown, None); // the collectors that need it say so
+        }
+        let dir = &self.context.store.seen_path;
+        // When the directory is gone as well, what was deleted in it lay on the device of the one above, most likely.
+        let device =
+            dir.ancestors().take(2).find_map(|dir| Some(FileId::from(&stat(dir).ok()?).device));
+        let path = dir.join(DATABASE_FILE);
+        let located = match stat(&path) {
+            Ok(stat) if FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile => {
+                let modified = (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
+                Located::At(FileId::from(&stat), Version { modified, size: stat.stx_size })
+            }
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Located::Nowhere,
+            Err(errno) => {
+                problems.push(CollectError::Unreadable { path, source: errno.into() });
+                Located::Unknown
+            }
+        };
+        (located, device)
+    }
+
+    fn recall(&self) -> Memory {
+        let loaded: Option<Memory> =
+            self.context.host.state.load(STATE_KIND, &self.context.store.path);
+        let boot =
+            std::fs::read_to_string(self.context.config.procfs.join("sys/kernel/random/boot_id"));
+        let boot = boot.ok().map(|id| id.trim().to_owned());
+        match loaded {
+            Some(memory) if memory.boot == boot && boot.is_some() => memory,
+            loaded => Memory { boot, served: loaded.and_then(|m| m.served), ..Memory::default() },
+        }
+    }
+
+    /// Deleted files that processes can still write to and whose last name was the path of the database: what replaced it may
+    /// have come before this program did.
+    fn deleted_databases(&self, walk: &Walk, memory: &Memory) -> Vec<FileId> {
+        let named = |path: &std::path::Path| path.file_name().is_some_and(|n| n == DATABASE_FILE);
+        let mut suspects = walk
+            .deleted()
+            .iter()
+            .filter(|deleted| named(&deleted.path))
+            .take(SUSPECTS_MAX)
+            .peekable();
+        if suspects.peek().is_none() {
+            return Vec::new();
+        }
+        let path = self.real_path();
+        let known = memory.files();
+        let mut out: Vec<FileId> = suspects
+            .filter(|deleted| deleted.writes && !known.contains(&deleted.file))
+            .filter(|deleted| self.context.host.processes.was_named(deleted, &path))
+            .map(|deleted| deleted.file)
+            .collect();
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
+    /// The path of the database without links, as far as it still exists.
+    fn real_path(&self) -> PathBuf {
+        let dir = &self.context.store.seen_path;
+        let real = dir.ancestors().find_map(|above| {
+            let real = above.canonicalize().ok()?;
+            Some(real.join(dir.strip_prefix(above).ok()?))
+        });
+        real.as_ref().unwrap_or(dir).join(DATABASE_FILE)
+    }
+
+    /// Who holds each file that is or was the database. Of one that was, only those count that held it when it was, or
+    /// whose file was `named` as deleted from the path right now: after a restore its inode may be a file of the new
+    /// store.
+    fn held(&self, walk: &Walk, memory: &Memory, located: Located, named: &[FileId]) -> Vec<Held> {
+        let trusted = |holder: &Holder| {
+            let served = memory.served.as_ref();
+            self.seen.contains_key(&(holder.pid, holder.start_ticks))
+                || served.is_some_and(|served| served.is(holder))
+        };
+        let held = |file: FileId| {
+            let stale = Some(file) != memory.current || located == Located::Nowhere;
+            let mut holders = walk.holders(file).to_vec();
+            holders.retain(|holder| !stale || named.contains(&file) || trusted(holder));
+            let deleted = walk.deleted().iter().any(|deleted| deleted.file == file);
+            Held { file, stale, deleted, holders }
+        };
+        memory.files().into_iter().map(held).collect()
+    }
+
+    /// When each of those that write was first seen.
+    fn seen_since(&self, holders: &[Holder], now: Timestamp) -> Seen {
+        let writers = holders.iter().filter(|holder| holder.writes);
+        let keys = writers.map(|holder| (holder.pid, holder.start_ticks));
+        keys.map(|key| (key, self.seen.get(&key).copied().unwrap_or(now))).collect()
+    }
+
+    /// Attributes of the first few writers, by pid.
+    fn attributes(&self, holders: &[Holder], out: &mut Observation) -> BTreeMap<u32, Attributes> {
+        let mut known = BTreeMap::new();
+        let mut judged = true;
+        for holder in judge::ranked(holders).into_iter().take(ATTRIBUTES_MAX) {
+            match self.context.host.processes.attributes(holder) {
+                Ok(attributes) => {
+                    out.findings.extend(judge::descriptors_low(holder, &attributes));
+                    known.insert(holder.pid, attributes);
+                }
+                Err(CollectError::Unreadable { source, .. }) if ended(&source) => {}
+                Err(problem) => {
+                    judged = false;
+                    out.problems.push(problem);
+                }
+            }
+        }
+        out.judged.extend(judged.then_some(Code::DescriptorsLow));
+        known
+    }
+
+    fn watch_locks(
+        &mut self,
+        turn: &Turn,
+        located: Located,
+        holders: &[Holder],
+        out: &mut Observation,
+    ) {
+        let Located::At(file, version) = located else {
+            self.locks.forget();
+            out.judged.push(Code::LockHeld);
+            return;
+        };
+        let table = &self.context.host.processes;
+        let main = judge::main(holders).map(|main| main.pid);
+        let read = || table.locks(file, holders);
+        match self.locks.look(turn, version, main, read) {
+            Ok(held) => {
+                let longest = held.iter().map(|held| held.lasted).max().unwrap_or_default();
+                out.samples.push(LOCK_SECONDS.sample(longest.as_secs_f64()));
+                out.findings.extend(locks::lock_held(&held, holders));
+                out.judged.push(Code::LockHeld);
+            }
+            // Some kernels and sandboxes have no such table.
+            Err(CollectError::Unreadable { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(problem) => out.problems.push(problem),
+        }
+    }
+}
+
+impl Memory {
+    /// Follows the path: what it led to before is kept as former.
+    fn note(&mut self, located: Located) {
+        let Located::At(file, _) = located else { return };
+        if let Some(before) = self.current.replace(file)
+            && before != file
+            && !self.former.contains(&before)
+        {
+            self.former.push(before);
+        }
+        self.former.retain(|former| *former != file);
+        let excess = self.former.len().saturating_sub(FORMER_MAX);
+        self.former.drain(..excess);
+    }
+
+    /// Every file that is or was the database.
+    fn files(&self) -> Vec<FileId> {
+        self.current.iter().chain(&self.former).copied().collect()
     }
 }
 
@@ -26,22 +415,101 @@ impl Collector for Processes {
     fn name(&self) -> CollectorName {
         CollectorName::Processes
     }
+
     fn descs(&self) -> &'static [&'static Desc] {
-        &[]
+        &DESCS
     }
+
     fn codes(&self) -> &'static [Code] {
-        &[]
+        &CODES
     }
+
     fn pace(&self) -> Pace {
         let collect = &self.context.config.collect;
         Pace {
             interval: collect.interval,
             deadline: collect.deadline,
-            wakes: Wake::NONE,
-            touches_store: true,
+            wakes: Wake::OPENED | Wake::NAMES | Wake::RESCAN,
+            touches_store: false,
         }
     }
-    fn collect(&mut self, _turn: &Turn) -> Observation {
-        Observation::default()
+
+    fn collect(&mut self, turn: &Turn) -> Observation {
+        let mut out = Observation::default();
+        out.samples.extend(self.context.host.processes.rights().iter().map(|right| {
+            CAPABILITY.with(vec![right.name.into()], f64::from(u8::from(right.held)))
+        }));
+        if let Err(problem) = self.look(turn, &mut out) {
+            out.problems.push(problem);
+        }
+        out
     }
 }
+
+/// The file itself is asked, without waiting for a filesystem that would have to ask a server.
+fn stat(path: &std::path::Path) -> Result<Statx, Errno> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::BASIC_STATS)
+}
+
+/// The holders of any of the files, each process once, oldest first.
+fn union(held: &[Held]) -> Vec<Holder> {
+    let mut holders: Vec<Holder> = Vec::new();
+    for found in held.iter().flat_map(|held| held.holders.iter().cloned()) {
+        match holders.iter_mut().find(|holder| holder.is(&found)) {
+            Some(holder) => {
+                holder.writes |= found.writes;
+                holder.descriptors.extend(found.descriptors);
+                holder.children.extend(found.children);
+                holder.children.sort_unstable();
+                holder.children.dedup();
+            }
+            None => holders.push(found),
+        }
+    }
+    holders.sort_by_key(|holder| (holder.start_ticks, holder.pid));
+    holders
+}
+
+/// How many hold it. A zero that may be false is left out: nobody was seen, but there are suspects.
+fn counts(holders: &[Holder], unreadable: usize, suspects: &[Suspect]) -> Vec<Sample> {
+    let count = |test: &dyn Fn(&&Holder) -> bool| holders.iter().filter(test).count() as f64;
+    let mut out = vec![UNREADABLE.sample(unreadable as f64)];
+    if !holders.is_empty() || suspects.is_empty() {
+        let writers = count(&|holder| holder.writes);
+        out.push(PROCESSES.with(vec!["write".into()], writers));
+        out.push(PROCESSES.with(vec!["read".into()], count(&|holder| !holder.writes)));
+        out.push(WRITERS.sample(writers));
+        let children: usize = holders.iter().map(|holder| holder.children.len()).sum();
+        out.push(CHILDREN.sample(children as f64));
+    }
+    if !suspects.iter().any(|suspect| suspect.server) {
+        out.push(SERVERS.sample(count(&|holder| holder.server)));
+    }
+    out
+}
+
+fn main_samples(main: &Holder, attributes: Option<&Attributes>) -> Vec<Sample> {
+    let mut out = vec![
+        STARTED.sample(main.started.as_secs_f64()),
+        OPEN_FDS.sample(main.open_descriptors as f64),
+    ];
+    if let Some(attributes) = attributes {
+        out.push(RESIDENT.sample(attributes.resident_bytes as f64));
+        out.push(CPU.sample(attributes.cpu_seconds));
+        out.extend(attributes.max_descriptors.map(|max| MAX_FDS.sample(max as f64)));
+    }
+    out
+}
+
+const STATE_KIND: &str = "processes";
+const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
+/// Former databases that are followed while somebody holds them.
+const FORMER_MAX: usize = 8;
+/// Deleted files of the right name whose place is looked at in one turn.
+const SUSPECTS_MAX: usize = 64;
+/// Processes whose attributes are read in one turn.
+const ATTRIBUTES_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests;

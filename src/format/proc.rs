@@ -173,6 +173,13 @@ pub fn is_chroma_server(arguments: &[&[u8]]) -> bool {
     chroma && rest.contains(&b"run".as_slice())
 }
 
+/// Whether a program may embed Chroma, which is a Python package first of all.
+#[must_use]
+pub fn may_embed_chroma(comm: &str, arguments: &[&[u8]]) -> bool {
+    let names = |name: &[u8]| PYTHON_PROGRAMS.iter().any(|program| contains(name, program));
+    names(comm.as_bytes()) || arguments.iter().take(2).any(|argument| names(base_name(argument)))
+}
+
 /// Whether a command line is of a worker that multiprocessing started by its `spawn` method: its arguments say nothing
 /// of what it does, those of its parent do.
 #[must_use]
@@ -358,6 +365,17 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
+const PYTHON_PROGRAMS: [&[u8]; 9] = [
+    b"python",
+    b"pypy",
+    b"chroma",
+    b"uvicorn",
+    b"gunicorn",
+    b"hypercorn",
+    b"uwsgi",
+    b"celery",
+    b"jupyter",
+];
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// The last field that is read is the 28th; the first after `comm` is the third.
 const STAT_FIELDS_AFTER_COMM: usize = 28 - 2;
@@ -476,6 +494,26 @@ mod tests {
     }
 
     #[test]
+    fn programs_of_python_may_embed_chroma() {
+        for (comm, line, may) in [
+            ("python3", "/usr/bin/python3 app.py", true),
+            ("app", "/opt/app/bin/python3.11 -m app", true),
+            ("gunicorn: maste", "gunicorn: master [app]", true),
+            ("celery", "", true),
+            ("sh", "/bin/sh /usr/bin/jupyter-lab", true),
+            ("systemd", "/sbin/init", false),
+            ("bash", "bash -c python app.py", false),
+        ] {
+            let text = line.replace(' ', "\0");
+            assert_eq!(
+                may_embed_chroma(comm, &parse_cmdline(text.as_bytes())),
+                may,
+                "{comm} {line}"
+            );
+        }
+    }
+
+    #[test]
     fn mounts_keep_their_odd_names() {
         let text = b"22 27 0:21 / /proc rw,relatime - proc proc rw\n\
             nonsense\n\
@@ -555,6 +593,7 @@ mod tests {
         let arguments = parse_cmdline(text);
         assert!(!(arguments.is_empty() && is_chroma_server(&arguments)));
         assert!(!(arguments.is_empty() && is_spawned_worker(&arguments)));
+        assert!(!(arguments.is_empty() && may_embed_chroma("", &arguments)));
         assert!(text.len() >= 3 || parse_resident_pages(text).is_err());
         parse_locks(text).for_each(drop);
     }

@@ -35,7 +35,8 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::CollectError,
     format::proc::{
-        is_chroma_server, parse_cmdline, parse_fdinfo_mount, parse_mountinfo, parse_stat,
+        is_chroma_server, may_embed_chroma, parse_cmdline, parse_fdinfo_mount, parse_mountinfo,
+        parse_stat,
     },
 };
 
@@ -97,10 +98,21 @@ impl Holder {
 pub enum Held {
     /// Somebody does.
     Yes,
-    /// Every process was looked into, and none does.
+    /// None does, and none that could not be looked into may be a Chroma.
     No,
-    /// None of those that could be looked into does.
+    /// None of those that could be looked into does, but a [`Suspect`] may.
     Unknown,
+}
+
+/// A process that could not be looked into and may be a Chroma.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Who.
+    pub pid: u32,
+    /// Its short name.
+    pub comm: String,
+    /// Whether its command line is that of a Chroma server.
+    pub server: bool,
 }
 
 /// A file without a name that a process keeps alive.
@@ -112,6 +124,8 @@ pub struct Deleted {
     pub descriptor: u32,
     /// Which file.
     pub file: FileId,
+    /// Whether that may write.
+    pub writes: bool,
     /// Bytes that come free when the last such descriptor closes.
     pub allocated_bytes: u64,
     /// Its last name, from the root of the mount namespace that it was opened in.
@@ -208,10 +222,12 @@ impl ProcessTable {
     /// Whether any process but this one holds `file`.
     pub fn held(&self, file: FileId, max_age: Duration) -> Result<Held, CollectError> {
         let walk = self.walk(&[file], &[], max_age)?;
-        Ok(match (walk.holders(file).is_empty(), walk.unreadable().is_empty()) {
-            (false, _) => Held::Yes,
-            (true, true) => Held::No,
-            (true, false) => Held::Unknown,
+        Ok(if !walk.holders(file).is_empty() {
+            Held::Yes
+        } else if self.suspects(walk.unreadable()).is_empty() {
+            Held::No
+        } else {
+            Held::Unknown
         })
     }
 
@@ -299,19 +315,30 @@ impl ProcessTable {
         self.rights.get_or_init(|| rights::read(&self.shared.procfs))
     }
 
-    /// The first of `pids` whose command line is that of a Chroma server, with its short name. Command lines are open to
-    /// everybody where open files are not.
+    /// Those of `pids` that may be a Chroma, server or embedded, by their command lines, which are open to everybody where
+    /// open files are not. On most hosts somebody may not be looked into, at least the first process; if each of them
+    /// might hold every store, nobody would ever be known to hold none.
     #[must_use]
-    pub fn server_among(&self, pids: &[u32]) -> Option<(u32, String)> {
-        pids.iter().find_map(|pid| {
-            let stat = parse_stat(&walk::read(&self.shared.procfs, *pid, "stat").ok()?).ok()?;
-            // The command line of a process that waits for a device may wait with it.
-            let server = stat.state != b'D'
-                && is_chroma_server(&parse_cmdline(
-                    &walk::read(&self.shared.procfs, *pid, "cmdline").ok()?,
-                ));
-            server.then_some((*pid, stat.comm))
-        })
+    pub fn suspects(&self, pids: &[u32]) -> Vec<Suspect> {
+        pids.iter().filter_map(|pid| self.suspect(*pid)).collect()
+    }
+
+    fn suspect(&self, pid: u32) -> Option<Suspect> {
+        let procfs = &self.shared.procfs;
+        let stat = match walk::read(procfs, pid, "stat") {
+            Err(error) if walk::ended(&error) => return None,
+            text => text.ok().and_then(|text| parse_stat(&text).ok()),
+        };
+        let comm = stat.as_ref().map_or_else(String::new, |stat| stat.comm.clone());
+        // The command line of a process that waits for a device may wait with it.
+        let text = match stat {
+            Some(stat) if stat.state != b'D' => walk::read(procfs, pid, "cmdline").ok(),
+            _ => None,
+        };
+        let Some(text) = text else { return Some(Suspect { pid, comm, server: false }) };
+        let arguments = parse_cmdline(&text);
+        let server = is_chroma_server(&arguments);
+        (server || may_embed_chroma(&comm, &arguments)).then_some(Suspect { pid, comm, server })
     }
 
     /// Whether the last name of `deleted` lay in `dir` or below it. `dir` is a path of this process without links, and
@@ -449,12 +476,13 @@ impl Visitor for Finder<'_> {
         }
         let regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
         if stat.stx_nlink == 0 && regular && self.deleted.len() < DELETED_MAX {
-            let link = descriptor.link()?;
+            let (link, access) = (descriptor.link()?, descriptor.access()?);
             let name = link.strip_suffix(b" (deleted)").unwrap_or(&link);
             self.deleted.push(Deleted {
                 pid: descriptor.pid,
                 descriptor: descriptor.number,
                 file,
+                writes: access.writes,
                 allocated_bytes: stat.stx_blocks.saturating_mul(512),
                 path: std::ffi::OsStr::from_bytes(name).into(),
             });

@@ -110,11 +110,8 @@ fn person(
     memory: &Memory,
 ) -> Result<(Stat, Credentials, bool), Lost> {
     let stat = family.stat(pid).cloned().ok_or(Lost::Ended)?;
-    let status = walk::read(procfs, pid, "status").map_err(|error| match error.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::SRCH.raw_os_error() => Lost::Ended,
-        _ if error.kind() == std::io::ErrorKind::NotFound => Lost::Ended,
-        _ => Lost::Unreadable,
-    })?;
+    let status = walk::read(procfs, pid, "status")
+        .map_err(|error| if walk::ended(&error) { Lost::Ended } else { Lost::Unreadable })?;
     let credentials = parse_status(&status).map_err(|_| Lost::Unreadable)?;
     let known = memory.servers.get(&(pid, stat.start_ticks, stat.start_stack));
     let server = known.copied().unwrap_or_else(|| serves(procfs, pid, &stat, family));

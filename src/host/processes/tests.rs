@@ -323,6 +323,13 @@ fn what_cannot_be_looked_into_is_told_and_kernel_threads_are_not() {
         // Not a directory: refused, whoever asks.
         fs::write(fake.process(pid, comm, flags, "/x/chroma run").join("fd"), "").unwrap();
     }
+    // Its parent has not taken its end note yet: it holds nothing, whatever the kernel answers.
+    let zombie = fake.process(42, "old", 0, "");
+    fs::write(zombie.join("fd"), "").unwrap();
+    let stat = fs::read_to_string(zombie.join("stat")).unwrap().replace(") S ", ") Z ");
+    fs::write(zombie.join("stat"), stat).unwrap();
+    fs::create_dir(fake.dir.path().join("43")).unwrap(); // ended between two looks
+    fs::write(fake.dir.path().join("43/fd"), "").unwrap();
     fs::write(fake.dir.path().join("uptime"), "").unwrap();
     let table = fake.table();
     let walk = table.walk(&[id(&path)], &[], Duration::ZERO).unwrap();
@@ -331,8 +338,14 @@ fn what_cannot_be_looked_into_is_told_and_kernel_threads_are_not() {
     assert_eq!(unreadable, [40, 41]);
     assert_eq!(table.held(id(&path), Duration::ZERO).unwrap(), Held::Unknown);
     fs::write(fake.dir.path().join("40/cmdline"), "sshd: /usr/sbin/sshd -D").unwrap();
-    assert_eq!(table.server_among(&[40]), None);
-    assert_eq!(table.server_among(&unreadable), Some((41, "chroma".to_owned())));
+    assert_eq!(table.suspects(&[40, 43]), []);
+    let server = Suspect { pid: 41, comm: "chroma".to_owned(), server: true };
+    assert_eq!(table.suspects(&unreadable), [server]);
+    fs::write(fake.dir.path().join("41/cmdline"), "/bin/true").unwrap();
+    fs::write(fake.dir.path().join("41/stat"), "41 (true) R 1").unwrap();
+    assert_eq!(table.suspects(&unreadable).len(), 1, "what cannot be read may be anything");
+    fs::remove_dir_all(fake.dir.path().join("41")).unwrap();
+    assert_eq!(table.held(id(&path), Duration::ZERO).unwrap(), Held::No, "sshd holds no store");
     let rights = table.rights();
     let right = |name| rights.iter().find(|right| right.name == name).map(|right| right.held);
     assert_eq!(right("all_processes_visible"), Some(false), "there is no process 1");

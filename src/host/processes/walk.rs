@@ -134,10 +134,8 @@ pub(crate) fn walk(
             }
             Err(_) => {
                 let key = (pid, entry.ino());
-                let kernel = match kernel_threads.known.get(&key) {
-                    Some(kernel) => *kernel,
-                    None => is_kernel_thread(procfs, pid),
-                };
+                let known = kernel_threads.known.get(&key).copied();
+                let Some(kernel) = known.or_else(|| kernel_thread(procfs, pid)) else { continue };
                 seen.insert(key, kernel);
                 if !kernel {
                     walked.unreadable.push(pid);
@@ -177,11 +175,23 @@ fn look_into(
     partly.map_or(Ok(()), Err)
 }
 
-fn is_kernel_thread(procfs: &Path, pid: u32) -> bool {
-    read(procfs, pid, "stat")
-        .ok()
-        .and_then(|text| parse_stat(&text).ok())
-        .is_some_and(|stat| stat.kernel_thread())
+/// Whether a process that refused is a thread of the kernel; `None` when it is ending: then the kernel refuses as well,
+/// but it holds nothing any more.
+fn kernel_thread(procfs: &Path, pid: u32) -> Option<bool> {
+    match read(procfs, pid, "stat") {
+        Ok(text) => match parse_stat(&text) {
+            Ok(stat) if matches!(stat.state, b'Z' | b'X') => None,
+            parsed => Some(parsed.is_ok_and(|stat| stat.kernel_thread())),
+        },
+        Err(error) if ended(&error) => None,
+        Err(_) => Some(false),
+    }
+}
+
+/// Whether an error of procfs means that the process is no more.
+pub(crate) fn ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// Reads a file of one process, at most [`TEXT_BYTES_MAX`] of it.

@@ -1,0 +1,111 @@
+//! Locks that last. One look at `/proc/locks` cannot tell a lock that is held from one that comes and goes, so a lock
+//! counts as held without a break only when it is there in every turn, no commit happened in between (none can while
+//! somebody reads), and several looks within the turn all find it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Version;
+use crate::{
+    clock::Timestamp,
+    collectors::{CollectError, Turn},
+    findings::{Code, Finding},
+    host::processes::{Holder, LockHolder},
+    store::DATABASE_FILE,
+};
+
+/// Locks that were there at the last turn.
+#[derive(Debug, Default)]
+pub(super) struct LockWatch {
+    held: BTreeMap<u32, (Timestamp, Version)>,
+}
+
+/// A lock that has been held for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HeldLock {
+    pub(super) pid: u32,
+    /// A writer's, not a reader's.
+    pub(super) exclusive: bool,
+    pub(super) lasted: Duration,
+    /// Somebody who waits for it.
+    pub(super) waiting: Option<u32>,
+}
+
+impl LockWatch {
+    /// Looks at the locks of everybody but `main`: the server's own are its work. Locks that belong to no process are
+    /// left out, they may be ours.
+    pub(super) fn look(
+        &mut self,
+        turn: &Turn,
+        version: Version,
+        main: Option<u32>,
+        read: impl Fn() -> Result<Vec<LockHolder>, CollectError>,
+    ) -> Result<Vec<HeldLock>, CollectError> {
+        let before = std::mem::take(&mut self.held);
+        let mut locks = read()?;
+        for lock in &locks {
+            let Some(pid) = lock.pid.filter(|pid| Some(*pid) != main) else { continue };
+            let since = match before.get(&pid) {
+                Some((since, then)) if *then == version => *since,
+                _ => turn.now,
+            };
+            self.held.insert(pid, (since, version));
+        }
+        for _ in 0..LOOKS {
+            if !self.held.values().any(|(since, _)| turn.now.since(*since) >= LONG)
+                || turn.stopped()
+            {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+            locks = read()?;
+            for (pid, (since, _)) in &mut self.held {
+                if !locks.iter().any(|lock| lock.pid == Some(*pid)) {
+                    *since = turn.now;
+                }
+            }
+        }
+        Ok(self
+            .held
+            .iter()
+            .map(|(pid, (since, _))| HeldLock {
+                pid: *pid,
+                exclusive: locks.iter().any(|lock| lock.pid == Some(*pid) && lock.exclusive),
+                lasted: turn.now.since(*since),
+                waiting: locks
+                    .iter()
+                    .find(|lock| lock.pending && lock.pid != Some(*pid))
+                    .and_then(|lock| lock.pid),
+            })
+            .collect())
+    }
+
+    /// There is nothing to be locked.
+    pub(super) fn forget(&mut self) {
+        self.held.clear();
+    }
+}
+
+/// The finding for the locks that have lasted too long.
+pub(super) fn lock_held(held: &[HeldLock], holders: &[Holder]) -> Option<Finding> {
+    let comm = |pid: u32| {
+        let holder = holders.iter().find(|h| h.pid == pid || h.children.contains(&pid));
+        holder.map_or("a process", |holder| holder.comm.as_str())
+    };
+    let longest = held.iter().filter(|held| held.lasted >= LONG).max_by_key(|held| held.lasted)?;
+    let kind = if longest.exclusive { "a write lock" } else { "a read lock" };
+    let mut evidence = format!(
+        "{} (pid {}) has held {kind} for at least {} s without a break",
+        comm(longest.pid),
+        longest.pid,
+        longest.lasted.as_secs()
+    );
+    if let Some(waiting) = longest.waiting {
+        evidence.extend([", and ", comm(waiting), " waits to write"]);
+    }
+    Some(Finding::new(Code::LockHeld, DATABASE_FILE, evidence))
+}
+
+/// Two turns of the default pace, less what the clock may have been slewed by.
+pub(super) const LONG: Duration = Duration::from_millis(4_900);
+const LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
