@@ -24,6 +24,10 @@ use rustix::{
 
 use crate::clock::Timestamp;
 
+mod parallel;
+
+pub use parallel::{PreparedVisitor, walk_on_two_threads};
+
 /// How far a walk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -238,10 +242,17 @@ impl Walk {
 
     /// Goes on for some dozens of entries. Breaks when there is nothing left, or when `visit` did.
     pub fn step(&mut self, visit: &mut dyn FnMut(Visit<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
-        if self.batch.is_empty() && self.problems.is_empty() {
-            self.advance()?;
-        }
+        self.find()?;
         self.tell(visit)
+    }
+
+    /// Does a piece of work, unless there is something to be told already. Breaks at the end.
+    fn find(&mut self) -> ControlFlow<()> {
+        if self.batch.is_empty() && self.problems.is_empty() {
+            self.advance()
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     /// One piece of work: names read, entries looked at, or a folder entered or left. Breaks at the end.
@@ -384,21 +395,27 @@ impl Walk {
             self.summary.problems += 1;
             visit(Err(problem))?;
         }
-        let folder_len = self.path.len();
-        let mut told = ControlFlow::Continue(());
-        for (range, meta) in &self.batch {
-            let name = self.stack.last().and_then(|f| f.names.get(range.clone())).unwrap_or(&[]);
-            let depth = self.stack.last().map_or(0, |f| f.depth);
-            let depth = if range.is_empty() { 0 } else { depth + 1 };
-            self.path.extend_from_slice(name);
-            self.summary.entries += 1;
-            told = visit(Ok(Entry { path: &self.path, name_at: folder_len, depth, meta }));
-            self.path.truncate(folder_len);
-            if told.is_break() {
-                break;
+        let (mut told, mut entries) = (ControlFlow::Continue(()), 0);
+        self.each(|entry| {
+            if told.is_continue() {
+                entries += 1;
+                told = visit(Ok(entry));
             }
-        }
+        });
+        self.summary.entries += entries;
         told
+    }
+
+    /// The entries that the present step looked at.
+    fn each(&mut self, mut visit: impl FnMut(Entry<'_>)) {
+        let (folder_len, folder) = (self.path.len(), self.stack.last());
+        for (range, meta) in &self.batch {
+            let name = folder.and_then(|f| f.names.get(range.clone())).unwrap_or_default();
+            let depth = if name.is_empty() { 0 } else { folder.map_or(0, |f| f.depth) + 1 };
+            self.path.extend_from_slice(name);
+            visit(Entry { path: &self.path, name_at: folder_len, depth, meta });
+            self.path.truncate(folder_len);
+        }
     }
 }
 
