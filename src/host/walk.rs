@@ -175,6 +175,8 @@ pub struct Walk {
     problems: Vec<Problem>,
     /// Where `getdents` writes.
     scratch: Vec<u8>,
+    /// Buffers of folders that were left, for those that are entered next.
+    spare: Vec<(Vec<u8>, Vec<Range<usize>>)>,
     summary: Summary,
 }
 
@@ -230,6 +232,7 @@ impl Walk {
             batch: vec![(0..0, meta)],
             problems: Vec::new(),
             scratch: Vec::with_capacity(NAMES_BYTES),
+            spare: Vec::new(),
             summary: Summary::default(),
         })
     }
@@ -268,10 +271,17 @@ impl Walk {
         } else if folder.more {
             self.list();
         } else {
-            self.path.truncate(folder.parent_len);
-            self.stack.pop();
+            self.leave();
         }
         ControlFlow::Continue(())
+    }
+
+    /// Goes back to the folder above the one on top.
+    fn leave(&mut self) {
+        let Some(mut folder) = self.stack.pop() else { return };
+        self.path.truncate(folder.parent_len);
+        folder.names.clear();
+        self.spare.push((folder.names, folder.folders));
     }
 
     /// Looks at the next names of the folder on top.
@@ -322,14 +332,16 @@ impl Walk {
         self.path.extend_from_slice(c_name.to_bytes());
         match rustix::fs::openat(&*parent.directory, c_name, DIRECTORY_FLAGS, Mode::empty()) {
             Ok(directory) => {
+                let (names, folders) = self.spare.pop().unwrap_or_default();
+                let directory = Arc::new(directory);
                 self.path.push(b'/');
                 self.stack.push(Folder {
-                    directory: Arc::new(directory),
+                    directory,
                     parent_len,
                     depth,
-                    names: Vec::new(),
+                    names,
                     at: 0,
-                    folders: Vec::new(),
+                    folders,
                     more: true,
                 });
             }

@@ -98,8 +98,11 @@ impl<T> Shared<'_, T> {
     fn work(&self, first: Option<Walk>, progress: &mut dyn FnMut(u64)) -> Summary {
         let mut total = Summary::default();
         let mut next = first;
+        let mut prepared = Vec::new();
         while let Some(mut walk) = next.or_else(|| self.wait()) {
-            while !self.stop.load(Ordering::Relaxed) && self.step(&mut walk).is_continue() {
+            while !self.stop.load(Ordering::Relaxed)
+                && self.step(&mut walk, &mut prepared).is_continue()
+            {
                 progress(total.entries + walk.summary.entries);
                 if self.hungry.load(Ordering::Relaxed) {
                     self.hand_over(&mut walk);
@@ -114,14 +117,14 @@ impl<T> Shared<'_, T> {
         total
     }
 
-    fn step(&self, walk: &mut Walk) -> ControlFlow<()> {
+    fn step(&self, walk: &mut Walk, prepared: &mut Vec<T>) -> ControlFlow<()> {
         walk.find()?;
         if walk.batch.is_empty() && walk.problems.is_empty() {
             return ControlFlow::Continue(());
         }
-        let mut prepared = Vec::with_capacity(walk.batch.len());
+        prepared.clear();
         walk.each(|entry| prepared.push((self.prepare)(&entry)));
-        let mut prepared = prepared.into_iter();
+        let mut prepared = prepared.drain(..);
         let mut visit = self.visit.lock().unwrap_or_else(PoisonError::into_inner);
         walk.tell(&mut |found| match found {
             Ok(entry) => match prepared.next() {
@@ -178,6 +181,7 @@ impl Walk {
                     batch: Vec::new(),
                     problems: Vec::new(),
                     scratch: Vec::with_capacity(NAMES_BYTES),
+                    spare: Vec::new(),
                     summary: Summary::default(),
                 });
             }
@@ -241,7 +245,7 @@ fn merge(one: Summary, other: Summary) -> Summary {
 }
 
 /// A second thread costs more than it saves below this many entries.
-const ALONE_MAX: u64 = 2_000;
+const ALONE_MAX: u64 = 500;
 
 /// Less than some dozens of names are not worth handing over.
 const SPLIT_BYTES_MIN: usize = 512;
