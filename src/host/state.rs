@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -76,17 +76,21 @@ impl StateDir {
     /// damaged and has been set aside.
     pub fn load<T: DeserializeOwned>(&self, kind: &str, subject: &Path) -> Option<T> {
         let path = self.file(kind, subject)?;
-        let bytes = match read_bounded(&path) {
-            Ok(bytes) => bytes,
+        let reader = match open_bounded(&path) {
+            Ok(reader) => reader,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
                 warn!(path = %path.display(), %error, "State document cannot be read; starting anew.");
                 return None;
             }
         };
-        match serde_json::from_slice::<Document<T>>(&bytes) {
+        match serde_json::from_reader::<_, Document<T>>(reader) {
             Ok(document) if document.subject == subject.to_string_lossy() => Some(document.data),
             Ok(_) => None, // two paths with one hash: as good as absent
+            Err(error) if error.is_io() => {
+                warn!(path = %path.display(), %error, "State document cannot be read; starting anew.");
+                None
+            }
             Err(error) if self.read_only => {
                 warn!(path = %path.display(), %error, "State document is damaged; going on without it.");
                 None
@@ -114,9 +118,7 @@ impl StateDir {
         }
         let Some(path) = self.file(kind, subject) else { return };
         let document = Document { subject: subject.to_string_lossy().into_owned(), data };
-        let written = serde_json::to_vec(&document)
-            .map_err(io::Error::other)
-            .and_then(|bytes| write_whole(&path, &bytes));
+        let written = write_whole(&path, |writer| Ok(serde_json::to_writer(writer, &document)?));
         match written {
             Ok(()) => {
                 if self.failing.swap(false, Ordering::Relaxed) {
@@ -166,30 +168,36 @@ fn lock(dir: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(DOCUMENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > DOCUMENT_BYTES_MAX {
+/// Documents are read and written piece by piece: the text of a large one is never held whole.
+fn open_bounded(path: &Path) -> io::Result<impl Read> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() > DOCUMENT_BYTES_MAX {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
             "larger than any document of ours",
         ));
     }
-    Ok(bytes)
+    Ok(BufReader::new(file.take(DOCUMENT_BYTES_MAX)))
 }
 
 /// Temporary name in the same directory, write, sync, rename, sync of the directory: after a crash there is the old
 /// document or the new one.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let result = (|| {
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .truncate(true)
             .write(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(bytes)?;
+        let mut writer = BufWriter::new(&file);
+        write(&mut writer)?;
+        writer.flush()?;
+        drop(writer);
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
