@@ -8,7 +8,7 @@
 //! security modules, id-mapped mounts and richer lists (`NFSv4`) would say is not known here.
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Filesystem uid.
     pub uid: u32,

@@ -1,7 +1,7 @@
-//! A hash that stays the same over releases, for what is kept in the state directory. It does not resist somebody who
+//! Hashes that stay the same over releases, for what is kept in the state directory. They do not resist somebody who
 //! chooses the bytes.
 
-/// The hash of nothing.
+/// The FNV-1a hash of nothing.
 pub(crate) const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a, 64 bits: goes on from `start` over `bytes`.
@@ -9,6 +9,22 @@ pub(crate) fn fnv1a(start: u64, bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes
         .into_iter()
         .fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A hash of a path for tables of very many: eight bytes at a step, every bit of it good.
+pub(crate) fn path_hash(path: &[u8]) -> u64 {
+    let mix = |hash: u64, word: u64| {
+        let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^ hash >> 32
+    };
+    let (words, rest) = path.as_chunks::<8>();
+    let hash = words
+        .iter()
+        .fold(FNV_START ^ path.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    // Two more rounds, so that the last bytes reach the first bits.
+    mix(mix(mix(hash, u64::from_le_bytes(last)), 0), 0)
 }
 
 #[cfg(test)]
@@ -25,5 +41,23 @@ mod tests {
             assert_eq!(fnv1a(FNV_START, bytes.iter().copied()), hash);
         }
         assert_eq!(fnv1a(fnv1a(FNV_START, *b"foo"), *b"bar"), fnv1a(FNV_START, *b"foobar"));
+        assert_eq!(path_hash(b""), 0xd44f_3541_83b6_d328);
+        assert_eq!(path_hash(b"chroma.sqlite3"), 0x162e_991f_788d_f9d3);
+    }
+
+    #[test]
+    fn paths_that_differ_little_are_spread_evenly() {
+        let mut first_bits = vec![0_u32; 1024];
+        let mut all = std::collections::BTreeSet::new();
+        for folder in 0..20_000 {
+            for name in ["header.bin", "length.bin", "link_lists.bin"] {
+                let path = format!("{folder:08x}-0000-4000-8000-000000000000/{name}");
+                let hash = path_hash(path.as_bytes());
+                first_bits[usize::try_from(hash >> 54).unwrap()] += 1;
+                assert!(all.insert(hash >> 11), "{path}");
+            }
+        }
+        let most = first_bits.iter().max().unwrap();
+        assert!(*most < 100, "{most} of 60,000 in one of 1,024 shards");
     }
 }

@@ -1,0 +1,206 @@
+//! What a look came to, in words: evidence that names entries, what they are and what they were, and the command that
+//! mends the first of them.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Last,
+    baseline::Shape,
+    judge::{Drifted, Kind, Refused, Tally},
+    look::Missed,
+};
+use crate::{
+    clock::Timestamp,
+    collectors::CollectError,
+    findings::{Code, Finding},
+    format::access::{Refusal, mode_text},
+    store::Context,
+};
+
+/// Room that is left for the command behind the examples.
+const EXAMPLES_CHARS_MAX: usize = 400;
+
+/// The findings of a look at the store at `path`.
+pub(super) fn findings(
+    total: &Tally,
+    path: &Path,
+    first_seen: &[Option<Timestamp>; 5],
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if total.drifted > 0 {
+        found.push(drift(total, path, first_seen));
+    }
+    if total.unwritable > 0 {
+        found.push(unwritable(total, path));
+    }
+    if total.world_writable > 0 {
+        let examples = total
+            .world_writable_examples
+            .iter()
+            .map(|(entry, is)| format!("{} is {}", name(entry), words(is)));
+        let list = listed(total.world_writable, examples);
+        let evidence =
+            format!("{}: {list}", count(total.world_writable, "may be changed by everybody"));
+        found.push(Finding::new(Code::PermissionWorldWritable, "", evidence));
+    }
+    found
+}
+
+fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Finding {
+    let examples = total.drifted_examples.iter().map(|Drifted { path, is, was, kinds }| {
+        let list =
+            if kinds[Kind::List as usize] { " with another access list (getfacl)" } else { "" };
+        format!("{} is {}{list}, was {}", name(path), words(is), words(was))
+    });
+    let evidence = [
+        count(total.drifted, "not as before"),
+        first_seen
+            .iter()
+            .flatten()
+            .min()
+            .map_or_else(String::new, |at| format!(", first seen {at}")),
+        format!(": {}", listed(total.drifted, examples)),
+        total
+            .drifted_examples
+            .first()
+            .and_then(|drifted| mend(path, drifted))
+            .map_or_else(String::new, |command| format!("; mend with: {command}")),
+    ];
+    Finding::new(Code::PermissionDrift, "", evidence.concat())
+}
+
+fn unwritable(total: &Tally, path: &Path) -> Finding {
+    let examples = total.refused_examples.iter().map(|Refused { path, is, refusal, .. }| {
+        format!("{} is {}: {}", name(path), words(is), refusal.as_str())
+    });
+    let list = listed(total.unwritable, examples);
+    let entries = plural(total.unwritable);
+    let Some(refused) = total.refused_examples.first() else {
+        return Finding::new(Code::PermissionUnwritable, "", format!("{entries} cannot be used"));
+    };
+    let Refused { server, refusal, .. } = refused;
+    let groups: Vec<String> = server.gids.iter().take(5).map(u32::to_string).collect();
+    let mendable =
+        matches!(refusal, Refusal::Mode | Refusal::List) && !refused.path.starts_with(b"/");
+    let command = shell_word(path).filter(|_| mendable).map_or_else(String::new, |target| {
+        let group = groups.first().map_or_else(String::new, |gid| format!(":{gid}"));
+        format!("; give it back with: chown -R {}{group} {target}", server.uid)
+    });
+    let evidence = format!(
+        "uid {} (groups {}) cannot use {entries} as Chroma must: {list}{command}",
+        server.uid,
+        groups.join(" ")
+    );
+    Finding::new(Code::PermissionUnwritable, "", evidence)
+}
+
+/// What the walk could not look at.
+pub(super) fn problems(total: &Tally, last: Option<&Last>, context: &Context) -> Vec<CollectError> {
+    let path = &context.store.path;
+    let missed = last.map_or(&[][..], |last| &last.problems).iter().map(|missed| match missed {
+        Missed::Entry(problem) => CollectError::Unreadable {
+            path: below(path, &problem.path),
+            source: problem.errno.into(),
+        },
+        Missed::More(more) => CollectError::Other(format!("{more} more entries cannot be read")),
+        Missed::Rest => CollectError::TooMany {
+            path: path.clone(),
+            what: "entries",
+            bound: context.config.collect.entries_max,
+        },
+        Missed::Deep(folders) => CollectError::Other(format!(
+            "{folders} folders lie deeper than any of Chroma's and were not entered"
+        )),
+    });
+    let lists = total.problems.iter().map(|(entry, reason)| {
+        CollectError::Other(format!("cannot read the access list of {}: {reason}", name(entry)))
+    });
+    missed.chain(lists).collect()
+}
+
+/// Up to some entries, as many as there is room for, and how many there are besides.
+fn listed(total: u64, examples: impl Iterator<Item = String>) -> String {
+    let (mut said, mut chars) = (Vec::new(), 0);
+    for example in examples {
+        chars += example.chars().count();
+        if !said.is_empty() && chars > EXAMPLES_CHARS_MAX {
+            break;
+        }
+        said.push(example);
+    }
+    let more = total.saturating_sub(said.len() as u64);
+    if more > 0 {
+        said.push(format!("and {more} more"));
+    }
+    said.join("; ")
+}
+
+fn count(number: u64, what: &str) -> String {
+    let verb = match (what.starts_with("may "), number) {
+        (true, _) => "",
+        (false, 1) => "is ",
+        (false, _) => "are ",
+    };
+    format!("{} {verb}{what}", plural(number))
+}
+
+fn plural(number: u64) -> String {
+    format!("{number} {}", if number == 1 { "entry" } else { "entries" })
+}
+
+/// `-rw-r--r-- 1000:1000`.
+fn words(shape: &Shape) -> String {
+    format!("{} {}:{}", mode_text(shape.mode), shape.uid, shape.gid)
+}
+
+/// An entry as a person may read it, whatever bytes its name has; never long.
+fn name(path: &[u8]) -> String {
+    if path.is_empty() {
+        return "the directory itself".to_owned();
+    }
+    let text = String::from_utf8_lossy(path);
+    let mut out: String = text.chars().take(NAME_CHARS_MAX).map(visible).collect();
+    if text.chars().nth(NAME_CHARS_MAX).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+fn visible(c: char) -> char {
+    if c.is_control() { '?' } else { c }
+}
+
+/// A folder of a segment, a slash and the longest of Chroma's names fit.
+const NAME_CHARS_MAX: usize = 80;
+
+/// The commands that make an entry what it was; `None` when no command does, or when its name is not safe to type.
+fn mend(store: &Path, Drifted { path, is, was, kinds }: &Drifted) -> Option<String> {
+    let target = shell_word(&below(store, path))?;
+    let mut commands = Vec::new();
+    let [owner, group, mode, kind, _] = *kinds;
+    if kind {
+        return None;
+    }
+    let link = if is.is_link() { "-h " } else { "" };
+    if owner || group {
+        commands.push(format!("chown {link}{}:{} {target}", was.uid, was.gid));
+    }
+    // chown takes setuid and setgid away, so it comes first and the mode after it.
+    if mode || (!commands.is_empty() && was.mode & 0o6000 != 0) {
+        commands.push(format!("chmod {:04o} {target}", was.permissions()));
+    }
+    (!commands.is_empty()).then(|| commands.join(" && "))
+}
+
+fn below(store: &Path, path: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    if path.is_empty() { store.to_owned() } else { store.join(std::ffi::OsStr::from_bytes(path)) }
+}
+
+/// A path that a shell takes as it stands. Names from disk may hold commands; one that would have to be quoted is not
+/// offered for typing.
+fn shell_word(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'_' | b'-' | b'+');
+    (text.len() <= 200 && text.bytes().all(plain)).then(|| text.to_owned())
+}
