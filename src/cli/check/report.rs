@@ -1,8 +1,6 @@
 //! What `check` prints: one document, for people or for programs.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::runner::Look;
 use crate::{
@@ -41,7 +39,9 @@ pub(super) struct StoreReport {
     path: String,
     status: Status,
     findings: Vec<FindingReport>,
-    integrity: BTreeMap<&'static str, CheckState>,
+    /// In the order of the collector; a map in JSON.
+    #[serde(serialize_with = "as_map")]
+    integrity: Vec<(&'static str, CheckState)>,
     problems: Vec<ProblemReport>,
 }
 
@@ -72,7 +72,7 @@ impl Report {
             path: plain(&store.path.to_string_lossy()),
             status: Status::Ok,
             findings: Vec::new(),
-            integrity: BTreeMap::new(),
+            integrity: Vec::new(),
             problems: Vec::new(),
         };
         for Look { collector, observation } in looks {
@@ -144,7 +144,7 @@ impl StoreReport {
             Severity::Warning => Status::Warning,
             Severity::Info => Status::Ok,
         });
-        let checks = self.integrity.values().map(|state| match state {
+        let checks = self.integrity.iter().map(|(_, state)| match state {
             CheckState::Ok => Status::Ok,
             CheckState::Corrupt => Status::Critical,
             // Without the deep checks, one that never ran was not asked for.
@@ -183,6 +183,13 @@ impl StoreReport {
         }
         lines.push(String::new());
     }
+}
+
+fn as_map<S: Serializer>(
+    checks: &[(&'static str, CheckState)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(checks.iter().copied())
 }
 
 impl ProblemReport {
