@@ -113,6 +113,27 @@ fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
 }
 
 #[test]
+fn check_says_which_store_hangs_and_all_about_the_others() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = fixture("chroma-1.5.9", scratch.path());
+    let mount = Mount::of(&source, &scratch.path().join("mounted"));
+    signal(mount.daemon.id(), "STOP");
+    let far = format!("--store.path=far={}", mount.at.display());
+    let near = format!("--store.path=near={}", source.display());
+
+    let output = support::run(&["check", "--state.dir=", "--output=json", &far, &near]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = |store: usize| document["stores"][store]["problems"].as_array().unwrap();
+    assert!(
+        problems(0).iter().any(|p| p["problem"].as_str().unwrap().contains("has not answered")),
+        "{document:#}"
+    );
+    assert_eq!(document["stores"][0]["integrity"], serde_json::json!({}), "nothing is made up");
+    assert_eq!(problems(1).len(), 0, "{document:#}");
+    assert!(output.status.code().unwrap() > 0, "a store that hangs is not well");
+}
+
+#[test]
 fn with_a_hung_mount_the_program_still_ends_within_its_grace() {
     let scratch = tempfile::tempdir().unwrap();
     let source = fixture("chroma-1.5.9", scratch.path());

@@ -108,9 +108,9 @@ impl Contents {
             return Ok(());
         }
         let pause = self.context.config.collect.contents_interval;
-        // A try in the future means that the clock stepped back.
+        // A try in the future means that the clock stepped back. A file that could not be read is tried in every turn.
         let soon = self.tried.is_some_and(|at| at <= turn.now && turn.now.since(at) < pause);
-        if soon && !turn.deep {
+        if soon && self.looked.is_some() && !turn.deep {
             return Ok(());
         }
         self.tried = Some(turn.now);
