@@ -196,7 +196,7 @@ fn prometheus_sees_what_the_host_says() {
         near(value, resident, resident * 0.1)
     });
     let started = number("date", &["+%s", "-d", &output("ps", &["-o", "lstart=", "-p", &pid])]);
-    prometheus.wait("chroma_process_start_time_seconds", |value| near(value, started, 2.0));
+    prometheus.wait("chroma_process_start_timestamp_seconds", |value| near(value, started, 2.0));
     let descriptors = number("sh", &["-c", &format!("ls /proc/{pid}/fd | wc -l")]);
     prometheus.wait("chroma_process_open_fds", |value| near(value, descriptors, 3.0));
 
