@@ -208,11 +208,6 @@ catalogue! {
         => "Open it and compare with the one before, before the older one is pruned.";
     BackupSameDisk "backup_same_disk" Info: "The backups lie on the same filesystem as the directory they protect."
         => "Copy them to another disk or host.";
-    // ourselves
-    CheckOverdue "check_overdue" Warning: "A scheduled check has not come to an end for much longer than its interval."
-        => "Run it by hand in a quiet hour: chroma_exporter check --store.path {path}";
-    CollectorFailing "collector_failing" Warning: "A collector of this program cannot read what it should; what it watches is unknown."
-        => "See the reason below; run: chroma_exporter check --store.path {path}";
 }
 
 impl Code {
