@@ -67,7 +67,7 @@ impl Prometheus {
 
     /// The one value that the query gives now, or none.
     fn ask(&self, query: &str) -> Option<f64> {
-            let encoded = query.bytes().map(|b| format!("%{b:02X}")).collect::<Vec<_>>().concat();
+        let encoded = query.bytes().map(|b| format!("%{b:02X}")).collect::<Vec<_>>().concat();
         let answer = get(self.address, &format!("/api/v1/query?query={encoded}"));
         let json: serde_json::Value = serde_json::from_str(body(&answer.body)).ok()?;
         let result = json["data"]["result"].as_array()?;

@@ -1,0 +1,61 @@
+//! What one turn of each collector costs on an idle store: CPU time of this process over many turns, from a real
+//! directory of Chroma. Prints a table; the target is 2 ms for all collectors of a store together.
+//!
+//! `cargo bench --bench turn [DIR]`
+
+use std::{path::PathBuf, sync::Arc};
+
+use chroma_exporter::{
+    collectors,
+    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    host::Host,
+    scheduler,
+    store::Context,
+};
+
+const TURNS: u32 = 1000;
+
+fn main() {
+    let dir = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9"),
+        PathBuf::from,
+    );
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store {
+        name: "bench".into(),
+        path: dir.clone(),
+        seen_path: dir.clone(),
+        backups: BackupPolicy::daily(vec![format!("{}/none*", dir.display())]),
+        permissions: PermissionPolicy::default(),
+        chroma_version: None,
+    });
+    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+    println!("{:<12} {:>14}", "collector", "CPU ms a turn");
+    let mut all = 0.0;
+    for mut collector in collectors::registry(&context) {
+        // The first turns learn, check and fill caches.
+        for _ in 0..5 {
+            drop(scheduler::run_once(&mut *collector, &context, false, Arc::default()));
+        }
+        let before = cpu_ms();
+        for _ in 0..TURNS {
+            drop(scheduler::run_once(&mut *collector, &context, false, Arc::default()));
+        }
+        let cost = (cpu_ms() - before) / f64::from(TURNS);
+        all += cost;
+        println!("{:<12} {cost:>14.3}", collector.name().as_str());
+    }
+    println!("{:<12} {all:>14.3}   target 2.000, ratio {:.2}", "all", all / 2.0);
+}
+
+/// User and system time of this process with all its threads, in milliseconds; the kernel counts in steps of ten.
+fn cpu_ms() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() * 10.0
+}
