@@ -107,13 +107,15 @@ struct Seen {
 pub struct Backups {
     context: Context,
     seen: BTreeMap<PathBuf, Seen>,
+    /// The directory and database of the store itself, as (device, inode), when last known.
+    own: Vec<(u64, u64)>,
 }
 
 impl Backups {
     /// Looks at nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        Self { context: context.clone(), seen: BTreeMap::new() }
+        Self { context: context.clone(), seen: BTreeMap::new(), own: Vec::new() }
     }
 
     fn look(&mut self, turn: &Turn, problems: &mut Vec<CollectError>) -> Vec<Backup> {
@@ -155,6 +157,15 @@ impl Backups {
             Err(error) => return unreadable(&error),
         };
         let database = meta.is_dir().then(|| database_in(path)).flatten();
+        // The store is no backup of itself, and neither is a hard link to its database. Opening it here would be worse than
+        // wrong: the close would drop the lock of a check of this process.
+        let is_own = |meta: &Metadata| self.own.contains(&(meta.dev(), meta.ino()));
+        if is_own(&meta)
+            || database.as_ref().is_some_and(|(_, meta)| is_own(meta))
+            || beside_a_backup(path)
+        {
+            return None;
+        }
         let changed = changed(&meta, database.as_ref().map(|(_, meta)| meta));
         let taken = taken(path, changed);
         let state = self.state(path, &meta, database.as_ref(), changed, taken, turn);
@@ -275,8 +286,14 @@ impl Collector for Backups {
         if self.context.store.backups.globs.is_empty() {
             return out;
         }
+        let answers = self.context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, Duration::ZERO).is_ok()
+            || self.context.device.ask(self.context.config.collect.device_timeout).is_ok();
+        if answers {
+            let ids = [self.context.store.seen_path.as_path(), self.context.database.path()];
+            let known = ids.into_iter().filter_map(|path| fs::metadata(path).ok());
+            self.own = known.map(|meta| (meta.dev(), meta.ino())).collect();
+        }
         let backups = self.look(turn, &mut out.problems);
-        let answers = self.context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, Duration::ZERO).is_ok();
         let store_device = answers
             .then(|| fs::metadata(&self.context.store.seen_path).ok())
             .flatten()
@@ -452,6 +469,14 @@ fn read_at(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>, (Reason, Str
     let read = read.map_err(|error| (Reason::Unreadable, error.to_string()))?;
     bytes.truncate(read);
     Ok(bytes)
+}
+
+/// What lies beside backups and is none: checksums, signatures, logs, files on their way.
+fn beside_a_backup(path: &Path) -> bool {
+    const ENDINGS: [&str; 10] =
+        [".sha256", ".sha512", ".sha1", ".md5", ".asc", ".sig", ".log", ".txt", ".tmp", ".part"];
+    let name = name_of(path).to_lowercase();
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 fn name_of(path: &Path) -> String {
@@ -633,6 +658,25 @@ mod tests {
             touch(&dir.path().join(name), NOW - at);
         }
         assert_eq!(look(&mut backups(dir.path(), "*.zst"), NOW).1, ["backup_shrunk"]);
+    }
+
+    #[test]
+    fn the_store_itself_and_checksums_are_no_backups() {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/chroma-1.5.9-empty/chroma.sqlite3");
+        fs::copy(fixture, dir.path().join("chroma.sqlite3")).unwrap();
+        fs::hard_link(dir.path().join("chroma.sqlite3"), dir.path().join("linked.sqlite3"))
+            .unwrap();
+        fs::write(dir.path().join("old.tar.gz.sha256"), "0123  old.tar.gz").unwrap();
+        for pattern in ["", "*"] {
+            let (seen, codes) = look(&mut backups(dir.path(), pattern), NOW * 2);
+            assert_eq!(
+                (codes, value(&seen, &COUNT)),
+                (vec!["backup_missing"], Some(0.0)),
+                "{pattern:?}"
+            );
+        }
     }
 
     #[test]
