@@ -1,10 +1,10 @@
 //! The closed catalogue of findings: code, severity, cause in one sentence, remedy in one command, runbook. Collectors
 //! attach the evidence; nobody else writes remedies, so that `check`, the page and a message say the same.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// How much is at stake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing.
@@ -38,6 +38,9 @@ pub struct Finding {
     pub subject: String,
     /// One sentence with the numbers of this case.
     pub evidence: String,
+    /// Taken over from the run before because the last one failed: it was neither seen nor disproved now.
+    #[serde(skip)]
+    pub kept: bool,
 }
 
 impl Finding {
@@ -50,6 +53,7 @@ impl Finding {
             severity: code.severity(),
             subject: clean(&subject.into()),
             evidence: clean(evidence.as_ref()),
+            kept: false,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The rooms and the arrows between them are drawn in `ARCHITECTURE.md`.
 
+pub mod alert;
 pub mod cli;
 pub mod clock;
 pub mod collectors;

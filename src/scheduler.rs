@@ -130,7 +130,7 @@ fn keep_undisproved(failed: &mut Observation, before: &[Finding]) {
         .iter()
         .filter(|f| !judged.contains(&f.code))
         .filter(|f| !findings.iter().any(|g| g.code == f.code && g.subject == f.subject))
-        .cloned()
+        .map(|f| Finding { kept: true, ..f.clone() })
         .collect();
     findings.extend(kept);
 }
