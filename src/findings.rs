@@ -38,6 +38,8 @@ pub struct Finding {
     pub subject: String,
     /// One sentence with the numbers of this case.
     pub evidence: String,
+    /// The command with the numbers of this case, where the one of the catalogue would leave them to the reader.
+    pub remedy: Option<String>,
     /// Taken over from the run before because the last one failed: it was neither seen nor disproved now.
     #[serde(skip)]
     pub kept: bool,
@@ -53,8 +55,21 @@ impl Finding {
             severity: code.severity(),
             subject: clean(&subject.into()),
             evidence: clean(evidence.as_ref()),
+            remedy: None,
             kept: false,
         }
+    }
+
+    /// The same with a command that names what this case is about.
+    #[must_use]
+    pub fn with_remedy(self, remedy: impl AsRef<str>) -> Self {
+        Self { remedy: Some(clean(remedy.as_ref())), ..self }
+    }
+
+    /// What to do about it in the store at `path`.
+    #[must_use]
+    pub fn remedy(&self, path: &std::path::Path) -> String {
+        self.remedy.clone().unwrap_or_else(|| self.code.remedy(path))
     }
 
     /// The same with another severity.
@@ -175,8 +190,8 @@ catalogue! {
         => "Stop all but one of them now, then restart the one that stays.";
     ServerGone "server_gone" Critical: "The process that served this directory is gone and no other has taken its place."
         => "Start Chroma again, and look in its log and in the kernel's (journalctl -k) for why it ended.";
-    StoreReplaced "store_replaced" Critical: "A running process holds a deleted or replaced chroma.sqlite3: what it writes is lost when it ends."
-        => "Do not stop that process: first copy its open file with: cp /proc/PID/fd/N somewhere-safe (PID and N below).";
+    StoreReplaced "store_replaced" Critical: "A running process holds a deleted or replaced chroma.sqlite3: its reads answer from a file that goes when it ends, and its writes fail (code 1032)."
+        => "Do not stop that process before its open file is saved outside {path}: cp /proc/PID/fd/N /var/tmp/chroma.sqlite3.saved (PID and N as found).";
     LockHeld "lock_held" Warning: "A process holds a lock on chroma.sqlite3 for long; all writers wait for it in silence."
         => "Look at the process named below, and end it if it is a forgotten shell or a hung tool.";
     DescriptorsLow "descriptors_low" Warning: "The process that holds the directory has nearly used up its file descriptors; the next open fails."

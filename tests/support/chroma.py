@@ -1,6 +1,7 @@
 """Drives a real Chroma for the tests: `serve`-side load and embedded use.
 
 load HOST PORT SECONDS     adds, updates and deletes through the server until the time is over; prints what must be there
+fill HOST PORT COUNT       adds so many records with documents
 verify HOST PORT           reads a ledger from standard input and proves that all of it is there
 hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
 """
@@ -54,6 +55,16 @@ def load(host, port, seconds):
     json.dump({"live": live, "batches": batches}, sys.stdout)
 
 
+def fill(host, port, count):
+    collection = client(host, port).get_or_create_collection("filled")
+    numbers = range(int(count))
+    collection.add(
+        ids=[f"r{number}" for number in numbers],
+        embeddings=[vector(number) for number in numbers],
+        documents=[f"document {number}" for number in numbers],
+    )
+
+
 def verify(host, port):
     ledger = json.load(sys.stdin)["live"]
     collection = client(host, port).get_collection("load")
@@ -83,4 +94,4 @@ def hold(directory):
 
 
 if __name__ == "__main__":
-    {"load": load, "verify": verify, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "verify": verify, "hold": hold}[sys.argv[1]](*sys.argv[2:])

@@ -41,6 +41,8 @@ impl Server {
         let mut child = Command::new(program)
             .args(["run", "--host", "127.0.0.1", "--port", &port.to_string(), "--path"])
             .arg(dir)
+            // Releases before 1.0 write chroma.log where they are started.
+            .current_dir(dir.parent().expect("an absolute path"))
             .env("ANONYMIZED_TELEMETRY", "False")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -89,7 +89,7 @@ impl Report {
                     subject: plain(&finding.subject),
                     summary: finding.code.cause(),
                     evidence: plain(&finding.evidence),
-                    remedy: plain(&finding.code.remedy(&store.path)),
+                    remedy: plain(&finding.remedy(&store.path)),
                     runbook: finding.code.runbook(),
                 });
             }

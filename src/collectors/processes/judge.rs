@@ -167,7 +167,14 @@ pub(super) fn store_replaced(files: &[Held], located: Located) -> Option<Finding
         Located::Nowhere => "; the path leads to nothing",
         Located::Unknown => "",
     });
-    Some(Finding::new(Code::StoreReplaced, DATABASE_FILE, evidence))
+    let finding = Finding::new(Code::StoreReplaced, DATABASE_FILE, evidence);
+    let (_, first) = held.first()?;
+    let number = first.descriptors.first()?;
+    // SQLite refuses writes to a file that lost its name (SQLITE_READONLY_DBMOVED), so a plain copy is whole.
+    Some(finding.with_remedy(format!(
+        "Do not stop pid {pid} before its open file is saved elsewhere: cp /proc/{pid}/fd/{number} /var/tmp/{DATABASE_FILE}.saved",
+        pid = first.pid
+    )))
 }
 
 /// Nine tenths of the limit used.

@@ -249,6 +249,8 @@ fn a_server_that_works_on_a_file_that_is_gone_is_named_with_its_descriptor() {
         let missing = lab.findings(5);
         assert_eq!((missing.len(), missing[0].code), (1, Code::StoreReplaced), "{missing:?}");
         assert_eq!(missing[0].evidence, want("nothing"));
+        let command = format!("cp /proc/{}/fd/3 /var/tmp/chroma.sqlite3.saved", server.pid());
+        assert!(missing[0].remedy(Path::new("/")).ends_with(&command), "{missing:?}");
         fs::write(&path, "restored").unwrap();
         assert_eq!(lab.findings(10)[0].evidence, want("another file"));
         lab.restart();
