@@ -171,8 +171,8 @@ catalogue! {
     WalMode "wal_mode" Warning: "The database is in WAL mode, which Chroma never sets: newest rows may live only in chroma.sqlite3-wal."
         => "Stop Chroma, never delete the -wal file, then: sqlite3 {path}/chroma.sqlite3 'PRAGMA journal_mode=DELETE'";
     // schema
-    SchemaNewerThanServer "schema_newer_than_server" Critical: "The directory was migrated by a newer Chroma than the one that opens it, which then panics with 'range start index out of range'. Nothing is damaged."
-        => "Upgrade chromadb (pip install --upgrade chromadb). Do not delete {path}: its data is healthy.";
+    SchemaNewerThanServer "schema_newer_than_server" Critical: "The directory was migrated by a newer Chroma than the one that opens it, which then panics with 'range start index out of range', or (below 1.0) lacks columns. Nothing is damaged."
+        => "Upgrade chromadb (pip install --upgrade chromadb) at least to the release named below. Do not delete {path} and do not undo migrations: its data is healthy.";
     MigrationMismatch "migration_mismatch" Critical: "The table of applied migrations has a gap or a changed hash; Chroma refuses to open the database."
         => "Stop Chroma, keep a copy of {path}, and compare the migrations table with a healthy database of the same Chroma version.";
     MigrationsMissing "migrations_missing" Critical: "The table of applied migrations is missing or empty; Chroma would apply all of them again and fail."

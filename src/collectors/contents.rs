@@ -2,6 +2,8 @@
 //! that a vacuum would give back. Asked of SQLite in short read transactions, after a change and not more often than
 //! configured; between two looks the page shows the last one, with its age.
 
+mod release;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, types::Value};
@@ -10,8 +12,11 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::Timestamp,
     config::CollectorName,
-    findings::Code,
-    format::sqlite::{HEADER_LEN, SqliteHeader},
+    findings::{Code, Finding},
+    format::{
+        schema,
+        sqlite::{HEADER_LEN, SqliteHeader},
+    },
     sample::{Desc, Observation, Sample},
     store::{
         Context,
@@ -50,12 +55,17 @@ static RECLAIMABLE: Desc = Desc::gauge(
     "chroma_sqlite_reclaimable_bytes",
     "Bytes of free pages, which a vacuum would give back to the filesystem, cached.",
 );
+static INSTALLED: Desc = Desc::gauge(
+    "chroma_installed_info",
+    "The release of Chroma that is installed where the process that holds the database has its packages, or that is configured; always 1, cached.",
+)
+.labelled(&["version"]);
 static AGE: Desc = Desc::gauge(
     "chroma_contents_age_seconds",
     "Time since the tables were last looked at, or found unchanged since.",
 );
 
-static DESCS: [&Desc; 10] = [
+static DESCS: [&Desc; 11] = [
     &COLLECTIONS,
     &RECORDS,
     &QUEUE_RECORDS,
@@ -65,8 +75,11 @@ static DESCS: [&Desc; 10] = [
     &DATABASE,
     &FREE_PAGES,
     &RECLAIMABLE,
+    &INSTALLED,
     &AGE,
 ];
+
+static CODES: [Code; 1] = [Code::SchemaNewerThanServer];
 
 /// What one look gave; what a release has no table for, or what took too long, is absent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -81,11 +94,25 @@ struct Facts {
     free: Option<(u32, u64)>,
 }
 
+impl Facts {
+    /// Migrations by directory; `None` when none are recorded.
+    fn counts(&self) -> Option<[u32; 3]> {
+        let count = |dir: schema::Dir| {
+            let found = self.migrations.iter().find(|(name, _)| *name == dir.as_str());
+            found.map_or(0, |(_, n)| u32::try_from(*n).unwrap_or(u32::MAX))
+        };
+        (!self.migrations.is_empty()).then(|| schema::Dir::ALL.map(count))
+    }
+}
+
 /// The collector.
 #[derive(Debug)]
 pub struct Contents {
     context: Context,
     facts: Facts,
+    server: release::Server,
+    /// The release that serves the directory, or would.
+    release: Option<String>,
     /// When the facts were true, and the state of the file that they are about.
     looked: Option<(Timestamp, Stamp)>,
     tried: Option<Timestamp>,
@@ -95,7 +122,14 @@ impl Contents {
     /// Looks at nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        Self { context: context.clone(), facts: Facts::default(), looked: None, tried: None }
+        Self {
+            context: context.clone(),
+            facts: Facts::default(),
+            server: release::Server::default(),
+            release: None,
+            looked: None,
+            tried: None,
+        }
     }
 
     /// Looks when the file changed and the last try is long enough ago.
@@ -183,6 +217,9 @@ impl Contents {
         out.extend(
             facts.migrations.iter().map(|(dir, n)| MIGRATIONS.with(vec![(*dir).into()], *n as f64)),
         );
+        out.extend(
+            self.release.iter().map(|version| INSTALLED.with(vec![version.clone().into()], 1.0)),
+        );
         if let Some((pages, bytes)) = facts.free {
             out.extend([FREE_PAGES.sample(f64::from(pages)), RECLAIMABLE.sample(bytes as f64)]);
         }
@@ -200,7 +237,7 @@ impl Collector for Contents {
     }
 
     fn codes(&self) -> &'static [Code] {
-        &[] // what is missing in the tables is found by `integrity`
+        &CODES
     }
 
     fn pace(&self) -> Pace {
@@ -223,8 +260,12 @@ impl Collector for Contents {
                 Some(self.problem(error))
             }
         };
+        if let Some((_, stamp)) = &self.looked {
+            self.release = self.server.release(&self.context, stamp.id, turn.now);
+        }
         Observation {
             samples: self.samples(turn.now),
+            findings: self.skew().into_iter().collect(),
             problems: problem.into_iter().collect(),
             ..Observation::default()
         }
@@ -232,6 +273,15 @@ impl Collector for Contents {
 }
 
 impl Contents {
+    /// Whether the Chroma that would open the directory is too old for it. A release that is configured is judged by the
+    /// schema check of `integrity`.
+    fn skew(&self) -> Option<Finding> {
+        self.looked.as_ref()?;
+        let release = self.release.as_ref().filter(|_| self.context.store.chroma_version.is_none());
+        let evidence = schema::skew(release?, self.facts.counts()?)?;
+        Some(Finding::new(Code::SchemaNewerThanServer, "migrations", evidence))
+    }
+
     fn problem(&self, error: QueryError) -> CollectError {
         error.into_problem(self.context.database.path())
     }

@@ -7,5 +7,6 @@ pub mod duration;
 pub(crate) mod hash;
 pub mod journal;
 pub mod proc;
+pub mod python;
 pub mod schema;
 pub mod sqlite;

@@ -220,20 +220,59 @@ pub fn parse_release(text: &str) -> Option<Release> {
     Some((major, next()?, next()?))
 }
 
-/// Whether a server of `release` can open a database in which `counts` migrations are recorded.
+/// Whether a server of `release` can open a database in which `counts` migrations are recorded, and answer all questions.
+/// Chroma below 1.0 does not look for migrations that it does not know and then lacks a column, or gives no answer
+/// to queries (0.5.1 on a directory of 0.6.3).
 #[must_use]
 pub fn opens(release: Release, counts: [u32; 3]) -> bool {
-    release >= TOLERANT
-        || known_to(release)
-            .is_none_or(|known| counts.iter().zip(known).all(|(is, max)| *is <= max))
+    release >= TOLERANT || known_to(release).is_none_or(|known| fits(counts, known))
 }
 
 /// The lowest release known to open a database in which `counts` migrations are recorded.
 #[must_use]
 pub fn lowest_that_opens(counts: [u32; 3]) -> Release {
-    let fits = |known: &[u32; 3]| counts.iter().zip(known).all(|(is, max)| is <= max);
-    let exact = FAMILIES.iter().find(|family| fits(&family.counts)).map(|family| family.first);
-    exact.map_or(TOLERANT, |first| first.min(TOLERANT))
+    lowest_that_knows(counts).map_or(TOLERANT, |first| first.min(TOLERANT))
+}
+
+/// The lowest release that knows every migration of a database in which `counts` are recorded; `None` when none of those
+/// known here does.
+#[must_use]
+pub fn lowest_that_knows(counts: [u32; 3]) -> Option<Release> {
+    FAMILIES.iter().find(|family| fits(counts, family.counts)).map(|family| family.first)
+}
+
+/// Why a server of `release` cannot open a database in which `counts` migrations are recorded, and which can; `None` when
+/// it can. `release` is a version as people write it; one that is none gives `None`.
+#[must_use]
+pub fn skew(release: &str, counts: [u32; 3]) -> Option<String> {
+    if opens(parse_release(release)?, counts) {
+        return None;
+    }
+    let ([sysdb, metadb, queue], opens) = (counts, lowest_that_opens(counts));
+    let knows = match lowest_that_knows(counts) {
+        Some(knows) if knows != opens => {
+            format!(", {} the lowest that knows all of it", written(knows))
+        }
+        _ => String::new(),
+    };
+    Some(format!(
+        "Chroma {release} serves a directory with {sysdb}/{metadb}/{queue} migrations; {} is the lowest release that opens it{knows}",
+        written(opens)
+    ))
+}
+
+/// Whether a database with `counts` was last opened by a release newer than all that are known here.
+#[must_use]
+pub fn is_unknown(counts: [u32; 3]) -> bool {
+    lowest_that_knows(counts).is_none()
+}
+
+fn written((major, minor, patch): Release) -> String {
+    format!("{major}.{minor}.{patch}")
+}
+
+fn fits(counts: [u32; 3], known: [u32; 3]) -> bool {
+    counts.iter().zip(known).all(|(is, max)| *is <= max)
 }
 
 /// The migrations that `release` knows, or those of the next release where that is not known for sure; `None` for
@@ -245,20 +284,24 @@ fn known_to(release: Release) -> Option<[u32; 3]> {
 /// From this release on a newer schema is passed over instead of a panic.
 const TOLERANT: Release = (1, 2, 2);
 
-/// Releases with the same migrations. Between `last` of one and `first` of the next there may be releases that were not
-/// looked at; they are taken for the newer ones, which gives no false alarm.
+/// Releases with the same migrations. A release between `last` of one and `first` of the next was never published; it is
+/// taken for the newer ones, which gives no false alarm.
 struct Family {
     first: Release,
     last: Release,
     counts: [u32; 3],
 }
 
+/// Read from the wheels: every release from 0.4.0 to 0.5.5 at which a count changes and its neighbours, 0.4.24, 0.6.3, and
+/// 26 releases from 1.0.0 to 1.5.9 by the databases that they make.
 const FAMILIES: &[Family] = &[
     Family { first: (0, 4, 0), last: (0, 4, 3), counts: [3, 1, 1] },
-    Family { first: (0, 4, 14), last: (0, 4, 14), counts: [3, 3, 1] },
+    Family { first: (0, 4, 4), last: (0, 4, 5), counts: [3, 2, 1] },
+    Family { first: (0, 4, 6), last: (0, 4, 14), counts: [3, 3, 1] },
     Family { first: (0, 4, 15), last: (0, 4, 24), counts: [4, 3, 1] },
     Family { first: (0, 5, 0), last: (0, 5, 0), counts: [5, 3, 1] },
-    Family { first: (0, 5, 5), last: (0, 5, 5), counts: [7, 3, 1] },
+    Family { first: (0, 5, 1), last: (0, 5, 3), counts: [6, 3, 1] },
+    Family { first: (0, 5, 4), last: (0, 5, 5), counts: [7, 3, 1] },
     Family { first: (0, 5, 7), last: (0, 6, 3), counts: [9, 4, 2] },
     Family { first: (1, 0, 0), last: (1, 2, 2), counts: [9, 5, 2] },
     Family { first: (1, 3, 0), last: (1, 4, 1), counts: [10, 5, 2] },
@@ -449,7 +492,10 @@ mod tests {
             ("0.6.3", [9, 4, 2], true),
             ("0.4.24", [4, 3, 1], true),
             ("0.4.24", [9, 4, 2], false),
-            ("0.5.3", [7, 3, 1], true), // not looked at: no alarm
+            ("0.5.3", [7, 3, 1], false),
+            ("0.4.13", [3, 3, 1], true),
+            ("0.4.5", [3, 3, 1], false),
+            ("0.5.4", [7, 3, 1], true),
             ("0.5.6", [9, 4, 2], true),
             ("2.0.0", [99, 99, 99], true),
         ] {
@@ -463,6 +509,33 @@ mod tests {
         assert_eq!(lowest_that_opens([9, 5, 2]), (1, 0, 0));
         assert_eq!(lowest_that_opens([99, 6, 2]), (1, 2, 2));
         assert_eq!(lowest_that_opens([4, 3, 1]), (0, 4, 15));
+        assert_eq!(lowest_that_knows([10, 6, 2]), Some((1, 5, 0)));
+        assert_eq!(lowest_that_knows([3, 2, 1]), Some((0, 4, 4)));
+        assert!(is_unknown([11, 6, 2]) && !is_unknown([10, 6, 2]));
+    }
+
+    #[test]
+    fn a_skew_names_the_release_that_opens_it() {
+        for (release, counts, want) in [
+            (
+                "1.1.1",
+                [10, 6, 2],
+                Some(
+                    "Chroma 1.1.1 serves a directory with 10/6/2 migrations; 1.2.2 is the lowest release that opens it, 1.5.0 the lowest that knows all of it",
+                ),
+            ),
+            (
+                "0.6.3",
+                [9, 5, 2],
+                Some(
+                    "Chroma 0.6.3 serves a directory with 9/5/2 migrations; 1.0.0 is the lowest release that opens it",
+                ),
+            ),
+            ("1.5.9", [10, 6, 2], None),
+            ("latest", [10, 6, 2], None),
+        ] {
+            assert_eq!(skew(release, counts).as_deref(), want, "{release}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod attributes;
 mod holders;
 mod locks;
 pub(crate) mod mounts;
+pub mod release;
 mod rights;
 pub(crate) mod walk;
 
