@@ -1,0 +1,161 @@
+//! What is known of each check from runs before: kept over a restart, so that a restart starts no storm of checks and no
+//! damage is forgotten.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::checks::{Check, Outcome};
+use crate::{
+    clock::Timestamp, format::sqlite::SqliteHeader, sample::CheckState, store::database::Stamp,
+};
+
+/// What survives a restart.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Memory {
+    pub(super) had_database: bool,
+    pub(super) checks: BTreeMap<String, Past>,
+}
+
+/// What is known of one check.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Past {
+    pub(super) state: CheckState,
+    pub(super) last_run: Option<Timestamp>,
+    pub(super) last_ok: Option<Timestamp>,
+    pub(super) seconds: f64,
+    pub(super) held_seconds: f64,
+    pub(super) aborted: u64,
+    /// The content that the state is about.
+    pub(super) about: Option<Content>,
+    /// Code, subject, evidence.
+    pub(super) findings: Vec<(String, String, String)>,
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Self {
+            state: CheckState::Unknown,
+            last_run: None,
+            last_ok: None,
+            seconds: 0.0,
+            held_seconds: 0.0,
+            aborted: 0,
+            about: None,
+            findings: Vec::new(),
+        }
+    }
+}
+
+/// Two equal ones have the same bytes, as far as SQLite wrote them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Content {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    change_counter: u32,
+}
+
+impl Content {
+    pub(super) fn of(stamp: Stamp, header: SqliteHeader) -> Self {
+        let (device, inode) = (stamp.id.device, stamp.id.inode);
+        Self { device, inode, size_bytes: stamp.size_bytes, change_counter: header.change_counter }
+    }
+}
+
+impl Memory {
+    pub(super) fn past(&self, check: Check) -> Option<&Past> {
+        self.checks.get(check.as_str())
+    }
+
+    pub(super) fn past_mut(&mut self, check: Check) -> &mut Past {
+        self.checks.entry(check.as_str().to_owned()).or_default()
+    }
+}
+
+impl Past {
+    /// Takes one outcome in. Damage that was proved is not undone by a run that was given up.
+    pub(super) fn note(
+        &mut self,
+        outcome: &Outcome,
+        duration: Duration,
+        ended: Timestamp,
+        about: Option<Content>,
+    ) {
+        self.last_run = Some(ended);
+        self.seconds = duration.as_secs_f64();
+        self.held_seconds = outcome.held.as_secs_f64();
+        self.aborted = self.aborted.saturating_add(u64::from(outcome.aborted));
+        let verdict = matches!(outcome.state, CheckState::Ok | CheckState::Corrupt);
+        if !verdict && self.state == CheckState::Corrupt {
+            return;
+        }
+        if outcome.state == CheckState::Ok {
+            self.last_ok = Some(ended);
+        }
+        self.state = outcome.state;
+        self.about = about;
+        self.findings = outcome
+            .findings
+            .iter()
+            .map(|f| (f.code.as_str().to_owned(), f.subject.clone(), f.evidence.clone()))
+            .collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::{Code, Finding};
+
+    fn outcome(state: CheckState) -> Outcome {
+        let damage = Finding::new(Code::SqliteCorrupt, "chroma.sqlite3", "page 7 is torn");
+        Outcome {
+            state,
+            findings: (state == CheckState::Corrupt).then_some(damage).into_iter().collect(),
+            problem: None,
+            reason: None,
+            aborted: state == CheckState::Unknown,
+            held: Duration::from_millis(3),
+        }
+    }
+
+    #[test]
+    fn a_run_without_a_verdict_neither_heals_nor_breaks() {
+        use CheckState::{Busy, Corrupt, Ok, Unknown, Unreadable};
+        // states in the order of the runs → what is known after them, with how many findings, last ok at which run
+        for (runs, want, findings, last_ok) in [
+            (&[Ok][..], Ok, 0, Some(0)),
+            (&[Ok, Busy], Busy, 0, Some(0)),
+            (&[Corrupt, Unknown, Busy, Unreadable], Corrupt, 1, None),
+            (&[Corrupt, Unknown, Ok], Ok, 0, Some(2)),
+            (&[Ok, Corrupt], Corrupt, 1, Some(0)),
+            (&[Unknown, Unknown], Unknown, 0, None),
+        ] {
+            let mut past = Past::default();
+            for (at, state) in (0..).zip(runs) {
+                past.note(&outcome(*state), Duration::from_secs(2), Timestamp::from_secs(at), None);
+            }
+            assert_eq!((past.state, past.findings.len()), (want, findings), "{runs:?}");
+            assert_eq!(past.last_ok, last_ok.map(Timestamp::from_secs), "{runs:?}");
+            let aborted = runs.iter().filter(|state| **state == Unknown).count();
+            assert_eq!(past.aborted, aborted as u64, "{runs:?}");
+            let last = (0..).zip(runs).last().map(|(at, _)| at);
+            assert_eq!(past.last_run.map(Timestamp::as_secs), last, "{runs:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut memory = Memory { had_database: true, ..Memory::default() };
+        memory.past_mut(Check::Full).note(
+            &outcome(CheckState::Corrupt),
+            Duration::from_secs(90),
+            Timestamp::from_secs(7),
+            Some(Content { device: 1, inode: 2, size_bytes: 4096, change_counter: 5 }),
+        );
+        let text = serde_json::to_string(&memory).unwrap();
+        let back: Memory = serde_json::from_str(&text).unwrap();
+        assert_eq!(format!("{memory:?}"), format!("{back:?}"));
+    }
+}

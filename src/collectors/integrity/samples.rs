@@ -1,0 +1,101 @@
+//! What is known of the checks, as series.
+
+use super::{
+    Cheap,
+    checks::Check,
+    memory::{Memory, Past},
+};
+use crate::{
+    clock::Timestamp,
+    sample::{CheckState, Desc, Sample},
+};
+
+static STATE: Desc = Desc::gauge(
+    "chroma_integrity_state",
+    "What the newest run of the check said; 1 for exactly one state per check. header and journal are of this turn, the others cached.",
+)
+.labelled(&["check", "state"]);
+static LAST_RUN: Desc = Desc::gauge(
+    "chroma_integrity_last_run_timestamp_seconds",
+    "When the check last ended, as seconds since the epoch.",
+)
+.labelled(&["check"]);
+static LAST_OK: Desc = Desc::gauge(
+    "chroma_integrity_last_ok_timestamp_seconds",
+    "When the check last ended without finding anything, as seconds since the epoch.",
+)
+.labelled(&["check"]);
+static DURATION: Desc = Desc::gauge(
+    "chroma_integrity_duration_seconds",
+    "How long the newest run of the check took, cached.",
+)
+.labelled(&["check"]);
+static LOCK_HOLD: Desc = Desc::gauge(
+    "chroma_integrity_lock_hold_seconds",
+    "Longest time that the newest run of the check held a shared lock, cached.",
+)
+.labelled(&["check"]);
+static NEXT_DUE: Desc = Desc::gauge(
+    "chroma_integrity_next_due_timestamp_seconds",
+    "When the check is due next, as seconds since the epoch.",
+)
+.labelled(&["check"]);
+static ABORTED: Desc = Desc::counter(
+    "chroma_integrity_aborted_total",
+    "Runs of the check that were given up so that no writer had to wait.",
+)
+.labelled(&["check"]);
+static PAGES: Desc =
+    Desc::gauge("chroma_integrity_pages", "Pages of the database as its header states them.");
+
+pub(super) static DESCS: [&Desc; 8] =
+    [&STATE, &LAST_RUN, &LAST_OK, &DURATION, &LOCK_HOLD, &NEXT_DUE, &ABORTED, &PAGES];
+
+/// The samples, and the state of each check.
+pub(super) fn samples(
+    cheap: Option<&Cheap>,
+    memory: Option<&Memory>,
+    due: impl Fn(Check) -> Timestamp,
+    now: Timestamp,
+) -> (Vec<Sample>, Vec<(&'static str, CheckState)>) {
+    let mut samples = Vec::new();
+    let mut states = Vec::new();
+    if let Some(cheap) = cheap {
+        states.push(("header", cheap.judged.header.state));
+        states.push(("journal", cheap.judged.journal.state));
+        for check in ["header", "journal"] {
+            samples.push(LAST_RUN.with(vec![check.into()], cheap.at.as_secs_f64()));
+        }
+        if let Some((_, Some(header))) = cheap.judged.database {
+            samples.extend(header.pages().map(|pages| PAGES.sample(f64::from(pages))));
+        }
+    }
+    let unasked = cheap.and_then(|cheap| cheap.judged.obstacle);
+    for check in Check::ALL {
+        let name = check.as_str();
+        let none = Past::default();
+        let past = memory.and_then(|memory| memory.past(check)).unwrap_or(&none);
+        let state = match unasked {
+            // Damage that was proved stays; anything else was said of a file that could be opened.
+            Some(obstacle) if past.state != CheckState::Corrupt => obstacle.state(),
+            _ => past.state,
+        };
+        states.push((name, state));
+        let label = || vec![name.into()];
+        samples.push(ABORTED.with(label(), past.aborted as f64));
+        samples.extend(past.last_ok.map(|at| LAST_OK.with(label(), at.as_secs_f64())));
+        if let Some(last) = past.last_run {
+            samples.push(LAST_RUN.with(label(), last.as_secs_f64()));
+            samples.push(DURATION.with(label(), past.seconds));
+            samples.push(LOCK_HOLD.with(label(), past.held_seconds));
+        }
+        samples.push(NEXT_DUE.with(label(), due(check).max(now).as_secs_f64()));
+    }
+    for (check, state) in &states {
+        for one in CheckState::ALL {
+            let value = f64::from(u8::from(one == *state));
+            samples.push(STATE.with(vec![(*check).into(), one.as_str().into()], value));
+        }
+    }
+    (samples, states)
+}

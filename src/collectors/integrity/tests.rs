@@ -1,0 +1,161 @@
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use super::*;
+use crate::{
+    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    host::Host,
+};
+
+/// A store with a database of real Chroma, and where its exporter keeps its state.
+struct Scene {
+    scratch: tempfile::TempDir,
+    now: Timestamp,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        fs::create_dir(scratch.path().join("store")).unwrap();
+        fs::copy(
+            fixtures.join("chroma-1.5.9-empty/chroma.sqlite3"),
+            scratch.path().join("store/chroma.sqlite3"),
+        )
+        .unwrap();
+        Self { scratch, now: Timestamp::from_secs(1_795_000_000) }
+    }
+
+    /// The collector of a program that has just started. The one before must be gone: it holds the state directory.
+    fn start(&self) -> Integrity {
+        let state_dir = Some(self.scratch.path().join("state"));
+        let config = Arc::new(Config { state_dir, ..Config::default() });
+        let dir = self.scratch.path().join("store");
+        let store = Arc::new(Store {
+            name: "main".into(),
+            path: dir.clone(),
+            seen_path: dir,
+            backups: BackupPolicy::daily(Vec::new()),
+            permissions: PermissionPolicy::default(),
+            chroma_version: None,
+        });
+        Integrity::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
+    }
+
+    /// A turn at `now`; what it began has ended when this returns. Gives which checks ran in it.
+    fn turn(&self, collector: &mut Integrity, deep: bool) -> Vec<&'static str> {
+        let runs = |collector: &Integrity| {
+            let last = |check| collector.memory.as_ref()?.past(check)?.last_run;
+            Check::ALL.map(last)
+        };
+        let turn =
+            Turn { now: self.now, wake: Wake::NONE, deep, stop: Arc::new(AtomicBool::new(false)) };
+        collector.recall();
+        let before = runs(collector);
+        drop(collector.collect(&turn));
+        collector.reap(true);
+        let after = runs(collector);
+        let ran = Check::ALL.iter().zip(before.iter().zip(&after));
+        ran.filter(|(_, (before, after))| before != after && after.is_some())
+            .map(|(check, _)| check.as_str())
+            .collect()
+    }
+}
+
+fn states(collector: &mut Integrity, now: Timestamp) -> Vec<(&'static str, CheckState)> {
+    let (wake, stop) = (Wake::NONE, Arc::new(AtomicBool::new(false)));
+    collector.collect(&Turn { now, wake, deep: false, stop }).checks
+}
+
+#[test]
+fn a_restart_starts_no_storm_and_forgets_nothing() {
+    let mut scene = Scene::new();
+    let mut collector = scene.start();
+    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full"]);
+    let before = states(&mut collector, scene.now);
+    assert!(before.iter().all(|(_, state)| *state == CheckState::Ok), "{before:?}");
+    drop(collector);
+
+    for hours in [0, 0, 2] {
+        scene.now = scene.now.plus(Duration::from_hours(hours));
+        let mut collector = scene.start();
+        let want = if hours == 0 { &[][..] } else { &["schema", "quick"] };
+        assert_eq!(scene.turn(&mut collector, false), want, "after {hours} h");
+        assert_eq!(states(&mut collector, scene.now), before);
+    }
+}
+
+#[test]
+fn damage_that_was_proved_is_known_after_a_restart_even_of_a_file_that_is_gone() {
+    let scene = Scene::new();
+    let database = scene.scratch.path().join("store/chroma.sqlite3");
+    let sqlite = rusqlite::Connection::open(&database).unwrap();
+    sqlite
+        .execute_batch("PRAGMA writable_schema=ON; DELETE FROM sqlite_schema WHERE name='tenants';")
+        .unwrap();
+    drop(sqlite);
+    let mut collector = scene.start();
+    assert_eq!(scene.turn(&mut collector, true), ["schema", "quick", "full"]);
+    let schema = |collector: &mut Integrity| {
+        let seen = states(collector, scene.now);
+        seen.into_iter().find(|(check, _)| *check == "schema").unwrap().1
+    };
+    assert_eq!(schema(&mut collector), CheckState::Corrupt);
+    drop(collector);
+
+    fs::rename(&database, scene.scratch.path().join("elsewhere")).unwrap();
+    let mut collector = scene.start();
+    assert_eq!(scene.turn(&mut collector, false), [""; 0], "there is nothing to check");
+    assert_eq!(schema(&mut collector), CheckState::Corrupt);
+    // The memory knows that there was a database: its absence is damage, not a fresh store.
+    let codes: Vec<_> = collector.findings().iter().map(|finding| finding.code).collect();
+    assert!(codes.contains(&Code::SqliteMissing), "{codes:?}");
+}
+
+#[test]
+fn clocks_that_jump_bring_checks_forward_once() {
+    let mut scene = Scene::new();
+    let mut collector = scene.start();
+    scene.turn(&mut collector, false);
+    let all = ["schema", "quick", "full"];
+    let start = scene.now;
+    for (moment, want) in [
+        (start.minus(Duration::from_secs(5)), &[][..]), // disciplined
+        (start.minus(Duration::from_hours(24 * 365)), &all),
+        (start.minus(Duration::from_hours(24 * 365)), &[]),
+        (start.plus(Duration::from_hours(24 * 3650)), &all),
+        (start.plus(Duration::from_hours(24 * 3650)), &[]),
+        (start, &all),
+        (start, &[]),
+    ] {
+        scene.now = moment;
+        assert_eq!(scene.turn(&mut collector, false), want, "{moment}");
+    }
+}
+
+#[test]
+fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
+    let scene = Scene::new();
+    let mut collector = scene.start();
+    let host = Arc::clone(&collector.context.host);
+    let others_turn = host.heavy.lock().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
+    let (seen, took) = std::thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let began = clock::ticks();
+            (collector.collect(&turn), began.elapsed())
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!work.is_finished(), "a deep turn is patient");
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        work.join().unwrap()
+    });
+    drop(others_turn);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let state = |check| seen.checks.iter().find(|(name, _)| *name == check).unwrap().1;
+    assert_eq!((state("schema"), state("quick")), (CheckState::Ok, CheckState::Unknown));
+}
