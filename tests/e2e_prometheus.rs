@@ -201,7 +201,8 @@ fn prometheus_sees_what_the_host_says() {
     prometheus.wait("chroma_process_open_fds", |value| near(value, descriptors, 3.0));
 
     // A backup as the usual cron line makes it.
-    let archive = backups.join("chroma_db.backup.20261122.tar.gz");
+    let day = output("date", &["-d", "12 hours ago", "+%Y%m%d"]);
+    let archive = backups.join(format!("chroma_db.backup.{day}.tar.gz"));
     let status = Command::new("tar")
         .arg("-czf")
         .arg(&archive)
