@@ -37,6 +37,12 @@ impl Timestamp {
         self.0.div_euclid(NANOS)
     }
 
+    /// Nanoseconds since the epoch.
+    #[must_use]
+    pub const fn as_nanos(self) -> i64 {
+        self.0
+    }
+
     /// Time from `earlier` to here; zero when the clock stepped back in between.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -154,7 +154,46 @@ impl Reading {
     pub fn success(&self) -> bool {
         self.observation.problems.is_empty()
     }
+
+    /// How the run fared, a value for each family of [`HEALTH`].
+    #[must_use]
+    pub fn health(&self) -> [f64; HEALTH.len()] {
+        [
+            self.duration.as_secs_f64(),
+            f64::from(u8::from(self.success())),
+            // Prometheus gives 0 to the moment of what never happened (prometheus_config_last_reload_success_timestamp_seconds),
+            // so that `time() - x` is large and an alert on age fires; a series that is not there would keep it silent.
+            self.last_success.map_or(0.0, Timestamp::as_secs_f64),
+            self.taken_at.as_secs_f64(),
+        ]
+    }
 }
+
+/// The families that every collector has, whatever it reads; their labels are `store` and `collector`.
+pub static HEALTH: [Desc; 4] = [
+    Desc::gauge(
+        "chroma_exporter_collector_duration_seconds",
+        "How long the last run of the collector took.",
+    )
+    .labelled(HEALTH_LABELS),
+    Desc::gauge(
+        "chroma_exporter_collector_success",
+        "Whether the last run of the collector could read all that it should.",
+    )
+    .labelled(HEALTH_LABELS),
+    Desc::gauge(
+        "chroma_exporter_collector_last_success_timestamp_seconds",
+        "When the last run without a problem began, as seconds since the epoch; 0 when there was none since the start.",
+    )
+    .labelled(HEALTH_LABELS),
+    Desc::gauge(
+        "chroma_exporter_collector_last_run_timestamp_seconds",
+        "When the last run began, as seconds since the epoch.",
+    )
+    .labelled(HEALTH_LABELS),
+];
+
+const HEALTH_LABELS: &[&str] = &["store", "collector"];
 
 /// All readings of one store.
 #[derive(Debug, Clone)]

@@ -55,8 +55,8 @@ impl Notification {
     }
 }
 
-/// Why a notification is sent; also the `reason` of its log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Why a notification is sent, the weightiest first; also the `reason` of its log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// An alert began to fire.
@@ -140,6 +140,13 @@ pub struct Alert {
     pub ended: Option<Timestamp>,
     /// Identifies the episode for good: 16 hexadecimal digits.
     pub episode: String,
+    /// The receiver has been told and nothing changed: it stands here because its group is told whole. People need a
+    /// line of it, machines all.
+    #[serde(default)]
+    pub known: bool,
+    /// How many episodes before it came and went unheard and are told by this number only: it is flapping.
+    #[serde(default)]
+    pub merged: usize,
 }
 
 impl Alert {

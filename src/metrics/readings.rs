@@ -15,31 +15,10 @@ use super::{
     own::{self, Facts, Own, flag},
 };
 use crate::{
-    clock::Timestamp,
     findings::{Code, Severity},
-    sample::{Desc, Kind, Sample, Snapshot, StoreReadings},
+    sample::{Desc, HEALTH, Kind, Sample, Snapshot, StoreReadings},
 };
 
-static DURATION: Desc = Desc::gauge(
-    "chroma_exporter_collector_duration_seconds",
-    "How long the last run of the collector took.",
-)
-.labelled(&["store", "collector"]);
-static SUCCESS: Desc = Desc::gauge(
-    "chroma_exporter_collector_success",
-    "Whether the last run of the collector could read all that it should.",
-)
-.labelled(&["store", "collector"]);
-static LAST_SUCCESS: Desc = Desc::gauge(
-    "chroma_exporter_collector_last_success_timestamp_seconds",
-    "When the last run without a problem began, as seconds since the epoch; 0 when there was none since the start.",
-)
-.labelled(&["store", "collector"]);
-static LAST_RUN: Desc = Desc::gauge(
-    "chroma_exporter_collector_last_run_timestamp_seconds",
-    "When the last run began, as seconds since the epoch.",
-)
-.labelled(&["store", "collector"]);
 static FINDING: Desc = Desc::gauge(
     "chroma_finding",
     "Whether the finding is present (1) or was looked for and is absent (0); no series means not known, because a collector that answers for it could not judge it or has not run.",
@@ -50,7 +29,7 @@ static STORE_INFO: Desc =
         .labelled(&["store", "path"]);
 
 pub(super) const DESCS: &[&Desc] =
-    &[&DURATION, &SUCCESS, &LAST_SUCCESS, &LAST_RUN, &FINDING, &STORE_INFO];
+    &[&HEALTH[0], &HEALTH[1], &HEALTH[2], &HEALTH[3], &FINDING, &STORE_INFO];
 
 /// Everything on one page but the program's counters.
 #[derive(Debug)]
@@ -110,7 +89,7 @@ impl Collector for Readings {
 
 /// How many series of a store are on the page whatever the bound says.
 fn must_stay(store: &StoreReadings) -> usize {
-    1 + store.readings.len() * HEALTH_SERIES + findings(store).len()
+    1 + store.readings.len() * HEALTH.len() + findings(store).len()
 }
 
 /// The samples of each family of each store.
@@ -129,18 +108,12 @@ fn samples(store: &StoreReadings) -> impl Iterator<Item = &Sample> {
     store.readings.iter().flat_map(|reading| &reading.observation.samples)
 }
 
-const HEALTH_SERIES: usize = 4;
-
 fn add_health(families: &mut Families, store: &StoreReadings) {
     for reading in &store.readings {
         let labels = [&*store.store, reading.collector];
-        // Prometheus gives 0 to the moment of what never happened (prometheus_config_last_reload_success_timestamp_seconds),
-        // so that `time() - x` is large and an alert on age fires; a series that is not there would keep it silent.
-        let last_success = reading.last_success.map_or(0.0, Timestamp::as_secs_f64);
-        families.add(&DURATION, &labels, reading.duration.as_secs_f64());
-        families.add(&SUCCESS, &labels, flag(reading.success()));
-        families.add(&LAST_SUCCESS, &labels, last_success);
-        families.add(&LAST_RUN, &labels, reading.taken_at.as_secs_f64());
+        for (desc, value) in HEALTH.iter().zip(reading.health()) {
+            families.add(desc, &labels, value);
+        }
     }
 }
 

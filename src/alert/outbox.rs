@@ -1,0 +1,649 @@
+//! What each receiver has been told and has still to be told. A [`Lane`] per receiver decides by itself what to send next
+//! and what an answer means; it is pure, and every change of it comes back as rows to be written down before anything
+//! goes out.
+//!
+//! The promise: at least once, in order, under a stable id. An attempt whose outcome nobody knows (a timeout, a kill) is
+//! made again word for word; one that was clearly refused is put together anew, so that what happened in between merges.
+
+pub mod policy;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    engine::{Event, hex},
+    message::{Alert, Failure, Notification, Outcome, Reason, Status},
+    silence::Silence,
+};
+use crate::{clock::Timestamp, findings::Severity};
+use policy::{Grouping, Policy};
+
+/// What one receiver knows of one episode.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// As it stands now.
+    pub alert: Alert,
+    /// What the receiver was told last; `None` when nothing yet.
+    pub told: Option<Told>,
+    /// Since when it has something to hear.
+    pub queued_at: Timestamp,
+}
+
+/// What a receiver was told of an episode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// When.
+    pub at: Timestamp,
+    /// That it fires, or that it has ended.
+    pub status: Status,
+    /// How grave it was then.
+    pub severity: Severity,
+    /// It was given up: refused for good, or too old. The receiver never got it.
+    pub given_up: bool,
+}
+
+/// A notification on its way. Written down before the first attempt and kept until its outcome is known.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// What is sent, the same each time.
+    pub notification: Notification,
+    /// When it was first tried.
+    pub began: Timestamp,
+}
+
+/// How long a lane must wait. Both ends are kept, so that a clock that steps back cannot make it longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// From when.
+    pub from: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+impl Wait {
+    fn over(self, now: Timestamp) -> bool {
+        now >= self.until || now < self.from
+    }
+}
+
+/// What a lane must survive a restart with, besides its entries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Road {
+    /// The notification whose outcome is not known.
+    pub attempt: Option<Attempt>,
+    /// Failures in a row.
+    pub tries: u32,
+    /// Nothing is sent before it is over.
+    pub wait: Option<Wait>,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// Send this, once [`Lane::take_touched`] has been written down.
+    Send(Notification),
+    /// Ask again at this moment.
+    WaitUntil(Timestamp),
+    /// Nothing to say.
+    Idle,
+}
+
+/// What is counted for the page.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counts {
+    /// Attempts made.
+    pub attempts: u64,
+    /// Of these, failed, by reason.
+    pub failed: BTreeMap<Failure, u64>,
+    /// Alerts that were given up.
+    pub dead_letters: u64,
+    /// When a notification last arrived.
+    pub last_success: Option<Timestamp>,
+}
+
+/// The rows of a lane that must be written down.
+#[derive(Debug, Default, PartialEq)]
+pub struct Touched {
+    /// Episodes whose entry changed or is gone.
+    pub episodes: BTreeSet<String>,
+    /// Whether the road changed.
+    pub road: bool,
+}
+
+/// One receiver's side of everything.
+#[derive(Debug)]
+pub struct Lane {
+    /// Name of the receiver.
+    pub name: String,
+    policy: Policy,
+    entries: BTreeMap<String, Entry>,
+    road: Road,
+    /// Between taking a notification and knowing what became of it.
+    sending: bool,
+    /// When each rule of each store was last told, for the interval of a group; when a summary was.
+    recent: BTreeMap<String, BTreeMap<String, Timestamp>>,
+    sent_at: Option<Timestamp>,
+    counts: Counts,
+    touched: Touched,
+}
+
+impl Lane {
+    /// A lane with what was written down before a restart.
+    #[must_use]
+    pub fn new(name: &str, policy: Policy, entries: BTreeMap<String, Entry>, road: Road) -> Self {
+        Self {
+            name: name.to_owned(),
+            policy,
+            entries,
+            road,
+            sending: false,
+            recent: BTreeMap::new(),
+            sent_at: None,
+            counts: Counts::default(),
+            touched: Touched::default(),
+        }
+    }
+
+    /// Another configuration; what is queued stays.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// What it knows, by episode.
+    #[must_use]
+    pub fn entries(&self) -> &BTreeMap<String, Entry> {
+        &self.entries
+    }
+
+    /// What else must survive a restart.
+    #[must_use]
+    pub fn road(&self) -> &Road {
+        &self.road
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The rows that changed since the last call.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// How many alerts wait to be told, and since when the oldest does.
+    #[must_use]
+    pub fn queue(&self, now: Timestamp) -> (usize, Option<Timestamp>) {
+        let mut count = 0;
+        let mut oldest = None;
+        for entry in self.entries.values() {
+            let since = match self.news(entry, now) {
+                None => continue,
+                Some(Reason::Reminder) => self.due_at(entry),
+                Some(_) => Some(entry.queued_at),
+            };
+            count += 1;
+            oldest = earliest(oldest, since);
+        }
+        (count, oldest)
+    }
+
+    /// Takes in what happened.
+    pub fn note(&mut self, event: &Event, silences: &[Silence], now: Timestamp) {
+        match event {
+            Event::Fired(alert) | Event::Escalated(alert) => {
+                if self.policy.accepts(alert) {
+                    self.enter(alert, now);
+                }
+            }
+            Event::Resolved(alert) => {
+                let Some(entry) = self.entries.get_mut(&alert.episode) else { return };
+                let heard = entry.told.is_some_and(|told| !told.given_up);
+                // An attempt whose outcome is not known may have told it.
+                let perhaps = self.road.attempt.as_ref().is_some_and(|attempt| {
+                    attempt.notification.alerts.iter().any(|a| a.episode == alert.episode)
+                });
+                let unwanted = silences.iter().any(|silence| silence.covers(alert, now));
+                let worth = self.policy.send_resolved
+                    && (heard
+                        || perhaps
+                        || (self.policy.tell_short && !unwanted && entry.told.is_none()));
+                if worth {
+                    entry.alert = alert.clone();
+                    entry.queued_at = now;
+                    let unheard = !heard && !perhaps;
+                    if unheard {
+                        self.merge_flaps(alert);
+                    }
+                } else {
+                    self.entries.remove(&alert.episode);
+                }
+                self.touched.episodes.insert(alert.episode.clone());
+            }
+        }
+    }
+
+    /// Makes sure that every alert that fires has its entry and newest words: after a start, a reload, a new receiver.
+    pub fn sync<'a>(&mut self, firing: impl Iterator<Item = &'a Alert>, now: Timestamp) {
+        let firing: BTreeMap<&str, &Alert> = firing.map(|alert| (&*alert.episode, alert)).collect();
+        for alert in firing.values() {
+            if !self.entries.contains_key(&alert.episode) && self.policy.accepts(alert) {
+                self.enter(alert, now);
+            }
+        }
+        // An episode that nobody tracks any more ended while nobody looked.
+        let lost: Vec<Alert> = self
+            .entries
+            .values()
+            .filter(|e| e.alert.ended.is_none() && !firing.contains_key(&*e.alert.episode))
+            .map(|entry| Alert { ended: Some(now), ..entry.alert.clone() })
+            .collect();
+        for alert in lost {
+            self.note(&Event::Resolved(alert), &[], now);
+        }
+    }
+
+    /// Folds the oldest episodes of the same kind that came and went unheard into the next ones.
+    fn merge_flaps(&mut self, alert: &Alert) {
+        let mut flaps: Vec<(Timestamp, String)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.told.is_none() && entry.alert.ended.is_some())
+            .filter(|(_, entry)| entry.alert.store == alert.store && entry.alert.name == alert.name)
+            .map(|(episode, entry)| (entry.alert.since, episode.clone()))
+            .collect();
+        flaps.sort();
+        let surplus = flaps.len().saturating_sub(FLAPS_MAX);
+        for pair in flaps.windows(2).take(surplus) {
+            let ((_, old), (_, next)) = (&pair[0], &pair[1]);
+            let merged = self.entries.remove(old).map_or(0, |entry| entry.alert.merged + 1);
+            if let Some(entry) = self.entries.get_mut(next) {
+                entry.alert.merged += merged;
+            }
+            self.touched.episodes.extend([old.clone(), next.clone()]);
+        }
+    }
+
+    fn told_at(&self, store: &str, name: &str) -> Option<Timestamp> {
+        self.recent.get(store)?.get(name).copied()
+    }
+
+    fn note_told(&mut self, store: &str, name: &str, now: Timestamp) {
+        self.recent.entry(store.to_owned()).or_default().insert(name.to_owned(), now);
+    }
+
+    fn enter(&mut self, alert: &Alert, now: Timestamp) {
+        self.touched.episodes.insert(alert.episode.clone());
+        if let Some(entry) = self.entries.get_mut(&alert.episode) {
+            entry.alert = alert.clone();
+            entry.queued_at = now;
+            return;
+        }
+        if self.entries.len() >= ENTRIES_MAX {
+            self.make_room();
+        }
+        let entry = Entry { alert: alert.clone(), told: None, queued_at: now };
+        self.entries.insert(alert.episode.clone(), entry);
+    }
+
+    /// Gives up the oldest entry, one that has ended before one that fires.
+    fn make_room(&mut self) {
+        let oldest = self
+            .entries
+            .iter()
+            .min_by_key(|(_, entry)| (entry.alert.ended.is_none(), entry.queued_at))
+            .map(|(episode, _)| episode.clone());
+        if let Some(episode) = oldest {
+            self.entries.remove(&episode);
+            self.touched.episodes.insert(episode);
+            self.counts.dead_letters += 1;
+        }
+    }
+
+    /// What the receiver should hear of an entry, and from when on; `None` when it knows all.
+    fn news(&self, entry: &Entry, now: Timestamp) -> Option<Reason> {
+        let ended = entry.alert.ended.is_some();
+        let Some(told) = entry.told else {
+            return Some(if ended { Reason::Resolved } else { Reason::Firing });
+        };
+        let again = |interval: Duration| now < told.at || now.since(told.at) >= interval;
+        match (told.status, ended) {
+            (Status::Firing, true) => Some(Reason::Resolved),
+            (Status::Firing, false) if entry.alert.severity > told.severity => {
+                Some(Reason::Escalated)
+            }
+            (Status::Firing, false) => again(self.policy.repeat).then_some(Reason::Reminder),
+            (Status::Resolved, _) => {
+                let keep = self.policy.resend_resolved?;
+                let in_time = entry.alert.ended.is_some_and(|ended| now.since(ended) < keep);
+                (in_time && again(self.policy.repeat)).then_some(Reason::Resolved)
+            }
+        }
+    }
+
+    /// Decides what to send. A notification that is handed out is on its way until [`Lane::record`] is called.
+    pub fn next(&mut self, silences: &[Silence], about: &About, now: Timestamp) -> Next {
+        self.prune(now);
+        if self.sending {
+            return Next::Idle;
+        }
+        if let Some(wait) = self.road.wait
+            && !wait.over(now)
+        {
+            return Next::WaitUntil(wait.until);
+        }
+        if let Some(sent_at) = self.sent_at
+            && now >= sent_at
+            && now.since(sent_at) < self.policy.gap
+        {
+            return Next::WaitUntil(sent_at.plus(self.policy.gap));
+        }
+        if let Some(attempt) = &self.road.attempt {
+            let again = attempt.notification.clone();
+            return self.hand_out(again, now);
+        }
+        let mut later: Option<Timestamp> = None;
+        let mut ready: BTreeMap<String, Vec<(&Entry, Reason)>> = BTreeMap::new();
+        for entry in self.entries.values() {
+            let Some(reason) = self.news(entry, now) else {
+                later = earliest(later, self.due_at(entry));
+                continue;
+            };
+            let telling_anew = !(reason == Reason::Resolved && entry.told.is_some());
+            if telling_anew
+                && let Some(silence) = silences.iter().find(|s| s.covers(&entry.alert, now))
+            {
+                later = earliest(later, Some(silence.until));
+                continue;
+            }
+            if let Some(told) = self.told_at(&entry.alert.store, &entry.alert.name)
+                && now >= told
+                && now.since(told) < self.policy.group_interval
+            {
+                later = earliest(later, Some(told.plus(self.policy.group_interval)));
+                continue;
+            }
+            let group = self.policy.group_of(&entry.alert);
+            ready.entry(group).or_default().push((entry, reason));
+        }
+        if ready.is_empty() {
+            return later.map_or(Next::Idle, Next::WaitUntil);
+        }
+        let notification = if self.policy.grouping == Grouping::Store && ready.len() > STORM_GROUPS
+        {
+            if let Some(told) = self.told_at(SUMMARY, "")
+                && now >= told
+                && now.since(told) < self.policy.group_interval
+            {
+                return Next::WaitUntil(told.plus(self.policy.group_interval));
+            }
+            self.compose(SUMMARY.to_owned(), ready.into_values().flatten().collect(), about, now)
+        } else {
+            // The most urgent group first, then the one that has waited longest.
+            let first = ready.into_iter().min_by_key(|(_, entries)| {
+                let severity = entries.iter().map(|(entry, _)| entry.alert.severity).max();
+                let oldest = entries.iter().map(|(entry, _)| entry.queued_at).min();
+                (std::cmp::Reverse(severity), oldest)
+            });
+            let Some((group, entries)) = first else { return Next::Idle };
+            self.compose(group, entries, about, now)
+        };
+        self.hand_out(notification, now)
+    }
+
+    fn hand_out(&mut self, notification: Notification, now: Timestamp) -> Next {
+        if self.road.attempt.is_none() {
+            let attempt = Attempt { notification: notification.clone(), began: now };
+            self.road.attempt = Some(attempt);
+            self.touched.road = true;
+        }
+        self.sending = true;
+        self.sent_at = Some(now);
+        self.counts.attempts += 1;
+        Next::Send(notification)
+    }
+
+    fn compose(
+        &self,
+        group: String,
+        mut news: Vec<(&Entry, Reason)>,
+        about: &About,
+        now: Timestamp,
+    ) -> Notification {
+        // What does not fit goes with the next one.
+        news.sort_by_key(|(entry, _)| urgency(&entry.alert));
+        news.truncate(self.policy.batch.max(1));
+        let reasons: BTreeSet<Reason> = news.iter().map(|(_, reason)| *reason).collect();
+        let reason = reasons.into_iter().next().unwrap_or(Reason::Firing);
+        let mut alerts: Vec<Alert> = news.iter().map(|(entry, _)| entry.alert.clone()).collect();
+        if self.policy.grouping == Grouping::Store && group != SUMMARY {
+            let told = self.entries.values().filter(|entry| {
+                entry.alert.ended.is_none()
+                    && entry.told.is_some_and(|told| !told.given_up)
+                    && self.policy.group_of(&entry.alert) == group
+                    && !news.iter().any(|(new, _)| new.alert.episode == entry.alert.episode)
+            });
+            let room = self.policy.batch.saturating_sub(alerts.len());
+            alerts.extend(told.take(room).map(|e| Alert { known: true, ..e.alert.clone() }));
+        }
+        alerts.sort_by_key(urgency);
+        let id = notification_id(&self.name, &group, &alerts, now);
+        Notification {
+            id,
+            group,
+            reason,
+            at: now,
+            host: about.host.clone(),
+            external_url: about.external_url.clone(),
+            alerts,
+            left_out: 0,
+        }
+    }
+
+    /// Takes in what became of the notification that was handed out. `jitter` is drawn evenly from 0 to 1.
+    pub fn record(&mut self, outcome: &Outcome, jitter: f64, now: Timestamp) -> Recorded {
+        self.sending = false;
+        self.touched.road = true;
+        let Some(attempt) = self.road.attempt.take() else { return Recorded::Arrived };
+        match outcome {
+            Outcome::Delivered => {
+                self.road = Road::default();
+                self.counts.last_success = Some(now);
+                self.settle(&attempt.notification, false, now);
+                Recorded::Arrived
+            }
+            Outcome::Rejected { failure } => {
+                self.road = Road::default();
+                *self.counts.failed.entry(*failure).or_default() += 1;
+                let alerts = self.settle(&attempt.notification, true, now);
+                Recorded::GivenUp { alerts }
+            }
+            Outcome::Retry { failure, after, unclear } => {
+                *self.counts.failed.entry(*failure).or_default() += 1;
+                self.road.tries = self.road.tries.saturating_add(1);
+                let pause = backoff(self.road.tries, jitter).max(after.unwrap_or_default());
+                self.road.wait = Some(Wait { from: now, until: now.plus(pause) });
+                if *unclear && now.since(attempt.began) < self.policy.age_max {
+                    self.road.attempt = Some(attempt);
+                    return Recorded::Again { pause };
+                }
+                if *unclear {
+                    let alerts = self.settle(&attempt.notification, true, now);
+                    return Recorded::GivenUp { alerts };
+                }
+                Recorded::Again { pause }
+            }
+        }
+    }
+
+    /// Notes what a notification told, or failed to tell for good; answers how many alerts it was about.
+    fn settle(&mut self, notification: &Notification, given_up: bool, now: Timestamp) -> u64 {
+        let mut count = 0;
+        if notification.group == SUMMARY {
+            self.note_told(SUMMARY, "", now);
+        }
+        for told in notification.alerts.iter().filter(|alert| !alert.known) {
+            count += 1;
+            self.note_told(&told.store, &told.name, now);
+            self.touched.episodes.insert(told.episode.clone());
+            let Some(entry) = self.entries.get_mut(&told.episode) else { continue };
+            let was = entry.told;
+            entry.told = Some(Told {
+                at: now,
+                status: told.status(),
+                severity: told.severity,
+                given_up: given_up && was.is_none_or(|was| was.given_up),
+            });
+            let done = told.ended.is_some() && (given_up || self.policy.resend_resolved.is_none());
+            // It ended while a firing was under way that has now been given up: nobody waits for its end.
+            let unheard = given_up && was.is_none() && entry.alert.ended.is_some();
+            if done || unheard {
+                self.entries.remove(&told.episode);
+            }
+        }
+        if given_up {
+            self.counts.dead_letters += count;
+        }
+        count
+    }
+
+    /// Drops what is too old to be told, and what the receiver has heard to the end.
+    fn prune(&mut self, now: Timestamp) {
+        let interval = self.policy.group_interval;
+        self.recent.retain(|_, names| {
+            names.retain(|_, told| now >= *told && now.since(*told) < interval);
+            !names.is_empty()
+        });
+        if self.sending || self.road.attempt.is_some() {
+            return;
+        }
+        let mut gone = Vec::new();
+        let mut given_up = 0;
+        let age_max = self.policy.age_max;
+        let keep = self.policy.resend_resolved;
+        for (episode, entry) in &mut self.entries {
+            let old = now.since(entry.queued_at) >= age_max;
+            match (entry.told, entry.alert.ended) {
+                (Some(Told { status: Status::Resolved, .. }), Some(ended))
+                    if keep.is_none_or(|keep| now.since(ended) >= keep) =>
+                {
+                    gone.push(episode.clone());
+                }
+                (None | Some(Told { status: Status::Firing, .. }), Some(_)) if old => {
+                    given_up += 1;
+                    gone.push(episode.clone());
+                }
+                (None, None) if old && self.road.tries > 0 => {
+                    // It fires still, so the reminder will try again.
+                    given_up += 1;
+                    let severity = entry.alert.severity;
+                    let told = Told { at: now, status: Status::Firing, severity, given_up: true };
+                    entry.told = Some(told);
+                    self.touched.episodes.insert(episode.clone());
+                }
+                _ => {}
+            }
+        }
+        self.counts.dead_letters += given_up;
+        for episode in gone {
+            self.entries.remove(&episode);
+            self.touched.episodes.insert(episode);
+        }
+    }
+
+    /// When an entry that has no news now will have some.
+    fn due_at(&self, entry: &Entry) -> Option<Timestamp> {
+        let told = entry.told?;
+        let again = told.at.plus(self.policy.repeat);
+        match told.status {
+            Status::Firing => Some(again),
+            Status::Resolved => {
+                let end = entry.alert.ended?.plus(self.policy.resend_resolved?);
+                Some(again.min(end))
+            }
+        }
+    }
+}
+
+/// What [`Lane::record`] made of an outcome, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// The receiver has it.
+    Arrived,
+    /// It is tried again after this pause.
+    Again {
+        /// How long.
+        pause: Duration,
+    },
+    /// It is not tried again.
+    GivenUp {
+        /// How many alerts it was about.
+        alerts: u64,
+    },
+}
+
+/// What every notification of this host says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// Name of the host.
+    pub host: String,
+    /// Base of the links to the status page, without a slash at its end, or empty.
+    pub external_url: String,
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// News before what is known, firing before ended, then the gravest, then the oldest.
+fn urgency(alert: &Alert) -> (bool, bool, std::cmp::Reverse<Severity>, Timestamp, String) {
+    let ended = alert.ended.is_some();
+    (alert.known, ended, std::cmp::Reverse(alert.severity), alert.since, alert.key())
+}
+
+fn notification_id(receiver: &str, group: &str, alerts: &[Alert], now: Timestamp) -> String {
+    let mut hash = Sha256::new();
+    for part in [receiver, group] {
+        hash.update(part.as_bytes());
+        hash.update(b"\0");
+    }
+    for alert in alerts {
+        hash.update(alert.episode.as_bytes());
+        hash.update(alert.status().as_str().as_bytes());
+    }
+    hash.update(now.as_nanos().to_le_bytes());
+    hex(&hash.finalize()[..16])
+}
+
+/// Full jitter between nothing and 1 s, 2 s, 4 s … 5 min, but never less than a tenth of it: a receiver that is down
+/// must not be asked again at once.
+fn backoff(tries: u32, jitter: f64) -> Duration {
+    let ceiling = Duration::from_secs(1 << tries.saturating_sub(1).min(9)).min(BACKOFF_MAX);
+    ceiling.mul_f64(if jitter.is_finite() { jitter.clamp(0.1, 1.0) } else { 1.0 })
+}
+
+const BACKOFF_MAX: Duration = Duration::from_mins(5);
+
+/// More groups than this at once are told as one summary.
+const STORM_GROUPS: usize = 5;
+
+/// So many episodes of a kind that came and went unheard are told one by one.
+const FLAPS_MAX: usize = 3;
+
+/// Group of a summary over stores.
+const SUMMARY: &str = "all";
+
+/// Most episodes that a lane keeps.
+pub const ENTRIES_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+use super::*;
+
+fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
+    Alert {
+        name: name.to_owned(),
+        severity,
+        store: store.to_owned(),
+        path: format!("/{store}"),
+        summary: String::new(),
+        evidence: String::new(),
+        count: 1,
+        reading: None,
+        cause: String::new(),
+        remedy: String::new(),
+        runbook: String::new(),
+        labels: BTreeMap::new(),
+        since: Timestamp::from_secs(since),
+        ended: None,
+        episode: format!("{store}-{name}-{since}"),
+        known: false,
+        merged: 0,
+    }
+}
+
+/// A lane, its receiver's ledger, and time in seconds.
+struct Post {
+    lane: Lane,
+    silences: Vec<Silence>,
+    about: About,
+}
+
+impl Post {
+    fn new(policy: Policy) -> Self {
+        let lane = Lane::new("ops", policy, BTreeMap::new(), Road::default());
+        Self { lane, silences: Vec::new(), about: About::default() }
+    }
+
+    fn fire(&mut self, store: &str, name: &str, at: i64) -> Alert {
+        let alert = alert(store, name, at, Severity::Warning);
+        let now = Timestamp::from_secs(at);
+        self.lane.note(&Event::Fired(alert.clone()), &self.silences, now);
+        alert
+    }
+
+    fn end(&mut self, alert: &Alert, at: i64) {
+        let now = Timestamp::from_secs(at);
+        let ended = Alert { ended: Some(now), ..alert.clone() };
+        self.lane.note(&Event::Resolved(ended), &self.silences, now);
+    }
+
+    fn next(&mut self, at: i64) -> Next {
+        self.lane.next(&self.silences, &self.about, Timestamp::from_secs(at))
+    }
+
+    /// `firing: a/X+ a/Y-` for what is sent, `wait 5` or `idle`; answered with `outcome`.
+    fn step(&mut self, at: i64, outcome: &Outcome) -> String {
+        match self.next(at) {
+            Next::Send(notification) => {
+                self.lane.record(outcome, 1.0, Timestamp::from_secs(at));
+                told(&notification)
+            }
+            Next::WaitUntil(until) => format!("wait {}", until.as_secs()),
+            Next::Idle => "idle".to_owned(),
+        }
+    }
+
+    fn deliver(&mut self, at: i64) -> String {
+        self.step(at, &Outcome::Delivered)
+    }
+
+    /// The same lane after a restart.
+    fn restart(&mut self) {
+        let road = serde_json::to_string(self.lane.road()).unwrap();
+        let entries = serde_json::to_string(self.lane.entries()).unwrap();
+        let policy = self.lane.policy.clone();
+        self.lane = Lane::new(
+            "ops",
+            policy,
+            serde_json::from_str(&entries).unwrap(),
+            serde_json::from_str(&road).unwrap(),
+        );
+    }
+}
+
+fn told(notification: &Notification) -> String {
+    let mut text = format!("{}:", notification.reason.as_str());
+    for alert in &notification.alerts {
+        let mark = match (alert.status(), alert.known) {
+            (_, true) => "=",
+            (Status::Firing, _) => "+",
+            (Status::Resolved, _) => "-",
+        };
+        text += &format!(" {}{mark}", alert.key());
+    }
+    text
+}
+
+fn refused(after: Option<u64>) -> Outcome {
+    let after = after.map(Duration::from_secs);
+    Outcome::Retry { failure: Failure::RateLimited, after, unclear: false }
+}
+
+const UNCLEAR: Outcome = Outcome::Retry { failure: Failure::Timeout, after: None, unclear: true };
+
+#[test]
+fn a_firing_is_told_at_once_reminded_of_and_resolved() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    assert_eq!(post.deliver(0), "firing: a/X+");
+    assert_eq!(post.deliver(0), "wait 14400");
+    assert_eq!(post.deliver(14_399), "wait 14400");
+    assert_eq!(post.deliver(14_400), "reminder: a/X+");
+    post.end(&x, 14_500);
+    assert_eq!(post.deliver(14_500), "resolved: a/X-");
+    assert_eq!(post.deliver(14_500), "idle");
+    assert!(post.lane.entries().is_empty());
+    assert_eq!(post.lane.counts().attempts, 3);
+}
+
+#[test]
+fn the_group_is_told_whole_and_what_is_known_is_marked() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    post.deliver(0);
+    post.fire("a", "Y", 1);
+    post.fire("b", "Z", 2);
+    assert_eq!(post.deliver(2), "firing: a/Y+ a/X=");
+    assert_eq!(post.deliver(2), "firing: b/Z+");
+    post.end(&x, 20);
+    assert_eq!(post.deliver(20), "resolved: a/X- a/Y=");
+}
+
+#[test]
+fn firing_and_resolved_that_never_went_out_become_one() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    assert_eq!(post.step(0, &refused(Some(60))), "firing: a/X+");
+    post.end(&x, 10);
+    assert_eq!(post.deliver(59), "wait 60");
+    assert_eq!(post.deliver(60), "resolved: a/X-");
+    assert_eq!(post.deliver(61), "idle");
+    // A receiver that only keeps what is has nothing to hear of it.
+    let mut post = Post::new(Policy::alertmanager());
+    let x = post.fire("a", "X", 0);
+    post.step(0, &refused(None));
+    post.end(&x, 10);
+    assert_eq!(post.deliver(60), "idle");
+}
+
+#[test]
+fn an_unclear_attempt_is_made_again_word_for_word_also_after_a_restart() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    let Next::Send(first) = post.next(0) else { panic!("nothing sent") };
+    assert_eq!(post.next(0), Next::Idle, "one at a time");
+    post.restart(); // killed before the answer was known
+    post.end(&x, 1);
+    let Next::Send(second) = post.next(1) else { panic!("nothing sent") };
+    assert_eq!(first, second);
+    post.lane.record(&UNCLEAR, 1.0, Timestamp::from_secs(1));
+    post.restart();
+    assert_eq!(post.next(1), Next::WaitUntil(Timestamp::from_secs(2)));
+    assert_eq!(post.next(2), Next::Send(first));
+    post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(2));
+    assert_eq!(post.deliver(12), "resolved: a/X-", "who got the firing gets its end");
+    assert_eq!(post.deliver(12), "idle");
+}
+
+#[test]
+fn pauses_grow_to_five_minutes_and_what_the_receiver_asks_for_counts() {
+    let mut post = Post::new(Policy::default());
+    post.fire("a", "X", 0);
+    let mut now = 0;
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        assert_eq!(post.step(now, &refused(None)), "firing: a/X+");
+        let Next::WaitUntil(until) = post.next(now) else { panic!("no pause") };
+        pauses.push(until.as_secs() - now);
+        now = until.as_secs();
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+    assert_eq!(post.step(now, &refused(Some(3600))), "firing: a/X+");
+    assert_eq!(post.next(now), Next::WaitUntil(Timestamp::from_secs(now + 3600)));
+    // The clock steps back: nobody waits for it to catch up.
+    assert_eq!(post.deliver(5), "firing: a/X+");
+    assert_eq!(post.lane.counts().failed[&Failure::RateLimited], 13);
+}
+
+#[test]
+fn a_permanent_refusal_is_a_dead_letter_and_holds_nothing_up() {
+    let no = Outcome::Rejected { failure: Failure::Client };
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    post.fire("b", "Y", 1);
+    assert_eq!(post.step(1, &no), "firing: a/X+");
+    assert_eq!(post.deliver(1), "firing: b/Y+");
+    assert_eq!(post.lane.counts().dead_letters, 1);
+    assert_eq!(post.deliver(14_401), "reminder: a/X+", "it fires still, so it is tried again");
+    assert_eq!(post.deliver(14_401), "reminder: b/Y+");
+    post.end(&x, 14_500);
+    assert_eq!(post.deliver(14_500), "resolved: a/X-");
+    let z = post.fire("a", "Z", 15_000);
+    post.step(15_000, &no);
+    post.end(&z, 15_001);
+    assert!(post.deliver(15_011).starts_with("wait"), "nobody heard of Z, so nobody hears its end");
+}
+
+#[test]
+fn what_nobody_takes_for_a_day_is_given_up_and_counted() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    post.fire("b", "Y", 0);
+    assert_eq!(post.step(0, &UNCLEAR), "firing: a/X+");
+    post.end(&x, 10);
+    post.step(86_400, &UNCLEAR);
+    assert_eq!(post.lane.counts().dead_letters, 1);
+    assert!(!post.lane.entries().contains_key("a-X-0"));
+    post.next(86_401);
+    assert_eq!(post.lane.counts().dead_letters, 2);
+    assert_eq!(post.lane.queue(Timestamp::from_secs(86_402)).0, 0);
+    assert_eq!(post.lane.entries().len(), 1, "it fires still");
+}
+
+#[test]
+fn a_storm_is_one_summary() {
+    let mut post = Post::new(Policy::default());
+    let alerts: Vec<Alert> = (0..200).map(|n| post.fire(&format!("s{n:03}"), "X", 0)).collect();
+    let Next::Send(summary) = post.next(0) else { panic!("nothing sent") };
+    assert_eq!((summary.alerts.len(), &*summary.group, summary.store()), (200, "all", None));
+    post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(0));
+    for alert in &alerts {
+        post.end(alert, 1);
+    }
+    assert_eq!(post.deliver(1), "wait 10", "flapping is told once in ten seconds");
+    assert!(post.deliver(10).starts_with("resolved: s000/X-"));
+    assert_eq!(post.deliver(10), "idle");
+}
+
+#[test]
+fn flapping_stores_cannot_flood_a_receiver() {
+    let mut post = Post::new(Policy { gap: Duration::from_secs(1), ..Policy::default() });
+    let (mut sent, mut firings, mut heard) = (0, 0, 0);
+    for second in 0..60 {
+        for n in 0..200 {
+            let alert = post.fire(&format!("s{n}"), "X", second);
+            post.end(&alert, second);
+            firings += 1;
+        }
+        assert!(post.lane.entries().len() <= 200 * (FLAPS_MAX + 1));
+        while let Next::Send(notification) = post.next(second) {
+            assert!(notification.alerts.len() <= 256);
+            post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+            sent += 1;
+            heard += notification.alerts.iter().map(|alert| 1 + alert.merged).sum::<usize>();
+        }
+    }
+    assert!(sent <= 12, "{sent} messages in a minute");
+    let waiting: usize = post.lane.entries().values().map(|entry| 1 + entry.alert.merged).sum();
+    assert_eq!(heard + waiting, firings, "each one is told or counted");
+}
+
+#[test]
+fn alertmanager_hears_everything_each_minute_and_the_end_for_five() {
+    let mut post = Post::new(Policy::alertmanager());
+    let x = post.fire("a", "X", 0);
+    post.fire("b", "Y", 0);
+    assert_eq!(post.deliver(0), "firing: a/X+ b/Y+");
+    assert_eq!(post.deliver(60), "reminder: a/X+ b/Y+");
+    post.end(&x, 70);
+    assert_eq!(post.deliver(70), "resolved: a/X-");
+    let mut ends = 1;
+    for second in 71..1000 {
+        while let Next::Send(notification) = post.next(second) {
+            ends += notification.alerts.iter().filter(|alert| alert.ended.is_some()).count();
+            post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+        }
+    }
+    assert_eq!(ends, 5);
+    assert_eq!(post.lane.entries().len(), 1);
+}
+
+#[test]
+fn a_silence_holds_back_what_is_new_and_never_the_end_of_what_was_told() {
+    let silence = |until| Silence {
+        id: "1".to_owned(),
+        store: "a*".to_owned(),
+        alert: String::new(),
+        since: Timestamp::from_secs(0),
+        until: Timestamp::from_secs(until),
+        comment: String::new(),
+        by: String::new(),
+    };
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    post.deliver(0);
+    post.silences.push(silence(100));
+    let y = post.fire("a", "Y", 20);
+    post.fire("b", "Z", 20);
+    post.fire("a", "W", 20);
+    assert_eq!(post.deliver(20), "firing: b/Z+");
+    assert_eq!(post.deliver(20), "wait 100");
+    post.end(&x, 30);
+    assert_eq!(post.deliver(30), "resolved: a/X-");
+    post.end(&y, 40);
+    assert_eq!(post.deliver(100), "firing: a/W+", "Y came and went unheard");
+}
+
+#[test]
+fn only_what_a_receiver_asked_for_is_told() {
+    let policy = Policy {
+        min_severity: Severity::Critical,
+        stores: vec!["prod-*".to_owned()],
+        send_resolved: false,
+        ..Policy::default()
+    };
+    let mut post = Post::new(policy);
+    post.fire("prod-1", "Light", 0);
+    let other = alert("dev", "X", 0, Severity::Critical);
+    let grave = alert("prod-1", "X", 0, Severity::Critical);
+    for alert in [&other, &grave] {
+        post.lane.note(&Event::Fired(alert.clone()), &[], Timestamp::from_secs(0));
+    }
+    assert_eq!(post.deliver(0), "firing: prod-1/X+");
+    post.end(&grave, 1);
+    assert_eq!(post.deliver(20), "idle");
+}
+
+#[test]
+fn escalation_is_told_and_a_new_receiver_learns_what_fires() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    post.deliver(0);
+    let graver = Alert { severity: Severity::Critical, ..x };
+    post.lane.note(&Event::Escalated(graver.clone()), &[], Timestamp::from_secs(20));
+    assert_eq!(post.deliver(20), "escalated: a/X+");
+    let mut fresh = Post::new(Policy::default());
+    fresh.lane.sync([&graver].into_iter(), Timestamp::from_secs(30));
+    assert_eq!(fresh.deliver(30), "firing: a/X+");
+    // What ended while the program was down.
+    fresh.lane.sync(std::iter::empty(), Timestamp::from_secs(50));
+    assert_eq!(fresh.deliver(50), "resolved: a/X-");
+}
+
+#[test]
+fn ids_differ_between_notifications_and_receivers() {
+    let mut ids = BTreeSet::new();
+    let mut post = Post::new(Policy::default());
+    for second in 0..50 {
+        post.fire("a", &format!("X{second}"), second);
+        let Next::Send(notification) = post.next(second) else { panic!("nothing sent") };
+        assert_eq!(notification.id.len(), 32);
+        assert!(ids.insert(notification.id));
+        post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+    }
+}
