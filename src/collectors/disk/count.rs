@@ -11,6 +11,7 @@ use rustix::{fs::FileType, io::Errno};
 
 use crate::{
     collectors::CollectError,
+    format::uuid::{Uuid, parse_uuid},
     host::{
         processes::FileId,
         walk::{Entry, Problem},
@@ -65,9 +66,6 @@ impl Bytes {
         self.allocated = self.allocated.saturating_add(more.allocated);
     }
 }
-
-/// The number that a folder is named after.
-pub(crate) type Uuid = u128;
 
 /// A folder named like a segment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -256,18 +254,6 @@ fn class_of(name: &[u8], folder: bool) -> Class {
     }
 }
 
-/// `3f2504e0-4f89-41d3-9a0c-0305e82c3301`, in either case: how Chroma names segments and their folders.
-pub(crate) fn parse_uuid(text: &[u8]) -> Option<Uuid> {
-    if text.len() != 36 {
-        return None;
-    }
-    text.iter().enumerate().try_fold(0, |value: Uuid, (at, byte)| match (at, byte) {
-        (8 | 13 | 18 | 23, b'-') => Some(value),
-        (8 | 13 | 18 | 23, _) => None,
-        (_, byte) => Some(value << 4 | Uuid::from(char::from(*byte).to_digit(16)?)),
-    })
-}
-
 /// Five megabytes of folders. Beyond that orphans are not told apart.
 const FOLDERS_MAX: usize = 100_000;
 
@@ -276,23 +262,6 @@ const FAILURES_MAX: usize = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_names_like_chromas_are_segments() {
-        for (name, want) in [
-            ("3f2504e0-4f89-41d3-9a0c-0305e82c3301", true),
-            ("3F2504E0-4F89-41D3-9A0C-0305E82C3301", true),
-            ("3f2504e0-4f89-41d3-9a0c-0305e82c330", false),
-            ("3f2504e0-4f89-41d3-9a0c-0305e82c33011", false),
-            ("3f2504e0x4f89-41d3-9a0c-0305e82c3301", false),
-            ("3f2504e0-4f89-41d3-9a0c-0305e82c330g", false),
-            ("3f2504e0-4f89-41d3-9a0c-0305e82c33-1", false),
-            ("", false),
-        ] {
-            assert_eq!(parse_uuid(name.as_bytes()).is_some(), want, "{name}");
-        }
-        assert_eq!(parse_uuid(b"00000000-0000-0000-0000-0000000000ff"), Some(255));
-    }
 
     #[test]
     fn entries_are_told_by_their_name_in_the_directory() {

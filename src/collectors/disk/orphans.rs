@@ -6,8 +6,9 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::count::{Folder, Uuid, parse_uuid};
+use super::count::Folder;
 use crate::{
+    format::uuid::{Uuid, parse_uuid},
     host::processes::FileId,
     store::{Context, database::Limits},
 };

@@ -1,0 +1,198 @@
+//! `index_metadata.pickle`, read without executing it. Python's pickle is a program; Chroma before 1.0 runs whatever it
+//! says, with the rights of the server. Here its opcodes are walked with limits, and only those mean something that Chroma
+//! itself writes:
+//!
+//! - 1.x: protocol 3, a plain dictionary;
+//! - 0.4 to 0.6: protocol 4 or 5, an object of the one class `PersistentData` with that dictionary as its state.
+//!
+//! Sources: `pickletools.py` of `CPython`, chromadb's `local_persistent_hnsw.py`, and files of 0.4.24, 0.6.3, 1.1.1, 1.5.9.
+//! Strings become hashes and pairs are handed on as they come, so that memory grows with neither, but for the memo table of
+//! the older family (sixteen bytes per string).
+
+mod machine;
+
+use std::io::{self, BufRead, BufReader, Read};
+
+/// How much is read before it is called wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Length of the file.
+    pub bytes_max: u64,
+    /// Length of one string.
+    pub string_bytes_max: usize,
+    /// Values on the stack; Chroma's own files need some ten.
+    pub stack_max: usize,
+    /// Dictionaries within dictionaries; Chroma's own files have two.
+    pub depth_max: usize,
+    /// Strings and dictionaries that are remembered.
+    pub memo_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bytes_max: 8 << 30,
+            string_bytes_max: 1 << 20,
+            stack_max: 64,
+            depth_max: 8,
+            memo_max: 1 << 25,
+        }
+    }
+}
+
+/// Who wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Chroma 1.x.
+    Plain,
+    /// Chroma 0.4 to 0.6.
+    PersistentData,
+}
+
+/// What a metadata file states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metadata {
+    /// Who wrote it.
+    pub family: Family,
+    /// Numbers per vector; `None` in all files of 1.x.
+    pub dimensionality: Option<u64>,
+    /// Labels given out so far.
+    pub total_elements_added: u64,
+    /// How far the queue is in the index; only before 0.5.
+    pub max_seq_id: Option<u64>,
+    /// Pairs in `id_to_label`.
+    pub ids: u64,
+    /// Greatest label in it, 0 when it is empty.
+    pub label_max: u64,
+    /// Whether `label_to_id` is the inverse of `id_to_label`.
+    pub inverse: bool,
+    /// Bytes of the pickle.
+    pub bytes: u64,
+}
+
+/// Why it is not one of Chroma's.
+#[derive(Debug, thiserror::Error)]
+pub enum PickleError {
+    /// The file cannot be read.
+    #[error("it cannot be read")]
+    Io(#[source] io::Error),
+    /// It ends before its end.
+    #[error("it ends after {at} bytes, in the middle")]
+    Truncated {
+        /// Bytes that are there.
+        at: u64,
+    },
+    /// Running it would call code.
+    #[error("at byte {at} it {does}")]
+    Hostile {
+        /// Where.
+        at: u64,
+        /// `imports posix.system`, for example.
+        does: String,
+    },
+    /// Something that Chroma never writes.
+    #[error("at byte {at} it has {what}")]
+    Foreign {
+        /// Where.
+        at: u64,
+        /// What stands there.
+        what: String,
+    },
+    /// More than a limit.
+    #[error("at byte {at} it has more than {bound} {what}")]
+    TooMuch {
+        /// Where.
+        at: u64,
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        bound: u64,
+    },
+    /// It was read to its end and does not say what it should.
+    #[error("{0}")]
+    Incomplete(&'static str),
+}
+
+/// Reads one metadata file from `source` and hands every id's hash and label to `visit`, in the order of the file. Errs at
+/// the first byte that is not Chroma's; pairs handed on before are void then.
+pub fn read(
+    source: impl Read,
+    limits: Limits,
+    visit: &mut dyn FnMut(u64, u64),
+) -> Result<Metadata, PickleError> {
+    let source = BufReader::with_capacity(BUFFER_BYTES, source);
+    let mut input = Input { source, at: 0, bytes_max: limits.bytes_max };
+    machine::run(&mut input, limits, visit)
+}
+
+/// The hash of an id, the same for the text in the database and in the metadata file. Two ids of a million share one once
+/// in thirty million stores.
+#[must_use]
+pub fn hash(id: &[u8]) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(id);
+    hasher.finish()
+}
+
+/// Bytes with their position.
+struct Input<R> {
+    source: BufReader<R>,
+    at: u64,
+    bytes_max: u64,
+}
+
+impl<R: Read> Input<R> {
+    fn exact<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), PickleError> {
+        let at = self.at;
+        self.advance(bytes.len() as u64)?;
+        self.source.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => PickleError::Truncated { at },
+            _ => PickleError::Io(error),
+        })
+    }
+
+    /// A line of text without its end.
+    fn line(&mut self, bound: usize) -> Result<Vec<u8>, PickleError> {
+        let mut line = Vec::new();
+        let taken = (&mut self.source)
+            .take(bound as u64 + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(PickleError::Io)?;
+        let at = self.at;
+        self.advance(taken as u64)?;
+        if line.pop() != Some(b'\n') {
+            return Err(if taken > bound {
+                PickleError::TooMuch { at, what: "bytes in a line", bound: bound as u64 }
+            } else {
+                PickleError::Truncated { at: at + taken as u64 }
+            });
+        }
+        Ok(line)
+    }
+
+    /// Whether nothing follows.
+    fn ended(&mut self) -> Result<bool, PickleError> {
+        self.source.fill_buf().map(<[u8]>::is_empty).map_err(PickleError::Io)
+    }
+
+    fn advance(&mut self, bytes: u64) -> Result<(), PickleError> {
+        self.at = self.at.saturating_add(bytes);
+        if self.at > self.bytes_max {
+            let bound = self.bytes_max;
+            return Err(PickleError::TooMuch { at: self.at, what: "bytes", bound });
+        }
+        Ok(())
+    }
+}
+
+const BUFFER_BYTES: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,528 @@
+//! The stack machine. Dictionaries are not built: a pair goes where its dictionary leads as soon as the next value shows
+//! that it is whole.
+
+use std::io::Read;
+
+use super::{Family, Input, Limits, Metadata, PickleError, hash};
+
+/// A value, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Value {
+    None,
+    Int(i64),
+    Text { hash: u64, name: Name },
+    Dict(Role),
+    Tuple,
+    Class,
+    Object,
+}
+
+/// What a dictionary is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Root,
+    IdToLabel,
+    LabelToId,
+    IdToSeqId,
+}
+
+/// The words that mean something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Name {
+    Module,
+    Class,
+    Dimensionality,
+    TotalElementsAdded,
+    MaxSeqId,
+    IdToLabel,
+    LabelToId,
+    IdToSeqId,
+    Other,
+}
+
+const MODULE: &[u8] = b"chromadb.segment.impl.vector.local_persistent_hnsw";
+const CLASS: &[u8] = b"PersistentData";
+
+impl Name {
+    fn of(text: &[u8]) -> Self {
+        match text {
+            MODULE => Self::Module,
+            CLASS => Self::Class,
+            b"dimensionality" => Self::Dimensionality,
+            b"total_elements_added" => Self::TotalElementsAdded,
+            b"max_seq_id" => Self::MaxSeqId,
+            b"id_to_label" => Self::IdToLabel,
+            b"label_to_id" => Self::LabelToId,
+            b"id_to_seq_id" => Self::IdToSeqId,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Walks over one pickle.
+pub(super) fn run<R: Read>(
+    input: &mut Input<R>,
+    limits: Limits,
+    visit: &mut dyn FnMut(u64, u64),
+) -> Result<Metadata, PickleError> {
+    let mut machine = Machine {
+        limits,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: Vec::new(),
+        texts: Default::default(),
+        facts: Facts::default(),
+        scratch: Vec::new(),
+        visit,
+    };
+    loop {
+        let at = input.at;
+        let [op] = input.exact()?;
+        if op == STOP {
+            return machine.finish(input, at);
+        }
+        machine.step(op, at, input)?;
+    }
+}
+
+struct Machine<'a> {
+    limits: Limits,
+    stack: Vec<Value>,
+    /// Length of the stack at each open mark.
+    marks: Vec<usize>,
+    memo: Vec<Value>,
+    /// The last two short texts, to say what would be imported.
+    texts: [String; 2],
+    facts: Facts,
+    scratch: Vec<u8>,
+    visit: &'a mut dyn FnMut(u64, u64),
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    object: bool,
+    built: bool,
+    dimensionality: Option<u64>,
+    total: Option<u64>,
+    max_seq_id: Option<u64>,
+    seen_maps: [bool; 2],
+    ids: u64,
+    labels: u64,
+    label_max: u64,
+    /// Sums over the pairs of both maps: equal when the maps are each other's inverse, whatever their order.
+    sums: [u64; 2],
+}
+
+impl Machine<'_> {
+    fn step<R: Read>(&mut self, op: u8, at: u64, input: &mut Input<R>) -> Result<(), PickleError> {
+        match op {
+            PROTO => {
+                let [version] = input.exact()?;
+                if version > 5 {
+                    return Err(foreign(at, format!("protocol {version}")));
+                }
+            }
+            FRAME => {
+                let _length: [u8; 8] = input.exact()?;
+            }
+            EMPTY_DICT => self.empty_dict(at)?,
+            EMPTY_TUPLE => self.push(Value::Tuple, at)?,
+            NONE => self.push(Value::None, at)?,
+            MARK => {
+                if self.marks.len() >= self.limits.depth_max {
+                    return Err(too_much(at, "levels", self.limits.depth_max));
+                }
+                self.marks.push(self.stack.len());
+            }
+            BININT => {
+                let value = i32::from_le_bytes(input.exact()?);
+                self.push(Value::Int(value.into()), at)?;
+            }
+            BININT1 => {
+                let [value] = input.exact()?;
+                self.push(Value::Int(value.into()), at)?;
+            }
+            BININT2 => {
+                let value = u16::from_le_bytes(input.exact()?);
+                self.push(Value::Int(value.into()), at)?;
+            }
+            LONG1 => self.long(at, input)?,
+            SHORT_BINUNICODE => {
+                let [length] = input.exact()?;
+                self.text(length.into(), at, input)?;
+            }
+            BINUNICODE => {
+                let length = u32::from_le_bytes(input.exact()?);
+                self.text(length.into(), at, input)?;
+            }
+            BINUNICODE8 => {
+                let length = u64::from_le_bytes(input.exact()?);
+                self.text(length, at, input)?;
+            }
+            MEMOIZE => self.memoize(self.memo.len(), at)?,
+            BINPUT => {
+                let [place] = input.exact()?;
+                self.memoize(place.into(), at)?;
+            }
+            LONG_BINPUT => {
+                let place = u32::from_le_bytes(input.exact()?);
+                self.memoize(place as usize, at)?;
+            }
+            BINGET => {
+                let [place] = input.exact()?;
+                self.recall(place.into(), at)?;
+            }
+            LONG_BINGET => {
+                let place = u32::from_le_bytes(input.exact()?);
+                self.recall(place as usize, at)?;
+            }
+            SETITEM => self.set_item(at)?,
+            SETITEMS => self.set_items(at)?,
+            _ => self.object(op, at, input)?,
+        }
+        Ok(())
+    }
+
+    /// What makes objects: allowed for Chroma's one class only.
+    fn object<R: Read>(
+        &mut self,
+        op: u8,
+        at: u64,
+        input: &mut Input<R>,
+    ) -> Result<(), PickleError> {
+        match op {
+            GLOBAL => {
+                let module = input.line(LINE_MAX)?;
+                let name = input.line(LINE_MAX)?;
+                if (&module[..], &name[..]) != (MODULE, CLASS) {
+                    let (module, name) = (shown(&module), shown(&name));
+                    return Err(hostile(at, format!("imports {module}.{name}")));
+                }
+                self.push(Value::Class, at)?;
+            }
+            STACK_GLOBAL => {
+                let (name, module) = (self.pop(at)?, self.pop(at)?);
+                let known = matches!(module, Value::Text { name: Name::Module, .. })
+                    && matches!(name, Value::Text { name: Name::Class, .. });
+                if !known {
+                    let [module, name] = &self.texts;
+                    return Err(hostile(at, format!("imports {module}.{name}")));
+                }
+                self.push(Value::Class, at)?;
+            }
+            NEWOBJ => {
+                let (arguments, class) = (self.pop(at)?, self.pop(at)?);
+                if (class, arguments) != (Value::Class, Value::Tuple) {
+                    return Err(hostile(at, "makes an object of something else".to_owned()));
+                }
+                self.facts.object = true;
+                self.push(Value::Object, at)?;
+            }
+            BUILD => {
+                let state = self.pop(at)?;
+                let object = self.stack.last().copied();
+                if object != Some(Value::Object) || state != Value::Dict(Role::Root) {
+                    return Err(hostile(at, "sets the state of something else".to_owned()));
+                }
+                self.facts.built = true;
+            }
+            REDUCE => return Err(hostile(at, "calls a function (REDUCE)".to_owned())),
+            INST | OBJ | NEWOBJ_EX => {
+                return Err(hostile(at, "makes an object by a call".to_owned()));
+            }
+            EXT1 | EXT2 | EXT4 => {
+                return Err(hostile(at, "imports from the extension registry".to_owned()));
+            }
+            other => return Err(foreign(at, format!("opcode 0x{other:02x}"))),
+        }
+        Ok(())
+    }
+
+    fn finish<R: Read>(mut self, input: &mut Input<R>, at: u64) -> Result<Metadata, PickleError> {
+        let result = self.pop(at)?;
+        let facts = &self.facts;
+        let family = match result {
+            Value::Object if facts.built => Family::PersistentData,
+            Value::Dict(Role::Root) if !facts.object => Family::Plain,
+            _ => return Err(foreign(at, "another value than Chroma's as its result".to_owned())),
+        };
+        if !self.stack.is_empty() || !self.marks.is_empty() {
+            return Err(foreign(at, "values that are left over".to_owned()));
+        }
+        if !input.ended()? {
+            return Err(foreign(input.at, "bytes behind its end".to_owned()));
+        }
+        if facts.seen_maps != [true; 2] {
+            return Err(PickleError::Incomplete("id_to_label or label_to_id is not in it"));
+        }
+        let Some(total) = facts.total else {
+            return Err(PickleError::Incomplete("total_elements_added is not in it"));
+        };
+        Ok(Metadata {
+            family,
+            dimensionality: facts.dimensionality,
+            total_elements_added: total,
+            max_seq_id: facts.max_seq_id,
+            ids: facts.ids,
+            label_max: facts.label_max,
+            inverse: facts.ids == facts.labels && facts.sums[0] == facts.sums[1],
+            bytes: input.at,
+        })
+    }
+
+    fn empty_dict(&mut self, at: u64) -> Result<(), PickleError> {
+        let role = match (self.marks.len(), self.stack.last()) {
+            (0, None | Some(Value::Object)) => Role::Root,
+            (1, Some(Value::Text { name: Name::IdToLabel, .. })) => Role::IdToLabel,
+            (1, Some(Value::Text { name: Name::LabelToId, .. })) => Role::LabelToId,
+            (1, Some(Value::Text { name: Name::IdToSeqId, .. })) => Role::IdToSeqId,
+            _ => return Err(foreign(at, "a dictionary in another place".to_owned())),
+        };
+        self.push(Value::Dict(role), at)
+    }
+
+    /// An integer of up to eight bytes, least significant first.
+    fn long<R: Read>(&mut self, at: u64, input: &mut Input<R>) -> Result<(), PickleError> {
+        let [length] = input.exact()?;
+        if length > 8 {
+            return Err(too_much(at, "bytes in an integer", 8));
+        }
+        let mut bytes = [0; 8];
+        let length = usize::from(length);
+        input.fill(&mut bytes[..length])?;
+        let negative = length > 0 && bytes[length - 1] & 0x80 != 0;
+        if negative {
+            bytes[length..].fill(0xff);
+        }
+        self.push(Value::Int(i64::from_le_bytes(bytes)), at)
+    }
+
+    fn text<R: Read>(
+        &mut self,
+        length: u64,
+        at: u64,
+        input: &mut Input<R>,
+    ) -> Result<(), PickleError> {
+        let bound = self.limits.string_bytes_max;
+        let Some(length) = usize::try_from(length).ok().filter(|length| *length <= bound) else {
+            return Err(too_much(at, "bytes in a string", bound));
+        };
+        self.scratch.clear();
+        self.scratch.resize(length, 0);
+        input.fill(&mut self.scratch)?;
+        let name = if self.marks.len() <= 1 { Name::of(&self.scratch) } else { Name::Other };
+        let hash = hash(&self.scratch);
+        if self.marks.len() <= 1 {
+            self.texts.rotate_left(1);
+            self.texts[1] = shown(&self.scratch);
+        }
+        self.push(Value::Text { hash, name }, at)
+    }
+
+    /// Puts a value on the stack; the pair before it in the same dictionary is whole now.
+    fn push(&mut self, value: Value, at: u64) -> Result<(), PickleError> {
+        self.deliver(at)?;
+        if self.stack.len() >= self.limits.stack_max {
+            return Err(too_much(at, "values on the stack", self.limits.stack_max));
+        }
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn pop(&mut self, at: u64) -> Result<Value, PickleError> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        match self.stack.pop() {
+            Some(value) if self.stack.len() >= floor => Ok(value),
+            _ => Err(foreign(at, "an operation without its values".to_owned())),
+        }
+    }
+
+    /// Hands on the pair on top of the stack when it is whole and one of the long dictionaries waits for it. The few
+    /// pairs of the outer one stay until its end: the dictionary on top may still get its items one by one.
+    fn deliver(&mut self, at: u64) -> Result<(), PickleError> {
+        let Some(mark) = self.marks.last().copied() else { return Ok(()) };
+        if self.stack.len() != mark + 2 {
+            return Ok(());
+        }
+        match mark.checked_sub(1).and_then(|at| self.stack.get(at)).copied() {
+            Some(Value::Dict(Role::Root)) => Ok(()),
+            Some(Value::Dict(role)) => {
+                let (key, value) = (self.stack[mark], self.stack[mark + 1]);
+                self.stack.truncate(mark);
+                self.pair(role, key, value, at)
+            }
+            _ => Err(foreign(at, "a mark in another place".to_owned())),
+        }
+    }
+
+    fn set_item(&mut self, at: u64) -> Result<(), PickleError> {
+        let (value, key) = (self.pop(at)?, self.pop(at)?);
+        match self.stack.last().copied() {
+            Some(Value::Dict(role)) => self.pair(role, key, value, at),
+            _ => Err(foreign(at, "an item without a dictionary".to_owned())),
+        }
+    }
+
+    fn set_items(&mut self, at: u64) -> Result<(), PickleError> {
+        self.deliver(at)?;
+        let Some(mark) = self.marks.pop().filter(|mark| *mark <= self.stack.len()) else {
+            return Err(foreign(at, "items without a mark".to_owned()));
+        };
+        let items = self.stack.split_off(mark);
+        let Some(Value::Dict(role)) = self.stack.last().copied() else {
+            return Err(foreign(at, "items without a dictionary".to_owned()));
+        };
+        let (pairs, rest) = items.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(foreign(at, "a key without a value".to_owned()));
+        }
+        pairs.iter().try_for_each(|[key, value]| self.pair(role, *key, *value, at))
+    }
+
+    fn memoize(&mut self, place: usize, at: u64) -> Result<(), PickleError> {
+        let Some(value) = self.stack.last().copied() else {
+            return Err(foreign(at, "nothing to remember".to_owned()));
+        };
+        if self.memo.len() >= self.limits.memo_max {
+            return Err(too_much(at, "values to remember", self.limits.memo_max));
+        }
+        // Python numbers them in order.
+        match place.cmp(&self.memo.len()) {
+            std::cmp::Ordering::Less => self.memo[place] = value,
+            std::cmp::Ordering::Equal => self.memo.push(value),
+            std::cmp::Ordering::Greater => {
+                return Err(foreign(at, format!("memo place {place} out of order")));
+            }
+        }
+        Ok(())
+    }
+
+    fn recall(&mut self, place: usize, at: u64) -> Result<(), PickleError> {
+        match self.memo.get(place).copied() {
+            Some(Value::Dict(_)) => Err(foreign(at, "a dictionary in two places".to_owned())),
+            Some(value) => self.push(value, at),
+            None => Err(foreign(at, format!("memo place {place} before it was filled"))),
+        }
+    }
+
+    fn pair(&mut self, role: Role, key: Value, value: Value, at: u64) -> Result<(), PickleError> {
+        match (role, key, value) {
+            (Role::Root, Value::Text { name, .. }, value) => self.root(name, value, at),
+            (Role::IdToLabel, Value::Text { hash, .. }, Value::Int(label)) => {
+                let label = number(label, at)?;
+                let facts = &mut self.facts;
+                facts.ids += 1;
+                facts.label_max = facts.label_max.max(label);
+                facts.sums[0] = facts.sums[0].wrapping_add(mix(hash, label));
+                (self.visit)(hash, label);
+                Ok(())
+            }
+            (Role::LabelToId, Value::Int(label), Value::Text { hash, .. }) => {
+                let label = number(label, at)?;
+                self.facts.labels += 1;
+                self.facts.sums[1] = self.facts.sums[1].wrapping_add(mix(hash, label));
+                Ok(())
+            }
+            (Role::IdToSeqId, Value::Text { .. }, Value::Int(_)) => Ok(()),
+            (role, key, value) => {
+                Err(foreign(at, format!("a pair of {} and {} in {role:?}", kind(key), kind(value))))
+            }
+        }
+    }
+
+    fn root(&mut self, name: Name, value: Value, at: u64) -> Result<(), PickleError> {
+        let facts = &mut self.facts;
+        let number = || match value {
+            Value::None => Ok(None),
+            Value::Int(value) => number(value, at).map(Some),
+            other => Err(foreign(at, format!("{} for a number", kind(other)))),
+        };
+        match (name, value) {
+            (Name::Dimensionality, _) => facts.dimensionality = number()?,
+            (Name::TotalElementsAdded, _) => facts.total = number()?,
+            (Name::MaxSeqId, _) => facts.max_seq_id = number()?,
+            (Name::IdToLabel, Value::Dict(Role::IdToLabel)) => facts.seen_maps[0] = true,
+            (Name::LabelToId, Value::Dict(Role::LabelToId)) => facts.seen_maps[1] = true,
+            (Name::IdToSeqId, Value::Dict(Role::IdToSeqId)) => {}
+            _ => return Err(foreign(at, "a field that Chroma does not write".to_owned())),
+        }
+        Ok(())
+    }
+}
+
+fn number(value: i64, at: u64) -> Result<u64, PickleError> {
+    u64::try_from(value).map_err(|_| foreign(at, format!("the number {value}")))
+}
+
+/// Spreads a pair over 64 bits (the finalizer of `SplitMix64`).
+fn mix(hash: u64, label: u64) -> u64 {
+    let mut x = hash.wrapping_add(label.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+const fn kind(value: Value) -> &'static str {
+    match value {
+        Value::None => "None",
+        Value::Int(_) => "a number",
+        Value::Text { .. } => "a text",
+        Value::Dict(_) => "a dictionary",
+        Value::Tuple => "a tuple",
+        Value::Class => "a class",
+        Value::Object => "an object",
+    }
+}
+
+/// A name from the file, cut and cleaned for people.
+fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&text[..text.len().min(64)]);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn foreign(at: u64, what: String) -> PickleError {
+    PickleError::Foreign { at, what }
+}
+
+fn hostile(at: u64, does: String) -> PickleError {
+    PickleError::Hostile { at, does }
+}
+
+const fn too_much(at: u64, what: &'static str, bound: usize) -> PickleError {
+    PickleError::TooMuch { at, what, bound: bound as u64 }
+}
+
+const LINE_MAX: usize = 1024;
+
+const MARK: u8 = b'(';
+const STOP: u8 = b'.';
+const BININT: u8 = b'J';
+const BININT1: u8 = b'K';
+const BININT2: u8 = b'M';
+const NONE: u8 = b'N';
+const REDUCE: u8 = b'R';
+const BINUNICODE: u8 = b'X';
+const BUILD: u8 = b'b';
+const GLOBAL: u8 = b'c';
+const BINGET: u8 = b'h';
+const INST: u8 = b'i';
+const LONG_BINGET: u8 = b'j';
+const OBJ: u8 = b'o';
+const BINPUT: u8 = b'q';
+const LONG_BINPUT: u8 = b'r';
+const SETITEM: u8 = b's';
+const SETITEMS: u8 = b'u';
+const EMPTY_DICT: u8 = b'}';
+const EMPTY_TUPLE: u8 = b')';
+const PROTO: u8 = 0x80;
+const NEWOBJ: u8 = 0x81;
+const EXT1: u8 = 0x82;
+const EXT2: u8 = 0x83;
+const EXT4: u8 = 0x84;
+const LONG1: u8 = 0x8a;
+const SHORT_BINUNICODE: u8 = 0x8c;
+const BINUNICODE8: u8 = 0x8d;
+const NEWOBJ_EX: u8 = 0x92;
+const STACK_GLOBAL: u8 = 0x93;
+const MEMOIZE: u8 = 0x94;
+const FRAME: u8 = 0x95;
