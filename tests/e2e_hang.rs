@@ -149,6 +149,67 @@ fn with_a_hung_mount_the_program_still_ends_within_its_grace() {
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
+#[test]
+fn a_hung_mount_of_backups_costs_their_collector_one_thread_and_is_told() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = fixture("chroma-1.5.9", scratch.path());
+    let copies = scratch.path().join("copies");
+    fs::create_dir(&copies).unwrap();
+    let copy = copies.join("chroma.sqlite3");
+    fs::copy(store.join("chroma.sqlite3"), &copy).unwrap();
+    let hour_ago = fs::metadata(&copy).unwrap().modified().unwrap() - Duration::from_hours(1);
+    let times = fs::FileTimes::new().set_modified(hour_ago);
+    fs::File::options().write(true).open(&copy).unwrap().set_times(times).unwrap();
+    let mount = Mount::of(&copies, &scratch.path().join("mounted"));
+    let config = scratch.path().join("exporter.yaml");
+    let yaml = format!(
+        "stores:\n  - name: main\n    path: {}\n    backups: [\"{}/chroma.*\", \"{}/none*\"]\ncollect:\n  backups_interval: 1s\n",
+        store.display(),
+        mount.at.display(),
+        scratch.path().display()
+    );
+    fs::write(&config, yaml).unwrap();
+    let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
+    let success = |page: &support::Page, collector| {
+        page.get("chroma_exporter_collector_success", &[("collector", collector)])
+    };
+    let page = exporter.ready();
+    assert_eq!(page.get("chroma_backups", &[]), Some(1.0), "{}", page.text);
+    assert!(page.findings("main").iter().all(|code| code != "backup_missing"), "{}", page.text);
+
+    signal(mount.daemon.id(), "STOP");
+    let page = exporter.wait_page("the backups to be out of reach", SOON, |page| {
+        success(page, "backups") == Some(0.0)
+    });
+    assert_eq!(page.get("chroma_backups", &[]), None, "not known is not zero");
+    let runs = |page: &support::Page, collector| {
+        let name = "chroma_exporter_collector_last_run_timestamp_seconds";
+        page.value(name, &[("collector", collector)])
+    };
+    let (disk, backups) = (runs(&page, "disk"), runs(&page, "backups"));
+    let page = exporter.wait_page("several turns", SOON, |page| {
+        runs(page, "disk") > disk + 9.0 && runs(page, "backups") > backups + 9.0
+    });
+    for collector in ["disk", "integrity", "contents", "processes", "permissions"] {
+        assert_eq!(success(&page, collector), Some(1.0), "{collector}");
+    }
+    let said = page.findings("main");
+    assert!(
+        ["backup_missing", "backup_stale", "backup_invalid"]
+            .iter()
+            .all(|c| !said.contains(&(*c).to_owned())),
+        "a backup that cannot be reached is not gone: {said:?}"
+    );
+    let stuck = threads_in_state(exporter.pid(), 'D') + blocked_questions(exporter.pid());
+    assert!(stuck <= 1, "{stuck} threads are stuck");
+    assert!(exporter.log().contains("has not answered"), "{}", exporter.log());
+
+    signal(mount.daemon.id(), "CONT");
+    exporter.wait_page("the backups to come back", SOON, |page| {
+        success(page, "backups") == Some(1.0) && page.get("chroma_backups", &[]) == Some(1.0)
+    });
+}
+
 fn threads_in_state(pid: u32, state: char) -> usize {
     thread_stats(pid)
         .iter()

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod accounts;
+pub mod archive;
 pub mod backup_name;
 pub mod duration;
 pub(crate) mod hash;
@@ -12,4 +13,5 @@ pub mod proc;
 pub mod python;
 pub mod schema;
 pub mod sqlite;
+pub mod tar;
 pub(crate) mod uuid;

@@ -1,0 +1,233 @@
+//! Whether an entry is a complete backup. An archive is what its first bytes say; whether it is whole is told from its
+//! structure where that costs little, otherwise from its end, and what cannot be told is unknown, not a success.
+
+use std::{
+    fs::{File, Metadata},
+    ops::ControlFlow,
+    path::Path,
+};
+
+use rustix::fs::Advice;
+
+use super::{
+    content::{Walked, walk_gzip, walk_tar},
+    entry::{Entry, Fault, Reason, name_of},
+};
+use crate::{
+    clock::Timestamp,
+    format::{
+        archive::{
+            GzipEnd, HEAD_LEN, Kind, ZIP_TAIL_MAX, ZstdFrame, ends_bzip2, ends_xz, ends_zip,
+            tail_range, zstd_block,
+        },
+        sqlite::{HEADER_LEN, SqliteHeader},
+    },
+    host::walk::{Bounds, DEPTH_MAX, walk},
+    store::{
+        DATABASE_FILE,
+        database::{open_bytes, read_up_to},
+    },
+};
+
+/// How much may be done for one look.
+pub(super) struct Effort<'a> {
+    /// Whether a gzip file may be unpacked to its end; otherwise its end must do.
+    pub(super) unpack: bool,
+    /// Most entries of a directory that are looked at.
+    pub(super) entries_max: usize,
+    /// Whether to end early.
+    pub(super) stopped: &'a dyn Fn() -> bool,
+}
+
+/// Looks into a copied directory. Gives its bytes, and when anything in it last changed in any way.
+pub(super) fn directory(
+    path: &Path,
+    entry: &Entry,
+    effort: &Effort<'_>,
+) -> (Result<u64, Fault>, Timestamp) {
+    let (mut bytes, mut changed, mut missed) = (0_u64, Timestamp::from_secs(0), None);
+    let bounds = Bounds { entries_max: effort.entries_max, depth_max: DEPTH_MAX };
+    let walked = walk(path, bounds, &mut |visit| {
+        match visit {
+            Ok(entry) if !entry.meta.is_directory() => {
+                bytes = bytes.saturating_add(entry.meta.size_bytes);
+                changed = changed.max(entry.meta.changed);
+            }
+            Ok(_) => {}
+            Err(problem) => missed = Some(problem.errno),
+        }
+        if (effort.stopped)() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let content = match (walked, missed) {
+        (Err(error), _) => Err(Fault::unreadable(&error)),
+        (Ok(_), Some(errno)) => Err(Fault::unreadable(&errno.into())),
+        (Ok(walked), None) if !walked.complete() => Err(too_large()),
+        (Ok(_), None) => database_of(entry).map(|()| bytes),
+    };
+    (content, changed)
+}
+
+fn database_of(entry: &Entry) -> Result<(), Fault> {
+    let damaged = |words: String| Err(Fault::new(Reason::Damaged, words));
+    let Some((database, meta)) = &entry.database else {
+        return damaged(format!("there is no {DATABASE_FILE} in it"));
+    };
+    if !meta.is_file() {
+        return damaged(format!("its {DATABASE_FILE} is not a regular file"));
+    }
+    sqlite(&open(database)?, meta.len())
+}
+
+/// Looks into a file. Gives its bytes.
+pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<u64, Fault> {
+    if !meta.is_file() {
+        return Err(Fault::new(Reason::Damaged, "it is neither a file nor a directory"));
+    }
+    let size = meta.len();
+    if size == 0 {
+        return Err(Fault::new(Reason::Empty, "it has no bytes"));
+    }
+    let file = open(path)?;
+    let head = read(&file, 0, HEAD_LEN)?;
+    let name = name_of(path);
+    let (is, should) = (Kind::of_bytes(&head), Kind::of_name(&name));
+    if let Some(should) = should.filter(|should| is != Some(*should)) {
+        let words = format!("it does not begin like a {} file", should.as_str());
+        return Err(Fault::new(Reason::Damaged, words));
+    }
+    match is {
+        None => Err(Fault::new(
+            Reason::Unknown,
+            "it is of a kind whose end cannot be told from the outside",
+        )),
+        Some(Kind::Sqlite) => sqlite(&file, size),
+        Some(Kind::Tar) => match walk_tar(&file, size, effort.stopped)? {
+            Walked::Whole => Ok(()),
+            Walked::GivenUp => Err(too_large()),
+        },
+        Some(Kind::Gzip) => gzip(&file, size, &name, effort),
+        Some(Kind::Zstd) => zstd(&file, size, effort.stopped),
+        Some(Kind::Xz) => {
+            let whole = ends_xz(&tail(&file, size, 1024)?, |bytes| {
+                let mut crc = flate2::Crc::new();
+                crc.update(bytes);
+                crc.sum()
+            });
+            ended(whole, "xz stream")
+        }
+        Some(Kind::Bzip2) => ended(ends_bzip2(&tail(&file, size, 16)?), "bzip2 stream"),
+        Some(Kind::Zip) => ended(ends_zip(&tail(&file, size, ZIP_TAIL_MAX)?), "directory of a zip"),
+    }?;
+    Ok(size)
+}
+
+fn gzip(file: &File, size: u64, name: &str, effort: &Effort<'_>) -> Result<(), Fault> {
+    let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words));
+    if size < GZIP_MIN {
+        return damaged("it is cut off: a gzip file is longer");
+    }
+    if effort.unpack && size <= UNPACK_MAX {
+        let unpacked_max = size.saturating_mul(UNPACK_FACTOR).max(UNPACK_MAX);
+        if walk_gzip(file, unpacked_max, effort.stopped)? == Walked::Whole {
+            return Ok(());
+        }
+    }
+    let Ok(end) = <[u8; 4]>::try_from(tail(file, size, 4)?) else { return Err(too_large()) };
+    match GzipEnd::parse(end, size) {
+        GzipEnd::TarRecords => Ok(()),
+        GzipEnd::Other if name.contains(".tar") || name.ends_with("tgz") => {
+            damaged("it is cut off: its end is not the end of a packed tar")
+        }
+        GzipEnd::Blocks | GzipEnd::Other => Err(too_large()),
+    }
+}
+
+/// Steps from block to block; what is in them is not looked at.
+fn zstd(file: &File, size: u64, stopped: &dyn Fn() -> bool) -> Result<(), Fault> {
+    rustix::fs::fadvise(file, 0, None, Advice::Random).unwrap_or_default();
+    let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words));
+    let (mut at, mut blocks) = (0_u64, 0_usize);
+    while at < size {
+        let (header_bytes, checksum) = match ZstdFrame::parse(&read(file, at, 8)?) {
+            Some(ZstdFrame::Skippable(bytes)) => {
+                at = at.saturating_add(bytes);
+                blocks += 1;
+                if blocks > ZSTD_BLOCKS_MAX {
+                    return Err(too_large());
+                }
+                continue;
+            }
+            Some(ZstdFrame::Blocks { header_bytes, checksum }) => (header_bytes, checksum),
+            None => return damaged("it is cut off or damaged: a zstd frame has no header"),
+        };
+        at = at.saturating_add(header_bytes);
+        loop {
+            blocks += 1;
+            if blocks > ZSTD_BLOCKS_MAX || stopped() {
+                return Err(too_large());
+            }
+            let header = <[u8; 3]>::try_from(read(file, at, 3)?).ok().and_then(zstd_block);
+            let Some((last, bytes)) = header else {
+                return damaged("it is cut off or damaged: a zstd block has no header");
+            };
+            at = at.saturating_add(3 + bytes);
+            if last {
+                at = at.saturating_add(if checksum { 4 } else { 0 });
+                break;
+            }
+        }
+    }
+    if at == size { Ok(()) } else { damaged("it is cut off within a zstd frame") }
+}
+
+/// A database whose header is sound and whose pages are all there.
+fn sqlite(file: &File, size: u64) -> Result<(), Fault> {
+    if size == 0 {
+        return Err(Fault::new(Reason::Empty, "its database has no bytes"));
+    }
+    let damaged = |words: String| Err(Fault::new(Reason::Damaged, words));
+    match SqliteHeader::parse(&read(file, 0, HEADER_LEN)?) {
+        Err(error) => damaged(format!("its database has no sound header: {error}")),
+        Ok(header) => match header.stated_bytes() {
+            Some(stated) if size < stated => {
+                damaged(format!("its database is cut off: {size} of {stated} bytes"))
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn ended(whole: bool, what: &str) -> Result<(), Fault> {
+    if whole {
+        return Ok(());
+    }
+    Err(Fault::new(Reason::Damaged, format!("it is cut off: the end of a {what} is missing")))
+}
+
+fn too_large() -> Fault {
+    Fault::new(Reason::Unknown, "it is too large to be walked to its end")
+}
+
+fn open(path: &Path) -> Result<File, Fault> {
+    open_bytes(path).map_err(|error| Fault::unreadable(&error))
+}
+
+fn tail(file: &File, size: u64, len: usize) -> Result<Vec<u8>, Fault> {
+    read(file, tail_range(size, len).start, len)
+}
+
+fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+    let mut bytes = vec![0; len];
+    let filled = read_up_to(file, &mut bytes, offset).map_err(|error| Fault::unreadable(&error))?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Header and trailer of gzip.
+const GZIP_MIN: u64 = 18;
+/// Larger gzip files are not unpacked: it takes some seconds.
+pub(super) const UNPACK_MAX: u64 = 256 * 1024 * 1024;
+/// Vectors shrink to a tenth at best; zeros to a thousandth.
+const UNPACK_FACTOR: u64 = 20;
+/// Up to 16 GiB of what was packed.
+const ZSTD_BLOCKS_MAX: usize = 131_072;

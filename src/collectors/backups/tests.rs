@@ -1,0 +1,464 @@
+use std::{
+    fs::{File, FileTimes},
+    io::Write,
+    os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::*;
+use crate::{
+    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    host::Host,
+};
+
+const NOW: i64 = 1_795_000_000;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn backups(dir: &Path, pattern: &str) -> Backups {
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store {
+        name: "main".into(),
+        path: dir.into(),
+        seen_path: dir.into(),
+        backups: BackupPolicy::daily(vec![dir.join(pattern).to_string_lossy().into_owned()]),
+        permissions: PermissionPolicy::default(),
+        chroma_version: None,
+    });
+    Backups::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
+}
+
+fn look(collector: &mut Backups, now: i64) -> (Observation, Vec<&'static str>) {
+    let now = Timestamp::from_secs(now);
+    let turn = Turn { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
+    let seen = collector.collect(&turn);
+    let mut codes: Vec<_> = seen.findings.iter().map(|f| f.code.as_str()).collect();
+    codes.retain(|code| *code != "backup_same_disk");
+    (seen, codes)
+}
+
+fn value(seen: &Observation, desc: &Desc) -> Option<f64> {
+    seen.samples.iter().find(|s| s.desc == desc).map(|s| s.value)
+}
+
+fn incomplete(seen: &Observation, reason: &str) -> f64 {
+    seen.samples.iter().find(|s| s.desc == &INCOMPLETE && s.values[0] == reason).unwrap().value
+}
+
+fn touch(path: &Path, at: i64) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap());
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_times(FileTimes::new().set_modified(time))
+        .unwrap();
+}
+
+/// A real tar of a real store, as cron makes it; with `z` a gzipped one.
+fn tar(flags: &str, path: &Path) -> Vec<u8> {
+    let mut tar = Command::new("tar");
+    tar.arg(flags).arg(path).arg("-C").arg(fixture("")).arg("chroma-1.5.9-empty");
+    assert!(tar.status().unwrap().success());
+    fs::read(path).unwrap()
+}
+
+fn archive(dir: &Path, name: &str, at: i64) -> PathBuf {
+    let path = dir.join(name);
+    tar("-czf", &path);
+    touch(&path, at);
+    path
+}
+
+/// What is said of a file with these bytes and this name.
+fn said(name: &str, bytes: &[u8], unpack: bool) -> Result<u64, Fault> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let effort = Effort { unpack, entries_max: 1000, stopped: &|| false };
+    inspect::file(&path, &fs::metadata(&path).unwrap(), &effort)
+}
+
+fn reason(said: &Result<u64, Fault>) -> Option<Reason> {
+    said.as_ref().err().map(|fault| fault.reason)
+}
+
+/// Lengths at which to cut: around every edge that matters, and many others.
+fn cuts(len: usize) -> Vec<usize> {
+    let mut cuts: Vec<usize> = (1..len).step_by((len / 60).max(1)).collect();
+    cuts.extend((512..len).step_by(512 * (len / 512 / 60).max(1)));
+    cuts.extend((1..len.min(40)).chain(len.saturating_sub(40)..len));
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
+}
+
+#[test]
+fn the_newest_complete_archive_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = backups(dir.path(), "chroma_db.backup.*");
+    assert_eq!(look(&mut collector, NOW).1, ["backup_missing"]);
+    archive(dir.path(), "chroma_db.backup.20261117.tar.gz", NOW - 30 * 3600);
+    let newest = archive(dir.path(), "chroma_db.backup.20261118.tar.gz", NOW - 6 * 3600);
+    let (seen, codes) = look(&mut collector, NOW);
+    assert_eq!(codes, [""; 0]);
+    assert_eq!(value(&seen, &NEWEST), Some((NOW - 6 * 3600) as f64));
+    assert_eq!(value(&seen, &AGE), Some(6.0 * 3600.0));
+    assert_eq!(value(&seen, &COUNT), Some(2.0));
+    assert_eq!(value(&seen, &SIZE), Some(newest.metadata().unwrap().len() as f64));
+
+    let (later, codes) = look(&mut collector, NOW + 21 * 3600);
+    assert_eq!((codes, later.findings[0].severity), (vec!["backup_stale"], Severity::Warning));
+    let (later, codes) = look(&mut collector, NOW + 45 * 3600);
+    assert_eq!((codes, later.findings[0].severity), (vec!["backup_stale"], Severity::Critical));
+}
+
+#[test]
+fn growing_empty_cut_off_and_future_ones_are_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = backups(dir.path(), "chroma_db.backup.*");
+    let good = archive(dir.path(), "chroma_db.backup.20261117.tar.gz", NOW - 20 * 3600);
+    let bytes = fs::read(&good).unwrap();
+    let (good_at, other) =
+        ((NOW - 20 * 3600) as f64, dir.path().join("chroma_db.backup.20261118.tar.gz"));
+    for (content, at, reason, want) in [
+        (&bytes[..], NOW - 3, "growing", &[][..]),
+        (&bytes[..0], NOW - 3600, "empty", &["backup_invalid"]),
+        (&bytes[..bytes.len() / 2], NOW - 3600, "damaged", &["backup_invalid"]),
+        (b"not a gzip file at all", NOW - 3600, "damaged", &["backup_invalid"]),
+        (&bytes[..], NOW + 3600, "future", &[]),
+    ] {
+        fs::write(&other, content).unwrap();
+        touch(&other, at);
+        let (seen, codes) = look(&mut collector, NOW);
+        assert_eq!(codes, want, "{reason}");
+        assert!((incomplete(&seen, reason) - 1.0).abs() < f64::EPSILON, "{reason}");
+        assert_eq!(value(&seen, &NEWEST), Some(good_at), "{reason}");
+    }
+    fs::remove_file(&other).unwrap();
+    let future = archive(dir.path(), "chroma_db.backup.20990101.tar.gz", NOW - 3600);
+    assert!((incomplete(&look(&mut collector, NOW).0, "future") - 1.0).abs() < f64::EPSILON);
+    fs::remove_file(future).unwrap();
+    // A copy made today of an archive from last year is a year old.
+    archive(dir.path(), "chroma_db.backup.20251101.tar.gz", NOW - 60);
+    assert_eq!(value(&look(&mut collector, NOW).0, &NEWEST), Some(good_at));
+}
+
+#[test]
+fn a_tar_that_was_cut_off_anywhere_is_not_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = tar("-cf", &dir.path().join("a.tar"));
+    assert_eq!(said("a.tar", &whole, false), Ok(whole.len() as u64));
+    // GNU tar fills the last record with zeros: the end is behind the first two empty blocks after the last file.
+    let data = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let end = data.next_multiple_of(512) + 1024;
+    assert!(said("a.tar", &whole[..end], false).is_ok(), "busybox writes no more");
+    for cut in cuts(end) {
+        assert_eq!(reason(&said("a.tar", &whole[..cut], false)), Some(Reason::Damaged), "{cut}");
+    }
+    let mut flipped = whole.clone();
+    flipped[3] ^= 1;
+    assert_eq!(reason(&said("a.tar", &flipped, false)), Some(Reason::Damaged));
+    // The same with a file of zeros at its end: every tail of it looks like the end of a tar.
+    let mut zeros = whole[..data.next_multiple_of(512)].to_vec();
+    zeros.extend(crate::format::tar::tests::header("zeros", "00000040000\0", b'0'));
+    zeros.resize(zeros.len() + 16384 + 1024, 0);
+    assert!(said("b.tar", &zeros, false).is_ok());
+    for cut in (1..zeros.len() - 16384).rev().step_by(512).take(30) {
+        assert_eq!(reason(&said("b.tar", &zeros[..cut + 8192], false)), Some(Reason::Damaged));
+    }
+    let empty = [0; 10_240];
+    assert_eq!(reason(&said("c.tar", &empty, false)), Some(Reason::Damaged), "of nothing");
+}
+
+#[test]
+fn long_names_sparse_files_and_folders_are_stepped_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("x".repeat(120)).join("y".repeat(120));
+    fs::create_dir_all(&deep).unwrap();
+    fs::copy(fixture("chroma-1.5.9-empty/chroma.sqlite3"), deep.join("chroma.sqlite3")).unwrap();
+    let sparse = File::create(deep.join("data_level0.bin")).unwrap();
+    sparse.set_len(1 << 20).unwrap();
+    (&sparse).write_all(b"head").unwrap();
+    symlink("chroma.sqlite3", deep.join("link")).unwrap();
+    for flags in [&["--format=gnu"][..], &["--format=pax"], &["--format=gnu", "-S"]] {
+        let path = dir.path().join("a.tar");
+        let mut tar = Command::new("tar");
+        tar.args(flags).arg("-cf").arg(&path).arg("-C").arg(dir.path()).arg("x".repeat(120));
+        assert!(tar.status().unwrap().success());
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(said("a.tar", &bytes, false), Ok(bytes.len() as u64), "{flags:?}");
+        let half = &bytes[..bytes.len() / 2];
+        assert_eq!(reason(&said("a.tar", half, false)), Some(Reason::Damaged), "{flags:?}");
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(bytes).unwrap();
+    packer.finish().unwrap()
+}
+
+#[test]
+fn a_gzipped_tar_that_was_cut_off_anywhere_is_not_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = tar("-czf", &dir.path().join("a.tar.gz"));
+    for unpack in [true, false] {
+        assert_eq!(said("a.tar.gz", &whole, unpack), Ok(whole.len() as u64), "{unpack}");
+    }
+    for cut in cuts(whole.len()) {
+        let said = said("a.tar.gz", &whole[..cut], true);
+        assert_eq!(reason(&said), Some(Reason::Damaged), "{cut}");
+    }
+    // Whole as gzip, but what was packed is not: the disk was full, or the pipe broke.
+    let tar = tar("-cf", &dir.path().join("a.tar"));
+    for cut in [512, 1024, 10_240, tar.len() / 2 / 512 * 512] {
+        let said = said("a.tar.gz", &gzip(&tar[..cut]), true);
+        assert_eq!(reason(&said), Some(Reason::Damaged), "{cut}");
+    }
+    // Zeros, packed and cut off: the tail is zeros.
+    let mut zeros = gzip(&tar);
+    zeros.truncate(zeros.len() - 100);
+    zeros.extend([0; 100]);
+    for unpack in [true, false] {
+        assert_eq!(reason(&said("a.tar.gz", &zeros, unpack)), Some(Reason::Damaged), "{unpack}");
+    }
+    let nothing = gzip(b"");
+    assert_eq!(reason(&said("a.gz", &nothing, true)), Some(Reason::Empty));
+}
+
+#[test]
+fn what_is_packed_without_tar_is_told_by_what_it_is() {
+    let database = fs::read(fixture("chroma-1.5.9-empty/chroma.sqlite3")).unwrap();
+    let packed = gzip(&database);
+    assert!(said("chroma.sqlite3.20260101.gz", &packed, true).is_ok());
+    let short = gzip(&database[..database.len() - 4096]);
+    assert_eq!(reason(&said("chroma.sqlite3.gz", &short, true)), Some(Reason::Damaged));
+    let dump = gzip(b"BEGIN TRANSACTION; COMMIT;");
+    assert!(said("chroma.sql.gz", &dump, true).is_ok(), "its checksum is right");
+    assert_eq!(reason(&said("chroma.sql.gz", &dump, false)), Some(Reason::Unknown));
+    for (name, cut, want) in [
+        ("chroma.sqlite3.20260101", 0, None),
+        ("chroma_20260101.db", 0, None),
+        ("chroma_20260101.db", 4096, Some(Reason::Damaged)),
+        ("chroma.sqlite3.bak", 4096, Some(Reason::Damaged)),
+        ("chroma.tar", 0, Some(Reason::Damaged)),
+    ] {
+        let said = said(name, &database[..database.len() - cut], true);
+        assert_eq!(reason(&said), want, "{name} {cut}");
+    }
+    assert_eq!(reason(&said("chroma.gpg", b"\x85\x02\x0c\x03", true)), Some(Reason::Unknown));
+}
+
+#[test]
+fn other_archives_are_told_by_their_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let tar = tar("-cf", &dir.path().join("a.tar"));
+    let script = "import sys,lzma,bz2,zipfile\nd=sys.argv[1]\nb=open(d+'/a.tar','rb').read()\n\
+        open(d+'/a.tar.xz','wb').write(lzma.compress(b))\n\
+        open(d+'/a.tar.bz2','wb').write(bz2.compress(b))\n\
+        z=zipfile.ZipFile(d+'/a.zip','w',zipfile.ZIP_DEFLATED); z.writestr('chroma.sqlite3',b)\n\
+        z.comment=b'nightly'; z.close()";
+    let made = Command::new("python3").args(["-c", script]).arg(dir.path()).status();
+    assert!(made.unwrap().success());
+    // Two frames of stored blocks, one that is stepped over between them.
+    let mut zst = Vec::new();
+    for part in tar.chunks(tar.len() / 2 + 1) {
+        zst.extend([0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x58]);
+        let blocks: Vec<_> = part.chunks(100_000).collect();
+        for (at, block) in blocks.iter().enumerate() {
+            let header = block.len() << 3 | usize::from(at + 1 == blocks.len());
+            zst.extend(&header.to_le_bytes()[..3]);
+            zst.extend(*block);
+        }
+        zst.extend([0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3]);
+    }
+    fs::write(dir.path().join("a.tar.zst"), zst).unwrap();
+    for name in ["a.tar.xz", "a.tar.bz2", "a.zip", "a.tar.zst"] {
+        let whole = fs::read(dir.path().join(name)).unwrap();
+        assert_eq!(said(name, &whole, false), Ok(whole.len() as u64), "{name}");
+        let without_end = name == "a.tar.zst";
+        for cut in cuts(whole.len()) {
+            // A zstd file that ends with a frame is a zstd file.
+            let frame = without_end && (cut + 11 == whole.len());
+            let said = said(name, &whole[..cut], false);
+            assert!(frame || reason(&said) == Some(Reason::Damaged), "{name} {cut}: {said:?}");
+        }
+        assert_eq!(reason(&said(name, b"something else", false)), Some(Reason::Damaged), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_told_is_a_failed_reading_and_no_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = backups(dir.path(), "chroma*");
+    archive(dir.path(), "chroma.1.tar.gz", NOW - 90 * 3600);
+    assert_eq!(look(&mut collector, NOW).1, ["backup_stale"]);
+    let other = dir.path().join("chroma.2");
+    for (what, reason) in [("a loop of links", "unreadable"), ("encrypted", "unknown")] {
+        if reason == "unreadable" {
+            symlink("chroma.2", &other).unwrap();
+        } else {
+            fs::remove_file(&other).unwrap();
+            fs::write(&other, "age-encryption.org/v1").unwrap();
+            touch(&other, NOW - 3600);
+        }
+        let (seen, codes) = look(&mut collector, NOW);
+        assert_eq!((codes, seen.problems.len()), (vec![], 1), "{what}");
+        assert!((incomplete(&seen, reason) - 1.0).abs() < f64::EPSILON, "{what}");
+        assert_eq!(value(&seen, &AGE), None, "{what}: there may be a younger one");
+        assert_eq!(seen.judged, [Code::BackupMissing], "{what}");
+    }
+    // One that is older than a complete one says nothing about the newest.
+    touch(&other, NOW - 91 * 3600);
+    let (seen, codes) = look(&mut collector, NOW);
+    assert_eq!((codes, seen.problems.len()), (vec!["backup_stale"], 0));
+    archive(dir.path(), "chroma.3.tar.gz", NOW - 3600);
+    touch(&other, NOW - 1800);
+    let (seen, codes) = look(&mut collector, NOW);
+    assert_eq!((codes, seen.problems.len()), (vec![], 1));
+    assert_eq!(
+        seen.judged,
+        [Code::BackupMissing, Code::BackupStale],
+        "a younger one changes nothing"
+    );
+}
+
+#[test]
+fn a_copied_directory_is_judged_by_its_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("chroma_db.backup.copy");
+    fs::create_dir(&copy).unwrap();
+    let database = copy.join("chroma.sqlite3");
+    fs::copy(fixture("chroma-1.5.9-empty/chroma.sqlite3"), &database).unwrap();
+    let made = fs::metadata(&database).unwrap().ctime();
+    touch(&database, made - 7200);
+    let mut collector = backups(dir.path(), "chroma_db.backup.*");
+    let (seen, codes) = look(&mut collector, made + 3);
+    assert!((incomplete(&seen, "growing") - 1.0).abs() < f64::EPSILON, "a copy that keeps times");
+    assert_eq!(codes, ["backup_missing"]);
+    let now = made + 3600;
+    let (seen, codes) = look(&mut collector, now);
+    assert_eq!((codes, value(&seen, &COUNT)), (vec![], Some(1.0)));
+    assert_eq!(value(&seen, &AGE), Some(3.0 * 3600.0));
+
+    let whole = fs::read(&database).unwrap();
+    fs::write(&database, &whole[..whole.len() - 8192]).unwrap();
+    touch(&database, made - 7200);
+    let (seen, codes) = look(&mut collector, now);
+    assert_eq!(codes, ["backup_invalid", "backup_missing"]);
+    assert!((incomplete(&seen, "damaged") - 1.0).abs() < f64::EPSILON);
+    fs::remove_file(&database).unwrap();
+    assert_eq!(look(&mut collector, now).1, ["backup_invalid", "backup_missing"]);
+}
+
+#[test]
+fn neither_a_new_name_nor_a_new_mode_makes_a_directory_young() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = backups(dir.path(), "chroma*");
+    let inner = dir.path().join("chroma/data");
+    fs::create_dir_all(&inner).unwrap();
+    let database = inner.join("chroma.sqlite3");
+    fs::copy(fixture("chroma-1.5.9-empty/chroma.sqlite3"), &database).unwrap();
+    // Ages are told against a clock that is ahead of the changes that the kernel notes below.
+    let now = fs::metadata(&database).unwrap().ctime() + 10 * 86_400;
+    touch(&database, now - 12 * 86_400);
+    let twelve_days = Some(12.0 * 86_400.0);
+    assert_eq!(value(&look(&mut collector, now).0, &AGE), twelve_days);
+    fs::rename(dir.path().join("chroma"), dir.path().join("chroma.old")).unwrap();
+    assert_eq!(value(&look(&mut collector, now).0, &AGE), twelve_days, "renamed");
+    for path in [dir.path().join("chroma.old"), inner.clone(), database.clone()] {
+        let path = path.to_string_lossy().replace("chroma/data", "chroma.old/data");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let changed = fs::metadata(dir.path().join("chroma.old/data/chroma.sqlite3")).unwrap().ctime();
+    let (seen, codes) = look(&mut collector, changed + 1);
+    assert_eq!(codes, ["backup_stale"], "known already, so that its new mode is no growth");
+    assert_eq!(value(&seen, &COUNT), Some(1.0));
+
+    // The name decides: a copy of an idle store is as young as its name, and an old one stays old.
+    for (name, days) in [(now - 86_400, 1.0), (now - 30 * 86_400, 30.0)] {
+        let date = Timestamp::from_secs(name).to_string();
+        let stamp = format!("{}_{}", date[..10].replace('-', ""), date[11..19].replace(':', ""));
+        let named = dir.path().join(format!("chroma_db.backup.{stamp}"));
+        let before = dir.path().join("chroma.old");
+        fs::rename(&before, &named).unwrap();
+        assert_eq!(value(&look(&mut collector, now).0, &AGE), Some(days * 86_400.0), "{stamp}");
+        fs::rename(&named, &before).unwrap();
+    }
+}
+
+#[test]
+fn the_newest_of_very_many_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = backups(dir.path(), "chroma.*");
+    let database = fs::read(fixture("chroma-1.5.9-empty/chroma.sqlite3")).unwrap();
+    for day in 0..3000_i64 {
+        let date = Timestamp::from_secs(NOW - 4 * 3600 - day * 86_400).to_string();
+        let path = dir.path().join(format!("chroma.{}.sqlite3", &date[..10]));
+        fs::write(&path, if day == 0 { &database[..] } else { b"" }).unwrap();
+        touch(&path, NOW - 4 * 3600 - day * 86_400);
+    }
+    let (seen, codes) = look(&mut collector, NOW);
+    assert_eq!((codes, value(&seen, &AGE)), (vec![], Some(4.0 * 3600.0)));
+    assert_eq!(value(&seen, &COUNT), Some(1.0));
+    assert!((incomplete(&seen, "empty") - (BACKUPS_MAX - 1) as f64).abs() < f64::EPSILON);
+    assert!(collector.seen.len() <= BACKUPS_MAX);
+}
+
+#[test]
+fn one_backup_with_two_names_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = archive(dir.path(), "chroma.20261118.tar.gz", NOW - 3600);
+    symlink(&first, dir.path().join("chroma.latest")).unwrap();
+    fs::hard_link(&first, dir.path().join("chroma.weekly.tar.gz")).unwrap();
+    let (seen, codes) = look(&mut backups(dir.path(), "chroma.*"), NOW);
+    assert_eq!((codes, value(&seen, &COUNT)), (vec![], Some(1.0)));
+}
+
+#[test]
+fn a_backup_that_lost_most_of_its_data_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = fs::read(fixture("chroma-1.5.9-empty/chroma.sqlite3")).unwrap();
+    for (name, more, at) in [("a.db", 9, 50_000), ("b.db", 9, 40_000), ("c.db", 0, 30_000)] {
+        // More than the header states may be there: the checks of a live database tell.
+        let mut bytes = database.clone();
+        bytes.resize(database.len() * (1 + more), 1);
+        fs::write(dir.path().join(name), bytes).unwrap();
+        touch(&dir.path().join(name), NOW - at);
+    }
+    assert_eq!(look(&mut backups(dir.path(), "*.db"), NOW).1, ["backup_shrunk"]);
+}
+
+#[test]
+fn the_store_itself_and_checksums_are_no_backups() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = fixture("chroma-1.5.9-empty/chroma.sqlite3");
+    fs::copy(fixture, dir.path().join("chroma.sqlite3")).unwrap();
+    fs::hard_link(dir.path().join("chroma.sqlite3"), dir.path().join("linked.sqlite3")).unwrap();
+    fs::write(dir.path().join("old.tar.gz.sha256"), "0123  old.tar.gz").unwrap();
+    for pattern in ["", "*"] {
+        let (seen, codes) = look(&mut backups(dir.path(), pattern), NOW * 2);
+        assert_eq!(
+            (codes, value(&seen, &COUNT)),
+            (vec!["backup_missing"], Some(0.0)),
+            "{pattern:?}"
+        );
+    }
+}
+
+#[test]
+fn without_patterns_nothing_is_expected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut context = backups(dir.path(), "*").context;
+    let mut store = (*context.store).clone();
+    store.backups.globs.clear();
+    context.store = Arc::new(store);
+    let mut collector = Backups::new(&context);
+    let (seen, codes) = look(&mut collector, NOW);
+    assert!(seen.samples.is_empty() && codes.is_empty() && collector.codes().is_empty());
+}
