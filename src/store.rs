@@ -3,6 +3,7 @@
 
 pub mod database;
 pub mod device;
+pub mod view;
 
 use std::sync::Arc;
 

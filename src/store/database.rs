@@ -12,6 +12,8 @@ mod guard;
 pub use answer::{Abort, QueryError};
 pub use guard::{Limits, Timed};
 
+pub(crate) use guard::within as run_within;
+
 use std::{
     fs::{File, Metadata},
     io,

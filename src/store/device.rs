@@ -139,15 +139,22 @@ impl Device {
 }
 
 fn statvfs(path: &std::path::Path) -> Result<Space, Errno> {
-    let vfs = rustix::fs::statvfs(path)?;
-    Ok(Space {
-        size_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
-        free_bytes: vfs.f_bfree.saturating_mul(vfs.f_frsize),
-        avail_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
-        inodes: vfs.f_files,
-        inodes_free: vfs.f_ffree,
-        readonly: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
-    })
+    rustix::fs::statvfs(path).map(|vfs| Space::of(&vfs))
+}
+
+impl Space {
+    /// From `statvfs`' answer.
+    #[must_use]
+    pub fn of(vfs: &rustix::fs::StatVfs) -> Self {
+        Self {
+            size_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
+            free_bytes: vfs.f_bfree.saturating_mul(vfs.f_frsize),
+            avail_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
+            inodes: vfs.f_files,
+            inodes_free: vfs.f_ffree,
+            readonly: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
+        }
+    }
 }
 
 const QUESTION_STACK_BYTES: usize = 64 * 1024;

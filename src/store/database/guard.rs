@@ -39,7 +39,7 @@ pub struct Timed<T> {
 }
 
 /// Runs `work` in one read transaction of `connection`.
-pub(super) fn within<T>(
+pub(crate) fn within<T>(
     connection: &Connection,
     plain: &File,
     limits: &Limits<'_>,
