@@ -27,6 +27,8 @@ fn main() {
         seen_path: dir.clone(),
         backups: BackupPolicy::daily(vec![format!("{}/none*", dir.display())]),
         permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));

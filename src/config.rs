@@ -68,17 +68,23 @@ pub enum CollectorName {
     Permissions,
     /// Age and size of backups.
     Backups,
+    /// Whether the server answers.
+    Server,
+    /// What the server logs.
+    Logs,
 }
 
 impl CollectorName {
     /// All of them, in the order of the registry.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Disk,
         Self::Integrity,
         Self::Contents,
         Self::Processes,
         Self::Permissions,
         Self::Backups,
+        Self::Server,
+        Self::Logs,
     ];
 
     /// What it reads, for help texts.
@@ -91,6 +97,8 @@ impl CollectorName {
             Self::Processes => "who holds the directory",
             Self::Permissions => "owners, groups and modes",
             Self::Backups => "age and size of backups",
+            Self::Server => "whether the server answers",
+            Self::Logs => "what the server logs",
         }
     }
 
@@ -104,6 +112,8 @@ impl CollectorName {
             Self::Processes => "processes",
             Self::Permissions => "permissions",
             Self::Backups => "backups",
+            Self::Server => "server",
+            Self::Logs => "logs",
         }
     }
 }
@@ -121,8 +131,34 @@ pub struct Store {
     pub backups: BackupPolicy,
     /// What its permissions should be.
     pub permissions: PermissionPolicy,
+    /// Shell patterns of the server's log files, absolute, already below `rootfs`. Empty: none is read.
+    pub logs: Vec<String>,
+    /// Where the server that serves it is asked; `None`: it is not.
+    pub server: Option<ServerProbe>,
     /// The release of Chroma that serves it, when the operator says so.
     pub chroma_version: Option<String>,
+}
+
+/// How the server of a store is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerProbe {
+    /// `http://` or `https://`, host, port, perhaps a path; no user, no query, no slash at the end.
+    pub url: String,
+    /// A file with headers that go with each request, such as credentials; read at each probe, never kept.
+    pub headers_file: Option<PathBuf>,
+    /// Longest wait for one answer.
+    pub timeout: Duration,
+    /// Time between two probes.
+    pub interval: Duration,
+}
+
+impl ServerProbe {
+    /// A server without credentials at `url`, asked at the usual pace.
+    #[must_use]
+    pub fn at(url: String) -> Self {
+        let (timeout, interval) = (Duration::from_secs(5), Duration::from_secs(30));
+        Self { url, headers_file: None, timeout, interval }
+    }
 }
 
 /// Where backups of a store lie and how old they may be.

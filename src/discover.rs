@@ -173,6 +173,8 @@ impl Eyes<'_> {
             seen_path,
             backups: BackupPolicy::daily(Vec::new()),
             permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         }
     }

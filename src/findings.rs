@@ -227,6 +227,15 @@ catalogue! {
         => "Open it and compare with the one before, before the older one is pruned.";
     BackupSameDisk "backup_same_disk" Info: "The backups lie on the same filesystem as the directory they protect."
         => "Copy them to another disk or host.";
+    // server, logs
+    ServerUnreachable "server_unreachable" Critical: "Nothing answers at the address of the server: it is not running, hangs, or listens elsewhere."
+        => "See whether it runs and why it ended: pgrep -af chroma; journalctl -k --grep 'oom|segfault' --since -1h";
+    ServerFailing "server_failing" Critical: "The server answers its heartbeat, which never touches the database, but fails to read from it: clients get errors."
+        => "Do not restart it yet: run chroma_exporter check first, because a restart over a missing database starts an empty one.";
+    LogPanic "log_panic" Critical: "The server's log tells of a panic or a crash."
+        => "Run chroma_exporter check, and upgrade chromadb if the line says 'out of range for slice of length'; delete nothing for it.";
+    LogError "log_error" Warning: "The server's log tells of an error that concerns the data or the host."
+        => "Read the lines around it in the log, then run chroma_exporter check, which tells the cause where it can.";
 }
 
 impl Code {

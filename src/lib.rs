@@ -20,6 +20,7 @@ pub mod publish;
 pub mod sample;
 pub mod scheduler;
 pub mod store;
+mod tls;
 pub mod watch;
 
 /// The release of this program.

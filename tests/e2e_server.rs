@@ -1,5 +1,5 @@
-//! A real Chroma whose database is taken away while it serves: the finding names process and descriptor, and its remedy
-//! saves the data.
+//! A real Chroma whose database is damaged or taken away while it serves, and which then ends: what its heartbeat hides is
+//! said, and the remedy saves the data.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/chroma.rs"]
@@ -7,7 +7,7 @@ mod chroma;
 
 mod support;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, io::Write, path::Path, process::Command};
 
 use chroma::Server;
 use support::{Exporter, SOON, run, wait_for};
@@ -96,6 +96,81 @@ fn a_database_that_was_taken_away_is_told_with_the_command_that_saves_it() {
                     && !codes.contains(&"store_replaced".to_owned())
             });
         }
+    }
+}
+
+/// Zeroes the first page, as a bad disk or a wrong `dd` does.
+fn zero_first_page(database: &Path) {
+    let mut file = fs::OpenOptions::new().write(true).open(database).unwrap();
+    file.write_all(&[0; 4096]).unwrap();
+}
+
+#[test]
+fn a_server_is_followed_from_health_over_damage_to_its_end() {
+    for (version, api, damaged) in [
+        ("1.5.9", "v2", "counting the collections gives 500"),
+        ("1.1.1", "v2", "counting the collections gives 500"),
+        ("0.6.3", "v2", "file is not a database"),
+        ("0.4.24", "v1", "file is not a database"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let dir = root.join("store");
+        fs::create_dir(&dir).unwrap();
+        let log = root.join("server.log");
+        let server = Server::start_logging(version, &dir, &log);
+        // The client of 0.4.24 does not agree with the FastAPI of today; its server answers all the same.
+        let collections = if version == "0.4.24" { 0.0 } else { 1.0 };
+        if version != "0.4.24" {
+            assert!(server.client("fill", &[RECORDS]).status().unwrap().success());
+        }
+        let config = root.join("config.yml");
+        let text = format!(
+            "stores:\n  - name: main\n    path: {}\n    logs: [{}]\n    server: {{url: 'http://127.0.0.1:{}', interval: 1s}}\n\
+             state:\n  dir: {}\ncollect:\n  interval: 1s\n",
+            dir.display(),
+            log.display(),
+            server.port,
+            root.join("state").display()
+        );
+        fs::write(&config, text).unwrap();
+        let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
+        exporter.ready();
+        let page = exporter.wait_page("a healthy server", SOON, |page| {
+            page.get("chroma_server_collections", &[]) == Some(collections)
+        });
+        assert_eq!(page.get("chroma_server_info", &[("api", api)]), Some(1.0), "{}", page.text);
+        assert_eq!(page.get("chroma_server_up", &[]), Some(1.0));
+        let told = page.findings("main");
+        assert!(
+            told.iter().all(|code| !code.starts_with("server_") && !code.starts_with("log_")),
+            "{told:?}"
+        );
+
+        zero_first_page(&dir.join("chroma.sqlite3"));
+        let page = exporter.wait_page("server_failing", SOON, |page| {
+            page.findings("main").contains(&"server_failing".to_owned())
+        });
+        assert_eq!(page.get("chroma_server_up", &[]), Some(1.0), "{version}: it still answers");
+        let state = format!("--state.dir={}", root.join("state").display());
+        let found = findings(&["--config.file", config.to_str().unwrap(), &state]);
+        let failing = found.iter().find(|f| f["code"] == "server_failing").unwrap();
+        assert!(failing["evidence"].as_str().unwrap().contains(damaged), "{failing:#}");
+        if version != "1.1.1" {
+            // That release logs nothing unless it is told to.
+            exporter.wait_page("log_error", SOON, |page| {
+                page.findings("main").contains(&"log_error".to_owned())
+            });
+        }
+
+        drop(server);
+        let page = exporter.wait_page("server_unreachable", SOON, |page| {
+            let codes = page.findings("main");
+            ["server_unreachable", "server_gone"]
+                .iter()
+                .all(|code| codes.contains(&(*code).to_owned()))
+        });
+        assert_eq!(page.get("chroma_server_up", &[]), Some(0.0));
     }
 }
 

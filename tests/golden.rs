@@ -123,6 +123,8 @@ fn page(name: &str) -> (String, bool) {
             ..BackupPolicy::daily(vec![pattern.to_string_lossy().into_owned()])
         },
         permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));

@@ -82,6 +82,8 @@ fn every_metric_keeps_the_rules_of_promtool_and_of_this_project() {
         seen_path: dir.path().into(),
         backups: BackupPolicy::default(),
         permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     let mut all = metrics::descs();

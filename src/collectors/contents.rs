@@ -409,6 +409,8 @@ mod tests {
             seen_path: dir.into(),
             backups: BackupPolicy::default(),
             permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         });
         let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));

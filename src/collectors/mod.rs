@@ -8,8 +8,10 @@ pub mod backups;
 pub mod contents;
 pub mod disk;
 pub mod integrity;
+pub mod logs;
 pub mod permissions;
 pub mod processes;
+pub mod server;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -183,5 +185,7 @@ pub fn build(name: CollectorName, context: &Context) -> Box<dyn Collector> {
         CollectorName::Processes => Box::new(processes::Processes::new(context)),
         CollectorName::Permissions => Box::new(permissions::Permissions::new(context)),
         CollectorName::Backups => Box::new(backups::Backups::new(context)),
+        CollectorName::Server => Box::new(server::Server::new(context)),
+        CollectorName::Logs => Box::new(logs::Logs::new(context)),
     }
 }

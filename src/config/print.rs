@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::Serialize;
 
-use super::{BackupPolicy, CollectorName, Config, PermissionPolicy, Store, rules};
+use super::{BackupPolicy, CollectorName, Config, PermissionPolicy, ServerProbe, Store, rules};
 use crate::format::duration;
 
 /// `config` as a file would say it, every key written out. Errs only when a path is not UTF-8, which no configuration
@@ -33,6 +33,9 @@ struct PrintedStore<'a> {
     path: &'a Path,
     backups: PrintedBackups,
     permissions: PrintedPermissions,
+    logs: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<PrintedServer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     chroma_version: Option<&'a str>,
 }
@@ -57,6 +60,16 @@ struct PrintedPermissions {
     directory_mode: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_user: Option<u32>,
+}
+
+/// The file of headers is named; what stands in it is not.
+#[derive(Serialize)]
+struct PrintedServer<'a> {
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers_file: Option<&'a Path>,
+    timeout: String,
+    interval: String,
 }
 
 #[derive(Serialize)]
@@ -181,6 +194,15 @@ fn printed_store<'a>(store: &'a Store, rootfs: &Path) -> PrintedStore<'a> {
             directory_mode: octal(directory_mode),
             server_user: server_uid,
         },
+        logs: store.logs.iter().map(|glob| rules::pattern_of_host(rootfs, glob)).collect(),
+        server: store.server.as_ref().map(
+            |ServerProbe { url, headers_file, timeout, interval }| PrintedServer {
+                url,
+                headers_file: headers_file.as_deref(),
+                timeout: duration::format(*timeout),
+                interval: duration::format(*interval),
+            },
+        ),
         chroma_version: store.chroma_version.as_deref(),
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, Web,
+    BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, ServerProbe, Web,
     report::{At, Place, Report},
     rules::{self, Listen},
     section::{self, Section, count, duration, ratio, shown, text},
@@ -39,6 +39,9 @@ pub(crate) struct RawStore {
     /// Patterns as they stand in the configuration, not yet below the host's root.
     pub(crate) patterns: Vec<String>,
     pub(crate) permissions: RawPermissions,
+    /// Patterns as they stand in the configuration, not yet below the host's root.
+    pub(crate) logs: Vec<String>,
+    pub(crate) server: Option<ServerProbe>,
     pub(crate) chroma_version: Option<String>,
 }
 
@@ -144,7 +147,45 @@ fn store(section: &Section<'_>, place: &Place) -> RawStore {
     let chroma_version = section
         .read("chroma_version", |value| Ok(rules::chroma_version(text(value)?)?.to_owned()))
         .map(|at| at.value);
-    RawStore { place: place.clone(), name, path, backups, patterns, permissions, chroma_version }
+    let logs = self::patterns(section, section.list("logs", PATTERNS_MAX));
+    let server = section.section("server").and_then(|probe| server(&probe));
+    RawStore {
+        place: place.clone(),
+        name,
+        path,
+        backups,
+        patterns,
+        permissions,
+        logs,
+        server,
+        chroma_version,
+    }
+}
+
+/// `None` when something of it is wrong, which has been reported.
+fn server(section: &Section<'_>) -> Option<ServerProbe> {
+    let url = section.read("url", |value| text(value).map(str::to_owned)).and_then(|url| {
+        let checked = rules::server_url(&url.value);
+        // What may hold a password is not repeated.
+        let wrong = |rule: String| {
+            if url.value.contains('@') {
+                url.place.wrong(rule)
+            } else {
+                url.place.bad(&url.value, rule)
+            }
+        };
+        checked.map_err(|rule| section.add(wrong(rule))).ok()
+    });
+    if section.node("url").is_none() {
+        section.add(section.place("url").wrong("must be given: where the server listens"));
+    }
+    let mut probe = ServerProbe::at(url.clone().unwrap_or_default());
+    probe.headers_file =
+        section.read("headers_file", |value| rules::absolute_path(text(value)?)).map(|at| at.value);
+    section.set("timeout", &mut probe.timeout, duration(MS_100..=Duration::from_mins(1)));
+    let second = Duration::from_secs(1);
+    section.set("interval", &mut probe.interval, duration(second..=Duration::from_hours(24)));
+    url.map(|_| probe)
 }
 
 /// `backups` is a list of patterns, or a section with that list and the ages.

@@ -117,6 +117,28 @@ fn escaped(rootfs: &Path) -> String {
     glob::Pattern::escape(&rootfs.to_string_lossy())
 }
 
+/// Where a server is asked: `http` or `https`, without anything that could be a secret. Gives it without a slash at its
+/// end.
+pub(crate) fn server_url(text: &str) -> Result<String, String> {
+    const RULE: &str = "must be a URL such as http://127.0.0.1:8000";
+    if text.len() > URL_BYTES_MAX || text.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(RULE.to_owned());
+    }
+    let url = reqwest::Url::parse(text).map_err(|error| format!("{RULE}: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(RULE.to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("{RULE}; user and password belong into headers_file"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("{RULE}, without ? and #"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+const URL_BYTES_MAX: usize = 1024;
+
 /// The release of Chroma.
 pub(crate) fn chroma_version(text: &str) -> Result<&str, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
@@ -195,6 +217,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn servers_are_urls_without_secrets() {
+        for (text, want) in [
+            ("http://127.0.0.1:8000", Some("http://127.0.0.1:8000")),
+            ("http://localhost:8000/", Some("http://localhost:8000")),
+            ("HTTPS://Chroma.example/base//", Some("https://chroma.example/base")),
+            ("http://[::1]:8000", Some("http://[::1]:8000")),
+            ("http://user:secret@h", None),
+            ("http://user@h", None),
+            ("http://h/?token=x", None),
+            ("http://h/#x", None),
+            ("127.0.0.1:8000", None),
+            ("localhost:8000", None),
+            ("ftp://h", None),
+            ("unix:/run/x", None),
+            ("http://", None),
+            ("http://h:99999", None),
+            ("http://a b", None),
+            ("", None),
+        ] {
+            assert_eq!(server_url(text).ok().as_deref(), want, "{text}");
+        }
+    }
 
     #[test]
     fn store_names_are_plain_and_made_from_the_path() {

@@ -109,6 +109,8 @@ fn keys_of_later_work_are_not_taken_in_silence() {
         "receivers: []",
         "rules: []",
         "stores: [{path: /a, server: x}]",
+        "stores: [{path: /a, server: {timeout: 1s}}]",
+        "stores: [{path: /a, server: {url: 'http://h', token: secret}}]",
         "just text",
         "- a",
         "5: 6",
@@ -400,17 +402,38 @@ fn any_backups() -> impl Strategy<Value = BackupPolicy> {
     )
 }
 
+fn any_server() -> impl Strategy<Value = Option<ServerProbe>> {
+    let file = proptest::option::of("/[a-z'\"#: ]{1,9}[a-z]");
+    let probe = (
+        "https?://[a-z]{1,9}(:[1-9][0-9]{1,3})?(/[a-z]{1,5})?",
+        file,
+        100..60_000_u64,
+        1_000..90_000_u64,
+    );
+    proptest::option::of(probe.prop_map(|(url, file, timeout, interval)| ServerProbe {
+        // The usual port of a scheme is not written.
+        url: rules::server_url(&url).unwrap(),
+        headers_file: file.and_then(|file| rules::absolute_path(&file).ok()),
+        timeout: Duration::from_millis(timeout),
+        interval: Duration::from_millis(interval),
+    }))
+}
+
 fn any_store() -> impl Strategy<Value = Store> {
     let path = "/var/[a-z\"'#: {}\\[\\],&*!|>%@`~é-]{1,12}"
         .prop_filter_map("a path", |text| rules::absolute_path(&text).ok());
     let version = proptest::option::of("[0-9][0-9a-z.]{0,9}");
-    (path, "[A-Za-z0-9_.-]{1,64}", any_backups(), any_permissions(), version).prop_map(
-        |(path, name, backups, permissions, chroma_version)| Store {
+    let logs = any_backups().prop_map(|policy| policy.globs);
+    let name = "[A-Za-z0-9_.-]{1,64}";
+    (path, name, any_backups(), any_permissions(), logs, any_server(), version).prop_map(
+        |(path, name, backups, permissions, logs, server, chroma_version)| Store {
             name: name.into(),
             seen_path: rules::below_root(Path::new(ROOTFS), &path),
             path,
             backups,
             permissions,
+            logs,
+            server,
             chroma_version,
         },
     )
@@ -440,7 +463,8 @@ fn any_web() -> impl Strategy<Value = Web> {
 }
 
 fn any_config() -> impl Strategy<Value = Config> {
-    let enabled = proptest::sample::subsequence(CollectorName::ALL.to_vec(), 1..=6);
+    let enabled =
+        proptest::sample::subsequence(CollectorName::ALL.to_vec(), 1..=CollectorName::ALL.len());
     let level = proptest::sample::select(LogLevel::ALL.to_vec());
     let format = proptest::sample::select(LogFormat::ALL.to_vec());
     let collect = (100..3_600_000_u64, 0.0..0.5_f64).prop_map(|(interval, ratio)| Collect {
@@ -488,4 +512,14 @@ proptest! {
         fs::write(&path, bytes).unwrap();
         drop(load(&Overrides { config_file: Some(path), ..Overrides::default() }));
     }
+}
+
+#[test]
+fn a_password_in_the_address_of_a_server_is_refused_and_not_repeated() {
+    let text = "stores: [{path: /a, server: {url: 'http://user:geheim@h:8000'}}]";
+    let found = problems(text, &Overrides::default());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("headers_file") && !found[0].contains("geheim"), "{found:?}");
+    let text = "stores: [{path: /a, server: {url: 'ftp://h', headers_file: x, timeout: 2h}}]";
+    assert_eq!(problems(text, &Overrides::default()).len(), 3);
 }

@@ -247,6 +247,8 @@ impl RawStore {
             backups: BackupPolicy::daily(Vec::new()),
             patterns: Vec::new(),
             permissions: RawPermissions::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         }
     }
@@ -308,6 +310,12 @@ fn stores(
                 ..raw.backups
             },
             permissions: permissions(&raw.permissions, accounts, report),
+            logs: raw
+                .logs
+                .iter()
+                .map(|pattern| rules::pattern_below_root(rootfs, pattern))
+                .collect(),
+            server: raw.server,
             chroma_version: raw.chroma_version,
         }));
     }

@@ -2,12 +2,14 @@
 
 pub mod access;
 pub mod accounts;
+pub mod api;
 pub mod archive;
 pub mod backup_name;
 pub mod duration;
 pub(crate) mod hash;
 pub mod hnsw;
 pub mod journal;
+pub mod log;
 pub mod pickle;
 pub mod proc;
 pub mod python;

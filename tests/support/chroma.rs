@@ -36,6 +36,16 @@ pub struct Server {
 impl Server {
     /// Starts a server of `version` on `dir` and waits until its port answers.
     pub fn start(version: &'static str, dir: &Path) -> Self {
+        Self::start_with(version, dir, Stdio::null(), Stdio::null())
+    }
+
+    /// The same, with all that it says in the file `log`.
+    pub fn start_logging(version: &'static str, dir: &Path, log: &Path) -> Self {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("log");
+        Self::start_with(version, dir, file.try_clone().expect("log").into(), file.into())
+    }
+
+    fn start_with(version: &'static str, dir: &Path, out: Stdio, err: Stdio) -> Self {
         let port = free_port();
         let program = python(version).with_file_name("chroma");
         let mut child = Command::new(program)
@@ -45,8 +55,8 @@ impl Server {
             .current_dir(dir.parent().expect("an absolute path"))
             .env("ANONYMIZED_TELEMETRY", "False")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(out)
+            .stderr(err)
             .spawn()
             .expect("chroma starts");
         let address = SocketAddr::from(([127, 0, 0, 1], port));

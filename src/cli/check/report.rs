@@ -268,6 +268,8 @@ mod tests {
             seen_path: path.into(),
             backups: BackupPolicy::daily(Vec::new()),
             permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         }
     }

@@ -257,6 +257,8 @@ mod tests {
             seen_path: path.to_owned(),
             backups: BackupPolicy::daily(Vec::new()),
             permissions: crate::config::PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         })
     }

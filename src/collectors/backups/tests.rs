@@ -27,6 +27,8 @@ fn backups(dir: &Path, pattern: &str) -> Backups {
         seen_path: dir.into(),
         backups: BackupPolicy::daily(vec![dir.join(pattern).to_string_lossy().into_owned()]),
         permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     Backups::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))

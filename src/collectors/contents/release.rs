@@ -110,6 +110,8 @@ mod tests {
                 seen_path: dir.path().into(),
                 backups: BackupPolicy::default(),
                 permissions: PermissionPolicy::default(),
+                logs: Vec::new(),
+                server: None,
                 chroma_version: chroma_version.map(str::to_owned),
             })
         };

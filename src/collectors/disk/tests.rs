@@ -17,6 +17,8 @@ fn context_with(path: &Path, change: impl FnOnce(&mut Config)) -> Context {
         seen_path: path.to_owned(),
         backups: BackupPolicy::default(),
         permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     let host = Arc::new(Host::new(&config));

@@ -141,6 +141,8 @@ mod tests {
             seen_path: dir.into(),
             backups: BackupPolicy::daily(Vec::new()),
             permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         });
         Context::new(&config, &store, &Arc::new(Host::new(&config)))

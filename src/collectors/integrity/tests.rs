@@ -40,6 +40,8 @@ impl Scene {
             seen_path: dir,
             backups: BackupPolicy::daily(Vec::new()),
             permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
             chroma_version: None,
         });
         Integrity::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))

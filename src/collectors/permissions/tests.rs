@@ -97,6 +97,8 @@ fn collector(
         seen_path: scratch.join("store"),
         backups: crate::config::BackupPolicy::default(),
         permissions: policy.clone(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     let state = (scratch != Path::new("/")).then(|| scratch.join("state"));

@@ -102,6 +102,8 @@ fn collector(config: &Arc<Config>, dir: &Path) -> Processes {
         seen_path: dir.into(),
         backups: BackupPolicy::default(),
         permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
         chroma_version: None,
     });
     Processes::new(&Context::new(config, &store, &Arc::new(Host::new(config))))

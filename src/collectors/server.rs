@@ -1,0 +1,163 @@
+//! Asks the server of a store, where its address is given: a heartbeat, its version, the default tenant, and how many
+//! collections there are. The heartbeat alone says nothing of the data: it stays well with the database damaged or gone.
+//! Nor do reads say all: a server whose database was deleted goes on reading from the deleted file, which `processes`
+//! tells as `store_replaced`.
+
+mod ask;
+mod judge;
+
+use std::time::Duration;
+
+use self::ask::{Api, Asked, Asker, Asking, Probe};
+use super::{CollectError, Collector, Pace, Turn};
+use crate::{
+    clock::Timestamp,
+    config::{CollectorName, ServerProbe},
+    findings::Code,
+    format::api,
+    sample::{Desc, Observation},
+    store::Context,
+    watch::Wake,
+};
+
+static UP: Desc = Desc::gauge(
+    "chroma_server_up",
+    "Whether the server answers its heartbeat, cached; absent when that could not be asked.",
+);
+static SUCCESS: Desc = Desc::gauge(
+    "chroma_server_probe_success",
+    "Whether the server answered this question with status 200, cached.",
+)
+.labelled(&["probe"]);
+static DURATION: Desc = Desc::gauge(
+    "chroma_server_probe_duration_seconds",
+    "Time until the answer to this question was there, or was given up, cached.",
+)
+.labelled(&["probe"]);
+static STATUS: Desc = Desc::gauge(
+    "chroma_server_probe_status",
+    "HTTP status of the answer to this question, cached; absent without an answer.",
+)
+.labelled(&["probe"]);
+static INFO: Desc = Desc::gauge(
+    "chroma_server_info",
+    "The version that the server says it is, cached; releases from 1.0 on all say 1.0.0.",
+)
+.labelled(&["version", "api"]);
+static COLLECTIONS: Desc = Desc::gauge(
+    "chroma_server_collections",
+    "Collections of default_database as the server counts them, cached.",
+);
+
+static DESCS: [&Desc; 6] = [&UP, &SUCCESS, &DURATION, &STATUS, &INFO, &COLLECTIONS];
+
+static CODES: [Code; 2] = [Code::ServerUnreachable, Code::ServerFailing];
+
+/// See the module.
+#[derive(Debug)]
+pub struct Server {
+    context: Context,
+    /// The form of the API that answered last.
+    api: Option<Api>,
+    /// The version, and when it was asked for.
+    version: Option<(Timestamp, String)>,
+}
+
+impl Server {
+    /// Asks nothing yet.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self { context: context.clone(), api: None, version: None }
+    }
+
+    /// Asks all that is due, on this thread.
+    fn ask(&self, probe: &ServerProbe, now: Timestamp) -> Result<Asking, String> {
+        let asker = Asker::new(probe)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start the requests: {error}"))?;
+        let due = self.version.as_ref().is_none_or(|(at, _)| now.since(*at) >= VERSION_INTERVAL);
+        let asking = runtime.block_on(asker.ask(self.api, due));
+        // A name that is still being looked up must not hold up the turn.
+        runtime.shutdown_background();
+        Ok(asking)
+    }
+
+    fn remember(&mut self, asking: &Asking, up: Option<bool>, now: Timestamp) {
+        if up == Some(true) {
+            self.api = Some(asking.api);
+        } else {
+            self.version = None; // another one may come in its place
+        }
+        if let Some(Asked { answer: Ok(answer), .. }) = asking.of(Probe::Version) {
+            self.version = api::version(&answer.body).map(|version| (now, version));
+        }
+    }
+}
+
+impl Collector for Server {
+    fn name(&self) -> CollectorName {
+        CollectorName::Server
+    }
+
+    fn descs(&self) -> &'static [&'static Desc] {
+        &DESCS
+    }
+
+    fn codes(&self) -> &'static [Code] {
+        if self.context.store.server.is_some() { &CODES } else { &[] }
+    }
+
+    fn pace(&self) -> Pace {
+        let collect = &self.context.config.collect;
+        let probe = self.context.store.server.as_ref();
+        Pace {
+            interval: probe.map_or(collect.interval, |probe| probe.interval),
+            // Every question may take its full time, some of them twice.
+            deadline: probe
+                .map_or(collect.deadline, |probe| collect.deadline.max(probe.timeout * 8)),
+            wakes: Wake::NONE,
+            touches_store: false,
+        }
+    }
+
+    fn collect(&mut self, turn: &Turn) -> Observation {
+        let mut out = Observation::default();
+        let Some(probe) = self.context.store.server.clone() else { return out };
+        let asking = match self.ask(&probe, turn.now) {
+            Ok(asking) => asking,
+            Err(words) => {
+                out.problems.push(CollectError::Other(words));
+                return out;
+            }
+        };
+        let verdict = judge::judge(&probe.url, &asking);
+        self.remember(&asking, verdict.up, turn.now);
+        out.samples.extend(verdict.up.map(|up| UP.sample(f64::from(u8::from(up)))));
+        for Asked { probe, took, answer } in &asking.asked {
+            let label = || vec![probe.as_str().into()];
+            let status = answer.as_ref().ok().map(|answer| answer.status);
+            out.samples.push(SUCCESS.with(label(), f64::from(u8::from(status == Some(200)))));
+            out.samples.push(DURATION.with(label(), took.as_secs_f64()));
+            out.samples.extend(status.map(|status| STATUS.with(label(), f64::from(status))));
+        }
+        if let Some((_, version)) = &self.version {
+            out.samples
+                .push(INFO.with(vec![version.clone().into(), asking.api.as_str().into()], 1.0));
+        }
+        let read = asking.of(Probe::Read).and_then(|asked| asked.answer.as_ref().ok());
+        let count = read.filter(|answer| answer.status == 200).and_then(|a| api::count(&a.body));
+        out.samples.extend(count.map(|count| COLLECTIONS.sample(count as f64)));
+        out.findings = verdict.findings;
+        out.problems = verdict.problems;
+        out.judged = verdict.judged;
+        out
+    }
+}
+
+/// It changes with a restart only, which the heartbeat nearly always notices.
+const VERSION_INTERVAL: Duration = Duration::from_mins(10);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! The questions that a server is asked, over HTTP: bounded in time and size, without redirects, and without a proxy to
+//! this host. Nothing is asked that changes anything.
+
+use std::{
+    error::Error,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    time::Duration,
+};
+
+use reqwest::{
+    Client, Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
+
+use crate::{clock, config::ServerProbe, format::api};
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Probe {
+    /// Whether it is alive; never touches the database.
+    Heartbeat,
+    /// Which release it says it is.
+    Version,
+    /// Whether the default tenant is there, which every client asks first.
+    Tenant,
+    /// How many collections there are: a short read of the database.
+    Read,
+}
+
+impl Probe {
+    /// The word of the `probe` label.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "heartbeat",
+            Self::Version => "version",
+            Self::Tenant => "tenant",
+            Self::Read => "read",
+        }
+    }
+}
+
+/// The two forms of the API: v1 until 0.5, both in 0.6, v2 from 1.0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    V1,
+    V2,
+}
+
+impl Api {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+
+    const fn path(self, probe: Probe) -> &'static str {
+        match (self, probe) {
+            (Self::V1, Probe::Heartbeat) => "/api/v1/heartbeat",
+            (Self::V1, Probe::Version) => "/api/v1/version",
+            (Self::V1, Probe::Tenant) => "/api/v1/tenants/default_tenant",
+            (Self::V1, Probe::Read) => "/api/v1/count_collections",
+            (Self::V2, Probe::Heartbeat) => "/api/v2/heartbeat",
+            (Self::V2, Probe::Version) => "/api/v2/version",
+            (Self::V2, Probe::Tenant) => "/api/v2/tenants/default_tenant",
+            (Self::V2, Probe::Read) => {
+                "/api/v2/tenants/default_tenant/databases/default_database/collections_count"
+            }
+        }
+    }
+}
+
+/// What came of one question.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) probe: Probe,
+    pub(super) took: Duration,
+    pub(super) answer: Result<Answer, Silence>,
+}
+
+/// An answer, whatever it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Its first bytes.
+    pub(super) body: Vec<u8>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// The server did not answer, in these words.
+    Server(String),
+    /// It was not reached for a reason on our side: a name that is not known, a certificate, a header.
+    Ours(String),
+}
+
+/// The answers of one turn.
+#[derive(Debug, Clone)]
+pub(super) struct Asking {
+    pub(super) api: Api,
+    pub(super) asked: Vec<Asked>,
+}
+
+impl Asking {
+    pub(super) fn of(&self, probe: Probe) -> Option<&Asked> {
+        self.asked.iter().find(|asked| asked.probe == probe)
+    }
+}
+
+/// Asks one server.
+#[derive(Debug)]
+pub(super) struct Asker {
+    client: Client,
+    headers: HeaderMap,
+    url: String,
+}
+
+impl Asker {
+    /// For one turn: the headers are read anew. Errs in words that hold no secret.
+    pub(super) fn new(probe: &ServerProbe) -> Result<Self, String> {
+        crate::tls::install();
+        let mut builder = Client::builder()
+            .redirect(redirect::Policy::none())
+            .timeout(probe.timeout)
+            .connect_timeout(probe.timeout)
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("chroma_exporter/", env!("CARGO_PKG_VERSION")));
+        if is_loopback(&probe.url) {
+            builder = builder.no_proxy();
+        }
+        let client = builder
+            .build()
+            .map_err(|error| format!("cannot prepare requests: {}", chain(&error.without_url())))?;
+        let headers = match &probe.headers_file {
+            Some(file) => read_headers(file)?,
+            None => HeaderMap::new(),
+        };
+        Ok(Self { client, headers, url: probe.url.clone() })
+    }
+
+    /// Asks all that is due. `api` is the form that answered last time.
+    pub(super) async fn ask(&self, api: Option<Api>, version_due: bool) -> Asking {
+        let mut api = api.unwrap_or(Api::V2);
+        let mut heartbeat = self.again(api, Probe::Heartbeat).await;
+        // A server of another release may have taken its place.
+        if matches!(&heartbeat.answer, Ok(Answer { status: 404 | 405 | 410, .. })) {
+            let other = if api == Api::V2 { Api::V1 } else { Api::V2 };
+            let second = self.again(other, Probe::Heartbeat).await;
+            if matches!(&second.answer, Ok(Answer { status: 200, .. })) {
+                (api, heartbeat) = (other, second);
+            }
+        }
+        let alive = matches!(&heartbeat.answer, Ok(Answer { status: 200, body }) if api::is_heartbeat(body));
+        let mut asked = vec![heartbeat];
+        if alive {
+            if version_due {
+                asked.push(self.once(api, Probe::Version).await);
+            }
+            asked.push(self.again(api, Probe::Tenant).await);
+            asked.push(self.again(api, Probe::Read).await);
+        }
+        Asking { api, asked }
+    }
+
+    /// Asks a second time after a moment when the first answer would be an alarm: a server that is restarted is away
+    /// for a second. One that took its full time is not asked again.
+    async fn again(&self, api: Api, probe: Probe) -> Asked {
+        let first = self.once(api, probe).await;
+        let alarming = match &first.answer {
+            Ok(answer) => answer.status >= 500,
+            Err(Silence::Server(_)) => first.took < AGAIN_BELOW,
+            Err(Silence::Ours(_)) => false,
+        };
+        if !alarming {
+            return first;
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+        self.once(api, probe).await
+    }
+
+    async fn once(&self, api: Api, probe: Probe) -> Asked {
+        let began = clock::ticks();
+        let url = format!("{}{}", self.url, api.path(probe));
+        let answer = self.get(&url).await.map_err(|error| silence(&error.without_url()));
+        Asked { probe, took: began.elapsed(), answer }
+    }
+
+    async fn get(&self, url: &str) -> Result<Answer, reqwest::Error> {
+        let mut response = self.client.get(url).headers(self.headers.clone()).send().await?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk[..chunk.len().min(BODY_BYTES_MAX - body.len())]);
+            if body.len() == BODY_BYTES_MAX {
+                break; // more than any answer that is asked for
+            }
+        }
+        Ok(Answer { status, body })
+    }
+}
+
+fn silence(error: &reqwest::Error) -> Silence {
+    if error.is_timeout() {
+        return Silence::Server("no answer in time".to_owned());
+    }
+    let words = chain(error);
+    // Hyper and rustls tell these apart in words only.
+    let ours = error.is_builder()
+        || ["dns error", "certificate", "Too many open files"]
+            .iter()
+            .any(|part| words.contains(part));
+    if ours { Silence::Ours(words) } else { Silence::Server(words) }
+}
+
+/// The innermost cause says most: `Connection refused (os error 111)`.
+fn chain(error: &dyn Error) -> String {
+    let mut words = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source.filter(|_| words.len() < 8) {
+        words.push(cause.to_string());
+        source = cause.source();
+    }
+    words.dedup();
+    words.join(": ").chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+fn is_loopback(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// Reads `Name: value` lines; blank lines and those that begin with `#` are passed over.
+fn read_headers(file: &Path) -> Result<HeaderMap, String> {
+    let mut text = String::new();
+    File::open(file)
+        .and_then(|open| open.take(HEADERS_BYTES_MAX + 1).read_to_string(&mut text))
+        .and_then(|read| {
+            let fits = u64::try_from(read).is_ok_and(|read| read <= HEADERS_BYTES_MAX);
+            if fits { Ok(()) } else { Err(io::Error::from(io::ErrorKind::FileTooLarge)) }
+        })
+        .map_err(|error| format!("cannot read headers_file {}: {error}", file.display()))?;
+    let mut headers = HeaderMap::new();
+    for (number, line) in (1_u32..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let header = line.split_once(':').and_then(|(name, value)| {
+            let mut value = HeaderValue::from_str(value.trim()).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(name.trim().as_bytes()).ok()?, value))
+        });
+        let Some((name, value)) = header else {
+            let file = file.display();
+            return Err(format!(
+                "line {number} of headers_file {file} is not of the form NAME: VALUE"
+            ));
+        };
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+const BODY_BYTES_MAX: usize = 16 * 1024;
+const HEADERS_BYTES_MAX: u64 = 16 * 1024;
+const AGAIN_BELOW: Duration = Duration::from_millis(500);
+const AGAIN_AFTER: Duration = Duration::from_millis(700);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read_line_by_line_and_a_wrong_one_is_not_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("headers");
+        std::fs::write(&file, "# for Chroma\n\nAuthorization: Bearer geheim\r\nX-Chroma-Token:t\n")
+            .unwrap();
+        let headers = read_headers(&file).unwrap();
+        assert_eq!(headers["authorization"], "Bearer geheim");
+        assert_eq!(headers["x-chroma-token"], "t");
+        assert!(!format!("{headers:?}").contains("geheim"));
+        for wrong in ["geheim", "a b: geheim", ": geheim", "ok: 1\nName: ge\u{1}heim"] {
+            std::fs::write(&file, wrong).unwrap();
+            let told = read_headers(&file).unwrap_err();
+            assert!(told.contains("NAME: VALUE") && !told.contains("heim"), "{told}");
+        }
+        std::fs::write(&file, "x: 1\n".repeat(10_000)).unwrap();
+        assert!(read_headers(&file).unwrap_err().contains("too large"));
+        assert!(read_headers(&dir.path().join("none")).unwrap_err().contains("No such file"));
+    }
+
+    #[test]
+    fn only_this_host_is_asked_past_every_proxy() {
+        for (url, want) in [
+            ("http://127.0.0.1:8000", true),
+            ("http://127.9.9.9", true),
+            ("http://[::1]:8000", true),
+            ("http://localhost", true),
+            ("http://localhost.example", false),
+            ("http://10.0.0.1", false),
+            ("nothing", false),
+        ] {
+            assert_eq!(is_loopback(url), want, "{url}");
+        }
+    }
+}
