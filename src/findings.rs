@@ -158,11 +158,15 @@ catalogue! {
         => "Stop Chroma, keep a copy of {path}, then: sqlite3 copy/chroma.sqlite3 .dump (not .recover of Debian 12, which leaves an empty file)";
     SqliteIndexCorrupt "sqlite_index_corrupt" Critical: "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole."
         => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 REINDEX";
+    SqliteValueMismatch "sqlite_value_mismatch" Warning: "The two copies of a document (in embedding_metadata and in the full-text table) have one length and differ: one was damaged in silence, which no check of SQLite sees."
+        => "Look at both and put the right one in the place of the other: sqlite3 {path}/chroma.sqlite3 \"SELECT m.string_value, f.c0 FROM embedding_metadata m JOIN embedding_fulltext_search_content f ON f.id=m.id WHERE m.key='chroma:document' AND m.id=N\". Neither REINDEX nor rebuild before that: they make the damage permanent. Then test disk and memory.";
     // full text
     FtsCorrupt "fts_corrupt" Critical: "The full-text index is damaged; documents themselves stand elsewhere and may be whole."
         => "Stop Chroma, keep a copy of {path}, then rebuild the index embedding_fulltext_search from embedding_metadata.";
     FtsMissing "fts_missing" Critical: "The full-text table embedding_fulltext_search is missing: searches in documents fail."
         => "Stop Chroma, keep a copy of {path}, then create embedding_fulltext_search again and fill it from embedding_metadata.";
+    FtsOutOfStep "fts_out_of_step" Warning: "The full-text table does not have the documents that the records have: searches in documents miss records or find wrong ones, and on Chroma 1.x additions may fail."
+        => "Stop Chroma, keep a copy of {path}, then drop embedding_fulltext_search, create it again (fts5(string_value, tokenize='trigram')) and fill it: INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'. Its command 'rebuild' does not mend this.";
     // journal
     HotJournal "hot_journal" Warning: "A transaction was cut off (power loss, kill -9, full disk) and is waiting to be rolled back from the journal; nothing is lost."
         => "Start Chroma on {path}: it rolls back by itself. Never delete chroma.sqlite3-journal: without it the database is damaged.";
@@ -185,6 +189,28 @@ catalogue! {
         => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 \"INSERT INTO databases(id,name,tenant_id) VALUES('00000000-0000-0000-0000-000000000000','default_database','default_tenant')\"";
     CatalogEmpty "catalog_empty" Critical: "Segment folders with vectors are there, but the catalogue lists no collection: an empty database was started over old data."
         => "Stop Chroma, keep a copy of {path}, and put the newest verified backup of chroma.sqlite3 back; do not delete the folders.";
+    // catalogue rows
+    CollectionConfigInvalid "collection_config_invalid" Critical: "Chroma cannot read the configuration of a collection or of the queue; one such row breaks the listing of all collections, one for the queue every opening."
+        => "Stop Chroma, keep a copy of {path}, and put back the text of that row from a backup, or that of a like collection: sqlite3 {path}/chroma.sqlite3 \"SELECT id, name, config_json_str FROM collections\". Do not delete the collection: its data are whole.";
+    CollectionDimensionMismatch "collection_dimension_mismatch" Critical: "The dimension that the catalogue states is not the one of the vectors: queries and additions are refused, or queries give nothing without an error."
+        => "Stop Chroma, keep a copy of {path}, and set collections.dimension to what the vectors have (named below, or by header.bin of the segment); do not delete the segment folder.";
+    CollectionWithoutSegments "collection_without_segments" Critical: "A collection has not exactly one metadata and one vector segment that Chroma can use; its records and vectors may be whole and are out of reach."
+        => "Stop Chroma, keep a copy of {path}, and put the rows of the table segments back from a backup; the id of a vector segment is the name of its folder. Do not delete folders or the collection.";
+    OrphanRows "orphan_rows" Warning: "Rows belong to nothing that the catalogue knows: what they hold is out of reach, and still on the disk."
+        => "Keep a copy of {path} and compare with a backup before anything is removed; what Chroma below 1.0 left of deleted collections does no harm.";
+    // queue
+    SeqIdInvalid "seq_id_invalid" Critical: "The place up to which a segment says to have applied the queue is ahead of the queue or in a form that Chroma cannot read: new writes are acknowledged and lost, or the collection cannot be used."
+        => "Stop writing now. Keep a copy of {path}, then set seq_id of that segment in max_seq_id to the newest row that it has applied. Never empty embeddings_queue by hand: its numbers start again at 1, and every later write is lost.";
+    SeqIdMissing "seq_id_missing" Info: "A segment has applied rows of the queue, and its place is not written down."
+        => "Nothing to do on Chroma 1.x, which writes it at the next flush; below 1.0 put the row of max_seq_id back from a backup.";
+    QueuePoisoned "queue_poisoned" Critical: "A row of the queue cannot be applied; no later row is either, and on Chroma 1.x reads of the collection, or of all, fail with it."
+        => "Stop Chroma, keep a copy of {path}, save the row named below (sqlite3 {path}/chroma.sqlite3 \"SELECT quote(id), quote(metadata) FROM embeddings_queue WHERE seq_id=N\"), delete that one row and add the record again. Never empty the whole queue: it holds vectors that are nowhere else.";
+    QueueBacklog "queue_backlog" Warning: "A segment is further behind the queue than its sync threshold allows: the next start takes long and much memory, and nothing is purged."
+        => "Look in the log of Chroma for errors of the flush (compaction, hnsw segment writer); do not vacuum before it is gone.";
+    QueueNotPurged "queue_not_purged" Info: "The queue keeps rows that all segments have applied: it takes room, and deleted texts stay on the disk."
+        => "With Chroma stopped, a backup made and no finding about segments: chroma vacuum --path {path}";
+    IndexLag "index_lag" Warning: "A segment stands still while writes go on: what is written cannot be found, or grows the queue without end."
+        => "Look in the log of Chroma for the first error of the flush, and keep a copy of {path} before a restart; never delete the segment folder to make it go on.";
     // processes
     SecondWriter "second_writer" Critical: "Two processes hold the directory open for writing; each loses vectors of the other without any error."
         => "Stop all but one of them now, then restart the one that stays.";

@@ -1,16 +1,35 @@
-//! What the tables hold: collections, records, the queue and how far the segments are behind it, applied migrations, room
-//! that a vacuum would give back. Asked of SQLite in short read transactions, after a change and not more often than
-//! configured; between two looks the page shows the last one, with its age.
+//! What the tables hold, and what in them contradicts itself: collections and their segments, the queue and how far the
+//! segments are behind it, the two copies of each document, which Chroma would open the directory.
+//!
+//! Asked of SQLite in short read transactions, after a change and not more often than configured; between two looks the
+//! page shows the last one, with its age. Tables that grow with the data are walked in slices, with the place kept between
+//! turns; documents are compared on the schedule of the full check, and in `check`.
 
+mod ask;
+mod catalogue;
+mod position;
+mod queue;
+mod records;
 mod release;
+mod series;
+mod still;
+mod tables;
+mod tally;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use rusqlite::{Connection, OptionalExtension, types::Value};
-
+use self::{
+    ask::Asker,
+    catalogue::Catalogue,
+    queue::{Queue, Scan},
+    records::Walk,
+    series::AGE,
+    still::{Still, judge_still},
+    tables::Facts,
+};
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::CollectorName,
     findings::{Code, Finding},
     format::{
@@ -20,102 +39,50 @@ use crate::{
     sample::{Desc, Observation, Sample},
     store::{
         Context,
-        database::{Limits, QueryError, Stamp},
+        database::{QueryError, Stamp},
     },
     watch::Wake,
 };
 
-static COLLECTIONS: Desc =
-    Desc::gauge("chroma_collections", "Collections in the catalogue, cached.");
-static RECORDS: Desc =
-    Desc::gauge("chroma_records", "Records of all collections that are in the tables, cached.");
-static QUEUE_RECORDS: Desc = Desc::gauge(
-    "chroma_queue_records",
-    "Operations in the queue, those kept after they were applied included, cached.",
-);
-static QUEUE_LAG: Desc = Desc::gauge(
-    "chroma_queue_lag_records",
-    "Operations that the furthest segment of this scope is behind the queue, cached; up to the sync threshold is normal for vector.",
-)
-.labelled(&["scope"]);
-static MIGRATIONS: Desc =
-    Desc::gauge("chroma_migrations_applied", "Migrations of the schema applied, by group, cached.")
-        .labelled(&["dir"]);
-static TENANT: Desc = Desc::gauge(
-    "chroma_default_tenant_present",
-    "Whether the tenant default_tenant is there, cached.",
-);
-static DATABASE: Desc = Desc::gauge(
-    "chroma_default_database_present",
-    "Whether the database default_database is there, cached.",
-);
-static FREE_PAGES: Desc =
-    Desc::gauge("chroma_sqlite_free_pages", "Free pages of the database file, cached.");
-static RECLAIMABLE: Desc = Desc::gauge(
-    "chroma_sqlite_reclaimable_bytes",
-    "Bytes of free pages, which a vacuum would give back to the filesystem, cached.",
-);
-static INSTALLED: Desc = Desc::gauge(
-    "chroma_installed_info",
-    "The release of Chroma that is installed where the process that holds the database has its packages, or that is configured; always 1, cached.",
-)
-.labelled(&["version"]);
-static AGE: Desc = Desc::gauge(
-    "chroma_contents_age_seconds",
-    "Time since the tables were last looked at, or found unchanged since.",
-);
-
-static DESCS: [&Desc; 11] = [
-    &COLLECTIONS,
-    &RECORDS,
-    &QUEUE_RECORDS,
-    &QUEUE_LAG,
-    &MIGRATIONS,
-    &TENANT,
-    &DATABASE,
-    &FREE_PAGES,
-    &RECLAIMABLE,
-    &INSTALLED,
-    &AGE,
+/// Those that a look judges, then those that need a whole queue, then those that need all records.
+static CODES: [Code; 13] = [
+    Code::SchemaNewerThanServer,
+    Code::CollectionConfigInvalid,
+    Code::CollectionWithoutSegments,
+    Code::CollectionDimensionMismatch,
+    Code::SeqIdInvalid,
+    Code::SeqIdMissing,
+    Code::QueuePoisoned,
+    Code::QueueBacklog,
+    Code::QueueNotPurged,
+    Code::IndexLag,
+    Code::OrphanRows,
+    Code::FtsOutOfStep,
+    Code::SqliteValueMismatch,
 ];
-
-static CODES: [Code; 1] = [Code::SchemaNewerThanServer];
-
-/// What one look gave; what a release has no table for, or what took too long, is absent.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Facts {
-    collections: Option<i64>,
-    records: Option<i64>,
-    queue_records: Option<i64>,
-    lag: BTreeMap<&'static str, i64>,
-    migrations: Vec<(&'static str, i64)>,
-    tenant: Option<bool>,
-    database: Option<bool>,
-    free: Option<(u32, u64)>,
-}
-
-impl Facts {
-    /// Migrations by directory; `None` when none are recorded.
-    fn counts(&self) -> Option<[u32; 3]> {
-        let count = |dir: schema::Dir| {
-            let found = self.migrations.iter().find(|(name, _)| *name == dir.as_str());
-            found.map_or(0, |(_, n)| u32::try_from(*n).unwrap_or(u32::MAX))
-        };
-        (!self.migrations.is_empty()).then(|| schema::Dir::ALL.map(count))
-    }
-}
+const CODES_OF_LOOK: usize = 3;
+const CODES_OF_QUEUE: usize = 10;
 
 /// The collector.
 #[derive(Debug)]
 pub struct Contents {
     context: Context,
-    facts: Facts,
     server: release::Server,
     /// The release that serves the directory, or would.
     release: Option<String>,
+    facts: Facts,
+    catalogue: Option<Catalogue>,
+    /// What was found wrong with the catalogue, by two readings.
+    faults: Vec<Finding>,
     /// When the facts were true, and the state of the file that they are about.
     looked: Option<(Timestamp, Stamp)>,
     tried: Option<Timestamp>,
+    scan: Option<Scan>,
+    queue: Option<Queue>,
+    still: BTreeMap<String, Still>,
+    lagging: Vec<Finding>,
+    walk: Option<Walk>,
+    saved: Option<Timestamp>,
 }
 
 impl Contents {
@@ -124,69 +91,131 @@ impl Contents {
     pub fn new(context: &Context) -> Self {
         Self {
             context: context.clone(),
-            facts: Facts::default(),
             server: release::Server::default(),
             release: None,
+            facts: Facts::default(),
+            catalogue: None,
+            faults: Vec::new(),
             looked: None,
             tried: None,
+            scan: None,
+            queue: None,
+            still: BTreeMap::new(),
+            lagging: Vec::new(),
+            walk: None,
+            saved: None,
         }
     }
 
-    /// Looks when the file changed and the last try is long enough ago.
-    fn look(&mut self, turn: &Turn) -> Result<(), QueryError> {
+    /// Does what is due: a look when the file changed and the last try is long enough ago, the rest of a walk.
+    fn work(&mut self, turn: &Turn) -> Result<(), QueryError> {
         let stamp = self.context.database.stamp().map_err(QueryError::File)?;
+        let context = self.context.clone();
+        let collect = &context.config.collect;
+        let mut walk = self.walk.take().unwrap_or_else(|| self.load_walk());
+        walk.about(stamp.id);
+        if turn.deep {
+            walk.start_over();
+        }
+        let walk_due = turn.deep || walk.due(turn.now, collect.full_interval);
+        self.walk = Some(walk);
+        let look_due = self.look_due(turn, stamp);
+        if !look_due && self.scan.is_none() && !(walk_due && self.catalogue.is_some()) {
+            return Ok(());
+        }
+        let budget = if turn.deep { collect.check_deadline } else { TURN_BUDGET };
+        let mut connection = context.database.connect()?;
+        let mut asker = Asker::new(&mut connection, turn, collect);
+        if look_due {
+            self.tried = Some(turn.now);
+            asker.slices_for(budget);
+            self.facts.free = self.free()?;
+            self.look(&mut asker, stamp, turn.now)?;
+        }
+        asker.slices_for(budget);
+        self.scan_queue(&mut asker, turn.now)?;
+        if walk_due {
+            asker.slices_for(budget);
+            self.walk_records(&mut asker, turn.now)?;
+        }
+        Ok(())
+    }
+
+    fn look_due(&mut self, turn: &Turn, stamp: Stamp) -> bool {
         if let Some((at, about)) = &mut self.looked
             && *about == stamp
+            && !turn.deep
         {
             *at = turn.now;
-            return Ok(());
+            return false;
         }
         let pause = self.context.config.collect.contents_interval;
         // A try in the future means that the clock stepped back. A file that could not be read is tried in every turn.
         let soon = self.tried.is_some_and(|at| at <= turn.now && turn.now.since(at) < pause);
-        if soon && self.looked.is_some() && !turn.deep {
-            return Ok(());
+        !soon || self.looked.is_none() || turn.deep
+    }
+
+    /// Catalogue and small questions. What took too long stays as it was.
+    fn look(
+        &mut self,
+        asker: &mut Asker<'_, '_>,
+        stamp: Stamp,
+        now: Timestamp,
+    ) -> Result<(), QueryError> {
+        let Some(mut catalogue) = Catalogue::read(asker)? else { return Ok(()) };
+        let mut faults = catalogue.findings();
+        if !faults.is_empty() {
+            // A collection that is being made looks like one that lacks something.
+            std::thread::sleep(CONFIRM_PAUSE);
+            let Some(again) = Catalogue::read(asker)? else { return Ok(()) };
+            let before = std::mem::replace(&mut faults, again.findings());
+            faults.retain(|finding| before.contains(finding));
+            catalogue = again;
         }
-        self.tried = Some(turn.now);
-        self.facts = self.read(turn)?;
-        self.looked = Some((turn.now, stamp));
+        self.facts.read(asker, &catalogue)?;
+        faults.extend(self.facts.key_taken(catalogue.family));
+        self.faults = faults;
+        if self.scan.is_none() {
+            self.scan = Scan::begin(asker, &catalogue, &self.context.store.seen_path)?;
+        }
+        self.catalogue = Some(catalogue);
+        self.looked = Some((now, stamp));
         Ok(())
     }
 
-    fn read(&self, turn: &Turn) -> Result<Facts, QueryError> {
-        let mut facts = Facts { free: self.free()?, ..Facts::default() };
-        let hold = self.context.config.collect.statement_deadline;
-        let limits =
-            Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop: &turn.stop };
-        let mut connection = self.context.database.connect()?;
-        // Each question in a transaction of its own: between them a writer may go on.
-        let mut ask = |question: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>| {
-            match connection.within(&limits, question).result {
-                // It took too long: that number is not known, the others may be.
-                Err(QueryError::Aborted(_)) => Ok(()),
-                other => other,
-            }
+    fn scan_queue(&mut self, asker: &mut Asker<'_, '_>, now: Timestamp) -> Result<(), QueryError> {
+        let (Some(mut scan), Some(catalogue)) = (self.scan.take(), &self.catalogue) else {
+            return Ok(());
         };
-        ask(&mut |c| {
-            facts.collections = count(c, "collections")?;
-            facts.tenant = row_exists(c, "tenants", "id='default_tenant'")?;
-            facts.database = row_exists(c, "databases", "name='default_database'")?;
-            facts.migrations = migrations(c)?;
-            Ok(())
-        })?;
-        ask(&mut |c| {
-            facts.records = count(c, "embeddings")?;
-            Ok(())
-        })?;
-        ask(&mut |c| {
-            facts.queue_records = count(c, "embeddings_queue")?;
-            Ok(())
-        })?;
-        ask(&mut |c| {
-            facts.lag = lag(c)?;
-            Ok(())
-        })?;
-        Ok(facts)
+        if !scan.go_on(asker)? {
+            self.scan = Some(scan);
+            return Ok(());
+        }
+        let queue = scan.finish(catalogue);
+        self.lagging = judge_still(&mut self.still, now, &queue.segments);
+        self.queue = Some(queue);
+        Ok(())
+    }
+
+    fn walk_records(
+        &mut self,
+        asker: &mut Asker<'_, '_>,
+        now: Timestamp,
+    ) -> Result<(), QueryError> {
+        let (Some(walk), Some(catalogue)) = (&mut self.walk, &self.catalogue) else {
+            return Ok(());
+        };
+        let ended = walk.go_on(asker, catalogue, now);
+        let old = self.saved.is_none_or(|at| at > now || now.since(at) >= SAVE_EVERY);
+        if old || matches!(ended, Ok(true)) {
+            self.saved = Some(now);
+            self.context.host.state.save(STATE_KIND, &self.context.store.path, walk);
+        }
+        ended.map(|_| ())
+    }
+
+    fn load_walk(&self) -> Walk {
+        self.context.host.state.load(STATE_KIND, &self.context.store.path).unwrap_or_default()
     }
 
     /// From the header alone; no lock. A header that cannot be read is the business of `integrity`.
@@ -198,32 +227,61 @@ impl Contents {
         Ok(header.map(|header| (header.freelist_pages, header.free_bytes())))
     }
 
+    /// Tries again for a while beside a writer when this is the only turn that there will be.
+    fn work_patiently(&mut self, turn: &Turn) -> Result<(), QueryError> {
+        let began = clock::ticks();
+        loop {
+            match self.work(turn) {
+                Err(QueryError::Busy)
+                    if turn.deep && !turn.stopped() && began.elapsed() < PATIENCE =>
+                {
+                    std::thread::sleep(CONFIRM_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     fn samples(&self, now: Timestamp) -> Vec<Sample> {
         let Some((at, _)) = &self.looked else { return Vec::new() };
-        let facts = &self.facts;
         let mut out = vec![AGE.sample(now.since(*at).as_secs_f64())];
-        for (desc, value) in [
-            (&COLLECTIONS, facts.collections),
-            (&RECORDS, facts.records),
-            (&QUEUE_RECORDS, facts.queue_records),
-            (&TENANT, facts.tenant.map(i64::from)),
-            (&DATABASE, facts.database.map(i64::from)),
-        ] {
-            out.extend(value.map(|value| desc.sample(value as f64)));
-        }
-        out.extend(
-            facts.lag.iter().map(|(scope, lag)| QUEUE_LAG.with(vec![(*scope).into()], *lag as f64)),
-        );
-        out.extend(
-            facts.migrations.iter().map(|(dir, n)| MIGRATIONS.with(vec![(*dir).into()], *n as f64)),
-        );
-        out.extend(
-            self.release.iter().map(|version| INSTALLED.with(vec![version.clone().into()], 1.0)),
-        );
-        if let Some((pages, bytes)) = facts.free {
-            out.extend([FREE_PAGES.sample(f64::from(pages)), RECLAIMABLE.sample(bytes as f64)]);
-        }
+        out.extend(series::of_facts(&self.facts));
+        out.extend(self.catalogue.iter().flat_map(series::of_catalogue));
+        out.extend(self.queue.iter().flat_map(series::of_queue));
+        out.extend(self.walk.iter().flat_map(series::of_walk));
+        out.extend(series::of_release(self.release.as_ref()));
         out
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let (Some(_), Some(catalogue)) = (&self.looked, &self.catalogue) else { return Vec::new() };
+        let mut out: Vec<Finding> = self.skew(catalogue).into_iter().collect();
+        out.extend(self.faults.iter().cloned());
+        out.extend(self.queue.iter().flat_map(|queue| queue.findings.iter().cloned()));
+        out.extend(self.lagging.iter().cloned());
+        out.extend(self.walk.iter().flat_map(|walk| walk.findings(catalogue.family)));
+        out
+    }
+
+    /// Whether the Chroma that would open the directory is too old for it. A release that is configured is judged by the
+    /// schema check of `integrity`.
+    fn skew(&self, catalogue: &Catalogue) -> Option<Finding> {
+        let release = self.release.as_ref().filter(|_| self.context.store.chroma_version.is_none());
+        let evidence = schema::skew(release?, catalogue.counts)?;
+        Some(Finding::new(Code::SchemaNewerThanServer, "migrations", evidence))
+    }
+
+    fn problem(&self, error: QueryError) -> CollectError {
+        error.into_problem(self.context.database.path())
+    }
+
+    /// What a deep turn should have read and has not.
+    fn unfinished(&self, turn: &Turn) -> Option<CollectError> {
+        let whole = self.scan.is_none() && self.walk.as_ref().is_none_or(|walk| !walk.under_way());
+        (turn.deep && self.looked.is_some() && !whole).then(|| {
+            let what = "the queue and the documents were not read to their end in the time for it";
+            CollectError::Other(what.to_owned())
+        })
     }
 }
 
@@ -233,11 +291,20 @@ impl Collector for Contents {
     }
 
     fn descs(&self) -> &'static [&'static Desc] {
-        &DESCS
+        &series::DESCS
     }
 
     fn codes(&self) -> &'static [Code] {
-        &CODES
+        // What was not looked for yet is not known to be absent.
+        if self.catalogue.is_none() {
+            return &[];
+        }
+        let known = match (&self.queue, &self.walk) {
+            (Some(_), Some(Walk { done: Some(_), .. })) => CODES.len(),
+            (Some(_), _) => CODES_OF_QUEUE,
+            (None, _) => CODES_OF_LOOK,
+        };
+        CODES.get(..known).unwrap_or(&CODES)
     }
 
     fn pace(&self) -> Pace {
@@ -251,150 +318,52 @@ impl Collector for Contents {
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {
-        let problem = match self.look(turn) {
+        let mut problems = Vec::new();
+        match self.work_patiently(turn) {
             // Chroma was writing, or had just been killed: the last look stands, its age grows.
-            Ok(()) | Err(QueryError::Busy | QueryError::HotJournal | QueryError::Replaced) => None,
+            Ok(())
+            | Err(
+                QueryError::Busy
+                | QueryError::HotJournal
+                | QueryError::Replaced
+                | QueryError::Aborted(_),
+            ) => {}
             Err(error) => {
                 // Nothing that was read from this file before may pass for its present content.
                 self.looked = None;
-                Some(self.problem(error))
+                problems.push(self.problem(error));
             }
-        };
+        }
+        problems.extend(self.unfinished(turn));
         if let Some((_, stamp)) = &self.looked {
             self.release = self.server.release(&self.context, stamp.id, turn.now);
         }
         Observation {
             samples: self.samples(turn.now),
-            findings: self.skew().into_iter().collect(),
-            problems: problem.into_iter().collect(),
+            findings: self.findings(),
+            problems,
             ..Observation::default()
         }
     }
 }
 
-impl Contents {
-    /// Whether the Chroma that would open the directory is too old for it. A release that is configured is judged by the
-    /// schema check of `integrity`.
-    fn skew(&self) -> Option<Finding> {
-        self.looked.as_ref()?;
-        let release = self.release.as_ref().filter(|_| self.context.store.chroma_version.is_none());
-        let evidence = schema::skew(release?, self.facts.counts()?)?;
-        Some(Finding::new(Code::SchemaNewerThanServer, "migrations", evidence))
-    }
-
-    fn problem(&self, error: QueryError) -> CollectError {
-        error.into_problem(self.context.database.path())
-    }
-}
-
-/// Rows of a table; `None` when this release has no such table. The names are constants of this file.
-fn count(connection: &Connection, table: &str) -> rusqlite::Result<Option<i64>> {
-    if !table_exists(connection, table)? {
-        return Ok(None);
-    }
-    connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).map(Some)
-}
-
-fn row_exists(
-    connection: &Connection,
-    table: &str,
-    condition: &str,
-) -> rusqlite::Result<Option<bool>> {
-    if !table_exists(connection, table)? {
-        return Ok(None);
-    }
-    let sql = format!("SELECT EXISTS(SELECT 1 FROM {table} WHERE {condition})");
-    connection.query_row(&sql, [], |row| row.get(0)).map(Some)
-}
-
-fn table_exists(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
-    let sql = "SELECT 1 FROM sqlite_schema WHERE type='table' AND name=?1";
-    Ok(connection.query_row(sql, [table], |_| Ok(())).optional()?.is_some())
-}
-
-fn migrations(connection: &Connection) -> rusqlite::Result<Vec<(&'static str, i64)>> {
-    if !table_exists(connection, "migrations")? {
-        return Ok(Vec::new());
-    }
-    crate::format::schema::Dir::ALL
-        .iter()
-        .map(|dir| {
-            let sql = "SELECT count(*) FROM migrations WHERE dir=?1";
-            Ok((dir.as_str(), connection.query_row(sql, [dir.as_str()], |row| row.get(0))?))
-        })
-        .collect()
-}
-
-/// For each scope the operations that its furthest segment is behind. A vector segment that was never flushed is behind
-/// by all its operations; releases before 0.5 keep no position for it, then it is left out.
-fn lag(connection: &Connection) -> rusqlite::Result<BTreeMap<&'static str, i64>> {
-    let mut lags = BTreeMap::new();
-    for table in ["segments", "max_seq_id", "embeddings_queue"] {
-        if !table_exists(connection, table)? {
-            return Ok(lags);
-        }
-    }
-    let keeps_vector_position = table_exists(connection, "embeddings_queue_config")?;
-    let mut ends: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-    let mut statement = connection
-        .prepare("SELECT topic, min(seq_id), max(seq_id) FROM embeddings_queue GROUP BY topic")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let topic: String = row.get(0)?;
-        let collection = topic.rsplit('/').next().unwrap_or_default().to_owned();
-        if ends.len() < COLLECTIONS_MAX {
-            ends.insert(collection, (row.get(1)?, row.get(2)?));
-        }
-    }
-    let mut statement = connection.prepare(
-        "SELECT s.scope, s.collection, m.seq_id FROM segments s LEFT JOIN max_seq_id m ON m.segment_id = s.id",
-    )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (scope, collection): (String, String) = (row.get(0)?, row.get(1)?);
-        let scope = match scope.as_str() {
-            "METADATA" => "metadata",
-            "VECTOR" => "vector",
-            _ => continue,
-        };
-        let Some((first, last)) = ends.get(&collection) else {
-            lags.entry(scope).or_insert(0);
-            continue;
-        };
-        let behind = match position(&row.get(2)?) {
-            Some(position) => last.saturating_sub(position).max(0),
-            None if scope == "vector" && !keeps_vector_position => continue,
-            None => last.saturating_sub(*first).saturating_add(1),
-        };
-        let lag = lags.entry(scope).or_insert(0);
-        *lag = behind.max(*lag);
-    }
-    Ok(lags)
-}
-
-/// A position in the queue: an integer since 1.0, eight bytes before, most significant first.
-fn position(value: &Value) -> Option<i64> {
-    match value {
-        Value::Integer(position) => Some(*position),
-        Value::Blob(bytes) => {
-            let bytes: [u8; 8] = bytes.as_slice().try_into().ok()?;
-            i64::try_from(u64::from_be_bytes(bytes)).ok()
-        }
-        _ => None,
-    }
-}
-
-/// A question beside a writer that waits is given up after this.
-const HOLD_BESIDE_WRITER: Duration = Duration::from_millis(10);
-
-/// More topics than this are not told apart.
-const COLLECTIONS_MAX: usize = 100_000;
+const STATE_KIND: &str = "records";
+/// Time between two readings that must agree.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
+/// What one turn spends on each walk.
+const TURN_BUDGET: Duration = Duration::from_millis(250);
+/// How long a single turn waits for its moment beside a writer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The place of a long walk is written down so often.
+const SAVE_EVERY: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests {
     use std::{path::Path, sync::Arc};
 
-    use super::*;
+    use rusqlite::Connection;
+
+    use super::{catalogue::Scope, *};
     use crate::{
         config::{BackupPolicy, Config, PermissionPolicy, Store},
         host::Host,
@@ -436,16 +405,20 @@ mod tests {
             let (mut contents, context) = contents(dir.path());
             let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
             assert!(reading.success(), "{name}: {:?}", reading.observation.problems);
-            let facts = &contents.facts;
-            assert_eq!((facts.collections, facts.records), (Some(2), Some(records)), "{name}");
+            let (facts, catalogue) = (&contents.facts, contents.catalogue.as_ref().unwrap());
+            assert_eq!((catalogue.collections.len(), facts.records), (2, Some(records)), "{name}");
             assert_eq!((facts.tenant, facts.database), (Some(true), Some(true)), "{name}");
+            assert_eq!(catalogue.counts[0], sysdb, "{name}");
+            let lag = &contents.queue.as_ref().unwrap().lag;
+            assert_eq!(lag.get(&Scope::Metadata), Some(&0), "{name}");
+            let vector = (name != "chroma-0.4.24").then_some(&10);
+            assert_eq!(lag.get(&Scope::Vector), vector, "{name}");
+            assert_eq!(reading.observation.findings, [], "{name}");
             assert_eq!(
-                facts.migrations.iter().find(|(dir, _)| *dir == "sysdb"),
-                Some(&("sysdb", sysdb)),
-                "{name}"
+                reading.codes.len(),
+                CODES.len(),
+                "{name}: a small store is walked in one turn"
             );
-            assert_eq!(facts.lag.get("metadata"), Some(&0), "{name}");
-            assert_eq!(facts.lag.contains_key("vector"), name != "chroma-0.4.24", "{name}");
         }
     }
 
@@ -455,7 +428,8 @@ mod tests {
         fixture("chroma-1.5.9-fresh", dir.path());
         let (mut contents, context) = contents(dir.path());
         assert!(scheduler::run_once(&mut contents, &context, false, Arc::default()).success());
-        assert!(contents.facts.lag["vector"] > 0, "nothing was flushed yet");
+        let queue = contents.queue.as_ref().unwrap();
+        assert!(queue.lag[&Scope::Vector] > 0, "nothing was flushed yet");
         let tried = contents.tried;
         let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
         assert!(reading.success() && contents.tried == tried);
@@ -463,14 +437,5 @@ mod tests {
         let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
         assert!(!reading.success());
         assert!(reading.observation.samples.is_empty(), "old numbers would pass for present ones");
-    }
-
-    #[test]
-    fn positions_are_read_in_both_forms() {
-        assert_eq!(position(&Value::Integer(7)), Some(7));
-        assert_eq!(position(&Value::Blob(vec![0, 0, 0, 0, 0, 0, 1, 2])), Some(258));
-        assert_eq!(position(&Value::Blob(vec![1])), None);
-        assert_eq!(position(&Value::Blob(vec![0xff; 8])), None);
-        assert_eq!(position(&Value::Null), None);
     }
 }

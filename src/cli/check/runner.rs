@@ -41,7 +41,7 @@ pub(super) fn look(
     // Whole-file checks read as fast as the disk can: one at a time, after everything that is cheap. Their deadlines
     // begin when their turn comes.
     let (heavy, cheap): (Vec<_>, Vec<_>) =
-        config.enabled.iter().copied().partition(|name| deep && *name == CollectorName::Integrity);
+        config.enabled.iter().copied().partition(|name| deep && reads_whole_files(*name));
     let mut looks = side_by_side(
         &contexts,
         |context| {
@@ -97,14 +97,18 @@ fn side_by_side<T: Send>(
 fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Running) -> Look {
     let collector = collectors::build(name, context);
     let mut deadline = collector.pace().deadline;
-    if deep && name == CollectorName::Integrity {
-        // The quick and the full check, one after the other.
+    if deep && reads_whole_files(name) {
+        // The quick and the full check, or the queue and the records, one after the other.
         deadline = deadline.max(context.config.collect.check_deadline * 2);
     }
     running.begin(&context.store.name, name);
     let observation = run_bounded(collector, context, deep, deadline, GRACE);
     running.end_of(&context.store.name);
     Look { collector: name, observation }
+}
+
+const fn reads_whole_files(name: CollectorName) -> bool {
+    matches!(name, CollectorName::Integrity | CollectorName::Contents)
 }
 
 /// One run that is told to stop at `deadline`, and left behind when it has not stopped after `grace`.

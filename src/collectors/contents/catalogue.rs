@@ -1,0 +1,496 @@
+//! Tenants, databases, collections and their segments: read whole, in short transactions, and judged purely.
+//!
+//! Chroma before 1.0 makes a collection in more than one transaction, so what is found is said only when a second reading
+//! finds it too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::Connection;
+
+use super::{
+    ask::{Asker, Cell, bounded, columns, first, tables},
+    tally::Tally,
+};
+use crate::{
+    findings::{Code, Finding, Severity},
+    format::{
+        config::{SYNC_THRESHOLD, judge_config, judge_queue_config, judge_schema},
+        schema::{Dir, Family},
+    },
+    store::database::QueryError,
+};
+
+/// What the catalogue holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Catalogue {
+    pub(super) family: Family,
+    pub(super) counts: [u32; 3],
+    pub(super) tables: BTreeSet<String>,
+    /// Ids; `None` when this release has no such table.
+    pub(super) tenants: Option<BTreeSet<String>>,
+    /// Id and tenant.
+    pub(super) databases: Option<BTreeMap<String, Database>>,
+    pub(super) collections: BTreeMap<String, Collection>,
+    pub(super) segments: Vec<Segment>,
+    /// The newest row of the queue when the reading began.
+    pub(super) newest: Option<i64>,
+    /// Whether the queue is purged by itself; `None` when nothing says so.
+    pub(super) purge: Option<bool>,
+    queue_config: Result<(), String>,
+    /// More collections or segments than are read.
+    pub(super) cut: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Database {
+    name: String,
+    tenant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Collection {
+    pub(super) name: String,
+    pub(super) dimension: Cell,
+    database: Option<String>,
+    config: Result<(), String>,
+    pub(super) sync_threshold: u64,
+    /// Whether records are there although no dimension is.
+    records_without_dimension: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) id: String,
+    kind: String,
+    pub(super) scope: Option<Scope>,
+    pub(super) collection: String,
+}
+
+/// What a segment holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Scope {
+    Metadata,
+    Vector,
+}
+
+impl Scope {
+    pub(super) const ALL: [Self; 2] = [Self::Metadata, Self::Vector];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Vector => "vector",
+        }
+    }
+}
+
+impl Catalogue {
+    /// Reads it. `None` when a part took too long.
+    pub(super) fn read(asker: &mut Asker<'_, '_>) -> Result<Option<Self>, QueryError> {
+        let Some(mut catalogue) = asker.ask(Self::read_roots)? else { return Ok(None) };
+        let has = |table: &str| catalogue.tables.contains(table);
+        let (with_collections, with_segments) = (has("collections"), has("segments"));
+        if with_collections {
+            let Some(known) = asker.ask(|c| columns(c, "collections"))? else { return Ok(None) };
+            let mut last = i64::MIN;
+            while catalogue.collections.len() < COLLECTIONS_MAX {
+                let part =
+                    asker.slice(|c, rows| catalogue.read_collections(c, &known, last, rows))?;
+                let Some(part) = part else { return Ok(None) };
+                let Some(end) = part.last().map(|(rowid, _, _)| *rowid) else { break };
+                last = end;
+                catalogue.collections.extend(part.into_iter().map(|(_, id, row)| (id, row)));
+            }
+        }
+        if with_segments {
+            let mut last = i64::MIN;
+            while catalogue.segments.len() < 2 * COLLECTIONS_MAX {
+                let part = asker.slice(|c, rows| read_segments(c, last, rows))?;
+                let Some(part) = part else { return Ok(None) };
+                let Some(end) = part.last().map(|(rowid, _)| *rowid) else { break };
+                last = end;
+                catalogue.segments.extend(part.into_iter().map(|(_, segment)| segment));
+            }
+        }
+        catalogue.cut = catalogue.collections.len() >= COLLECTIONS_MAX
+            || catalogue.segments.len() >= 2 * COLLECTIONS_MAX;
+        Ok(Some(catalogue))
+    }
+
+    /// The small tables.
+    fn read_roots(connection: &Connection) -> rusqlite::Result<Self> {
+        let tables = tables(connection)?;
+        let mut counts = [0; 3];
+        if tables.contains("migrations") {
+            for (count, dir) in counts.iter_mut().zip(Dir::ALL) {
+                let sql = "SELECT count(*) FROM migrations WHERE dir=?1";
+                *count = connection.query_row(sql, [dir.as_str()], |row| row.get(0))?;
+            }
+        }
+        let mut catalogue = Self {
+            family: family(connection, &tables, counts)?,
+            counts,
+            tenants: None,
+            databases: None,
+            collections: BTreeMap::new(),
+            segments: Vec::new(),
+            newest: None,
+            purge: None,
+            queue_config: Ok(()),
+            cut: false,
+            tables,
+        };
+        if catalogue.tables.contains("embeddings_queue") {
+            let sql = "SELECT max(seq_id) FROM embeddings_queue";
+            catalogue.newest = first(connection, sql)?.and_then(|cell| cell.integer());
+        }
+        if catalogue.tables.contains("tenants") {
+            let sql = format!("SELECT {} FROM tenants LIMIT {COLLECTIONS_MAX}", id("id"));
+            let mut statement = connection.prepare(&sql)?;
+            let rows = statement.query_map([], |row| Cell::of(row, 0))?;
+            let ids = rows.map(|cell| cell.map(into_text)).collect::<Result<_, _>>()?;
+            catalogue.tenants = Some(ids);
+        }
+        if catalogue.tables.contains("databases") {
+            let [key, name, tenant] = ["id", "name", "tenant_id"].map(id);
+            let sql =
+                format!("SELECT {key}, {name}, {tenant} FROM databases LIMIT {COLLECTIONS_MAX}");
+            let mut statement = connection.prepare(&sql)?;
+            let rows = statement.query_map([], |row| {
+                let cell = |column| Cell::of(row, column).map(into_text);
+                Ok((cell(0)?, Database { name: cell(1)?, tenant: cell(2)? }))
+            })?;
+            catalogue.databases = Some(rows.collect::<Result<_, _>>()?);
+        }
+        if catalogue.tables.contains("embeddings_queue_config") {
+            let text = bounded("config_json_str", JSON_BYTES_MAX);
+            let sql = format!("SELECT {text} FROM embeddings_queue_config ORDER BY id LIMIT 1");
+            match first(connection, &sql)?.map(|cell| cell.text().map(judge_queue_config)) {
+                // Without a row Chroma writes one.
+                None => {}
+                Some(Some(Ok(purge))) => catalogue.purge = purge,
+                Some(Some(Err(reason))) => catalogue.queue_config = Err(reason),
+                Some(None) => catalogue.queue_config = Err("it is no text".to_owned()),
+            }
+        }
+        Ok(catalogue)
+    }
+
+    fn read_collections(
+        &self,
+        connection: &Connection,
+        known: &BTreeSet<String>,
+        after: i64,
+        rows: u32,
+    ) -> rusqlite::Result<Vec<(i64, String, Collection)>> {
+        let column = |name: &str, sql: String| {
+            if known.contains(name) { sql } else { "NULL".to_owned() }
+        };
+        let sql = format!(
+            "SELECT rowid, {}, {}, {}, {}, {}, {} FROM collections WHERE rowid > ?1 ORDER BY rowid LIMIT ?2",
+            id("id"),
+            id("name"),
+            column("dimension", bounded("dimension", 100)),
+            column("database_id", id("database_id")),
+            column("config_json_str", bounded("config_json_str", JSON_BYTES_MAX)),
+            column("schema_str", bounded("schema_str", JSON_BYTES_MAX)),
+        );
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query((after, rows.min(COLLECTION_ROWS_MAX)))?;
+        let mut out = Vec::new();
+        while let Some(row) = rows.next()? {
+            let key = into_text(Cell::of(row, 1)?);
+            let dimension = Cell::of(row, 3)?;
+            let mut sync_threshold = self.sync_threshold_of(connection, &key)?;
+            let mut config = Ok(());
+            for (part, text) in [("config_json_str", 5), ("schema_str", 6)] {
+                let stated = match Cell::of(row, text)? {
+                    // None, or too long to look at.
+                    Cell::Null => Ok(None),
+                    Cell::Text(text) if part == "schema_str" => judge_schema(&text),
+                    Cell::Text(text) => judge_config(&text, self.family),
+                    other if self.family == Family::Rust => {
+                        Err(format!("it is {} instead of a text", other.kind()))
+                    }
+                    _ => Ok(None),
+                };
+                match stated {
+                    Ok(stated) => sync_threshold = sync_threshold.max(stated),
+                    Err(reason) if config.is_ok() && self.family != Family::Unknown => {
+                        config = Err(format!("{part}: {reason}"));
+                    }
+                    Err(_) => {}
+                }
+            }
+            let records_without_dimension =
+                dimension == Cell::Null && self.has_records(connection, &key)?;
+            let collection = Collection {
+                name: into_text(Cell::of(row, 2)?),
+                dimension,
+                database: Some(into_text(Cell::of(row, 4)?))
+                    .filter(|_| known.contains("database_id")),
+                config,
+                sync_threshold: sync_threshold.unwrap_or(SYNC_THRESHOLD),
+                records_without_dimension,
+            };
+            out.push((row.get(0)?, key, collection));
+        }
+        Ok(out)
+    }
+
+    /// Where Chroma below 1.0 keeps it.
+    fn sync_threshold_of(
+        &self,
+        connection: &Connection,
+        key: &str,
+    ) -> rusqlite::Result<Option<u64>> {
+        if !self.tables.contains("collection_metadata") {
+            return Ok(None);
+        }
+        let sql = "SELECT int_value FROM collection_metadata WHERE collection_id=?1 AND key='hnsw:sync_threshold'";
+        let mut statement = connection.prepare(sql)?;
+        let mut rows = statement.query([key])?;
+        let cell = rows.next()?.map(|row| Cell::of(row, 0)).transpose()?;
+        Ok(cell.and_then(|cell| u64::try_from(cell.integer()?).ok()))
+    }
+
+    fn has_records(&self, connection: &Connection, key: &str) -> rusqlite::Result<bool> {
+        if !self.tables.contains("segments") || !self.tables.contains("embeddings") {
+            return Ok(false);
+        }
+        let sql = "SELECT EXISTS(SELECT 1 FROM embeddings WHERE segment_id IN \
+                   (SELECT id FROM segments WHERE collection=?1))";
+        connection.prepare(sql)?.query_row([key], |row| row.get(0))
+    }
+
+    /// The segments of each collection.
+    pub(super) fn segments_of(&self) -> BTreeMap<&str, Vec<&Segment>> {
+        let mut out: BTreeMap<&str, Vec<&Segment>> = BTreeMap::new();
+        for segment in &self.segments {
+            out.entry(segment.collection.as_str()).or_default().push(segment);
+        }
+        out
+    }
+
+    /// Everything wrong with it.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let mut tally = Tally::default();
+        if let Err(reason) = &self.queue_config {
+            let words =
+                || format!("config_json_str: {reason}; Chroma 1.x does not open the database");
+            tally.add(Code::CollectionConfigInvalid, "embeddings_queue_config", words);
+        }
+        let segments = self.segments_of();
+        for (key, collection) in &self.collections {
+            self.judge_config(&mut tally, key, collection);
+            let own = segments.get(key.as_str()).map(Vec::as_slice).unwrap_or_default();
+            if self.tables.contains("segments") && !self.cut {
+                self.judge_segments(&mut tally, collection, own);
+            }
+            self.judge_home(&mut tally, collection);
+        }
+        self.judge_databases(&mut tally);
+        if self.tables.contains("collections") && !self.cut {
+            for segment in &self.segments {
+                if !self.collections.contains_key(&segment.collection) {
+                    let words = || {
+                        format!(
+                            "segment {} belongs to no collection: its name is lost, its records may be there",
+                            segment.id
+                        )
+                    };
+                    tally.add(Code::OrphanRows, "segments", words);
+                }
+            }
+        }
+        tally.into_findings()
+    }
+
+    fn judge_config(&self, tally: &mut Tally, key: &str, collection: &Collection) {
+        let name = &collection.name;
+        if !is_uuid(key) {
+            let words =
+                || format!("\"{name}\": its id is no UUID, and no list of collections can be made");
+            tally.add(Code::CollectionConfigInvalid, "collections", words);
+        }
+        if let Err(reason) = &collection.config {
+            let words = || format!("\"{name}\": {reason}");
+            tally.add(Code::CollectionConfigInvalid, "collections", words);
+        }
+        let reason = match &collection.dimension {
+            Cell::Null if collection.records_without_dimension => {
+                "it has records and no dimension: queries give nothing, without an error".to_owned()
+            }
+            Cell::Null | Cell::Integer(1..) => return,
+            // Chroma below 1.0 takes 0 for none.
+            Cell::Integer(0) if matches!(self.family, Family::Oldest | Family::Python) => return,
+            Cell::Integer(dimension) => format!("its dimension is {dimension}"),
+            other => format!("its dimension is {} instead of an integer", other.kind()),
+        };
+        let words = || format!("\"{name}\": {reason}");
+        tally.add(Code::CollectionDimensionMismatch, "collections", words);
+    }
+
+    fn judge_segments(&self, tally: &mut Tally, collection: &Collection, own: &[&Segment]) {
+        let name = &collection.name;
+        let mut add = |reason: String| {
+            tally.add(Code::CollectionWithoutSegments, "segments", || {
+                format!("\"{name}\" {reason}")
+            });
+        };
+        for scope in Scope::ALL {
+            let of_scope = || own.iter().filter(|segment| segment.scope == Some(scope));
+            match of_scope().count() {
+                0 => add(format!("has no {} segment", scope.as_str())),
+                1 => {}
+                n => add(format!(
+                    "has {n} {} segments: reads and writes go now to one, now to another",
+                    scope.as_str()
+                )),
+            }
+        }
+        for segment in own {
+            if !is_uuid(&segment.id) {
+                add("has a segment whose id is no UUID".to_owned());
+            } else if self.family != Family::Unknown
+                && segment.scope.is_some()
+                && !KINDS.contains(&segment.kind.as_str())
+            {
+                add("has a segment of a kind that no Chroma knows".to_owned());
+            }
+        }
+    }
+
+    /// A collection whose database is gone is in no list and can be had by no name.
+    fn judge_home(&self, tally: &mut Tally, collection: &Collection) {
+        let (Some(databases), Some(database)) = (&self.databases, &collection.database) else {
+            return;
+        };
+        // Its absence is a finding of its own.
+        let explained = database == DEFAULT_DATABASE_ID;
+        if !databases.contains_key(database) && !explained {
+            let words = || {
+                format!(
+                    "\"{}\" belongs to no database: it is hidden, its data are there",
+                    collection.name
+                )
+            };
+            tally.add_with(Code::OrphanRows, Severity::Critical, "collections", words);
+        }
+    }
+
+    fn judge_databases(&self, tally: &mut Tally) {
+        let (Some(tenants), Some(databases)) = (&self.tenants, &self.databases) else { return };
+        for (key, database) in databases {
+            if tenants.contains(&database.tenant) || database.tenant == "default_tenant" {
+                continue;
+            }
+            let held =
+                self.collections.values().filter(|c| c.database.as_ref() == Some(key)).count();
+            let severity = if held > 0 { Severity::Critical } else { Severity::Warning };
+            let words = || {
+                format!(
+                    "database \"{}\" belongs to no tenant: it is hidden, with {held} collections",
+                    database.name
+                )
+            };
+            tally.add_with(Code::OrphanRows, severity, "databases", words);
+        }
+    }
+}
+
+/// By the migrations that are recorded, unless the tables say otherwise: then only what holds for every Chroma is judged.
+fn family(
+    connection: &Connection,
+    tables: &BTreeSet<String>,
+    counts: [u32; 3],
+) -> rusqlite::Result<Family> {
+    let recorded = Family::of(counts);
+    let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name='seq_id'";
+    let integers = first(connection, sql)?.map(|kind| kind.text() == Some("INTEGER"));
+    let borne = match (integers, tables.contains("embeddings_queue_config")) {
+        // The absence of a table is a finding of its own.
+        (None, _) => recorded,
+        (Some(true), _) => Family::Rust,
+        (Some(false), true) => Family::Python,
+        (Some(false), false) => Family::Oldest,
+    };
+    Ok(if borne == recorded { recorded } else { Family::Unknown })
+}
+
+fn read_segments(
+    connection: &Connection,
+    after: i64,
+    rows: u32,
+) -> rusqlite::Result<Vec<(i64, Segment)>> {
+    let [key, kind, scope, collection] = ["id", "type", "scope", "collection"].map(id);
+    let sql = format!(
+        "SELECT rowid, {key}, {kind}, {scope}, {collection} FROM segments WHERE rowid > ?1 ORDER BY rowid LIMIT ?2"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map((after, rows), |row| {
+        let cell = |column| Cell::of(row, column).map(into_text);
+        let scope = match cell(3)?.as_str() {
+            "METADATA" => Some(Scope::Metadata),
+            "VECTOR" => Some(Scope::Vector),
+            _ => None,
+        };
+        Ok((row.get(0)?, Segment { id: cell(1)?, kind: cell(2)?, scope, collection: cell(4)? }))
+    })?;
+    rows.collect()
+}
+
+fn id(column: &str) -> String {
+    bounded(column, ID_BYTES_MAX)
+}
+
+/// Ids and names that are no text, or too long for one, read as nothing and so are found nowhere.
+fn into_text(cell: Cell) -> String {
+    match cell {
+        Cell::Text(text) => text,
+        _ => String::new(),
+    }
+}
+
+/// `8-4-4-4-12` hexadecimal digits, or 32 without the dashes: what Chroma's parsers take.
+fn is_uuid(text: &str) -> bool {
+    let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+    let dashes: Vec<usize> = text.match_indices('-').map(|(at, _)| at).collect();
+    digits == 32
+        && digits + dashes.len() == text.len()
+        && (dashes.is_empty() || dashes == [8, 13, 18, 23])
+}
+
+/// Kinds of segments that Chroma on one host makes.
+const KINDS: [&str; 3] = [
+    "urn:chroma:segment/vector/hnsw-local-persisted",
+    "urn:chroma:segment/vector/hnsw-local-memory",
+    "urn:chroma:segment/metadata/sqlite",
+];
+const DEFAULT_DATABASE_ID: &str = "00000000-0000-0000-0000-000000000000";
+const ID_BYTES_MAX: u32 = 1000;
+/// Longer texts are not looked at.
+const JSON_BYTES_MAX: u32 = 1024 * 1024;
+/// Most collections that are told apart.
+pub(super) const COLLECTIONS_MAX: usize = 100_000;
+/// Their rows are large.
+const COLLECTION_ROWS_MAX: u32 = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_as_chroma_does() {
+        for (text, want) in [
+            ("743d99e4-4df0-475d-bdfd-21be0584c221", true),
+            ("743d99e44df0475dbdfd21be0584c221", true),
+            ("743d99e4-4df0-475d-bdfd-21be0584c22", false),
+            ("743d99e44df0-475d-bdfd-21be0584-c221", false),
+            ("banana", false),
+            ("", false),
+        ] {
+            assert_eq!(is_uuid(text), want, "{text}");
+        }
+    }
+}

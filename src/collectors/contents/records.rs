@@ -1,0 +1,361 @@
+//! A walk over the rows of all records, in slices by their key, with the place kept between turns and restarts: whether the
+//! two copies of each document agree, whether the full-text table has every document and no other, and which rows belong
+//! to nothing.
+//!
+//! Chroma writes a document twice in one transaction, into `embedding_metadata` (key `chroma:document`) and into the
+//! content table of the full-text index, under the same key. Each slice is one read transaction, so a writer can make no
+//! difference. Two copies of one length that differ are silent damage (a flipped bit, a page of another file): no check of
+//! SQLite sees it in a table that has no index over it. Copies of different length were written at different times.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ask::{Asker, Cell},
+    catalogue::Catalogue,
+    tally::{Cases, Tally},
+};
+use crate::{
+    clock::Timestamp,
+    findings::{Code, Finding, Severity},
+    format::schema::Family,
+    host::processes::FileId,
+    store::database::QueryError,
+};
+
+/// What one whole walk saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    /// Rows of `embeddings`.
+    pub(super) records: u64,
+    /// Of one length, but not the same; by record.
+    pub(super) changed: Cases,
+    /// Of different lengths.
+    pub(super) other: Cases,
+    /// Documents that the full-text table has not.
+    pub(super) missing: Cases,
+    /// Texts in the full-text table for records without a document.
+    pub(super) stale: Cases,
+    /// Texts in the full-text table for records that are gone.
+    pub(super) leftover: u64,
+    /// Records whose metadata are there, and they are not.
+    pub(super) headless: Cases,
+    /// The same for lists; Chroma 1.5.9 leaves those of deleted collections behind.
+    pub(super) lists: u64,
+    /// Records by segment, of segments that the catalogue had not.
+    pub(super) homeless: BTreeMap<String, u64>,
+}
+
+/// The walk.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Walk {
+    file: Option<FileId>,
+    /// Records up to this one have been seen.
+    at: i64,
+    under_way: Option<Seen>,
+    /// The last whole walk, and when it ended.
+    pub(super) done: Option<(Timestamp, Seen)>,
+}
+
+/// One slice.
+struct Slice {
+    upto: i64,
+    seen: Seen,
+}
+
+impl Walk {
+    /// Forgets what is about another file.
+    pub(super) fn about(&mut self, file: FileId) {
+        if self.file != Some(file) {
+            *self = Self { file: Some(file), ..Self::default() };
+        }
+    }
+
+    /// Whether a walk is under way or, with the last one longer ago than `interval`, shall begin.
+    pub(super) fn due(&self, now: Timestamp, interval: std::time::Duration) -> bool {
+        let old = |(at, _): &(Timestamp, Seen)| *at > now || now.since(*at) >= interval;
+        self.under_way.is_some() || self.done.as_ref().is_none_or(old)
+    }
+
+    /// Whether one was begun and has not come to its end.
+    pub(super) const fn under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Begins at the first record again.
+    pub(super) fn start_over(&mut self) {
+        self.under_way = None;
+    }
+
+    /// Goes on as far as the budget allows; says whether the end was reached.
+    pub(super) fn go_on(
+        &mut self,
+        asker: &mut Asker<'_, '_>,
+        catalogue: &Catalogue,
+        now: Timestamp,
+    ) -> Result<bool, QueryError> {
+        if self.under_way.is_none() {
+            self.at = i64::MIN;
+        }
+        let Some(parts) = Parts::of(catalogue) else {
+            self.done = Some((now, Seen::default()));
+            return Ok(true);
+        };
+        let known: BTreeSet<&str> = catalogue.segments.iter().map(|s| s.id.as_str()).collect();
+        let mut under_way = self.under_way.take().unwrap_or_default();
+        loop {
+            let after = self.at;
+            let slice = match asker.slice(|c, rows| parts.read(c, after, rows)) {
+                Ok(Some(slice)) => slice,
+                other => {
+                    self.under_way = Some(under_way);
+                    return other.map(|_| false);
+                }
+            };
+            under_way.add(slice.seen, &known);
+            self.at = slice.upto;
+            if slice.upto == i64::MAX {
+                // Some may have been made or deleted since the catalogue was read.
+                let confirmed = asker.ask(|c| still_homeless(c, under_way.homeless.keys()));
+                match confirmed {
+                    Ok(confirmed) => {
+                        let confirmed = confirmed.unwrap_or_default();
+                        under_way.homeless.retain(|segment, _| confirmed.contains(segment));
+                    }
+                    Err(error) => {
+                        self.under_way = Some(under_way);
+                        return Err(error);
+                    }
+                }
+                self.done = Some((now, under_way));
+                return Ok(true);
+            }
+        }
+    }
+
+    /// What the last whole walk found, and what the one under way found that it had not.
+    pub(super) fn findings(&self, family: Family) -> Vec<Finding> {
+        let mut findings =
+            self.done.as_ref().map(|(_, seen)| seen.findings(family)).unwrap_or_default();
+        let new = self.under_way.as_ref().map(|seen| seen.findings(family)).unwrap_or_default();
+        for finding in new {
+            if !findings.iter().any(|f| f.code == finding.code && f.subject == finding.subject) {
+                findings.push(finding);
+            }
+        }
+        findings
+    }
+}
+
+impl Seen {
+    fn add(&mut self, slice: Self, known: &BTreeSet<&str>) {
+        self.records = self.records.saturating_add(slice.records);
+        self.leftover = self.leftover.saturating_add(slice.leftover);
+        self.lists = self.lists.saturating_add(slice.lists);
+        for (cases, more) in [
+            (&mut self.changed, slice.changed),
+            (&mut self.other, slice.other),
+            (&mut self.missing, slice.missing),
+            (&mut self.stale, slice.stale),
+            (&mut self.headless, slice.headless),
+        ] {
+            cases.merge(more);
+        }
+        for (segment, records) in slice.homeless {
+            if !known.contains(segment.as_str()) && self.homeless.len() < HOMELESS_MAX {
+                *self.homeless.entry(segment).or_default() += records;
+            }
+        }
+    }
+
+    fn findings(&self, family: Family) -> Vec<Finding> {
+        let mut tally = Tally::default();
+        let records = |cases: &Cases| {
+            let s = if cases.count == 1 { "" } else { "s" };
+            format!("{} record{s}, embeddings.id {}", cases.count, cases.words(", "))
+        };
+        let mut add = |code, subject, cases: &Cases, what: &str| {
+            if cases.count > 0 {
+                tally.add(code, subject, || format!("{what}: {}", records(cases)));
+            }
+        };
+        let text = "the two copies of the document have one length and differ";
+        add(Code::SqliteValueMismatch, "embedding_metadata", &self.changed, text);
+        let table = "embedding_fulltext_search";
+        let text = "the document is not in the full-text table";
+        add(Code::FtsOutOfStep, table, &self.missing, text);
+        let text = "the full-text table has another text";
+        add(Code::FtsOutOfStep, table, &self.other, text);
+        let text = "the full-text table has a text and the record has no document";
+        add(Code::FtsOutOfStep, table, &self.stale, text);
+        let text = "metadata are there and their record is not";
+        add(Code::OrphanRows, "embedding_metadata", &self.headless, text);
+        if !self.homeless.is_empty() {
+            let (segments, rows) = (self.homeless.len(), self.homeless.values().sum::<u64>());
+            // Chroma below 1.0 leaves them behind when a collection is deleted, with their documents.
+            let severity = match family {
+                Family::Oldest | Family::Python => Severity::Info,
+                Family::Rust | Family::Unknown => Severity::Warning,
+            };
+            let words = || {
+                format!(
+                    "{rows} records belong to {segments} segments that are not there; Chroma below 1.0 leaves those of deleted collections behind"
+                )
+            };
+            tally.add_with(Code::OrphanRows, severity, "embeddings", words);
+        }
+        tally.into_findings()
+    }
+}
+
+/// Those of `segments` that have records and are not in the catalogue.
+fn still_homeless<'a>(
+    connection: &Connection,
+    segments: impl Iterator<Item = &'a String>,
+) -> rusqlite::Result<BTreeSet<String>> {
+    let sql = "SELECT EXISTS(SELECT 1 FROM embeddings WHERE segment_id=?1) \
+               AND NOT EXISTS(SELECT 1 FROM segments WHERE id=?1)";
+    let mut statement = connection.prepare(sql)?;
+    let mut out = BTreeSet::new();
+    for segment in segments {
+        if statement.query_row([segment], |row| row.get(0))? {
+            out.insert(segment.clone());
+        }
+    }
+    Ok(out)
+}
+
+/// Which tables there are.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    metadata: bool,
+    arrays: bool,
+    fulltext: bool,
+}
+
+impl Parts {
+    /// `None` without the table of the records: then there is nothing to walk over.
+    fn of(catalogue: &Catalogue) -> Option<Self> {
+        let has = |table: &str| catalogue.tables.contains(table);
+        has("embeddings").then(|| Self {
+            metadata: has("embedding_metadata"),
+            arrays: has("embedding_metadata_array"),
+            fulltext: has("embedding_metadata") && has("embedding_fulltext_search") && has(CONTENT),
+        })
+    }
+
+    /// The records behind `after`, in about `rows` rows of each table.
+    fn read(self, connection: &Connection, after: i64, rows: u32) -> rusqlite::Result<Slice> {
+        let mut seen = Seen::default();
+        let upto = self.end(connection, after, rows)?;
+        let range = (after, upto);
+        let sql = "SELECT CASE WHEN octet_length(segment_id) <= 1000 THEN segment_id ELSE '' END, count(*) \
+                   FROM embeddings WHERE id > ?1 AND id <= ?2 GROUP BY 1";
+        let mut statement = connection.prepare(sql)?;
+        let mut rows = statement.query(range)?;
+        while let Some(row) = rows.next()? {
+            let (segment, records) = (Cell::of(row, 0)?, row.get::<_, i64>(1)?.unsigned_abs());
+            seen.records += records;
+            seen.homeless.insert(segment.text().unwrap_or_default().to_owned(), records);
+        }
+        if self.metadata {
+            ids(connection, &headless("embedding_metadata"), range, &mut seen.headless)?;
+        }
+        if self.arrays {
+            let mut cases = Cases::default();
+            ids(connection, &headless("embedding_metadata_array"), range, &mut cases)?;
+            seen.lists = cases.count;
+        }
+        if self.fulltext {
+            compare(connection, range, &mut seen)?;
+        }
+        Ok(Slice { upto, seen })
+    }
+
+    /// The end of the slice: no table has more than about `rows` rows up to it.
+    fn end(self, connection: &Connection, after: i64, rows: u32) -> rusqlite::Result<i64> {
+        let mut upto = i64::MAX;
+        for (there, table) in [
+            (true, "embeddings"),
+            (self.metadata, "embedding_metadata"),
+            (self.arrays, "embedding_metadata_array"),
+            (self.fulltext, CONTENT),
+        ] {
+            if !there {
+                continue;
+            }
+            let sql = format!("SELECT id FROM {table} WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2");
+            let mut statement = connection.prepare(&sql)?;
+            let mut found = statement.query((after, rows))?;
+            if let Some(row) = found.next()? {
+                upto = upto.min(row.get(0)?);
+            }
+        }
+        Ok(upto)
+    }
+}
+
+/// Distinct ids of rows whose record is not there.
+fn headless(table: &str) -> String {
+    format!(
+        "SELECT DISTINCT id FROM {table} AS m WHERE id > ?1 AND id <= ?2 \
+         AND NOT EXISTS (SELECT 1 FROM embeddings AS e WHERE e.id = m.id)"
+    )
+}
+
+fn ids(
+    connection: &Connection,
+    sql: &str,
+    range: (i64, i64),
+    cases: &mut Cases,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(range)?;
+    while let Some(row) = rows.next()? {
+        let id: i64 = row.get(0)?;
+        cases.add(|| id.to_string());
+    }
+    Ok(())
+}
+
+fn compare(connection: &Connection, range: (i64, i64), seen: &mut Seen) -> rusqlite::Result<()> {
+    let sql = format!(
+        "SELECT m.id, f.id IS NULL, octet_length(f.c0) = octet_length(m.string_value) \
+         FROM embedding_metadata AS m JOIN embeddings AS e ON e.id = m.id LEFT JOIN {CONTENT} AS f ON f.id = m.id \
+         WHERE m.id > ?1 AND m.id <= ?2 AND m.key = 'chroma:document' AND m.string_value IS NOT NULL \
+         AND (f.id IS NULL OR f.c0 IS NOT m.string_value)"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(range)?;
+    while let Some(row) = rows.next()? {
+        let (id, missing, same_length): (i64, bool, Option<bool>) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
+        let cases = match (missing, same_length) {
+            (true, _) => &mut seen.missing,
+            (false, Some(true)) => &mut seen.changed,
+            (false, _) => &mut seen.other,
+        };
+        cases.add(|| id.to_string());
+    }
+    let without_document = format!(
+        "FROM {CONTENT} AS f WHERE f.id > ?1 AND f.id <= ?2 AND NOT EXISTS \
+         (SELECT 1 FROM embedding_metadata AS m WHERE m.id = f.id AND m.key = 'chroma:document')"
+    );
+    let there = "EXISTS (SELECT 1 FROM embeddings AS e WHERE e.id = f.id)";
+    ids(
+        connection,
+        &format!("SELECT f.id {without_document} AND {there}"),
+        range,
+        &mut seen.stale,
+    )?;
+    let sql = format!("SELECT count(*) {without_document} AND NOT {there}");
+    let leftover: i64 = connection.query_row(&sql, range, |row| row.get(0))?;
+    seen.leftover += leftover.unsigned_abs();
+    Ok(())
+}
+
+/// Where FTS5 keeps the texts themselves.
+pub(super) const CONTENT: &str = "embedding_fulltext_search_content";
+const HOMELESS_MAX: usize = 10_000;

@@ -1,0 +1,184 @@
+//! The series of this collector. All are cached: they are of the last look, whose age is one of them.
+
+use super::{
+    catalogue::Catalogue,
+    queue::{Lag, Queue},
+    records::Walk,
+    tables::Facts,
+};
+use crate::{
+    format::schema::Dir,
+    sample::{Desc, Sample},
+};
+
+static COLLECTIONS: Desc =
+    Desc::gauge("chroma_collections", "Collections in the catalogue, cached.");
+static TENANTS: Desc = Desc::gauge("chroma_tenants", "Tenants in the catalogue, cached.");
+static DATABASES: Desc = Desc::gauge("chroma_databases", "Databases in the catalogue, cached.");
+static RECORDS: Desc =
+    Desc::gauge("chroma_records", "Records of all collections that are in the tables, cached.");
+static QUEUE_RECORDS: Desc = Desc::gauge(
+    "chroma_queue_records",
+    "Operations in the queue, those kept after they were applied included, cached.",
+);
+static QUEUE_LAG: Desc = Desc::gauge(
+    "chroma_queue_lag_records",
+    "Operations that the furthest segment of this scope is behind the queue, cached; up to the sync threshold is normal for vector.",
+)
+.labelled(&["scope"]);
+static QUEUE_BEHIND: Desc = Desc::gauge(
+    "chroma_queue_segments_behind",
+    "Segments of this scope that are further behind the queue than is normal, cached.",
+)
+.labelled(&["scope"]);
+static QUEUE_OLDEST: Desc = Desc::gauge(
+    "chroma_queue_oldest_timestamp_seconds",
+    "When the oldest operation in the queue was written, as seconds since the epoch, cached; its text is kept as long.",
+);
+static QUEUE_PURGE: Desc =
+    Desc::gauge("chroma_queue_purge_enabled", "Whether Chroma purges the queue by itself, cached.");
+static MIGRATIONS: Desc =
+    Desc::gauge("chroma_migrations_applied", "Migrations of the schema applied, by group, cached.")
+        .labelled(&["dir"]);
+static TENANT: Desc = Desc::gauge(
+    "chroma_default_tenant_present",
+    "Whether the tenant default_tenant is there, cached.",
+);
+static DATABASE: Desc = Desc::gauge(
+    "chroma_default_database_present",
+    "Whether the database default_database is there, cached.",
+);
+static OPENS: Desc = Desc::counter(
+    "chroma_opens_total",
+    "How often a Chroma of 1.0 or newer has opened the directory since it was made, cached.",
+);
+static FREE_PAGES: Desc =
+    Desc::gauge("chroma_sqlite_free_pages", "Free pages of the database file, cached.");
+static RECLAIMABLE: Desc = Desc::gauge(
+    "chroma_sqlite_reclaimable_bytes",
+    "Bytes of free pages, which a vacuum would give back to the filesystem, cached.",
+);
+static DOCUMENTS: Desc = Desc::gauge(
+    "chroma_documents_differing",
+    "Documents whose two copies do not agree, by what is wrong, as the last whole comparison found them, cached.",
+)
+.labelled(&["how"]);
+static COMPARED: Desc = Desc::gauge(
+    "chroma_documents_compared_timestamp_seconds",
+    "When the last whole comparison of documents ended, as seconds since the epoch; 0 when there was none yet.",
+);
+static ORPHANS: Desc = Desc::gauge(
+    "chroma_orphan_rows",
+    "Rows that belong to nothing, by table, as the last whole walk found them, cached; Chroma leaves some of deleted collections behind, below 1.0 most of them.",
+)
+.labelled(&["table"]);
+static INSTALLED: Desc = Desc::gauge(
+    "chroma_installed_info",
+    "The release of Chroma that is installed where the process that holds the database has its packages, or that is configured; always 1, cached.",
+)
+.labelled(&["version"]);
+pub(super) static AGE: Desc = Desc::gauge(
+    "chroma_contents_age_seconds",
+    "Time since the tables were last looked at, or found unchanged since.",
+);
+
+pub(super) static DESCS: [&Desc; 20] = [
+    &COLLECTIONS,
+    &TENANTS,
+    &DATABASES,
+    &RECORDS,
+    &QUEUE_RECORDS,
+    &QUEUE_LAG,
+    &QUEUE_BEHIND,
+    &QUEUE_OLDEST,
+    &QUEUE_PURGE,
+    &MIGRATIONS,
+    &TENANT,
+    &DATABASE,
+    &OPENS,
+    &FREE_PAGES,
+    &RECLAIMABLE,
+    &DOCUMENTS,
+    &COMPARED,
+    &ORPHANS,
+    &INSTALLED,
+    &AGE,
+];
+/// Of the small questions.
+pub(super) fn of_facts(facts: &Facts) -> Vec<Sample> {
+    let mut out = Vec::new();
+    for (desc, value) in [
+        (&RECORDS, facts.records),
+        (&TENANT, facts.tenant.map(i64::from)),
+        (&DATABASE, facts.database.map(i64::from)),
+        (&OPENS, facts.opens),
+    ] {
+        out.extend(value.map(|value| desc.sample(value as f64)));
+    }
+    if let Some((pages, bytes)) = facts.free {
+        out.extend([FREE_PAGES.sample(f64::from(pages)), RECLAIMABLE.sample(bytes as f64)]);
+    }
+    out
+}
+
+/// Of the catalogue.
+pub(super) fn of_catalogue(catalogue: &Catalogue) -> Vec<Sample> {
+    let mut out = Vec::new();
+    if catalogue.tables.contains("collections") && !catalogue.cut {
+        out.push(COLLECTIONS.sample(catalogue.collections.len() as f64));
+    }
+    out.extend(catalogue.tenants.as_ref().map(|ids| TENANTS.sample(ids.len() as f64)));
+    out.extend(catalogue.databases.as_ref().map(|ids| DATABASES.sample(ids.len() as f64)));
+    out.extend(catalogue.purge.map(|on| QUEUE_PURGE.sample(f64::from(u8::from(on)))));
+    if catalogue.tables.contains("migrations") {
+        out.extend(
+            Dir::ALL
+                .into_iter()
+                .zip(catalogue.counts)
+                .map(|(dir, count)| MIGRATIONS.with(vec![dir.as_str().into()], count.into())),
+        );
+    }
+    out
+}
+
+/// Of the queue.
+pub(super) fn of_queue(queue: &Queue) -> Vec<Sample> {
+    let mut out = vec![QUEUE_RECORDS.sample(queue.rows as f64)];
+    out.extend(queue.oldest_at.map(|at| QUEUE_OLDEST.sample(at as f64)));
+    for (scope, lag) in &queue.lag {
+        let label = || vec![scope.as_str().into()];
+        let behind = |lag: &&Lag| lag.scope == *scope && lag.behind > lag.behind_max;
+        out.push(QUEUE_LAG.with(label(), *lag as f64));
+        out.push(QUEUE_BEHIND.with(label(), queue.segments.iter().filter(behind).count() as f64));
+    }
+    out.push(ORPHANS.with(vec!["embeddings_queue".into()], queue.homeless as f64));
+    out
+}
+
+/// Of the walk over the records.
+pub(super) fn of_walk(walk: &Walk) -> Vec<Sample> {
+    let Some((at, seen)) = &walk.done else { return vec![COMPARED.sample(0.0)] };
+    let mut out = vec![COMPARED.sample(at.as_secs_f64())];
+    for (how, cases) in [
+        ("changed", &seen.changed),
+        ("other", &seen.other),
+        ("missing", &seen.missing),
+        ("stale", &seen.stale),
+    ] {
+        out.push(DOCUMENTS.with(vec![how.into()], cases.count as f64));
+    }
+    for (table, rows) in [
+        ("embeddings", seen.homeless.values().sum::<u64>()),
+        ("embedding_metadata", seen.headless.count),
+        ("embedding_metadata_array", seen.lists),
+        ("embedding_fulltext_search", seen.leftover),
+    ] {
+        out.push(ORPHANS.with(vec![table.into()], rows as f64));
+    }
+    out
+}
+
+/// Of the release that serves the directory, or would.
+pub(super) fn of_release(release: Option<&String>) -> Option<Sample> {
+    release.map(|version| INSTALLED.with(vec![version.clone().into()], 1.0))
+}

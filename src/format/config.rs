@@ -1,0 +1,204 @@
+//! Which texts Chroma accepts as the configuration and the schema of a collection. One that it does not accept breaks the
+//! listing of all collections, not only its own (measured on 0.6.3, 1.1.1 and 1.5.9: `Could not deserialize
+//! configuration`, `Could not deserialize schema`, `KeyError: '_type'`). Only what was seen to be refused is called wrong.
+
+use serde_json::{Map, Value};
+
+use super::schema::Family;
+
+/// Judges `collections.config_json_str`; gives the largest sync threshold that it states. Errs with the reason in words
+/// that quote nothing of the text.
+pub fn judge_config(text: &str, family: Family) -> Result<Option<u64>, String> {
+    let value = parse(text)?;
+    let config = value.as_object().ok_or("it is no JSON object")?;
+    let legacy = config.contains_key("_type") || config.contains_key("hnsw_configuration");
+    match family {
+        Family::Oldest | Family::Python if !config.contains_key("_type") => {
+            return Err("it has no _type, which Chroma below 1.0 asks for".to_owned());
+        }
+        Family::Rust if !legacy => {
+            judge_vector_index(config)?;
+            judge_embedding_function(config)?;
+        }
+        _ => {}
+    }
+    Ok(largest(&value, "sync_threshold"))
+}
+
+/// Judges `collections.schema_str` by the same rules; an empty text and `null` stand for none.
+pub fn judge_schema(text: &str) -> Result<Option<u64>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let value = parse(text)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let schema = value.as_object().ok_or("it is no JSON object")?;
+    let part = |name: &str| schema.get(name).and_then(Value::as_object);
+    part("defaults").ok_or("it has no defaults")?;
+    let keys = part("keys").ok_or("it has no keys")?;
+    let index_of = |types: &Value| types.get("float_list")?.get("vector_index").cloned();
+    keys.get("#embedding").and_then(index_of).ok_or("it has no vector index for the embeddings")?;
+    let all = keys.values().chain(schema.get("defaults"));
+    for config in all.filter_map(index_of).filter_map(|index| index.get("config").cloned()) {
+        judge_space(config.get("space"))?;
+    }
+    Ok(largest(&value, "sync_threshold"))
+}
+
+/// Whether the text of `embeddings_queue_config.config_json_str` is accepted, and whether it lets the queue be purged.
+/// Chroma 1.x does not open a database with one that is not.
+pub fn judge_queue_config(text: &str) -> Result<Option<bool>, String> {
+    let value = parse(text)?;
+    let config = value.as_object().ok_or("it is no JSON object")?;
+    Ok(config.get("automatically_purge").and_then(Value::as_bool))
+}
+
+/// The sync threshold of Chroma when nothing states another.
+pub const SYNC_THRESHOLD: u64 = 1000;
+
+fn parse(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))
+}
+
+fn judge_vector_index(config: &Map<String, Value>) -> Result<(), String> {
+    let Some(index) = config.get("vector_index") else { return Ok(()) };
+    let index = index.as_object().filter(|index| index.len() == 1);
+    let index = index.ok_or("vector_index does not name exactly one index")?;
+    let Some(hnsw) = index.get("hnsw") else { return Ok(()) };
+    let hnsw = hnsw.as_object().ok_or("hnsw is no JSON object")?;
+    judge_space(hnsw.get("space"))?;
+    for name in ["ef_construction", "ef_search", "max_neighbors", "num_threads", "sync_threshold"] {
+        if hnsw.get(name).is_some_and(|value| !value.is_null() && value.as_u64().is_none()) {
+            return Err(format!("{name} is no whole number"));
+        }
+    }
+    Ok(())
+}
+
+fn judge_space(space: Option<&Value>) -> Result<(), String> {
+    match space {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(space)) if ["l2", "cosine", "ip"].contains(&space.as_str()) => Ok(()),
+        Some(_) => Err("space is none of l2, cosine and ip".to_owned()),
+    }
+}
+
+fn judge_embedding_function(config: &Map<String, Value>) -> Result<(), String> {
+    let function = match config.get("embedding_function") {
+        None | Some(Value::Null) => return Ok(()),
+        Some(function) => function,
+    };
+    match function.get("type").and_then(Value::as_str) {
+        Some("legacy" | "known" | "unknown") => Ok(()),
+        _ => Err("embedding_function has no type that Chroma knows".to_owned()),
+    }
+}
+
+/// The largest whole number of this name anywhere in the value; `serde_json` bounds the depth.
+fn largest(value: &Value, name: &str) -> Option<u64> {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .filter_map(
+                |(key, value)| {
+                    if key == name { value.as_u64() } else { largest(value, name) }
+                },
+            )
+            .max(),
+        Value::Array(items) => items.iter().filter_map(|item| largest(item, name)).max(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LEGACY: &str = r#"{"hnsw_configuration":{"space":"l2","sync_threshold":1000,"_type":"HNSWConfigurationInternal"},"_type":"CollectionConfigurationInternal"}"#;
+    const SCHEMA: &str = r##"{"defaults":{"float_list":{"vector_index":{"config":{"space":"l2"}}}},"keys":{"#embedding":{"float_list":{"vector_index":{"enabled":true,"config":{"space":"cosine","hnsw":{"sync_threshold":40}}}}},"page":{"int":{}}}}"##;
+
+    #[test]
+    fn what_chroma_one_refuses_is_refused() {
+        // Each was given to Chroma 1.5.9 in place of the text of a healthy collection.
+        for (text, accepted) in [
+            ("{}", true),
+            (r#"{"x":1}"#, true),
+            (LEGACY, true),
+            (
+                r#"{"hnsw_configuration":{"space":"banana"},"_type":"CollectionConfigurationInternal"}"#,
+                true,
+            ),
+            (r#"{"vector_index":{"hnsw":{}}}"#, true),
+            (
+                r#"{"vector_index":{"hnsw":{"space":"cosine","sync_threshold":40}},"embedding_function":{"type":"known","name":"default","config":{}}}"#,
+                true,
+            ),
+            (r#"{"embedding_function":null}"#, true),
+            (r#"{"embedding_function":{"type":"legacy"}}"#, true),
+            (r#"{"embedding_function":{"type":"banana"}}"#, false),
+            (r#"{"embedding_function":5}"#, false),
+            (r#"{"vector_index":null}"#, false),
+            (r#"{"vector_index":{}}"#, false),
+            (r#"{"vector_index":{"hnsw":{},"spann":{}}}"#, false),
+            (r#"{"vector_index":{"hnsw":{"space":"banana"}}}"#, false),
+            (r#"{"vector_index":{"hnsw":{"max_neighbors":-1}}}"#, false),
+            (r#"{"vector_index":{"hnsw":{"sync_threshold":"40"}}}"#, false),
+            ("garbage", false),
+            ("", false),
+            ("{} x", false),
+            ("[]", false),
+            ("true", false),
+            ("null", false),
+        ] {
+            let answer = judge_config(text, Family::Rust);
+            assert_eq!(answer.is_ok(), accepted, "{text}: {answer:?}");
+        }
+        assert_eq!(judge_config(LEGACY, Family::Python), Ok(Some(1000)));
+        assert!(judge_config("{}", Family::Python).is_err());
+        assert!(judge_config(r#"{"vector_index":7}"#, Family::Unknown).is_ok());
+    }
+
+    #[test]
+    fn schemas_are_judged_as_chroma_does() {
+        for (text, accepted) in [
+            (SCHEMA.to_owned(), true),
+            (String::new(), true),
+            ("null".to_owned(), true),
+            ("garbage".to_owned(), false),
+            ("{}".to_owned(), false),
+            (r#"{"defaults":{},"keys":{}}"#.to_owned(), false),
+            (SCHEMA.replace(r#""defaults""#, r#""other""#), false),
+            (SCHEMA.replace(r#""keys""#, r#""other""#), false),
+            (SCHEMA.replace("l2", "banana"), false),
+        ] {
+            let answer = judge_schema(&text);
+            assert_eq!(answer.is_ok(), accepted, "{text}: {answer:?}");
+        }
+        assert_eq!(judge_schema(SCHEMA), Ok(Some(40)));
+    }
+
+    #[test]
+    fn the_queue_says_whether_it_is_purged() {
+        assert_eq!(
+            judge_queue_config(r#"{"automatically_purge":true,"_type":"x"}"#),
+            Ok(Some(true))
+        );
+        assert_eq!(judge_queue_config(r#"{"automatically_purge":false}"#), Ok(Some(false)));
+        assert_eq!(judge_queue_config("{}"), Ok(None));
+        assert!(judge_queue_config("garbage").is_err() && judge_queue_config("").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in ".*") {
+            for family in [Family::Oldest, Family::Python, Family::Rust, Family::Unknown] {
+                drop(judge_config(&text, family));
+            }
+            drop((judge_schema(&text), judge_queue_config(&text)));
+        }
+    }
+}
