@@ -29,7 +29,7 @@ use chroma_exporter::{
 };
 
 /// Families whose values are those of this host's filesystem, or of the moment of the test.
-const MASKED_VALUES: [&str; 23] = [
+const MASKED_VALUES: [&str; 24] = [
     "chroma_backup_age_seconds",
     "chroma_backup_last_success_timestamp_seconds",
     "chroma_contents_age_seconds",
@@ -40,6 +40,7 @@ const MASKED_VALUES: [&str; 23] = [
     "chroma_disk_inodes_free",
     "chroma_disk_size_bytes",
     "chroma_disk_used_ratio",
+    "chroma_documents_compared_timestamp_seconds",
     "chroma_exporter_collector_duration_seconds",
     "chroma_exporter_collector_last_run_timestamp_seconds",
     "chroma_exporter_collector_last_success_timestamp_seconds",
