@@ -208,6 +208,10 @@ pub struct Collect {
     pub statement_deadline: Duration,
     /// Longest check of a database that nobody holds.
     pub check_deadline: Duration,
+    /// Where consistent copies of a database go; `None` looks for a place.
+    pub scratch_dir: Option<PathBuf>,
+    /// Bytes of a database that a copy reads a second, at most.
+    pub read_rate_bytes_max: u64,
     /// Shortest time between two looks at tables after changes.
     pub contents_interval: Duration,
     /// Time between two full walks of permissions.
@@ -244,6 +248,8 @@ impl Default for Collect {
             full_interval: Duration::from_secs(24 * HOUR),
             statement_deadline: Duration::from_millis(250),
             check_deadline: Duration::from_secs(30 * MINUTE),
+            scratch_dir: None,
+            read_rate_bytes_max: 512 << 20,
             contents_interval: Duration::from_secs(MINUTE),
             permissions_interval: Duration::from_secs(10 * MINUTE),
             backups_interval: Duration::from_secs(MINUTE),

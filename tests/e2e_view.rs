@@ -210,6 +210,26 @@ fn a_real_chroma_is_copied_whole() {
     assert!(tally.held_usually() < Duration::from_millis(10), "{tally}");
 }
 
+#[test]
+fn a_deep_check_beside_a_busy_chroma_comes_to_its_end() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = scratch.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let server = chroma::Server::start("1.5.9", &store);
+    let load = server.start_load(10);
+    std::thread::sleep(Duration::from_secs(3));
+    let store = store.to_str().unwrap();
+    let out =
+        support::run(&["check", "--output", "json", "--state.dir", "", "--store.path", store]);
+    let ledger = load.wait_with_output().unwrap();
+    assert!(ledger.status.success());
+    server.verify(&ledger.stdout);
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    for check in ["schema", "quick", "full"] {
+        assert_eq!(document["stores"][0]["integrity"][check], "ok", "{document:#}");
+    }
+}
+
 #[derive(Default)]
 struct Tally {
     proven: u32,

@@ -19,6 +19,7 @@ struct Printed<'a> {
     stores: Vec<PrintedStore<'a>>,
     collectors: BTreeMap<&'static str, bool>,
     collect: PrintedCollect,
+    integrity: PrintedIntegrity<'a>,
     disk: PrintedDisk,
     web: PrintedWeb<'a>,
     state: PrintedState<'a>,
@@ -87,6 +88,12 @@ struct PrintedCollect {
 }
 
 #[derive(Serialize)]
+struct PrintedIntegrity<'a> {
+    scratch_dir: &'a Path,
+    read_rate_bytes_max: u64,
+}
+
+#[derive(Serialize)]
 struct PrintedDisk {
     warn_ratio: f64,
     recover_ratio: f64,
@@ -147,6 +154,10 @@ fn printed(config: &Config) -> Printed<'_> {
             contents_interval: written(collect.contents_interval),
             permissions_interval: written(collect.permissions_interval),
             backups_interval: written(collect.backups_interval),
+        },
+        integrity: PrintedIntegrity {
+            scratch_dir: collect.scratch_dir.as_deref().unwrap_or(Path::new("")),
+            read_rate_bytes_max: collect.read_rate_bytes_max,
         },
         disk: PrintedDisk {
             warn_ratio: collect.disk_warn_ratio,

@@ -79,6 +79,9 @@ impl RawConfig {
         if let Some(collect) = top.section("collect") {
             read_collect(&collect, &mut raw.collect);
         }
+        if let Some(integrity) = top.section("integrity") {
+            read_integrity(&integrity, &mut raw.collect);
+        }
         if let Some(disk) = top.section("disk") {
             read_disk(&disk, &mut raw.collect);
         }
@@ -278,6 +281,16 @@ fn read_collect(section: &Section<'_>, collect: &mut Collect) {
     section.less("device_timeout", collect.device_timeout, "deadline", collect.deadline);
     let (statement, check) = (collect.statement_deadline, collect.check_deadline);
     section.less("statement_deadline", statement, "check_deadline", check);
+}
+
+fn read_integrity(section: &Section<'_>, collect: &mut Collect) {
+    section.set("scratch_dir", &mut collect.scratch_dir, |value| match text(value)? {
+        "" => Ok(None),
+        dir => rules::absolute_path(dir).map(Some),
+    });
+    let mut rate = usize::try_from(collect.read_rate_bytes_max).unwrap_or(usize::MAX);
+    section.set("read_rate_bytes_max", &mut rate, count(1 << 20..=1 << 40));
+    collect.read_rate_bytes_max = rate as u64;
 }
 
 fn read_disk(section: &Section<'_>, collect: &mut Collect) {

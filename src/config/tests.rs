@@ -92,7 +92,7 @@ state: /tmp
         "c.yml:25: web.listen_addresses[2] = [::]:18000: must not stand twice",
         "c.yml:26: web.telemetry_path = /-/metrics: must be another path than /, /-/... and /api/..., which this program answers itself",
         "c.yml:27: web.max_connections = 0: must be a whole number from 1 to 100000",
-        "c.yml:28: listen: unknown key; known here: collect, collectors, disk, limits, log, path, state, stores, web",
+        "c.yml:28: listen: unknown key; known here: collect, collectors, disk, integrity, limits, log, path, state, stores, web",
         "c.yml:29: log.level = loud: must be error, warn, info, debug, trace",
         "c.yml:30: state = /tmp: must be keys and values, indented below it",
     ];

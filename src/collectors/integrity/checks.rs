@@ -1,20 +1,23 @@
-//! The checks that ask SQLite: schema, `quick_check` and `integrity_check`, each in short read transactions. On a file that
-//! a process holds every statement has its time; what is given up is unknown, never corrupt.
+//! The checks that ask SQLite. The schema check is a short read transaction. `quick_check` and `integrity_check` run in the
+//! file itself while no process holds it, and make way for a writer that comes; otherwise they run on a consistent copy
+//! (`store::view`), which locks nobody out, whatever the write load. Where no copy can be had, they get the time of one
+//! statement in the file itself. What is given up is unknown, never corrupt.
 
-use std::{fs, path::Path, sync::atomic::AtomicBool, time::Duration};
+mod pages;
+mod schema;
 
-use rusqlite::{Connection, OptionalExtension};
+use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
-use super::remains::Remains;
+use self::pages::Verdict;
 use crate::{
     collectors::CollectError,
-    findings::{Code, Finding},
-    format::schema::{self, Applied, Dir, Fault, Mark, Schema},
+    findings::Finding,
     host::processes::Held,
     sample::CheckState,
     store::{
-        Context, DATABASE_FILE,
-        database::{Limits, QueryError, ReadConnection},
+        Context,
+        database::{Abort, Limits, QueryError},
+        view::{self, Options, Places, ViewError},
     },
 };
 
@@ -36,6 +39,33 @@ impl Check {
             Self::Full => "full",
         }
     }
+
+    const fn pragma(self) -> &'static str {
+        match self {
+            Self::Schema | Self::Quick => "quick_check",
+            Self::Full => "integrity_check",
+        }
+    }
+}
+
+/// Where a check looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In the file itself, under a lock.
+    File,
+    /// In a consistent copy.
+    Copy,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 2] = [Self::File, Self::Copy];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Copy => "copy",
+        }
+    }
 }
 
 /// What one run of a check gave.
@@ -44,52 +74,49 @@ pub(super) struct Outcome {
     pub(super) state: CheckState,
     pub(super) findings: Vec<Finding>,
     pub(super) problem: Option<CollectError>,
-    /// Why it is neither ok nor corrupt.
+    /// Why it is neither ok nor corrupt, or why it went the way it did.
     pub(super) reason: Option<String>,
     pub(super) aborted: bool,
+    /// Longest lock on the database.
     pub(super) held: Duration,
+    pub(super) way: Way,
+    /// Pages that a whole-file check looked at; `None` without a verdict.
+    pub(super) pages: Option<u32>,
 }
 
 /// Runs one check.
 pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome {
-    let mut held = Duration::ZERO;
-    let answer = ask(check, context, stop, &mut held);
+    let mut asking = Asking { context, stop, held: Duration::ZERO, way: Way::File, reason: None };
+    let answer = asking.ask(check);
+    let Asking { held, way, reason, .. } = asking;
     let mut outcome = Outcome {
         state: CheckState::Ok,
         findings: Vec::new(),
         problem: None,
-        reason: None,
+        reason,
         aborted: false,
         held,
+        way,
+        pages: None,
     };
     match answer {
-        Ok(findings) => {
-            if !findings.is_empty() {
+        Ok(said) => {
+            if !said.findings.is_empty() {
                 outcome.state = CheckState::Corrupt;
             }
-            outcome.findings = findings;
+            outcome.findings = said.findings;
+            outcome.pages = said.pages;
         }
         Err(error) => {
-            outcome.reason = Some(error.chain());
-            outcome.state = match &error {
-                QueryError::Busy | QueryError::Replaced => CheckState::Busy,
-                QueryError::NotADatabase(_) | QueryError::Damaged(_) => CheckState::Corrupt,
-                QueryError::File(_)
-                | QueryError::NotRegular(_)
-                | QueryError::Empty
-                | QueryError::Unreadable(_) => CheckState::Unreadable,
-                QueryError::HotJournal
-                | QueryError::Wal
-                | QueryError::Aborted(_)
-                | QueryError::Other(_) => CheckState::Unknown,
-            };
+            let ended = error.chain();
+            outcome.reason = Some(match outcome.reason {
+                Some(reason) => format!("{ended}; {reason}"),
+                None => ended,
+            });
+            outcome.state = state_of(&error);
             outcome.aborted = matches!(error, QueryError::Aborted(_));
             match error {
-                QueryError::Damaged(error) => {
-                    let code = code_of(&error.to_string(), false);
-                    let evidence = format!("SQLite gave up: {error}");
-                    outcome.findings.push(Finding::new(code, DATABASE_FILE, evidence));
-                }
+                QueryError::Damaged(error) => outcome.findings.push(pages::gave_up(&error)),
                 QueryError::Unreadable(_) | QueryError::Other(_) => {
                     outcome.problem = Some(error.into_problem(context.database.path()));
                 }
@@ -101,298 +128,175 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
     outcome
 }
 
-/// The findings of a check that came to its end over one and the same file.
-fn ask(
-    check: Check,
-    context: &Context,
-    stop: &AtomicBool,
-    held: &mut Duration,
-) -> Result<Vec<Finding>, QueryError> {
-    let collect = &context.config.collect;
-    let before = context.database.stamp().map_err(QueryError::File)?;
-    // Whether anybody would have to wait for us; not knowing is as good as yes.
-    let quiet = matches!(context.host.processes.held(before.id, HOLDERS_AGE_MAX), Ok(Held::No));
-    let hold_unwaited = if quiet && check != Check::Schema {
-        collect.check_deadline
-    } else {
-        collect.statement_deadline
-    };
-    let limits = Limits { hold: LOCK_BUDGET.min(hold_unwaited), hold_unwaited, stop };
-    let mut connection = context.database.connect()?;
-    let findings = match check {
-        Check::Schema => check_schema(context, &mut connection, &limits, held)?,
-        Check::Quick => check_pages("quick_check", &mut connection, &limits, held)?,
-        Check::Full => check_pages("integrity_check", &mut connection, &limits, held)?,
-    };
-    // Damage in a file that was exchanged meanwhile would be said of the wrong one.
-    let same = context.database.stamp().is_ok_and(|after| after.id == before.id);
-    if same { Ok(findings) } else { Err(QueryError::Replaced) }
+fn state_of(error: &QueryError) -> CheckState {
+    match error {
+        QueryError::Busy | QueryError::Replaced => CheckState::Busy,
+        QueryError::NotADatabase(_) | QueryError::Damaged(_) => CheckState::Corrupt,
+        QueryError::File(_)
+        | QueryError::NotRegular(_)
+        | QueryError::Empty
+        | QueryError::Unreadable(_) => CheckState::Unreadable,
+        QueryError::HotJournal
+        | QueryError::Wal
+        | QueryError::Aborted(_)
+        | QueryError::Other(_) => CheckState::Unknown,
+    }
 }
 
-fn check_pages(
-    pragma: &str,
-    connection: &mut ReadConnection<'_>,
-    limits: &Limits<'_>,
-    held: &mut Duration,
-) -> Result<Vec<Finding>, QueryError> {
-    let timed = connection.within(limits, |connection| {
-        let mut statement = connection.prepare(&format!("PRAGMA {pragma}({ROWS_MAX})"))?;
-        let mut rows = statement.query([])?;
-        let mut said: Vec<String> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let text: String = row.get(0)?;
-            // One row may hold many lines.
-            said.extend(text.lines().map(|line| line.chars().take(LINE_MAX).collect()));
+/// The answer of a check that came to its end.
+struct Said {
+    findings: Vec<Finding>,
+    pages: Option<u32>,
+}
+
+/// One check under way.
+struct Asking<'a> {
+    context: &'a Context,
+    stop: &'a AtomicBool,
+    held: Duration,
+    way: Way,
+    reason: Option<String>,
+}
+
+impl Asking<'_> {
+    fn ask(&mut self, check: Check) -> Result<Said, QueryError> {
+        let collect = &self.context.config.collect;
+        if check == Check::Schema {
+            return self.in_file(check, collect.statement_deadline);
         }
-        drop(rows);
-        let whole = matches!(said.as_slice(), [only] if only == "ok");
-        let indexes = if whole { Vec::new() } else { index_roots(connection).unwrap_or_default() };
-        Ok(if whole { Vec::new() } else { classify(&said, &indexes) })
-    });
-    *held = timed.held.max(*held);
-    timed.result
-}
-
-/// First pages of all indexes.
-fn index_roots(connection: &Connection) -> rusqlite::Result<Vec<u32>> {
-    let mut statement =
-        connection.prepare("SELECT rootpage FROM sqlite_schema WHERE type='index'")?;
-    statement.query_map([], |row| row.get(0))?.take(ROOTS_MAX).collect()
-}
-
-/// One finding per code, with the first lines as evidence.
-fn classify(said: &[String], index_roots: &[u32]) -> Vec<Finding> {
-    let mut by_code: Vec<(Code, Vec<&str>)> = Vec::new();
-    for line in said.iter().filter(|line| !line.is_empty() && !line.starts_with("*** in database"))
-    {
-        let code = code_of(line, tree_of(line).is_some_and(|root| index_roots.contains(&root)));
-        match by_code.iter_mut().find(|(known, _)| *known == code) {
-            Some((_, lines)) => lines.push(line),
-            None => by_code.push((code, vec![line])),
+        // Whether anybody would have to wait for us; not knowing is as good as yes.
+        let file = self.context.database.stamp().map_err(QueryError::File)?.id;
+        let held = self.context.host.processes.held(file, HOLDERS_AGE_MAX);
+        if matches!(held, Ok(Held::No)) {
+            match self.in_file(check, collect.check_deadline) {
+                // Somebody has come meanwhile.
+                Err(QueryError::Aborted(Abort::WriterWaiting) | QueryError::Busy) => {}
+                other => return other,
+            }
         }
-    }
-    let finding = |(code, lines): (Code, Vec<&str>)| {
-        let more = lines.len().saturating_sub(LINES_QUOTED);
-        let mut evidence = lines.into_iter().take(LINES_QUOTED).collect::<Vec<_>>().join("; ");
-        if more > 0 {
-            evidence = format!("{evidence}; and {more} more");
-        }
-        Finding::new(code, DATABASE_FILE, evidence)
-    };
-    by_code.into_iter().map(finding).collect()
-}
-
-fn code_of(line: &str, in_index: bool) -> Code {
-    let lower = line.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if says(&["fts5", "vtable constructor failed", "inverted index"]) {
-        Code::FtsCorrupt
-    } else if in_index
-        || says(&["missing from index", "entries in index", "entry in index", "rowid not at end"])
-    {
-        Code::SqliteIndexCorrupt
-    } else {
-        Code::SqliteCorrupt
-    }
-}
-
-/// The first page of the tree that a line is about: `Tree 7 page 12 cell 3: …`.
-fn tree_of(line: &str) -> Option<u32> {
-    line.strip_prefix("Tree ")?.split(' ').next()?.parse().ok()
-}
-
-/// What the schema check reads in one transaction.
-#[derive(Debug, Default)]
-struct Seen {
-    schema: Schema,
-    /// `None` when there is no such table.
-    tenant: Option<bool>,
-    database: Option<bool>,
-    tenants: Option<i64>,
-    collections: Option<i64>,
-    segments: Option<i64>,
-}
-
-fn check_schema(
-    context: &Context,
-    connection: &mut ReadConnection<'_>,
-    limits: &Limits<'_>,
-    held: &mut Duration,
-) -> Result<Vec<Finding>, QueryError> {
-    let timed = connection.within(limits, read_schema);
-    *held = timed.held.max(*held);
-    let seen = timed.result?;
-    let mut findings = schema_findings(&seen.schema, context.store.chroma_version.as_deref());
-    if !seen.schema.is_chroma() {
-        return Ok(findings);
-    }
-    if seen.tenant == Some(false) {
-        let evidence = format!("{} other tenants are there", seen.tenants.unwrap_or(0));
-        findings.push(Finding::new(Code::DefaultTenantMissing, "tenants", evidence));
-    }
-    if seen.database == Some(false) {
-        findings.push(Finding::new(
-            Code::DefaultDatabaseMissing,
-            "databases",
-            "no row has its name",
-        ));
-    }
-    if seen.collections == Some(0)
-        && seen.segments == Some(0)
-        && let Ok(remains) = Remains::of(&context.store.seen_path)
-        && !remains.with_vectors.is_empty()
-        && (seen.tenants == Some(0) || older_than_database(context, &remains.with_vectors))
-    {
-        let evidence = format!("no collection is listed; {}", remains.describe());
-        findings.push(Finding::new(Code::CatalogEmpty, "collections", evidence));
-    }
-    Ok(findings)
-}
-
-/// Whether a folder was last written before the database file was made. Folders of collections that were deleted in the
-/// life of the database are younger, and normal.
-fn older_than_database(context: &Context, folders: &[String]) -> bool {
-    let made = fs::metadata(context.database.path()).and_then(|meta| meta.created());
-    let Ok(made) = made else { return false };
-    let header = |folder: &String| context.store.seen_path.join(folder).join("header.bin");
-    let written = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
-    folders.iter().any(|folder| written(&header(folder)).is_ok_and(|at| at < made))
-}
-
-fn read_schema(connection: &Connection) -> rusqlite::Result<Seen> {
-    let mut seen = Seen::default();
-    let mut statement = connection.prepare(
-        "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%'",
-    )?;
-    let names: Vec<String> =
-        statement.query_map([], |row| row.get(0))?.take(TABLES_MAX).collect::<Result<_, _>>()?;
-    let mut columns = connection.prepare("SELECT name, upper(type) FROM pragma_table_info(?1)")?;
-    for name in names {
-        // A virtual table that cannot be opened has no columns to tell; that it is there is known all the same.
-        let found = columns
-            .query_map([&name], |row| Ok((row.get(0)?, row.get(1)?)))
-            .and_then(|rows| rows.collect::<Result<Vec<(String, String)>, _>>());
-        seen.schema.tables.insert(name, found.unwrap_or_default());
-    }
-    let has = |table: &str| seen.schema.tables.contains_key(table);
-    if has("migrations") {
-        let mut statement = connection.prepare("SELECT dir, version, hash, sql FROM migrations")?;
-        let rows = statement.query_map([], |row| {
-            let dir: String = row.get(0)?;
-            let dir = Dir::ALL.into_iter().find(|known| known.as_str() == dir);
-            Ok((dir, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
-        let mut applied = Vec::new();
-        for row in rows.take(MIGRATIONS_MAX) {
-            let (dir, version, hash, sql) = row?;
-            // A directory that is not known here belongs to a newer Chroma.
-            applied.extend(dir.map(|dir| Applied { dir, version, hash, sql }));
-        }
-        seen.schema.applied = Some(applied);
-    }
-    let count = |table: &str| {
-        let rows = |row: &rusqlite::Row<'_>| row.get(0);
-        has(table)
-            .then(|| connection.query_row(&format!("SELECT count(*) FROM {table}"), [], rows))
-            .transpose()
-    };
-    (seen.tenants, seen.collections, seen.segments) =
-        (count("tenants")?, count("collections")?, count("segments")?);
-    let exists =
-        |sql: &str| connection.query_row(sql, [], |_| Ok(())).optional().map(|row| row.is_some());
-    if has("tenants") {
-        seen.tenant = Some(exists("SELECT 1 FROM tenants WHERE id='default_tenant'")?);
-    }
-    if has("databases") {
-        seen.database = Some(exists("SELECT 1 FROM databases WHERE name='default_database'")?);
-    }
-    Ok(seen)
-}
-
-fn schema_findings(schema: &Schema, server: Option<&str>) -> Vec<Finding> {
-    if !schema.is_chroma() {
-        let evidence =
-            format!("the database has {} tables, none of them Chroma's", schema.tables.len());
-        return vec![Finding::new(Code::NotAStore, DATABASE_FILE, evidence)];
-    }
-    let mut findings: Vec<Finding> = schema.faults().iter().map(fault_finding).collect();
-    let counts = schema.counts();
-    if let Some(release) = server.and_then(schema::parse_release)
-        && !schema::opens(release, counts)
-    {
-        let (major, minor, patch) = schema::lowest_that_opens(counts);
-        let evidence = format!(
-            "Chroma {} serves a directory with {}/{}/{} migrations; {major}.{minor}.{patch} is the lowest release that opens it",
-            server.unwrap_or_default(),
-            counts[0],
-            counts[1],
-            counts[2]
-        );
-        findings.push(Finding::new(Code::SchemaNewerThanServer, "migrations", evidence));
-    }
-    findings
-}
-
-fn fault_finding(fault: &Fault) -> Finding {
-    let mismatch = |evidence: String| Finding::new(Code::MigrationMismatch, "migrations", evidence);
-    match fault {
-        Fault::NoMigrationsTable => {
-            Finding::new(Code::MigrationsMissing, "migrations", "there is no table migrations")
-        }
-        Fault::NoMigrations => Finding::new(Code::MigrationsMissing, "migrations", "it has no row"),
-        Fault::Gap { dir, version } => mismatch(format!("{dir} {version} is not recorded")),
-        Fault::Changed { dir, version } => {
-            mismatch(format!("{dir} {version} has another text or hash than Chroma's"))
-        }
-        Fault::NotRecorded { dir, version, mark } => mismatch(format!(
-            "{mark} is there, but {dir} {version}, which made it, is not recorded"
-        )),
-        Fault::MarkMissing { dir, version, mark } => {
-            let evidence = format!("{mark} of {dir} {version} is missing");
-            match mark {
-                Mark::FullText(table) => Finding::new(Code::FtsMissing, *table, evidence),
-                Mark::Table(table) => Finding::new(Code::TableMissing, *table, evidence),
-                _ => mismatch(evidence),
+        match self.in_copy(check) {
+            Ok(said) => Ok(said),
+            Err(ViewError::Query(error)) => Err(error),
+            Err(ViewError::Stopped) => Err(QueryError::Aborted(Abort::Stopped)),
+            Err(error) => {
+                self.reason = Some(error.to_string());
+                self.in_file(check, collect.statement_deadline)
             }
         }
     }
+
+    /// Asks in the file itself, where a writer has to wait for us no longer than the lock budget.
+    fn in_file(&mut self, check: Check, hold_unwaited: Duration) -> Result<Said, QueryError> {
+        self.way = Way::File;
+        let database = &self.context.database;
+        let before = database.stamp().map_err(QueryError::File)?;
+        let limits =
+            Limits { hold: LOCK_BUDGET.min(hold_unwaited), hold_unwaited, stop: self.stop };
+        let mut connection = database.connect()?;
+        let said = if check == Check::Schema {
+            let findings = schema::check(self.context, &mut connection, &limits, &mut self.held)?;
+            Said { findings, pages: None }
+        } else {
+            let ask = |connection: &rusqlite::Connection| pages::ask(connection, check.pragma());
+            let timed = connection.within(&limits, ask);
+            self.held = timed.held.max(self.held);
+            timed.result?.into()
+        };
+        // Damage in a file that was exchanged meanwhile would be said of the wrong one.
+        let same = database.stamp().is_ok_and(|after| after.id == before.id);
+        if same { Ok(said) } else { Err(QueryError::Replaced) }
+    }
+
+    /// Asks in a consistent copy. Damage is said only when a second copy has it too: the place of the copy may be the one
+    /// that is broken.
+    fn in_copy(&mut self, check: Check) -> Result<Said, ViewError> {
+        let first = self.in_one_copy(check)?;
+        if first.findings.is_empty() {
+            return Ok(first.into());
+        }
+        match self.in_one_copy(check) {
+            Ok(second) if second.findings.is_empty() => {
+                Err(ViewError::Unsuited("of two copies one was damaged and one was not"))
+            }
+            Ok(second) => Ok(second.into()),
+            Err(ViewError::Stopped) => Err(ViewError::Stopped),
+            // The first was proven.
+            Err(_) => Ok(first.into()),
+        }
+    }
+
+    fn in_one_copy(&mut self, check: Check) -> Result<Verdict, ViewError> {
+        let places = places(self.context);
+        let options = Options {
+            places: &places,
+            rate_bytes_max: self.context.config.collect.read_rate_bytes_max,
+            lock_hold_max: LOCK_BUDGET,
+            time_max: VIEW_TIME_MAX,
+            stop: self.stop,
+        };
+        let mut view = view::take(&self.context.database, &options)?;
+        self.way = Way::Copy;
+        let cost = view.cost();
+        self.held = self.held.max(cost.held);
+        tracing::debug!(
+            store = %self.context.store.name, pages = view.pages(), tries = cost.tries, transactions = cost.transactions,
+            "A consistent copy was taken."
+        );
+        let deadline = self.context.config.collect.check_deadline;
+        let stop = self.stop;
+        let answer = quietly(|| {
+            view.within(deadline, stop, |connection| pages::ask(connection, check.pragma())).result
+        })?;
+        match answer {
+            // Nobody else has this file: what SQLite comes upon is damage.
+            Err(QueryError::Damaged(error)) => {
+                Ok(Verdict { findings: vec![pages::gave_up(&error)], pages: view.pages() })
+            }
+            other => Ok(other?),
+        }
+    }
 }
 
-/// A statement beside a writer that waits is given up after this.
+impl From<Verdict> for Said {
+    fn from(verdict: Verdict) -> Self {
+        Self { findings: verdict.findings, pages: Some(verdict.pages) }
+    }
+}
+
+/// Where copies of this store may go.
+fn places(context: &Context) -> Places {
+    let collect = &context.config.collect;
+    let fallback: [Option<PathBuf>; 2] =
+        [context.config.state_dir.clone(), Some(std::env::temp_dir())];
+    Places {
+        configured: collect.scratch_dir.clone(),
+        fallback: fallback.into_iter().flatten().collect(),
+        watched_ratio_max: collect.disk_warn_ratio,
+        other_ratio_max: collect.disk_critical_ratio,
+    }
+}
+
+/// Runs `work` on a thread that yields the processor to everybody else: its niceness cannot be taken back from a thread
+/// without privileges. The watch over journals, which must be prompt, never runs there.
+fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, std::io::Error> {
+    std::thread::scope(|scope| {
+        let quiet = || {
+            // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
+            if let Err(error) = rustix::process::setpriority_process(None, NICE_MOST) {
+                tracing::debug!(%error, "The check runs with ordinary priority.");
+            }
+            work()
+        };
+        let thread =
+            std::thread::Builder::new().name("check".to_owned()).spawn_scoped(scope, quiet)?;
+        thread.join().map_err(|_| std::io::Error::other("the check panicked"))
+    })
+}
+
+/// A statement beside a writer that waits is given up after this, and no lock for a copy is held longer.
 const LOCK_BUDGET: Duration = Duration::from_millis(10);
 /// How old the knowledge may be that nobody holds the file.
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
-const ROWS_MAX: u32 = 100;
-const LINE_MAX: usize = 300;
-const LINES_QUOTED: usize = 3;
-const ROOTS_MAX: usize = 10_000;
-const TABLES_MAX: usize = 1000;
-const MIGRATIONS_MAX: usize = 10_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_the_pragmas_are_told_apart() {
-        for (line, code) in [
-            ("row 3 missing from index sqlite_autoindex_embeddings_1", Code::SqliteIndexCorrupt),
-            ("wrong # of entries in index embedding_metadata_int_value", Code::SqliteIndexCorrupt),
-            ("Tree 7 page 12: btreeInitPage() returns error code 11", Code::SqliteIndexCorrupt),
-            ("Tree 8 page 12: btreeInitPage() returns error code 11", Code::SqliteCorrupt),
-            ("Freelist: freelist leaf count too big on page 9", Code::SqliteCorrupt),
-            (
-                "malformed inverted index for FTS5 table main.embedding_fulltext_search",
-                Code::FtsCorrupt,
-            ),
-        ] {
-            let findings =
-                classify(&["*** in database main ***".to_owned(), line.to_owned()], &[7]);
-            assert_eq!(findings.iter().map(|f| f.code).collect::<Vec<_>>(), [code], "{line}");
-        }
-        let many: Vec<String> = (0..10).map(|n| format!("row {n} missing from index x")).collect();
-        let findings = classify(&many, &[]);
-        assert_eq!(findings.len(), 1);
-        assert!(findings[0].evidence.ends_with("and 7 more"), "{}", findings[0].evidence);
-    }
-}
+/// No new copy is begun after so long.
+const VIEW_TIME_MAX: Duration = Duration::from_mins(1);
+const NICE_MOST: i32 = 19;

@@ -26,6 +26,12 @@ pub(super) struct Past {
     pub(super) seconds: f64,
     pub(super) held_seconds: f64,
     pub(super) aborted: u64,
+    /// Where the newest run looked: a word of `Way`.
+    #[serde(default)]
+    pub(super) way: Option<String>,
+    /// Pages that the newest run with a verdict looked at.
+    #[serde(default)]
+    pub(super) pages: Option<u32>,
     /// The content that the state is about.
     pub(super) about: Option<Content>,
     /// Code, subject, evidence.
@@ -41,6 +47,8 @@ impl Default for Past {
             seconds: 0.0,
             held_seconds: 0.0,
             aborted: 0,
+            way: None,
+            pages: None,
             about: None,
             findings: Vec::new(),
         }
@@ -86,6 +94,7 @@ impl Past {
         self.seconds = duration.as_secs_f64();
         self.held_seconds = outcome.held.as_secs_f64();
         self.aborted = self.aborted.saturating_add(u64::from(outcome.aborted));
+        self.way = Some(outcome.way.as_str().to_owned());
         let verdict = matches!(outcome.state, CheckState::Ok | CheckState::Corrupt);
         if !verdict && self.state == CheckState::Corrupt {
             return;
@@ -93,6 +102,7 @@ impl Past {
         if outcome.state == CheckState::Ok {
             self.last_ok = Some(ended);
         }
+        self.pages = outcome.pages.or(self.pages);
         self.state = outcome.state;
         self.about = about;
         self.findings = outcome
@@ -105,7 +115,7 @@ impl Past {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::checks::Way, *};
     use crate::findings::{Code, Finding};
 
     fn outcome(state: CheckState) -> Outcome {
@@ -117,6 +127,8 @@ mod tests {
             reason: None,
             aborted: state == CheckState::Unknown,
             held: Duration::from_millis(3),
+            way: Way::Copy,
+            pages: (state == CheckState::Ok).then_some(7),
         }
     }
 

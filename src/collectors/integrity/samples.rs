@@ -2,7 +2,7 @@
 
 use super::{
     Cheap,
-    checks::Check,
+    checks::{Check, Way},
     memory::{Memory, Past},
 };
 use crate::{
@@ -48,8 +48,29 @@ static ABORTED: Desc = Desc::counter(
 static PAGES: Desc =
     Desc::gauge("chroma_integrity_pages", "Pages of the database as its header states them.");
 
-pub(super) static DESCS: [&Desc; 8] =
-    [&STATE, &LAST_RUN, &LAST_OK, &DURATION, &LOCK_HOLD, &NEXT_DUE, &ABORTED, &PAGES];
+static CHECKED_PAGES: Desc = Desc::gauge(
+    "chroma_integrity_checked_pages",
+    "Pages that the newest run of the check with a verdict looked at, cached.",
+)
+.labelled(&["check"]);
+static WAY: Desc = Desc::gauge(
+    "chroma_integrity_way",
+    "Where the newest run of the check looked, in the file itself or in a consistent copy; 1 for exactly one way per check, cached.",
+)
+.labelled(&["check", "way"]);
+
+pub(super) static DESCS: [&Desc; 10] = [
+    &STATE,
+    &LAST_RUN,
+    &LAST_OK,
+    &DURATION,
+    &LOCK_HOLD,
+    &NEXT_DUE,
+    &ABORTED,
+    &PAGES,
+    &CHECKED_PAGES,
+    &WAY,
+];
 
 /// The samples, and the state of each check.
 pub(super) fn samples(
@@ -88,6 +109,12 @@ pub(super) fn samples(
             samples.push(LAST_RUN.with(label(), last.as_secs_f64()));
             samples.push(DURATION.with(label(), past.seconds));
             samples.push(LOCK_HOLD.with(label(), past.held_seconds));
+            samples.extend(past.pages.map(|n| CHECKED_PAGES.with(label(), f64::from(n))));
+            for way in past.way.iter().flat_map(|_| Way::ALL) {
+                let taken = past.way.as_deref() == Some(way.as_str());
+                let labels = vec![name.into(), way.as_str().into()];
+                samples.push(WAY.with(labels, f64::from(u8::from(taken))));
+            }
         }
         samples.push(NEXT_DUE.with(label(), due(check).max(now).as_secs_f64()));
     }
