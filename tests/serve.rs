@@ -166,6 +166,48 @@ fn a_second_store_comes_by_reload_and_a_bad_file_keeps_what_runs() {
 }
 
 #[test]
+fn the_level_of_the_log_changes_by_reload_and_its_format_by_a_restart() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = fixture("chroma-1.5.9", scratch.path());
+    let file = scratch.path().join("config.yml");
+    let write = |log: &str| {
+        let (state, dir) = (scratch.path().join("state"), dir.display());
+        let state = state.display();
+        fs::write(
+            &file,
+            format!(
+                "log: {{{log}}}\nstate:\n  dir: {state}\nstores:\n  - name: main\n    path: {dir}\n"
+            ),
+        )
+        .unwrap();
+    };
+    write("level: info");
+    let exporter = Exporter::start(&["--config.file", file.to_str().unwrap()]);
+    exporter.ready();
+    let turns = || exporter.log().matches("Turn done.").count();
+    assert_eq!(turns(), 0, "{}", exporter.log());
+    write("level: debug");
+    wait_for("debug lines", SOON, || (turns() > 0).then_some(()));
+
+    write("level: warn, format: json");
+    wait_for("the format to be refused until the restart", SOON, || {
+        exporter.log().contains("field=log.format").then_some(())
+    });
+    assert!(exporter.log().contains("field=log.format"), "{}", exporter.log());
+    std::thread::sleep(Duration::from_millis(300)); // what was on its way
+    let before = turns();
+    exporter.wait_page("more turns", SOON, {
+        let last = |page: &support::Page| {
+            let labels = [("collector", "disk")];
+            page.value("chroma_exporter_collector_last_run_timestamp_seconds", &labels)
+        };
+        let first = last(&exporter.page());
+        move |page| last(page) > first
+    });
+    assert_eq!(turns(), before, "a warning is all that is to be heard: {}", exporter.log());
+}
+
+#[test]
 fn a_config_map_volume_is_followed_through_its_links() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = fixture("chroma-1.5.9", scratch.path());

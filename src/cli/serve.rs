@@ -17,6 +17,7 @@ use crate::{
     fleet,
     host::Host,
     http::{self, Limits, Listeners, ReloadRequest},
+    logging,
     metrics::Own,
     publish::Publisher,
     sample::Snapshot,
@@ -260,6 +261,8 @@ impl Reloader {
             Err(error) => return Err(format!("the configuration was not loaded: {error}")),
         };
         self.warn_of_fixed(&config);
+        // At once: whoever turns it up looks for a fault that a restart might hide.
+        logging::set_level(config.log.level);
         self.configs.send_replace(Arc::clone(&config));
         if self.to_fleet.send(config).await.is_err() {
             return Err("the program is ending".to_owned());
@@ -276,7 +279,7 @@ impl Reloader {
             ("web", before.web != config.web),
             ("state.dir", before.state_dir != config.state_dir),
             ("path.procfs", before.procfs != config.procfs),
-            ("log", before.log != config.log),
+            ("log.format", before.log.format != config.log.format),
         ] {
             if changed {
                 warn!(field, "This change takes effect at the next start.");
