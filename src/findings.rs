@@ -176,7 +176,7 @@ catalogue! {
         => "Stop Chroma, never delete the -wal file, then: sqlite3 {path}/chroma.sqlite3 'PRAGMA journal_mode=DELETE'";
     // schema
     SchemaNewerThanServer "schema_newer_than_server" Critical: "The directory was migrated by a newer Chroma than the one that opens it, which then panics with 'range start index out of range', or (below 1.0) lacks columns. Nothing is damaged."
-        => "Upgrade chromadb (pip install --upgrade chromadb) at least to the release named below. Do not delete {path} and do not undo migrations: its data is healthy.";
+        => "Upgrade chromadb (pip install --upgrade chromadb) at least to the release named in the evidence. Do not delete {path} and do not undo migrations: its data is healthy.";
     MigrationMismatch "migration_mismatch" Critical: "The table of applied migrations has a gap or a changed hash; Chroma refuses to open the database."
         => "Stop Chroma, keep a copy of {path}, and compare the migrations table with a healthy database of the same Chroma version.";
     MigrationsMissing "migrations_missing" Critical: "The table of applied migrations is missing or empty; Chroma would apply all of them again and fail."
@@ -219,7 +219,7 @@ catalogue! {
     StoreReplaced "store_replaced" Critical: "A running process holds a deleted or replaced chroma.sqlite3: its reads answer from a file that goes when it ends, and its writes fail (code 1032)."
         => "Do not stop that process before its open file is saved outside {path}: cp /proc/PID/fd/N /var/tmp/chroma.sqlite3.saved (PID and N as found).";
     LockHeld "lock_held" Warning: "A process holds a lock on chroma.sqlite3 for long; all writers wait for it in silence."
-        => "Look at the process named below, and end it if it is a forgotten shell or a hung tool.";
+        => "Look at the process named in the evidence, and end it if it is a forgotten shell or a hung tool.";
     DescriptorsLow "descriptors_low" Warning: "The process that holds the directory has nearly used up its file descriptors; the next open fails."
         => "Raise its limit (LimitNOFILE= or ulimit -n) and restart it.";
     // disk
@@ -237,9 +237,9 @@ catalogue! {
         => "Free space on the filesystem of {path}, or put backups and temporary files on another one.";
     // permissions
     PermissionDrift "permission_drift" Warning: "Owner, group, mode or type of an entry differs from what was declared or learnt."
-        => "Compare and mend with: chown and chmod as shown below; if the change was wanted, declare it in the configuration.";
+        => "Compare and mend with: chown and chmod as shown in the evidence; if the change was wanted, declare it in the configuration.";
     PermissionUnwritable "permission_unwritable" Critical: "The user that Chroma runs as cannot write a file or directory that it must write."
-        => "Give it back with: chown -R USER {path} (USER below); the directory itself must be writable too, for the journal.";
+        => "Give it back with: chown -R USER {path} (USER as in the evidence); the directory itself must be writable too, for the journal.";
     PermissionWorldWritable "permission_world_writable" Warning: "Everybody on this host may change an entry of the directory."
         => "Take it away with: chmod -R o-w {path}";
     // backups
@@ -262,6 +262,11 @@ catalogue! {
         => "Run chroma_exporter check, and upgrade chromadb if the line says 'out of range for slice of length'; delete nothing for it.";
     LogError "log_error" Warning: "The server's log tells of an error that concerns the data or the host."
         => "Read the lines around it in the log, then run chroma_exporter check, which tells the cause where it can.";
+    // ourselves
+    CheckOverdue "check_overdue" Warning: "An integrity check has come to no verdict for more than twice its interval: damage would not be noticed."
+        => "Run it in a quiet hour with: chroma_exporter check --store.path {path}; why it was given up stands in the evidence.";
+    CollectorFailing "collector_failing" Warning: "A collector cannot read what it should: what it watches is not known, and findings of it neither come nor go."
+        => "See what it could not read in the evidence, or with: chroma_exporter check --quick --store.path {path}";
 }
 
 impl Code {

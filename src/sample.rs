@@ -155,6 +155,17 @@ impl Reading {
         self.observation.problems.is_empty()
     }
 
+    /// The codes that it answers for: those of the collector, and that it fails itself.
+    pub fn answers(&self) -> impl Iterator<Item = Code> {
+        self.codes.iter().copied().chain([Code::CollectorFailing])
+    }
+
+    /// Whether the absence of a finding with this code disproves it.
+    #[must_use]
+    pub fn judged(&self, code: Code) -> bool {
+        self.success() || self.observation.judged.contains(&code)
+    }
+
     /// How the run fared, a value for each family of [`HEALTH`].
     #[must_use]
     pub fn health(&self) -> [f64; HEALTH.len()] {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Ticks, Timestamp},
     collectors::{self, CollectError, Collector, Pace, Turn},
     config::CollectorName,
     findings::{Code, Finding},
@@ -180,7 +180,7 @@ async fn run_collector(
     stop: CancellationToken,
 ) {
     let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
-    let mut log = ProblemLog::default();
+    let mut report = Report::default();
     let mut first = true;
     while !stop.is_cancelled() {
         let pace = collector.pace();
@@ -192,30 +192,28 @@ async fn run_collector(
             stop: Arc::new(AtomicBool::new(false)),
         };
         let mut job = spawn_run(collector, context.clone(), turn.clone());
-        let finished = tokio::select! {
-            finished = timeout(pace.deadline, &mut job) => finished,
-            () = stop.cancelled() => { give_up(&turn); return; }
-        };
-        let finished = if let Ok(finished) = finished {
-            finished
-        } else {
-            // Its thread is left alone, and no second one starts before it has ended.
+        let mut patience = pace.deadline;
+        let finished = loop {
+            let waited = tokio::select! {
+                waited = timeout(patience, &mut job) => waited,
+                () = stop.cancelled() => { give_up(&turn); return; }
+            };
+            if let Ok(finished) = waited {
+                break finished;
+            }
+            // Its thread is left alone, and no second one starts before it has ended. That it goes on is told again and
+            // again, so that the time for which it fails is known.
             give_up(&turn);
+            patience = pace.interval.max(pace.deadline);
             let overdue = Observation {
                 problems: vec![CollectError::Overdue { deadline: pace.deadline }],
                 ..Observation::default()
             };
-            let reading = reading_of(name, descs, codes, overdue, &turn, pace.deadline);
-            log.note(&context, &reading);
-            board.put(&context.store.name, name, reading);
-            match stop.run_until_cancelled(&mut job).await {
-                Some(finished) => finished,
-                None => return,
-            }
+            let reading = reading_of(name, descs, codes, overdue, &turn, started.elapsed());
+            report.put(&context, &board, name, reading, pace.interval);
         };
         let Ok((returned, reading, panicked)) = finished else { return }; // the runtime is shutting down
-        log.note(&context, &reading);
-        board.put(&context.store.name, name, reading);
+        report.put(&context, &board, name, reading, pace.interval);
         // After a panic its memory cannot be trusted.
         collector = if panicked { collectors::build(name, &context) } else { returned };
 
@@ -280,10 +278,12 @@ fn reading_of(
     name: CollectorName,
     descs: &'static [&'static crate::sample::Desc],
     codes: &'static [Code],
-    observation: Observation,
+    mut observation: Observation,
     turn: &Turn,
     duration: Duration,
 ) -> Reading {
+    // Whether it fails is known of every run.
+    observation.judged.push(Code::CollectorFailing);
     let last_success = observation.problems.is_empty().then_some(turn.now);
     Reading {
         collector: name.as_str(),
@@ -295,6 +295,55 @@ fn reading_of(
         last_success,
     }
 }
+
+/// Tells the readings of one collector to whoever wants to know.
+#[derive(Debug, Default)]
+struct Report {
+    log: ProblemLog,
+    failing: Failing,
+}
+
+impl Report {
+    fn put(
+        &mut self,
+        context: &Context,
+        board: &Board,
+        name: CollectorName,
+        mut reading: Reading,
+        interval: Duration,
+    ) {
+        self.log.note(context, &reading);
+        let failing = self.failing.note(&reading, interval, clock::ticks());
+        reading.observation.findings.extend(failing);
+        board.put(&context.store.name, name, reading);
+    }
+}
+
+/// Since when a collector has been failing without a break.
+#[derive(Debug, Default)]
+struct Failing {
+    since: Option<Ticks>,
+}
+
+impl Failing {
+    /// The finding once it has failed for more than three of its intervals, and not less than a minute: one bad reading is no
+    /// news.
+    fn note(&mut self, reading: &Reading, interval: Duration, now: Ticks) -> Option<Finding> {
+        let Some(problem) = reading.observation.problems.first() else {
+            self.since = None;
+            return None;
+        };
+        let failing = now.since(*self.since.get_or_insert(now));
+        (failing > (interval * FAILING_INTERVALS).max(FAILING_MIN)).then(|| {
+            let minutes = failing.as_secs() / 60;
+            let evidence = format!("for {minutes} min: {}", problem.chain());
+            Finding::new(Code::CollectorFailing, reading.collector, evidence)
+        })
+    }
+}
+
+const FAILING_INTERVALS: u32 = 3;
+const FAILING_MIN: Duration = Duration::from_mins(1);
 
 /// Logs the first problem and each different one, not every attempt.
 #[derive(Debug, Default)]
@@ -398,6 +447,39 @@ mod tests {
             judged: judged.to_vec(),
             problems: failed.then(|| CollectError::Other("no".to_owned())).into_iter().collect(),
             ..Observation::default()
+        }
+    }
+
+    #[test]
+    fn a_collector_that_fails_for_long_is_told_until_it_reads_again() {
+        let turn = Turn {
+            now: Timestamp::from_secs(1_795_000_000),
+            wake: Wake::NONE,
+            deep: false,
+            stop: Arc::default(),
+        };
+        let began = clock::ticks();
+        for (interval, readings) in [
+            // second:what is said; a reading of `ok` is without a problem
+            (5, "0:- 15:- 60:- 61:failing 500:failing ok505:- 506:- 566:- 567:failing"),
+            (60, "0:- 60:- 120:- 180:- 181:failing ok240:-"),
+            (600, "0:- 600:- ok700:- 1200:- 3000:- 3001:failing"),
+        ] {
+            let mut failing = Failing::default();
+            for step in readings.split(' ') {
+                let (at, want) = step.split_once(':').unwrap();
+                let failed = !at.starts_with("ok");
+                let second = at.trim_start_matches("ok").parse().unwrap();
+                let observation = observation(&[], &[], failed);
+                let name = CollectorName::Disk;
+                let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO);
+                assert!(reading.judged(Code::CollectorFailing), "{step}");
+                let now = began.plus(Duration::from_secs(second));
+                let found = failing.note(&reading, Duration::from_secs(interval), now);
+                let said = found.as_ref().map_or("-", |found| &found.code.as_str()[10..]);
+                assert_eq!(said, want, "{interval} {step}");
+                assert!(found.is_none_or(|f| f.subject == "disk" && f.evidence.ends_with(": no")));
+            }
         }
     }
 

@@ -225,21 +225,21 @@ fn a_finding_is_one_zero_or_unknown_but_never_stale() {
     for (runs, want) in [
         (
             vec![fine(&[])],
-            "backup_missing/warning=0 backup_stale/warning=0 disk_readonly/critical=0",
+            "backup_missing/warning=0 backup_stale/warning=0 collector_failing/warning=0 disk_readonly/critical=0",
         ),
         (
             vec![fine(&[(Stale, Warning)])],
-            "backup_missing/warning=0 backup_stale/warning=1 disk_readonly/critical=0",
+            "backup_missing/warning=0 backup_stale/warning=1 collector_failing/warning=0 disk_readonly/critical=0",
         ),
         // Graver than the catalogue says: the series of the usual severity is 0, and the other vanishes with it.
         (
             vec![fine(&[(Stale, Critical)])],
-            "backup_missing/warning=0 backup_stale/critical=1 backup_stale/warning=0 disk_readonly/critical=0",
+            "backup_missing/warning=0 backup_stale/critical=1 backup_stale/warning=0 collector_failing/warning=0 disk_readonly/critical=0",
         ),
         // Two subjects of one code.
         (
             vec![fine(&[(Stale, Critical), (Stale, Warning), (Stale, Warning)])],
-            "backup_missing/warning=0 backup_stale/critical=1 backup_stale/warning=1 disk_readonly/critical=0",
+            "backup_missing/warning=0 backup_stale/critical=1 backup_stale/warning=1 collector_failing/warning=0 disk_readonly/critical=0",
         ),
         // A failed run keeps what was found and disproves nothing but what it judged.
         (vec![failed(&[(Stale, Critical)], &[])], "backup_stale/critical=1"),
@@ -304,20 +304,20 @@ fn the_bound_takes_the_largest_family_and_never_findings_or_health() {
     let series = |families: &[Family], name: &str| {
         family(families, name).map_or(0, |family| family.series.len())
     };
-    // Information, health and findings of both stores: 2 × (1 + 4 + 2); samples: 2 + 5 + 500.
+    // Information, health and findings of both stores: 2 × (1 + 4 + 2 and collector_failing); samples: 2 + 5 + 500.
     for (series_max, dropped) in
-        [(1000, 0), (14 + 507, 0), (14 + 506, 500), (14 + 6, 505), (14, 507), (0, 507)]
+        [(1000, 0), (16 + 507, 0), (16 + 506, 500), (16 + 6, 505), (16, 507), (0, 507)]
     {
         let (count, families) = page(series_max);
         assert_eq!(count, dropped, "{series_max}");
         assert_eq!(value(&families, "chroma_exporter_dropped_series", &[]), Some(dropped as f64));
-        assert_eq!(series(&families, "chroma_finding"), 4, "{series_max}");
+        assert_eq!(series(&families, "chroma_finding"), 6, "{series_max}");
         assert_eq!(series(&families, "chroma_exporter_collector_success"), 2, "{series_max}");
         assert_eq!(series(&families, "chroma_store_info"), 2, "{series_max}");
         let left = series(&families, MANY.name) + series(&families, PLAIN.name);
         assert_eq!(left, 507 - dropped, "{series_max}");
     }
-    let (_, families) = page(14 + 506);
+    let (_, families) = page(16 + 506);
     assert_eq!(value(&families, PLAIN.name, &[("store", "loud")]), Some(1.0));
     assert_eq!(series(&families, MANY.name), 5, "the quiet store keeps its family");
 }

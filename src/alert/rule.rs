@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{message::Number, step::Condition};
 use crate::{
     findings::{Code, Finding, Severity},
-    sample::{HEALTH, Reading, StoreReadings},
+    sample::{HEALTH, StoreReadings},
 };
 
 /// One rule. There is one alert per rule and store, whatever the number of findings or series behind it.
@@ -138,7 +138,8 @@ pub fn judge(rule: &Rule, store: &StoreReadings, firing: bool) -> (Condition, Op
 }
 
 fn judge_finding(rule: &Rule, code: Code, store: &StoreReadings) -> (Condition, Option<Found>) {
-    let answering = || store.readings.iter().filter(|reading| reading.codes.contains(&code));
+    let answering =
+        || store.readings.iter().filter(|reading| reading.answers().any(|other| other == code));
     let mut seen: Vec<&Finding> = answering()
         .flat_map(|reading| &reading.observation.findings)
         .filter(|finding| finding.code == code && !finding.kept)
@@ -155,10 +156,8 @@ fn judge_finding(rule: &Rule, code: Code, store: &StoreReadings) -> (Condition, 
             Some(Found { severity, evidence, count: seen.len(), number: None }),
         );
     }
-    let disproved =
-        |reading: &Arc<Reading>| reading.success() || reading.observation.judged.contains(&code);
     let mut readings = answering().peekable();
-    if readings.peek().is_some() && readings.all(disproved) {
+    if readings.peek().is_some() && readings.all(|reading| reading.judged(code)) {
         (Condition::Good, None)
     } else {
         (Condition::Unknown, None)

@@ -30,7 +30,7 @@ use crate::{
     watch::Wake,
 };
 
-static CODES: [Code; 22] = [
+static CODES: [Code; 23] = [
     Code::StoreMissing,
     Code::SqliteMissing,
     Code::SqliteEmpty,
@@ -53,6 +53,7 @@ static CODES: [Code; 22] = [
     Code::DefaultTenantMissing,
     Code::DefaultDatabaseMissing,
     Code::CatalogEmpty,
+    Code::CheckOverdue,
 ];
 
 /// What the cheap look said, for turns in which nothing changed.
@@ -70,6 +71,8 @@ pub struct Integrity {
     memory: Option<Memory>,
     cheap: Option<Cheap>,
     job: Option<Job>,
+    /// Which checks are overdue, since when that has been known, and for how long they have been without a verdict.
+    overdue: BTreeMap<&'static str, (Timestamp, Duration)>,
     /// Problems of the newest run of each check.
     problems: BTreeMap<&'static str, String>,
 }
@@ -83,6 +86,7 @@ impl Integrity {
             memory: None,
             cheap: None,
             job: None,
+            overdue: BTreeMap::new(),
             problems: BTreeMap::new(),
         }
     }
@@ -201,6 +205,50 @@ impl Integrity {
         schedule::due(check, past, content, &self.context.config.collect, now)
     }
 
+    /// Keeps the books on checks that are overdue.
+    fn note_overdue(&mut self, now: Timestamp) {
+        let memory = self.memory.get_or_insert_default();
+        // Without a database there is nothing to check, which is said elsewhere.
+        let since = *memory.since.get_or_insert(now);
+        let since = if since > now { *memory.since.insert(now) } else { since };
+        let nothing =
+            self.cheap.as_ref().and_then(|cheap| cheap.judged.obstacle) == Some(Obstacle::NoFile);
+        for check in Check::ALL {
+            let (past, collect) = (memory.past(check), &self.context.config.collect);
+            match schedule::overdue(check, past, since, collect, now).filter(|_| !nothing) {
+                Some(without) => {
+                    let noticed = self.overdue.get(check.as_str()).map_or(now, |(at, _)| *at);
+                    self.overdue.insert(check.as_str(), (noticed.min(now), without));
+                }
+                None => drop(self.overdue.remove(check.as_str())),
+            }
+        }
+    }
+
+    /// Those that are overdue after a run in vain, too. After a pause of the program or of the host every check is overdue, and
+    /// gets the time to be run first; `deep` says that it was run just now.
+    fn overdue_findings(&self, now: Timestamp, deep: bool) -> impl Iterator<Item = Finding> {
+        let collect = &self.context.config.collect;
+        let overdue = Check::ALL.into_iter().filter_map(move |check| {
+            let (noticed, without) = *self.overdue.get(check.as_str())?;
+            let grace = schedule::interval(check, collect).min(OVERDUE_GRACE);
+            (deep || now.since(noticed) >= grace).then_some((check, without))
+        });
+        overdue.map(|(check, without)| {
+            let state = match self.obstacle() {
+                Some(obstacle) => obstacle.state(),
+                None => self.memory.as_ref().and_then(|m| m.past(check)).map_or(CheckState::Unknown, |p| p.state),
+            };
+            let (name, hours) = (check.as_str(), without.as_secs() / 3600);
+            let evidence = format!(
+                "the check {name} has come to no verdict for {hours} h, its interval is {} min; the last try said {}",
+                schedule::interval(check, collect).as_secs() / 60,
+                state.as_str()
+            );
+            Finding::new(Code::CheckOverdue, name, evidence)
+        })
+    }
+
     fn findings(&self) -> Vec<Finding> {
         let mut findings: Vec<Finding> = Vec::new();
         if let Some(cheap) = &self.cheap {
@@ -261,6 +309,7 @@ impl Collector for Integrity {
             std::thread::sleep(self.job.as_ref().map_or(Duration::ZERO, |_| SMALL_WAIT));
         }
         self.reap(false);
+        self.note_overdue(turn.now);
         let due = |check| self.due(check, self.content(), turn.now);
         let (samples, checks) =
             samples::samples(self.cheap.as_ref(), self.memory.as_ref(), due, turn.now);
@@ -270,13 +319,9 @@ impl Collector for Integrity {
             let refused = [&mut cheap.judged.header, &mut cheap.judged.journal];
             problems.extend(refused.into_iter().filter_map(|verdict| verdict.problem.take()));
         }
-        Observation {
-            samples,
-            checks,
-            findings: self.findings(),
-            problems,
-            ..Observation::default()
-        }
+        let mut findings = self.findings();
+        findings.extend(self.overdue_findings(turn.now, turn.deep));
+        Observation { samples, findings, checks, problems, ..Observation::default() }
     }
 }
 
@@ -298,6 +343,8 @@ impl Integrity {
 }
 
 const STATE_KIND: &str = "integrity";
+/// How long a check that is overdue has to be run before that is told.
+const OVERDUE_GRACE: Duration = Duration::from_mins(10);
 /// Looks beside a writer before it is called busy, and the time between them.
 const LOOKS_MAX: u32 = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);

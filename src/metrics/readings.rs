@@ -126,9 +126,8 @@ fn findings(store: &StoreReadings) -> Vec<(Code, Severity, bool)> {
     let mut looked_for: BTreeMap<Code, bool> = BTreeMap::new();
     for reading in &store.readings {
         found.extend(reading.observation.findings.iter().map(|f| (f.code, f.severity)));
-        for code in reading.codes {
-            let judged = reading.success() || reading.observation.judged.contains(code);
-            *looked_for.entry(*code).or_insert(true) &= judged;
+        for code in reading.answers() {
+            *looked_for.entry(code).or_insert(true) &= reading.judged(code);
         }
     }
     let absent = looked_for

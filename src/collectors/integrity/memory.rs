@@ -14,6 +14,9 @@ use crate::{
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Memory {
     pub(super) had_database: bool,
+    /// When the store was first seen.
+    #[serde(default)]
+    pub(super) since: Option<Timestamp>,
     pub(super) checks: BTreeMap<String, Past>,
 }
 
@@ -23,6 +26,9 @@ pub(super) struct Past {
     pub(super) state: CheckState,
     pub(super) last_run: Option<Timestamp>,
     pub(super) last_ok: Option<Timestamp>,
+    /// When a run last proved it whole or damaged.
+    #[serde(default)]
+    pub(super) last_verdict: Option<Timestamp>,
     pub(super) seconds: f64,
     pub(super) held_seconds: f64,
     pub(super) aborted: u64,
@@ -44,6 +50,7 @@ impl Default for Past {
             state: CheckState::Unknown,
             last_run: None,
             last_ok: None,
+            last_verdict: None,
             seconds: 0.0,
             held_seconds: 0.0,
             aborted: 0,
@@ -96,6 +103,9 @@ impl Past {
         self.aborted = self.aborted.saturating_add(u64::from(outcome.aborted));
         self.way = Some(outcome.way.as_str().to_owned());
         let verdict = matches!(outcome.state, CheckState::Ok | CheckState::Corrupt);
+        if verdict {
+            self.last_verdict = Some(ended);
+        }
         if !verdict && self.state == CheckState::Corrupt {
             return;
         }
@@ -150,6 +160,9 @@ mod tests {
             }
             assert_eq!((past.state, past.findings.len()), (want, findings), "{runs:?}");
             assert_eq!(past.last_ok, last_ok.map(Timestamp::from_secs), "{runs:?}");
+            let proved = (0..).zip(runs).filter(|(_, state)| matches!(state, Ok | Corrupt));
+            let last_verdict = proved.last().map(|(at, _)| Timestamp::from_secs(at));
+            assert_eq!(past.last_verdict, last_verdict, "{runs:?}");
             let aborted = runs.iter().filter(|state| **state == Unknown).count();
             assert_eq!(past.aborted, aborted as u64, "{runs:?}");
             let last = (0..).zip(runs).last().map(|(at, _)| at);

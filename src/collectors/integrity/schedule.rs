@@ -51,6 +51,22 @@ pub(super) fn due(
     last.plus(wait)
 }
 
+/// For how long a check has been without a verdict, when that is more than twice its interval. `since` is when the store was
+/// first seen, for a check that never came to one. A verdict in the future, by a clock that has been set back, is none of
+/// today; the check is due at once then.
+pub(super) fn overdue(
+    check: Check,
+    past: Option<&Past>,
+    since: Timestamp,
+    collect: &Collect,
+    now: Timestamp,
+) -> Option<Duration> {
+    // What older versions kept knows good verdicts only.
+    let last = past.and_then(|past| past.last_verdict.or(past.last_ok));
+    let without = now.since(last.unwrap_or(since));
+    (without > interval(check, collect) * 2).then_some(without)
+}
+
 /// Clocks are disciplined by so much while nothing is wrong.
 const CLOCK_SLACK: Duration = Duration::from_mins(1);
 /// Shortest time to the next try of a check that gave no verdict.
@@ -129,5 +145,30 @@ mod tests {
         }
         // The run that follows a jump notes the time of the new clock: the next one is an interval away again.
         assert_eq!(quick(0), HOUR);
+    }
+
+    #[test]
+    fn a_check_is_overdue_after_twice_its_interval_without_a_verdict() {
+        let at = Timestamp::from_secs;
+        let past = |verdict: Option<i64>, ok: Option<i64>| Past {
+            last_run: Some(at(9 * DAY)),
+            last_verdict: verdict.map(at),
+            last_ok: ok.map(at),
+            ..Past::default()
+        };
+        let never = past(None, None);
+        for (check, past, now, want) in [
+            (Check::Quick, None, 2 * HOUR, None), // first seen at 0
+            (Check::Quick, None, 2 * HOUR + 1, Some(2 * HOUR + 1)),
+            (Check::Full, None, 2 * DAY, None),
+            (Check::Full, Some(&never), 3 * DAY, Some(3 * DAY)), // tried, and given up
+            (Check::Full, Some(&past(Some(DAY), None)), 3 * DAY, None),
+            (Check::Full, Some(&past(Some(DAY), None)), 4 * DAY, Some(3 * DAY)),
+            (Check::Schema, Some(&past(None, Some(HOUR))), 5 * HOUR, Some(4 * HOUR)),
+            (Check::Full, Some(&past(Some(400 * DAY), None)), 9 * DAY, None), // the clock went back
+        ] {
+            let is = overdue(check, past, at(0), &Collect::default(), at(now));
+            assert_eq!(is.map(|is| is.as_secs().cast_signed()), want, "{check:?} {now}");
+        }
     }
 }

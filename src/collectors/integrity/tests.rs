@@ -161,3 +161,47 @@ fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
     let state = |check| seen.checks.iter().find(|(name, _)| *name == check).unwrap().1;
     assert_eq!((state("schema"), state("quick")), (CheckState::Ok, CheckState::Unknown));
 }
+
+#[test]
+fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
+    let mut scene = Scene::new();
+    let found = |collector: &mut Integrity, now| {
+        let (wake, stop) = (Wake::NONE, Arc::new(AtomicBool::new(false)));
+        let seen = collector.collect(&Turn { now, wake, deep: false, stop });
+        let overdue = seen.findings.into_iter().filter(|f| f.code == Code::CheckOverdue);
+        overdue.map(|finding| finding.subject).collect::<Vec<_>>()
+    };
+    let mut collector = scene.start();
+    scene.turn(&mut collector, false);
+    // Checks that take turns cannot be run any more.
+    let host = Arc::clone(&collector.context.host);
+    let others_turn = host.heavy.lock().unwrap();
+    let start = scene.now;
+    for (minutes, want) in [
+        (0, &[][..]),
+        (119, &[]),
+        (121, &[]), // overdue, and not yet for long enough
+        (132, &["quick"]),
+        (47 * 60, &["quick"]),
+        (49 * 60, &["quick"]),
+        (49 * 60 + 11, &["quick", "full"]),
+    ] {
+        let now = start.plus(Duration::from_mins(minutes));
+        found(&mut collector, now);
+        collector.reap(true); // the schema is checked all the while
+        assert_eq!(found(&mut collector, now), want, "{minutes} min");
+    }
+    drop(others_turn);
+    scene.now = start.plus(Duration::from_hours(51));
+    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full"]);
+    assert_eq!(found(&mut collector, scene.now), [""; 0]);
+
+    // A program that comes back after a week runs its checks first.
+    drop(collector);
+    drop(host);
+    scene.now = scene.now.plus(Duration::from_hours(200));
+    let mut collector = scene.start();
+    assert_eq!(found(&mut collector, scene.now), [""; 0]);
+    collector.reap(true);
+    assert_eq!(found(&mut collector, scene.now.plus(Duration::from_hours(1))), [""; 0]);
+}
