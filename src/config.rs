@@ -4,14 +4,19 @@
 pub mod file;
 pub mod print;
 mod raw;
+pub mod receivers;
 mod report;
 pub(crate) mod rules;
+pub mod secret;
 mod section;
+pub(crate) mod target;
 mod validate;
 mod yaml;
 
+pub use receivers::Receiver;
 pub use report::ConfigError;
 pub use rules::Listen;
+pub use secret::Secret;
 pub use validate::{Overrides, PatternFlag, StoreFlag};
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -35,6 +40,8 @@ pub struct Config {
     pub rootfs: PathBuf,
     /// What is logged, and how.
     pub log: Log,
+    /// Who is told of alerts.
+    pub receivers: Vec<Arc<Receiver>>,
 }
 
 /// No store, every collector, nothing kept on disk: what an empty file on a host without a home gives.
@@ -49,6 +56,7 @@ impl Default for Config {
             procfs: "/proc".into(),
             rootfs: "/".into(),
             log: Log::default(),
+            receivers: Vec::new(),
         }
     }
 }

@@ -17,6 +17,7 @@ mod human;
 pub mod logging;
 pub mod metrics;
 pub mod publish;
+pub mod receivers;
 pub mod sample;
 pub mod scheduler;
 pub mod store;

@@ -1,5 +1,7 @@
-//! The effective configuration as YAML that reads back to the same [`Config`]. No key of ours holds a secret; one that
-//! will must be printed as `<secret>`.
+//! The effective configuration as YAML that reads back to the same [`Config`], except that a secret that stands in the file
+//! itself is printed as `<secret>`.
+
+mod receivers;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -26,6 +28,7 @@ struct Printed<'a> {
     path: PrintedPath<'a>,
     limits: PrintedLimits,
     log: PrintedLog,
+    receivers: Vec<receivers::Printed>,
 }
 
 #[derive(Serialize)]
@@ -181,6 +184,7 @@ fn printed(config: &Config) -> Printed<'_> {
             discovered_stores: collect.discovered_max,
         },
         log: PrintedLog { level: config.log.level.as_str(), format: config.log.format.as_str() },
+        receivers: config.receivers.iter().map(|r| receivers::Printed::new(r)).collect(),
     }
 }
 

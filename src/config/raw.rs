@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, ServerProbe, Web,
+    BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, Receiver,
+    ServerProbe, Web, receivers,
     report::{At, Place, Report},
     rules::{self, Listen},
     section::{self, Section, count, duration, ratio, shown, text},
@@ -25,6 +26,7 @@ pub(crate) struct RawConfig {
     pub(crate) procfs: Option<PathBuf>,
     pub(crate) rootfs: Option<PathBuf>,
     pub(crate) log: Log,
+    pub(crate) receivers: Vec<Arc<Receiver>>,
 }
 
 /// One item of `stores`, or one `--store.path`.
@@ -115,6 +117,7 @@ impl RawConfig {
             raw.rootfs =
                 path.read("rootfs", |value| rules::absolute_path(text(value)?)).map(|at| at.value);
         }
+        raw.receivers = receivers::read(&top);
         if let Some(log) = top.section("log") {
             log.set("level", &mut raw.log.level, section::choice(&LogLevel::ALL, LogLevel::as_str));
             log.set(

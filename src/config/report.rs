@@ -164,6 +164,9 @@ fn suggestion(section: &str, key: &str, asked: &BTreeSet<String>) -> String {
         .filter_map(|known| Some((distance(&meant, known)?, known)))
         .filter(|(changes, known)| *changes <= (known.chars().count() / 3).max(1))
         .min();
+    if near.as_ref().is_some_and(|(_, known)| *known == key) {
+        return "has no meaning here: only others of this list have it".to_owned();
+    }
     if let Some((_, known)) = near {
         return format!("unknown key; did you mean {known}?");
     }

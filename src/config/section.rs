@@ -1,7 +1,12 @@
 //! Reads a tree of YAML section by section. A value of the wrong kind or out of range becomes a problem and the reading
 //! goes on; keys that nobody asked for and keys that stand twice become problems when the section ends.
 
-use std::{cell::RefCell, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     report::{At, Place, Report, joined},
@@ -17,6 +22,8 @@ pub(crate) struct Section<'n> {
     path: String,
     entries: Vec<(&'n Key, &'n Node)>,
     asked: RefCell<Vec<&'static str>>,
+    /// Whether keys that nobody asked for are none of our business.
+    any_key: Cell<bool>,
 }
 
 impl<'n> Section<'n> {
@@ -51,7 +58,14 @@ impl<'n> Section<'n> {
                 entries.push((key, node));
             }
         }
-        Self { report, file: Arc::clone(file), path, entries, asked: RefCell::default() }
+        Self {
+            report,
+            file: Arc::clone(file),
+            path,
+            entries,
+            asked: RefCell::default(),
+            any_key: Cell::default(),
+        }
     }
 
     /// Where `key` stands, or would stand.
@@ -133,6 +147,30 @@ impl<'n> Section<'n> {
         items.iter().take(max).enumerate().map(at).collect()
     }
 
+    /// The entries of the mapping `key`, whose names are the operator's own, each with its place `key.name`. Those beyond
+    /// `max` are left out and reported.
+    pub(crate) fn pairs(&self, key: &'static str, max: usize) -> Vec<(String, At<&'n Node>)> {
+        let Some(below) = self.section(key) else { return Vec::new() };
+        below.ignore_rest();
+        if below.entries.len() > max {
+            let found = format!("{} entries", below.entries.len());
+            self.add(self.place(key).bad(found, format!("must be at most {max}")));
+        }
+        let entries = below.entries.iter().take(max);
+        entries
+            .map(|(key, node)| {
+                self.report.asked(&below.path, &key.text);
+                let place = below.at(Some(node.line), &key.text);
+                (key.text.clone(), At { value: *node, place })
+            })
+            .collect()
+    }
+
+    /// Takes every key that nobody asked for as it is: nobody can say which are right.
+    pub(crate) fn ignore_rest(&self) {
+        self.any_key.set(true);
+    }
+
     /// A section that is the item of a list.
     pub(crate) fn item(&self, item: &At<&'n Node>) -> Option<Section<'n>> {
         self.section_of(item.value, item.place.field.clone(), &item.place)
@@ -182,6 +220,9 @@ impl<'n> Section<'n> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
+        if self.any_key.get() {
+            return;
+        }
         let asked = self.asked.borrow();
         for (key, _) in &self.entries {
             if !asked.contains(&key.text.as_str()) {

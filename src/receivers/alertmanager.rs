@@ -1,0 +1,88 @@
+//! Alertmanager's API v2, `POST /api/v2/alerts` (<https://prometheus.io/docs/alerting/latest/alerts_api>). It forgets what is not told
+//! again: a firing alert ends four resend intervals from now unless it is sent anew, as Prometheus does it. An alert is
+//! known by all its labels, so that one that grows worse is another one, and the milder one ends by itself.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::webhook;
+use crate::{alert::message::Notification, clock::Timestamp};
+
+/// Where alerts are posted, below the address of the receiver.
+pub(crate) const PATH: &str = "/api/v2/alerts";
+
+/// Resend intervals after which a firing alert ends that nobody sent again.
+const RESENDS: u32 = 4;
+
+/// The alerts with `extra` labels, which go before all but `alertname`, `store` and `severity`.
+pub(crate) fn payload(
+    n: &Notification,
+    extra: &BTreeMap<String, String>,
+    resend: Duration,
+    now: Timestamp,
+) -> Value {
+    let alerts = n.alerts.iter().map(|alert| {
+        let own = webhook::labels(n, alert);
+        let mut labels = own.clone();
+        labels.remove("host");
+        labels.insert("job".to_owned(), "chroma_exporter".to_owned());
+        labels.insert("instance".to_owned(), n.host.clone());
+        labels.extend(extra.clone());
+        for name in ["alertname", "store", "severity"] {
+            labels.extend(own.get(name).map(|value| (name.to_owned(), value.clone())));
+        }
+        labels.retain(|_, value| !value.is_empty());
+        // It refuses an end before the beginning, which a clock that was set back would give.
+        let ends = alert.ended.unwrap_or_else(|| now.plus(resend.saturating_mul(RESENDS)));
+        let starts = alert.since.min(ends);
+        let mut item = json!({
+            "labels": labels,
+            "annotations": webhook::annotations(alert),
+            "startsAt": starts.to_string(),
+            "endsAt": ends.to_string(),
+        });
+        let url = webhook::generator_url(n);
+        if !url.is_empty() {
+            item["generatorURL"] = json!(url);
+        }
+        item
+    });
+    alerts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::receivers::{
+        golden,
+        samples::{self, hostile},
+    };
+
+    #[test]
+    fn alerts_are_as_in_the_golden_files() {
+        let extra = [("job", "chroma"), ("env", "prod"), ("severity", "mine")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        for (name, n) in samples::all() {
+            let value = payload(&n, &extra, Duration::from_mins(1), n.at);
+            golden::holds("alertmanager", name, &value);
+        }
+    }
+
+    #[test]
+    fn no_alert_ends_before_it_begins() {
+        let mut n = samples::disk();
+        for (ended, now) in [(None, 1_000_000_000), (Some(1_000_000_000), 1_900_000_000)] {
+            n.alerts[0].ended = ended.map(Timestamp::from_secs);
+            let now = Timestamp::from_secs(now);
+            let value = payload(&n, &BTreeMap::new(), Duration::from_mins(1), now);
+            let moment = |key: &str| value[0][key].as_str().unwrap().to_owned();
+            assert!(moment("startsAt") <= moment("endsAt"), "{value}");
+        }
+        hostile(|n| {
+            let value = payload(n, &BTreeMap::new(), Duration::from_mins(1), n.at);
+            assert_eq!(value.as_array().unwrap().len(), n.alerts.len());
+        });
+    }
+}

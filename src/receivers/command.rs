@@ -1,0 +1,236 @@
+//! A local program: the webhook's JSON on its standard input, a few facts in its environment, an exit code as its answer.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | delivered |
+//! | 65 (`EX_DATAERR`) | refused for good: not tried again |
+//! | 75 (`EX_TEMPFAIL`), any other, a signal | failed: tried again |
+//!
+//! It runs in a process group of its own, which is killed whole at the deadline or when this program gives the attempt
+//! up. What it starts in the background and leaves behind after a good end lives on.
+
+use std::{
+    io,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{ChildStderr, ChildStdin, Command},
+    time::timeout,
+};
+
+use super::{Said, TEXT_MAX, http::NoReply, secrets::Redactor};
+use crate::alert::message::{Failure, Notification, Outcome};
+
+/// Bytes of standard error that are kept; the rest is read and dropped.
+const STDERR_BYTES_MAX: usize = 4_096;
+
+/// How long what it left in the background may keep its standard error open.
+const STDERR_GRACE: Duration = Duration::from_millis(200);
+
+/// How long a killed program may take to end.
+const KILL_GRACE: Duration = Duration::from_secs(1);
+
+const EX_DATAERR: i32 = 65;
+
+/// Runs `command` once with `body` on its standard input.
+pub(crate) async fn run(
+    command: &[String],
+    receiver: &str,
+    n: &Notification,
+    body: String,
+    deadline: Duration,
+) -> Result<Said, NoReply> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(NoReply::config("no command is configured"));
+    };
+    let mut child = Command::new(program);
+    child.args(arguments).env_clear().envs(environment(receiver, n));
+    child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    child.current_dir("/").process_group(0).kill_on_drop(true);
+    let mut child =
+        child.spawn().map_err(|error| NoReply::config(format!("cannot run {program}: {error}")))?;
+    let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+    let feeding = tokio::spawn(feed(child.stdin.take(), body));
+    let kept = Arc::default();
+    let mut reading = tokio::spawn(read(child.stderr.take(), Arc::clone(&kept)));
+    let ended = timeout(deadline, child.wait()).await;
+    if matches!(ended, Ok(Ok(_))) {
+        group.spare();
+    } else {
+        drop(group);
+        // Killed, it ends at once, unless it hangs in a filesystem.
+        drop(timeout(KILL_GRACE, child.wait()).await);
+    }
+    feeding.abort();
+    drop(timeout(STDERR_GRACE, &mut reading).await);
+    reading.abort();
+    let stderr = kept.lock().map(|kept| String::from_utf8_lossy(&kept).into_owned());
+    let stderr = Redactor::default().clean(&stderr.unwrap_or_default(), TEXT_MAX);
+    let retry = |failure, unclear| Outcome::Retry { failure, after: None, unclear };
+    Ok(match ended {
+        Err(_) => {
+            let text = format!("killed after {} s. {stderr}", deadline.as_secs_f32());
+            (retry(Failure::Timeout, true), None, text.trim().to_owned())
+        }
+        Ok(Err(error)) => (retry(Failure::Command, true), None, error.to_string()),
+        Ok(Ok(status)) => {
+            let outcome = match status.code() {
+                Some(0) => Outcome::Delivered,
+                Some(EX_DATAERR) => Outcome::Rejected { failure: Failure::Command },
+                _ => retry(Failure::Command, false),
+            };
+            let text = if stderr.is_empty() { status.to_string() } else { stderr };
+            (outcome, status.code().and_then(|code| u16::try_from(code).ok()), text)
+        }
+    })
+}
+
+/// Nothing of ours but the search path: an environment may hold secrets.
+fn environment(receiver: &str, n: &Notification) -> Vec<(&'static str, String)> {
+    let first = n.alerts.first();
+    let of = |text: fn(&crate::alert::message::Alert) -> &str| first.map(text).unwrap_or_default();
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+    let mut all = vec![("PATH", path)];
+    for (name, value) in [
+        ("CHROMA_RECEIVER", receiver),
+        ("CHROMA_NOTIFICATION_ID", &n.id),
+        ("CHROMA_REASON", n.reason.as_str()),
+        ("CHROMA_STATUS", n.status().as_str()),
+        ("CHROMA_SEVERITY", n.severity().as_str()),
+        ("CHROMA_HOST", &n.host),
+        ("CHROMA_STORE", n.store().unwrap_or_default()),
+        ("CHROMA_PATH", n.store().map_or("", |_| of(|alert| &alert.path))),
+        ("CHROMA_ALERT", of(|alert| &alert.name)),
+        ("CHROMA_ALERTS", &n.alerts.len().to_string()),
+    ] {
+        all.push((name, value.replace('\0', " ")));
+    }
+    all
+}
+
+/// A program need not read what it is given.
+async fn feed(stdin: Option<ChildStdin>, body: String) {
+    if let Some(mut stdin) = stdin {
+        let written: io::Result<()> = stdin.write_all(body.as_bytes()).await;
+        drop(written);
+    }
+}
+
+async fn read(stderr: Option<ChildStderr>, kept: Arc<Mutex<Vec<u8>>>) {
+    let Some(mut stderr) = stderr else { return };
+    let mut chunk = [0; 1024];
+    while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
+        if let Ok(mut kept) = kept.lock() {
+            let room = STDERR_BYTES_MAX - kept.len();
+            kept.extend_from_slice(&chunk[..count.min(room)]);
+        }
+    }
+}
+
+/// Kills the process group when dropped. As long as nobody waited for its first process, the number is no other group's.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn spare(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may be gone already, which is as good.
+            let _gone = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock, receivers::samples};
+
+    async fn shell(script: &str, deadline: Duration) -> Said {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned);
+        run(&command, "r", &samples::disk(), "{\"a\":1}".to_owned(), deadline).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn exit_codes_have_their_outcomes() {
+        let retry = Outcome::Retry { failure: Failure::Command, after: None, unclear: false };
+        let refused = Outcome::Rejected { failure: Failure::Command };
+        for (script, outcome, status, text) in [
+            ("cat >/dev/null", Outcome::Delivered, Some(0), "exit status: 0"),
+            ("exit 0", Outcome::Delivered, Some(0), "exit status: 0"),
+            ("printf 'no\\n\\033[2Jroom' >&2; exit 75", retry.clone(), Some(75), "no [2Jroom"),
+            ("exit 65", refused, Some(65), "exit status: 65"),
+            ("kill -9 $$", retry.clone(), None, "signal: 9 (SIGKILL)"),
+            ("exec 2>&-; exit 1", retry, Some(1), "exit status: 1"),
+        ] {
+            let said = shell(script, Duration::from_secs(20)).await;
+            assert_eq!(said, (outcome, status, text.to_owned()), "{script}");
+        }
+        let none =
+            run(&["/no/such".to_owned()], "r", &samples::disk(), String::new(), Duration::MAX)
+                .await;
+        assert_eq!(none.unwrap_err().failure, Failure::Config);
+    }
+
+    #[tokio::test]
+    async fn it_gets_the_message_and_a_bare_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let script = format!("{{ cat; echo; env | sort; }} > '{}'", out.display());
+        assert_eq!(shell(&script, Duration::from_secs(20)).await.0, Outcome::Delivered);
+        let text = std::fs::read_to_string(out).unwrap();
+        assert!(text.starts_with("{\"a\":1}\n"), "{text}");
+        assert!(text.contains("CHROMA_STORE=docs\n") && text.contains("CHROMA_STATUS=firing\n"));
+        for line in text.lines().skip(1) {
+            let known = ["CHROMA_", "PATH=", "PWD=", "SHLVL=", "_=", "OLDPWD="];
+            assert!(known.iter().any(|name| line.starts_with(name)), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_killed_at_its_deadline_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let pids = dir.path().join("pids");
+        let script =
+            format!("sleep 300 & echo $! $$ > '{}'; echo waiting >&2; wait", pids.display());
+        let began = clock::ticks();
+        let (outcome, status, text) = shell(&script, Duration::from_secs(1)).await;
+        let want = Outcome::Retry { failure: Failure::Timeout, after: None, unclear: true };
+        assert_eq!((outcome, status), (want, None));
+        assert_eq!(text, "killed after 1 s. waiting");
+        assert!(began.elapsed() < Duration::from_secs(10));
+        let child = std::fs::read_to_string(pids).unwrap();
+        let child = child.split(' ').next().unwrap().to_owned();
+        let gone = || {
+            // A killed child that nobody has waited for yet is a zombie.
+            std::fs::read_to_string(format!("/proc/{child}/stat"))
+                .map_or(true, |s| s.contains(") Z "))
+        };
+        for _ in 0..100 {
+            if gone() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("process {child} outlived its deadline");
+    }
+
+    #[tokio::test]
+    async fn a_flood_on_standard_error_and_a_child_left_behind_hold_nothing_up() {
+        let began = clock::ticks();
+        let script = "sleep 5 & head -c 5000000 /dev/zero | tr '\\0' x >&2; exit 1";
+        let (outcome, _, text) = shell(script, Duration::from_secs(20)).await;
+        assert!(matches!(outcome, Outcome::Retry { failure: Failure::Command, .. }));
+        assert!(text.starts_with("xxx") && text.chars().count() <= TEXT_MAX + 1, "{text}");
+        assert!(began.elapsed() < Duration::from_secs(4));
+    }
+}

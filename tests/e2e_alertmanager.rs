@@ -1,0 +1,193 @@
+//! A real Alertmanager takes what we post, groups it, tells its own webhook, and hears of the end.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/receiver.rs"]
+mod loopback;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use chroma_exporter::{
+    alert::message::{Alert, Notification, Outcome, Reason},
+    clock,
+    config::{self, Overrides},
+    findings::{Code, Severity},
+    receivers::Receiver,
+};
+use loopback::{Receiver as Loopback, says};
+use serde_json::Value;
+
+/// Longest wait for anything that should take a moment.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A real Alertmanager that tells one webhook; killed when dropped.
+struct Alertmanager {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Alertmanager {
+    async fn start(dir: &Path, webhook: &str) -> Self {
+        let config = dir.join("alertmanager.yml");
+        let text = format!(
+            "route:\n  receiver: hook\n  group_by: [store]\n  group_wait: 100ms\n  group_interval: 1s\n  repeat_interval: 1h\nreceivers:\n  - name: hook\n    webhook_configs:\n      - url: '{webhook}'\n        send_resolved: true\n"
+        );
+        fs::write(&config, text).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let log = fs::File::create(dir.join("alertmanager.log")).unwrap();
+        let child = Command::new("prometheus-alertmanager")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.path={}", dir.join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .args(["--cluster.listen-address=", "--web.route-prefix=/am"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("prometheus-alertmanager, which tests/run installs");
+        let found = Self { child, address };
+        until("Alertmanager to listen", || std::net::TcpStream::connect(address).ok()).await;
+        found
+    }
+}
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+async fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = clock::ticks();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(began.elapsed() < SOON, "waited {SOON:?} in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn receiver(dir: &Path, address: SocketAddr) -> Receiver {
+    let file = dir.join("c.yml");
+    let text = format!(
+        "receivers: [{{name: am, type: alertmanager, url: 'http://{address}/am', labels: {{env: test}}}}]"
+    );
+    fs::write(&file, text).unwrap();
+    let flags = Overrides { config_file: Some(file), ..Overrides::default() };
+    let config = config::file::load(&flags).unwrap();
+    Receiver::new(Arc::clone(&config.receivers[0]))
+}
+
+/// One alert for each finding that there is, with names that need every kind of escape.
+fn message() -> Notification {
+    let now = clock::now();
+    let alerts = Code::ALL.iter().map(|code| Alert {
+        name: format!("Chroma_{}", code.as_str()),
+        severity: Severity::Critical,
+        store: "docs".into(),
+        path: "/srv/chroma \"ä\\<!channel>\"".into(),
+        summary: "It is \"odd\" \\ <&>".into(),
+        evidence: "\u{1F600} 87 %".into(),
+        count: 1,
+        reading: None,
+        cause: code.cause().into(),
+        remedy: code.remedy(Path::new("/srv/chroma")),
+        runbook: code.runbook(),
+        labels: [("team".into(), "search & \"find\"".into()), ("empty".into(), String::new())]
+            .into(),
+        since: now.minus(Duration::from_mins(5)),
+        ended: None,
+        episode: "0011223344556677".into(),
+        known: false,
+        merged: 0,
+    });
+    Notification {
+        id: "0123456789abcdef0123456789abcdef".into(),
+        group: "store=docs".into(),
+        reason: Reason::Firing,
+        at: now,
+        host: "db-1".into(),
+        external_url: "http://db-1:18000".into(),
+        alerts: alerts.collect(),
+        left_out: 0,
+    }
+}
+
+/// What the webhook was told of all alerts of the group; Alertmanager may tell of the first ones before it has the last.
+fn told(hook: &Loopback, status: &str, count: usize) -> Option<Value> {
+    let bodies = hook.seen().into_iter().map(|seen| serde_json::from_str(&seen.body).unwrap());
+    let whole = |body: &Value| body["alerts"].as_array().is_some_and(|all| all.len() == count);
+    bodies.filter(|body: &Value| body["status"] == status && whole(body)).last()
+}
+
+#[tokio::test]
+async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let hook = Loopback::start(vec![says("200 OK", "", "")]).await;
+    let alertmanager = Alertmanager::start(dir.path(), &hook.url("/hook")).await;
+    let receiver = receiver(dir.path(), alertmanager.address);
+    let mut message = message();
+    let count = message.alerts.len();
+
+    let sent = until_taken(&receiver, &message).await;
+    assert_eq!(sent, Outcome::Delivered);
+    let body = until("the webhook to hear of the beginning", || told(&hook, "firing", count)).await;
+    let alerts = body["alerts"].as_array().unwrap();
+    assert_eq!(alerts.len(), count, "{body}");
+    let one = alerts.iter().find(|a| a["labels"]["alertname"] == "Chroma_sqlite_corrupt").unwrap();
+    let labels = serde_json::json!({
+        "alertname": "Chroma_sqlite_corrupt", "store": "docs", "severity": "critical",
+        "instance": "db-1", "job": "chroma_exporter", "env": "test", "team": "search & \"find\"",
+    });
+    assert_eq!(one["labels"], labels);
+    assert_eq!(one["annotations"]["path"], message.alerts[0].path.as_str());
+    assert_eq!(one["generatorURL"], "http://db-1:18000/");
+    assert_eq!(body["groupLabels"], serde_json::json!({"store": "docs"}));
+
+    for alert in &mut message.alerts {
+        alert.ended = Some(clock::now());
+    }
+    assert_eq!(until_taken(&receiver, &message).await, Outcome::Delivered);
+    let body = until("the webhook to hear of the end", || told(&hook, "resolved", count)).await;
+    assert_eq!(body["alerts"].as_array().unwrap().len(), count);
+    assert!(body["alerts"].as_array().unwrap().iter().all(|alert| alert["status"] == "resolved"));
+
+    // The same fingerprints, groups and words as our own webhook of this message has.
+    let file = dir.path().join("w.yml");
+    fs::write(&file, "receivers: [{name: hook, type: webhook, url: 'http://127.0.0.1:9'}]")
+        .unwrap();
+    let flags = Overrides { config_file: Some(file), ..Overrides::default() };
+    let config = config::file::load(&flags).unwrap();
+    let ours = Receiver::new(Arc::clone(&config.receivers[0])).payload(&message, clock::now());
+    let ours: Value = serde_json::from_str(&ours.bodies[0]).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    for key in keys(&body) {
+        assert!(ours.get(&key).is_some(), "Alertmanager says {key}, we do not");
+    }
+    assert_eq!(keys(&ours["alerts"][0]), keys(&body["alerts"][0]));
+    assert_eq!(ours["groupKey"], body["groupKey"]);
+    assert_eq!(ours["version"], body["version"]);
+}
+
+/// Sends until Alertmanager has begun to answer its API.
+async fn until_taken(receiver: &Receiver, message: &Notification) -> Outcome {
+    for _ in 0..50 {
+        let answer = receiver.send(message, clock::now()).await;
+        match answer.outcome {
+            Outcome::Retry { .. } => tokio::time::sleep(Duration::from_millis(100)).await,
+            outcome => {
+                assert_eq!(outcome, Outcome::Delivered, "{}", answer.text);
+                return outcome;
+            }
+        }
+    }
+    panic!("Alertmanager takes nothing");
+}
