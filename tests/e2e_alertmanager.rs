@@ -123,9 +123,9 @@ fn message() -> Notification {
 
 /// What the webhook was told of all alerts of the group; Alertmanager may tell of the first ones before it has the last.
 fn told(hook: &Loopback, status: &str, count: usize) -> Option<Value> {
-    let bodies = hook.seen().into_iter().map(|seen| serde_json::from_str(&seen.body).unwrap());
+    let mut bodies = hook.seen().into_iter().map(|seen| serde_json::from_str(&seen.body).unwrap());
     let whole = |body: &Value| body["alerts"].as_array().is_some_and(|all| all.len() == count);
-    bodies.filter(|body: &Value| body["status"] == status && whole(body)).last()
+    bodies.rfind(|body: &Value| body["status"] == status && whole(body))
 }
 
 #[tokio::test]

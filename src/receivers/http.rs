@@ -36,8 +36,8 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// A name, a handshake or a route may take this long at most, even when the whole attempt may take longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An idle connection is kept no longer.
-const IDLE: Duration = Duration::from_secs(90);
+/// An idle connection is kept no longer: a server that closes it at the wrong moment leaves a message unclear.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// Roots of the system change with its packages; a client that is older is made anew.
 const CLIENT_AGE_MAX: Duration = Duration::from_hours(24);

@@ -1,13 +1,12 @@
-//! Messages for the tests of every kind of receiver: what operators will see most, and what an enemy would name things.
-
-use std::path::Path;
+//! Messages for the tests of every kind of receiver: what operators will see most, and what an enemy would name things. The
+//! words are those of the catalogue at some time; golden files should not change with every sentence of it.
 
 use proptest::prelude::*;
 
 use crate::{
     alert::message::{Alert, Notification, Number, Reason},
     clock::Timestamp,
-    findings::{Code, Severity},
+    findings::Severity,
 };
 
 /// Mon, 23 Nov 2026 08:57:54 UTC.
@@ -22,17 +21,9 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
     let several = vec![
         corrupt(),
         usage(),
-        of(
-            Code::PermissionDrift,
-            Severity::Warning,
-            "2 entries: owner of chroma.sqlite3 is root, was chroma",
-        ),
-        of(Code::BackupStale, Severity::Warning, "chroma_db.backup.20261121 is 1 d 6 h old"),
-        ended(of(
-            Code::SecondWriter,
-            Severity::Critical,
-            "python (pid 4711) and uvicorn (pid 815)",
-        )),
+        of(DRIFT, Severity::Warning, "2 entries: owner of chroma.sqlite3 is root, was chroma"),
+        of(STALE, Severity::Warning, "chroma_db.backup.20261121 is 1 d 6 h old"),
+        ended(of(WRITERS, Severity::Critical, "python (pid 4711) and uvicorn (pid 815)")),
     ];
     let mut flaps = ended(usage());
     flaps.merged = 3;
@@ -42,7 +33,7 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
     let mut storm = Vec::new();
     for index in 0..14 {
         let severity = if index % 3 == 0 { Severity::Critical } else { Severity::Warning };
-        let mut alert = of(Code::DiskUsageCritical, severity, "92.0 % used");
+        let mut alert = of(FULL, severity, "92.0 % used");
         alert.store = format!("store-{index:02}");
         alert.path = format!("/srv/chroma/{index:02}");
         storm.push(alert);
@@ -72,10 +63,7 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
         ("corrupt", one(Reason::Firing, corrupt())),
         (
             "escalated",
-            one(
-                Reason::Escalated,
-                of(Code::DiskUsageCritical, Severity::Critical, "91.3 % of /dev/sda1 used"),
-            ),
+            one(Reason::Escalated, of(FULL, Severity::Critical, "91.3 % of /dev/sda1 used")),
         ),
         ("reminder", one(Reason::Reminder, corrupt())),
         ("resolved", one(Reason::Resolved, ended(usage()))),
@@ -114,35 +102,61 @@ fn usage() -> Alert {
             threshold: 0.8,
         }),
         labels: [("team".to_owned(), "search".to_owned())].into(),
-        ..of(Code::DiskUsageHigh, Severity::Warning, "2.5 GiB of 20.0 GiB left on /srv (ext4)")
+        ..of(USAGE, Severity::Warning, "2.5 GiB of 20.0 GiB left on /srv (ext4)")
     }
 }
 
 fn corrupt() -> Alert {
-    of(Code::SqliteIndexCorrupt, Severity::Critical, "row 17 missing from index embeddings_by_seq")
+    of(CORRUPT, Severity::Critical, "row 17 missing from index embeddings_by_seq")
 }
 
-/// As a finding of the catalogue is told.
-fn of(code: Code, severity: Severity, evidence: &str) -> Alert {
-    let path = "/srv/chroma";
-    let mut name = "Chroma".to_owned();
-    for word in code.as_str().split('_') {
-        name.push_str(&word[..1].to_uppercase());
-        name.push_str(&word[1..]);
-    }
-    let cause = code.cause();
+/// As a finding of the catalogue is told: name of the rule, cause, remedy.
+type Told = (&'static str, &'static str, &'static str);
+
+const USAGE: Told = (
+    "ChromaDiskUsageHigh",
+    "The filesystem of the directory is filling up; a full disk cuts writes off in the middle.",
+    "Free space on it; see what grew with: du -xh --max-depth=2 /srv/chroma | sort -h | tail",
+);
+const FULL: Told = (
+    "ChromaDiskUsageCritical",
+    "The filesystem of the directory is nearly full; a full disk cuts writes off in the middle.",
+    "Free space on it now, or stop Chroma before the next write fails.",
+);
+const CORRUPT: Told = (
+    "ChromaSqliteIndexCorrupt",
+    "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole.",
+    "Stop Chroma, keep a copy of /srv/chroma, then: sqlite3 /srv/chroma/chroma.sqlite3 REINDEX",
+);
+const DRIFT: Told = (
+    "ChromaPermissionDrift",
+    "Owner, group, mode or type of an entry differs from what was declared or learnt.",
+    "Compare and mend with: chown and chmod as shown below; if the change was wanted, declare it in the configuration.",
+);
+const STALE: Told = (
+    "ChromaBackupStale",
+    "The newest complete backup is older than it should be.",
+    "Make one now, and look in the log of the backup job for why it stopped.",
+);
+const WRITERS: Told = (
+    "ChromaSecondWriter",
+    "Two processes hold the directory open for writing; each loses vectors of the other without any error.",
+    "Stop all but one of them now, then restart the one that stays.",
+);
+
+fn of((name, cause, remedy): Told, severity: Severity, evidence: &str) -> Alert {
     Alert {
-        name,
+        name: name.to_owned(),
         severity,
         store: "docs".to_owned(),
-        path: path.to_owned(),
+        path: "/srv/chroma".to_owned(),
         summary: cause.split([';', ':']).next().unwrap_or(cause).to_owned(),
         evidence: evidence.to_owned(),
-        count: if code == Code::PermissionDrift { 2 } else { 1 },
+        count: if name == DRIFT.0 { 2 } else { 1 },
         reading: None,
         cause: cause.to_owned(),
-        remedy: code.remedy(Path::new(path)),
-        runbook: format!("https://example.org/{}", code.runbook()),
+        remedy: remedy.to_owned(),
+        runbook: format!("https://example.org/runbooks/{name}.md"),
         labels: std::collections::BTreeMap::new(),
         since: Timestamp::from_secs(NOW - 7_500),
         ended: None,
