@@ -193,7 +193,7 @@ catalogue! {
     CollectionConfigInvalid "collection_config_invalid" Critical: "Chroma cannot read the configuration of a collection or of the queue; one such row breaks the listing of all collections, one for the queue every opening."
         => "Stop Chroma, keep a copy of {path}, and put back the text of that row from a backup, or that of a like collection: sqlite3 {path}/chroma.sqlite3 \"SELECT id, name, config_json_str FROM collections\". Do not delete the collection: its data are whole.";
     CollectionDimensionMismatch "collection_dimension_mismatch" Critical: "The dimension that the catalogue states is not the one of the vectors: queries and additions are refused, or queries give nothing without an error."
-        => "Stop Chroma, keep a copy of {path}, and set collections.dimension to what the vectors have (named below, or by header.bin of the segment); do not delete the segment folder.";
+        => "Stop Chroma, keep a copy of {path}, and set collections.dimension to what the vectors have (named in the evidence, or by header.bin of the segment); do not delete the segment folder.";
     CollectionWithoutSegments "collection_without_segments" Critical: "A collection has not exactly one metadata and one vector segment that Chroma can use; its records and vectors may be whole and are out of reach."
         => "Stop Chroma, keep a copy of {path}, and put the rows of the table segments back from a backup; the id of a vector segment is the name of its folder. Do not delete folders or the collection.";
     OrphanRows "orphan_rows" Warning: "Rows belong to nothing that the catalogue knows: what they hold is out of reach, and still on the disk."
@@ -204,7 +204,7 @@ catalogue! {
     SeqIdMissing "seq_id_missing" Info: "A segment has applied rows of the queue, and its place is not written down."
         => "Nothing to do on Chroma 1.x, which writes it at the next flush; below 1.0 put the row of max_seq_id back from a backup.";
     QueuePoisoned "queue_poisoned" Critical: "A row of the queue cannot be applied; no later row is either, and on Chroma 1.x reads of the collection, or of all, fail with it."
-        => "Stop Chroma, keep a copy of {path}, save the row named below (sqlite3 {path}/chroma.sqlite3 \"SELECT quote(id), quote(metadata) FROM embeddings_queue WHERE seq_id=N\"), delete that one row and add the record again. Never empty the whole queue: it holds vectors that are nowhere else.";
+        => "Stop Chroma, keep a copy of {path}, save the row named in the evidence (sqlite3 {path}/chroma.sqlite3 \"SELECT quote(id), quote(metadata) FROM embeddings_queue WHERE seq_id=N\"), delete that one row and add the record again. Never empty the whole queue: it holds vectors that are nowhere else.";
     QueueBacklog "queue_backlog" Warning: "A segment is further behind the queue than its sync threshold allows: the next start takes long and much memory, and nothing is purged."
         => "Look in the log of Chroma for errors of the flush (compaction, hnsw segment writer); do not vacuum before it is gone.";
     QueueNotPurged "queue_not_purged" Info: "The queue keeps rows that all segments have applied: it takes room, and deleted texts stay on the disk."

@@ -143,7 +143,9 @@ impl Backups {
     }
 
     fn look(&mut self, turn: &Turn, problems: &mut Vec<CollectError>) -> Vec<Backup> {
-        let paths = self.newest(turn, problems);
+        let mut paths = self.newest(turn, problems);
+        // Of two names of one backup (`latest` and the like) the one with a date tells more.
+        paths.sort_by_key(|path| name_date(path).is_none());
         let kept: BTreeSet<&PathBuf> = paths.iter().collect();
         self.seen.retain(|path, _| kept.contains(path));
         let mut inodes = BTreeSet::new();

@@ -420,6 +420,10 @@ fn one_backup_with_two_names_is_one() {
     fs::hard_link(&first, dir.path().join("chroma.weekly.tar.gz")).unwrap();
     let (seen, codes) = look(&mut backups(dir.path(), "chroma.*"), NOW);
     assert_eq!((codes, value(&seen, &COUNT)), (vec![], Some(1.0)));
+    // The name with a date decides, whichever comes first: this one was copied here an hour ago.
+    fs::rename(&first, dir.path().join("chroma.20251118.tar.gz")).unwrap();
+    let (seen, codes) = look(&mut backups(dir.path(), "chroma.*"), NOW);
+    assert_eq!((codes, value(&seen, &COUNT)), (vec!["backup_stale"], Some(1.0)));
 }
 
 #[test]
