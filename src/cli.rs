@@ -4,6 +4,7 @@
 pub mod check;
 pub mod completions;
 pub mod config;
+pub mod explain;
 mod flags;
 pub mod serve;
 
@@ -54,6 +55,11 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: check::Options,
+    },
+    /// Print the runbook of a finding; without a code, list them all
+    Explain {
+        /// The finding, as `check` names it: `sqlite_missing`
+        code: Option<String>,
     },
     /// Check the configuration, or print what it comes to
     Config {
@@ -140,6 +146,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 }
             }
         }
+        Some(Command::Explain { code }) => explain::run(code.as_deref()),
         Some(Command::Completions { shell }) => completions::run(shell),
     }
 }

@@ -94,6 +94,16 @@ fn clean(text: &str) -> String {
     out
 }
 
+/// A path as a shell takes it for one word.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+@%:,=".contains(c);
+    if path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+}
+
 /// Where the runbooks stand in this repository.
 const RUNBOOK_BASE: &str = "runbooks/";
 
@@ -232,12 +242,12 @@ catalogue! {
     InodesLow "inodes_low" Warning: "The filesystem of the directory has few inodes left; new files cannot be made although bytes are free."
         => "Find the many small files with: df -i {path}; du --inodes -x / | sort -n | tail";
     DiskReadonly "disk_readonly" Critical: "The filesystem of the directory is mounted read-only: every write fails while reads and heartbeats look healthy."
-        => "Look for the reason with: dmesg | tail; then remount or repair the filesystem.";
+        => "Remount or repair the filesystem when the kernel's log has said why: dmesg | tail";
     HeadroomLow "headroom_low" Warning: "Less than twice the size of the database is free: neither a vacuum nor a backup beside it has room."
         => "Free space on the filesystem of {path}, or put backups and temporary files on another one.";
     // permissions
     PermissionDrift "permission_drift" Warning: "Owner, group, mode or type of an entry differs from what was declared or learnt."
-        => "Compare and mend with: chown and chmod as shown in the evidence; if the change was wanted, declare it in the configuration.";
+        => "Mend it with chown and chmod as shown in the evidence; if the change was wanted, declare it in the configuration.";
     PermissionUnwritable "permission_unwritable" Critical: "The user that Chroma runs as cannot write a file or directory that it must write."
         => "Give it back with: chown -R USER {path} (USER as in the evidence); the directory itself must be writable too, for the journal.";
     PermissionWorldWritable "permission_world_writable" Warning: "Everybody on this host may change an entry of the directory."
@@ -279,7 +289,7 @@ impl Code {
     /// What to do about it in the store at `path`.
     #[must_use]
     pub fn remedy(self, path: &std::path::Path) -> String {
-        self.remedy_template().replace("{path}", &clean(&path.to_string_lossy()))
+        self.remedy_template().replace("{path}", &quoted(&clean(&path.to_string_lossy())))
     }
 }
 
@@ -300,6 +310,18 @@ mod tests {
             assert!(seen.insert(code.as_str()), "{code:?}");
             assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code:?}");
             assert!(code.cause().ends_with('.') && code.remedy_template().len() > 20, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_remedy_can_be_pasted_whatever_the_path_is_called() {
+        for (path, want) in [
+            ("/srv/chroma", "/srv/chroma/chroma.sqlite3"),
+            ("/srv/my data", "'/srv/my data'/chroma.sqlite3"),
+            ("/srv/o'x; rm -rf", "'/srv/o'\\''x; rm -rf'/chroma.sqlite3"),
+        ] {
+            let remedy = Code::SqliteIndexCorrupt.remedy(std::path::Path::new(path));
+            assert!(remedy.contains(&format!("sqlite3 {want} REINDEX")), "{remedy}");
         }
     }
 

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod metrics;
 pub mod publish;
 pub mod receivers;
+pub mod runbooks;
 pub mod sample;
 pub mod scheduler;
 pub mod store;

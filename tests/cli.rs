@@ -146,6 +146,34 @@ fn check_names_each_store_and_answers_with_its_exit_code() {
 }
 
 #[test]
+fn explain_prints_the_page_and_names_what_was_meant() {
+    let (code, out, err) = told(&run(&["explain", "store_replaced"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(
+        out.starts_with("# store_replaced\n") && out.contains("\n## What not to do\n"),
+        "{out}"
+    );
+    let (code, out, _) = told(&run(&["explain"]));
+    assert!(code == 0 && out.contains("\n  hot_journal ") && out.contains("\nJournal\n"), "{out}");
+    let (code, out, err) = told(&run(&["explain", "hot_jurnal"]));
+    assert_eq!((code, out.as_str()), (64, ""));
+    assert!(err.contains("did you mean hot_journal?"), "{err}");
+}
+
+#[test]
+fn check_says_how_to_learn_more_and_colours_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = format!("--store.path={}", dir.path().join("gone").display());
+    let words = ["check", "--state.dir=", &store];
+    let (code, plain, _) = told(&run(&words));
+    assert_eq!(code, 2);
+    assert!(plain.contains("\n    more    chroma_exporter explain store_missing\n"), "{plain}");
+    assert!(!plain.contains('\u{1b}'));
+    let (_, painted, _) = told(&run(&[&words[..], &["--color=always"]].concat()));
+    assert!(painted.contains("\u{1b}[1;31mcritical\u{1b}[0m"), "{painted}");
+}
+
+#[test]
 fn no_store_at_all_is_unknown_and_said() {
     let dir = tempfile::tempdir().unwrap();
     let procfs = format!("--path.procfs={}", dir.path().display());

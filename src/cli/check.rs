@@ -18,7 +18,7 @@ use crate::{
     discover,
     host::Host,
 };
-use report::{Report, Status};
+use report::{Report, Status, Style};
 use runner::Running;
 
 /// What `check` takes beside the flags of every command.
@@ -31,6 +31,17 @@ pub(super) struct Options {
     /// For people or for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
+
+    /// Whether to colour the text; auto: on a terminal, unless `NO_COLOR` is set
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    color: Colour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Colour {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +70,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         Err(problem) => report.add_problem(&problem),
     }
     let text = match options.output {
-        Output::Text => report.text(colours()),
+        Output::Text => report.text(style(options.color)),
         Output::Json => report.json(),
     };
     if options.output == Output::Json && report.stores.is_empty() {
@@ -86,12 +97,21 @@ fn stores(config: &Config) -> Result<Vec<Arc<Store>>, CollectError> {
     Ok(found.into_iter().map(Arc::new).collect())
 }
 
-/// Whether standard output is a terminal that wants colours (<https://no-color.org>).
-fn colours() -> bool {
+/// How the text is written: with colours where they are wanted (<https://no-color.org>), and wrapped on a terminal only,
+/// so that a line of a file can be searched for.
+fn style(colour: Colour) -> Style {
+    let stdout = io::stdout();
+    let terminal = stdout.is_terminal();
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    io::stdout().is_terminal()
-        && set("NO_COLOR").is_none()
-        && set("TERM").is_none_or(|term| term != "dumb")
+    let colours = match colour {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => {
+            terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+        }
+    };
+    let columns = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col.into());
+    Style { colours, width: terminal.then(|| columns.filter(|columns| *columns > 0)).flatten() }
 }
 
 /// Runs `work`, and shows on a terminal what it is at when it takes long.

@@ -3,6 +3,8 @@
 
 use std::{cell::RefCell, collections::BTreeSet, fmt, path::Path, sync::Arc};
 
+use crate::format::words;
+
 /// One problem: `chroma_exporter.yml:12: collect.interval = 1ms: must be 100ms to 1h`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
@@ -161,7 +163,7 @@ fn suggestion(section: &str, key: &str, asked: &BTreeSet<String>) -> String {
         .collect();
     let near = here
         .iter()
-        .filter_map(|known| Some((distance(&meant, known)?, known)))
+        .filter_map(|known| Some((words::distance(&meant, known)?, known)))
         .filter(|(changes, known)| *changes <= (known.chars().count() / 3).max(1))
         .min();
     if near.as_ref().is_some_and(|(_, known)| *known == key) {
@@ -174,32 +176,6 @@ fn suggestion(section: &str, key: &str, asked: &BTreeSet<String>) -> String {
         return format!("unknown key here; did you mean {elsewhere}?");
     }
     format!("unknown key; known here: {}", here.join(", "))
-}
-
-/// Changes (insertion, deletion, replacement, exchange of neighbours) that make `b` of `a`; `None` for words that are
-/// longer than any key of ours.
-fn distance(a: &str, b: &str) -> Option<usize> {
-    let (a, b): (Vec<char>, Vec<char>) =
-        (a.chars().take(KEY_CHARS_MAX + 1).collect(), b.chars().collect());
-    if a.len() > KEY_CHARS_MAX {
-        return None;
-    }
-    let mut before = Vec::new();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for i in 0..a.len() {
-        let mut next = vec![i + 1];
-        for j in 0..b.len() {
-            let mut best =
-                (row[j] + usize::from(a[i] != b[j])).min(row[j + 1] + 1).min(next[j] + 1);
-            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
-                let exchanged: &Vec<usize> = &before;
-                best = best.min(exchanged[j - 1] + 1);
-            }
-            next.push(best);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row.last().copied()
 }
 
 /// `section.key`, or the key alone at the top.
@@ -236,8 +212,6 @@ fn printable(text: &str) -> String {
 const PROBLEMS_MAX: usize = 100;
 
 const VALUE_CHARS_MAX: usize = 400;
-
-const KEY_CHARS_MAX: usize = 40;
 
 #[cfg(test)]
 mod tests {

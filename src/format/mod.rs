@@ -19,3 +19,4 @@ pub mod schema;
 pub mod sqlite;
 pub mod tar;
 pub(crate) mod uuid;
+pub(crate) mod words;

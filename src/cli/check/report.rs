@@ -1,7 +1,10 @@
 //! What `check` prints: one document, for people or for programs.
 
+mod text;
+
 use serde::{Serialize, Serializer};
 
+pub(super) use self::text::Style;
 use super::runner::Look;
 use crate::{
     cli::plain,
@@ -112,29 +115,6 @@ impl Report {
         // Strings, words and lists alone: there is nothing that JSON cannot say.
         serde_json::to_string_pretty(self).map(|json| json + "\n").unwrap_or_default()
     }
-
-    /// For people: stores in their order, the most urgent finding of each first.
-    pub(super) fn text(&self, colours: bool) -> String {
-        let ink = Ink(colours);
-        let mut lines = Vec::new();
-        for store in &self.stores {
-            store.write(&mut lines, ink);
-        }
-        for problem in &self.problems {
-            lines.push(format!("{}  {}", ink.status(Status::Unknown), problem.problem));
-        }
-        if self.stores.len() > 1 {
-            let count = |status: Status| self.stores.iter().filter(|s| s.status == status).count();
-            let counts: Vec<String> =
-                [Status::Critical, Status::Warning, Status::Unknown, Status::Ok]
-                    .into_iter()
-                    .filter(|status| count(*status) > 0)
-                    .map(|status| format!("{} {}", count(status), status.as_str()))
-                    .collect();
-            lines.push(format!("{} stores: {}", self.stores.len(), counts.join(", ")));
-        }
-        lines.join("\n") + "\n"
-    }
 }
 
 impl StoreReport {
@@ -153,35 +133,6 @@ impl StoreReport {
         });
         let problems = self.problems.iter().map(|_| Status::Unknown);
         findings.chain(checks).chain(problems).max().unwrap_or(Status::Ok)
-    }
-
-    fn write(&self, lines: &mut Vec<String>, ink: Ink) {
-        lines.push(format!(
-            "{}  {}  {}",
-            ink.bold(&self.store),
-            self.path,
-            ink.status(self.status)
-        ));
-        for finding in &self.findings {
-            let (severity, code) =
-                (ink.severity(finding.severity), ink.bold(finding.code.as_str()));
-            lines.push(format!("  {severity}  {code}  {}", finding.subject).trim_end().to_owned());
-            lines.push(format!("    found:   {}", finding.evidence));
-            lines.push(format!("    cause:   {}", finding.summary));
-            lines.push(format!("    remedy:  {}", finding.remedy));
-            lines.push(format!("    runbook: {}", finding.runbook));
-        }
-        for ProblemReport { collector, problem, hint } in &self.problems {
-            lines.push(format!("  {}  {collector}: {problem}", ink.status(Status::Unknown)));
-            lines.push(format!("    hint:    {hint}"));
-        }
-        if !self.integrity.is_empty() {
-            let checks = self.integrity.iter();
-            let answers: Vec<String> =
-                checks.map(|(check, state)| format!("{check} {}", ink.check(*state))).collect();
-            lines.push(format!("  integrity: {}", answers.join(", ")));
-        }
-        lines.push(String::new());
     }
 }
 
@@ -206,47 +157,6 @@ impl Status {
             Self::Warning => "warning",
             Self::Critical => "critical",
         }
-    }
-}
-
-/// Paints words, or does not.
-#[derive(Debug, Clone, Copy)]
-struct Ink(bool);
-
-impl Ink {
-    fn paint(self, sgr: &str, word: &str) -> String {
-        if self.0 { format!("\x1b[{sgr}m{word}\x1b[0m") } else { word.to_owned() }
-    }
-
-    fn bold(self, word: &str) -> String {
-        self.paint("1", word)
-    }
-
-    fn status(self, status: Status) -> String {
-        let sgr = match status {
-            Status::Ok => "32",
-            Status::Unknown => "35",
-            Status::Warning => "33",
-            Status::Critical => "1;31",
-        };
-        self.paint(sgr, status.as_str())
-    }
-
-    fn severity(self, severity: Severity) -> String {
-        match severity {
-            Severity::Critical => self.status(Status::Critical),
-            Severity::Warning => self.status(Status::Warning),
-            Severity::Info => self.paint("36", severity.as_str()),
-        }
-    }
-
-    fn check(self, state: CheckState) -> String {
-        let sgr = match state {
-            CheckState::Ok => "32",
-            CheckState::Corrupt => "1;31",
-            CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => "35",
-        };
-        self.paint(sgr, state.as_str())
     }
 }
 
@@ -316,42 +226,9 @@ mod tests {
         let mut report = Report::default();
         report.add_problem(&CollectError::Other("nothing found".to_owned()));
         assert_eq!(
-            (report.status, report.text(false).as_str()),
+            (report.status, report.text(Style::default()).as_str()),
             (Status::Unknown, "unknown  nothing found\n")
         );
-    }
-
-    #[test]
-    fn people_read_the_gravest_first_with_its_remedy() {
-        let mut report = Report::default();
-        let looks = [look(
-            &[Code::BackupSameDisk, Code::HotJournal, Code::SqliteTruncated],
-            &[CheckState::Ok, CheckState::Busy],
-            true,
-        )];
-        report.add_store(&store("docs", "/srv/docs"), &looks, true);
-        report.add_store(&store("wiki", "/srv/wiki"), &[], true);
-        let text = report.text(false);
-        let mut at = 0;
-        for part in [
-            "docs  /srv/docs  critical\n",
-            "  critical  sqlite_truncated  chroma.sqlite3\n    found:   the numbers\n    cause:   chroma.sqlite3 is shorter",
-            "    remedy:  Stop Chroma, keep a copy of /srv/docs,",
-            "    runbook: runbooks/sqlite_truncated.md\n",
-            "  warning  hot_journal",
-            "  info  backup_same_disk",
-            "  unknown  integrity: no answer\n    hint:    ",
-            "  integrity: header ok, quick busy\n",
-            "\nwiki  /srv/wiki  ok\n",
-            "\n2 stores: 1 critical, 1 ok\n",
-        ] {
-            let found =
-                text[at..].find(part).unwrap_or_else(|| panic!("no {part:?} after {at} in {text}"));
-            at += found + part.len();
-        }
-        assert_eq!(at, text.len());
-        assert!(!text.contains('\u{1b}'));
-        assert!(report.text(true).contains("\u{1b}[1;31mcritical\u{1b}[0m"));
     }
 
     #[test]
@@ -395,7 +272,7 @@ mod tests {
         let mut report = Report::default();
         report.add_store(&store("docs", &format!("/srv/{nasty}")), &[failed], true);
         report.add_problem(&CollectError::Other(nasty.to_owned()));
-        for text in [report.text(false), report.json()] {
+        for text in [report.text(Style::default()), report.json()] {
             assert!(
                 text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}'),
                 "{text:?}"

@@ -1,0 +1,398 @@
+//! The report as people read it: the most urgent store first, in it the most urgent finding, and the command of each remedy
+//! alone in its line, so that it can be copied.
+
+use super::{FindingReport, ProblemReport, Report, Status, StoreReport};
+use crate::{findings::Severity, sample::CheckState};
+
+/// How text is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Style {
+    /// With colours.
+    pub(crate) colours: bool,
+    /// Columns of the terminal; `None`: lines are as long as they are.
+    pub(crate) width: Option<usize>,
+}
+
+impl Report {
+    /// For people.
+    pub(in crate::cli) fn text(&self, style: Style) -> String {
+        let mut page = Page { style, lines: Vec::new() };
+        let mut stores: Vec<&StoreReport> = self.stores.iter().collect();
+        // The sort is stable: equals keep the order of the configuration.
+        stores.sort_by_key(|store| std::cmp::Reverse(store.status));
+        for store in stores {
+            page.store(store);
+        }
+        for problem in &self.problems {
+            let word = page.status(Status::Unknown);
+            page.lines.push(format!("{word}  {}", problem.problem));
+        }
+        if self.stores.len() > 1 {
+            let count = |status: Status| self.stores.iter().filter(|s| s.status == status).count();
+            let counts: Vec<String> =
+                [Status::Critical, Status::Warning, Status::Unknown, Status::Ok]
+                    .into_iter()
+                    .filter(|status| count(*status) > 0)
+                    .map(|status| format!("{} {}", count(status), page.status(status)))
+                    .collect();
+            page.lines.push(format!("{} stores: {}", self.stores.len(), counts.join(", ")));
+        }
+        page.lines.join("\n") + "\n"
+    }
+}
+
+struct Page {
+    style: Style,
+    lines: Vec<String>,
+}
+
+impl Page {
+    fn store(&mut self, store: &StoreReport) {
+        let name = self.paint("1", &store.store);
+        let status = self.status(store.status);
+        self.lines.push(format!("{name}  {}  {status}", store.path));
+        let mut before: Option<&FindingReport> = None;
+        for finding in &store.findings {
+            self.finding(finding, before);
+            before = Some(finding);
+        }
+        for ProblemReport { collector, problem, hint } in &store.problems {
+            let word = self.status(Status::Unknown);
+            self.lines.push(String::new());
+            self.lines.push(format!("  {word}  {collector}"));
+            self.labelled("found", problem);
+            self.labelled("hint", hint);
+        }
+        if !store.integrity.is_empty() {
+            if !(store.findings.is_empty() && store.problems.is_empty()) {
+                self.lines.push(String::new());
+            }
+            let checks = store.integrity.iter();
+            let answers: Vec<String> =
+                checks.map(|(check, state)| format!("{check} {}", self.check(*state))).collect();
+            self.lines.push(format!("  integrity: {}", answers.join(", ")));
+        }
+        self.lines.push(String::new());
+    }
+
+    fn finding(&mut self, finding: &FindingReport, before: Option<&FindingReport>) {
+        let same = before.is_some_and(|b| b.code == finding.code && b.remedy == finding.remedy);
+        if !same {
+            self.lines.push(String::new());
+        }
+        let severity = self.severity(finding.severity);
+        let code = self.paint("1", finding.code.as_str());
+        self.lines.push(format!("  {severity}  {code}  {}", finding.subject).trim_end().to_owned());
+        self.labelled("found", &finding.evidence);
+        if same {
+            return; // what it means and what to do stands above
+        }
+        self.labelled("cause", finding.summary);
+        let (words, command) = split_command(&finding.remedy);
+        self.labelled("remedy", &words);
+        if let Some(Command { text, note }) = command {
+            // Never wrapped: it would be two commands.
+            let text = self.paint("1", text);
+            self.lines.push(format!("{INDENT}  {text}"));
+            if !note.is_empty() {
+                self.wrapped(INDENT, note);
+            }
+        }
+        self.labelled("more", &format!("chroma_exporter explain {}", finding.code.as_str()));
+    }
+
+    /// `    found   the text`, further lines below its beginning.
+    fn labelled(&mut self, label: &str, text: &str) {
+        let label = format!("    {}{}", self.paint("2", label), " ".repeat(8 - label.len().min(7)));
+        self.wrapped(&label, text);
+    }
+
+    /// `lead` takes as many columns as [`INDENT`].
+    fn wrapped(&mut self, lead: &str, text: &str) {
+        let room = self
+            .style
+            .width
+            .map_or(usize::MAX, |width| width.clamp(WIDTH_MIN, WIDTH_MAX) - INDENT.len());
+        let mut lines = wrap(text, room);
+        if lines.len() > LINES_MAX {
+            lines.truncate(LINES_MAX);
+            if let Some(last) = lines.last_mut() {
+                last.push_str(" …");
+            }
+        }
+        let mut lead = lead;
+        for line in lines {
+            self.lines.push(format!("{lead}{line}"));
+            lead = INDENT;
+        }
+    }
+
+    fn paint(&self, sgr: &str, word: &str) -> String {
+        if self.style.colours { format!("\x1b[{sgr}m{word}\x1b[0m") } else { word.to_owned() }
+    }
+
+    fn status(&self, status: Status) -> String {
+        let sgr = match status {
+            Status::Ok => "32",
+            Status::Unknown => "35",
+            Status::Warning => "33",
+            Status::Critical => "1;31",
+        };
+        self.paint(sgr, status.as_str())
+    }
+
+    fn severity(&self, severity: Severity) -> String {
+        match severity {
+            Severity::Critical => self.status(Status::Critical),
+            Severity::Warning => self.status(Status::Warning),
+            Severity::Info => self.paint("36", severity.as_str()),
+        }
+    }
+
+    fn check(&self, state: CheckState) -> String {
+        let sgr = match state {
+            CheckState::Ok => "32",
+            CheckState::Corrupt => "1;31",
+            CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => "35",
+        };
+        self.paint(sgr, state.as_str())
+    }
+}
+
+/// The words of `text` in lines of at most `room` characters; a longer word has a line of its own.
+fn wrap(text: &str, room: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_whitespace() {
+        let len = word.chars().count();
+        if used > 0 && used + 1 + len > room {
+            lines.push(String::new());
+            used = 0;
+        }
+        let Some(line) = lines.last_mut() else { break };
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += len;
+    }
+    lines
+}
+
+/// The command at the end of a remedy.
+#[derive(Debug, PartialEq)]
+struct Command<'a> {
+    text: &'a str,
+    /// What stands behind it in parentheses.
+    note: &'a str,
+}
+
+/// A remedy is a sentence, or a sentence that ends in `: ` and a command, which a note or further sentences may follow.
+fn split_command(remedy: &str) -> (String, Option<Command<'_>>) {
+    for (at, _) in remedy.match_indices(": ") {
+        let rest = &remedy[at + 2..];
+        let first = rest.split(' ').next().unwrap_or_default();
+        if COMMANDS.contains(&first) {
+            let (text, note) = rest.split_at(command_len(rest));
+            let note = note.trim_start_matches(['.', ' ']);
+            return (remedy[..=at].to_owned(), Some(Command { text, note }));
+        }
+    }
+    (remedy.to_owned(), None)
+}
+
+/// Where the command at the beginning of `text` ends: before a parenthesis or the end of the sentence, outside of quotes.
+fn command_len(text: &str) -> usize {
+    let mut quote = None;
+    for (at, c) in text.char_indices() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None => {
+                let after = &text[at + c.len_utf8()..];
+                let sentence = after.is_empty()
+                    || after
+                        .strip_prefix(' ')
+                        .is_some_and(|next| next.starts_with(char::is_uppercase));
+                if c == ' ' && after.starts_with('(') || c == '.' && sentence {
+                    return at;
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    text.len()
+}
+
+/// What every line below a finding begins with.
+const INDENT: &str = "            ";
+const WIDTH_MIN: usize = 60;
+/// Longer lines are hard to read.
+const WIDTH_MAX: usize = 120;
+/// The document for programs has all of it.
+const LINES_MAX: usize = 6;
+const COMMANDS: [&str; 16] = [
+    "sqlite3",
+    "cp",
+    "mv",
+    "ls",
+    "du",
+    "df",
+    "chown",
+    "chmod",
+    "chroma",
+    "chroma_exporter",
+    "dmesg",
+    "find",
+    "findmnt",
+    "journalctl",
+    "pgrep",
+    "pip",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        cli::check::runner::Look,
+        collectors::CollectError,
+        config::{BackupPolicy, CollectorName, PermissionPolicy, Store},
+        findings::{Code, Finding},
+        sample::Observation,
+    };
+
+    fn store(name: &str, path: &str) -> Store {
+        Store {
+            name: name.into(),
+            path: path.into(),
+            seen_path: path.into(),
+            backups: BackupPolicy::daily(Vec::new()),
+            permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
+            chroma_version: None,
+        }
+    }
+
+    fn look(collector: CollectorName, findings: Vec<Finding>) -> Look {
+        Look { collector, observation: Observation { findings, ..Observation::default() } }
+    }
+
+    /// One of everything that can stand in a report.
+    fn report() -> Report {
+        let mut report = Report::default();
+        report.add_store(&store("wiki", "/srv/wiki"), &[], true);
+        let info = Finding::new(
+            Code::BackupSameDisk,
+            "",
+            "/srv/b.tar.gz lies on the filesystem of the store",
+        );
+        report.add_store(
+            &store("notes", "/srv/notes"),
+            &[look(CollectorName::Backups, vec![info.clone()])],
+            true,
+        );
+        let long = "page 12: btree page says that it has more cells than fit, and ".repeat(12);
+        let mut integrity = look(
+            CollectorName::Integrity,
+            vec![
+                Finding::new(Code::HotJournal, "chroma.sqlite3-journal", "it names 12 pages"),
+                Finding::new(Code::SqliteIndexCorrupt, "embeddings_1", "row 7 is missing from it"),
+                Finding::new(Code::SqliteIndexCorrupt, "embeddings_2", "row 9 is missing from it"),
+                Finding::new(Code::SqliteCorrupt, "embeddings", long),
+            ],
+        );
+        integrity.observation.checks = vec![
+            ("header", CheckState::Ok),
+            ("quick", CheckState::Corrupt),
+            ("full", CheckState::Busy),
+        ];
+        let replaced = Finding::new(
+            Code::StoreReplaced,
+            "chroma.sqlite3",
+            "chroma (pid 7) works on a chroma.sqlite3 that was deleted, by descriptor 9",
+        );
+        let command =
+            "Do not stop pid 7 before its open file is saved elsewhere: cp /proc/7/fd/9 /var/tmp/x";
+        let mut disk = look(CollectorName::Disk, Vec::new());
+        disk.observation.problems =
+            vec![CollectError::Overdue { deadline: std::time::Duration::from_secs(30) }];
+        let looks = [
+            disk,
+            integrity,
+            look(CollectorName::Processes, vec![replaced.with_remedy(command)]),
+            look(CollectorName::Backups, vec![info]),
+        ];
+        report.add_store(&store("docs", "/srv/my docs"), &looks, true);
+        report
+    }
+
+    #[test]
+    fn a_report_reads_as_it_should() {
+        let text = report().text(Style { colours: false, width: Some(100) });
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/check.txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &text).unwrap();
+        }
+        let want = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert!(text == want, "differs from {}:\n{text}", golden.display());
+        let commands = text.lines().filter(|line| line.trim_start().starts_with("sqlite3 "));
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100 || line.contains("sqlite3 "), "{line}");
+        }
+        assert!(commands.count() > 1);
+    }
+
+    #[test]
+    fn colours_change_no_word_and_without_a_width_nothing_is_wrapped() {
+        let (plain, painted) = (
+            report().text(Style { colours: false, width: Some(80) }),
+            report().text(Style { colours: true, width: Some(80) }),
+        );
+        assert!(painted.contains("\u{1b}[1;31mcritical\u{1b}[0m"));
+        let mut stripped = String::new();
+        let mut rest = painted.as_str();
+        while let Some((before, after)) = rest.split_once('\u{1b}') {
+            stripped.push_str(before);
+            rest = after.split_once('m').unwrap().1;
+        }
+        assert_eq!(stripped + rest, plain);
+        let whole = report().text(Style::default());
+        assert!(whole.lines().any(|line| line.chars().count() > 500));
+        assert!(!whole.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn commands_stand_alone_and_prose_stays_prose() {
+        let of = |remedy: &str| {
+            let (words, command) = split_command(remedy);
+            let command = command.map(|c| (c.text.to_owned(), c.note.to_owned()));
+            (words, command)
+        };
+        assert_eq!(of("Stop it: now."), ("Stop it: now.".to_owned(), None));
+        for code in Code::ALL {
+            let remedy = code.remedy(Path::new("/srv/a b"));
+            let (words, command) = of(&remedy);
+            let Some((text, note)) = command else { continue };
+            assert!(!text.ends_with(['.', ' ', ':', ';', ',']), "{code:?}: {text}");
+            let lost = remedy.len() - words.len() - text.len() - note.len();
+            assert!(lost <= 3 && remedy.ends_with(&note), "{code:?}: {remedy}");
+        }
+        let tenant = of(&Code::DefaultTenantMissing.remedy(Path::new("/c")));
+        let sql = "sqlite3 /c/chroma.sqlite3 \"INSERT INTO tenants(id) VALUES('default_tenant')\"";
+        assert_eq!(tenant.1, Some((sql.to_owned(), String::new())));
+        let saved = of("Save it: cp /proc/PID/fd/N x (PID and N as found).");
+        assert_eq!(saved.1, Some(("cp /proc/PID/fd/N x".into(), "(PID and N as found).".into())));
+    }
+
+    #[test]
+    fn words_are_wrapped_at_spaces() {
+        assert_eq!(wrap("", 10), [""]);
+        assert_eq!(wrap("aa bb  cc\ndd", 5), ["aa bb", "cc dd"]);
+        assert_eq!(wrap("aaaaaaaa b", 5), ["aaaaaaaa", "b"]);
+        assert_eq!(wrap("éé éé é", 5), ["éé éé", "é"]);
+    }
+}

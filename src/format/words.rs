@@ -1,0 +1,50 @@
+//! How far words are from each other, for "did you mean".
+
+/// Changes (insertion, deletion, replacement, exchange of neighbours) that make `b` of `a`; `None` when `a` is longer than
+/// any word of ours.
+pub(crate) fn distance(a: &str, b: &str) -> Option<usize> {
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(WORD_CHARS_MAX + 1).collect(), b.chars().collect());
+    if a.len() > WORD_CHARS_MAX {
+        return None;
+    }
+    let mut before = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut next = vec![i + 1];
+        for j in 0..b.len() {
+            let mut best =
+                (row[j] + usize::from(a[i] != b[j])).min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                let exchanged: &Vec<usize> = &before;
+                best = best.min(exchanged[j - 1] + 1);
+            }
+            next.push(best);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row.last().copied()
+}
+
+const WORD_CHARS_MAX: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_counted() {
+        for (a, b, want) in [
+            ("", "", Some(0)),
+            ("abc", "abc", Some(0)),
+            ("abc", "ab", Some(1)),
+            ("ab", "abc", Some(1)),
+            ("abc", "axc", Some(1)),
+            ("abc", "acb", Some(1)),
+            ("abc", "xyz", Some(3)),
+            (&"x".repeat(41), "x", None),
+        ] {
+            assert_eq!(distance(a, b), want, "{a} {b}");
+        }
+    }
+}
