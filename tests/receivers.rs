@@ -256,6 +256,18 @@ async fn one_connection_serves_many_messages() {
     assert!(server.seen().iter().all(|seen| seen.connection == 0), "{:?}", server.seen());
 }
 
+#[test]
+fn plain_http_needs_no_authorities_of_the_system() {
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "one_connection_serves_many_messages"])
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
 async fn a_proxy_carries_the_message_and_keeps_its_password() {
     let proxy = Loopback::start(vec![says("200 OK", "", "ok")]).await;

@@ -142,6 +142,8 @@ struct Made {
 /// What a client depends on. Compared, never shown.
 #[derive(Clone, PartialEq, Eq)]
 struct Basis {
+    /// Whether anything is said over TLS.
+    tls: bool,
     private_only: bool,
     proxy: Option<String>,
     files: Vec<Option<(u64, u64, i64, i64)>>,
@@ -230,6 +232,8 @@ impl Client {
         }
         // A proxy may stand anywhere; what it may reach is its own business.
         let from = Basis {
+            tls: url.scheme() == "https"
+                || proxy.as_ref().is_some_and(|proxy| proxy.starts_with("https:")),
             private_only: private_only && proxy.is_none(),
             proxy,
             files: files(receiver).iter().map(|path| stamp(path)).collect(),
@@ -293,6 +297,11 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
         let proxy =
             Proxy::all(proxy.as_str()).map_err(|_| NoReply::config("the proxy cannot be used"))?;
         builder = builder.proxy(proxy);
+    }
+    if !from.tls {
+        // A host without any certificates must reach the Alertmanager beside it.
+        let client = builder.tls_certs_only([]).build();
+        return client.map_err(|error| bad("the client cannot be made", error));
     }
     if let Some(path) = &http.ca_file {
         let pem = pem(path)?;
