@@ -6,7 +6,9 @@ pub mod completions;
 pub mod config;
 pub mod explain;
 mod flags;
+mod notify;
 pub mod serve;
+mod silence;
 
 use std::{
     ffi::OsString,
@@ -40,7 +42,6 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a program's life")]
 enum Command {
     /// Run the exporter; also what runs without a subcommand
     Serve {
@@ -67,6 +68,22 @@ enum Command {
         flags: Flags,
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Send a test alert through a receiver and print what it answered
+    ///
+    /// Exit code: 0 delivered, 1 not now, 2 refused.
+    Notify {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: notify::Options,
+    },
+    /// Hold alerts back for a while
+    Silence {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(subcommand)]
+        action: silence::Action,
     },
     /// Print completions for a shell
     Completions {
@@ -126,12 +143,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
         Some(Command::Serve { flags }) => with_config(before.and(flags).into(), serve),
         Some(Command::Check { flags, options }) => {
             with_config(before.and(flags).into(), |config, overrides| {
-                let mut log = config.log;
-                if overrides.log_level.is_none() {
-                    // What is found is printed; lines in between would only be in the way.
-                    log.level = log.level.min(crate::config::LogLevel::Warn);
-                }
-                logging::init(log);
+                quiet_log(&config, &overrides);
                 check::run(config, &options)
             })
         }
@@ -147,8 +159,29 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
             }
         }
         Some(Command::Explain { code }) => explain::run(code.as_deref()),
+        Some(Command::Notify { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                notify::run(&config, &options)
+            })
+        }
+        Some(Command::Silence { flags, action }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                silence::run(&config, action)
+            })
+        }
         Some(Command::Completions { shell }) => completions::run(shell),
     }
+}
+
+/// For commands that print what they found: log lines in between would only be in the way.
+fn quiet_log(config: &Config, overrides: &Overrides) {
+    let mut log = config.log;
+    if overrides.log_level.is_none() {
+        log.level = log.level.min(crate::config::LogLevel::Warn);
+    }
+    logging::init(log);
 }
 
 fn serve(config: Config, overrides: Overrides) -> Ended {

@@ -43,6 +43,13 @@ impl Timestamp {
         self.0
     }
 
+    /// RFC 3339 in UTC with all digits that count, for machines: `2026-11-23T08:57:54.25Z`.
+    #[must_use]
+    pub fn precise(self) -> String {
+        jiff::Timestamp::from_nanosecond(self.0.into())
+            .map_or_else(|_| self.to_string(), |moment| moment.to_string())
+    }
+
     /// Time from `earlier` to here; zero when the clock stepped back in between.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -137,6 +144,10 @@ mod tests {
     #[test]
     fn moments_print_as_rfc_3339() {
         assert_eq!(Timestamp::from_secs(1_795_424_274).to_string(), "2026-11-23T08:57:54Z");
+        assert_eq!(
+            Timestamp::from_parts(1_795_424_274, 250_000_001).precise(),
+            "2026-11-23T08:57:54.250000001Z"
+        );
         assert_eq!(Timestamp::from_parts(-1, 500_000_000).as_secs(), -1);
     }
 }

@@ -1,6 +1,7 @@
 //! The validated configuration: what the program does, in types that cannot be wrong. Reading the file, the flags and
 //! the places of mistakes in them is the business of `file`; nothing here touches the disk.
 
+pub mod alerts;
 pub mod file;
 pub mod print;
 mod raw;
@@ -40,6 +41,8 @@ pub struct Config {
     pub rootfs: PathBuf,
     /// What is logged, and how.
     pub log: Log,
+    /// What the alert hooks are told.
+    pub alerts: alerts::Alerts,
     /// Who is told of alerts.
     pub receivers: Vec<Arc<Receiver>>,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             procfs: "/proc".into(),
             rootfs: "/".into(),
             log: Log::default(),
+            alerts: alerts::Alerts::default(),
             receivers: Vec::new(),
         }
     }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod collectors;
 pub mod config;
 pub mod discover;
+pub mod dispatch;
 pub mod findings;
 pub mod fleet;
 pub mod format;

@@ -5,6 +5,7 @@
 //! carries registry, counters and encoding. Families of a snapshot are built anew for every page, so a label that
 //! vanished vanishes; nothing but the program's own counters outlives a page.
 
+mod alerts;
 mod bound;
 mod own;
 mod readings;
@@ -57,7 +58,7 @@ pub fn encode(
 /// Every family that is not a collector's, for the lint and the documentation.
 #[must_use]
 pub fn descs() -> Vec<&'static Desc> {
-    [readings::DESCS, own::DESCS].concat()
+    [readings::DESCS, own::DESCS, alerts::DESCS].concat()
 }
 
 fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 pub use index::CONTENT_SECURITY_POLICY;
 
 use crate::{
+    alert::report::AlertReport,
     clock,
     config::Config,
     host::Host,
@@ -54,12 +55,14 @@ impl Publisher {
     pub fn new(
         snapshots: watch::Receiver<Arc<Snapshot>>,
         configs: watch::Receiver<Arc<Config>>,
+        alerts: watch::Receiver<Arc<AlertReport>>,
         host: Arc<Host>,
         own: Own,
         telemetry_path: &str,
     ) -> prometheus::Result<(Self, watch::Receiver<Arc<Published>>)> {
         let process = usage::OwnProcess::new();
-        let mut maker = Maker { host, own, process, telemetry_path: telemetry_path.to_owned() };
+        let mut maker =
+            Maker { alerts, host, own, process, telemetry_path: telemetry_path.to_owned() };
         let snapshot = Arc::clone(&snapshots.borrow());
         let series_max = configs.borrow().collect.series_max;
         let first = maker.make(&snapshot, series_max, false)?;
@@ -71,6 +74,7 @@ impl Publisher {
     /// the program tells of itself stays fresh, until `stop` or until nobody makes snapshots any more.
     pub async fn run(self, stop: CancellationToken) {
         let Self { mut snapshots, configs, pages, mut maker } = self;
+        let mut alerts = maker.alerts.clone();
         let (mut begun, mut ready) = (false, false);
         let mut said = Said::default();
         loop {
@@ -81,6 +85,8 @@ impl Publisher {
                     Ok(()) => begun = true,
                     Err(_) => return,
                 },
+                // The hooks end before the pages do.
+                Ok(()) = alerts.changed() => {}
                 () = tokio::time::sleep(collect.interval) => {}
             }
             let at = clock::ticks();
@@ -113,6 +119,7 @@ impl Publisher {
 /// What a page is made with besides the snapshot.
 #[derive(Debug)]
 struct Maker {
+    alerts: watch::Receiver<Arc<AlertReport>>,
     host: Arc<Host>,
     own: Own,
     process: Option<usage::OwnProcess>,
@@ -126,15 +133,17 @@ impl Maker {
         series_max: usize,
         ready: bool,
     ) -> prometheus::Result<Published> {
+        let alerts = Arc::clone(&self.alerts.borrow());
         let facts = Facts {
             process: self.process.as_mut().and_then(usage::OwnProcess::read),
             state_persistent: self.host.state.persistent(),
             state_write_errors: self.host.state.write_errors(),
             watched: self.host.watched(),
+            alerts: Arc::clone(&alerts),
         };
         Ok(Published {
             metrics: metrics::encode(snapshot, &self.own, facts, series_max)?,
-            index: index::render(snapshot, &self.telemetry_path).into(),
+            index: index::render(snapshot, &alerts, &self.telemetry_path).into(),
             ready,
         })
     }
@@ -225,8 +234,10 @@ mod tests {
             let (_, configs) = watch::channel(Arc::new(config));
             let (snapshots, unseen) = watch::channel(snapshot(0, Vec::new()));
             let own = Own::new("/metrics", Timestamp::from_secs(0)).unwrap();
+            let (_, alerts) = watch::channel(Arc::default());
             let (publisher, pages) =
-                Publisher::new(unseen, configs, Arc::clone(&host), own, "/metrics").unwrap();
+                Publisher::new(unseen, configs, alerts, Arc::clone(&host), own, "/metrics")
+                    .unwrap();
             let stop = CancellationToken::new();
             let task = tokio::spawn(publisher.run(stop.clone()));
             Self { snapshots, pages, host, stop, task }

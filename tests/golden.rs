@@ -18,9 +18,10 @@ use std::{
 };
 
 use chroma_exporter::{
+    alert::report::{AlertReport, ReceiverReport},
     clock::{self, Timestamp},
     collectors,
-    config::{BackupPolicy, Collect, Config, PermissionPolicy, Store},
+    config::{BackupPolicy, Collect, Config, PermissionPolicy, Store, alerts},
     host::Host,
     metrics::{self, Facts, Own, ProcessUsage},
     sample::{Snapshot, StoreReadings},
@@ -178,6 +179,15 @@ fn facts() -> Facts {
         state_persistent: true,
         state_write_errors: 0,
         watched: [("store".into(), true)].into(),
+        alerts: Arc::new(AlertReport {
+            rules: alerts::rules(&Collect::default(), &[])
+                .iter()
+                .map(|rule| (Arc::clone(&rule.name), rule.usual_severity()))
+                .collect(),
+            receivers: [("ops".to_owned(), ReceiverReport::default())].into(),
+            persistent: true,
+            ..AlertReport::default()
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ mod exposition;
 use std::{borrow::Cow, collections::BTreeMap, io::Read, path::Path, sync::Arc, time::Duration};
 
 use chroma_exporter::{
+    alert::report::{AlertReport, ReceiverReport},
     clock::Timestamp,
     collectors::{self, CollectError},
     config::{BackupPolicy, Config, PermissionPolicy, Store},
@@ -376,6 +377,12 @@ fn own_health_is_told() {
         state_persistent: true,
         state_write_errors: 3,
         watched: [("s".into(), true), ("gone".into(), true)].into(),
+        alerts: Arc::new(AlertReport {
+            rules: vec![("ChromaX".into(), Severity::Warning)],
+            receivers: [("ops".to_owned(), ReceiverReport { queued: 2, ..Default::default() })]
+                .into(),
+            ..AlertReport::default()
+        }),
     };
     let snapshot = snapshot(vec![store("s", vec![])]);
     let page = |own: &Own| read(&metrics::encode(&snapshot, own, facts.clone(), 20_000).unwrap());
@@ -385,6 +392,18 @@ fn own_health_is_told() {
         ("chroma_exporter_http_requests_total", &[("path", "/metrics"), ("code", "405")], 0.0),
         ("chroma_exporter_http_requests_total", &[("path", "other"), ("code", "404")], 0.0),
         ("chroma_exporter_http_requests_total", &[("path", "/-/ready"), ("code", "503")], 0.0),
+        (
+            "chroma_alert_firing",
+            &[("store", "s"), ("alert", "ChromaX"), ("severity", "warning")],
+            0.0,
+        ),
+        ("chroma_exporter_notification_queue_length", &[("receiver", "ops")], 2.0),
+        ("chroma_exporter_notifications_total", &[("receiver", "ops")], 0.0),
+        (
+            "chroma_exporter_notifications_failed_total",
+            &[("receiver", "ops"), ("reason", "timeout")],
+            0.0,
+        ),
         ("chroma_exporter_http_connections", &[], 1.0),
         ("chroma_exporter_http_connections_refused_total", &[], 1.0),
         ("chroma_exporter_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0),

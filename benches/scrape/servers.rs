@@ -97,8 +97,9 @@ fn begin() -> Begun {
     let host = Arc::new(Host::new(&config));
     let (_, configs) = watch::channel(config);
     let (snapshots, unseen) = watch::channel(snapshot());
+    let (_, alerts) = watch::channel(Arc::default());
     let (publisher, pages) =
-        Publisher::new(unseen, configs, host, own.clone(), &web.telemetry_path).unwrap();
+        Publisher::new(unseen, configs, alerts, host, own.clone(), &web.telemetry_path).unwrap();
     Begun { publisher, pages, snapshots, own, web }
 }
 

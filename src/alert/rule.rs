@@ -27,6 +27,18 @@ pub struct Rule {
     pub summary: Arc<str>,
 }
 
+impl Rule {
+    /// The severity that it fires with unless the evidence says otherwise.
+    #[must_use]
+    pub fn usual_severity(&self) -> Severity {
+        match (self.severity, &self.on) {
+            (Some(severity), _) => severity,
+            (None, On::Finding(code)) => code.severity(),
+            (None, On::Series(_)) => Severity::Warning,
+        }
+    }
+}
+
 /// What a rule looks at.
 #[derive(Debug, Clone, PartialEq)]
 pub enum On {
@@ -200,7 +212,7 @@ fn judge_series(
                 comparison: level.comparison.as_str().to_owned(),
                 threshold: level.threshold,
             };
-            let severity = rule.severity.unwrap_or(Severity::Warning);
+            let severity = rule.usual_severity();
             let evidence = String::new();
             (Condition::Bad, Some(Found { severity, evidence, count, number: Some(number) }))
         }

@@ -39,7 +39,13 @@ impl Silence {
     /// Whether it is in force for this alert.
     #[must_use]
     pub fn covers(&self, alert: &Alert, now: Timestamp) -> bool {
-        self.active(now) && fits(&self.store, &alert.store) && fits(&self.alert, &alert.name)
+        self.active(now) && self.hides(alert)
+    }
+
+    /// Whether it is for this alert, whenever that is.
+    #[must_use]
+    pub fn hides(&self, alert: &Alert) -> bool {
+        fits(&self.store, &alert.store) && fits(&self.alert, &alert.name)
     }
 }
 

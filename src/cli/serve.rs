@@ -1,7 +1,7 @@
 //! `serve`: the exporter. Starts the parts, reloads the configuration when asked or when its file changes, and ends them
 //! all within a few seconds when one ends or a signal says so.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use crate::{
     clock,
     config::{Config, Overrides, file},
+    dispatch::Dispatch,
     fleet,
     host::Host,
     http::{self, Limits, Listeners, ReloadRequest},
@@ -89,9 +90,12 @@ async fn serve(config: Config, overrides: Overrides) -> ExitCode {
     let nothing = Snapshot { taken_at: clock::now(), stores: Vec::new() };
     let (snapshots, seen) = watch::channel(Arc::new(nothing));
     let (configs, config_seen) = watch::channel(Arc::clone(&config));
+    let (dispatch, alerts) =
+        Dispatch::new(seen.clone(), config_seen.clone(), host.state.dir().map(Path::to_owned));
     let publisher = Publisher::new(
         seen,
         config_seen,
+        alerts,
         Arc::clone(&host),
         own.clone(),
         &config.web.telemetry_path,
@@ -117,6 +121,11 @@ async fn serve(config: Config, overrides: Overrides) -> ExitCode {
     parts.spawn(async move {
         publisher.run(s).await;
         "pages"
+    });
+    let s = stop.clone();
+    parts.spawn(async move {
+        dispatch.run(s).await;
+        "alerts"
     });
     let s = stop.clone();
     parts.spawn(async move {

@@ -60,7 +60,7 @@ static SAME_FILESYSTEM: Desc = Desc::gauge(
     "Whether the newest complete backup lies on the filesystem of the store, cached.",
 );
 
-static DESCS: [&Desc; 6] = [&NEWEST, &AGE, &SIZE, &COUNT, &INCOMPLETE, &SAME_FILESYSTEM];
+pub(super) static DESCS: [&Desc; 6] = [&NEWEST, &AGE, &SIZE, &COUNT, &INCOMPLETE, &SAME_FILESYSTEM];
 
 static CODES: [Code; 5] = [
     Code::BackupMissing,

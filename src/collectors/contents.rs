@@ -16,6 +16,8 @@ mod still;
 mod tables;
 mod tally;
 
+pub(super) use series::DESCS;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use self::{
@@ -291,7 +293,7 @@ impl Collector for Contents {
     }
 
     fn descs(&self) -> &'static [&'static Desc] {
-        &series::DESCS
+        &DESCS
     }
 
     fn codes(&self) -> &'static [Code] {

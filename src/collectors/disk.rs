@@ -100,7 +100,7 @@ static WALK_DURATION_SECONDS: Desc = Desc::gauge(
     "How long the walk took that the cached sizes of the persist directory come from.",
 );
 
-static DESCS: &[&Desc] = &[
+pub(super) static DESCS: &[&Desc] = &[
     &SIZE_BYTES,
     &FREE_BYTES,
     &AVAIL_BYTES,

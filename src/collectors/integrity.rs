@@ -11,6 +11,8 @@ mod remains;
 mod samples;
 mod schedule;
 
+pub(super) use samples::DESCS;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use self::{
@@ -276,7 +278,7 @@ impl Collector for Integrity {
     }
 
     fn descs(&self) -> &'static [&'static Desc] {
-        &samples::DESCS
+        &DESCS
     }
 
     fn codes(&self) -> &'static [Code] {

@@ -31,7 +31,7 @@ static UNREAD: Desc = Desc::gauge(
     "Bytes of the log that are still to be read; each turn reads a bounded part.",
 );
 
-static DESCS: [&Desc; 3] = [&LINES, &FILES, &UNREAD];
+pub(super) static DESCS: [&Desc; 3] = [&LINES, &FILES, &UNREAD];
 
 static CODES: [Code; 2] = [Code::LogPanic, Code::LogError];
 

@@ -175,6 +175,23 @@ pub fn registry(context: &Context) -> Vec<Box<dyn Collector>> {
     context.config.enabled.iter().map(|name| build(*name, context)).collect()
 }
 
+/// Every family of every collector.
+pub fn families() -> impl Iterator<Item = &'static Desc> {
+    let of = |name: CollectorName| -> &'static [&'static Desc] {
+        match name {
+            CollectorName::Disk => disk::DESCS,
+            CollectorName::Integrity => &integrity::DESCS,
+            CollectorName::Contents => &contents::DESCS,
+            CollectorName::Processes => &processes::DESCS,
+            CollectorName::Permissions => &permissions::DESCS,
+            CollectorName::Backups => &backups::DESCS,
+            CollectorName::Server => &server::DESCS,
+            CollectorName::Logs => &logs::DESCS,
+        }
+    };
+    CollectorName::ALL.into_iter().flat_map(of).copied()
+}
+
 /// One collector of a store.
 #[must_use]
 pub fn build(name: CollectorName, context: &Context) -> Box<dyn Collector> {

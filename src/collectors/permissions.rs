@@ -417,7 +417,7 @@ fn note_first_seen(history: &mut History, total: &Tally, now: Timestamp) {
 static CODES: [Code; 3] =
     [Code::PermissionDrift, Code::PermissionUnwritable, Code::PermissionWorldWritable];
 
-static DESCS: [&Desc; 7] =
+pub(super) static DESCS: [&Desc; 7] =
     [&DRIFT, &FIRST_SEEN, &UNWRITABLE, &WORLD_WRITABLE, &ENTRIES, &WALK_TIMESTAMP, &WALK_SECONDS];
 static DRIFT: Desc = Desc::gauge(
     "chroma_permission_drift",

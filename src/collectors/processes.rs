@@ -77,7 +77,7 @@ static CAPABILITY: Desc = Desc::gauge(
 )
 .labelled(&["capability"]);
 
-static DESCS: [&Desc; 12] = [
+pub(super) static DESCS: [&Desc; 12] = [
     &PROCESSES,
     &WRITERS,
     &SERVERS,

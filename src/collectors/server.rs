@@ -49,7 +49,7 @@ static COLLECTIONS: Desc = Desc::gauge(
     "Collections of default_database as the server counts them, cached.",
 );
 
-static DESCS: [&Desc; 6] = [&UP, &SUCCESS, &DURATION, &STATUS, &INFO, &COLLECTIONS];
+pub(super) static DESCS: [&Desc; 6] = [&UP, &SUCCESS, &DURATION, &STATUS, &INFO, &COLLECTIONS];
 
 static CODES: [Code; 2] = [Code::ServerUnreachable, Code::ServerFailing];
 

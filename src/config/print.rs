@@ -1,6 +1,7 @@
 //! The effective configuration as YAML that reads back to the same [`Config`], except that a secret that stands in the file
 //! itself is printed as `<secret>`.
 
+mod alerts;
 mod receivers;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -28,6 +29,7 @@ struct Printed<'a> {
     path: PrintedPath<'a>,
     limits: PrintedLimits,
     log: PrintedLog,
+    alerts: alerts::Printed<'a>,
     receivers: Vec<receivers::Printed>,
 }
 
@@ -184,6 +186,7 @@ fn printed(config: &Config) -> Printed<'_> {
             discovered_stores: collect.discovered_max,
         },
         log: PrintedLog { level: config.log.level.as_str(), format: config.log.format.as_str() },
+        alerts: alerts::Printed::new(&config.alerts),
         receivers: config.receivers.iter().map(|r| receivers::Printed::new(r)).collect(),
     }
 }

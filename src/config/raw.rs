@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, Receiver,
-    ServerProbe, Web, receivers,
+    ServerProbe, Web,
+    alerts::{self, Alerts},
+    receivers,
     report::{At, Place, Report},
     rules::{self, Listen},
     section::{self, Section, count, duration, ratio, shown, text},
@@ -26,6 +28,7 @@ pub(crate) struct RawConfig {
     pub(crate) procfs: Option<PathBuf>,
     pub(crate) rootfs: Option<PathBuf>,
     pub(crate) log: Log,
+    pub(crate) alerts: Alerts,
     pub(crate) receivers: Vec<Arc<Receiver>>,
 }
 
@@ -117,6 +120,7 @@ impl RawConfig {
             raw.rootfs =
                 path.read("rootfs", |value| rules::absolute_path(text(value)?)).map(|at| at.value);
         }
+        raw.alerts = alerts::read(&top, &raw.collect);
         raw.receivers = receivers::read(&top);
         if let Some(log) = top.section("log") {
             log.set("level", &mut raw.log.level, section::choice(&LogLevel::ALL, LogLevel::as_str));

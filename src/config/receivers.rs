@@ -28,6 +28,8 @@ pub struct Receiver {
     pub send_resolved: bool,
     /// Time after which an unchanged alert is told again; for a heartbeat the time between two pings.
     pub repeat_interval: Duration,
+    /// Shortest time between two messages about the same rule of the same store, and between two summaries of a storm.
+    pub group_interval: Duration,
     /// Longest time of one attempt, or of the command.
     pub timeout: Duration,
     /// How its server is reached; the defaults for a command.
@@ -172,6 +174,14 @@ impl Type {
             Self::PagerDuty => "pagerduty",
             Self::Command => "command",
             Self::Heartbeat => "heartbeat",
+        }
+    }
+
+    /// Alertmanager groups by itself.
+    const fn group_interval(self) -> Duration {
+        match self {
+            Self::Alertmanager => Duration::ZERO,
+            _ => Duration::from_secs(10),
         }
     }
 
@@ -365,6 +375,12 @@ fn receiver(section: &Section<'_>, place: &Place, of: Type) -> Option<Receiver> 
     let mut repeat_interval = of.repeat_interval();
     let range = Duration::from_secs(1)..=Duration::from_hours(365 * 24);
     section.set("repeat_interval", &mut repeat_interval, duration(range));
+    let mut group_interval = of.group_interval();
+    section.set(
+        "group_interval",
+        &mut group_interval,
+        duration(Duration::ZERO..=Duration::from_hours(1)),
+    );
     let mut timeout = Duration::from_secs(if command { 30 } else { 10 });
     let longest = if command { Duration::from_hours(1) } else { Duration::from_mins(2) };
     section.set("timeout", &mut timeout, duration(Duration::from_millis(100)..=longest));
@@ -416,6 +432,7 @@ fn receiver(section: &Section<'_>, place: &Place, of: Type) -> Option<Receiver> 
         stores,
         send_resolved,
         repeat_interval,
+        group_interval,
         timeout,
         http,
     })

@@ -233,6 +233,7 @@ impl RawConfig {
             procfs: self.procfs.unwrap_or_else(|| "/proc".into()),
             rootfs,
             log: self.log,
+            alerts: self.alerts,
             receivers: self.receivers,
         })
     }

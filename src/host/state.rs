@@ -8,12 +8,16 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{error, info, warn};
 
-use crate::format::hash::{FNV_START, fnv1a};
+use crate::{
+    clock,
+    format::hash::{FNV_START, fnv1a},
+};
 
 /// Where documents are kept.
 #[derive(Debug)]
@@ -64,6 +68,12 @@ impl StateDir {
     #[must_use]
     pub fn persistent(&self) -> bool {
         self.dir.is_some() && !self.read_only && !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// The directory, when this program is its owner or reads beside it; what is kept in files of another form goes here.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
     }
 
     /// How many times a document could not be written.
@@ -156,15 +166,21 @@ fn lock(dir: &Path) -> io::Result<File> {
         .write(true)
         .mode(0o600)
         .open(dir.join("lock"))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-        |errno| {
-            if errno == rustix::io::Errno::WOULDBLOCK {
-                io::Error::new(io::ErrorKind::ResourceBusy, "another chroma_exporter uses it")
-            } else {
-                errno.into()
+    // An exporter that was killed a moment ago holds it until the kernel has taken its last thread down.
+    let began = clock::ticks();
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_PAUSE);
             }
-        },
-    )?;
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let text = "another chroma_exporter uses it";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
     Ok(file)
 }
 
@@ -210,6 +226,10 @@ fn write_whole(
     }
     result
 }
+
+/// How long the lock of an exporter that is just ending is waited for, and how often it is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A baseline of a million entries fits.
 const DOCUMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;

@@ -10,6 +10,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::readings::Families;
 use crate::{
+    alert::report::AlertReport,
     clock::Timestamp,
     sample::{Desc, Snapshot},
 };
@@ -119,6 +120,8 @@ pub struct Facts {
     pub state_write_errors: u64,
     /// Stores whose file events are (not) being received.
     pub watched: BTreeMap<Arc<str>, bool>,
+    /// What the alert hooks tell of themselves.
+    pub alerts: Arc<AlertReport>,
 }
 
 /// What this process uses of the host.

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use super::{
+    alerts,
     bound::{self, Group},
     own::{self, Facts, Own, flag},
 };
@@ -47,7 +48,8 @@ impl Readings {
         facts: Facts,
         series_max: usize,
     ) -> Self {
-        let must_stay: usize = snapshot.stores.iter().map(must_stay).sum();
+        let must_stay = snapshot.stores.iter().map(must_stay).sum::<usize>()
+            + alerts::series_of_stores(&facts.alerts, snapshot);
         let left_out = bound::left_out(groups(snapshot), series_max.saturating_sub(must_stay));
         Self { snapshot: Arc::clone(snapshot), own: own.clone(), facts, left_out }
     }
@@ -82,6 +84,7 @@ impl Collector for Readings {
             }
         }
         self.own.add_to(&mut families, &self.snapshot, &self.facts);
+        alerts::add_to(&mut families, &self.facts.alerts, &self.snapshot);
         families.add(&own::DROPPED_SERIES, &[], self.dropped_series() as f64);
         families.finish()
     }

@@ -1,9 +1,12 @@
 //! The landing page: who answers here, where the metrics are, how the stores fare at a glance. One document with its
 //! style inside; it loads nothing.
 
+mod alerts;
+
 use std::fmt::Write;
 
 use crate::{
+    alert::report::AlertReport,
     findings::Severity,
     metrics::{REVISION, VERSION},
     sample::{Snapshot, StoreReadings},
@@ -52,7 +55,7 @@ impl Status {
 }
 
 /// The page for `snapshot`, linking to the metrics at `telemetry_path`.
-pub(super) fn render(snapshot: &Snapshot, telemetry_path: &str) -> String {
+pub(super) fn render(snapshot: &Snapshot, report: &AlertReport, telemetry_path: &str) -> String {
     let mut rows = String::new();
     for store in &snapshot.stores {
         let status = Status::of(store).as_str();
@@ -88,11 +91,12 @@ pub(super) fn render(snapshot: &Snapshot, telemetry_path: &str) -> String {
              <p>Version {VERSION}, revision {revision}. Says whether the data of Chroma on this host is safe.</p>\n\
              <ul><li><a href=\"{metrics}\">Metrics</a></li><li><a href=\"/-/healthy\">Healthy</a></li>\
              <li><a href=\"/-/ready\">Ready</a></li></ul>\n\
-             <table>\n<tr><th>Store</th><th>Directory</th><th>Status</th><th>Findings</th></tr>\n{rows}</table>\n\
+             <table>\n<tr><th>Store</th><th>Directory</th><th>Status</th><th>Findings</th></tr>\n{rows}</table>\n{alerts}\
              <p>As of {at}. Causes and remedies: <code>chroma_exporter check</code></p>\n</body>\n</html>\n",
             revision = escaped(REVISION),
             metrics = escaped(telemetry_path),
             at = snapshot.taken_at,
+            alerts = alerts::render(report),
         ),
     );
     page
@@ -180,7 +184,11 @@ mod tests {
     #[test]
     fn names_from_disk_cannot_become_markup() {
         let stores = vec![store(&[Code::DiskReadonly], false, 1)];
-        let page = render(&Snapshot { taken_at: Timestamp::from_secs(0), stores }, "/m?a=\"b\"");
+        let page = render(
+            &Snapshot { taken_at: Timestamp::from_secs(0), stores },
+            &AlertReport::default(),
+            "/m?a=\"b\"",
+        );
         assert!(page.contains(
             "/srv/&quot;&gt;&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;\u{fffd}"
         ));
@@ -188,7 +196,10 @@ mod tests {
         assert!(page.contains("class=\"critical\">critical</td><td>disk_readonly<"));
         assert!(!page.contains("<script"));
         let empty = Snapshot { taken_at: Timestamp::from_secs(0), stores: Vec::new() };
-        assert!(render(&empty, "/metrics").contains("no store is being watched"));
+        assert!(
+            render(&empty, &AlertReport::default(), "/metrics")
+                .contains("no store is being watched")
+        );
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub(crate) fn payload(
         let mut item = json!({
             "labels": labels,
             "annotations": webhook::annotations(alert),
-            "startsAt": starts.to_string(),
-            "endsAt": ends.to_string(),
+            "startsAt": starts.precise(),
+            "endsAt": ends.precise(),
         });
         let url = webhook::generator_url(n);
         if !url.is_empty() {

@@ -89,8 +89,8 @@ fn item(n: &Notification, alert: &Alert) -> Item {
         fingerprint: format!("{:016x}", fingerprint(&labels)),
         labels,
         annotations: annotations(alert),
-        starts_at: alert.since.to_string(),
-        ends_at: alert.ended.map_or_else(|| NEVER.to_owned(), |ended| ended.to_string()),
+        starts_at: alert.since.precise(),
+        ends_at: alert.ended.map_or_else(|| NEVER.to_owned(), crate::clock::Timestamp::precise),
         generator_url: generator_url(n),
     }
 }

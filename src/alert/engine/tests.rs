@@ -250,7 +250,7 @@ fn health_of_a_collector_can_be_watched_too() {
             code: None,
         }),
         severity: Some(Severity::Warning),
-        hold: Duration::from_secs(60),
+        hold: Duration::from_mins(1),
         keep_firing_for: Duration::ZERO,
         labels: BTreeMap::new(),
         summary: "A collector fails".into(),

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    alert::{message::Alert, silence::fits},
-    findings::Severity,
-};
+use crate::{alert::message::Alert, findings::Severity};
 
 /// What may differ between receivers.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +12,7 @@ pub struct Policy {
     /// Lighter alerts are not told.
     pub min_severity: Severity,
     /// Shell patterns of stores; empty means all.
-    pub stores: Vec<String>,
+    pub stores: Vec<glob::Pattern>,
     /// Whether the end of an alert is told.
     pub send_resolved: bool,
     /// Whether an alert that ended before anybody heard of it is told at all. Not to receivers that only keep what is.
@@ -81,7 +78,7 @@ impl Policy {
 
     pub(super) fn accepts(&self, alert: &Alert) -> bool {
         alert.severity >= self.min_severity
-            && (self.stores.is_empty() || self.stores.iter().any(|p| fits(p, &alert.store)))
+            && (self.stores.is_empty() || self.stores.iter().any(|p| p.matches(&alert.store)))
     }
 
     pub(super) fn group_of(&self, alert: &Alert) -> String {

@@ -90,7 +90,9 @@ fn told(notification: &Notification) -> String {
             (Status::Firing, _) => "+",
             (Status::Resolved, _) => "-",
         };
-        text += &format!(" {}{mark}", alert.key());
+        for part in [" ", &*alert.key(), mark] {
+            text.push_str(part);
+        }
     }
     text
 }
@@ -309,7 +311,7 @@ fn a_silence_holds_back_what_is_new_and_never_the_end_of_what_was_told() {
 fn only_what_a_receiver_asked_for_is_told() {
     let policy = Policy {
         min_severity: Severity::Critical,
-        stores: vec!["prod-*".to_owned()],
+        stores: vec![glob::Pattern::new("prod-*").unwrap()],
         send_resolved: false,
         ..Policy::default()
     };

@@ -82,7 +82,7 @@ pub(super) static AGE: Desc = Desc::gauge(
     "Time since the tables were last looked at, or found unchanged since.",
 );
 
-pub(super) static DESCS: [&Desc; 20] = [
+pub(in crate::collectors) static DESCS: [&Desc; 20] = [
     &COLLECTIONS,
     &TENANTS,
     &DATABASES,

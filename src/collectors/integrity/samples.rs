@@ -59,7 +59,7 @@ static WAY: Desc = Desc::gauge(
 )
 .labelled(&["check", "way"]);
 
-pub(super) static DESCS: [&Desc; 10] = [
+pub(in crate::collectors) static DESCS: [&Desc; 10] = [
     &STATE,
     &LAST_RUN,
     &LAST_OK,

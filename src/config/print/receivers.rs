@@ -37,6 +37,7 @@ impl Printed {
             out.put("send_resolved", json!(receiver.send_resolved));
         }
         out.put("repeat_interval", json!(duration::format(receiver.repeat_interval)));
+        out.put("group_interval", json!(duration::format(receiver.group_interval)));
         out.put("timeout", json!(duration::format(receiver.timeout)));
         if !matches!(receiver.kind, Kind::Command { .. }) {
             out.http(&receiver.http);

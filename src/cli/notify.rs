@@ -1,0 +1,136 @@
+//! `notify`: sends a test alert through a receiver and prints what it answered, so that nobody learns at three in the
+//! morning that a webhook was mistyped.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use clap::Args;
+
+use super::{Ended, plain, to_stderr, to_stdout};
+use crate::{
+    alert::{
+        builtin,
+        message::{Alert, Notification, Number, Outcome, Reason},
+    },
+    clock::{self, Timestamp},
+    config::Config,
+    dispatch::desk,
+    findings::{Code, Severity},
+    receivers::{Answer, Receiver},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Name of the receiver
+    receiver: String,
+
+    /// Print what would be sent and send nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Say that the test alert has ended
+    #[arg(long)]
+    resolved: bool,
+}
+
+/// Runs `notify`. Well when the receiver took it, a warning when it may later, critical when it refused.
+pub(super) fn run(config: &Config, options: &Options) -> Ended {
+    let wanted = config.receivers.iter().find(|r| *r.name == options.receiver);
+    let Some(wanted) = wanted else {
+        let names: Vec<&str> = config.receivers.iter().map(|r| &*r.name).collect();
+        let known = match names.as_slice() {
+            [] => "the configuration has no receivers".to_owned(),
+            names => format!("there are {}", names.join(", ")),
+        };
+        let receiver = plain(&options.receiver);
+        to_stderr(&format!("error: no receiver is called {receiver}; {known}\n"));
+        return Ended::Usage;
+    };
+    let now = clock::now();
+    let notification = test_notification(config, options.resolved, now);
+    let receiver = Receiver::new(Arc::clone(wanted));
+    if options.dry_run {
+        let payload = receiver.payload(&notification, now);
+        return to_stdout(&payload.to_string(), Ended::Well);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            to_stderr(&format!("error: cannot start the runtime: {error}\n"));
+            return Ended::Unknown;
+        }
+    };
+    let answer = runtime.block_on(receiver.send(&notification, now));
+    let (text, ended) = told(&wanted.name, wanted.kind.as_str(), &answer);
+    to_stdout(&text, ended)
+}
+
+/// `ops (slack): delivered in 0.21 s, it answered 200 ok`
+fn told(name: &str, kind: &str, answer: &Answer) -> (String, Ended) {
+    let (verdict, ended) = match &answer.outcome {
+        Outcome::Delivered => ("delivered".to_owned(), Ended::Well),
+        Outcome::Retry { failure, .. } => (
+            format!("not delivered ({}), it would be tried again", failure.as_str()),
+            Ended::Warning,
+        ),
+        Outcome::Rejected { failure } => (
+            format!("refused ({}), it would not be tried again", failure.as_str()),
+            Ended::Critical,
+        ),
+    };
+    let seconds = answer.took.as_secs_f64();
+    let status = answer.status.map(|status| format!("{status} ")).unwrap_or_default();
+    let said = format!("{status}{}", plain(answer.text.trim()));
+    let said = match said.trim() {
+        "" => String::new(),
+        said => format!(", the answer was: {said}"),
+    };
+    (format!("{name} ({kind}): {verdict} after {seconds:.2} s{said}\n"), ended)
+}
+
+/// An alert as the first store would give it, marked as a test wherever a person or a machine looks.
+fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notification {
+    let code = Code::DiskUsageHigh;
+    let store = config.stores.first();
+    let path = store.map_or_else(|| "/var/lib/chroma".into(), |store| store.path.clone());
+    let name = store.map_or("test", |store| &*store.name);
+    let runbook = match &*config.alerts.runbook_url {
+        "" => code.runbook(),
+        base => format!("{base}/{}", code.runbook()),
+    };
+    let alert = Alert {
+        name: "ChromaTest".to_owned(),
+        severity: Severity::Warning,
+        store: name.to_owned(),
+        path: path.to_string_lossy().into_owned(),
+        summary: format!("Test, nothing is wrong: {}", builtin::title(code)),
+        evidence: "This is a test of chroma_exporter notify".to_owned(),
+        count: 1,
+        reading: Some(Number {
+            series: "chroma_disk_used_ratio".to_owned(),
+            value: 0.83,
+            comparison: ">=".to_owned(),
+            threshold: config.collect.disk_warn_ratio,
+        }),
+        cause: code.cause().to_owned(),
+        remedy: code.remedy(&path),
+        runbook,
+        labels: BTreeMap::from([("test".to_owned(), "true".to_owned())]),
+        since: now,
+        ended: resolved.then_some(now),
+        episode: format!("{:016x}", now.as_nanos()),
+        known: false,
+        merged: 0,
+    };
+    let about = desk::about(config);
+    Notification {
+        id: format!("{:032x}", now.as_nanos()),
+        group: format!("store={name}"),
+        reason: Reason::Test,
+        at: now,
+        host: about.host,
+        external_url: about.external_url,
+        alerts: vec![alert],
+        left_out: 0,
+    }
+}

@@ -1,0 +1,266 @@
+//! The state of the alert hooks in one hand: engine, lanes and silences. Everything that happens goes through here and
+//! comes out as notifications to send and rows to write down; still pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::book::{Kept, Row, json};
+use crate::{
+    alert::{
+        engine::{Engine, Key},
+        message::{Notification, Outcome},
+        outbox::{
+            About, Lane, Next, Recorded,
+            policy::{Grouping, Policy},
+        },
+        report::{AlertReport, ReceiverReport},
+        silence::Silence,
+    },
+    clock::Timestamp,
+    config::{
+        Config, alerts,
+        receivers::{Kind, Receiver},
+    },
+    sample::Snapshot,
+};
+
+/// Engine, lanes and silences.
+#[derive(Debug)]
+pub struct Desk {
+    engine: Engine,
+    lanes: BTreeMap<String, Lane>,
+    kinds: BTreeMap<String, &'static str>,
+    silences: Vec<Silence>,
+    about: About,
+    touched: BTreeSet<Key>,
+    rows: Vec<Row>,
+    /// When the first lane wants to be asked again.
+    wake: Option<Timestamp>,
+}
+
+impl Desk {
+    /// Goes on where `kept` left off.
+    #[must_use]
+    pub fn new(config: &Config, kept: Kept, now: Timestamp) -> Self {
+        let mut desk = Self {
+            engine: Engine::new(Vec::new(), "", kept.tracked),
+            lanes: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+            silences: Vec::new(),
+            about: About::default(),
+            touched: BTreeSet::new(),
+            rows: Vec::new(),
+            wake: None,
+        };
+        let mut roads = kept.roads;
+        for (name, entries) in kept.entries {
+            let road = roads.remove(&name).unwrap_or_default();
+            desk.lanes.insert(name.clone(), Lane::new(&name, Policy::default(), entries, road));
+        }
+        desk.configure(config, now);
+        desk
+    }
+
+    /// Puts a configuration into force. What waits for a receiver that is no longer there is dropped; answers with how
+    /// many alerts that were, by receiver.
+    pub fn configure(&mut self, config: &Config, now: Timestamp) -> Vec<(String, usize)> {
+        self.engine.set_rules(
+            alerts::rules(&config.collect, &config.alerts.rules),
+            &config.alerts.runbook_url,
+        );
+        self.about = about(config);
+        let told = config.receivers.iter().filter(|r| !matches!(r.kind, Kind::Heartbeat { .. }));
+        self.kinds = told.clone().map(|r| (r.name.to_string(), r.kind.as_str())).collect();
+        let mut dropped = Vec::new();
+        let gone: Vec<String> =
+            self.lanes.keys().filter(|name| !self.kinds.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(lane) = self.lanes.remove(&name) {
+                let (waiting, _) = lane.queue(now);
+                if waiting > 0 {
+                    dropped.push((name.clone(), waiting));
+                }
+                for episode in lane.entries().keys() {
+                    let (receiver, episode) = (name.clone(), episode.clone());
+                    self.rows.push(Row::Entry { receiver, episode, data: None });
+                }
+                self.rows.push(Row::Road { receiver: name, data: None });
+            }
+        }
+        for receiver in told {
+            let policy = policy_of(receiver);
+            if let Some(lane) = self.lanes.get_mut(&*receiver.name) {
+                lane.set_policy(policy);
+            } else {
+                let lane = Lane::new(
+                    &receiver.name,
+                    policy,
+                    BTreeMap::new(),
+                    crate::alert::outbox::Road::default(),
+                );
+                self.lanes.insert(receiver.name.to_string(), lane);
+            }
+        }
+        for lane in self.lanes.values_mut() {
+            lane.sync(self.engine.firing(), now);
+        }
+        dropped
+    }
+
+    /// Other silences are in force.
+    pub fn set_silences(&mut self, silences: Vec<Silence>) {
+        self.silences = silences;
+    }
+
+    /// Judges a snapshot and tells the lanes; answers whether anything changed.
+    pub fn evaluate(&mut self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let evaluated = self.engine.evaluate(snapshot, now);
+        for event in &evaluated.events {
+            for lane in self.lanes.values_mut() {
+                lane.note(event, &self.silences, now);
+            }
+        }
+        let changed = !evaluated.touched.is_empty();
+        self.touched.extend(evaluated.touched);
+        changed
+    }
+
+    /// What is to be sent now, by receiver. The rows of [`Desk::take_rows`] must be written down before.
+    pub fn due(&mut self, now: Timestamp) -> Vec<(String, Notification)> {
+        let mut out = Vec::new();
+        self.wake = None;
+        for (name, lane) in &mut self.lanes {
+            match lane.next(&self.silences, &self.about, now) {
+                Next::Send(notification) => out.push((name.clone(), notification)),
+                Next::WaitUntil(at) => {
+                    self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+                }
+                Next::Idle => {}
+            }
+        }
+        out
+    }
+
+    /// How long nothing can happen by itself.
+    #[must_use]
+    pub fn quiet_for(&self, now: Timestamp) -> Duration {
+        let lanes = self.wake.map_or(QUIET_MAX, |wake| wake.since(now));
+        let engine = if self.engine.waits_for_time() { TICK } else { QUIET_MAX };
+        lanes.min(engine)
+    }
+
+    /// Takes in what became of a notification; `None` when its receiver is gone meanwhile.
+    pub fn record(
+        &mut self,
+        receiver: &str,
+        outcome: &Outcome,
+        jitter: f64,
+        now: Timestamp,
+    ) -> Option<Recorded> {
+        Some(self.lanes.get_mut(receiver)?.record(outcome, jitter, now))
+    }
+
+    /// The rows that changed since the last call.
+    pub fn take_rows(&mut self) -> Vec<Row> {
+        let mut rows = std::mem::take(&mut self.rows);
+        for key in std::mem::take(&mut self.touched) {
+            let data = self.engine.tracked().get(&key).map(json);
+            rows.push(Row::Episode { key, data });
+        }
+        for (name, lane) in &mut self.lanes {
+            let touched = lane.take_touched();
+            for episode in touched.episodes {
+                let data = lane.entries().get(&episode).map(json);
+                rows.push(Row::Entry { receiver: name.clone(), episode, data });
+            }
+            if touched.road {
+                rows.push(Row::Road { receiver: name.clone(), data: Some(json(lane.road())) });
+            }
+        }
+        rows
+    }
+
+    /// Every row that there is.
+    #[must_use]
+    pub fn all_rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (key, tracked) in self.engine.tracked() {
+            rows.push(Row::Episode { key: key.clone(), data: Some(json(tracked)) });
+        }
+        for (name, lane) in &self.lanes {
+            for (episode, entry) in lane.entries() {
+                let (receiver, episode) = (name.clone(), episode.clone());
+                rows.push(Row::Entry { receiver, episode, data: Some(json(entry)) });
+            }
+            rows.push(Row::Road { receiver: name.clone(), data: Some(json(lane.road())) });
+        }
+        rows
+    }
+
+    /// What the pages show.
+    #[must_use]
+    pub fn report(&self, persistent: bool, now: Timestamp) -> AlertReport {
+        let receivers = self.lanes.iter().map(|(name, lane)| {
+            let (queued, oldest) = lane.queue(now);
+            let kind = self.kinds.get(name).copied().unwrap_or_default();
+            (name.clone(), ReceiverReport { kind, counts: lane.counts().clone(), queued, oldest })
+        });
+        let tracked = self.engine.tracked().values();
+        AlertReport {
+            rules: self
+                .engine
+                .rules()
+                .iter()
+                .map(|rule| (rule.name.clone(), rule.usual_severity()))
+                .collect(),
+            firing: self.engine.firing().cloned().collect(),
+            pending: tracked.filter(|tracked| !tracked.state.firing()).count(),
+            receivers: receivers.collect(),
+            silences: self.silences.iter().filter(|s| s.active(now)).cloned().collect(),
+            persistent,
+        }
+    }
+}
+
+/// How a receiver wants to be told, by its kind.
+#[must_use]
+pub fn policy_of(receiver: &Receiver) -> Policy {
+    let base = match &receiver.kind {
+        Kind::Alertmanager { .. } => Policy::alertmanager(),
+        // One incident per alert, which its own service groups.
+        Kind::PagerDuty { .. } => {
+            Policy { grouping: Grouping::Alert, tell_short: false, batch: 1, ..Policy::default() }
+        }
+        // They take a message a second, and ban who sends more.
+        Kind::Slack { .. } | Kind::Compatible { .. } => {
+            Policy { gap: Duration::from_secs(1), ..Policy::default() }
+        }
+        Kind::Webhook { .. } | Kind::Command { .. } | Kind::Heartbeat { .. } => Policy::default(),
+    };
+    Policy {
+        min_severity: receiver.min_severity,
+        stores: receiver.stores.clone(),
+        send_resolved: receiver.send_resolved,
+        repeat: receiver.repeat_interval,
+        group_interval: receiver.group_interval,
+        ..base
+    }
+}
+
+/// What every notification says of this host.
+#[must_use]
+pub fn about(config: &Config) -> About {
+    let kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    About {
+        host: config.alerts.host.clone().unwrap_or_else(kernel),
+        external_url: config.alerts.external_url.clone(),
+    }
+}
+
+/// Nothing waits longer than this: the wall clock may be set meanwhile.
+const QUIET_MAX: Duration = Duration::from_mins(1);
+
+/// How often time alone is looked at while an alert waits for it.
+const TICK: Duration = Duration::from_millis(250);

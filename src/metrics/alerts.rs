@@ -1,0 +1,106 @@
+//! Families of the alert hooks: what fires, and how delivery fares.
+
+use std::collections::BTreeMap;
+
+use super::readings::Families;
+use crate::{
+    alert::{
+        message::{Alert, Failure},
+        report::AlertReport,
+    },
+    clock::Timestamp,
+    sample::{Desc, Snapshot},
+};
+
+static FIRING: Desc = Desc::gauge(
+    "chroma_alert_firing",
+    "Whether the alert of this store fires (1) or not (0), after its hold and its recovery level; silenced ones fire too.",
+)
+.labelled(&["store", "alert", "severity"]);
+static PENDING: Desc = Desc::gauge(
+    "chroma_exporter_alerts_pending",
+    "Alerts whose condition holds, but not yet for as long as their rule asks.",
+);
+static PERSISTENT: Desc = Desc::gauge(
+    "chroma_exporter_alert_state_persistent",
+    "Whether alerts and outgoing messages are kept on disk (1) or in memory only (0), where a restart forgets them.",
+);
+static SILENCES: Desc = Desc::gauge("chroma_exporter_silences", "Silences that are in force.");
+static ATTEMPTS: Desc = Desc::counter(
+    "chroma_exporter_notifications_total",
+    "Attempts to send a notification, failed ones included.",
+)
+.labelled(&["receiver"]);
+static FAILED: Desc = Desc::counter(
+    "chroma_exporter_notifications_failed_total",
+    "Attempts to send a notification that failed, by reason.",
+)
+.labelled(&["receiver", "reason"]);
+static DEAD: Desc = Desc::counter(
+    "chroma_exporter_notification_dead_letters_total",
+    "Alerts that the receiver will not be told of, because it refused them for good or took nothing for too long.",
+)
+.labelled(&["receiver"]);
+static QUEUE: Desc = Desc::gauge(
+    "chroma_exporter_notification_queue_length",
+    "Alerts that wait to be told to the receiver.",
+)
+.labelled(&["receiver"]);
+static OLDEST: Desc = Desc::gauge(
+    "chroma_exporter_notification_oldest_timestamp_seconds",
+    "Since when the oldest alert in the queue waits, as seconds since the epoch; 0 when none does.",
+)
+.labelled(&["receiver"]);
+static LAST_SUCCESS: Desc = Desc::gauge(
+    "chroma_exporter_notification_last_success_timestamp_seconds",
+    "When the receiver last took a notification, as seconds since the epoch; 0 when it took none since the start.",
+)
+.labelled(&["receiver"]);
+
+pub(super) const DESCS: &[&Desc] = &[
+    &FIRING,
+    &PENDING,
+    &PERSISTENT,
+    &SILENCES,
+    &ATTEMPTS,
+    &FAILED,
+    &DEAD,
+    &QUEUE,
+    &OLDEST,
+    &LAST_SUCCESS,
+];
+
+/// How many series [`add_to`] gives for the stores, which no bound may keep off the page.
+pub(super) fn series_of_stores(report: &AlertReport, snapshot: &Snapshot) -> usize {
+    snapshot.stores.len() * report.rules.len()
+}
+
+/// Every label set is there from the start, at 0, so that `rate()` sees the first failure.
+pub(super) fn add_to(families: &mut Families, report: &AlertReport, snapshot: &Snapshot) {
+    let firing: BTreeMap<(&str, &str), &Alert> =
+        report.firing.iter().map(|alert| ((&*alert.store, &*alert.name), alert)).collect();
+    for store in &snapshot.stores {
+        for (rule, usual) in &report.rules {
+            let alert = firing.get(&(&*store.store, &**rule));
+            let severity = alert.map_or(*usual, |alert| alert.severity);
+            let value = f64::from(u8::from(alert.is_some()));
+            families.add(&FIRING, &[&store.store, rule, severity.as_str()], value);
+        }
+    }
+    families.add(&PENDING, &[], report.pending as f64);
+    families.add(&PERSISTENT, &[], f64::from(u8::from(report.persistent)));
+    families.add(&SILENCES, &[], report.silences.len() as f64);
+    let moment = |at: Option<Timestamp>| at.map_or(0.0, Timestamp::as_secs_f64);
+    for (name, receiver) in &report.receivers {
+        let label = [name.as_str()];
+        families.add(&ATTEMPTS, &label, receiver.counts.attempts as f64);
+        for reason in Failure::ALL {
+            let count = receiver.counts.failed.get(&reason).copied().unwrap_or(0);
+            families.add(&FAILED, &[name, reason.as_str()], count as f64);
+        }
+        families.add(&DEAD, &label, receiver.counts.dead_letters as f64);
+        families.add(&QUEUE, &label, receiver.queued as f64);
+        families.add(&OLDEST, &label, moment(receiver.oldest));
+        families.add(&LAST_SUCCESS, &label, moment(receiver.counts.last_success));
+    }
+}

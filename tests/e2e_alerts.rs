@@ -1,0 +1,350 @@
+//! The alert hooks against the world: a real small filesystem that fills, a real database that breaks, a real second
+//! Chroma, kills at random points, hundreds of stores at once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test fails by panicking; states are 0 and 1"
+)]
+
+#[path = "support/chroma.rs"]
+mod chroma;
+#[path = "support/hook.rs"]
+mod hook;
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hook::{Hook, Reply};
+use support::{Exporter, SOON, fixture, wait_for};
+
+const OPEN: &str = "ChromaPermissionWorldWritable";
+
+/// A mounted tmpfs; unmounted when dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn new(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let options = format!("size={size}");
+        let args = ["-t", "tmpfs", "-o", &options, "tmpfs"];
+        let status = Command::new("mount").args(args).arg(at).status().unwrap();
+        assert!(status.success(), "mount tmpfs {} (needs root)", at.display());
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+fn write_config(scratch: &Path, stores: &[(String, PathBuf)], rest: &str) -> String {
+    let mut text = format!("state:\n  dir: {}\nstores:\n", scratch.join("state").display());
+    for (name, path) in stores {
+        text.push_str(
+            &format_args!("  - name: {name}\n    path: {}\n", path.display()).to_string(),
+        );
+    }
+    let file = scratch.join("config.yml");
+    fs::write(&file, text + rest).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+fn receiver(name: &str, hook: &Hook, more: &str) -> String {
+    format!("  - name: {name}\n    type: webhook\n    url: {}\n{more}", hook.url())
+}
+
+fn wait_told(hook: &Hook, store: &str, name: &str, status: &str) {
+    wait_for(&format!("{name} of {store} {status}"), SOON, || {
+        (hook.count(store, name, status) > 0).then_some(())
+    });
+}
+
+#[test]
+fn a_disk_that_fills_past_80_per_cent_is_told_and_its_recovery_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = Tmpfs::new(&scratch.path().join("disk"), "20m");
+    let store = fixture("chroma-1.5.9", &disk.0);
+    let hook = Hook::start();
+    let config = write_config(
+        scratch.path(),
+        &[("main".to_owned(), store.clone())],
+        &format!("receivers:\n{}", receiver("hook", &hook, "    group_interval: 0s\n")),
+    );
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    // Inside the directory, as Chroma itself would: a file event wakes the reading.
+    let filler = store.join("filler");
+    fs::write(&filler, vec![1; 16_500_000]).unwrap();
+    wait_told(&hook, "main", "ChromaDiskUsageHigh", "firing");
+    // The hook does not wait for the page.
+    exporter.wait_page("a disk that is 80 to 90 % full", SOON, |page| {
+        (0.8..0.9).contains(&page.value("chroma_disk_used_ratio", &[]))
+    });
+    assert_eq!(hook.count("main", "ChromaDiskUsageCritical", "firing"), 0);
+    // Cut, not written anew: an empty file in between would be a recovery.
+    fs::OpenOptions::new().write(true).open(&filler).unwrap().set_len(15_700_000).unwrap();
+    exporter.wait_page("a disk that is 75 to 80 % full", SOON, |page| {
+        (0.75..0.8).contains(&page.value("chroma_disk_used_ratio", &[]))
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(hook.count("main", "ChromaDiskUsageHigh", "resolved"), 0, "not below 75 %");
+    fs::remove_file(&filler).unwrap();
+    wait_told(&hook, "main", "ChromaDiskUsageHigh", "resolved");
+    assert_eq!(hook.count("main", "ChromaDiskUsageHigh", "firing"), 1);
+}
+
+#[test]
+fn a_broken_database_and_a_second_chroma_are_told_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let broken = fixture("chroma-1.5.9", scratch.path());
+    let busy = scratch.path().join("busy");
+    fs::create_dir(&busy).unwrap();
+    let _server = chroma::Server::start("1.5.9", &busy);
+    let hook = Hook::start();
+    let config = write_config(
+        scratch.path(),
+        &[("broken".to_owned(), broken.clone()), ("busy".to_owned(), busy.clone())],
+        &format!("receivers:\n{}", receiver("hook", &hook, "    group_interval: 0s\n")),
+    );
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    let database = broken.join("chroma.sqlite3");
+    let whole = fs::read(&database).unwrap();
+    fs::write(&database, &whole[..whole.len() / 2]).unwrap();
+    wait_told(&hook, "broken", "ChromaSqliteTruncated", "firing");
+    fs::write(&database, &whole).unwrap();
+    wait_told(&hook, "broken", "ChromaSqliteTruncated", "resolved");
+
+    let second = chroma::Embedded::start("1.5.9", &busy);
+    wait_told(&hook, "busy", "ChromaSecondWriter", "firing");
+    drop(second);
+    wait_told(&hook, "busy", "ChromaSecondWriter", "resolved");
+}
+
+#[test]
+fn a_full_state_disk_loses_no_alert() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = fixture("chroma-1.5.9", scratch.path());
+    set_open(&store, false);
+    let state = Tmpfs::new(&scratch.path().join("state"), "1m");
+    let hook = Hook::start();
+    let config = write_config(
+        scratch.path(),
+        &[("main".to_owned(), store.clone())],
+        &format!("receivers:\n{}", receiver("hook", &hook, "    group_interval: 0s\n")),
+    );
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    let filler = state.0.join("filler");
+    drop(
+        Command::new("dd")
+            .args(["if=/dev/zero", "bs=4096"])
+            .arg(format!("of={}", filler.display()))
+            .output(),
+    );
+    set_open(&store, true);
+    wait_told(&hook, "main", OPEN, "firing");
+    exporter.wait_page("the page to say that nothing is kept", SOON, |page| {
+        page.value("chroma_exporter_alert_state_persistent", &[]) == 0.0
+    });
+    fs::remove_file(&filler).unwrap();
+    exporter.wait_page("the state to be written again", SOON, |page| {
+        page.value("chroma_exporter_alert_state_persistent", &[]) == 1.0
+    });
+    // What happened meanwhile is in the book: a restart tells nothing twice.
+    drop(exporter);
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    exporter.wait_page("the alert after the restart", SOON, |page| {
+        page.get("chroma_alert_firing", &[("alert", OPEN)]) == Some(1.0)
+    });
+    assert_eq!(hook.count("main", OPEN, "firing"), 1);
+    set_open(&store, false);
+    wait_told(&hook, "main", OPEN, "resolved");
+}
+
+fn set_open(store: &Path, open: bool) {
+    let mode = if open { 0o646 } else { 0o644 };
+    fs::set_permissions(store.join("chroma.sqlite3"), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Many stores that hold no more than the collector under test looks at.
+fn many(scratch: &Path, count: usize) -> Vec<(String, PathBuf)> {
+    (0..count)
+        .map(|n| {
+            let dir = scratch.join(format!("s{n}"));
+            fs::create_dir(&dir).unwrap();
+            let from = Path::new(env!("CARGO_MANIFEST_DIR"));
+            fs::copy(
+                from.join("tests/fixtures/chroma-1.5.9/chroma.sqlite3"),
+                dir.join("chroma.sqlite3"),
+            )
+            .unwrap();
+            set_open(&dir, false);
+            (format!("s{n}"), dir)
+        })
+        .collect()
+}
+
+const ONLY_PERMISSIONS: &str = "collectors:\n  disk: false\n  integrity: false\n  contents: false\n  processes: false\n  backups: false\n";
+
+/// Numbers without a pattern, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below
+    }
+}
+
+/// Twenty stores break and heal again and again, each step held until the receiver has heard of it, while the program is
+/// killed at random moments and the receiver answers badly now and then.
+#[test]
+fn kills_at_random_points_lose_nothing_and_double_nothing() {
+    const STORES: usize = 20;
+    const ROUNDS: usize = 12;
+    let scratch = tempfile::tempdir().unwrap();
+    let stores = many(scratch.path(), STORES);
+    let hook = Arc::new(Hook::start());
+    let config = write_config(
+        scratch.path(),
+        &stores,
+        &format!(
+            "{ONLY_PERMISSIONS}collect:\n  interval: 200ms\nreceivers:\n{}",
+            receiver("hook", &hook, "    group_interval: 0s\n    timeout: 2s\n")
+        ),
+    );
+    // A first quiet run learns the permissions.
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    assert!(exporter.stop().success());
+
+    let done = Arc::new(AtomicBool::new(false));
+    let toggles: Vec<_> = stores
+        .iter()
+        .cloned()
+        .map(|(name, dir)| {
+            let (hook, name) = (Arc::clone(&hook), name.clone());
+            std::thread::spawn(move || {
+                for round in 1..=ROUNDS {
+                    for (open, status) in [(true, "firing"), (false, "resolved")] {
+                        set_open(&dir, open);
+                        let what = format!("{name} round {round} {status}");
+                        wait_for(&what, Duration::from_mins(2), || {
+                            (hook.count(&name, OPEN, status) >= round).then_some(())
+                        });
+                    }
+                }
+            })
+        })
+        .collect();
+    let killer = {
+        let (done, hook, config) = (Arc::clone(&done), Arc::clone(&hook), config.clone());
+        std::thread::spawn(move || {
+            let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+            let mut kills = 0;
+            while !done.load(Ordering::Relaxed) {
+                let exporter = Exporter::start(&["--config.file", &config]);
+                let mood = match dice.roll(6) {
+                    0 => Reply::Reset,
+                    1 => Reply::Say(503, "", "no"),
+                    _ => Reply::Say(200, "", "ok"),
+                };
+                hook.answer(mood);
+                std::thread::sleep(Duration::from_millis(50 + dice.roll(900)));
+                drop(exporter);
+                kills += 1;
+                hook.answer(Reply::Say(200, "", "ok"));
+            }
+            kills
+        })
+    };
+    let failed: Vec<_> = toggles.into_iter().filter_map(|toggle| toggle.join().err()).collect();
+    done.store(true, Ordering::Relaxed);
+    let kills = killer.join().unwrap();
+    assert!(failed.is_empty(), "{} stores lost an alert after {kills} kills", failed.len());
+
+    // The ledger: one id has one text; each episode fires and ends under one id each, the end after the firing.
+    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    let mut order: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for post in hook.posts() {
+        let id = post.headers["webhook-id"].clone();
+        let before = texts.entry(id.clone()).or_insert_with(|| post.text.clone());
+        assert_eq!(*before, post.text, "one id, two texts");
+        for told in post.told().into_iter().filter(|told| told.name == OPEN) {
+            let key = (told.store.clone(), told.starts_at.clone());
+            // An alert that stands beside the news of its group is no second telling.
+            if seen.insert((key.clone(), told.status.clone())) {
+                order.entry(key).or_default().push(told.status);
+            }
+        }
+    }
+    assert!(order.len() >= STORES * ROUNDS, "{} episodes", order.len());
+    for (key, statuses) in &order {
+        assert_eq!(statuses, &["firing", "resolved"], "{key:?} after {kills} kills");
+    }
+    println!("{} episodes, {} posts, {kills} kills", order.len(), hook.posts().len());
+}
+
+#[test]
+fn two_hundred_stores_that_flap_stay_bounded_and_a_dead_receiver_delays_no_other() {
+    const STORES: usize = 200;
+    let scratch = tempfile::tempdir().unwrap();
+    let stores = many(scratch.path(), STORES);
+    let (well, dead) = (Hook::start(), Hook::start());
+    dead.answer(Reply::Hang(Duration::from_mins(1)));
+    let config = write_config(
+        scratch.path(),
+        &stores,
+        &format!(
+            "{ONLY_PERMISSIONS}collect:\n  interval: 1s\nreceivers:\n{}{}",
+            receiver("well", &well, ""),
+            receiver("dead", &dead, "    timeout: 3s\n")
+        ),
+    );
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    let began = support::now();
+    let mut open = false;
+    while began.elapsed() < Duration::from_secs(40) {
+        open = !open;
+        for (_, dir) in &stores {
+            set_open(dir, open);
+        }
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    let posts = well.posts();
+    let first = posts.first().expect("a message").at.duration_since(began);
+    assert!(first < Duration::from_secs(10), "the first message came after {first:?}");
+    assert!(posts.len() <= 60, "{} messages in 40 s", posts.len());
+    for (_, dir) in &stores {
+        set_open(dir, false);
+    }
+    for (name, _) in &stores {
+        wait_for(&format!("the end of {name}"), Duration::from_secs(90), || {
+            (well.count(name, OPEN, "resolved") > 0).then_some(())
+        });
+    }
+    let page = exporter.page();
+    assert!(page.value("chroma_exporter_notification_queue_length", &[("receiver", "dead")]) > 0.0);
+    let memory = page.value("process_resident_memory_bytes", &[]);
+    assert!(memory < 200e6, "{memory} bytes resident");
+    println!("{} messages, {memory} bytes resident", well.posts().len());
+}
