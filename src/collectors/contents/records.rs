@@ -320,13 +320,19 @@ fn ids(
     Ok(())
 }
 
+/// Documents of the records in the range whose two copies differ. The order of the tables is written down: left to itself
+/// SQLite takes the index over all texts, and each slice would read every document.
+fn differing() -> String {
+    format!(
+        "SELECT m.id, f.id IS NULL, octet_length(f.c0) = octet_length(m.string_value) FROM embeddings AS e \
+         CROSS JOIN embedding_metadata AS m ON m.id = e.id AND m.key = 'chroma:document' \
+         LEFT JOIN {CONTENT} AS f ON f.id = m.id WHERE e.id > ?1 AND e.id <= ?2 \
+         AND m.string_value IS NOT NULL AND (f.id IS NULL OR f.c0 IS NOT m.string_value)"
+    )
+}
+
 fn compare(connection: &Connection, range: (i64, i64), seen: &mut Seen) -> rusqlite::Result<()> {
-    let sql = format!(
-        "SELECT m.id, f.id IS NULL, octet_length(f.c0) = octet_length(m.string_value) \
-         FROM embedding_metadata AS m JOIN embeddings AS e ON e.id = m.id LEFT JOIN {CONTENT} AS f ON f.id = m.id \
-         WHERE m.id > ?1 AND m.id <= ?2 AND m.key = 'chroma:document' AND m.string_value IS NOT NULL \
-         AND (f.id IS NULL OR f.c0 IS NOT m.string_value)"
-    );
+    let sql = differing();
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query(range)?;
     while let Some(row) = rows.next()? {
@@ -359,3 +365,98 @@ fn compare(connection: &Connection, range: (i64, i64), seen: &mut Seen) -> rusql
 /// Where FTS5 keeps the texts themselves.
 pub(super) const CONTENT: &str = "embedding_fulltext_search_content";
 const HOMELESS_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{collectors::Turn, config::Collect, store::database::Database, watch::Wake};
+
+    fn copy(to: &Path) -> Database {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let path = to.join("chroma.sqlite3");
+        std::fs::copy(from.join("tests/fixtures/chroma-1.5.9/chroma.sqlite3"), &path).unwrap();
+        Database::new(path)
+    }
+
+    fn turn() -> Turn {
+        let now = Timestamp::from_secs(1000);
+        Turn { now, wake: Wake::RESCAN, deep: false, stop: Arc::default() }
+    }
+
+    #[test]
+    fn no_slice_reads_more_than_its_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = copy(dir.path());
+        let connection = Connection::open(database.path()).unwrap();
+        let mut asked = vec![differing(), headless("embedding_metadata")];
+        asked.push(headless("embedding_metadata_array"));
+        for sql in asked {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let plan: Vec<String> = statement
+                .query_map((1, 2), |row| row.get(3))
+                .unwrap()
+                .collect::<Result<_, _>>()
+                .unwrap();
+            for step in &plan {
+                let bounded = ["id=?", "rowid=?", "id>? AND id<?", "rowid>? AND rowid<?"];
+                let narrow = bounded.iter().any(|bound| step.contains(bound));
+                assert!(narrow || step.contains("SUBQUERY"), "{sql}: {plan:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_it_was_after_any_pause() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = copy(dir.path());
+        let change = "UPDATE embedding_metadata SET string_value='x' WHERE key='chroma:document' AND id IN (2, 130)";
+        Connection::open(database.path()).unwrap().execute_batch(change).unwrap();
+        let (turn, collect) = (turn(), Collect::default());
+        let mut connection = database.connect().unwrap();
+        let mut asker = Asker::new(&mut connection, &turn, &collect);
+        asker.slices_for(Duration::from_mins(1));
+        let catalogue = Catalogue::read(&mut asker).unwrap().unwrap();
+        let parts = Parts::of(&catalogue).unwrap();
+        let whole = parts.read_all(&mut asker, &catalogue, 1_000_000);
+        assert_eq!((whole.records, whole.other.count), (136, 2));
+        for rows in [1, 2, 7, 50] {
+            assert_eq!(parts.read_all(&mut asker, &catalogue, rows), whole, "{rows} rows");
+        }
+
+        // No budget: nothing is read, and nothing is said to have been.
+        let mut walk = Walk::default();
+        asker.slices_for(Duration::ZERO);
+        assert!(!walk.go_on(&mut asker, &catalogue, turn.now).unwrap());
+        assert!(walk.under_way() && walk.done.is_none() && walk.findings(Family::Rust).is_empty());
+        // A restart in between.
+        let text = serde_json::to_string(&walk).unwrap();
+        let mut walk: Walk = serde_json::from_str(&text).unwrap();
+        asker.slices_for(Duration::from_mins(1));
+        assert!(walk.go_on(&mut asker, &catalogue, turn.now).unwrap());
+        assert_eq!(walk.done, Some((turn.now, whole)));
+        assert_eq!(walk.findings(Family::Rust).len(), 1);
+        assert!(!walk.due(turn.now, Duration::from_secs(10)));
+        assert!(walk.due(turn.now.plus(Duration::from_secs(10)), Duration::from_secs(10)));
+
+        // What was found is about that file, and no other.
+        walk.about(FileId { device: 1, inode: 2 });
+        assert!(walk.findings(Family::Rust).is_empty());
+    }
+
+    impl Parts {
+        /// All records in slices of so many rows.
+        fn read_all(self, asker: &mut Asker<'_, '_>, catalogue: &Catalogue, rows: u32) -> Seen {
+            let known = catalogue.segments.iter().map(|segment| segment.id.as_str()).collect();
+            let (mut seen, mut after) = (Seen::default(), i64::MIN);
+            while after < i64::MAX {
+                let slice = asker.slice(|c, _| self.read(c, after, rows)).unwrap().unwrap();
+                assert!(slice.upto > after);
+                after = slice.upto;
+                seen.add(slice.seen, &known);
+            }
+            seen
+        }
+    }
+}
