@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 
 use crate::{
-    clock::{self, Ticks},
+    clock::{self, Ticks, Timestamp},
     collectors::Turn,
     config::Collect,
     store::database::{Abort, Limits, QueryError, ReadConnection},
@@ -102,6 +102,11 @@ impl<'a, 'd> Asker<'a, 'd> {
         collect: &'a Collect,
     ) -> Self {
         Self { connection, turn, collect, until: None, rows: ROWS_FIRST }
+    }
+
+    /// The moment of the turn.
+    pub(super) const fn now(&self) -> Timestamp {
+        self.turn.now
     }
 
     /// Slices from now on take at most `budget` together.

@@ -7,7 +7,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    os::unix::fs::MetadataExt,
     path::Path,
+    time::Duration,
 };
 
 use rusqlite::Connection;
@@ -19,6 +21,7 @@ use super::{
     tally::Tally,
 };
 use crate::{
+    clock::Timestamp,
     findings::{Code, Finding, Severity},
     format::{queue::Row, schema::Family},
     store::database::QueryError,
@@ -152,7 +155,8 @@ impl Scan {
             scan.judge_positions(&home);
             scan.homes.insert(key.clone(), home);
         }
-        if let Some(missing) = asker.ask(|c| scan.missing(c, catalogue, dir))? {
+        let now = asker.now();
+        if let Some(missing) = asker.ask(|c| scan.missing(c, catalogue, dir, now))? {
             scan.tell_missing(&missing);
         }
         Ok(Some(scan))
@@ -183,6 +187,7 @@ impl Scan {
         connection: &Connection,
         catalogue: &Catalogue,
         dir: &Path,
+        now: Timestamp,
     ) -> rusqlite::Result<Vec<(Scope, String)>> {
         let mut missing = Vec::new();
         if !catalogue.tables.contains("max_seq_id") {
@@ -206,7 +211,7 @@ impl Scan {
                     Scope::Vector => {
                         catalogue.purge == Some(true)
                             && self.family != Family::Oldest
-                            && dir.join(id).join("index_metadata.pickle").is_file()
+                            && flushed_before(&dir.join(id), now)
                     }
                 };
                 if applied {
@@ -417,6 +422,13 @@ impl Scan {
     }
 }
 
+/// Whether a segment was flushed, and not just now: the position is written after the files.
+fn flushed_before(folder: &Path, now: Timestamp) -> bool {
+    let written = std::fs::metadata(folder.join("index_metadata.pickle"))
+        .map(|meta| Timestamp::from_parts(meta.mtime(), meta.mtime_nsec()));
+    written.is_ok_and(|at| now.since(at) >= FLUSH_SETTLES)
+}
+
 /// One row.
 #[derive(Debug)]
 struct Seen {
@@ -463,4 +475,6 @@ fn read_moment(connection: &Connection, catalogue: &Catalogue) -> rusqlite::Resu
 const BATCH_MAX: u64 = 10_000;
 /// So many rows that nothing needs any more are worth a word.
 const APPLIED_MAX: u64 = 10_000;
+/// Longest time from the files of a flush to its position.
+const FLUSH_SETTLES: Duration = Duration::from_secs(30);
 const METADATA_BYTES_MAX: u32 = 4 * 1024 * 1024;
