@@ -206,7 +206,7 @@ impl Engine {
             count: found.count,
             reading: found.number,
             cause: code.map(|code| code.cause().to_owned()).unwrap_or_default(),
-            remedy: code.map(|code| code.remedy(path)).unwrap_or_default(),
+            remedy: found.remedy.or_else(|| code.map(|code| code.remedy(path))).unwrap_or_default(),
             runbook: code.map(runbook).unwrap_or_default(),
             labels: rule.labels.clone(),
             since,

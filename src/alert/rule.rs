@@ -134,6 +134,8 @@ pub struct Found {
     pub severity: Severity,
     /// The numbers of the first finding, or empty.
     pub evidence: String,
+    /// The command with the numbers of this case; else that of the catalogue.
+    pub remedy: Option<String>,
     /// How many findings or samples there are.
     pub count: usize,
     /// The number and its level.
@@ -165,7 +167,13 @@ fn judge_finding(rule: &Rule, code: Code, store: &StoreReadings) -> (Condition, 
         let severity = rule.severity.unwrap_or(first.severity);
         return (
             Condition::Bad,
-            Some(Found { severity, evidence, count: seen.len(), number: None }),
+            Some(Found {
+                severity,
+                evidence,
+                count: seen.len(),
+                number: None,
+                remedy: first.remedy.clone(),
+            }),
         );
     }
     let mut readings = answering().peekable();
@@ -214,7 +222,8 @@ fn judge_series(
             };
             let severity = rule.usual_severity();
             let evidence = String::new();
-            (Condition::Bad, Some(Found { severity, evidence, count, number: Some(number) }))
+            let number = Some(number);
+            (Condition::Bad, Some(Found { severity, evidence, count, number, remedy: None }))
         }
         None if owners > 0 && known => (Condition::Good, None),
         None => (Condition::Unknown, None),

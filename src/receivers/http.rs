@@ -276,8 +276,7 @@ fn stamp(path: &Path) -> Option<(u64, u64, i64, i64)> {
 }
 
 fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> {
-    // An error means that there is one already.
-    drop(rustls::crypto::ring::default_provider().install_default());
+    crate::tls::install();
     let bad =
         |what: &str, error: reqwest::Error| NoReply::config(format!("{what}: {}", said(error)));
     let http = &receiver.http;
