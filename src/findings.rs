@@ -210,7 +210,7 @@ catalogue! {
         => "Keep a copy of {path} and compare with a backup before anything is removed; what Chroma below 1.0 left of deleted collections does no harm.";
     // queue
     SeqIdInvalid "seq_id_invalid" Critical: "The place up to which a segment says to have applied the queue is ahead of the queue or in a form that Chroma cannot read: new writes are acknowledged and lost, or the collection cannot be used."
-        => "Stop writing now. Keep a copy of {path}, then set seq_id of that segment in max_seq_id to the newest row that it has applied. Never empty embeddings_queue by hand: its numbers start again at 1, and every later write is lost.";
+        => "Stop writing now. Keep a copy of {path}, then set seq_id of that segment in max_seq_id to 0 on Chroma 1.x (what is still in the queue is applied again, which does no harm), below 1.0 to the newest row of its queue. Never empty embeddings_queue by hand: its numbers start again at 1, and every later write is lost.";
     SeqIdMissing "seq_id_missing" Info: "A segment has applied rows of the queue, and its place is not written down."
         => "Nothing to do on Chroma 1.x, which writes it at the next flush; below 1.0 put the row of max_seq_id back from a backup.";
     QueuePoisoned "queue_poisoned" Critical: "A row of the queue cannot be applied; no later row is either, and on Chroma 1.x reads of the collection, or of all, fail with it."
