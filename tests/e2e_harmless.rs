@@ -68,7 +68,7 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
     let held = judge(&calls, &dir);
     println!("{} calls traced; longest shared lock {:.3} s", calls.lines().count(), held);
     // The deadline of a statement on a live file is 0.25 s; strace and a loaded machine stretch it.
-    assert!(held < 5.0, "a lock was held for {held} s");
+    assert!(held < 2.0, "a lock was held for {held} s");
 
     let locks = fs::read_to_string("/proc/locks").unwrap();
     assert!(!locks.contains(&format!(" {} ", strace.id())), "{locks}");
@@ -117,7 +117,11 @@ fn judge(trace: &str, dir: &Path) -> f64 {
                 let file = PathBuf::from(
                     line.split('<').nth(1).unwrap_or_default().split('>').next().unwrap(),
                 );
+                // The range of the SHARED lock; the other ones are asked for on the way to it, and may be refused.
                 if line.contains("F_RDLCK") {
+                    if !line.contains("l_start=1073741826") || line.contains("= -1") {
+                        continue;
+                    }
                     since.entry(file).or_insert(at);
                 } else if line.contains("l_start=0, l_len=0")
                     && let Some(began) = since.remove(&file)

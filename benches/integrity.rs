@@ -1,0 +1,348 @@
+//! What a deep check of a live database costs its writer. Builds a database like Chroma's (documents in a metadata table
+//! with its indexes and in an FTS5 trigram table, vectors in a queue), kept under `target/` between runs, and lets a writer
+//! process commit to it all the time. Windows alternate: nobody else; the `sqlite3` shell running `PRAGMA integrity_check`
+//! in the file; ours on a consistent copy. Prints the writer's commit latency in each, as ratios to the windows in which it
+//! was alone, and what the checks themselves took.
+//!
+//! `cargo bench --bench integrity [-- MEGABYTES]`
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::AtomicBool,
+    time::Duration,
+};
+
+use chroma_exporter::{
+    clock,
+    store::{
+        database::Database,
+        view::{self, Options, Places},
+    },
+};
+use rusqlite::{Connection, params};
+
+const ROUNDS: usize = 4;
+const ALONE: Duration = Duration::from_secs(8);
+
+fn main() {
+    if let Some(path) = std::env::var_os("INTEGRITY_WRITER") {
+        return write_until_told(Path::new(&path));
+    }
+    let megabytes = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1000);
+    let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("integrity-{megabytes}"));
+    let path = place.join("store/chroma.sqlite3");
+    if !place.join("ready").exists() {
+        build(&path, megabytes);
+        std::fs::write(place.join("ready"), "").expect("marker");
+    }
+    let bytes = std::fs::metadata(&path).expect("database").len();
+    println!("database of {:.0} MB", bytes as f64 / 1e6);
+
+    let mut windows: [Vec<Window>; 4] = Default::default();
+    for round in 0..ROUNDS {
+        // In turn, so that what drifts drifts over all of them; nobody else twice, to tell the noise.
+        let mut order = [0, 1, 2, 3];
+        order.rotate_left(round);
+        for kind in order {
+            let writer = Writer::start(&path);
+            std::thread::sleep(Duration::from_millis(500));
+            let (began, cpu) = (clock::ticks(), cpu_seconds());
+            let held = match kind {
+                1 => shell_check(&path),
+                2 => our_check(&path, &place),
+                _ => {
+                    std::thread::sleep(ALONE);
+                    Duration::ZERO
+                }
+            };
+            let (wall, cpu) = (began.elapsed(), cpu_seconds() - cpu);
+            windows[kind].push(Window { latencies: writer.stop(), wall, cpu, held });
+        }
+    }
+
+    let alone = Numbers::of(&windows[0]);
+    println!(
+        "{:<24} {:>8} {:>9} {:>9} {:>9} | {:>6} {:>6} {:>7} | {:>7} {:>7} {:>9}",
+        "beside the writer",
+        "commits",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "p50 x",
+        "p99 x",
+        "max x",
+        "wall s",
+        "CPU s",
+        "hold ms"
+    );
+    for (name, windows) in
+        ["nobody", "sqlite3 integrity_check", "ours, on a copy", "nobody (noise)"]
+            .iter()
+            .zip(&windows)
+    {
+        let is = Numbers::of(windows);
+        println!(
+            "{name:<24} {:>8} {:>9.2} {:>9.2} {:>9.1} | {:>6.2} {:>6.2} {:>7.2} | {:>7.2} {:>7.2} {:>9.3}",
+            is.commits,
+            is.p50,
+            is.p99,
+            is.max,
+            is.p50 / alone.p50,
+            is.p99 / alone.p99,
+            is.max / alone.max,
+            is.wall,
+            is.cpu,
+            is.held
+        );
+    }
+    println!(
+        "peak memory of this process {:.1} MiB, target 64; hold target 10 ms, p50 target 1.05, p99 target 1.15",
+        status_kib("VmHWM") / 1024.0
+    );
+}
+
+/// One stretch of time.
+struct Window {
+    /// Of each commit, in microseconds.
+    latencies: Vec<u32>,
+    wall: Duration,
+    cpu: f64,
+    held: Duration,
+}
+
+struct Numbers {
+    commits: usize,
+    p50: f64,
+    p99: f64,
+    max: f64,
+    wall: f64,
+    cpu: f64,
+    held: f64,
+}
+
+impl Numbers {
+    fn of(windows: &[Window]) -> Self {
+        let mut all: Vec<u32> =
+            windows.iter().flat_map(|window| window.latencies.iter().copied()).collect();
+        all.sort_unstable();
+        let at =
+            |share: usize| all.get(all.len() * share / 100).map_or(0.0, |us| f64::from(*us) / 1e3);
+        let mean = |value: &dyn Fn(&Window) -> f64| {
+            windows.iter().map(value).sum::<f64>() / windows.len().max(1) as f64
+        };
+        Self {
+            commits: all.len(),
+            p50: at(50),
+            p99: at(99),
+            max: all.last().map_or(0.0, |us| f64::from(*us) / 1e3),
+            wall: mean(&|window| window.wall.as_secs_f64()),
+            cpu: mean(&|window| window.cpu),
+            held: windows.iter().map(|window| window.held.as_secs_f64() * 1e3).fold(0.0, f64::max),
+        }
+    }
+}
+
+fn shell_check(path: &Path) -> Duration {
+    let began = clock::ticks();
+    let out = Command::new("sqlite3")
+        .arg(path)
+        .args([".timeout 60000", "PRAGMA integrity_check"])
+        .output()
+        .expect("the sqlite3 shell");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "ok");
+    // One read transaction over the whole of it.
+    began.elapsed()
+}
+
+fn our_check(path: &Path, place: &Path) -> Duration {
+    let database = Database::new(path.to_owned());
+    let places = Places {
+        configured: Some(place.to_owned()),
+        fallback: Vec::new(),
+        watched_ratio_max: 1.0,
+        other_ratio_max: 1.0,
+    };
+    let stop = AtomicBool::new(false);
+    let options = Options {
+        places: &places,
+        rate_bytes_max: 512 << 20,
+        lock_hold_max: Duration::from_millis(10),
+        time_max: Duration::from_mins(1),
+        stop: &stop,
+    };
+    let began = clock::ticks();
+    let mut view = view::take(&database, &options).expect("a view");
+    let (cost, copied) = (view.cost(), began.elapsed());
+    std::thread::scope(|scope| {
+        let check = || {
+            rustix::process::setpriority_process(None, 19).expect("a lower priority");
+            let ask = |connection: &Connection| {
+                connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
+            };
+            let said = view.within(Duration::from_mins(10), &stop, ask).result.expect("an answer");
+            assert_eq!(said, "ok");
+        };
+        scope.spawn(check).join().expect("the check");
+    });
+    println!(
+        "  ours: copied in {:.2} s, {} tries, {} transactions meanwhile, {:.0} MB read, lock {:.3} ms",
+        copied.as_secs_f64(),
+        cost.tries,
+        cost.transactions,
+        cost.bytes_read as f64 / 1e6,
+        cost.held.as_secs_f64() * 1e3
+    );
+    cost.held
+}
+
+/// The writer, a process of its own: locks of this one would not be foreign to the check.
+struct Writer(Child);
+
+impl Writer {
+    fn start(path: &Path) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        let mut command = Command::new(program);
+        command.env("INTEGRITY_WRITER", path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self(command.spawn().expect("the writer"))
+    }
+
+    fn stop(mut self) -> Vec<u32> {
+        drop(self.0.stdin.take());
+        let mut bytes = Vec::new();
+        self.0.stdout.take().expect("piped").read_to_end(&mut bytes).expect("latencies");
+        assert!(self.0.wait().expect("the writer").success());
+        bytes.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect()
+    }
+}
+
+/// Adds a record and takes an old one away, in one commit after the other, until standard input ends; then tells how long
+/// each commit took.
+fn write_until_told(path: &Path) {
+    let connection = Connection::open(path).expect("database");
+    connection.busy_timeout(Duration::from_mins(10)).expect("timeout");
+    let told = std::sync::Arc::new(AtomicBool::new(false));
+    let tell = std::sync::Arc::clone(&told);
+    std::thread::spawn(move || {
+        drop(std::io::stdin().read_to_end(&mut Vec::new()));
+        tell.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let mut random = Random(7);
+    let mut latencies = Vec::new();
+    let mut next: i64 =
+        connection.query_row("SELECT max(id)+1 FROM embeddings", [], |row| row.get(0)).expect("id");
+    while !told.load(std::sync::atomic::Ordering::Relaxed) {
+        let began = clock::ticks();
+        connection.execute_batch("BEGIN IMMEDIATE").expect("begin");
+        add(&connection, next, &mut random);
+        for table in ["embedding_metadata", "embeddings", "embeddings_queue"] {
+            let id = if table == "embeddings_queue" { "seq_id" } else { "id" };
+            let sql = format!("DELETE FROM {table} WHERE {id}=?1");
+            connection.execute(&sql, [next - 5000]).expect("delete");
+        }
+        connection
+            .execute("DELETE FROM embedding_fulltext_search WHERE rowid=?1", [next - 5000])
+            .expect("delete");
+        connection.execute_batch("COMMIT").expect("commit");
+        let micros = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+        latencies.extend(micros.to_le_bytes());
+        next += 1;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::io::stdout().write_all(&latencies).expect("latencies");
+}
+
+fn build(path: &Path, megabytes: u64) {
+    println!("building the database once");
+    let dir = path.parent().expect("directory");
+    drop(std::fs::remove_dir_all(dir));
+    std::fs::create_dir_all(dir).expect("directory");
+    let connection = Connection::open(path).expect("database");
+    connection
+        .execute_batch(
+            "PRAGMA synchronous=OFF; PRAGMA cache_size=-500000;
+             CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT NOT NULL, embedding_id TEXT NOT NULL, seq_id BLOB NOT NULL,
+               created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, UNIQUE (segment_id, embedding_id));
+             CREATE TABLE embedding_metadata(id INTEGER REFERENCES embeddings(id), key TEXT NOT NULL, string_value TEXT, int_value INTEGER,
+               float_value REAL, bool_value INTEGER, PRIMARY KEY (id, key));
+             CREATE INDEX embedding_metadata_int_value ON embedding_metadata (key, int_value) WHERE int_value IS NOT NULL;
+             CREATE INDEX embedding_metadata_string_value ON embedding_metadata (key, string_value) WHERE string_value IS NOT NULL;
+             CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram');
+             CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+               operation INTEGER NOT NULL, topic TEXT NOT NULL, id TEXT NOT NULL, vector BLOB, encoding TEXT, metadata TEXT);",
+        )
+        .expect("schema");
+    let mut random = Random(3);
+    let mut id = 0;
+    while std::fs::metadata(path).expect("database").len() < megabytes * 1_000_000 {
+        connection.execute_batch("BEGIN").expect("begin");
+        for _ in 0..2000 {
+            id += 1;
+            add(&connection, id, &mut random);
+        }
+        connection.execute_batch("COMMIT").expect("commit");
+    }
+}
+
+fn add(connection: &Connection, id: i64, random: &mut Random) {
+    let document = (0..300).map(|_| random.word()).collect::<Vec<_>>().join(" ");
+    let name = format!("record-{id}");
+    let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
+        connection.prepare(sql).and_then(|mut s| s.execute(params)).expect("insert")
+    };
+    run(
+        "INSERT INTO embeddings(id, segment_id, embedding_id, seq_id) VALUES(?1, 'segment', ?2, ?1)",
+        params![id, name],
+    );
+    run(
+        "INSERT INTO embedding_metadata(id, key, string_value) VALUES(?1, 'chroma:document', ?2)",
+        params![id, document],
+    );
+    run("INSERT INTO embedding_metadata(id, key, int_value) VALUES(?1, 'n', ?1)", params![id]);
+    run(
+        "INSERT INTO embedding_fulltext_search(rowid, string_value) VALUES(?1, ?2)",
+        params![id, document],
+    );
+    run(
+        "INSERT INTO embeddings_queue(seq_id, operation, topic, id, vector, encoding, metadata) VALUES(?1, 0, 'topic', ?2, ?3, 'FLOAT32', '{}')",
+        params![id, name, [17_u8; 1536].as_slice()],
+    );
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+
+    /// One of 4,000 words of three to nine letters.
+    fn word(&mut self) -> String {
+        let mut letters = Random(self.below(4000) * 2 + 1);
+        letters.below(2);
+        let len = 3 + letters.below(7);
+        (0..len).map(|_| char::from(b'a' + u8::try_from(letters.below(26)).unwrap_or(0))).collect()
+    }
+}
+
+/// Processor time of this process and of its children that have ended.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(4)
+        .filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
+}
+
+fn status_kib(field: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0)
+}
