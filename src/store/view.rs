@@ -40,7 +40,7 @@ use self::{
     plan::{Plan, Run},
     scratch::Scratch,
     touched::Touched,
-    transfer::Transfer,
+    transfer::{Piece, Transfer},
 };
 use super::database::{Database, Limits, QueryError, ReadConnection, Timed, run_within};
 use crate::{
@@ -231,6 +231,7 @@ fn copy(
         plan: Plan::new(pages),
         ledger: Ledger::new(first.change_counter),
         transfer: Transfer::new(plain, &scratch.file, first.page_bytes, options.rate_bytes_max),
+        read: Vec::new(),
     };
     let result = copying.sweep(options).and_then(|()| copying.finish(connection, options, cost));
     cost.bytes_read += copying.transfer.bytes;
@@ -249,6 +250,8 @@ struct Copying<'a> {
     plan: Plan,
     ledger: Ledger,
     transfer: Transfer<'a>,
+    /// Journals that were read under the lock, and are closed after it.
+    read: Vec<Finished<Journal>>,
 }
 
 impl Copying<'_> {
@@ -256,10 +259,21 @@ impl Copying<'_> {
     fn sweep(&mut self, options: &Options<'_>) -> Result<(), ViewError> {
         while let Some(run) = self.plan.sweep(self.transfer.pages_max()) {
             self.transfer.pages(run)?;
-            self.take_in()?;
-            wait(self.transfer.pace(), options.stop)?;
+            self.pause(options)?;
         }
         Ok(())
+    }
+
+    /// Waits as the rate of reading demands, and takes in the journals that come meanwhile.
+    fn pause(&mut self, options: &Options<'_>) -> Result<(), ViewError> {
+        loop {
+            self.take_in()?;
+            let left = self.transfer.pace();
+            if left.is_zero() {
+                return wait(left, options.stop);
+            }
+            wait(left.min(WAIT_PIECE), options.stop)?;
+        }
     }
 
     /// Copies again what has changed until little is left, and the rest under a lock.
@@ -277,8 +291,9 @@ impl Copying<'_> {
             }
             let hold_max = options.lock_hold_max;
             let end = locked(connection, options, cost, |since| self.rest(since, hold_max))?;
-            if let Some(end) = end {
-                return Ok(end);
+            if let Some((header, pages, pieces)) = end {
+                pieces.iter().try_for_each(|piece| self.transfer.put(piece))?;
+                return Ok((header, pages));
             }
         }
         Err(Unproven::NeverCalm.into())
@@ -293,18 +308,18 @@ impl Copying<'_> {
             }
             for run in self.plan.take(pages) {
                 self.transfer.pages(run)?;
-                wait(self.transfer.pace(), options.stop)?;
+                self.pause(options)?;
             }
         }
         Ok(())
     }
 
-    /// Copies the rest under the lock, `None` when it would take too long.
+    /// Reads the rest under the lock, `None` when it would take too long.
     fn rest(
         &mut self,
         since: Ticks,
         hold_max: Duration,
-    ) -> Result<Option<(SqliteHeader, u32)>, ViewError> {
+    ) -> Result<Option<(SqliteHeader, u32, Vec<Piece>)>, ViewError> {
         let finished = {
             let mut chain = self.catcher.drained();
             chain.whole_at_rest()?;
@@ -317,9 +332,9 @@ impl Copying<'_> {
             }
             finished
         };
-        for finished in &finished {
-            self.add(finished)?;
-        }
+        let added = finished.iter().try_for_each(|finished| self.add(finished));
+        self.read.extend(finished);
+        added?;
         let header = header_of(self.plain)?;
         let Some(pages) = header.pages() else { return Err(Unproven::FormChanged.into()) };
         let form = |header: &SqliteHeader| {
@@ -335,18 +350,25 @@ impl Copying<'_> {
             return Ok(None);
         }
         let runs = self.plan.take(pages);
+        let mut pieces = Vec::with_capacity(runs.len() + 1);
         for run in runs.into_iter().chain([Run { first: 1, count: 1 }]) {
             if since.elapsed() >= hold_max {
                 // What was taken is copied again in the next try.
                 return Err(Unproven::NeverCalm.into());
             }
-            self.transfer.pages(run)?;
+            pieces.push(self.transfer.read(run)?);
         }
-        Ok(Some((header, pages)))
+        Ok(Some((header, pages, pieces)))
     }
 
     fn take_in(&mut self) -> Result<(), ViewError> {
-        let finished = self.catcher.drained().take_finished()?;
+        self.read.clear();
+        let (finished, retired) = {
+            let mut chain = self.catcher.drained();
+            (chain.take_finished()?, chain.take_retired())
+        };
+        // Closed here and not while the chain is locked, because the watch would wait.
+        drop(retired);
         finished.iter().try_for_each(|finished| self.add(finished))
     }
 

@@ -1,10 +1,11 @@
 //! The checks that ask SQLite. The schema check is a short read transaction. `quick_check` and `integrity_check` run in the
 //! file itself while no process holds it, and make way for a writer that comes; otherwise they run on a consistent copy
 //! (`store::view`), which locks nobody out, whatever the write load. Where no copy can be had, they get the time of one
-//! statement in the file itself. What is given up is unknown, never corrupt.
+//! statement in the file itself, and then every row is looked at in slices. What is given up is unknown, never corrupt.
 
 mod pages;
 mod schema;
+mod slices;
 
 use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
@@ -55,15 +56,18 @@ pub(super) enum Way {
     File,
     /// In a consistent copy.
     Copy,
+    /// In the file, row by row in short slices.
+    Slices,
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 2] = [Self::File, Self::Copy];
+    pub(super) const ALL: [Self; 3] = [Self::File, Self::Copy, Self::Slices];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::File => "file",
             Self::Copy => "copy",
+            Self::Slices => "slices",
         }
     }
 }
@@ -180,7 +184,12 @@ impl Asking<'_> {
             Err(ViewError::Stopped) => Err(QueryError::Aborted(Abort::Stopped)),
             Err(error) => {
                 self.reason = Some(error.to_string());
-                self.in_file(check, collect.statement_deadline)
+                match self.in_file(check, collect.statement_deadline) {
+                    Err(
+                        aborted @ QueryError::Aborted(Abort::Deadline(_) | Abort::WriterWaiting),
+                    ) => self.in_slices(aborted),
+                    other => other,
+                }
             }
         }
     }
@@ -205,6 +214,24 @@ impl Asking<'_> {
         // Damage in a file that was exchanged meanwhile would be said of the wrong one.
         let same = database.stamp().is_ok_and(|after| after.id == before.id);
         if same { Ok(said) } else { Err(QueryError::Replaced) }
+    }
+
+    /// Looks at every row without a writer noticing. What it finds is damage; when it finds none, the check as a whole has
+    /// still been given up, as `aborted` says.
+    fn in_slices(&mut self, aborted: QueryError) -> Result<Said, QueryError> {
+        self.way = Way::Slices;
+        let time_max = self.context.config.collect.check_deadline;
+        let seen = slices::walk(&self.context.database, time_max, self.stop)?;
+        self.held = self.held.max(seen.held);
+        if !seen.findings.is_empty() {
+            return Ok(Said { findings: seen.findings, pages: None });
+        }
+        let reason = self.reason.take().unwrap_or_default();
+        self.reason = Some(format!(
+            "{reason}; {} rows were found in every index, {} were too large to be read in a moment",
+            seen.rows, seen.skipped
+        ));
+        Err(aborted)
     }
 
     /// Asks in a consistent copy. Damage is said only when a second copy has it too: the place of the copy may be the one

@@ -55,7 +55,7 @@ static CHECKED_PAGES: Desc = Desc::gauge(
 .labelled(&["check"]);
 static WAY: Desc = Desc::gauge(
     "chroma_integrity_way",
-    "Where the newest run of the check looked, in the file itself or in a consistent copy; 1 for exactly one way per check, cached.",
+    "Where the newest run of the check looked: the file itself, a consistent copy, or slices of rows; 1 for exactly one way per check, cached.",
 )
 .labelled(&["check", "way"]);
 

@@ -71,12 +71,14 @@ pub(super) struct Chain<J> {
     /// The one before, held so that its number stays taken.
     last: Option<(J, FileId)>,
     finished: Vec<Finished<J>>,
+    /// Those before the last: to be closed where nobody waits, because closing frees what the file took on the disk.
+    retired: Vec<J>,
     broken: Option<Unproven>,
 }
 
 impl<J: Clone> Chain<J> {
     pub(super) fn new() -> Self {
-        Self { current: None, last: None, finished: Vec::new(), broken: None }
+        Self { current: None, last: None, finished: Vec::new(), retired: Vec::new(), broken: None }
     }
 
     /// Forgets everything but a journal that has its name now. To be called while no transaction is writing.
@@ -115,8 +117,9 @@ impl<J: Clone> Chain<J> {
             // It is the next one: this one was missed.
             return self.break_by(Unproven::Missed);
         }
-        self.last = Some((current.journal.clone(), current.id));
-        if self.finished.len() >= FINISHED_MAX {
+        let before = self.last.replace((current.journal.clone(), current.id));
+        self.retired.extend(before.map(|(journal, _)| journal));
+        if self.finished.len() >= FINISHED_MAX || self.retired.len() > FINISHED_MAX {
             return self.break_by(Unproven::TooFast);
         }
         self.finished.push(Finished {
@@ -145,6 +148,11 @@ impl<J: Clone> Chain<J> {
     pub(super) fn take_finished(&mut self) -> Result<Vec<Finished<J>>, Unproven> {
         self.whole()?;
         Ok(std::mem::take(&mut self.finished))
+    }
+
+    /// Takes the journals that need not be held any more.
+    pub(super) fn take_retired(&mut self) -> Vec<J> {
+        std::mem::take(&mut self.retired)
     }
 
     /// Gives back what was taken and not yet read, to come first again.

@@ -32,6 +32,13 @@ pub(super) struct Transfer<'a> {
     rate_bytes_max: u64,
 }
 
+/// Pages that were read and not yet written.
+#[derive(Debug)]
+pub(super) struct Piece {
+    at: u64,
+    bytes: Vec<u8>,
+}
+
 impl<'a> Transfer<'a> {
     /// Between two open files, at most `rate_bytes_max` a second where [`Transfer::pace`] is asked.
     pub(super) fn new(from: &'a File, to: &'a File, page_bytes: u32, rate_bytes_max: u64) -> Self {
@@ -63,6 +70,23 @@ impl<'a> Transfer<'a> {
             count -= piece;
         }
         Ok(())
+    }
+
+    /// Reads the pages of `run` that are there, to be written by [`Transfer::put`]: where a lock is held, nobody should
+    /// wait for a disk that takes our copy slowly.
+    pub(super) fn read(&mut self, run: Run) -> io::Result<Piece> {
+        let at = u64::from(run.first - 1) * self.page_bytes;
+        let len = u64::from(run.count) * self.page_bytes;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let read = read_gently(self.from, &mut bytes, at)?;
+        bytes.truncate(read);
+        self.bytes += read as u64;
+        Ok(Piece { at, bytes })
+    }
+
+    /// Writes what was read.
+    pub(super) fn put(&self, piece: &Piece) -> io::Result<()> {
+        self.to.write_all_at(&piece.bytes, piece.at)
     }
 
     /// How long to wait before the next piece.
@@ -118,6 +142,11 @@ mod tests {
         transfer.pages(Run { first: 1, count: 2000 }).unwrap();
         assert_eq!(std::fs::read(dir.path().join("to")).unwrap(), bytes);
         assert_eq!(transfer.bytes, 701 * 4096);
+        to.set_len(0).unwrap();
+        let piece = transfer.read(Run { first: 699, count: 5 }).unwrap();
+        transfer.put(&piece).unwrap();
+        let copied = std::fs::read(dir.path().join("to")).unwrap();
+        assert_eq!(copied[698 * 4096..], bytes[698 * 4096..]);
         assert!(transfer.pace() < Duration::from_millis(3));
         transfer.rate_bytes_max = 4096;
         assert!(transfer.pace() > Duration::from_secs(690));
