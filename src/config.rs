@@ -74,6 +74,8 @@ pub enum CollectorName {
     Integrity,
     /// What the tables hold.
     Contents,
+    /// Indexes of the collections.
+    Hnsw,
     /// Who holds the directory.
     Processes,
     /// Owners, groups and modes.
@@ -88,10 +90,11 @@ pub enum CollectorName {
 
 impl CollectorName {
     /// All of them, in the order of the registry.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Disk,
         Self::Integrity,
         Self::Contents,
+        Self::Hnsw,
         Self::Processes,
         Self::Permissions,
         Self::Backups,
@@ -106,6 +109,7 @@ impl CollectorName {
             Self::Disk => "filesystem and bytes of the store",
             Self::Integrity => "SQLite file, journal and schema",
             Self::Contents => "what the tables hold",
+            Self::Hnsw => "indexes of the collections",
             Self::Processes => "who holds the directory",
             Self::Permissions => "owners, groups and modes",
             Self::Backups => "age and size of backups",
@@ -121,6 +125,7 @@ impl CollectorName {
             Self::Disk => "disk",
             Self::Integrity => "integrity",
             Self::Contents => "contents",
+            Self::Hnsw => "hnsw",
             Self::Processes => "processes",
             Self::Permissions => "permissions",
             Self::Backups => "backups",

@@ -74,7 +74,6 @@ fn every_family_is_healthy() {
         "chroma-0.6.3",
         "chroma-1.1.1",
         "chroma-1.5.9",
-        "chroma-1.5.9-deleted",
         "chroma-1.5.9-empty",
         "chroma-1.5.9-fresh",
         "chroma-1.5.9-journal-left",

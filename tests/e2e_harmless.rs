@@ -48,7 +48,9 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
     assert!(ledger.status.success(), "the load failed");
     let page = exporter.page();
     let store = [("store", "main")];
-    for collector in ["disk", "integrity", "contents", "processes", "permissions", "backups"] {
+    for collector in
+        ["disk", "integrity", "contents", "hnsw", "processes", "permissions", "backups"]
+    {
         let labels = [store[0], ("collector", collector)];
         assert!(
             page.value("chroma_exporter_collector_last_success_timestamp_seconds", &labels) > 0.0,

@@ -30,7 +30,7 @@ use chroma_exporter::{
 };
 
 /// Families whose values are those of this host's filesystem, or of the moment of the test.
-const MASKED_VALUES: [&str; 25] = [
+const MASKED_VALUES: [&str; 29] = [
     "chroma_backup_age_seconds",
     "chroma_backup_last_success_timestamp_seconds",
     "chroma_contents_age_seconds",
@@ -45,6 +45,10 @@ const MASKED_VALUES: [&str; 25] = [
     "chroma_exporter_collector_duration_seconds",
     "chroma_exporter_collector_last_run_timestamp_seconds",
     "chroma_exporter_collector_last_success_timestamp_seconds",
+    "chroma_hnsw_compared_timestamp_seconds",
+    "chroma_hnsw_orphan_bytes",
+    "chroma_hnsw_walk_duration_seconds",
+    "chroma_hnsw_walk_timestamp_seconds",
     "chroma_integrity_duration_seconds",
     "chroma_integrity_last_ok_timestamp_seconds",
     "chroma_integrity_last_run_timestamp_seconds",

@@ -308,7 +308,7 @@ mod tests {
             ("--store.path a%b=/x", "the name before ="),
             ("--store.path n=", "must be a directory"),
             ("--store.path=", "must be a directory"),
-            ("--no-collector.hnsw", "unexpected argument"),
+            ("--no-collector.nothing", "unexpected argument"),
             ("--web.config.file x", "unexpected argument"),
         ] {
             let told = read(words).expect_err(words).to_string();

@@ -7,6 +7,7 @@
 pub mod backups;
 pub mod contents;
 pub mod disk;
+pub mod hnsw;
 pub mod integrity;
 pub mod logs;
 pub mod permissions;
@@ -182,6 +183,7 @@ pub fn families() -> impl Iterator<Item = &'static Desc> {
             CollectorName::Disk => disk::DESCS,
             CollectorName::Integrity => &integrity::DESCS,
             CollectorName::Contents => &contents::DESCS,
+            CollectorName::Hnsw => &hnsw::DESCS,
             CollectorName::Processes => &processes::DESCS,
             CollectorName::Permissions => &permissions::DESCS,
             CollectorName::Backups => &backups::DESCS,
@@ -199,6 +201,7 @@ pub fn build(name: CollectorName, context: &Context) -> Box<dyn Collector> {
         CollectorName::Disk => Box::new(disk::Disk::new(context)),
         CollectorName::Integrity => Box::new(integrity::Integrity::new(context)),
         CollectorName::Contents => Box::new(contents::Contents::new(context)),
+        CollectorName::Hnsw => Box::new(hnsw::Segments::new(context)),
         CollectorName::Processes => Box::new(processes::Processes::new(context)),
         CollectorName::Permissions => Box::new(permissions::Permissions::new(context)),
         CollectorName::Backups => Box::new(backups::Backups::new(context)),

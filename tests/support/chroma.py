@@ -3,6 +3,8 @@
 load HOST PORT SECONDS     adds, updates and deletes through the server until the time is over; prints what must be there
 fill HOST PORT COUNT       adds so many records with documents
 verify HOST PORT           reads a ledger from standard input and proves that all of it is there
+write DIR PREFIX SECONDS   opens DIR embedded and adds records until the time is over, whoever else does
+lost DIR                   opens DIR embedded and prints how many records have no vector
 hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
 """
 
@@ -12,6 +14,11 @@ import sys
 import time
 
 DIMENSION = 16
+
+SMALL_FLUSHES = {
+    "0": {"metadata": {"hnsw:sync_threshold": 100, "hnsw:batch_size": 50}},
+    "1": {"configuration": {"hnsw": {"sync_threshold": 100, "batch_size": 50}}},
+}
 
 
 def vector(number):
@@ -84,6 +91,36 @@ def verify(host, port):
     print("whole", len(ids))
 
 
+def write(directory, prefix, seconds):
+    import chromadb
+
+    collection = chromadb.PersistentClient(directory).get_or_create_collection("shared", **SMALL_FLUSHES[chromadb.__version__[0]])
+    number, end = 0, time.monotonic() + float(seconds)
+    while True:
+        numbers = range(number, number + 20)
+        collection.add(ids=[f"{prefix}{n}" for n in numbers], embeddings=[vector(n) for n in numbers])
+        number += 20
+        if number % 100 == 0:
+            collection.delete(ids=[f"{prefix}{number - 7}"])
+            collection.update(ids=[f"{prefix}{number - 8}"], embeddings=[vector(-number)])
+            collection.upsert(ids=[f"{prefix}{number - 9}"], embeddings=[vector(-number - 1)])
+        if time.monotonic() > end:
+            return
+
+
+def lost(directory):
+    import chromadb
+
+    collection = chromadb.PersistentClient(directory).get_collection("shared")
+    missing = 0
+    for one in collection.get(include=[])["ids"]:
+        try:
+            missing += len(collection.get(ids=[one], include=["embeddings"])["embeddings"]) != 1
+        except Exception:  # "Error finding id"
+            missing += 1
+    print(missing)
+
+
 def hold(directory):
     import chromadb
 
@@ -94,4 +131,4 @@ def hold(directory):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "verify": verify, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "verify": verify, "write": write, "lost": lost, "hold": hold}[sys.argv[1]](*sys.argv[2:])

@@ -120,7 +120,7 @@ impl Drop for Embedded {
     }
 }
 
-fn script(version: &str) -> Command {
+pub fn script(version: &str) -> Command {
     let mut command = Command::new(python(version));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/chroma.py"));
     command.env("ANONYMIZED_TELEMETRY", "False");

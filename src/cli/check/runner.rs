@@ -108,7 +108,7 @@ fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Runni
 }
 
 const fn reads_whole_files(name: CollectorName) -> bool {
-    matches!(name, CollectorName::Integrity | CollectorName::Contents)
+    matches!(name, CollectorName::Integrity | CollectorName::Contents | CollectorName::Hnsw)
 }
 
 /// One run that is told to stop at `deadline`, and left behind when it has not stopped after `grace`.

@@ -74,6 +74,12 @@ impl LinkWalk {
         self.lost || self.index >= self.header.elements
     }
 
+    /// Whether the file ended before its last record did.
+    #[must_use]
+    pub const fn cut(&self) -> bool {
+        !self.done()
+    }
+
     /// Ends the walk over a file of `len` bytes, which was pushed as far as it goes or until [`Self::done`].
     pub fn finish(&mut self, len: u64) {
         let (header, index) = (self.header, self.index);

@@ -1,0 +1,606 @@
+//! Whether the indexes of the collections are whole and hold what the database says. Chroma's loader checks almost nothing:
+//! a damaged index ends the server with SIGSEGV or loses vectors without any error, while every count is right.
+//!
+//! Each turn looks at names, lengths and headers. The full walk over files that changed, and the comparison of ids with the
+//! tables, run on a thread of their own. What looks wrong is said when a second reading says the same: Chroma writes the
+//! header first, the metadata last, and nothing with fsync, so that a flush looks torn for a moment.
+
+mod catalogue;
+mod deep;
+mod judge;
+mod look;
+mod orphans;
+mod records;
+mod walk;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use self::{
+    catalogue::{Catalogue, Row, told_elsewhere},
+    deep::{Deep, Outcome, Task},
+    judge::{Case, State, Verdict, judge},
+    look::{FileLook, Folder, Look},
+    orphans::Orphans,
+    records::Compared,
+};
+use super::{CollectError, Collector, Pace, Turn};
+use crate::{
+    clock::{self, Ticks, Timestamp},
+    config::CollectorName,
+    findings::{Code, Finding},
+    format::uuid::Uuid,
+    host::processes::Held,
+    sample::{Desc, Observation, Sample},
+    store::{
+        Context,
+        database::{Limits, QueryError},
+    },
+    watch::Wake,
+};
+
+static SEGMENTS: Desc = Desc::gauge(
+    "chroma_hnsw_segments",
+    "Indexes of collections by how they stand; unpersisted and flushing are healthy, what only a full walk shows is cached.",
+)
+.labelled(&["state"]);
+static ELEMENTS: Desc = Desc::gauge(
+    "chroma_hnsw_elements",
+    "Elements of all indexes as their headers state them, those marked as deleted included.",
+);
+static MAX_ELEMENTS: Desc = Desc::gauge(
+    "chroma_hnsw_max_elements",
+    "Elements that all indexes have room for, as their headers state it.",
+);
+static DELETED_ELEMENTS: Desc = Desc::gauge(
+    "chroma_hnsw_deleted_elements",
+    "Elements of all indexes that are marked as deleted, cached.",
+);
+static WITHOUT_VECTOR: Desc = Desc::gauge(
+    "chroma_records_without_vector",
+    "Records of all collections whose vector is neither in the index nor in the queue, cached; 0 in every healthy store.",
+);
+static ORPHAN_FOLDERS: Desc = Desc::gauge(
+    "chroma_hnsw_orphan_folders",
+    "Folders with an index that no collection has any more, by whether a process holds them open.",
+)
+.labelled(&["held"]);
+static ORPHAN_BYTES: Desc = Desc::gauge(
+    "chroma_hnsw_orphan_bytes",
+    "Bytes on disk of folders with an index that no collection has any more, by whether a process holds them open.",
+)
+.labelled(&["held"]);
+static WALK_TIMESTAMP: Desc = Desc::gauge(
+    "chroma_hnsw_walk_timestamp_seconds",
+    "When the index whose full walk is longest ago was walked over, as seconds since the epoch.",
+);
+static COMPARED_TIMESTAMP: Desc = Desc::gauge(
+    "chroma_hnsw_compared_timestamp_seconds",
+    "When the records were last compared with all indexes, as seconds since the epoch.",
+);
+static DEEP_DURATION: Desc = Desc::gauge(
+    "chroma_hnsw_walk_duration_seconds",
+    "How long the newest walk over indexes and the comparison with the records took, cached.",
+);
+
+pub(super) static DESCS: [&Desc; 10] = [
+    &SEGMENTS,
+    &ELEMENTS,
+    &MAX_ELEMENTS,
+    &DELETED_ELEMENTS,
+    &WITHOUT_VECTOR,
+    &ORPHAN_FOLDERS,
+    &ORPHAN_BYTES,
+    &WALK_TIMESTAMP,
+    &COMPARED_TIMESTAMP,
+    &DEEP_DURATION,
+];
+
+static CODES: [Code; 12] = [
+    Code::SegmentMissing,
+    Code::SegmentIncomplete,
+    Code::SegmentTruncated,
+    Code::SegmentHeaderInvalid,
+    Code::SegmentMetadataInvalid,
+    Code::SegmentMetadataHostile,
+    Code::SegmentInconsistent,
+    Code::SegmentBloated,
+    Code::SegmentBehind,
+    Code::SegmentAhead,
+    Code::RecordsWithoutVector,
+    Code::SegmentOrphan,
+];
+
+/// What is known of one segment beyond this turn.
+#[derive(Debug, Default)]
+struct Known {
+    deep: Option<Deep>,
+    /// When its files were last walked over, and how many of its elements were marked as deleted then.
+    walked: Option<(Timestamp, u64)>,
+    /// The newest comparison, of whatever state of the files.
+    compared: Option<Arc<Compared>>,
+    /// What looked wrong, since when, and after how many dear looks.
+    suspicion: Option<(Code, Ticks, u64)>,
+    /// What was said last.
+    said: Option<Verdict>,
+}
+
+#[derive(Debug)]
+struct Job {
+    thread: JoinHandle<(Option<Timestamp>, Outcome)>,
+    stop: Arc<AtomicBool>,
+}
+
+/// The collector.
+#[derive(Debug)]
+pub struct Segments {
+    context: Context,
+    look: Option<Look>,
+    catalogue: Option<Catalogue>,
+    catalogue_tried: Option<Ticks>,
+    known: BTreeMap<Uuid, Known>,
+    job: Option<Job>,
+    /// Dear looks so far; when the newest ended, and how long it took.
+    deep_runs: u64,
+    last_deep: Option<(Ticks, Duration)>,
+    /// When all records were last compared, and the change of the database that this was about.
+    compared: Option<(Timestamp, Timestamp)>,
+    /// When every file was last walked over.
+    last_full: Option<Ticks>,
+    problems: Vec<String>,
+}
+
+impl Segments {
+    /// Looks at nothing yet.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self {
+            context: context.clone(),
+            look: None,
+            catalogue: None,
+            catalogue_tried: None,
+            known: BTreeMap::new(),
+            job: None,
+            deep_runs: 0,
+            last_deep: None,
+            compared: None,
+            last_full: None,
+            problems: Vec::new(),
+        }
+    }
+
+    /// The rows to be judged: those of the database, or all folders when it cannot be asked.
+    fn subjects(&self) -> Vec<(Uuid, Option<Row>)> {
+        match (&self.catalogue, &self.look) {
+            (Some(catalogue), _) => catalogue
+                .segments
+                .iter()
+                .filter(|(_, row)| row.persisted)
+                .map(|(uuid, row)| (*uuid, Some(row.clone())))
+                .collect(),
+            (None, Some(look)) => {
+                let index = |folder: &Folder| folder.file(look::Part::Header).is_some();
+                let folders = look.folders.iter().filter(|(_, folder)| index(folder));
+                folders.map(|(uuid, _)| (*uuid, None)).collect()
+            }
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// Asks the database for its segments when it changed.
+    fn read_catalogue(&mut self, turn: &Turn, force: bool) -> Option<CollectError> {
+        let stamp = match self.context.database.stamp() {
+            Ok(stamp) => stamp,
+            Err(error) => {
+                self.catalogue = None;
+                return Some(self.problem(QueryError::File(error)));
+            }
+        };
+        if let Some(catalogue) = &self.catalogue {
+            if catalogue.stamp == stamp {
+                return None;
+            }
+            let pause = self.context.config.collect.contents_interval;
+            let soon = self.catalogue_tried.is_some_and(|at| at.elapsed() < pause);
+            let unknown = self.look.as_ref().is_some_and(|look| {
+                look.folders.keys().any(|uuid| !catalogue.segments.contains_key(uuid))
+            });
+            if soon && !force && !unknown && catalogue.stamp.id == stamp.id {
+                return None;
+            }
+        }
+        self.catalogue_tried = Some(clock::ticks());
+        match Catalogue::read(&self.context, &self.limits(&turn.stop)) {
+            Ok(catalogue) => self.catalogue = Some(catalogue),
+            Err(error) if told_elsewhere(&error) => {
+                // The same file knows the same folders, but for the newest; another one may know none of them.
+                let gone = matches!(error, QueryError::Other(_));
+                self.catalogue.take_if(|catalogue| gone || catalogue.stamp.id != stamp.id);
+            }
+            Err(error) => {
+                self.catalogue = None;
+                return Some(self.problem(error));
+            }
+        }
+        None
+    }
+
+    fn limits<'a>(&self, stop: &'a AtomicBool) -> Limits<'a> {
+        let hold = self.context.config.collect.statement_deadline;
+        Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop }
+    }
+
+    fn problem(&self, error: QueryError) -> CollectError {
+        error.into_problem(self.context.database.path())
+    }
+
+    /// What a dear look has to do now; `None` when nothing is due.
+    fn task(&mut self, turn: &Turn) -> Option<Task> {
+        let subjects = self.subjects();
+        let look = self.look.as_ref()?;
+        let collect = &self.context.config.collect;
+        let full =
+            turn.deep || self.last_full.is_none_or(|at| at.elapsed() >= collect.full_interval);
+        let mut walk = BTreeSet::new();
+        let (mut changed, mut urgent) = (false, false);
+        let mut segments = Vec::new();
+        for (uuid, row) in subjects {
+            let folder = look.folders.get(&uuid).cloned().unwrap_or_default();
+            let known = self.known.get(&uuid);
+            let deep = known.and_then(|known| known.deep.as_ref());
+            let same = deep.is_some_and(|deep| deep.stamps == folder.stamps());
+            changed |= !same;
+            // Somebody waits for the answer: something looks wrong, or was and the files are others now.
+            urgent |= known.is_some_and(|known| {
+                let said = known.said.as_ref().is_some_and(|said| said.finding.is_some());
+                known.suspicion.is_some() || said && !same
+            });
+            let walked = same && deep.is_some_and(|deep| deep.walked.is_some());
+            if full || !walked && quiet(&folder, turn.now) {
+                walk.insert(uuid);
+            }
+            segments.push((uuid, folder, row));
+        }
+        let content = self.catalogue.as_ref().map(|catalogue| catalogue.stamp.modified);
+        let compared = self.compared.map(|(_, content)| content);
+        let compare = content.is_some() && (full || changed || content != compared);
+        if !turn.deep && walk.is_empty() && !compare && !urgent {
+            return None;
+        }
+        if !turn.deep
+            && let Some((ended, took)) = self.last_deep
+        {
+            let rest = if urgent { took * 4 } else { collect.contents_interval.max(took * DUTY) };
+            if ended.elapsed() < rest {
+                return None;
+            }
+        }
+        if full {
+            self.last_full = Some(clock::ticks());
+        }
+        Some(Task {
+            context: self.context.clone(),
+            segments,
+            walk,
+            compare: content,
+            gentle: !turn.deep,
+            now: turn.now,
+        })
+    }
+
+    /// Starts a dear look when one is due, on a thread of its own.
+    fn start(&mut self, turn: &Turn) {
+        if self.job.is_some() {
+            return;
+        }
+        let Some(task) = self.task(turn) else { return };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = move || (task.compare, deep::run(&task, &stopped));
+        match std::thread::Builder::new().name("hnsw".to_owned()).spawn(work) {
+            Ok(thread) => self.job = Some(Job { thread, stop }),
+            Err(error) => {
+                self.problems = vec![format!("cannot start a thread for the walk: {error}")];
+            }
+        }
+    }
+
+    /// Takes in what a finished job gave.
+    fn reap(&mut self) {
+        let Some(job) = self.job.take_if(|job| job.thread.is_finished()) else { return };
+        match job.thread.join() {
+            Ok((about, outcome)) => self.take_in(about, outcome),
+            Err(_) => self.problems = vec!["the walk panicked".to_owned()],
+        }
+    }
+
+    /// Takes in a dear look; `about` is the change of the database that it saw.
+    fn take_in(&mut self, about: Option<Timestamp>, outcome: Outcome) {
+        self.deep_runs += 1;
+        self.last_deep = Some((clock::ticks(), outcome.duration));
+        self.problems = outcome.problems.iter().map(CollectError::chain).collect();
+        for (uuid, mut deep) in outcome.segments {
+            let known = self.known.entry(uuid).or_default();
+            if let Some(walked) = &deep.walked {
+                known.walked = Some((outcome.began, walked.deleted));
+            }
+            if let Some(compared) = &deep.compared {
+                known.compared = Some(Arc::clone(compared));
+            }
+            // What was found of the same files before still stands.
+            if let Some(before) = known.deep.take().filter(|before| before.stamps == deep.stamps) {
+                deep.walked = deep.walked.or(before.walked);
+                deep.compared = deep.compared.or(before.compared);
+            }
+            known.deep = Some(deep);
+        }
+        if outcome.compared
+            && let Some(about) = about
+        {
+            self.compared = Some((outcome.began, about));
+        }
+    }
+
+    /// Judges every segment; what looks wrong for the first time is not said yet.
+    fn judge(&mut self, now: Timestamp) -> (BTreeMap<State, u64>, Vec<Finding>, bool) {
+        let mut states = BTreeMap::new();
+        let mut findings = Vec::new();
+        let mut unsure = false;
+        let subjects = self.subjects();
+        let Some(look) = &self.look else { return (states, findings, unsure) };
+        self.known.retain(|uuid, _| subjects.iter().any(|(subject, _)| subject == uuid));
+        let mut settle = None;
+        for (uuid, row) in subjects {
+            let folder = look.folders.get(&uuid);
+            let known = self.known.entry(uuid).or_default();
+            if folder.is_none() && !look.complete {
+                continue; // it may be there
+            }
+            let stamps = folder.map(Folder::stamps).unwrap_or_default();
+            let deep = known.deep.as_ref().filter(|deep| deep.stamps == stamps);
+            let case = Case { folder, row: row.as_ref(), deep };
+            let name = folder.map_or_else(|| uuid_text(uuid), |folder| folder.name.clone());
+            let mut verdict = judge(case, &name);
+            match &verdict.finding {
+                Some(finding) => {
+                    let code = finding.code;
+                    let said = known.said.as_ref().and_then(|said| said.finding.as_ref());
+                    let old = folder.is_some_and(|folder| untouched(folder, now));
+                    if !old && said.is_none_or(|said| said.code != code) {
+                        let settle = *settle.get_or_insert_with(|| settle_time(&self.context));
+                        let (before, since, runs) = known
+                            .suspicion
+                            .filter(|(before, ..)| *before == code)
+                            .unwrap_or((code, clock::ticks(), self.deep_runs));
+                        if since.elapsed() >= settle && self.deep_runs > runs {
+                            known.suspicion = None;
+                        } else {
+                            known.suspicion = Some((before, since, runs));
+                            verdict = Verdict { state: State::Flushing, finding: None, loss: None };
+                            unsure = true;
+                        }
+                    }
+                }
+                // The files changed, and what was wrong in them was not looked for again yet.
+                None if deep.is_none_or(|deep| deep.walked.is_none()) => {
+                    let said = known.said.take().filter(|said| said.finding.is_some());
+                    verdict = said.unwrap_or(verdict);
+                }
+                None => known.suspicion = None,
+            }
+            *states.entry(verdict.state).or_insert(0) += 1;
+            findings.extend(verdict.finding.iter().chain(&verdict.loss).cloned());
+            if verdict.finding.is_some() || known.suspicion.is_none() {
+                known.said = Some(verdict);
+            }
+        }
+        (states, findings, unsure)
+    }
+
+    fn samples(&self, states: &BTreeMap<State, u64>, orphans: Option<&Orphans>) -> Vec<Sample> {
+        let mut out = Vec::new();
+        let asked = self.catalogue.is_some();
+        for state in State::ALL {
+            let count = match state {
+                State::Orphan => orphans.map(Orphans::count),
+                _ => Some(states.get(&state).copied().unwrap_or(0)),
+            };
+            // Without the catalogue nobody knows which folders are missed, or which belong to nobody.
+            if let Some(count) = count.filter(|_| asked || state != State::Missing) {
+                out.push(SEGMENTS.with(vec![state.as_str().into()], count as f64));
+            }
+        }
+        let subjects = self.subjects();
+        if let Some(look) = &self.look {
+            let headers = || {
+                let folders = subjects.iter().filter_map(|(uuid, _)| look.folders.get(uuid));
+                folders.filter_map(Folder::sound_header)
+            };
+            out.push(ELEMENTS.sample(headers().map(|h| h.elements as f64).sum()));
+            out.push(MAX_ELEMENTS.sample(headers().map(|h| h.max_elements as f64).sum()));
+        }
+        let known = || subjects.iter().map(|(uuid, _)| self.known.get(uuid));
+        let walked: Option<Vec<_>> = known().map(|known| known?.walked).collect();
+        if let Some(walked) = walked {
+            out.push(DELETED_ELEMENTS.sample(walked.iter().map(|(_, n)| *n as f64).sum()));
+            let oldest = walked.iter().map(|(at, _)| *at).min();
+            out.extend(oldest.map(|at| WALK_TIMESTAMP.sample(at.as_secs_f64())));
+        }
+        if asked && let Some((at, _)) = self.compared {
+            let compared: Option<Vec<_>> =
+                known().map(|known| known?.compared.as_deref()).collect();
+            if let Some(compared) = compared {
+                out.push(WITHOUT_VECTOR.sample(compared.iter().map(|c| c.missing as f64).sum()));
+                out.push(COMPARED_TIMESTAMP.sample(at.as_secs_f64()));
+            }
+        }
+        out.extend(self.last_deep.map(|(_, took)| DEEP_DURATION.sample(took.as_secs_f64())));
+        if let Some(orphans) = orphans {
+            for (held, count, bytes) in orphans.by_held() {
+                out.push(ORPHAN_FOLDERS.with(vec![held.into()], count as f64));
+                out.push(ORPHAN_BYTES.with(vec![held.into()], bytes as f64));
+            }
+        }
+        out
+    }
+
+    /// One look at everything; whether something looked wrong for the first time.
+    fn once(&mut self, turn: &Turn, first: bool, out: &mut Observation) -> bool {
+        let root = &self.context.store.seen_path;
+        let entries_max = self.context.config.collect.entries_max;
+        let recent = self.look.as_ref().is_some_and(Look::recent) && turn.wake.is_empty();
+        if turn.deep || !recent {
+            match Look::take(root, entries_max, self.look.as_ref()) {
+                Ok(look) => self.look = Some(look),
+                Err(problem) => {
+                    self.look = None;
+                    out.problems.push(problem);
+                    return false;
+                }
+            }
+        }
+        out.problems.extend(self.read_catalogue(turn, turn.deep));
+        self.reap();
+        if turn.deep {
+            if let Some(task) = self.task(turn) {
+                let outcome = deep::run(&task, &turn.stop);
+                self.take_in(task.compare, outcome);
+            }
+        } else {
+            self.start(turn);
+            // Small indexes are walked over within a moment; then the first page has its verdict.
+            let began = clock::ticks();
+            while first && self.job.is_some() && began.elapsed() < SMALL_WAIT && !turn.stopped() {
+                std::thread::sleep(SMALL_WAIT / 20);
+                self.reap();
+            }
+        }
+        let (states, findings, unsure) = self.judge(turn.now);
+        let orphans = self.orphans();
+        out.findings = findings;
+        out.findings.extend(orphans.as_ref().and_then(Orphans::finding));
+        out.samples = self.samples(&states, orphans.as_ref());
+        unsure
+    }
+
+    fn orphans(&self) -> Option<Orphans> {
+        let (look, catalogue) = (self.look.as_ref()?, self.catalogue.as_ref()?);
+        // A catalogue that is older than the database may not know the newest folder.
+        let fresh = self.context.database.stamp().is_ok_and(|stamp| stamp == catalogue.stamp);
+        let known = |uuid: &Uuid| catalogue.segments.contains_key(uuid);
+        let folders = look.folders.iter().filter(|(uuid, _)| !known(uuid));
+        Orphans::among(&self.context, folders, fresh, catalogue.collections)
+    }
+}
+
+impl Collector for Segments {
+    fn name(&self) -> CollectorName {
+        CollectorName::Hnsw
+    }
+
+    fn descs(&self) -> &'static [&'static Desc] {
+        &DESCS
+    }
+
+    fn codes(&self) -> &'static [Code] {
+        &CODES
+    }
+
+    fn pace(&self) -> Pace {
+        let collect = &self.context.config.collect;
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::NAMES,
+            touches_store: true,
+        }
+    }
+
+    fn collect(&mut self, turn: &Turn) -> Observation {
+        let first = self.look.is_none();
+        let mut looks = 0;
+        loop {
+            let mut out = Observation::default();
+            let unsure = self.once(turn, first, &mut out);
+            looks += 1;
+            // A turn that others follow leaves the second reading to the next one.
+            if !unsure || !first || looks >= LOOKS_MAX || turn.stopped() {
+                out.problems.extend(self.problems.iter().cloned().map(CollectError::Other));
+                if let Some(look) = &self.look {
+                    let told = look.problems.iter().map(CollectError::chain);
+                    out.problems.extend(told.map(CollectError::Other));
+                }
+                return out;
+            }
+            std::thread::sleep(settle_time(&self.context));
+        }
+    }
+}
+
+impl Drop for Segments {
+    fn drop(&mut self) {
+        if let Some(job) = &self.job {
+            job.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether none of the files was written to in the last moments, as far as clocks can be trusted.
+fn quiet(folder: &Folder, now: Timestamp) -> bool {
+    newest(folder).is_none_or(|newest| newest > now || now.since(newest) >= QUIET)
+}
+
+/// Whether none of the files was written to for so long that no flush is under way.
+fn untouched(folder: &Folder, now: Timestamp) -> bool {
+    newest(folder).is_some_and(|newest| now.since(newest) >= UNTOUCHED)
+}
+
+fn newest(folder: &Folder) -> Option<Timestamp> {
+    folder.stamps().iter().flatten().map(|file: &FileLook| file.modified).max()
+}
+
+/// Time between the two readings that call something wrong.
+fn settle_time(context: &Context) -> Duration {
+    let held = match context.database.stamp() {
+        Ok(stamp) => context.host.processes.held(stamp.id, PROCESSES_AGE_MAX).ok(),
+        Err(_) => None,
+    };
+    match held {
+        Some(Held::No) => SETTLE_ALONE,
+        _ => SETTLE_BESIDE_WRITER,
+    }
+}
+
+/// As Chroma writes it.
+fn uuid_text(uuid: Uuid) -> String {
+    let hex = format!("{uuid:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// A question beside a writer that waits is given up after this.
+const HOLD_BESIDE_WRITER: Duration = Duration::from_millis(10);
+
+/// Time that the first turn gives the walk over small indexes to end within it.
+const SMALL_WAIT: Duration = Duration::from_millis(200);
+
+/// Walks take at most one part in this of the time.
+const DUTY: u32 = 50;
+
+const QUIET: Duration = Duration::from_secs(2);
+const UNTOUCHED: Duration = Duration::from_mins(1);
+const SETTLE_ALONE: Duration = Duration::from_millis(150);
+const SETTLE_BESIDE_WRITER: Duration = Duration::from_secs(2);
+const PROCESSES_AGE_MAX: Duration = Duration::from_mins(1);
+
+/// Looks of a first turn, which nothing follows in `check`.
+const LOOKS_MAX: u32 = 4;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! What the database says of segments: which there are, of which collection, and how far the queue is in them. One short
+//! read transaction.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, types::ValueRef};
+
+use crate::{
+    format::uuid::{Uuid, parse_uuid},
+    store::{
+        Context,
+        database::{Limits, QueryError, Stamp},
+    },
+};
+
+/// A segment with vectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Id of the collection.
+    pub(super) collection: String,
+    /// Its name, empty when the catalogue does not list it.
+    pub(super) name: String,
+    /// The segment of the same collection that holds its records.
+    pub(super) records_segment: Option<String>,
+    /// Numbers per vector, known since the first record.
+    pub(super) dimension: Option<u64>,
+    /// Whether its vectors are normalised, so that `length.bin` means something; otherwise that holds what was in memory.
+    pub(super) cosine: bool,
+    /// How far the queue is in the index on disk; since 0.5, and only after the first flush.
+    pub(super) position: Option<i64>,
+    /// Whether it has a folder: other kinds live in memory.
+    pub(super) persisted: bool,
+}
+
+/// Whether an answer is no failure of ours: Chroma was at work, or `integrity` tells what is wrong.
+pub(super) fn told_elsewhere(error: &QueryError) -> bool {
+    match error {
+        QueryError::Busy
+        | QueryError::HotJournal
+        | QueryError::Replaced
+        | QueryError::Aborted(_) => true,
+        QueryError::Other(error) => error.to_string().contains("no such table"),
+        _ => false,
+    }
+}
+
+/// What the tables say, and of which state of the file.
+#[derive(Debug)]
+pub(super) struct Catalogue {
+    pub(super) stamp: Stamp,
+    pub(super) segments: BTreeMap<Uuid, Row>,
+    pub(super) collections: u64,
+}
+
+impl Catalogue {
+    /// Asks the database, within `limits`. Errs when it is busy, damaged or not there.
+    pub(super) fn read(context: &Context, limits: &Limits<'_>) -> Result<Self, QueryError> {
+        let mut connection = context.database.connect()?;
+        // Before the question: what changes during it makes the answer old, not wrong.
+        let stamp = connection.stamp().map_err(QueryError::File)?;
+        let (segments, collections) = connection.within(limits, ask).result?;
+        Ok(Self { stamp, segments, collections })
+    }
+}
+
+fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64)> {
+    let mut positions: HashMap<String, i64> = HashMap::new();
+    each(connection, "SELECT segment_id, seq_id FROM max_seq_id", |row| {
+        if let (Some(segment), Some(at)) = (text(row, 0)?, position(row.get_ref(1)?)) {
+            positions.insert(segment, at);
+        }
+        Ok(())
+    })?;
+    let cosine = cosine(connection)?;
+    let mut records: HashMap<String, String> = HashMap::new();
+    each(connection, "SELECT collection, id FROM segments WHERE scope = 'METADATA'", |row| {
+        if let (Some(collection), Some(id)) = (text(row, 0)?, text(row, 1)?) {
+            records.insert(collection, id);
+        }
+        Ok(())
+    })?;
+    let mut segments = BTreeMap::new();
+    let sql = "SELECT s.id, s.type, s.collection, c.dimension, c.name FROM segments s \
+               LEFT JOIN collections c ON c.id = s.collection WHERE s.scope = 'VECTOR'";
+    each(connection, sql, |row| {
+        let Some(id) = text(row, 0)? else { return Ok(()) };
+        let Some(uuid) = parse_uuid(id.as_bytes()) else { return Ok(()) };
+        let collection = text(row, 2)?.unwrap_or_default();
+        let row = Row {
+            cosine: cosine.contains(&collection),
+            records_segment: records.get(&collection).cloned(),
+            dimension: row.get_ref(3)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
+            position: positions.get(&id).copied(),
+            persisted: text(row, 1)?.as_deref() == Some(PERSISTED),
+            name: text(row, 4)?.unwrap_or_default(),
+            collection,
+        };
+        segments.insert(uuid, row);
+        Ok(())
+    })?;
+    let count = "SELECT count(*) FROM collections";
+    let collections: i64 =
+        connection.query_row(count, [], |row| row.get(0)).optional()?.unwrap_or(0);
+    Ok((segments, u64::try_from(collections).unwrap_or(0)))
+}
+
+/// The collections with cosine distance: by their metadata below 1.0, by their configuration or schema from then on.
+fn cosine(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    for sql in [
+        "SELECT collection_id FROM collection_metadata WHERE key = 'hnsw:space' AND str_value = 'cosine'",
+        "SELECT id FROM collections WHERE instr(replace(config_json_str, ' ', ''), '\"space\":\"cosine\"')",
+        "SELECT id FROM collections WHERE instr(replace(schema_str, ' ', ''), '\"space\":\"cosine\"')",
+    ] {
+        // A release may not have the column or the table.
+        if connection.prepare(sql).is_err() {
+            continue;
+        }
+        each(connection, sql, |row| {
+            found.extend(text(row, 0)?);
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// A text; what else may stand in its place is the business of `contents`.
+fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(row.get_ref(column)?.as_str().ok().map(str::to_owned))
+}
+
+/// A position in the queue: an integer since 1.0, eight bytes before, most significant first. Which of them this release
+/// can read is the business of `contents`.
+fn position(value: ValueRef<'_>) -> Option<i64> {
+    match value {
+        ValueRef::Integer(position) => Some(position),
+        ValueRef::Blob(bytes) => i64::try_from(u64::from_be_bytes(bytes.try_into().ok()?)).ok(),
+        _ => None,
+    }
+}
+
+/// Every row of a question, at most [`ROWS_MAX`].
+fn each(
+    connection: &Connection,
+    sql: &str,
+    mut visit: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    for _ in 0..ROWS_MAX {
+        let Some(row) = rows.next()? else { break };
+        visit(row)?;
+    }
+    Ok(())
+}
+
+/// The kind of segment that all releases since 0.4 write.
+const PERSISTED: &str = "urn:chroma:segment/vector/hnsw-local-persisted";
+
+/// As many as folders are looked at, twice over.
+const ROWS_MAX: usize = 200_000;

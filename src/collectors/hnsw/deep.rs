@@ -1,0 +1,196 @@
+//! The dear look: the full walk over folders that changed, and the comparison with the tables. It runs on a thread of its
+//! own, one at a time for each store.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    catalogue::{Row, told_elsewhere},
+    look::{FileLook, Folder},
+    records::{self, Asker, Compared, Queue},
+    walk::{self, Manner, MetadataLook, Refused, Walked},
+};
+use crate::{
+    clock::{self, Timestamp},
+    collectors::CollectError,
+    format::uuid::Uuid,
+    store::{
+        Context,
+        database::{Limits, QueryError},
+    },
+};
+
+/// What is to be looked at.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) context: Context,
+    /// Folders with the row of their segment. One without a row is only walked over.
+    pub(super) segments: Vec<(Uuid, Folder, Option<Row>)>,
+    /// Those whose files are to be walked over.
+    pub(super) walk: BTreeSet<Uuid>,
+    /// Whether the tables are to be compared: the last change of the database that is known.
+    pub(super) compare: Option<Timestamp>,
+    pub(super) gentle: bool,
+    pub(super) now: Timestamp,
+}
+
+/// What it gave for one segment.
+#[derive(Debug, Clone)]
+pub(super) struct Deep {
+    /// The state of the files that it is about.
+    pub(super) stamps: [Option<FileLook>; 5],
+    /// `None` when it was not asked for.
+    pub(super) walked: Option<Arc<Walked>>,
+    /// `None` when the tables could not be asked.
+    pub(super) compared: Option<Arc<Compared>>,
+}
+
+/// What it gave in all.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) segments: BTreeMap<Uuid, Deep>,
+    pub(super) problems: Vec<CollectError>,
+    pub(super) duration: Duration,
+    pub(super) began: Timestamp,
+    /// Whether the tables of every segment were compared.
+    pub(super) compared: bool,
+}
+
+/// Does the task, or as much of it as is wanted before `stop`.
+pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
+    let began = clock::ticks();
+    let mut outcome = Outcome {
+        segments: BTreeMap::new(),
+        problems: Vec::new(),
+        duration: Duration::ZERO,
+        began: task.now,
+        compared: task.compare.is_some(),
+    };
+    let manner = Manner { stop, gentle: task.gentle };
+    let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
+    let statement = task.context.config.collect.statement_deadline;
+    let limits = Limits { hold: HOLD.min(statement), hold_unwaited: statement, stop };
+    let mut tables = None;
+    if task.compare.is_some() {
+        match open(task, limits, &positions) {
+            Ok(opened) => tables = Some(opened),
+            Err(error) => outcome.refused(task, error),
+        }
+    }
+    for (uuid, folder, row) in &task.segments {
+        if stop.load(Ordering::Relaxed) {
+            outcome.compared = false;
+            break;
+        }
+        match segment(task, *uuid, folder, row.as_ref(), manner, tables.as_mut(), &positions) {
+            Ok((deep, error)) => {
+                if let Some(error) = error {
+                    outcome.refused(task, error);
+                    tables = None;
+                }
+                outcome.segments.insert(*uuid, deep);
+            }
+            // It comes again in a later turn.
+            Err(Refused::Changed | Refused::Stopped) => outcome.compared = false,
+            Err(Refused::Io(part, source)) => {
+                outcome.compared = false;
+                let path = task.context.store.seen_path.join(&folder.name).join(part.name());
+                if outcome.problems.len() < PROBLEMS_MAX {
+                    outcome.problems.push(CollectError::Unreadable { path, source });
+                }
+            }
+        }
+    }
+    outcome.duration = began.elapsed();
+    outcome
+}
+
+type Tables<'a> = (Asker<'a>, Queue);
+
+/// How far the queue is in each index: the row tells, or before 0.5 the metadata.
+fn positions(task: &Task, manner: Manner<'_>) -> BTreeMap<Uuid, i64> {
+    let mut positions = BTreeMap::new();
+    for (uuid, folder, row) in &task.segments {
+        let Some(row) = row else { continue };
+        let told = row.position.or_else(|| {
+            let root = &task.context.store.seen_path;
+            match walk::metadata(root, folder, manner) {
+                Ok((MetadataLook::Sound(metadata), _)) => {
+                    metadata.max_seq_id.and_then(|at| i64::try_from(at).ok())
+                }
+                _ => None,
+            }
+        });
+        positions.extend(told.map(|at| (*uuid, at)));
+    }
+    positions
+}
+
+fn open<'a>(
+    task: &'a Task,
+    limits: Limits<'a>,
+    positions: &BTreeMap<Uuid, i64>,
+) -> Result<Tables<'a>, QueryError> {
+    let mut asker = Asker::new(&task.context, limits)?;
+    let rows = task
+        .segments
+        .iter()
+        .filter_map(|(uuid, _, row)| Some((*uuid, row.as_ref()?, positions.get(uuid).copied())));
+    let queue = Queue::read(&mut asker, rows)?;
+    Ok((asker, queue))
+}
+
+fn segment(
+    task: &Task,
+    uuid: Uuid,
+    folder: &Folder,
+    row: Option<&Row>,
+    manner: Manner<'_>,
+    tables: Option<&mut Tables<'_>>,
+    positions: &BTreeMap<Uuid, i64>,
+) -> Result<(Deep, Option<QueryError>), Refused> {
+    let root = &task.context.store.seen_path;
+    let (walked, metadata, pairs) = if task.walk.contains(&uuid) {
+        let (walked, pairs) = walk::walk(root, folder, manner)?;
+        let metadata = walked.metadata.clone();
+        (Some(Arc::new(walked)), metadata, pairs)
+    } else {
+        let (metadata, pairs) = walk::metadata(root, folder, manner)?;
+        (None, metadata, pairs)
+    };
+    let mut deep = Deep { stamps: folder.stamps(), walked, compared: None };
+    let readable = matches!(metadata, MetadataLook::Sound(_) | MetadataLook::Absent);
+    let mut refused = None;
+    if let Some(((asker, queue), row)) = tables.zip(row).filter(|_| readable) {
+        let position = positions.get(&uuid).copied();
+        match records::compare(asker, queue, uuid, row, position, pairs) {
+            Ok(compared) => deep.compared = Some(Arc::new(compared)),
+            Err(error) => refused = Some(error),
+        }
+    }
+    // What was read of files that changed meanwhile is about no state of theirs.
+    walk::unchanged(root, folder)?;
+    Ok((deep, refused))
+}
+
+impl Outcome {
+    /// Notes that the tables gave no answer. Busy is no fault.
+    fn refused(&mut self, task: &Task, error: QueryError) {
+        self.compared = false;
+        if !told_elsewhere(&error) {
+            self.problems.push(error.into_problem(task.context.database.path()));
+        }
+    }
+}
+
+/// A slice beside a writer that waits is given up after this.
+const HOLD: Duration = Duration::from_millis(10);
+
+/// One is as good as a thousand to whoever reads the log.
+const PROBLEMS_MAX: usize = 3;

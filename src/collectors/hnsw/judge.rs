@@ -1,0 +1,395 @@
+//! What the looks at one segment mean: pure, so that every case stands in a table. The first thing that is wrong explains
+//! what follows from it, so a segment has one finding at most.
+
+use super::{
+    catalogue::Row,
+    deep::Deep,
+    look::{Folder, Part},
+    records::Compared,
+    walk::{MetadataLook, Walked},
+};
+use crate::{
+    findings::{Code, Finding, Severity},
+    format::hnsw::{Header, HeaderError},
+};
+
+/// How a segment stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// Nothing wrong.
+    Ok,
+    /// Nothing was flushed yet: all its vectors are in the queue. Healthy.
+    Unpersisted,
+    /// A flush is under way, or was cut off and is finished from the queue at the next start. Healthy.
+    Flushing,
+    /// Its folder is gone.
+    Missing,
+    /// A file is gone, empty or too short.
+    Truncated,
+    /// Its files contradict themselves, each other or the database.
+    Torn,
+    /// A file is far larger than its content.
+    Bloated,
+    /// Older than the database.
+    Behind,
+    /// Newer than the database.
+    Ahead,
+    /// Whole, but without the vectors of some records.
+    Lossy,
+    /// The database does not know it.
+    Orphan,
+}
+
+impl State {
+    /// All states, in the order of their series.
+    pub(super) const ALL: [Self; 11] = [
+        Self::Ok,
+        Self::Unpersisted,
+        Self::Flushing,
+        Self::Missing,
+        Self::Truncated,
+        Self::Torn,
+        Self::Bloated,
+        Self::Behind,
+        Self::Ahead,
+        Self::Lossy,
+        Self::Orphan,
+    ];
+
+    /// The word of the `state` label.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unpersisted => "unpersisted",
+            Self::Flushing => "flushing",
+            Self::Missing => "missing",
+            Self::Truncated => "truncated",
+            Self::Torn => "torn",
+            Self::Bloated => "bloated",
+            Self::Behind => "behind",
+            Self::Ahead => "ahead",
+            Self::Lossy => "lossy",
+            Self::Orphan => "orphan",
+        }
+    }
+}
+
+/// What is known of one segment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case<'a> {
+    /// Its folder; `None` when there is none.
+    pub(super) folder: Option<&'a Folder>,
+    /// Its row; `None` when the database cannot be asked.
+    pub(super) row: Option<&'a Row>,
+    /// The newest dear look at these very files.
+    pub(super) deep: Option<&'a Deep>,
+}
+
+/// What is said of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Verdict {
+    pub(super) state: State,
+    pub(super) finding: Option<Finding>,
+    /// Records that lost their vectors beside what else is wrong: two writers do both.
+    pub(super) loss: Option<Finding>,
+}
+
+impl Verdict {
+    const fn calm(state: State) -> Self {
+        Self { state, finding: None, loss: None }
+    }
+}
+
+/// A fault before it has its subject.
+struct Fault {
+    state: State,
+    code: Code,
+    evidence: String,
+    severity: Option<Severity>,
+}
+
+fn fault(state: State, code: Code, evidence: impl Into<String>) -> Fault {
+    Fault { state, code, evidence: evidence.into(), severity: None }
+}
+
+/// Judges one segment with the subject `name`, the id of the segment.
+pub(super) fn judge(case: Case<'_>, name: &str) -> Verdict {
+    let calm = match first_fault(&case) {
+        Ok(state) => return Verdict::calm(state),
+        Err(fault) => fault,
+    };
+    let Fault { state, code, mut evidence, severity } = calm;
+    if let Some(row) = case.row.filter(|row| !row.name.is_empty()) {
+        evidence =
+            format!("collection {}: {evidence}", row.name.chars().take(64).collect::<String>());
+    }
+    let finding = Finding::new(code, name, evidence);
+    let finding = match severity {
+        Some(severity) => finding.with_severity(severity),
+        None => finding,
+    };
+    Verdict { state, loss: loss(&case, code, name), finding: Some(finding) }
+}
+
+/// What was lost as well, when the files contradict each other but the ids are those of the collection.
+fn loss(case: &Case<'_>, code: Code, name: &str) -> Option<Finding> {
+    let deep = case.deep?;
+    let (compared, walked) = (deep.compared.as_deref()?, deep.walked.as_deref()?);
+    let own = code == Code::SegmentInconsistent && compared.known > 0;
+    let fault = tables(compared, walked).err().filter(|_| own)?;
+    (fault.code == Code::RecordsWithoutVector)
+        .then(|| Finding::new(fault.code, name, fault.evidence))
+}
+
+fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
+    let compared = case.deep.and_then(|deep| deep.compared.as_deref());
+    let walked = case.deep.and_then(|deep| deep.walked.as_deref());
+    let position = case.row.and_then(|row| row.position);
+    let Some(folder) = case.folder else { return missing(position, compared) };
+    if let Some(MetadataLook::Hostile(does)) = walked.map(|walked| &walked.metadata) {
+        let evidence = format!("{}: {does}", Part::Metadata.name());
+        return Err(fault(State::Torn, Code::SegmentMetadataHostile, evidence));
+    }
+    let header = files(folder)?;
+    if let Some(state) = metadata_missing(folder, header, position, compared)? {
+        return Ok(state);
+    }
+    sizes(folder, header)?;
+    let Some(walked) = walked else { return Ok(State::Ok) };
+    let cut_off = contents(walked, header, case.row, compared)?;
+    if let Some(compared) = compared {
+        tables(compared, walked)?;
+    }
+    Ok(if cut_off { State::Flushing } else { State::Ok })
+}
+
+fn missing(position: Option<i64>, compared: Option<&Compared>) -> Result<State, Fault> {
+    let evidence = match (position, compared) {
+        // Nothing was ever added: Chroma makes the folder with the first record.
+        (_, Some(Compared { records: 0, .. })) | (None, None) => return Ok(State::Unpersisted),
+        (_, Some(compared)) => lost(compared),
+        (Some(at), None) => format!("it was flushed up to operation {at}"),
+    };
+    Err(fault(State::Missing, Code::SegmentMissing, format!("there is no such folder; {evidence}")))
+}
+
+/// In words, what cannot be found by its vector any more.
+fn lost(compared: &Compared) -> String {
+    match compared.missing {
+        0 => {
+            format!("all {} vectors are still in the queue, nothing is lost yet", compared.records)
+        }
+        missing => format!("{missing} of {} records have no vector any more", compared.records),
+    }
+}
+
+/// The files that every folder has, and the header.
+fn files(folder: &Folder) -> Result<Header, Fault> {
+    let incomplete = |part: Part, what: &str| {
+        fault(State::Truncated, Code::SegmentIncomplete, format!("{} {what}", part.name()))
+    };
+    for part in [Part::Header, Part::Level0, Part::Lengths, Part::Links] {
+        match folder.file(part) {
+            None => return Err(incomplete(part, "is missing")),
+            Some(file) if !file.regular => return Err(incomplete(part, "is no regular file")),
+            // Without levels there are no links.
+            Some(file) if file.size_bytes == 0 && part != Part::Links => {
+                return Err(incomplete(part, "has no bytes"));
+            }
+            Some(_) => {}
+        }
+    }
+    let header = match folder.header {
+        Some(Ok(header)) => header,
+        Some(Err(error @ HeaderError::Truncated { .. })) => {
+            let evidence = format!("{}: {error}", Part::Header.name());
+            return Err(fault(State::Truncated, Code::SegmentTruncated, evidence));
+        }
+        Some(Err(error)) => {
+            let evidence = format!("{}: {error}", Part::Header.name());
+            return Err(fault(State::Torn, Code::SegmentHeaderInvalid, evidence));
+        }
+        // It could not be read, which is a problem of its own.
+        None => return Err(incomplete(Part::Header, "could not be read")),
+    };
+    let links = folder.file(Part::Links).map_or(0, |file| file.size_bytes);
+    if links == 0 && header.elements > 0 {
+        let evidence = format!("has no bytes, there are {} elements", header.elements);
+        return Err(incomplete(Part::Links, &evidence));
+    }
+    Ok(header)
+}
+
+/// A folder without its metadata is healthy before the first flush only.
+fn metadata_missing(
+    folder: &Folder,
+    header: Header,
+    position: Option<i64>,
+    compared: Option<&Compared>,
+) -> Result<Option<State>, Fault> {
+    let name = Part::Metadata.name();
+    let what = match folder.file(Part::Metadata) {
+        Some(file) if file.regular && file.size_bytes > 0 => return Ok(None),
+        Some(file) if file.regular => "has no bytes",
+        Some(_) => "is no regular file",
+        None if header.elements == 0 && position.is_none() => return Ok(Some(State::Unpersisted)),
+        None => "is missing",
+    };
+    let tail = match compared {
+        Some(compared) => format!("; {}", lost(compared)),
+        None => String::new(),
+    };
+    let evidence = format!("{name} {what}, {} elements are in the index{tail}", header.elements);
+    let mut found = fault(State::Truncated, Code::SegmentIncomplete, evidence);
+    if compared.is_some_and(|compared| compared.missing == 0) {
+        found.severity = Some(Severity::Warning);
+    }
+    Err(found)
+}
+
+/// Lengths against what the header states.
+fn sizes(folder: &Folder, header: Header) -> Result<(), Fault> {
+    let size = |part| folder.file(part).map_or(0, |file| file.size_bytes);
+    for (part, least) in [
+        (Part::Level0, header.level0_bytes()),
+        (Part::Lengths, header.lengths_bytes()),
+        (Part::Links, header.links_bytes_min()),
+    ] {
+        if size(part) < least {
+            let evidence = format!(
+                "{} has {} bytes, {} elements take at least {least}",
+                part.name(),
+                size(part),
+                header.elements
+            );
+            return Err(fault(State::Truncated, Code::SegmentTruncated, evidence));
+        }
+    }
+    // Room that an index had before its records were deleted stays in the file.
+    let room = header.max_elements.max(1000).saturating_mul(4);
+    for (part, most) in [
+        (Part::Level0, room.saturating_mul(header.element_bytes)),
+        (Part::Lengths, room.saturating_mul(4)),
+        (Part::Links, header.links_bytes_max()),
+    ] {
+        if size(part) > most.saturating_add(SLACK_BYTES) {
+            let allocated = folder.file(part).map_or(0, |file| file.allocated_bytes);
+            let evidence = format!(
+                "{} has {} bytes ({allocated} on disk), {} elements take at most {most}",
+                part.name(),
+                size(part),
+                header.elements
+            );
+            return Err(fault(State::Bloated, Code::SegmentBloated, evidence));
+        }
+    }
+    Ok(())
+}
+
+/// What the walk found in the files. Gives whether a flush did not come to its end.
+fn contents(
+    walked: &Walked,
+    header: Header,
+    row: Option<&Row>,
+    compared: Option<&Compared>,
+) -> Result<bool, Fault> {
+    let torn = |evidence: String| fault(State::Torn, Code::SegmentInconsistent, evidence);
+    let invalid = |evidence: &str| {
+        let evidence = format!("{}: {evidence}", Part::Metadata.name());
+        fault(State::Torn, Code::SegmentMetadataInvalid, evidence)
+    };
+    let metadata = match &walked.metadata {
+        MetadataLook::Sound(metadata) => metadata,
+        MetadataLook::Invalid(what) => return Err(invalid(what)),
+        MetadataLook::Absent | MetadataLook::Hostile(_) => return Ok(false),
+    };
+    if !metadata.inverse {
+        return Err(invalid("id_to_label and label_to_id do not agree"));
+    }
+    // Norms mean something with cosine distance only; elsewhere the file holds what was in memory, numbers or not.
+    let norms = row.is_some_and(|row| row.cosine);
+    let mut damage = walked.damage.iter().filter(|(part, _)| norms || *part != Part::Lengths);
+    if let Some((part, line)) = damage.next() {
+        let evidence = format!("{}: {line}", part.name());
+        let cut = walked.cut && *part == Part::Links;
+        let truncated = |evidence| fault(State::Truncated, Code::SegmentTruncated, evidence);
+        return Err(if cut { truncated(evidence) } else { torn(evidence) });
+    }
+    let dimension = header.dimension;
+    if let Some(stated) = row.and_then(|row| row.dimension).filter(|stated| *stated != dimension) {
+        return Err(torn(format!(
+            "its vectors have {dimension} numbers, those of the collection {stated}: it may be the folder of another one"
+        )));
+    }
+    if let Some(stated) = metadata.dimensionality.filter(|stated| *stated != dimension) {
+        return Err(torn(format!(
+            "its vectors have {dimension} numbers, its metadata say {stated}"
+        )));
+    }
+    if metadata.label_max > metadata.total_elements_added {
+        return Err(torn(format!(
+            "label {} was given out, but only {} elements were added",
+            metadata.label_max, metadata.total_elements_added
+        )));
+    }
+    let labels = &walked.labels;
+    if labels.contradict() {
+        let example = labels.example.as_deref().unwrap_or_default();
+        return Err(torn(format!(
+            "ids and elements do not fit ({} ids without one, {} elements without an id, {} labels twice): {example}",
+            labels.without_element, labels.nameless, labels.twice
+        )));
+    }
+    // What a flush wrote that did not come to its end is still in the queue.
+    let Some(compared) = compared else {
+        return Ok(labels.above_total > 0 || labels.marked_count > 0);
+    };
+    if labels.above_total > compared.pending_adds {
+        return Err(torn(format!(
+            "{} elements have labels that were never given out, {} additions are in the queue",
+            labels.above_total, compared.pending_adds
+        )));
+    }
+    let unexplained =
+        labels.marked.iter().filter(|id| !compared.pending_deletes.contains(id)).count();
+    if unexplained > 0 {
+        return Err(torn(format!("{unexplained} elements of ids in use are marked as deleted")));
+    }
+    Ok(labels.above_total > 0 || labels.marked_count > 0)
+}
+
+/// Ids against the records of the tables.
+fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
+    let MetadataLook::Sound(metadata) = &walked.metadata else { return Ok(()) };
+    let Compared { records, missing, known, strays, .. } = *compared;
+    if strays > 0 && strays == metadata.ids && records > 0 {
+        let evidence = format!(
+            "none of its {strays} ids is a record of the collection: it is the folder of another one"
+        );
+        return Err(fault(State::Torn, Code::SegmentInconsistent, evidence));
+    }
+    if strays > 0 && compared.strays_last {
+        let evidence = format!(
+            "its newest {strays} ids are no records of the database, {known} older ones are; {missing} records have no vector"
+        );
+        return Err(fault(State::Ahead, Code::SegmentAhead, evidence));
+    }
+    // A position that no queue ever reached hides what is in the queue; `seq_id_invalid` tells it.
+    if missing == 0 || compared.position_ahead {
+        return Ok(());
+    }
+    let examples = compared.examples.join(", ");
+    if known > 0 && compared.missing_last {
+        let evidence = format!(
+            "the newest {missing} of {records} records have no vector, all older ones have: the folder is older than the database ({examples})"
+        );
+        return Err(fault(State::Behind, Code::SegmentBehind, evidence));
+    }
+    let evidence = format!(
+        "{missing} of {records} records are in the tables, but neither in the index nor in the queue ({examples})"
+    );
+    Err(fault(State::Lossy, Code::RecordsWithoutVector, evidence))
+}
+
+/// A file may be so much longer than it needs to be.
+const SLACK_BYTES: u64 = 1 << 20;

@@ -1,0 +1,234 @@
+//! The cheap look that every turn takes: one walk over the names and lengths below the persist directory, and the hundred
+//! bytes of each header that changed. It asks nobody and keeps nothing open.
+
+use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path, time::Duration};
+
+use crate::{
+    clock::{self, Ticks, Timestamp},
+    collectors::CollectError,
+    format::{
+        hnsw::{HEADER_LEN, Header, HeaderError},
+        uuid::{Uuid, parse_uuid},
+    },
+    host::{
+        processes::FileId,
+        walk::{self, Bounds, Entry, Meta},
+    },
+    store::database::{open_bytes, read_up_to},
+};
+
+/// The files of a segment's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Header,
+    Level0,
+    Lengths,
+    Links,
+    Metadata,
+}
+
+impl Part {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Header, Self::Level0, Self::Lengths, Self::Links, Self::Metadata];
+
+    /// Its name on disk, the same in all releases since 0.4.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Header => "header.bin",
+            Self::Level0 => "data_level0.bin",
+            Self::Lengths => "length.bin",
+            Self::Links => "link_lists.bin",
+            Self::Metadata => "index_metadata.pickle",
+        }
+    }
+}
+
+/// What `stat` says of one of them. Equal ones have the same bytes, to the granularity of the filesystem's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileLook {
+    pub(super) id: FileId,
+    pub(super) size_bytes: u64,
+    pub(super) allocated_bytes: u64,
+    pub(super) modified: Timestamp,
+    changed: Timestamp,
+    pub(super) regular: bool,
+}
+
+impl FileLook {
+    fn of(meta: &Meta) -> Self {
+        Self {
+            id: FileId { device: meta.device, inode: meta.inode },
+            size_bytes: meta.size_bytes,
+            allocated_bytes: meta.allocated_bytes,
+            modified: meta.modified,
+            changed: meta.changed,
+            regular: meta.file_type() == rustix::fs::FileType::RegularFile,
+        }
+    }
+}
+
+/// What lies in the folder of a segment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Folder {
+    /// Its name on disk.
+    pub(super) name: String,
+    files: [Option<FileLook>; 5],
+    /// Bytes on disk of all that lies in it.
+    pub(super) allocated_bytes: u64,
+    /// `None` when there is no regular `header.bin`, or when it could not be read.
+    pub(super) header: Option<Result<Header, HeaderError>>,
+}
+
+impl Folder {
+    pub(super) const fn file(&self, part: Part) -> Option<FileLook> {
+        self.files[part as usize]
+    }
+
+    /// Equal ones hold the same index.
+    pub(super) const fn stamps(&self) -> [Option<FileLook>; 5] {
+        self.files
+    }
+
+    /// The header, when it could be read and is sound.
+    pub(super) fn sound_header(&self) -> Option<Header> {
+        self.header.and_then(Result::ok)
+    }
+}
+
+/// What lies in the directory.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// When it began, and how long it took.
+    at: Ticks,
+    took: Duration,
+    pub(super) folders: BTreeMap<Uuid, Folder>,
+    /// Whether every entry could be looked at: only then is a folder that is not there missing.
+    pub(super) complete: bool,
+    pub(super) problems: Vec<CollectError>,
+    device: u64,
+    overflown: bool,
+}
+
+impl Look {
+    /// Looks at the directory `root`. Headers that have not changed since `before` are not read again.
+    pub(super) fn take(
+        root: &Path,
+        entries_max: usize,
+        before: Option<&Self>,
+    ) -> Result<Self, CollectError> {
+        let mut look = Self {
+            at: clock::ticks(),
+            took: Duration::ZERO,
+            folders: BTreeMap::new(),
+            complete: true,
+            problems: Vec::new(),
+            device: 0,
+            overflown: false,
+        };
+        let bounds = Bounds { entries_max, depth_max: 2 };
+        let walked = walk::walk(root, bounds, &mut |visit| {
+            match visit {
+                Ok(entry) => look.add(&entry),
+                Err(problem) => look.fail(root, &problem),
+            }
+            ControlFlow::Continue(())
+        });
+        let summary =
+            walked.map_err(|source| CollectError::Unreadable { path: root.to_owned(), source })?;
+        if summary.truncated || look.overflown {
+            look.complete = false;
+            let (what, bound) = if look.overflown {
+                ("segment folders", FOLDERS_MAX)
+            } else {
+                ("entries", entries_max)
+            };
+            look.problems.push(CollectError::TooMany { path: root.to_owned(), what, bound });
+        }
+        look.read_headers(root, before);
+        look.took = look.at.elapsed();
+        Ok(look)
+    }
+
+    /// Whether it is so recent that another one would cost too much: looks take one part in fifty of the time.
+    pub(super) fn recent(&self) -> bool {
+        self.at.elapsed() < self.took * 50
+    }
+
+    fn add(&mut self, entry: &Entry<'_>) {
+        if entry.depth == 0 {
+            self.device = entry.meta.device;
+        }
+        let top = entry.path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let Some(uuid) = parse_uuid(top) else { return };
+        if entry.depth == 1 {
+            if !entry.meta.is_directory() || entry.meta.device != self.device {
+                return;
+            }
+            if self.folders.len() >= FOLDERS_MAX {
+                self.overflown = true;
+                return;
+            }
+            let name = String::from_utf8_lossy(top).into_owned();
+            self.folders.insert(uuid, Folder { name, ..Folder::default() });
+        }
+        let Some(folder) = self.folders.get_mut(&uuid) else { return };
+        folder.allocated_bytes = folder.allocated_bytes.saturating_add(entry.meta.allocated_bytes);
+        if entry.depth == 2
+            && let Some(part) = Part::ALL.into_iter().find(|p| p.name().as_bytes() == entry.name())
+        {
+            folder.files[part as usize] = Some(FileLook::of(entry.meta));
+        }
+    }
+
+    fn fail(&mut self, root: &Path, problem: &walk::Problem) {
+        let top = problem.path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        // What lies beside the segments is the business of other collectors.
+        if parse_uuid(top).is_none() && !top.is_empty() {
+            return;
+        }
+        self.complete = false;
+        if self.problems.len() < PROBLEMS_MAX {
+            let path = root.join(String::from_utf8_lossy(&problem.path).as_ref());
+            self.problems.push(CollectError::Unreadable { path, source: problem.errno.into() });
+        }
+    }
+
+    fn read_headers(&mut self, root: &Path, before: Option<&Self>) {
+        for (uuid, folder) in &mut self.folders {
+            let Some(file) = folder.file(Part::Header).filter(|file| file.regular) else {
+                continue;
+            };
+            let known = before.and_then(|before| before.folders.get(uuid));
+            if let Some(known) = known
+                && known.header.is_some()
+                && known.file(Part::Header) == Some(file)
+            {
+                folder.header = known.header;
+                continue;
+            }
+            let path = root.join(&folder.name).join(Part::Header.name());
+            match read_header(&path) {
+                Ok(header) => folder.header = Some(header),
+                // It vanished in between; the next look will tell.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) if self.problems.len() < PROBLEMS_MAX => {
+                    self.complete = false;
+                    self.problems.push(CollectError::Unreadable { path, source });
+                }
+                Err(_) => self.complete = false,
+            }
+        }
+    }
+}
+
+fn read_header(path: &Path) -> io::Result<Result<Header, HeaderError>> {
+    let mut bytes = [0; HEADER_LEN];
+    let read = read_up_to(&open_bytes(path)?, &mut bytes, 0)?;
+    Ok(Header::parse(&bytes[..read]))
+}
+
+/// Some fifty megabytes of folders.
+const FOLDERS_MAX: usize = 100_000;
+
+/// One is as good as a thousand to whoever reads the log.
+const PROBLEMS_MAX: usize = 3;

@@ -1,0 +1,540 @@
+//! Which records have no vector: the ids of the tables against those of an index and what the queue still holds for it.
+//!
+//! The tables are read in slices, each in a transaction of its own, and Chroma writes in between. What seems to be missing
+//! counts only when the queue has nothing newer to say of it and the index on disk is still the same at the end: Chroma
+//! takes operations out of the queue only after it wrote them to the index.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use rusqlite::{Connection, types::Value};
+
+use super::catalogue::Row;
+use crate::{
+    format::{
+        hnsw::Pair,
+        pickle,
+        uuid::{Uuid, parse_uuid},
+    },
+    store::{
+        Context,
+        database::{Abort, Limits, QueryError, ReadConnection},
+    },
+};
+
+/// What a comparison gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// Records of the collection.
+    pub(super) records: u64,
+    /// Those of which neither index nor queue has a vector.
+    pub(super) missing: u64,
+    /// Some of their ids.
+    pub(super) examples: Vec<String>,
+    /// Whether all of them came after every record that is in the index.
+    pub(super) missing_last: bool,
+    /// Ids of the index that the tables know.
+    pub(super) known: u64,
+    /// Ids of the index that they do not know, and that the queue does not delete.
+    pub(super) strays: u64,
+    /// Whether all of these came after every id that is known.
+    pub(super) strays_last: bool,
+    /// Vectors that the queue still holds for the index.
+    pub(super) pending_adds: u64,
+    /// Ids that the queue still deletes from it.
+    pub(super) pending_deletes: HashSet<u64>,
+    /// Whether the position of the index is beyond the end of the queue, so that the queue says nothing.
+    pub(super) position_ahead: bool,
+}
+
+/// One operation that is not in an index yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pending {
+    id: u64,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// An addition or an upsert: the vector is there afterwards.
+    Add,
+    Delete,
+}
+
+/// The connection, with patience: a slice that meets a writer comes again.
+pub(super) struct Asker<'a> {
+    connection: ReadConnection<'a>,
+    limits: Limits<'a>,
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn new(context: &'a Context, limits: Limits<'a>) -> Result<Self, QueryError> {
+        Ok(Self { connection: context.database.connect()?, limits })
+    }
+
+    fn ask<T>(
+        &mut self,
+        mut question: impl FnMut(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, QueryError> {
+        let mut tries = 0;
+        loop {
+            let answer = self.connection.within(&self.limits, &mut question).result;
+            // Between two slices a writer may go on.
+            std::thread::sleep(PAUSE);
+            match answer {
+                Err(QueryError::Busy | QueryError::Aborted(Abort::WriterWaiting))
+                    if tries < TRIES_MAX =>
+                {
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// What the queue holds for each index.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pending: BTreeMap<Uuid, Vec<Pending>>,
+    /// By collection: the segment, and how far the queue is in its index.
+    wanted: HashMap<Uuid, (Uuid, i64)>,
+    /// The last operation that was read.
+    last: i64,
+    /// The newest operation of any collection; 0 when the queue is empty.
+    end: i64,
+    operations: usize,
+}
+
+impl Queue {
+    /// Reads what is behind the positions of `segments`; without a position everything counts.
+    pub(super) fn read<'r>(
+        asker: &mut Asker<'_>,
+        segments: impl Iterator<Item = (Uuid, &'r Row, Option<i64>)>,
+    ) -> Result<Self, QueryError> {
+        let mut queue = Self::default();
+        let mut first = i64::MAX;
+        for (uuid, row, position) in segments {
+            let Some(collection) = parse_uuid(row.collection.as_bytes()) else { continue };
+            let position = position.unwrap_or(i64::MIN);
+            first = first.min(position);
+            queue.wanted.insert(collection, (uuid, position));
+        }
+        let end = "SELECT coalesce(max(seq_id), 0) FROM embeddings_queue";
+        queue.end = asker.ask(|connection| connection.query_row(end, [], |row| row.get(0)))?;
+        queue.last = first;
+        queue.go_on(asker)?;
+        Ok(queue)
+    }
+
+    /// Reads what has come since.
+    fn go_on(&mut self, asker: &mut Asker<'_>) -> Result<(), QueryError> {
+        if self.wanted.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let from = self.last;
+            let slice = asker.ask(|connection| queue_slice(connection, from))?;
+            for (seq_id, topic, pending) in &slice {
+                self.last = *seq_id;
+                self.end = self.end.max(*seq_id);
+                let Some((segment, position)) = topic.and_then(|topic| self.wanted.get(&topic))
+                else {
+                    continue;
+                };
+                if let Some(pending) = pending
+                    && seq_id > position
+                    && self.operations < OPERATIONS_MAX
+                {
+                    self.operations += 1;
+                    self.pending.entry(*segment).or_default().push(*pending);
+                }
+            }
+            if slice.len() < usize::from(SLICE) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+type QueueRow = (i64, Option<Uuid>, Option<Pending>);
+
+fn queue_slice(connection: &Connection, from: i64) -> rusqlite::Result<Vec<QueueRow>> {
+    let mut statement = connection.prepare(
+        "SELECT seq_id, topic, operation, id, vector IS NOT NULL FROM embeddings_queue \
+         WHERE seq_id > ?1 ORDER BY seq_id LIMIT ?2",
+    )?;
+    let mut rows = statement.query((from, SLICE))?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        let topic = row.get_ref(1)?.as_bytes().ok();
+        let collection =
+            topic.and_then(|topic| topic.rsplit(|byte| *byte == b'/').next()).and_then(parse_uuid);
+        let vector: bool = row.get(4)?;
+        let what = match row.get_ref(2)?.as_i64().ok() {
+            // Chroma's operations: 0 add, 1 update, 2 upsert, 3 delete. An update makes no vector.
+            Some(0 | 2) if vector => Some(What::Add),
+            Some(3) => Some(What::Delete),
+            _ => None,
+        };
+        let id = row.get_ref(3)?.as_bytes().ok().map(pickle::hash);
+        let pending = what.zip(id).map(|(what, id)| Pending { id, what });
+        out.push((row.get(0)?, collection, pending));
+    }
+    Ok(out)
+}
+
+/// Compares the records of one collection with the ids of its index.
+pub(super) fn compare(
+    asker: &mut Asker<'_>,
+    queue: &mut Queue,
+    segment: Uuid,
+    row: &Row,
+    position: Option<i64>,
+    mut pairs: Vec<Pair>,
+) -> Result<Compared, QueryError> {
+    pairs.sort_unstable_by_key(|pair| pair.id);
+    let index = |id: u64| pairs.binary_search_by_key(&id, |pair| pair.id).ok();
+    let mut found = Found { met: vec![false; pairs.len()], ..Found::default() };
+    let mut last: Option<Value> = None;
+    let pending = replay(queue.pending.get(&segment), |id| index(id).is_some());
+    while let Some(records) = &row.records_segment {
+        let slice = asker.ask(|connection| records_slice(connection, records, last.as_ref()))?;
+        for (rowid, id) in &slice {
+            found.note(*rowid, id, index(pickle::hash(id)), &pending);
+        }
+        let Some((_, id)) = slice.last().filter(|_| slice.len() == usize::from(SLICE)) else {
+            break;
+        };
+        last = Some(Value::Text(String::from_utf8_lossy(id).into_owned()));
+    }
+    let pending = if found.missing.is_empty() && found.met.iter().all(|met| *met) {
+        pending
+    } else {
+        // What came, or went, while the slices were read.
+        queue.go_on(asker)?;
+        replay(queue.pending.get(&segment), |id| index(id).is_some())
+    };
+    let ahead = queue.end > 0 && position.is_some_and(|position| position > queue.end);
+    Ok(found.finish(&pairs, &pending, ahead))
+}
+
+type RecordRow = (i64, Vec<u8>);
+
+/// The next records in the order of their ids, from an index that holds all that is asked for.
+fn records_slice(
+    connection: &Connection,
+    segment: &str,
+    after: Option<&Value>,
+) -> rusqlite::Result<Vec<RecordRow>> {
+    let condition = if after.is_some() { "embedding_id > ?2" } else { "?2 IS NULL" };
+    let mut statement = connection.prepare(&format!(
+        "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?1 AND {condition} \
+         ORDER BY embedding_id LIMIT ?3"
+    ))?;
+    let mut rows = statement.query((segment, after, SLICE))?;
+    let mut out = Vec::new();
+    while let Some(row) = rows.next()? {
+        out.push((row.get(0)?, row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec()));
+    }
+    Ok(out)
+}
+
+/// Whether each id of the queue has a vector when all of it is applied.
+fn replay(pending: Option<&Vec<Pending>>, in_index: impl Fn(u64) -> bool) -> HashMap<u64, End> {
+    let mut ends: HashMap<u64, End> = HashMap::new();
+    for Pending { id, what } in pending.into_iter().flatten() {
+        let end = ends.entry(*id).or_insert_with(|| End { there: in_index(*id), deleted: false });
+        end.there = *what == What::Add;
+        end.deleted |= *what == What::Delete;
+    }
+    ends
+}
+
+#[derive(Debug, Clone, Copy)]
+struct End {
+    there: bool,
+    /// Whether it was deleted on the way.
+    deleted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    /// Which pairs of the index the tables know.
+    met: Vec<bool>,
+    records: u64,
+    /// Hash, row and text of the records without a vector.
+    missing: Vec<(u64, i64, String)>,
+    /// How many more there are.
+    missing_more: u64,
+    /// Latest row of a record that is in the index.
+    latest: Option<i64>,
+}
+
+impl Found {
+    fn note(&mut self, rowid: i64, id: &[u8], at: Option<usize>, pending: &HashMap<u64, End>) {
+        self.records += 1;
+        let hash = pickle::hash(id);
+        if let Some(at) = at {
+            self.met[at] = true;
+            self.latest = self.latest.max(Some(rowid));
+        }
+        if pending.get(&hash).map_or(at.is_some(), |end| end.there) {
+            return;
+        }
+        if self.missing.len() < MISSING_MAX {
+            let text: String = String::from_utf8_lossy(id).chars().take(64).collect();
+            self.missing.push((hash, rowid, text));
+        } else {
+            self.missing_more += 1;
+        }
+    }
+
+    fn finish(self, pairs: &[Pair], pending: &HashMap<u64, End>, ahead: bool) -> Compared {
+        // One that the queue speaks of by now has its vector there, or is deleted.
+        let missing: Vec<_> =
+            self.missing.into_iter().filter(|(id, ..)| !pending.contains_key(id)).collect();
+        let earliest = missing.iter().map(|(_, rowid, _)| *rowid).min();
+        let (mut strays, mut known) = (0, 0);
+        let (mut known_last, mut strays_first) = (0, u64::MAX);
+        for (pair, met) in pairs.iter().zip(&self.met) {
+            if *met {
+                known += 1;
+                known_last = known_last.max(pair.label);
+            } else if !pending.contains_key(&pair.id) {
+                strays += 1;
+                strays_first = strays_first.min(pair.label);
+            }
+        }
+        Compared {
+            records: self.records,
+            missing: missing.len() as u64 + self.missing_more,
+            examples: missing.iter().take(EXAMPLES_MAX).map(|(.., id)| id.clone()).collect(),
+            missing_last: self.missing_more == 0
+                && earliest.zip(self.latest).is_some_and(|(earliest, latest)| earliest > latest),
+            known,
+            strays,
+            strays_last: strays_first > known_last,
+            pending_adds: pending.values().filter(|end| end.there).count() as u64,
+            pending_deletes: pending
+                .iter()
+                .filter(|(_, end)| end.deleted)
+                .map(|(id, _)| *id)
+                .collect(),
+            position_ahead: ahead,
+        }
+    }
+}
+
+/// Rows of one question: some milliseconds.
+const SLICE: u16 = 1000;
+
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Questions that meet a writer come again so often.
+const TRIES_MAX: u32 = 100;
+
+/// Operations of the queue that are kept: some hundred megabytes. Chroma flushes every thousand by default.
+const OPERATIONS_MAX: usize = 8_000_000;
+
+/// Records without a vector that are told apart.
+const MISSING_MAX: usize = 100_000;
+
+const EXAMPLES_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        path::Path,
+        sync::{Arc, atomic::AtomicBool},
+    };
+
+    use super::*;
+    use crate::{
+        config::{BackupPolicy, Config, PermissionPolicy, Store as StoreConfig},
+        host::Host,
+    };
+
+    const COLLECTION: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
+
+    fn context(dir: &Path) -> Context {
+        let config = Arc::new(Config::default());
+        let store = Arc::new(StoreConfig {
+            name: "main".into(),
+            path: dir.into(),
+            seen_path: dir.into(),
+            backups: BackupPolicy::default(),
+            permissions: PermissionPolicy::default(),
+            chroma_version: None,
+            server: None,
+            logs: Vec::new(),
+        });
+        Context::new(&config, &store, &Arc::new(Host::new(&config)))
+    }
+
+    /// A Chroma with one collection that applies operations, flushes and purges as the real one does.
+    struct Model {
+        database: Connection,
+        records: BTreeSet<String>,
+        index: BTreeMap<String, u64>,
+        flushed: BTreeMap<String, u64>,
+        labels: u64,
+        seq_id: i64,
+        position: Option<i64>,
+        seed: u64,
+    }
+
+    impl Model {
+        fn new(dir: &Path, seed: u64) -> Self {
+            let database = Connection::open(dir.join("chroma.sqlite3")).unwrap();
+            database
+                .execute_batch(
+                    "CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, \
+                       UNIQUE(segment_id, embedding_id)); \
+                     CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, operation INTEGER, topic TEXT, \
+                       id TEXT, vector BLOB); \
+                     BEGIN",
+                )
+                .unwrap();
+            Self {
+                database,
+                records: BTreeSet::new(),
+                index: BTreeMap::new(),
+                flushed: BTreeMap::new(),
+                labels: 0,
+                seq_id: 0,
+                position: None,
+                seed,
+            }
+        }
+
+        fn draw(&mut self, below: u64) -> u64 {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.seed >> 33) % below
+        }
+
+        fn step(&mut self) {
+            let id = format!("id-{}", self.draw(40));
+            let operation = self.draw(4);
+            let vector =
+                (operation != 3 && (operation != 1 || self.draw(2) == 0)).then_some([0_u8; 8]);
+            let topic = format!("persistent://default/default/{COLLECTION}");
+            self.seq_id += 1;
+            let row = (self.seq_id, operation.cast_signed(), topic, &id, vector);
+            let sql = "INSERT INTO embeddings_queue VALUES(?1, ?2, ?3, ?4, ?5)";
+            self.database.execute(sql, row).unwrap();
+            match operation {
+                0 | 2 if self.records.insert(id.clone()) => {
+                    let sql = "INSERT INTO embeddings(segment_id, embedding_id) VALUES('m', ?1)";
+                    self.database.execute(sql, [&id]).unwrap();
+                    self.labels += 1;
+                    self.index.insert(id, self.labels);
+                }
+                3 if self.records.remove(&id) => {
+                    let sql = "DELETE FROM embeddings WHERE embedding_id = ?1";
+                    self.database.execute(sql, [&id]).unwrap();
+                    self.index.remove(&id);
+                }
+                _ => {}
+            }
+        }
+
+        fn flush(&mut self, purge: bool) {
+            self.flushed = self.index.clone();
+            self.position = Some(self.seq_id);
+            if purge {
+                let sql = "DELETE FROM embeddings_queue WHERE seq_id < ?1";
+                self.database.execute(sql, [self.seq_id]).unwrap();
+            }
+        }
+
+        fn pairs(&self) -> Vec<Pair> {
+            let pair = |(id, label): (&String, &u64)| Pair {
+                label: *label,
+                id: pickle::hash(id.as_bytes()),
+            };
+            self.flushed.iter().map(pair).collect()
+        }
+    }
+
+    fn compare_now(dir: &Path, pairs: Vec<Pair>, position: Option<i64>) -> Compared {
+        let context = context(dir);
+        let stop = AtomicBool::new(false);
+        let hold = Duration::from_secs(5);
+        let limits = Limits { hold, hold_unwaited: hold, stop: &stop };
+        let mut asker = Asker::new(&context, limits).unwrap();
+        let row = Row {
+            collection: COLLECTION.to_owned(),
+            name: String::new(),
+            records_segment: Some("m".to_owned()),
+            dimension: None,
+            cosine: false,
+            position,
+            persisted: true,
+        };
+        let segments = [(7, &row, position)];
+        let mut queue = Queue::read(&mut asker, segments.into_iter()).unwrap();
+        compare(&mut asker, &mut queue, 7, &row, position, pairs).unwrap()
+    }
+
+    #[test]
+    fn whatever_was_done_nothing_is_missing_and_what_is_lost_is_counted() {
+        for seed in 0..40 {
+            let dir = tempfile::tempdir().unwrap();
+            let mut model = Model::new(dir.path(), seed);
+            let steps = model.draw(200) + 1;
+            for _ in 0..steps {
+                model.step();
+                if model.draw(30) == 0 {
+                    model.flush(seed % 2 == 0);
+                }
+            }
+            model.database.execute_batch("COMMIT").unwrap();
+            let pairs = model.pairs();
+            let found = compare_now(dir.path(), pairs.clone(), model.position);
+            let records = model.records.len() as u64;
+            assert_eq!((found.records, found.missing, found.strays), (records, 0, 0), "{seed}");
+            assert!(!found.position_ahead);
+
+            // Another process wrote an index that lacks every third id, and the queue was purged.
+            let kept: Vec<Pair> =
+                pairs.iter().filter(|pair| pair.label % 3 != 0).copied().collect();
+            let sql = "DELETE FROM embeddings_queue WHERE seq_id < (SELECT max(seq_id) FROM embeddings_queue)";
+            model.database.execute_batch(sql).unwrap();
+            let found = compare_now(dir.path(), kept.clone(), Some(model.seq_id));
+            let there =
+                |id: &&String| kept.iter().any(|pair| pair.id == pickle::hash(id.as_bytes()));
+            let lost = model.records.iter().filter(|id| !there(id)).count() as u64;
+            assert_eq!(found.missing, lost, "{seed}");
+        }
+    }
+
+    #[test]
+    fn slices_meet_without_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = Model::new(dir.path(), 1);
+        let mut insert = model
+            .database
+            .prepare("INSERT INTO embeddings(segment_id, embedding_id) VALUES('m', ?1)")
+            .unwrap();
+        let ids: Vec<String> = (0..2500).map(|n| format!("{n}-é")).collect();
+        for id in &ids {
+            insert.execute([id]).unwrap();
+        }
+        model.database.execute_batch("COMMIT").unwrap();
+        let pairs: Vec<Pair> = (1..)
+            .zip(&ids[..2400])
+            .map(|(label, id)| Pair { label, id: pickle::hash(id.as_bytes()) })
+            .collect();
+        let found = compare_now(dir.path(), pairs.clone(), Some(0));
+        assert_eq!((found.records, found.missing, found.known), (2500, 100, 2400));
+        assert!(found.missing_last && found.examples.len() == 3);
+        // One of the older is gone as well: these are no longer the newest alone.
+        let found = compare_now(dir.path(), pairs[1..].to_vec(), Some(0));
+        assert_eq!((found.missing, found.missing_last), (101, false));
+    }
+}

@@ -1,0 +1,245 @@
+use std::{
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::*;
+use crate::{
+    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    format::{hnsw::LabelProblems, pickle},
+    host::Host,
+    scheduler,
+};
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// A collector over a copy of a fixture.
+fn segments(fixture: &str, dir: &Path) -> (Segments, Context) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
+    copy_tree(&from, dir);
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store {
+        name: "main".into(),
+        path: dir.into(),
+        seen_path: dir.into(),
+        backups: BackupPolicy::default(),
+        permissions: PermissionPolicy::default(),
+        chroma_version: None,
+        server: None,
+        logs: Vec::new(),
+    });
+    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+    (Segments::new(&context), context)
+}
+
+fn value(observation: &Observation, desc: &'static Desc, label: Option<&str>) -> Option<f64> {
+    let wanted = |sample: &&Sample| {
+        sample.desc == desc && label.is_none_or(|label| sample.values.iter().any(|v| v == label))
+    };
+    observation.samples.iter().find(wanted).map(|sample| sample.value)
+}
+
+fn header_of(dir: &Path, elements: u64) -> PathBuf {
+    let folders = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let wanted = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.get(20..28) == Some(&elements.to_le_bytes())
+    };
+    folders.map(|folder| folder.join("header.bin")).find(wanted).unwrap()
+}
+
+#[test]
+fn every_family_is_counted() {
+    for (name, states, elements, deleted) in [
+        ("chroma-0.4.24", [2.0, 0.0, 0.0], 120.0, 0.0),
+        ("chroma-0.6.3", [2.0, 0.0, 0.0], 120.0, 0.0),
+        ("chroma-1.1.1", [2.0, 0.0, 0.0], 120.0, 0.0),
+        ("chroma-1.5.9", [2.0, 0.0, 0.0], 120.0, 0.0),
+        ("chroma-1.5.9-fresh", [0.0, 2.0, 0.0], 0.0, 0.0),
+        ("chroma-1.5.9-deleted", [1.0, 0.0, 1.0], 90.0, 30.0),
+        ("chroma-1.5.9-empty", [0.0, 0.0, 0.0], 0.0, 0.0),
+    ] {
+        for deep in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut segments, context) = segments(name, dir.path());
+            let reading = scheduler::run_once(&mut segments, &context, deep, Arc::default());
+            let seen = &reading.observation;
+            assert!(reading.success(), "{name}: {:?}", seen.problems);
+            for (state, want) in ["ok", "unpersisted", "orphan"].into_iter().zip(states) {
+                assert_eq!(value(seen, &SEGMENTS, Some(state)), Some(want), "{name} {state}");
+            }
+            assert_eq!(value(seen, &ELEMENTS, None), Some(elements), "{name}");
+            if deep {
+                assert_eq!(value(seen, &DELETED_ELEMENTS, None), Some(deleted), "{name}");
+                assert_eq!(value(seen, &WITHOUT_VECTOR, None), Some(0.0), "{name}");
+            }
+        }
+    }
+}
+
+/// Runs turns until one is as wanted.
+fn turns(
+    segments: &mut Segments,
+    context: &Context,
+    what: &str,
+    wanted: impl Fn(&Observation) -> bool,
+) -> Observation {
+    let began = clock::ticks();
+    loop {
+        let seen = scheduler::run_once(segments, context, false, Arc::default()).observation;
+        if wanted(&seen) {
+            return seen;
+        }
+        assert!(began.elapsed() < Duration::from_mins(1), "waited in vain for {what}: {seen:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_looks_torn_for_a_moment_is_a_flush_and_what_stays_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, context) = segments("chroma-1.5.9", dir.path());
+    let sound = |seen: &Observation| value(seen, &SEGMENTS, Some("ok")) == Some(2.0);
+    turns(&mut segments, &context, "health", |seen| {
+        sound(seen) && value(seen, &WITHOUT_VECTOR, None) == Some(0.0)
+    });
+    let path = header_of(dir.path(), 80);
+    let good = std::fs::read(&path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(40).unwrap();
+    let seen = scheduler::run_once(&mut segments, &context, false, Arc::default()).observation;
+    assert_eq!(seen.findings, [], "one reading is no proof");
+    assert_eq!(value(&seen, &SEGMENTS, Some("flushing")), Some(1.0));
+    file.write_all_at(&good, 0).unwrap();
+    turns(&mut segments, &context, "the end of the flush", sound);
+    file.set_len(40).unwrap();
+    let told = |seen: &Observation| seen.findings.iter().any(|f| f.code == Code::SegmentTruncated);
+    let seen = turns(&mut segments, &context, "the finding", told);
+    assert_eq!(value(&seen, &SEGMENTS, Some("truncated")), Some(1.0));
+    file.write_all_at(&good, 0).unwrap();
+    turns(&mut segments, &context, "the end of the finding", |seen| {
+        seen.findings.is_empty() && sound(seen)
+    });
+}
+
+#[test]
+fn a_finding_stays_while_its_files_are_not_walked_over_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, context) = segments("chroma-1.5.9", dir.path());
+    let path = header_of(dir.path(), 80).with_file_name("data_level0.bin");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff; 4], 4).unwrap();
+    let told =
+        |seen: &Observation| seen.findings.iter().any(|f| f.code == Code::SegmentInconsistent);
+    turns(&mut segments, &context, "the finding", told);
+    // A flush writes other parts of the file: it is not quiet, so nobody has looked at its bytes.
+    file.write_all_at(&[0xff; 4], 4).unwrap();
+    let seen = scheduler::run_once(&mut segments, &context, false, Arc::default()).observation;
+    assert!(told(&seen), "{seen:?}");
+}
+
+#[test]
+fn without_a_database_the_folders_are_judged_by_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, context) = segments("chroma-1.5.9", dir.path());
+    std::fs::remove_file(dir.path().join("chroma.sqlite3")).unwrap();
+    let reading = scheduler::run_once(&mut segments, &context, true, Arc::default());
+    let seen = &reading.observation;
+    assert!(!reading.success() && seen.findings.is_empty(), "{seen:?}");
+    assert_eq!(value(seen, &SEGMENTS, Some("ok")), Some(2.0));
+    assert_eq!(value(seen, &SEGMENTS, Some("missing")), None);
+    assert_eq!(value(seen, &SEGMENTS, Some("orphan")), None);
+    assert_eq!(value(seen, &WITHOUT_VECTOR, None), None);
+    std::fs::File::options()
+        .write(true)
+        .open(header_of(dir.path(), 80))
+        .unwrap()
+        .set_len(9)
+        .unwrap();
+    let seen = scheduler::run_once(&mut Segments::new(&context), &context, true, Arc::default());
+    let codes: Vec<_> = seen.observation.findings.iter().map(|finding| finding.code).collect();
+    assert_eq!(codes, [Code::SegmentTruncated]);
+}
+
+/// A sound folder with its looks, of which `change` makes a case.
+fn verdict(change: impl FnOnce(&mut Row, &mut Compared, &mut LabelProblems)) -> Verdict {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, context) = segments("chroma-1.5.9", dir.path());
+    drop(scheduler::run_once(&mut segments, &context, true, Arc::default()));
+    let (uuid, row) = segments
+        .subjects()
+        .into_iter()
+        .find(|(uuid, _)| {
+            let folder = segments.look.as_ref().and_then(|look| look.folders.get(uuid)).unwrap();
+            folder.sound_header().unwrap().elements == 80
+        })
+        .unwrap();
+    let folder = segments.look.as_ref().and_then(|look| look.folders.get(&uuid)).unwrap();
+    let mut deep = segments.known[&uuid].deep.clone().unwrap();
+    let mut row = row.unwrap();
+    let mut compared = Compared::clone(deep.compared.as_ref().unwrap());
+    let mut walked = walk::Walked::clone(deep.walked.as_ref().unwrap());
+    assert_eq!((compared.records, compared.known, compared.missing), (86, 79, 0));
+    assert_eq!((compared.pending_adds, compared.pending_deletes.len()), (8, 1));
+    change(&mut row, &mut compared, &mut walked.labels);
+    deep.compared = Some(Arc::new(compared));
+    deep.walked = Some(Arc::new(walked));
+    judge(Case { folder: Some(folder), row: Some(&row), deep: Some(&deep) }, "segment")
+}
+
+#[test]
+fn what_the_queue_explains_is_a_flush_that_was_cut_off() {
+    let said = |verdict: &Verdict| verdict.finding.as_ref().map(|finding| finding.code);
+    let deleted = pickle::hash(b"articles-010");
+    for (above, marked, want) in [
+        (0, None, (State::Ok, None)),
+        (8, None, (State::Flushing, None)),
+        (9, None, (State::Torn, Some(Code::SegmentInconsistent))),
+        (0, Some(deleted), (State::Flushing, None)),
+        (0, Some(1), (State::Torn, Some(Code::SegmentInconsistent))),
+    ] {
+        let verdict = verdict(|_, _, labels| {
+            labels.above_total = above;
+            labels.marked = marked.into_iter().collect();
+            labels.marked_count = labels.marked.len() as u64;
+        });
+        assert_eq!((verdict.state, said(&verdict)), want, "{above} {marked:?}");
+    }
+}
+
+#[test]
+fn records_and_ids_that_do_not_meet_are_told_by_their_cause() {
+    use Code::{RecordsWithoutVector, SegmentAhead, SegmentBehind, SegmentInconsistent};
+    type Change = fn(&mut Row, &mut Compared);
+    let cases: [(&str, Change, Option<Code>); 8] = [
+        ("nothing", |_, _| {}, None),
+        ("lost here and there", |_, c| c.missing = 5, Some(RecordsWithoutVector)),
+        ("the newest lost", |_, c| (c.missing, c.missing_last) = (5, true), Some(SegmentBehind)),
+        (
+            "a position that the queue never had",
+            |_, c| (c.missing, c.position_ahead) = (5, true),
+            None,
+        ),
+        ("newer ids", |_, c| (c.strays, c.strays_last) = (5, true), Some(SegmentAhead)),
+        ("an old id that nobody has", |_, c| (c.strays, c.strays_last) = (1, false), None),
+        (
+            "other ids",
+            |_, c| (c.strays, c.known, c.missing) = (80, 0, 86),
+            Some(SegmentInconsistent),
+        ),
+        ("other vectors", |row, _| row.dimension = Some(9), Some(SegmentInconsistent)),
+    ];
+    for (what, change, want) in cases {
+        let verdict = verdict(|row, compared, _| change(row, compared));
+        assert_eq!(verdict.finding.map(|finding| finding.code), want, "{what}");
+    }
+}

@@ -1,0 +1,269 @@
+//! The full walk over the files of one folder: every byte that Chroma would load, a megabyte at a time.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use super::look::{FileLook, Folder, Part};
+use crate::{
+    clock,
+    format::{
+        hnsw::{Header, LabelProblems, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
+        pickle::{self, Metadata, PickleError},
+    },
+    host::processes::FileId,
+    store::database::{Stamp, open_bytes, read_up_to},
+};
+
+/// How it reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner<'a> {
+    /// Set when nobody wants the answer any more.
+    pub(super) stop: &'a AtomicBool,
+    /// Rests as long as it reads: somebody else uses the disk too.
+    pub(super) gentle: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The files changed meanwhile, or one of them is gone.
+    Changed,
+    /// Nobody wants it any more.
+    Stopped,
+    /// The operating system refused.
+    Io(Part, io::Error),
+}
+
+/// What `index_metadata.pickle` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum MetadataLook {
+    /// Not there, or without bytes.
+    Absent,
+    Sound(Metadata),
+    /// Would call code; what, and where.
+    Hostile(String),
+    Invalid(String),
+}
+
+/// What a walk found.
+#[derive(Debug, Clone)]
+pub(super) struct Walked {
+    pub(super) metadata: MetadataLook,
+    /// The first thing wrong in each file, and how many more.
+    pub(super) damage: Vec<(Part, String)>,
+    /// Whether `link_lists.bin` ends in the middle.
+    pub(super) cut: bool,
+    /// Elements marked as deleted.
+    pub(super) deleted: u64,
+    pub(super) labels: LabelProblems,
+}
+
+/// Ids and labels of a metadata file; none when there is none that can be read.
+pub(super) fn metadata(
+    root: &Path,
+    folder: &Folder,
+    manner: Manner<'_>,
+) -> Result<(MetadataLook, Vec<Pair>), Refused> {
+    let part = Part::Metadata;
+    let Some(file) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
+        return Ok((MetadataLook::Absent, Vec::new()));
+    };
+    let source = Pieces { file: open(root, folder, part, file)?, at: 0, manner };
+    let mut pairs = Vec::new();
+    let mut overflown = false;
+    let found = pickle::read(source, pickle::Limits::default(), &mut |id, label| {
+        if pairs.len() < PAIRS_MAX {
+            pairs.push(Pair { label, id });
+        } else {
+            overflown = true;
+        }
+    });
+    if overflown {
+        let error = io::Error::other(format!("it names more than {PAIRS_MAX} ids"));
+        return Err(Refused::Io(part, error));
+    }
+    let look = match found {
+        Ok(metadata) => MetadataLook::Sound(metadata),
+        Err(_) if manner.stop.load(Ordering::Relaxed) => return Err(Refused::Stopped),
+        Err(PickleError::Io(error)) => return Err(Refused::Io(part, error)),
+        Err(error @ PickleError::Hostile { .. }) => MetadataLook::Hostile(error.to_string()),
+        Err(error) => MetadataLook::Invalid(error.to_string()),
+    };
+    if !matches!(look, MetadataLook::Sound(_)) {
+        pairs.clear();
+    }
+    Ok((look, pairs))
+}
+
+/// Walks over all files of `folder`. Gives the ids of its metadata with what was found.
+pub(super) fn walk(
+    root: &Path,
+    folder: &Folder,
+    manner: Manner<'_>,
+) -> Result<(Walked, Vec<Pair>), Refused> {
+    let (metadata, pairs) = metadata(root, folder, manner)?;
+    let mut walked = Walked {
+        metadata,
+        damage: Vec::new(),
+        cut: false,
+        deleted: 0,
+        labels: LabelProblems::default(),
+    };
+    let Some(header) = folder.sound_header() else { return Ok((walked, pairs)) };
+    // Elements without metadata are a first flush that did not come to its end: there is nothing to hold them against.
+    let total = match &walked.metadata {
+        MetadataLook::Sound(metadata) => Some(metadata.total_elements_added),
+        _ => None,
+    };
+    let mut labels = Labels::new(pairs, total.unwrap_or(0));
+    let mut level0 = Level0Walk::new(header);
+    each_piece(root, folder, Part::Level0, manner, |piece| {
+        level0.push(piece, &mut |element| {
+            if total.is_some() {
+                labels.note(element);
+            }
+        });
+        level0.done()
+    })?;
+    walked.deleted = level0.deleted();
+    let mut damage = |part, line: Option<String>| {
+        walked.damage.extend(line.map(|line| (part, line)));
+    };
+    damage(Part::Level0, level0.problems().line());
+    let mut lengths = LengthWalk::new(&header);
+    each_piece(root, folder, Part::Lengths, manner, |piece| {
+        lengths.push(piece);
+        lengths.done()
+    })?;
+    damage(Part::Lengths, lengths.problems().line());
+    let links = links(root, folder, header, manner)?;
+    damage(Part::Links, links.problems().line());
+    walked.cut = links.cut();
+    let (found, pairs) = labels.finish();
+    if total.is_some() && level0.done() {
+        walked.labels = found;
+    }
+    Ok((walked, pairs))
+}
+
+fn links(
+    root: &Path,
+    folder: &Folder,
+    header: Header,
+    manner: Manner<'_>,
+) -> Result<LinkWalk, Refused> {
+    let mut links = LinkWalk::new(header);
+    each_piece(root, folder, Part::Links, manner, |piece| {
+        links.push(piece);
+        links.done()
+    })?;
+    links.finish(folder.file(Part::Links).map_or(0, |file| file.size_bytes));
+    Ok(links)
+}
+
+/// Hands the bytes of a file to `visit` until that has enough. A file that is not there has none.
+fn each_piece(
+    root: &Path,
+    folder: &Folder,
+    part: Part,
+    manner: Manner<'_>,
+    mut visit: impl FnMut(&[u8]) -> bool,
+) -> Result<(), Refused> {
+    let Some(look) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
+        return Ok(());
+    };
+    let file = open(root, folder, part, look)?;
+    let mut buffer =
+        vec![0; PIECE_BYTES.min(usize::try_from(look.size_bytes).unwrap_or(PIECE_BYTES))];
+    let mut at = 0;
+    while at < look.size_bytes {
+        if manner.stop.load(Ordering::Relaxed) {
+            return Err(Refused::Stopped);
+        }
+        let began = clock::ticks();
+        let read = read_up_to(&file, &mut buffer, at).map_err(|error| Refused::Io(part, error))?;
+        if read == 0 {
+            return Err(Refused::Changed); // it was cut meanwhile
+        }
+        at += read as u64;
+        if visit(&buffer[..read]) {
+            break;
+        }
+        rest(manner, began.elapsed());
+    }
+    Ok(())
+}
+
+fn rest(manner: Manner<'_>, worked: Duration) {
+    if manner.gentle {
+        std::thread::sleep(worked.min(REST_MAX));
+    }
+}
+
+fn open(root: &Path, folder: &Folder, part: Part, look: FileLook) -> Result<File, Refused> {
+    let file = match open_bytes(&root.join(&folder.name).join(part.name())) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refused::Changed),
+        Err(error) => return Err(Refused::Io(part, error)),
+    };
+    let meta = file.metadata().map_err(|error| Refused::Io(part, error))?;
+    let now = Stamp::of(&meta);
+    let same = same_file(now.id, look.id) && now.size_bytes == look.size_bytes && meta.is_file();
+    if same && now.modified == look.modified { Ok(file) } else { Err(Refused::Changed) }
+}
+
+/// Devices are not compared: a file may say another one by `fstat` than by `stat` (overlayfs).
+const fn same_file(a: FileId, b: FileId) -> bool {
+    a.inode == b.inode
+}
+
+/// Errs when a file of `folder` is not as it was looked at.
+pub(super) fn unchanged(root: &Path, folder: &Folder) -> Result<(), Refused> {
+    for part in Part::ALL {
+        let now = std::fs::metadata(root.join(&folder.name).join(part.name()));
+        let same = match (now, folder.file(part)) {
+            (Ok(now), Some(look)) => {
+                let now = Stamp::of(&now);
+                now.size_bytes == look.size_bytes && now.modified == look.modified
+            }
+            (Err(error), None) => error.kind() == io::ErrorKind::NotFound,
+            (Err(error), Some(_)) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Refused::Io(part, error));
+            }
+            _ => false,
+        };
+        if !same {
+            return Err(Refused::Changed);
+        }
+    }
+    Ok(())
+}
+
+/// A file that can be told to stop.
+struct Pieces<'a> {
+    file: File,
+    at: u64,
+    manner: Manner<'a>,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.manner.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody wants it any more"));
+        }
+        let read = read_up_to(&self.file, buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+const PIECE_BYTES: usize = 1 << 20;
+const REST_MAX: Duration = Duration::from_millis(20);
+
+/// A quarter of a gigabyte of ids. Chroma holds some ten times as much for each of them.
+const PAIRS_MAX: usize = 16_000_000;

@@ -1,0 +1,86 @@
+//! Indexes written by real Chroma: one writer leaves nothing to find, at any moment; two writers lose vectors, and `check`
+//! counts exactly those that Chroma itself cannot give back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/chroma.rs"]
+mod chroma;
+mod support;
+
+use std::{
+    path::Path,
+    process::{Child, Stdio},
+};
+
+use support::run;
+
+/// What the collector finds in `dir`, as codes and their evidence.
+fn findings(dir: &Path) -> Vec<(String, String)> {
+    let path = dir.to_str().unwrap();
+    let out = run(&["check", "--output", "json", "--state.dir", "", "--store.path", path]);
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let of_hnsw = |finding: &&serde_json::Value| finding["collector"] == "hnsw";
+    let text = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let all = document["stores"][0]["findings"].as_array().unwrap();
+    all.iter().filter(of_hnsw).map(|f| (text(f, "code"), text(f, "evidence"))).collect()
+}
+
+fn write(version: &str, dir: &Path, prefix: &str, seconds: &str) -> Child {
+    let mut command = chroma::script(version);
+    command.args(["write".as_ref(), dir.as_os_str(), prefix.as_ref(), seconds.as_ref()]);
+    command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Records that Chroma cannot give the vector of.
+fn lost(version: &str, dir: &Path) -> u64 {
+    let mut command = chroma::script(version);
+    let out = command.arg("lost").arg(dir).stderr(Stdio::null()).output().unwrap();
+    String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn one_writer_leaves_nothing_to_find_while_it_works_and_afterwards() {
+    for version in ["1.5.9", "1.1.1", "0.6.3", "0.4.24"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        let mut writer = write(version, &dir, "one-", "8");
+        support::wait_for("the database", support::SOON, || {
+            dir.join("chroma.sqlite3").exists().then_some(())
+        });
+        let mut looks = 0;
+        while writer.try_wait().unwrap().is_none() {
+            let found = findings(&dir);
+            assert_eq!(found, [], "{version}, look {looks}");
+            looks += 1;
+        }
+        assert!(writer.wait().unwrap().success() && looks > 0, "{version}");
+        assert_eq!(findings(&dir), [], "{version}");
+        assert_eq!(lost(version, &dir), 0, "{version}");
+    }
+}
+
+#[test]
+fn two_writers_lose_vectors_and_exactly_these_are_counted() {
+    for version in ["1.5.9", "1.1.1"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        assert!(write(version, &dir, "first-", "0").wait().unwrap().success());
+        let mut writers = [write(version, &dir, "a-", "8"), write(version, &dir, "b-", "8")];
+        assert!(writers.iter_mut().all(|writer| writer.wait().unwrap().success()));
+        let found = findings(&dir);
+        // Where both wrote at the same moment the files themselves are torn as well.
+        let codes: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
+        assert!(
+            codes
+                .iter()
+                .all(|code| ["records_without_vector", "segment_inconsistent"].contains(code)),
+            "{version}: {found:?}"
+        );
+        let lossy = found.iter().find(|(code, _)| code == "records_without_vector");
+        let (_, evidence) = lossy.unwrap_or_else(|| panic!("{version}: {found:?}"));
+        let counted = evidence.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap();
+        if codes.len() == 1 {
+            assert_eq!(counted, lost(version, &dir), "{version}: {evidence}");
+        }
+        assert!(counted > 0);
+    }
+}
