@@ -257,12 +257,12 @@ impl Segments {
             let deep = known.and_then(|known| known.deep.as_ref());
             let same = deep.is_some_and(|deep| deep.stamps == folder.stamps());
             changed |= !same;
+            let walked = same && deep.is_some_and(|deep| deep.walked.is_some());
             // Somebody waits for the answer: something looks wrong, or was and the files are others now.
             urgent |= known.is_some_and(|known| {
                 let said = known.said.as_ref().is_some_and(|said| said.finding.is_some());
-                known.suspicion.is_some() || said && !same
+                known.suspicion.is_some() || said && !walked
             });
-            let walked = same && deep.is_some_and(|deep| deep.walked.is_some());
             if full || !walked && quiet(&folder, turn.now) {
                 walk.insert(uuid);
             }
