@@ -5,6 +5,7 @@ pub mod builtin;
 pub mod engine;
 pub mod message;
 pub mod outbox;
+pub mod prometheus;
 pub mod report;
 pub mod rule;
 pub mod silence;

@@ -7,6 +7,7 @@ pub mod config;
 pub mod explain;
 mod flags;
 mod notify;
+mod rules;
 pub mod serve;
 mod silence;
 
@@ -77,6 +78,11 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: notify::Options,
+    },
+    /// Print the rules in force as a rule file for Prometheus
+    Rules {
+        #[command(flatten)]
+        flags: Flags,
     },
     /// Hold alerts back for a while
     Silence {
@@ -164,6 +170,9 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 quiet_log(&config, &overrides);
                 notify::run(&config, &options)
             })
+        }
+        Some(Command::Rules { flags }) => {
+            with_config(before.and(flags).into(), |config, _| rules::run(&config))
         }
         Some(Command::Silence { flags, action }) => {
             with_config(before.and(flags).into(), |config, overrides| {
