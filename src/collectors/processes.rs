@@ -108,6 +108,8 @@ pub struct Processes {
     memory: Option<Memory>,
     seen: Seen,
     locks: LockWatch,
+    /// Whether a second writer was told at the last look.
+    doubled: bool,
 }
 
 /// What must survive a restart of this program.
@@ -161,7 +163,7 @@ impl Processes {
     #[must_use]
     pub fn new(context: &Context) -> Self {
         let (seen, locks) = (BTreeMap::new(), LockWatch::default());
-        Self { context: context.clone(), memory: None, seen, locks }
+        Self { context: context.clone(), memory: None, seen, locks, doubled: false }
     }
 
     fn look(&mut self, turn: &Turn, out: &mut Observation) -> Result<(), CollectError> {
@@ -184,7 +186,14 @@ impl Processes {
             memory.former.truncate(FORMER_MAX);
             walk = table.walk(&memory.files(), &devices, max_age)?;
         }
-        let held = self.held(&walk, &memory, located, &named);
+        let mut held = self.held(&walk, &memory, located, &named);
+        let doubled = judge::second_writer(&union(&held)).into_iter().next().is_some();
+        if doubled && !self.doubled {
+            // A child on its way from fork to exec holds what its parent holds and looks like a stranger for a moment.
+            std::thread::sleep(SECOND_LOOK);
+            walk = table.walk(&memory.files(), &devices, Duration::ZERO)?;
+            held = self.held(&walk, &memory, located, &named);
+        }
         let is_held = |file| held.iter().any(|held| held.file == file && !held.holders.is_empty());
         memory.former.retain(|file| is_held(*file));
         // The inode of a file that nobody holds may become another file.
@@ -202,7 +211,9 @@ impl Processes {
         let hidden = suspects.iter().find(|suspect| suspect.server);
         let seen = self.seen_since(&holders, turn.now);
         out.samples.extend(counts(&holders, walk.unreadable().len(), &suspects));
-        out.findings.extend(judge::second_writer(&holders));
+        let second_writer = judge::second_writer(&holders);
+        self.doubled = second_writer.iter().next().is_some();
+        out.findings.extend(second_writer);
         out.findings.extend(judge::store_replaced(&held, located));
         let server_judged = match judge::serving(memory.served.as_ref(), &holders, &seen, turn.now)
         {
@@ -445,6 +456,9 @@ impl Collector for Processes {
         out
     }
 }
+
+/// Time between the first sight of a second writer and the look that confirms it.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 /// The file itself is asked, without waiting for a filesystem that would have to ask a server.
 fn stat(path: &std::path::Path) -> Result<Statx, Errno> {

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use proptest::prelude::*;
 
 use super::{
+    alerts::Alerts,
     file::{load, load_from},
     raw::RawConfig,
     report::Report,
@@ -92,7 +93,7 @@ state: /tmp
         "c.yml:25: web.listen_addresses[2] = [::]:18000: must not stand twice",
         "c.yml:26: web.telemetry_path = /-/metrics: must be another path than /, /-/... and /api/..., which this program answers itself",
         "c.yml:27: web.max_connections = 0: must be a whole number from 1 to 100000",
-        "c.yml:28: listen: unknown key; known here: collect, collectors, disk, integrity, limits, log, path, receivers, state, stores, web",
+        "c.yml:28: listen: unknown key; known here: alerts, collect, collectors, disk, integrity, limits, log, path, receivers, state, stores, web",
         "c.yml:29: log.level = loud: must be error, warn, info, debug, trace",
         "c.yml:30: state = /tmp: must be keys and values, indented below it",
     ];
@@ -126,7 +127,7 @@ fn the_example_is_valid_complete_and_says_the_defaults() {
     let defaults =
         Config { state_dir: Some("/var/lib/chroma_exporter".into()), ..Config::default() };
     assert_eq!(
-        Config { stores: Vec::new(), receivers: Vec::new(), ..config },
+        Config { stores: Vec::new(), receivers: Vec::new(), alerts: Alerts::default(), ..config },
         defaults,
         "all but the things of the operator's own"
     );
