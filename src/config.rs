@@ -276,7 +276,7 @@ impl Default for Collect {
             inodes_low_ratio: 0.05,
             full_within: Duration::from_secs(24 * HOUR),
             entries_max: 1_000_000,
-            series_max: 20_000,
+            series_max: 100_000,
             discovered_max: 64,
         }
     }

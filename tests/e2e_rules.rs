@@ -15,7 +15,7 @@ fn promtool_takes_the_rules_and_plays_them() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/chroma.rules.yml");
     promtool(&["check", "rules", "--lint=all", "--lint-fatal"], &rules);
     let scratch = tempfile::tempdir().unwrap();
-    let test = scratch.path().join("test.yml");
+    let play = scratch.path().join("test.yml");
     let text = format!(
         r#"
 rule_files: ['{}']
@@ -47,6 +47,6 @@ tests:
 "#,
         rules.display()
     );
-    fs::write(&test, text).unwrap();
-    promtool(&["test", "rules"], &test);
+    fs::write(&play, text).unwrap();
+    promtool(&["test", "rules"], &play);
 }
