@@ -114,8 +114,10 @@ fn faults(store: &Path) -> Vec<Fault> {
     let database = store.join("chroma.sqlite3");
     let whole = fs::read(&database).unwrap();
     let aside = store.with_extension("aside");
-    let open = || fs::OpenOptions::new().write(true).open(store.join("chroma.sqlite3")).unwrap();
-    let (first, second) = (open(), open());
+    // Opened for the moment only: whoever keeps it open is a writer.
+    let open = |path: &Path| fs::OpenOptions::new().write(true).open(path).unwrap();
+    let paths: [PathBuf; 4] = std::array::from_fn(|_| database.clone());
+    let [cut, grown, broken, mended] = paths;
     let (half, tail) = (whole.len() / 2, whole[whole.len() / 2..].to_vec());
     let header = whole[..16].to_vec();
     let (one, two) = (store.to_owned(), store.to_owned());
@@ -143,20 +145,14 @@ fn faults(store: &Path) -> Vec<Fault> {
         Fault {
             name: "truncated",
             alert: "ChromaSqliteTruncated",
-            apply: Box::new(move || first.set_len(half as u64).unwrap()),
-            mend: Box::new(move || second.write_all_at(&tail, half as u64).unwrap()),
+            apply: Box::new(move || open(&cut).set_len(half as u64).unwrap()),
+            mend: Box::new(move || open(&grown).write_all_at(&tail, half as u64).unwrap()),
         },
         Fault {
             name: "broken header",
             alert: "ChromaSqliteNotADatabase",
-            apply: {
-                let file = open();
-                Box::new(move || file.write_all_at(&[0x55; 16], 0).unwrap())
-            },
-            mend: {
-                let file = open();
-                Box::new(move || file.write_all_at(&header, 0).unwrap())
-            },
+            apply: Box::new(move || open(&broken).write_all_at(&[0x55; 16], 0).unwrap()),
+            mend: Box::new(move || open(&mended).write_all_at(&header, 0).unwrap()),
         },
         Fault {
             name: "deleted",
