@@ -171,6 +171,7 @@ fn our_check(path: &Path, place: &Path) -> Duration {
         lock_hold_max: Duration::from_millis(10),
         time_max: Duration::from_mins(1),
         stop: &stop,
+        progress: &chroma_exporter::progress::Progress::default(),
     };
     let began = clock::ticks();
     let mut view = view::take(&database, &options).expect("a view");

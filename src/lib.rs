@@ -17,6 +17,7 @@ pub mod http;
 mod human;
 pub mod logging;
 pub mod metrics;
+pub mod progress;
 pub mod publish;
 pub mod receivers;
 pub mod runbooks;

@@ -5,11 +5,12 @@ pub mod database;
 pub mod device;
 pub mod view;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    config::{Config, Store},
+    config::{CollectorName, Config, Store},
     host::Host,
+    progress::Progress,
 };
 
 /// Everything a collector is built from. Cheap to clone.
@@ -25,6 +26,8 @@ pub struct Context {
     pub device: Arc<device::Device>,
     /// How its database may be opened.
     pub database: Arc<database::Database>,
+    /// How far the long work of each collector is.
+    pub(crate) progress: Arc<BTreeMap<CollectorName, Progress>>,
 }
 
 impl Context {
@@ -37,7 +40,17 @@ impl Context {
             host: Arc::clone(host),
             device: Arc::new(device::Device::new(store.seen_path.clone())),
             database: Arc::new(database::Database::new(store.seen_path.join(DATABASE_FILE))),
+            progress: Arc::new(
+                CollectorName::ALL.into_iter().map(|name| (name, Progress::default())).collect(),
+            ),
         }
+    }
+
+    /// How far the long work of `collector` is. Whoever works tells it, whoever shows it asks.
+    #[must_use]
+    pub fn progress(&self, collector: CollectorName) -> &Progress {
+        // The constructor puts all of them in.
+        &self.progress[&collector]
     }
 }
 

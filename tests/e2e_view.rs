@@ -278,6 +278,7 @@ impl Tally {
             lock_hold_max: Duration::from_millis(10),
             time_max: Duration::from_millis(500),
             stop: &stop,
+            progress: &chroma_exporter::progress::Progress::default(),
         };
         match view::take(&database, &options) {
             Ok(view) => {

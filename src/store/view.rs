@@ -46,6 +46,7 @@ use super::database::{Database, Limits, QueryError, ReadConnection, Timed, run_w
 use crate::{
     clock::{self, Ticks},
     format::{journal, sqlite::SqliteHeader},
+    progress::{Phase, Progress},
 };
 
 /// How a view is to be taken.
@@ -61,6 +62,8 @@ pub struct Options<'a> {
     pub time_max: Duration,
     /// Set when nobody wants the view any more.
     pub stop: &'a AtomicBool,
+    /// Told how far the copy is.
+    pub progress: &'a Progress,
 }
 
 /// A state of the database that was committed, as a file of ours without a name.
@@ -257,8 +260,13 @@ struct Copying<'a> {
 impl Copying<'_> {
     /// Copies every page once, and takes in the journals that come.
     fn sweep(&mut self, options: &Options<'_>) -> Result<(), ViewError> {
+        let page_bytes = u64::from(self.form.page_bytes);
+        options
+            .progress
+            .begin(Phase::Copying, u64::from(self.form.pages().unwrap_or(0)) * page_bytes);
         while let Some(run) = self.plan.sweep(self.transfer.pages_max()) {
             self.transfer.pages(run)?;
+            options.progress.add(u64::from(run.count) * page_bytes);
             self.pause(options)?;
         }
         Ok(())

@@ -12,8 +12,10 @@ use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 use self::pages::Verdict;
 use crate::{
     collectors::CollectError,
+    config::CollectorName,
     findings::Finding,
     host::processes::Held,
+    progress::{Phase, Progress},
     sample::CheckState,
     store::{
         Context,
@@ -163,6 +165,10 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    fn progress(&self) -> &Progress {
+        self.context.progress(CollectorName::Integrity)
+    }
+
     fn ask(&mut self, check: Check) -> Result<Said, QueryError> {
         let collect = &self.context.config.collect;
         if check == Check::Schema {
@@ -206,6 +212,7 @@ impl Asking<'_> {
             let findings = schema::check(self.context, &mut connection, &limits, &mut self.held)?;
             Said { findings, pages: None }
         } else {
+            self.progress().begin(Phase::Checking, before.size_bytes);
             let ask = |connection: &rusqlite::Connection| pages::ask(connection, check.pragma());
             let timed = connection.within(&limits, ask);
             self.held = timed.held.max(self.held);
@@ -260,6 +267,7 @@ impl Asking<'_> {
             lock_hold_max: LOCK_BUDGET,
             time_max: VIEW_TIME_MAX,
             stop: self.stop,
+            progress: self.progress(),
         };
         let mut view = view::take(&self.context.database, &options)?;
         self.way = Way::Copy;
@@ -269,6 +277,8 @@ impl Asking<'_> {
             store = %self.context.store.name, pages = view.pages(), tries = cost.tries, transactions = cost.transactions,
             "A consistent copy was taken."
         );
+        let bytes = u64::from(view.pages()) * u64::from(view.header().page_bytes);
+        self.progress().begin(Phase::Checking, bytes);
         let deadline = self.context.config.collect.check_deadline;
         let stop = self.stop;
         let answer = quietly(|| {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    config::CollectorName,
     store::Context,
 };
 
@@ -98,7 +99,10 @@ fn run_checks(
             break;
         }
         let began = clock::ticks();
+        let progress = context.progress(CollectorName::Integrity);
+        progress.start(check.as_str());
         let outcome = checks::run(check, context, stop);
+        progress.end();
         let ended = now.plus(job_began.elapsed());
         ran.push(Ran { check, outcome, duration: began.elapsed(), ended });
     }

@@ -33,6 +33,7 @@ fn look(place: &Place) -> Result<View, ViewError> {
         lock_hold_max: Duration::from_millis(100),
         time_max: Duration::ZERO,
         stop: &stop,
+        progress: &Progress::default(),
     };
     take(&Database::new(place.path.clone()), &options)
 }
@@ -83,6 +84,7 @@ fn what_this_way_cannot_watch_is_refused() {
         lock_hold_max: Duration::from_millis(100),
         time_max: Duration::ZERO,
         stop: &stop,
+        progress: &Progress::default(),
     };
     let taken = take(&Database::new(stopped.path.clone()), &options);
     assert!(matches!(taken, Err(ViewError::Stopped)));
@@ -100,6 +102,7 @@ fn while_the_rest_is_copied_no_other_process_can_commit() {
         lock_hold_max: Duration::from_secs(10),
         time_max: Duration::ZERO,
         stop: &stop,
+        progress: &Progress::default(),
     };
     let write = || {
         let mut command = Command::new("sqlite3");
