@@ -161,7 +161,7 @@ pub fn take(database: &Database, options: &Options<'_>) -> Result<View, ViewErro
                     return Err(reason.into());
                 }
                 // Not in step with a writer that has a rhythm.
-                wait(Duration::from_millis(7 * u64::from(cost.tries)), options.stop)?;
+                wait(TRY_PAUSE * (1 + cost.tries % 12), options.stop)?;
             }
             other => return other,
         }
@@ -478,8 +478,9 @@ fn wait(mut time: Duration, stop: &AtomicBool) -> Result<(), ViewError> {
     }
 }
 
-/// How often a copy is begun.
-const TRIES_MAX: u32 = 12;
+/// How often a copy is begun, and the shortest time between two tries.
+const TRIES_MAX: u32 = 100;
+const TRY_PAUSE: Duration = Duration::from_millis(7);
 /// How often the rest is tried, and for how long at most.
 const ROUNDS_MAX: u32 = 500;
 const FINISH_MAX: Duration = Duration::from_secs(20);

@@ -7,10 +7,15 @@ mod pages;
 mod schema;
 mod slices;
 
-use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use self::pages::Verdict;
 use crate::{
+    clock,
     collectors::CollectError,
     config::CollectorName,
     findings::Finding,
@@ -172,7 +177,7 @@ impl Asking<'_> {
     fn ask(&mut self, check: Check) -> Result<Said, QueryError> {
         let collect = &self.context.config.collect;
         if check == Check::Schema {
-            return self.in_file(check, collect.statement_deadline);
+            return self.schema();
         }
         // Whether anybody would have to wait for us; not knowing is as good as yes.
         let file = self.context.database.stamp().map_err(QueryError::File)?.id;
@@ -197,6 +202,32 @@ impl Asking<'_> {
                     other => other,
                 }
             }
+        }
+    }
+
+    /// Asks for the schema, again and again while a writer keeps it out. The answer takes moments, and one of them comes
+    /// beside any writer; busy is said only of a lock that stays.
+    fn schema(&mut self) -> Result<Said, QueryError> {
+        let collect = &self.context.config.collect;
+        let (began, patience) = (clock::ticks(), SCHEMA_PATIENCE.min(collect.check_deadline));
+        let mut tries = 0;
+        loop {
+            let kept_out = match self.in_file(Check::Schema, collect.statement_deadline) {
+                Err(
+                    error @ (QueryError::Busy
+                    | QueryError::Replaced
+                    | QueryError::Aborted(Abort::WriterWaiting | Abort::Deadline(_))),
+                ) => error,
+                // SQLite takes a journal that is gone when it looks inside for a hot one, for a moment.
+                Err(error @ QueryError::HotJournal) if tries < HOT_TRIES_MAX => error,
+                other => return other,
+            };
+            if began.elapsed() >= patience || self.stop.load(Ordering::Relaxed) {
+                return Err(kept_out);
+            }
+            // Each pause is another one, so as not to be in step with a writer that has a rhythm.
+            std::thread::sleep(SCHEMA_PAUSE * (1 + tries % 5));
+            tries += 1;
         }
     }
 
@@ -332,8 +363,83 @@ fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, std::io::Error
 
 /// A statement beside a writer that waits is given up after this, and no lock for a copy is held longer.
 const LOCK_BUDGET: Duration = Duration::from_millis(10);
+/// How long the schema is asked for beside a writer, and the shortest time between two tries.
+const SCHEMA_PATIENCE: Duration = Duration::from_secs(20);
+const SCHEMA_PAUSE: Duration = Duration::from_millis(2);
+/// How often a hot journal is looked at again before it is believed.
+const HOT_TRIES_MAX: u32 = 3;
 /// How old the knowledge may be that nobody holds the file.
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
 /// No new copy is begun after so long.
 const VIEW_TIME_MAX: Duration = Duration::from_mins(1);
 const NICE_MOST: i32 = 19;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        process::{Command, Stdio},
+        sync::Arc,
+    };
+
+    use super::*;
+    use crate::{
+        config::{BackupPolicy, Config, PermissionPolicy, Store},
+        findings::Code,
+        host::Host,
+    };
+
+    #[test]
+    fn the_schema_is_asked_for_until_a_writer_is_through_and_busy_is_a_lock_that_stays() {
+        for (locked_ms, patience_ms, want) in
+            [(400, 60_000, CheckState::Corrupt), (60_000, 300, CheckState::Busy)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("chroma.sqlite3");
+            rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+            let mut writer = Command::new("sqlite3")
+                .arg(&path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = writer.stdin.take().unwrap();
+            stdin.write_all(b"BEGIN EXCLUSIVE;\n.print ready\n").unwrap();
+            let mut line = String::new();
+            BufReader::new(writer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert_eq!(line, "ready\n");
+            let mut config = Config::default();
+            config.collect.check_deadline = Duration::from_millis(patience_ms);
+            let store = Store {
+                name: "main".into(),
+                path: dir.path().into(),
+                seen_path: dir.path().into(),
+                backups: BackupPolicy::daily(Vec::new()),
+                permissions: PermissionPolicy::default(),
+                logs: Vec::new(),
+                server: None,
+                chroma_version: None,
+            };
+            let config = Arc::new(config);
+            let context = Context::new(&config, &Arc::new(store), &Arc::new(Host::new(&config)));
+            let stop = AtomicBool::new(false);
+            let outcome = std::thread::scope(|scope| {
+                let check = scope.spawn(|| run(Check::Schema, &context, &stop));
+                let began = clock::ticks();
+                while began.elapsed() < Duration::from_millis(locked_ms) && !check.is_finished() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                // The end of its input ends the writer, and its lock.
+                drop(stdin);
+                check.join().unwrap()
+            });
+            assert!(writer.wait().unwrap().success());
+            assert_eq!(outcome.state, want, "{outcome:?}");
+            let codes: Vec<Code> = outcome.findings.iter().map(|finding| finding.code).collect();
+            assert_eq!(
+                codes.as_slice(),
+                if want == CheckState::Busy { &[] } else { &[Code::NotAStore][..] }
+            );
+        }
+    }
+}
