@@ -13,6 +13,7 @@ use crate::{
     host::Host,
     scheduler::{self, Board},
     store::Context,
+    watch::Watches,
 };
 
 /// Time between two looks for new Chroma processes when no store is configured.
@@ -25,7 +26,7 @@ pub async fn run(
     mut configs: mpsc::Receiver<Arc<Config>>,
     stop: CancellationToken,
 ) {
-    let mut fleet = Fleet { host, board, running: BTreeMap::new() };
+    let mut fleet = Fleet { host, board, watches: Arc::default(), running: BTreeMap::new() };
     let mut config: Option<Arc<Config>> = None;
     let mut said_none = false;
     loop {
@@ -55,6 +56,7 @@ pub async fn run(
 struct Fleet {
     host: Arc<Host>,
     board: Board,
+    watches: Arc<Watches>,
     running: BTreeMap<Arc<str>, Running>,
 }
 
@@ -146,8 +148,9 @@ impl Fleet {
         let context = Context::new(config, store, &self.host);
         self.board.add(&context);
         let stop = CancellationToken::new();
+        let (board, watches) = (self.board.clone(), Arc::clone(&self.watches));
         let task =
-            tokio::spawn(scheduler::run_store(context.clone(), self.board.clone(), stop.clone()));
+            tokio::spawn(scheduler::run_store(context.clone(), board, watches, stop.clone()));
         self.running.insert(Arc::clone(&store.name), Running { context, stop, task });
     }
 

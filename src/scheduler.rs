@@ -24,11 +24,12 @@ use crate::{
     logging,
     sample::{Observation, Reading, Snapshot, StoreReadings},
     store::Context,
-    watch::{StoreWatch, Wake, WakeSlot},
+    watch::{StoreWatch, Wake, WakeSlot, Watches},
 };
 
-/// File events are merged for this long after a turn; the first one of a quiet time starts a turn at once.
-pub const WAKE_PAUSE: Duration = Duration::from_millis(250);
+/// File events are merged for at least and at most this long after the beginning of a turn; see [`Storm`].
+const WAKE_PAUSE_MIN: Duration = Duration::from_millis(30);
+const WAKE_PAUSE_MAX: Duration = Duration::from_millis(150);
 
 /// How long an answer of the filesystem is good enough to let other collectors of the store start.
 const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
@@ -136,7 +137,12 @@ fn keep_undisproved(failed: &mut Observation, before: &[Finding]) {
 }
 
 /// Runs the collectors of one store until `stop`. Their threads may outlive it when the filesystem hangs.
-pub async fn run_store(context: Context, board: Board, stop: CancellationToken) {
+pub async fn run_store(
+    context: Context,
+    board: Board,
+    watches: Arc<Watches>,
+    stop: CancellationToken,
+) {
     let mut tasks = tokio::task::JoinSet::new();
     let mut slots = Vec::new();
     let collectors = collectors::registry(&context);
@@ -155,7 +161,7 @@ pub async fn run_store(context: Context, board: Board, stop: CancellationToken) 
             stop.clone(),
         ));
     }
-    tasks.spawn(keep_watching(context, slots, stop));
+    tasks.spawn(keep_watching(context, watches, slots, stop));
     while tasks.join_next().await.is_some() {}
 }
 
@@ -182,6 +188,7 @@ async fn run_collector(
     let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
     let mut report = Report::default();
     let mut first = true;
+    let mut storm = Storm::default();
     while !stop.is_cancelled() {
         let pace = collector.pace();
         let started = clock::ticks();
@@ -217,14 +224,40 @@ async fn run_collector(
         // After a panic its memory cannot be trusted.
         collector = if panicked { collectors::build(name, &context) } else { returned };
 
+        let pause = storm.pause();
         let due =
             started.plus(collector.pace().interval + if first { phase } else { Duration::ZERO });
         first = false;
+        let next = started.plus(pause);
         tokio::select! {
-            () = sleep_until(due.into_tokio()) => {}
-            () = async { slot.wait().await; sleep_until(started.plus(WAKE_PAUSE).into_tokio()).await; } => {}
+            () = sleep_until(due.into_tokio()) => storm = Storm::default(),
+            () = slot.wait() => {
+                storm.event(clock::ticks() > next);
+                if stop.run_until_cancelled(sleep_until(next.into_tokio())).await.is_none() {
+                    return;
+                }
+            }
             () = stop.cancelled() => return,
         }
+    }
+}
+
+/// How closely turns follow file events. The first event of a quiet time starts a turn at once and the next one soon after,
+/// so that what a long write does is seen when it ends; while events go on and on, turns come less and less often.
+#[derive(Debug, Default)]
+struct Storm {
+    turns: u32,
+}
+
+impl Storm {
+    /// Time from the beginning of one turn to that of the next one that events start.
+    fn pause(&self) -> Duration {
+        (WAKE_PAUSE_MIN * (1 << self.turns.min(8))).min(WAKE_PAUSE_MAX)
+    }
+
+    /// An event has come; `late` when the pause had passed without any.
+    fn event(&mut self, late: bool) {
+        self.turns = if late { 0 } else { self.turns + 1 };
     }
 }
 
@@ -377,64 +410,84 @@ fn problem_key(problem: &CollectError) -> String {
 
 /// Keeps file events coming: the watch ends with the directory that it was set on, so it is set again when the path
 /// leads to another one.
-async fn keep_watching(context: Context, slots: Vec<Arc<WakeSlot>>, stop: CancellationToken) {
-    let mut current: Option<(StoreWatch, (u64, u64))> = None;
+async fn keep_watching(
+    context: Context,
+    watches: Arc<Watches>,
+    slots: Vec<Arc<WakeSlot>>,
+    stop: CancellationToken,
+) {
+    let mut current: Option<Watched> = None;
     let mut said = false;
-    loop {
-        let (context_, slots_, had) =
-            (context.clone(), slots.clone(), current.as_ref().map(|(_, id)| *id));
-        let looked = tokio::task::spawn_blocking(move || rewatch(&context_, slots_, had)).await;
+    let context = Arc::new(context);
+    while !stop.is_cancelled() {
+        let had = current.as_ref().map(|watched| watched.id);
+        let (context_, watches_, slots_) =
+            (Arc::clone(&context), Arc::clone(&watches), slots.clone());
+        let before = current.take();
+        let looked =
+            tokio::task::spawn_blocking(move || rewatch(&context_, &watches_, slots_, before));
+        // A filesystem that hangs has this thread; the watch ends with it.
+        let Some(looked) = stop.run_until_cancelled(looked).await else { return };
         match looked {
-            Ok(Rewatch::Same) => {}
-            Ok(Rewatch::Gone) => current = None,
-            Ok(Rewatch::New(watch, id)) => {
-                current = Some((watch, id));
-                said = false;
-                for slot in &slots {
-                    slot.add(Wake::RESCAN);
-                }
-            }
-            Ok(Rewatch::Failed(error)) => {
-                current = None;
+            Ok(Ok(found)) => current = found,
+            Ok(Err(error)) => {
                 if !std::mem::replace(&mut said, true) {
                     warn!(store = %context.store.name, %error, "File events are not to be had; readings come at their interval only.");
                 }
             }
             Err(_) => return, // the runtime is shutting down
         }
-        context.host.note_watch(&context.store.name, current.is_some());
-        if stop
-            .run_until_cancelled(tokio::time::sleep(context.config.collect.interval))
-            .await
-            .is_none()
+        if let Some(Watched { id, .. }) = &current
+            && had != Some(*id)
         {
-            return;
+            said = false;
+            for slot in &slots {
+                slot.add(Wake::RESCAN);
+            }
         }
+        context.host.note_watch(&context.store.name, current.is_some());
+        let pause = tokio::time::sleep(context.config.collect.interval);
+        if stop.run_until_cancelled(pause).await.is_none() {
+            break;
+        }
+    }
+    if let Some(Watched { watch, .. }) = current {
+        // Nobody waits for it: the filesystem may hang.
+        drop(tokio::task::spawn_blocking(move || watch.end()));
     }
 }
 
-enum Rewatch {
-    Same,
-    Gone,
-    New(StoreWatch, (u64, u64)),
-    Failed(notify::Error),
+/// A watch and the directory that it was set on.
+struct Watched {
+    watch: StoreWatch,
+    /// Device and inode.
+    id: (u64, u64),
 }
 
-fn rewatch(context: &Context, slots: Vec<Arc<WakeSlot>>, had: Option<(u64, u64)>) -> Rewatch {
+/// The watch of the directory that the path leads to now: the one from before where that is the same; `None` when there is
+/// no directory, or its filesystem does not answer.
+fn rewatch(
+    context: &Context,
+    watches: &Watches,
+    slots: Vec<Arc<WakeSlot>>,
+    before: Option<Watched>,
+) -> notify::Result<Option<Watched>> {
     use std::os::unix::fs::MetadataExt;
     let timeout = context.config.collect.device_timeout;
     if context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout).is_err() {
-        return Rewatch::Gone;
+        return Ok(None);
     }
-    let Ok(meta) = std::fs::metadata(&context.store.seen_path) else { return Rewatch::Gone };
-    let id = (meta.dev(), meta.ino());
-    if had == Some(id) {
-        return Rewatch::Same;
+    let id = std::fs::metadata(&context.store.seen_path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let before = match before {
+        Some(before) if Some(before.id) == id => return Ok(Some(before)),
+        before => before,
+    };
+    if let Some(Watched { watch, .. }) = before {
+        watch.end();
     }
-    match StoreWatch::start(&context.store.seen_path, slots) {
-        Ok(watch) => Rewatch::New(watch, id),
-        Err(error) => Rewatch::Failed(error),
-    }
+    let Some(id) = id else { return Ok(None) };
+    let watch = watches.start(&context.store.seen_path, id.0, slots)?;
+    Ok(Some(Watched { watch, id }))
 }
 
 #[cfg(test)]
@@ -448,6 +501,18 @@ mod tests {
             problems: failed.then(|| CollectError::Other("no".to_owned())).into_iter().collect(),
             ..Observation::default()
         }
+    }
+
+    #[test]
+    fn turns_follow_events_closely_at_first_and_seldom_in_a_storm() {
+        let mut storm = Storm::default();
+        let mut pauses = Vec::new();
+        for late in [false, false, false, false, true, false] {
+            pauses.push(storm.pause().as_millis());
+            storm.event(late);
+        }
+        pauses.push(storm.pause().as_millis());
+        assert_eq!(pauses, [30, 60, 120, 150, 150, 30, 60]);
     }
 
     #[test]

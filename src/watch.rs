@@ -2,11 +2,12 @@
 //! so a lost event delays and hides nothing.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::BitOr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -113,41 +114,130 @@ impl WakeSlot {
     }
 }
 
-/// The events of one persist directory, handed to the slots of its collectors. Dropping it ends the watch.
-#[derive(Debug)]
-pub struct StoreWatch {
-    _watcher: RecommendedWatcher,
+/// The watches of all persist directories. Those of one filesystem share an inotify instance: a user may have 128 of them
+/// (`fs.inotify.max_user_instances`), which two hundred stores would use up, and a filesystem that hangs holds up its own.
+#[derive(Debug, Default)]
+pub struct Watches {
+    by_device: Mutex<BTreeMap<u64, Weak<Instance>>>,
 }
 
-impl StoreWatch {
-    /// Watches `dir` and the segment folders below it. Errs when the directory cannot be watched: it is missing, or the
-    /// host's limit of inotify instances or watches is reached.
-    pub fn start(dir: &Path, slots: Vec<Arc<WakeSlot>>) -> notify::Result<Self> {
-        let root = dir.to_owned();
-        let handler = move |event: notify::Result<Event>| {
-            let wake = event.map_or(Wake::RESCAN, |event| classify(&event, &root));
-            for slot in &slots {
-                slot.add(wake);
-            }
-        };
-        // A link out of the directory must not make us watch a whole disk.
-        let mut watcher = RecommendedWatcher::new(
-            handler,
-            notify::Config::default().with_follow_symlinks(false),
-        )?;
+/// One inotify instance with its thread.
+#[derive(Debug)]
+struct Instance {
+    watcher: Mutex<RecommendedWatcher>,
+    routes: Arc<Mutex<Routes>>,
+}
+
+/// Who wants the events below which directory.
+#[derive(Debug, Default)]
+struct Routes(BTreeMap<PathBuf, Vec<Arc<WakeSlot>>>);
+
+/// The events of one persist directory, handed to the slots of its collectors. Dropping it ends that.
+#[derive(Debug)]
+pub struct StoreWatch {
+    instance: Arc<Instance>,
+    root: PathBuf,
+}
+
+impl Watches {
+    /// Watches `dir`, which lies on the filesystem `device` (`st_dev`), and the segment folders below it. Waits for that
+    /// filesystem. Errs when the directory cannot be watched: it is missing, or the host's limit of inotify instances or
+    /// watches is reached.
+    pub fn start(
+        &self,
+        dir: &Path,
+        device: u64,
+        slots: Vec<Arc<WakeSlot>>,
+    ) -> notify::Result<StoreWatch> {
+        let instance = self.instance(dir, device)?;
+        lock(&instance.routes).0.insert(dir.to_owned(), slots);
+        let watch = StoreWatch { instance, root: dir.to_owned() };
+        let mut watcher = lock(&watch.instance.watcher);
         if let Err(error) = watcher.watch(dir, RecursiveMode::Recursive) {
             tracing::debug!(%error, dir = %dir.display(), "Folders cannot be watched, trying the directory alone.");
             watcher.watch(dir, RecursiveMode::NonRecursive)?;
         }
-        Ok(Self { _watcher: watcher })
+        drop(watcher);
+        Ok(watch)
     }
+
+    /// The instance of the filesystem, or one of its own for a directory within one that is watched, or around one: an
+    /// instance knows a directory by one path only.
+    fn instance(&self, dir: &Path, device: u64) -> notify::Result<Arc<Instance>> {
+        let mut by_device = lock(&self.by_device);
+        by_device.retain(|_, instance| instance.strong_count() > 0);
+        let shared = by_device.get(&device).and_then(Weak::upgrade);
+        if let Some(instance) = &shared
+            && !lock(&instance.routes).overlaps(dir)
+        {
+            return Ok(Arc::clone(instance));
+        }
+        let instance = Arc::new(Instance::new()?);
+        if shared.is_none() {
+            by_device.insert(device, Arc::downgrade(&instance));
+        }
+        Ok(instance)
+    }
+}
+
+impl Instance {
+    fn new() -> notify::Result<Self> {
+        let routes: Arc<Mutex<Routes>> = Arc::default();
+        let told = Arc::clone(&routes);
+        let handler = move |event: notify::Result<Event>| lock(&told).tell(event.ok().as_ref());
+        // A link out of the directory must not make us watch a whole disk.
+        let config = notify::Config::default().with_follow_symlinks(false);
+        Ok(Self { watcher: Mutex::new(RecommendedWatcher::new(handler, config)?), routes })
+    }
+}
+
+impl Routes {
+    fn overlaps(&self, dir: &Path) -> bool {
+        self.0.keys().any(|root| root.starts_with(dir) || dir.starts_with(root))
+    }
+
+    /// Hands an event on; one without a path, or none at all (events were lost), is everybody's.
+    fn tell(&self, event: Option<&Event>) {
+        let Some(event) = event.filter(|event| !event.need_rescan() && !event.paths.is_empty())
+        else {
+            self.0.values().flatten().for_each(|slot| slot.add(Wake::RESCAN));
+            return;
+        };
+        let root_of = |path: &PathBuf| path.ancestors().find_map(|dir| self.0.get_key_value(dir));
+        let mut told: Option<&Path> = None;
+        for (root, slots) in event.paths.iter().filter_map(root_of) {
+            if told.replace(root) != Some(root) {
+                let wake = classify(event, root);
+                for slot in slots {
+                    slot.add(wake);
+                }
+            }
+        }
+    }
+}
+
+impl StoreWatch {
+    /// Takes the watch off the directory, for which it waits for the filesystem.
+    pub fn end(self) {
+        // It is off by itself when the directory is gone.
+        if let Err(error) = lock(&self.instance.watcher).unwatch(&self.root) {
+            tracing::debug!(%error, dir = %self.root.display(), "The watch was off already.");
+        }
+    }
+}
+
+impl Drop for StoreWatch {
+    fn drop(&mut self) {
+        lock(&self.instance.routes).0.remove(&self.root);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What an event of the directory `root` means.
 fn classify(event: &Event, root: &Path) -> Wake {
-    if event.need_rescan() {
-        return Wake::RESCAN;
-    }
     let about = |test: &dyn Fn(&str) -> bool| {
         event.paths.iter().filter_map(|p| p.file_name()?.to_str()).any(test)
     };
@@ -233,9 +323,9 @@ mod tests {
         fs::write(&database, "x").unwrap();
         let all = WakeSlot::new(Wake(0xff));
         let only_opened = WakeSlot::new(Wake::OPENED);
+        let watches = Watches::default();
         let _watch =
-            StoreWatch::start(dir.path(), vec![Arc::clone(&all), Arc::clone(&only_opened)])
-                .unwrap();
+            watches.start(dir.path(), 1, vec![Arc::clone(&all), Arc::clone(&only_opened)]).unwrap();
         assert_eq!(all.take(), Wake::NONE);
 
         drop(fs::File::open(&database).unwrap());
@@ -262,7 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
         let slot = WakeSlot::new(Wake(0xff));
-        let _watch = StoreWatch::start(dir.path(), vec![Arc::clone(&slot)]).unwrap();
+        let _watch = Watches::default().start(dir.path(), 1, vec![Arc::clone(&slot)]).unwrap();
         fs::write(outside.path().join("file"), "x").unwrap();
         fs::write(dir.path().join("marker"), "x").unwrap();
         let seen = collect(&slot, Wake::NAMES);
@@ -271,6 +361,50 @@ mod tests {
             .unwrap();
         fs::write(dir.path().join("marker"), "y").unwrap();
         assert!(!collect(&slot, Wake::DATA).meets(Wake::ATTRIBUTES));
+    }
+
+    #[test]
+    fn stores_of_one_filesystem_share_an_instance_and_no_events() {
+        let parent = tempfile::tempdir().unwrap();
+        let (one, two) = (parent.path().join("one"), parent.path().join("two"));
+        let within = one.join("within");
+        for dir in [&one, &two, &within] {
+            fs::create_dir(dir).unwrap();
+        }
+        let watches = Watches::default();
+        let slots: [Arc<WakeSlot>; 4] = std::array::from_fn(|_| WakeSlot::new(Wake(0xff)));
+        let start = |dir: &Path, device, slot: usize| {
+            watches.start(dir, device, vec![Arc::clone(&slots[slot])]).unwrap()
+        };
+        let watch = start(&one, 1, 0);
+        let beside = start(&two, 1, 1);
+        let inner = start(&within, 1, 2);
+        let elsewhere = start(parent.path(), 2, 3);
+        assert!(Arc::ptr_eq(&watch.instance, &beside.instance));
+        assert!(!Arc::ptr_eq(&watch.instance, &inner.instance), "one path for each directory");
+        assert!(!Arc::ptr_eq(&watch.instance, &elsewhere.instance), "another filesystem");
+
+        fs::write(within.join("file"), "x").unwrap();
+        for of in [0, 2, 3] {
+            collect(&slots[of], Wake::NAMES | Wake::DATA);
+        }
+        assert_eq!(slots[1].take(), Wake::NONE);
+        // The directory is exchanged: the watch moves to the new one.
+        fs::rename(&two, parent.path().join("old")).unwrap();
+        collect(&slots[1], Wake::RESCAN);
+        beside.end();
+        fs::create_dir(&two).unwrap();
+        let _beside = start(&two, 1, 1);
+        assert!(!slots[1].take().meets(Wake::OPENED));
+        fs::write(parent.path().join("old/file"), "x").unwrap();
+        fs::write(one.join("marker"), "x").unwrap();
+        collect(&slots[0], Wake::NAMES);
+        assert_eq!(slots[1].take(), Wake::NONE, "the old directory is nobody's");
+        fs::write(two.join("file"), "x").unwrap();
+        collect(&slots[1], Wake::NAMES);
+        // Lost events are everybody's.
+        lock(&watch.instance.routes).tell(None);
+        assert!(slots[0].take().meets(Wake::RESCAN) && slots[1].take().meets(Wake::RESCAN));
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Processes {
     locks: LockWatch,
     /// Whether a second writer was told at the last look.
     doubled: bool,
+    /// Whether the last look was for somebody who has just opened the database.
+    opened: bool,
 }
 
 /// What must survive a restart of this program.
@@ -163,10 +165,16 @@ impl Processes {
     #[must_use]
     pub fn new(context: &Context) -> Self {
         let (seen, locks) = (BTreeMap::new(), LockWatch::default());
-        Self { context: context.clone(), memory: None, seen, locks, doubled: false }
+        Self { context: context.clone(), memory: None, seen, locks, doubled: false, opened: false }
     }
 
-    fn look(&mut self, turn: &Turn, out: &mut Observation) -> Result<(), CollectError> {
+    /// With `fresh` no walk from before this turn will do.
+    fn look(
+        &mut self,
+        turn: &Turn,
+        fresh: bool,
+        out: &mut Observation,
+    ) -> Result<(), CollectError> {
         let (located, device) = self.locate(&mut out.problems);
         let before = self.memory.clone().unwrap_or_else(|| self.recall());
         let mut memory = before.clone();
@@ -174,11 +182,7 @@ impl Processes {
 
         let table = &self.context.host.processes;
         let devices: Vec<u64> = device.into_iter().collect();
-        let max_age = if turn.wake.is_empty() {
-            self.context.config.collect.interval / 2
-        } else {
-            Duration::ZERO
-        };
+        let max_age = if fresh { Duration::ZERO } else { self.context.config.collect.interval / 2 };
         let mut walk = table.walk(&memory.files(), &devices, max_age)?;
         let named = self.deleted_databases(&walk, &memory);
         if !named.is_empty() {
@@ -438,7 +442,8 @@ impl Collector for Processes {
     fn pace(&self) -> Pace {
         let collect = &self.context.config.collect;
         Pace {
-            interval: collect.interval,
+            // The kernel tells of an opening before the descriptor can be seen.
+            interval: if self.opened { OPENED_AGAIN } else { collect.interval },
             deadline: collect.deadline,
             wakes: Wake::OPENED | Wake::NAMES | Wake::RESCAN,
             touches_store: false,
@@ -447,16 +452,20 @@ impl Collector for Processes {
 
     fn collect(&mut self, turn: &Turn) -> Observation {
         let mut out = Observation::default();
+        let fresh = self.opened || !turn.wake.is_empty();
+        self.opened = turn.wake.meets(Wake::OPENED);
         out.samples.extend(self.context.host.processes.rights().iter().map(|right| {
             CAPABILITY.with(vec![right.name.into()], f64::from(u8::from(right.held)))
         }));
-        if let Err(problem) = self.look(turn, &mut out) {
+        if let Err(problem) = self.look(turn, fresh, &mut out) {
             out.problems.push(problem);
         }
         out
     }
 }
 
+/// Time to the look that comes after the one that an opening of the database has started.
+const OPENED_AGAIN: Duration = Duration::from_millis(100);
 /// Time between the first sight of a second writer and the look that confirms it.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 
