@@ -83,6 +83,8 @@ enum Command {
     Rules {
         #[command(flatten)]
         flags: Flags,
+        #[command(flatten)]
+        options: rules::Options,
     },
     /// Hold alerts back for a while
     Silence {
@@ -171,8 +173,8 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 notify::run(&config, &options)
             })
         }
-        Some(Command::Rules { flags }) => {
-            with_config(before.and(flags).into(), |config, _| rules::run(&config))
+        Some(Command::Rules { flags, options }) => {
+            with_config(before.and(flags).into(), |config, _| rules::run(&config, &options))
         }
         Some(Command::Silence { flags, action }) => {
             with_config(before.and(flags).into(), |config, overrides| {

@@ -4,6 +4,8 @@
 
 #[path = "support/chroma.rs"]
 mod chroma;
+#[path = "support/prometheus.rs"]
+mod prometheus;
 mod support;
 
 use std::{
@@ -11,10 +13,11 @@ use std::{
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use support::{Exporter, SOON, get, wait_for};
+use prometheus::Prometheus;
+use support::{Exporter, SOON};
 
 /// A small filesystem of its own, so that nobody else changes its numbers; unmounted when dropped.
 struct Tmpfs(PathBuf);
@@ -39,68 +42,11 @@ impl Drop for Tmpfs {
     }
 }
 
-/// A real Prometheus; killed when dropped.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Prometheus {
-    fn scraping(target: SocketAddr, dir: &Path) -> Self {
-        let config = dir.join("prometheus.yml");
-        let text = format!(
-            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: chroma\n    static_configs:\n      - targets: ['{target}']\n"
-        );
-        fs::write(&config, text).unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], chroma::free_port()));
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("prometheus");
-        wait_for("Prometheus to listen", SOON, || std::net::TcpStream::connect(address).ok());
-        Self { child, address }
-    }
-
-    /// The one value that the query gives now, or none.
-    fn ask(&self, query: &str) -> Option<f64> {
-        let encoded = query.bytes().map(|b| format!("%{b:02X}")).collect::<Vec<_>>().concat();
-        let answer = get(self.address, &format!("/api/v1/query?query={encoded}"));
-        let json: serde_json::Value = serde_json::from_str(body(&answer.body)).ok()?;
-        let result = json["data"]["result"].as_array()?;
-        assert!(result.len() < 2, "{query} gives {} series", result.len());
-        result.first()?["value"][1].as_str()?.parse().ok()
-    }
-
-    /// Waits until the query gives a value that satisfies `test`.
-    fn wait(&self, query: &str, mut test: impl FnMut(f64) -> bool) -> f64 {
-        let mut last = None;
-        let deadline = support::now() + SOON;
-        loop {
-            last = self.ask(query).or(last);
-            match last {
-                Some(value) if test(value) => return value,
-                _ => assert!(support::now() < deadline, "{query} stayed at {last:?}"),
-            }
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// Prometheus answers in chunks; the JSON document is the part between the outermost braces.
-fn body(text: &str) -> &str {
-    let (start, end) = (text.find('{').unwrap_or(0), text.rfind('}').map_or(0, |at| at + 1));
-    text.get(start..end).unwrap_or_default()
+fn scraping(target: SocketAddr, dir: &Path) -> Prometheus {
+    let config = format!(
+        "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: chroma\n    static_configs:\n      - targets: ['{target}']\n"
+    );
+    Prometheus::start(&config, dir)
 }
 
 fn output(program: &str, args: &[&str]) -> String {
@@ -145,7 +91,7 @@ fn prometheus_sees_what_the_host_says() {
     );
     fs::write(&config, text).unwrap();
     let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
-    let prometheus = Prometheus::scraping(exporter.address, scratch.path());
+    let prometheus = scraping(exporter.address, scratch.path());
     prometheus.wait("up{job=\"chroma\"}", |up| up > 0.5);
     let ledger = load.wait_with_output().unwrap();
     assert!(ledger.status.success());

@@ -1,16 +1,30 @@
-//! The rule file in the tree is what the program prints; `UPDATE_GOLDEN=1` writes it anew.
+//! The rule file in the tree is what the program prints (`UPDATE_GOLDEN=1` writes it anew), names nothing that the program
+//! does not export, and every alert has its words and leads somewhere.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/exported.rs"]
+mod exported;
+#[path = "support/promql.rs"]
+mod promql;
+#[path = "support/rulefile.rs"]
+mod rulefile;
 mod support;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
+
+use chroma_exporter::findings::Code;
+use exported::Exported;
+
+fn printed(more: &[&str]) -> String {
+    let out = support::run(&[&["rules", "--state.dir", ""], more].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
 
 #[test]
 fn the_rule_file_in_the_tree_is_what_the_program_prints() {
-    let out = support::run(&["rules", "--state.dir", ""]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let printed = String::from_utf8(out.stdout).unwrap();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/chroma.rules.yml");
+    let printed = printed(&[]);
+    let file = rulefile::path();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&file, &printed).unwrap();
     }
@@ -19,4 +33,85 @@ fn the_rule_file_in_the_tree_is_what_the_program_prints() {
         kept == printed,
         "alerts/chroma.rules.yml is not what `rules` prints; UPDATE_GOLDEN=1 writes it anew"
     );
+}
+
+#[test]
+fn what_differs_between_installations_is_a_flag() {
+    let text = printed(&["--job", "vectors", "--grafana.url", "https://g.example.org/"]);
+    assert!(text.contains("up{job=\"vectors\"} == 0"));
+    assert!(text.contains("https://g.example.org/d/chroma-store?"));
+    let text = printed(&["--only", "exporters", "--only", "recording"]);
+    assert!(text.contains("record: store:chroma_verdict:max") && text.contains("ChromaWatchdog"));
+    assert!(!text.contains("alert: ChromaSecondWriter"));
+}
+
+/// Every expression: of the rules, and of the questions in their descriptions.
+fn expressions(rule: &rulefile::Rule) -> Vec<String> {
+    let mut all = vec![rule.expr.clone()];
+    let description = rule.annotations.get("description").map_or("", String::as_str);
+    for part in description.split("query (printf \"").skip(1) {
+        let end = part.find("\" $at").unwrap();
+        let at = "instance=\"i\",job=\"j\",store=\"s\"";
+        all.push(part[..end].replace("\\\"", "\"").replace("%[1]s", at).replace("%s", at));
+    }
+    all
+}
+
+#[test]
+fn rules_ask_for_nothing_that_is_not_exported() {
+    let exported = Exported::new(&rulefile::recorded());
+    let mut problems = Vec::new();
+    let mut asked = 0;
+    for rule in rulefile::rules() {
+        for expr in expressions(&rule) {
+            let named = promql::named(&expr);
+            asked += named.selectors.len();
+            let name = format!("{}{}", rule.alert, rule.record);
+            problems.extend(exported.problems(&named).iter().map(|p| format!("{name}: {p}")));
+        }
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(asked > 3 * Code::ALL.len() / 2);
+}
+
+#[test]
+fn every_alert_has_its_words_and_leads_somewhere() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let index = fs::read_to_string(here.join("runbooks/README.md")).unwrap();
+    let mut names = BTreeSet::new();
+    for rule in rulefile::alerts() {
+        let name = &rule.alert;
+        assert!(names.insert(name.clone()), "{name}: twice");
+        let words =
+            |key: &str| rule.annotations.get(key).unwrap_or_else(|| panic!("{name}: no {key}"));
+        let summary = words("summary");
+        assert!(summary.len() > 10 && !summary.contains("{{"), "{name}: {summary}");
+        assert!(words("description").len() > 40, "{name}");
+        if rule.group == "chroma-stores" {
+            let description = words("description");
+            for part in ["$labels.store", "$labels.instance", "What to do: "] {
+                assert!(description.contains(part), "{name}: {description}");
+            }
+            assert_eq!(rule.keep_firing_for, "5m", "{name}: a lost scrape is no recovery");
+        }
+        // That of a finding comes with its series.
+        let severity = rule.labels.get("severity").map(String::as_str);
+        let given = matches!(severity, Some("critical" | "warning" | "info"));
+        assert!(given || rule.expr.starts_with("chroma_finding{code="), "{name}: {severity:?}");
+        let runbook = words("runbook_url");
+        match runbook.split_once('#') {
+            None => assert!(here.join(runbook).is_file(), "{name}: {runbook}"),
+            Some(("runbooks/README.md", anchor)) => {
+                let heading =
+                    index.lines().any(|l| l.starts_with("### ") && l[4..].to_lowercase() == anchor);
+                assert!(heading, "{name}: no heading {anchor} in runbooks/README.md");
+            }
+            Some(_) => panic!("{name}: {runbook}"),
+        }
+        let page = words("dashboard_url");
+        let uid = page.strip_prefix("/d/").unwrap().split('?').next().unwrap();
+        assert!(here.join(format!("dashboards/{uid}.json")).is_file(), "{name}: {page}");
+    }
+    assert_eq!(names.iter().filter(|name| name.starts_with("Chroma")).count(), names.len());
+    assert!(names.len() > Code::ALL.len() + 10);
 }

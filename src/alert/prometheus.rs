@@ -1,12 +1,21 @@
 //! The same rules for Prometheus: one table, two engines, so that a fleet may alert from its own and know that it says
-//! the same. What belongs to the path between the two (exporter gone, readings stale, delivery failing) is added.
+//! the same. What belongs to the path between the two (exporter gone, readings stale, delivery failing) is added, and
+//! what dashboards ask of many hosts at once is recorded.
+//!
+//! Nothing here names a job or a host: series of this program are known by their names, and alerts keep every label that
+//! the scrape gave them. The one exception is `up`, which every target has ([`Options::job`]).
+
+mod number;
+mod own;
+mod record;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
+use serde_saphyr::LitString;
 
 use super::rule::{Level, On, Rule};
-use crate::{findings::Code, format::duration};
+use crate::format::duration;
 
 /// A rule file.
 #[derive(Debug, Serialize)]
@@ -14,34 +23,79 @@ pub struct File {
     groups: Vec<Group>,
 }
 
+/// What differs from one installation to the other.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What links to runbooks begin with, without a slash at its end; empty for their paths alone.
+    pub runbooks: String,
+    /// Address of Grafana, without a slash at its end; empty for the path alone.
+    pub grafana: String,
+    /// The job that scrapes the exporters; only an exporter that never answered is known by it alone.
+    pub job: String,
+    /// The longest time between two runs of one collector.
+    pub slowest: Duration,
+    /// Which groups, in the order of the file.
+    pub parts: Vec<Part>,
+}
+
+/// A group of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// What the dashboards need
+    Recording,
+    /// The alerts of the stores; leave these out where the alert hooks of the exporters already tell the same people
+    Stores,
+    /// The alerts of the exporters themselves, which only Prometheus can give
+    Exporters,
+}
+
+impl Part {
+    /// All of them, in the order of the file.
+    pub const ALL: [Self; 3] = [Self::Recording, Self::Stores, Self::Exporters];
+}
+
 #[derive(Debug, Serialize)]
 struct Group {
     name: &'static str,
-    rules: Vec<Alerting>,
+    rules: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Entry {
+    Recording { record: &'static str, expr: LitString },
+    Alerting(Alerting),
 }
 
 #[derive(Debug, Serialize)]
 struct Alerting {
     alert: String,
-    expr: String,
+    expr: LitString,
     #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
     hold: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     keep_firing_for: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
-    annotations: BTreeMap<&'static str, String>,
+    annotations: BTreeMap<&'static str, LitString>,
 }
 
 impl File {
-    /// The file for these rules; `runbooks` is what links to runbooks begin with, empty for their paths alone.
+    /// The file for these rules.
     #[must_use]
-    pub fn new(rules: &[Rule], runbooks: &str) -> Self {
-        let stores = Group {
-            name: "chroma",
-            rules: rules.iter().map(|rule| alerting(rule, runbooks)).collect(),
+    pub fn new(rules: &[Rule], options: &Options) -> Self {
+        let group = |part: &Part| match part {
+            Part::Recording => Group { name: "chroma-recording", rules: record::rules() },
+            Part::Stores => {
+                let rules = rules.iter().map(|rule| Entry::Alerting(alerting(rule, options)));
+                Group { name: "chroma-stores", rules: rules.collect() }
+            }
+            Part::Exporters => {
+                let rules = own::rules(options).into_iter().map(Entry::Alerting);
+                Group { name: "chroma-exporters", rules: rules.collect() }
+            }
         };
-        Self { groups: vec![stores, Group { name: "chroma_exporter", rules: own() }] }
+        Self { groups: options.parts.iter().map(group).collect() }
     }
 
     /// As Prometheus reads it. Errs never with rules of ours; the error is serde's own.
@@ -50,7 +104,7 @@ impl File {
     }
 }
 
-fn alerting(rule: &Rule, runbooks: &str) -> Alerting {
+fn alerting(rule: &Rule, options: &Options) -> Alerting {
     let (expr, code) = match &rule.on {
         On::Finding(code) => {
             (format!("chroma_finding{{code=\"{}\"}} == 1", code.as_str()), Some(*code))
@@ -62,22 +116,30 @@ fn alerting(rule: &Rule, runbooks: &str) -> Alerting {
     if rule.severity.is_some() || matches!(rule.on, On::Series(_)) {
         labels.insert("severity".to_owned(), rule.usual_severity().as_str().to_owned());
     }
-    let mut annotations = BTreeMap::from([(
-        "summary",
-        format!("{} in store {{{{ $labels.store }}}} on {{{{ $labels.instance }}}}", rule.summary),
-    )]);
-    if let Some(code) = code {
-        let remedy = code.remedy_template().replace("{path}", PATH);
-        annotations.insert("description", format!("{} What to do: {remedy}", code.cause()));
-        annotations.insert("runbook_url", runbook(code, runbooks));
+    let value = match &rule.on {
+        On::Series(level) if level.code.is_some() => " Now: {{ $value | humanizePercentage }}.",
+        On::Series(_) => " Now: {{ $value }}.",
+        On::Finding(_) => "",
+    };
+    let mut annotations = BTreeMap::from([
+        // Without names, so that it is the same for all alerts of a group.
+        ("summary", LitString(format!("{} in a Chroma store", rule.summary))),
+        ("dashboard_url", LitString(format!("{}{STORE_DASHBOARD}", options.grafana))),
+    ]);
+    let description = if let Some(code) = code {
+        annotations.insert("runbook_url", LitString(under(&options.runbooks, &code.runbook())));
+        let remedy = code.remedy_template().replace("{path}", "{{ $path }}");
+        let numbers = number::of(code).map(|number| number.template()).unwrap_or_default();
+        format!("{HEAD}\n{WHERE} {}{value}{numbers}\nWhat to do: {remedy}", code.cause())
     } else {
-        annotations.insert("description", "The value is {{ $value }}.".to_owned());
-    }
+        format!("{HEAD}\n{WHERE} {}.{value}", rule.summary)
+    };
+    annotations.insert("description", LitString(description));
     Alerting {
         alert: rule.name.to_string(),
-        expr,
+        expr: LitString(expr),
         hold: span(rule.hold),
-        keep_firing_for: span(rule.keep_firing_for),
+        keep_firing_for: span(rule.keep_firing_for.max(GAP)),
         labels,
         annotations,
     }
@@ -95,76 +157,14 @@ fn level_expr(name: &str, level: &Level) -> String {
     match level.recover {
         None => format!("{series} {compare} {threshold}"),
         Some(recover) => format!(
-            "{series} {compare} {threshold} or ({series} {compare} {recover} and on (instance, job, store) \
-             ALERTS{{alertname=\"{name}\",alertstate=\"firing\"}})"
+            "{series} {compare} {threshold}\nor (\n  {series} {compare} {recover}\n  and on (instance, job, store) \
+             ALERTS{{alertname=\"{name}\",alertstate=\"firing\"}}\n)"
         ),
     }
 }
 
-fn own() -> Vec<Alerting> {
-    let rule =
-        |alert: &str, expr: &str, hold: &str, severity: &str, summary: &str, description: &str| {
-            Alerting {
-                alert: alert.to_owned(),
-                expr: expr.to_owned(),
-                hold: (!hold.is_empty()).then(|| hold.to_owned()),
-                keep_firing_for: None,
-                labels: BTreeMap::from([("severity".to_owned(), severity.to_owned())]),
-                annotations: BTreeMap::from([
-                    ("summary", summary.to_owned()),
-                    ("description", description.to_owned()),
-                ]),
-            }
-        };
-    vec![
-        rule(
-            "ChromaExporterAbsent",
-            "absent(chroma_exporter_build_info)",
-            "5m",
-            "critical",
-            "No chroma_exporter is being scraped",
-            "Nobody says whether the data of any Chroma is safe. Look at the targets of Prometheus and at the service.",
-        ),
-        rule(
-            "ChromaReadingsStale",
-            "time() - chroma_exporter_snapshot_timestamp_seconds > 300",
-            "1m",
-            "warning",
-            "The readings of {{ $labels.instance }} stand still",
-            "The exporter answers and reads nothing any more. Look at its log and restart it.",
-        ),
-        rule(
-            "ChromaNotificationsFailing",
-            "chroma_exporter_notification_queue_length > 0 and on (instance, job, receiver) (time() - chroma_exporter_notification_oldest_timestamp_seconds > 300)",
-            "1m",
-            "warning",
-            "Receiver {{ $labels.receiver }} of {{ $labels.instance }} takes no alerts",
-            "{{ $value }} alerts have been waiting for minutes. Try it with: chroma_exporter notify {{ $labels.receiver }}",
-        ),
-        rule(
-            "ChromaNotificationsLost",
-            "increase(chroma_exporter_notification_dead_letters_total[1h]) > 0",
-            "",
-            "warning",
-            "Receiver {{ $labels.receiver }} of {{ $labels.instance }} was not told of alerts",
-            "Alerts were refused for good or waited too long. The log of the exporter says which and why.",
-        ),
-        rule(
-            "ChromaWatchdog",
-            "vector(1)",
-            "",
-            "info",
-            "The path of alerts works",
-            "Always fires: whoever receives it should say so when it stops coming.",
-        ),
-    ]
-}
-
-fn runbook(code: Code, base: &str) -> String {
-    match base {
-        "" => code.runbook(),
-        base => format!("{base}/{}", code.runbook()),
-    }
+fn under(base: &str, path: &str) -> String {
+    if base.is_empty() { path.to_owned() } else { format!("{base}/{path}") }
 }
 
 fn span(span: Duration) -> Option<String> {
@@ -175,18 +175,46 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Prometheus knows the store by its name; the path stands in `chroma_store_info`.
-const PATH: &str = "PATH";
+/// A series that is missing ends an alert of Prometheus like one that is healthy. A restart of the exporter, a scrape that
+/// timed out, or a reading that failed once is no recovery, so every alert of a store outlasts this gap.
+const GAP: Duration = Duration::from_mins(5);
+
+/// The dashboard of one store; its uid is fixed (`dashboards/chroma-store.json`).
+const STORE_DASHBOARD: &str = "/d/chroma-store?var-job={{ $labels.job | urlquery }}\
+     &var-instance={{ $labels.instance | urlquery }}&var-store={{ $labels.store | urlquery }}";
+
+/// The dashboard of all hosts.
+const FLEET_DASHBOARD: &str = "/d/chroma-fleet";
+
+/// `$at` selects the store; `$path` is its directory as a shell takes it for one word, and `PATH` when it is not known.
+const HEAD: &str = r#"{{- $at := printf "instance=%q,job=%q,store=%q" $labels.instance $labels.job $labels.store -}}
+{{- $path := "PATH" -}}
+{{- range query (printf "chroma_store_info{%s}" $at) -}}
+{{- $path = .Labels.path -}}
+{{- if not (match "^[a-zA-Z0-9/._+@%:,=-]+$" $path) -}}{{- $path = printf "'%s'" (reReplaceAll "'" "'\\''" $path) -}}{{- end -}}
+{{- end -}}"#;
+
+const WHERE: &str = "{{ $labels.store }} ({{ $path }}) on {{ $labels.instance }}:";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{alert::builtin, config::Collect};
+    use crate::{alert::builtin, config::Collect, findings::Code};
+
+    fn options() -> Options {
+        Options {
+            runbooks: "https://x".to_owned(),
+            grafana: "https://g".to_owned(),
+            job: "chroma".to_owned(),
+            slowest: Duration::from_mins(10),
+            parts: Part::ALL.to_vec(),
+        }
+    }
 
     #[test]
     fn every_built_in_rule_is_there_and_a_level_has_its_recovery() {
         let rules = builtin::rules(&Collect::default());
-        let text = File::new(&rules, "https://x").to_yaml().unwrap();
+        let text = File::new(&rules, &options()).to_yaml().unwrap();
         for rule in &rules {
             assert_eq!(
                 text.matches(&format!("alert: {}\n", rule.name)).count(),
@@ -195,10 +223,27 @@ mod tests {
                 rule.name
             );
         }
-        assert!(
-            text.contains("chroma_disk_used_ratio >= 0.8 or (chroma_disk_used_ratio >= 0.75 and")
-        );
+        assert!(text.contains("chroma_disk_used_ratio >= 0.8\n"));
+        assert!(text.contains("chroma_disk_used_ratio >= 0.75\n"));
         assert!(text.contains("https://x/runbooks/second_writer.md"));
+        assert!(text.contains("https://g/d/chroma-store?var-job="));
         assert!(!text.contains("{path}"));
+    }
+
+    #[test]
+    fn a_part_can_be_left_out() {
+        let rules = builtin::rules(&Collect::default());
+        let only = Options { parts: vec![Part::Exporters], ..options() };
+        let text = File::new(&rules, &only).to_yaml().unwrap();
+        assert!(text.contains("ChromaWatchdog") && !text.contains("ChromaSecondWriter"));
+        assert!(!text.contains("record:"));
+    }
+
+    #[test]
+    fn braces_of_a_template_are_ours_alone() {
+        for code in Code::ALL {
+            let words = [code.cause(), code.remedy_template()].concat();
+            assert!(!words.contains("{{") && !words.contains("}}"), "{code:?}");
+        }
     }
 }

@@ -1,15 +1,48 @@
 //! `rules`: the rules in force as a rule file for Prometheus.
 
+use clap::Args;
+
 use super::{Ended, to_stderr, to_stdout};
 use crate::{
-    alert::prometheus::File,
+    alert::prometheus::{self, File, Part},
     config::{Config, alerts},
 };
 
+/// Flags of `rules`.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Job of Prometheus that scrapes the exporters; a target of it that never answered is told as down
+    #[arg(long, value_name = "NAME", default_value = "chroma")]
+    job: String,
+    /// Address of Grafana, for links to the dashboards; their paths alone when left out
+    #[arg(long = "grafana.url", value_name = "URL", default_value = "")]
+    grafana: String,
+    /// Print only these groups; may be repeated
+    #[arg(long, value_name = "GROUP", value_enum)]
+    only: Vec<Part>,
+}
+
 /// Prints the file.
-pub(super) fn run(config: &Config) -> Ended {
+pub(super) fn run(config: &Config, options: &Options) -> Ended {
     let rules = alerts::rules(&config.collect, &config.alerts.rules);
-    match File::new(&rules, &config.alerts.runbook_url).to_yaml() {
+    let collect = &config.collect;
+    let slowest = [
+        collect.interval,
+        collect.contents_interval,
+        collect.permissions_interval,
+        collect.backups_interval,
+    ];
+    let options = prometheus::Options {
+        runbooks: config.alerts.runbook_url.clone(),
+        grafana: options.grafana.trim_end_matches('/').to_owned(),
+        job: options.job.clone(),
+        slowest: slowest.into_iter().max().unwrap_or_default(),
+        parts: match options.only.as_slice() {
+            [] => Part::ALL.to_vec(),
+            only => Part::ALL.into_iter().filter(|part| only.contains(part)).collect(),
+        },
+    };
+    match File::new(&rules, &options).to_yaml() {
         Ok(yaml) => to_stdout(&format!("{HEAD}{yaml}"), Ended::Well),
         Err(error) => {
             to_stderr(&format!("error: the rules cannot be written as YAML: {error}\n"));
@@ -18,4 +51,4 @@ pub(super) fn run(config: &Config) -> Ended {
     }
 }
 
-const HEAD: &str = "# Made by `chroma_exporter rules` from the table that the built-in alerts come from. Use either the alert hooks of the\n# exporter or these rules with an Alertmanager, or both: they have the same names.\n";
+const HEAD: &str = "# Made by `chroma_exporter rules` from the table that the built-in alerts come from; needs Prometheus 2.42 or newer.\n# Where the alert hooks of the exporters tell the same people, print it with `--only recording --only exporters`.\n";

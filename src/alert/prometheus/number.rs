@@ -1,0 +1,137 @@
+//! The numbers behind a finding, which its 0 or 1 does not tell: asked of Prometheus when the alert is put into words.
+
+use crate::findings::Code;
+
+/// A question and the words for each series that it gives; none gives no words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Number {
+    /// PromQL; `AT` stands for the matchers of the store.
+    query: &'static str,
+    /// One sentence as a template, with `.Value` and `.Labels`.
+    words: &'static str,
+}
+
+impl Number {
+    /// As part of a description that has `$at`.
+    pub(super) fn template(&self) -> String {
+        // Go reads the query between quotes, and printf in it a `%`.
+        let query = self.query.replace('"', "\\\"").replace('%', "%%").replace("AT", "%[1]s");
+        format!("{{{{ range query (printf \"{query}\" $at) }}}} {}{{{{ end }}}}", self.words)
+    }
+}
+
+/// The number of a code; none where the finding itself is all there is.
+pub(super) const fn of(code: Code) -> Option<Number> {
+    let (query, words) = match code {
+        Code::SecondWriter => {
+            ("chroma_process_writers{AT}", "{{ .Value }} processes hold it open for writing.")
+        }
+        Code::ServerGone | Code::StoreReplaced => (
+            r#"chroma_processes{access="write",AT}"#,
+            "{{ .Value }} processes hold chroma.sqlite3 open for writing.",
+        ),
+        Code::LockHeld => (
+            "chroma_process_lock_seconds{AT}",
+            "The lock has been held for {{ .Value | humanizeDuration }}.",
+        ),
+        Code::DescriptorsLow => (
+            "chroma_process_open_fds{AT} / chroma_process_max_fds{AT}",
+            "{{ .Value | humanizePercentage }} are used up.",
+        ),
+        Code::SqliteNotADatabase
+        | Code::SqliteHeaderDamaged
+        | Code::SqliteTruncated
+        | Code::SqliteCorrupt
+        | Code::SqliteIndexCorrupt
+        | Code::FtsCorrupt
+        | Code::JournalForeign
+        | Code::MigrationMismatch
+        | Code::MigrationsMissing
+        | Code::TableMissing => (
+            r#"chroma_integrity_state{state="corrupt",AT} == 1"#,
+            "The check {{ .Labels.check }} says corrupt.",
+        ),
+        Code::CheckOverdue => (
+            "time() - chroma_integrity_last_ok_timestamp_seconds{AT}",
+            "The check {{ .Labels.check }} last ended well {{ .Value | humanizeDuration }} ago.",
+        ),
+        Code::CollectorFailing => (
+            "chroma_exporter_collector_success{AT} == 0",
+            "The collector {{ .Labels.collector }} fails.",
+        ),
+        Code::SchemaNewerThanServer => {
+            ("chroma_installed_info{AT}", "Installed is chromadb {{ .Labels.version }}.")
+        }
+        Code::SqliteValueMismatch => {
+            (r#"chroma_documents_differing{how="changed",AT}"#, "{{ .Value }} documents differ.")
+        }
+        Code::FtsOutOfStep => (
+            r#"chroma_documents_differing{how!="changed",AT} > 0"#,
+            "{{ .Value }} documents: {{ .Labels.how }}.",
+        ),
+        Code::OrphanRows => {
+            ("chroma_orphan_rows{AT} > 0", "{{ .Value }} rows in {{ .Labels.table }}.")
+        }
+        Code::QueueBacklog | Code::IndexLag => {
+            (r#"chroma_queue_lag_records{scope="vector",AT}"#, "{{ .Value }} operations behind.")
+        }
+        Code::QueueNotPurged => ("chroma_queue_records{AT}", "{{ .Value }} rows are in the queue."),
+        Code::RecordsWithoutVector => {
+            ("chroma_records_without_vector{AT}", "{{ .Value }} records have no vector.")
+        }
+        Code::SegmentMissing
+        | Code::SegmentIncomplete
+        | Code::SegmentTruncated
+        | Code::SegmentHeaderInvalid
+        | Code::SegmentMetadataInvalid
+        | Code::SegmentMetadataHostile
+        | Code::SegmentInconsistent
+        | Code::SegmentBloated
+        | Code::SegmentBehind
+        | Code::SegmentAhead => (
+            r#"chroma_hnsw_segments{state!~"ok|unpersisted|flushing|orphan",AT} > 0"#,
+            "Indexes that are {{ .Labels.state }}: {{ .Value }}.",
+        ),
+        Code::SegmentOrphan => {
+            ("sum(chroma_hnsw_orphan_bytes{AT})", "They take {{ .Value | humanize1024 }}B.")
+        }
+        Code::DiskWillFill => (
+            "chroma_disk_full_timestamp_seconds{AT} - time()",
+            "It will be full in {{ .Value | humanizeDuration }}.",
+        ),
+        Code::InodesLow => (
+            "chroma_disk_inodes_free{AT} / chroma_disk_inodes{AT}",
+            "{{ .Value | humanizePercentage }} are left.",
+        ),
+        Code::HeadroomLow | Code::DiskUsageHigh | Code::DiskUsageCritical => {
+            ("chroma_disk_avail_bytes{AT}", "{{ .Value | humanize1024 }}B are free.")
+        }
+        Code::PermissionDrift => (
+            "chroma_permission_drift{AT} > 0",
+            "{{ .Value }} entries differ in {{ .Labels.kind }}.",
+        ),
+        Code::PermissionUnwritable => ("chroma_permission_unwritable{AT}", "{{ .Value }} entries."),
+        Code::PermissionWorldWritable => {
+            ("chroma_permission_world_writable{AT}", "{{ .Value }} entries.")
+        }
+        Code::BackupMissing | Code::BackupInvalid => (
+            "chroma_backups_incomplete{AT} > 0",
+            "In the place of backups, {{ .Labels.reason }}: {{ .Value }}.",
+        ),
+        Code::BackupStale => {
+            ("chroma_backup_age_seconds{AT}", "It is {{ .Value | humanizeDuration }} old.")
+        }
+        Code::BackupShrunk => {
+            ("chroma_backup_size_bytes{AT}", "It has {{ .Value | humanize1024 }}B.")
+        }
+        Code::ServerUnreachable | Code::ServerFailing => {
+            ("chroma_server_probe_success{AT} == 0", "The probe {{ .Labels.probe }} fails.")
+        }
+        Code::LogPanic | Code::LogError => (
+            "increase(chroma_log_signature_total{AT}[1h]) > 0",
+            "{{ .Labels.signature }}: {{ .Value | humanize }} lines in the last hour.",
+        ),
+        _ => return None,
+    };
+    Some(Number { query, words })
+}

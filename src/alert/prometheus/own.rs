@@ -1,0 +1,150 @@
+//! What only Prometheus can say: that an exporter is gone, stands still, or cannot reach those whom it should tell.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_saphyr::LitString;
+
+use super::{Alerting, FLEET_DASHBOARD, GAP, Options, STORE_DASHBOARD, quoted, under};
+use crate::format::duration;
+
+struct Own {
+    alert: &'static str,
+    expr: String,
+    hold: Duration,
+    severity: &'static str,
+    summary: &'static str,
+    description: &'static str,
+}
+
+pub(super) fn rules(options: &Options) -> Vec<Alerting> {
+    let down = format!(
+        "up{{job={}}} == 0\nor (\n  up == 0\n  and on (instance, job) last_over_time(chroma_exporter_build_info[1d])\n)",
+        quoted(&options.job)
+    );
+    // Three turns of the slowest collector and no less than half an hour.
+    let stale = (options.slowest * 3).max(Duration::from_mins(30)).as_secs();
+    let last_run =
+        format!("time() - chroma_exporter_collector_last_run_timestamp_seconds > {stale}");
+    let minutes = Duration::from_mins;
+    let all = [
+        Own {
+            alert: "ChromaExporterAbsent",
+            expr: "absent(chroma_exporter_build_info)".to_owned(),
+            hold: minutes(5),
+            severity: "critical",
+            summary: "No chroma_exporter is being scraped",
+            description: "Nobody says whether the data of any Chroma is safe. Look at the targets of Prometheus and at the service: systemctl status chroma_exporter",
+        },
+        Own {
+            alert: "ChromaExporterDown",
+            expr: down,
+            hold: minutes(5),
+            severity: "critical",
+            summary: "A chroma_exporter does not answer",
+            description: "Nobody says whether the data of the Chromas on {{ $labels.instance }} is safe. Look there with: systemctl status chroma_exporter; journalctl -u chroma_exporter",
+        },
+        Own {
+            alert: "ChromaStoreUnwatched",
+            expr: "(\n  last_over_time(chroma_store_info[6h])\n  and on (instance, job) chroma_exporter_build_info\n)\nunless on (instance, job, store) chroma_store_info".to_owned(),
+            hold: minutes(10),
+            severity: "warning",
+            summary: "A Chroma store is not watched any more",
+            description: "The exporter on {{ $labels.instance }} answers and does not speak of {{ $labels.store }} ({{ $labels.path }}), which it watched within the last six hours. If that was wanted, silence this; else look with: chroma_exporter config print",
+        },
+        Own {
+            alert: "ChromaReadingsStale",
+            expr: "time() - chroma_exporter_snapshot_timestamp_seconds > 300".to_owned(),
+            hold: minutes(1),
+            severity: "warning",
+            summary: "The readings of a chroma_exporter stand still",
+            description: "The exporter on {{ $labels.instance }} answers and has read nothing for {{ $value | humanizeDuration }}, or its clock is not that of Prometheus. Look at its log, then restart it.",
+        },
+        Own {
+            alert: "ChromaCollectorStale",
+            expr: last_run,
+            hold: minutes(1),
+            severity: "warning",
+            summary: "A reading of a Chroma store stands still",
+            description: "{{ $labels.collector }} of {{ $labels.store }} on {{ $labels.instance }} last ran {{ $value | humanizeDuration }} ago: its series are that old. Look for a mount that hangs, then restart the exporter.",
+        },
+        Own {
+            alert: "ChromaIntegrityCheckStale",
+            expr: "time() - chroma_integrity_next_due_timestamp_seconds > 21600".to_owned(),
+            hold: minutes(5),
+            severity: "warning",
+            summary: "An integrity check of a Chroma store is not run",
+            description: "The check {{ $labels.check }} of {{ $labels.store }} on {{ $labels.instance }} has been due for {{ $value | humanizeDuration }}: damage would not be noticed. Run it with: chroma_exporter check, and restart the exporter.",
+        },
+        Own {
+            alert: "ChromaNotificationsFailing",
+            expr: "chroma_exporter_notification_queue_length > 0\nand on (instance, job, receiver)\n  (time() - chroma_exporter_notification_oldest_timestamp_seconds > 300)".to_owned(),
+            hold: minutes(1),
+            severity: "warning",
+            summary: "A receiver takes no alerts of a chroma_exporter",
+            description: "{{ $value }} alerts of {{ $labels.instance }} have been waiting for {{ $labels.receiver }} for minutes. Try it with: chroma_exporter notify {{ $labels.receiver }}",
+        },
+        Own {
+            alert: "ChromaNotificationsLost",
+            expr: "increase(chroma_exporter_notification_dead_letters_total[1h]) > 0".to_owned(),
+            hold: Duration::ZERO,
+            severity: "warning",
+            summary: "A receiver was not told of alerts of a chroma_exporter",
+            description: "{{ $labels.receiver }} of {{ $labels.instance }} refused alerts for good or took none for too long: {{ $value | humanize }} in the last hour. The log of the exporter says which and why.",
+        },
+        Own {
+            alert: "ChromaAlertStateNotKept",
+            expr: "chroma_exporter_alert_state_persistent == 0\nand on (instance, job) chroma_exporter_notification_queue_length".to_owned(),
+            hold: minutes(15),
+            severity: "warning",
+            summary: "A chroma_exporter keeps its alerts in memory only",
+            description: "A restart of the exporter on {{ $labels.instance }} would forget what fires and what is still to be told. See whether its state directory (--state.dir) is full or cannot be written.",
+        },
+        Own {
+            alert: "ChromaConfigReloadFailed",
+            expr: "chroma_exporter_config_last_reload_successful == 0".to_owned(),
+            hold: minutes(5),
+            severity: "warning",
+            summary: "A chroma_exporter could not load its configuration",
+            description: "The exporter on {{ $labels.instance }} goes on with the configuration before. See what is wrong with: chroma_exporter config check",
+        },
+        Own {
+            alert: "ChromaSeriesDropped",
+            expr: "chroma_exporter_dropped_series > 0".to_owned(),
+            hold: minutes(15),
+            severity: "warning",
+            summary: "A chroma_exporter leaves series out",
+            description: "{{ $value }} series of {{ $labels.instance }} are not on its page because of the bound (limits in its configuration): rules of your own over them are blind. Findings are never left out.",
+        },
+        Own {
+            alert: "ChromaWatchdog",
+            expr: "vector(1)".to_owned(),
+            hold: Duration::ZERO,
+            severity: "info",
+            summary: "The path of alerts works",
+            description: "Always fires: whoever receives it should say so when it stops coming.",
+        },
+    ];
+    all.into_iter().map(|own| alerting(own, options)).collect()
+}
+
+fn alerting(own: Own, options: &Options) -> Alerting {
+    let page =
+        if own.description.contains("$labels.store") { STORE_DASHBOARD } else { FLEET_DASHBOARD };
+    let anchor = format!("runbooks/README.md#{}", own.alert.to_lowercase());
+    let words = [
+        ("summary", own.summary.to_owned()),
+        ("description", own.description.to_owned()),
+        ("dashboard_url", format!("{}{page}", options.grafana)),
+        ("runbook_url", under(&options.runbooks, &anchor)),
+    ];
+    // These speak of a gap or outlast it by their own means; only those about readings are ended by one.
+    let keep = own.expr.starts_with("chroma_") || own.expr.starts_with("time()");
+    Alerting {
+        alert: own.alert.to_owned(),
+        expr: LitString(own.expr),
+        hold: (!own.hold.is_zero()).then(|| duration::format(own.hold)),
+        keep_firing_for: keep.then(|| duration::format(GAP)),
+        labels: BTreeMap::from([("severity".to_owned(), own.severity.to_owned())]),
+        annotations: words.map(|(name, text)| (name, LitString(text))).into(),
+    }
+}
