@@ -124,6 +124,7 @@ pub fn fetch(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-fn encoded(query: &str) -> String {
+/// A question as part of an address.
+pub fn encoded(query: &str) -> String {
     query.bytes().map(|b| format!("%{b:02X}")).collect::<Vec<_>>().concat()
 }

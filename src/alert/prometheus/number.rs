@@ -21,6 +21,7 @@ impl Number {
 }
 
 /// The number of a code; none where the finding itself is all there is.
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) const fn of(code: Code) -> Option<Number> {
     let (query, words) = match code {
         Code::SecondWriter => {

@@ -16,6 +16,7 @@ struct Own {
     description: &'static str,
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn rules(options: &Options) -> Vec<Alerting> {
     let down = format!(
         "up{{job={}}} == 0\nor (\n  up == 0\n  and on (instance, job) last_over_time(chroma_exporter_build_info[1d])\n)",
