@@ -164,7 +164,7 @@ catalogue! {
         => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back.";
     SqliteTruncated "sqlite_truncated" Critical: "chroma.sqlite3 is shorter than its header says: pages at its end are gone."
         => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back; do not let Chroma write to it.";
-    SqliteCorrupt "sqlite_corrupt" Critical: "SQLite's own check found damaged pages in a table, an overflow chain or the freelist."
+    SqliteCorrupt "sqlite_corrupt" Critical: "chroma.sqlite3 holds damaged bytes: SQLite's own check found them in a table, an overflow chain or the freelist, or they changed although nobody wrote them."
         => "Stop Chroma, keep a copy of {path}, then: sqlite3 copy/chroma.sqlite3 .dump (not .recover of Debian 12, which leaves an empty file)";
     SqliteIndexCorrupt "sqlite_index_corrupt" Critical: "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole."
         => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 REINDEX";
@@ -234,7 +234,7 @@ catalogue! {
         => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the pickle: the collection would open again with an empty index.";
     SegmentMetadataHostile "segment_metadata_hostile" Critical: "index_metadata.pickle of a collection's index holds code; Chroma before 1.0 runs it at the next query, with the rights of the server."
         => "Stop Chroma now and do not start it on {path}. Keep a copy of the folder named below as evidence, find out who could write there, and restore the folder from a backup that is older.";
-    SegmentInconsistent "segment_inconsistent" Critical: "The files of a collection's index contradict each other or the database (neighbours, labels, counts, numbers that are not finite, an exchanged folder); queries crash the server or answer wrongly."
+    SegmentInconsistent "segment_inconsistent" Critical: "The files of a collection's index contradict each other or the database (neighbours, labels, counts, numbers that are not finite, an exchanged folder), or bytes changed although nobody wrote them; queries crash the server or answer wrongly."
         => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
     SegmentBloated "segment_bloated" Critical: "A file of a collection's index is far larger than its elements need: one impossible record size in link_lists.bin makes every flush write further behind its end, until the disk is full."
         => "Stop Chroma before the disk is full, keep a copy of {path} with cp --sparse=always, and put the whole folder named below back from the newest verified backup. Do not delete the folder: its vectors can be read out of data_level0.bin.";

@@ -6,6 +6,7 @@ pub mod walk;
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -18,6 +19,10 @@ pub struct Host {
     pub processes: processes::ProcessTable,
     /// What must survive a restart.
     pub state: state::StateDir,
+    /// This boot of the host, when it is known.
+    pub boot: Option<String>,
+    /// The boot during which an exporter with this state ended in order last, unless it was started anew since.
+    pub ended_in: Option<String>,
     /// Whole-file checks take turns: two at once would only make both slower and the host's neighbours with them.
     pub heavy: Mutex<()>,
     /// Stores whose file events are (not) being received.
@@ -38,12 +43,26 @@ impl Host {
     }
 
     fn with_state(config: &Config, state: state::StateDir) -> Self {
+        let boot = std::fs::read_to_string(config.procfs.join("sys/kernel/random/boot_id"));
+        let ended_in: Option<String> = state.load(END_KIND, Path::new("/")).unwrap_or_default();
+        if ended_in.is_some() {
+            // From here on only another end in order may say so.
+            state.save(END_KIND, Path::new("/"), &None::<String>);
+        }
         Self {
             processes: processes::ProcessTable::new(config.procfs.clone()),
             state,
+            boot: boot.ok().map(|id| id.trim().to_owned()),
+            ended_in,
             heavy: Mutex::new(()),
             watched: Mutex::default(),
         }
+    }
+
+    /// Notes that the program ends because it was told to. When the host goes down in order so does the program, and then
+    /// everything that was written has come to the disk, times of change included.
+    pub fn end_in_order(&self) {
+        self.state.save(END_KIND, Path::new("/"), &self.boot);
     }
 
     /// Notes whether file events of `store` are being received.
@@ -63,5 +82,28 @@ impl Host {
     #[must_use]
     pub fn watched(&self) -> BTreeMap<Arc<str>, bool> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The document about the last end in order.
+const END_KIND: &str = "end";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_in_order_is_known_at_the_next_start_and_not_at_the_one_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { state_dir: Some(dir.path().join("state")), ..Config::default() };
+        let boot = Host::new(&config).boot;
+        assert!(boot.is_some());
+        assert_eq!(Host::new(&config).ended_in, None, "a program that was killed says nothing");
+        Host::new(&config).end_in_order();
+        for _ in 0..2 {
+            assert_eq!(Host::read_only(&config).ended_in, boot, "who only reads changes nothing");
+        }
+        assert_eq!(Host::new(&config).ended_in, boot);
+        assert_eq!(Host::new(&config).ended_in, None);
     }
 }

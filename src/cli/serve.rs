@@ -127,6 +127,7 @@ async fn serve(config: Config, overrides: Overrides) -> ExitCode {
         dispatch.run(s).await;
         "alerts"
     });
+    let host_at_end = Arc::clone(&host);
     let s = stop.clone();
     parts.spawn(async move {
         fleet::run(host, board, fleet_configs, s).await;
@@ -158,6 +159,9 @@ async fn serve(config: Config, overrides: Overrides) -> ExitCode {
     let rest = async { while parts.join_next().await.is_some() {} };
     if tokio::time::timeout(GRACE, rest).await.is_err() {
         warn!("Some parts did not end in time and are left behind.");
+    }
+    if code == ExitCode::SUCCESS {
+        host_at_end.end_in_order();
     }
     code
 }

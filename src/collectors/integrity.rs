@@ -3,6 +3,7 @@
 //! restart. Busy is not corrupt, and what was given up is unknown.
 
 mod checks;
+mod decay;
 mod job;
 mod judge;
 mod look;
@@ -13,10 +14,15 @@ mod schedule;
 
 pub(super) use samples::DESCS;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use self::{
     checks::Check,
+    decay::Ledger,
     job::{Job, Ran},
     judge::{Background, Judged, Obstacle, judge},
     look::{Look, Stamps},
@@ -32,7 +38,7 @@ use crate::{
     watch::Wake,
 };
 
-static CODES: [Code; 23] = [
+static CODES: [Code; 24] = [
     Code::StoreMissing,
     Code::SqliteMissing,
     Code::SqliteEmpty,
@@ -43,6 +49,7 @@ static CODES: [Code; 23] = [
     Code::SqliteTruncated,
     Code::SqliteCorrupt,
     Code::SqliteIndexCorrupt,
+    Code::SegmentInconsistent,
     Code::FtsCorrupt,
     Code::FtsMissing,
     Code::HotJournal,
@@ -73,6 +80,8 @@ pub struct Integrity {
     memory: Option<Memory>,
     cheap: Option<Cheap>,
     job: Option<Job>,
+    /// Hashes of what was read, when there is no state directory to keep them in.
+    kept: Arc<Mutex<Option<Ledger>>>,
     /// Which checks are overdue, since when that has been known, and for how long they have been without a verdict.
     overdue: BTreeMap<&'static str, (Timestamp, Duration)>,
     /// Problems of the newest run of each check.
@@ -88,6 +97,7 @@ impl Integrity {
             memory: None,
             cheap: None,
             job: None,
+            kept: Arc::default(),
             overdue: BTreeMap::new(),
             problems: BTreeMap::new(),
         }
@@ -193,7 +203,7 @@ impl Integrity {
         if due.is_empty() {
             return;
         }
-        match Job::start(due, content, &self.context, turn.deep, turn.now) {
+        match Job::start(due, content, &self.context, turn.deep, turn.now, &self.kept) {
             Ok(job) => self.job = Some(job),
             Err(error) => {
                 self.problems
@@ -260,12 +270,15 @@ impl Integrity {
         // A header that is damaged explains what SQLite says; twice the same would only be noise.
         let explained = findings.iter().any(|finding| finding.code != Code::WalMode);
         let checks = self.memory.iter().flat_map(|memory| memory.checks.values());
-        for (code, subject, evidence) in checks.flat_map(|past| &past.findings) {
-            let known = Code::ALL.iter().find(|known| known.as_str() == code);
-            let Some(code) = known.filter(|_| !explained) else { continue };
-            let twice = findings.iter().any(|f| f.code == *code && f.subject == *subject);
+        for finding in checks.flat_map(memory::Past::told) {
+            // Other files than the database are explained by nothing in it.
+            if explained && finding.code != Code::SegmentInconsistent {
+                continue;
+            }
+            let twice =
+                findings.iter().any(|f| f.code == finding.code && f.subject == finding.subject);
             if !twice {
-                findings.push(Finding::new(*code, subject, evidence));
+                findings.push(finding);
             }
         }
         findings

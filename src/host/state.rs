@@ -70,6 +70,12 @@ impl StateDir {
         self.dir.is_some() && !self.read_only && !self.failing.load(Ordering::Relaxed)
     }
 
+    /// Whether this program only reads what another one keeps.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// The directory, when this program is its owner or reads beside it; what is kept in files of another form goes here.
     #[must_use]
     pub fn dir(&self) -> Option<&Path> {

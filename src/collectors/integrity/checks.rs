@@ -9,13 +9,17 @@ mod slices;
 
 use std::{
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use self::pages::Verdict;
+use super::decay::{self, Ledger};
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
     findings::Finding,
@@ -35,23 +39,26 @@ pub(super) enum Check {
     Schema,
     Quick,
     Full,
+    /// Not of SQLite: whether bytes changed by themselves.
+    Decay,
 }
 
 impl Check {
-    pub(super) const ALL: [Self; 3] = [Self::Schema, Self::Quick, Self::Full];
+    pub(super) const ALL: [Self; 4] = [Self::Schema, Self::Quick, Self::Full, Self::Decay];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Schema => "schema",
             Self::Quick => "quick",
             Self::Full => "full",
+            Self::Decay => "decay",
         }
     }
 
     const fn pragma(self) -> &'static str {
         match self {
-            Self::Schema | Self::Quick => "quick_check",
             Self::Full => "integrity_check",
+            _ => "quick_check",
         }
     }
 }
@@ -93,6 +100,10 @@ pub(super) struct Outcome {
     pub(super) way: Way,
     /// Pages that a whole-file check looked at; `None` without a verdict.
     pub(super) pages: Option<u32>,
+    /// How much of what there is could be judged, 0 to 1; `None` when that is not known.
+    pub(super) coverage: Option<f64>,
+    /// Whether it is to come again soon although it came to a verdict.
+    pub(super) unsettled: bool,
 }
 
 /// Runs one check.
@@ -109,6 +120,8 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
         held,
         way,
         pages: None,
+        coverage: None,
+        unsettled: false,
     };
     match answer {
         Ok(said) => {
@@ -117,6 +130,8 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
             }
             outcome.findings = said.findings;
             outcome.pages = said.pages;
+            // What SQLite checks it checks to the last page.
+            outcome.coverage = said.pages.map(|_| 1.0);
         }
         Err(error) => {
             let ended = error.chain();
@@ -137,6 +152,68 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
         }
     }
     outcome
+}
+
+/// Looks for bytes that changed by themselves. `None` when nothing is known that could be compared, and nobody would keep
+/// what was learnt.
+pub(super) fn decay(
+    context: &Context,
+    kept: &Mutex<Option<Ledger>>,
+    again_after: Option<Duration>,
+    all: bool,
+    now: Timestamp,
+    stop: &AtomicBool,
+) -> Option<Outcome> {
+    let (host, path) = (&context.host, &context.store.path);
+    let in_memory = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let ledger: Option<Ledger> = in_memory.or_else(|| host.state.load(DECAY_KIND, path));
+    if ledger.is_none() && host.state.is_read_only() {
+        return None;
+    }
+    let before = ledger.unwrap_or_default();
+    let mut ledger = before.clone();
+    let manner = decay::Manner {
+        now,
+        all,
+        again_after,
+        boot: host.boot.as_deref(),
+        ended_in: host.ended_in.as_deref(),
+        learn: !host.state.is_read_only(),
+        stop,
+    };
+    let passed = quietly(|| decay::pass(context, &mut ledger, &manner));
+    if ledger != before {
+        host.state.save(DECAY_KIND, path, &ledger);
+    }
+    if !host.state.persistent() {
+        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);
+    }
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => decay::Passed {
+            problem: Some(CollectError::Other(format!("cannot look for decay: {error}"))),
+            ..decay::Passed::default()
+        },
+    };
+    let state = match &passed {
+        passed if !passed.findings.is_empty() => CheckState::Corrupt,
+        decay::Passed { problem: Some(_), .. } => CheckState::Unreadable,
+        decay::Passed { unfinished: Some(_), .. } => CheckState::Unknown,
+        _ => CheckState::Ok,
+    };
+    let ratio = passed.known_bytes as f64 / passed.total_bytes as f64;
+    Some(Outcome {
+        state,
+        findings: passed.findings,
+        problem: passed.problem,
+        reason: passed.unfinished.map(str::to_owned),
+        aborted: false,
+        held: passed.held,
+        way: Way::File,
+        pages: None,
+        coverage: (passed.total_bytes > 0).then_some(ratio),
+        unsettled: passed.unsettled,
+    })
 }
 
 fn state_of(error: &QueryError) -> CheckState {
@@ -373,6 +450,8 @@ const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
 /// No new copy is begun after so long.
 const VIEW_TIME_MAX: Duration = Duration::from_mins(1);
 const NICE_MOST: i32 = 19;
+/// The document of hashes.
+const DECAY_KIND: &str = "decay";
 
 #[cfg(test)]
 mod tests {

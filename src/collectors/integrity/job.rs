@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     checks::{self, Check, Outcome},
+    decay::Ledger,
     memory::Content,
 };
 use crate::{
@@ -46,10 +47,12 @@ impl Job {
         context: &Context,
         patient: bool,
         now: Timestamp,
+        kept: &Arc<Mutex<Option<Ledger>>>,
     ) -> std::io::Result<Self> {
+        let kept = Arc::clone(kept);
         let stop = Arc::new(AtomicBool::new(false));
         let (context, stopped) = (context.clone(), Arc::clone(&stop));
-        let work = move || run_checks(&due, &context, patient, now, &stopped);
+        let work = move || run_checks(&due, &context, patient, now, &kept, &stopped);
         let thread = std::thread::Builder::new().name("integrity".to_owned()).spawn(work)?;
         Ok(Self { thread: Some(thread), stop, about })
     }
@@ -83,6 +86,7 @@ fn run_checks(
     context: &Context,
     patient: bool,
     now: Timestamp,
+    kept: &Mutex<Option<Ledger>>,
     stop: &AtomicBool,
 ) -> Vec<Ran> {
     let mut ran = Vec::new();
@@ -101,10 +105,17 @@ fn run_checks(
         let began = clock::ticks();
         let progress = context.progress(CollectorName::Integrity);
         progress.start(check.as_str());
-        let outcome = checks::run(check, context, stop);
+        let outcome = match check {
+            Check::Decay => {
+                let again_after = Some(context.config.collect.full_interval);
+                let at = now.plus(job_began.elapsed());
+                checks::decay(context, kept, again_after, patient, at, stop)
+            }
+            _ => Some(checks::run(check, context, stop)),
+        };
         progress.end();
         let ended = now.plus(job_began.elapsed());
-        ran.push(Ran { check, outcome, duration: began.elapsed(), ended });
+        ran.extend(outcome.map(|outcome| Ran { check, outcome, duration: began.elapsed(), ended }));
     }
     ran
 }
@@ -166,7 +177,8 @@ mod tests {
         let context = context(dir.path());
         let others_turn = context.host.heavy.lock().unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
-        let job = Job::start(vec![Check::Quick], None, &context, true, now).unwrap();
+        let job =
+            Job::start(vec![Check::Quick], None, &context, true, now, &Arc::default()).unwrap();
         std::thread::sleep(3 * TURN_PAUSE);
         assert!(!job.is_finished(), "it is another's turn");
         job.stop();
@@ -174,11 +186,20 @@ mod tests {
         assert!(job.join().unwrap().is_empty(), "a check that never began said nothing");
 
         // Without patience nobody waits.
-        let job = Job::start(vec![Check::Quick, Check::Full], None, &context, false, now).unwrap();
+        let job = Job::start(
+            vec![Check::Quick, Check::Full],
+            None,
+            &context,
+            false,
+            now,
+            &Arc::default(),
+        )
+        .unwrap();
         wait_end(&job);
         assert!(job.join().unwrap().is_empty());
         drop(others_turn);
-        let job = Job::start(vec![Check::Quick], None, &context, true, now).unwrap();
+        let job =
+            Job::start(vec![Check::Quick], None, &context, true, now, &Arc::default()).unwrap();
         let ran = job.join().unwrap();
         assert_eq!(ran.len(), 1);
         assert!(ran[0].ended >= now && ran[0].ended < now.plus(SOON), "by the clock of the caller");
@@ -190,7 +211,8 @@ mod tests {
         let context = context(dir.path());
         let _others_turn = context.host.heavy.lock().unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
-        let job = Job::start(vec![Check::Full], None, &context, true, now).unwrap();
+        let job =
+            Job::start(vec![Check::Full], None, &context, true, now, &Arc::default()).unwrap();
         let stop = Arc::clone(&job.stop);
         drop(job);
         assert!(stop.load(Ordering::Relaxed));

@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::{Check, Outcome};
 use crate::{
-    clock::Timestamp, format::sqlite::SqliteHeader, sample::CheckState, store::database::Stamp,
+    clock::Timestamp,
+    findings::{Code, Finding},
+    format::sqlite::SqliteHeader,
+    sample::CheckState,
+    store::database::Stamp,
 };
 
 /// What survives a restart.
@@ -38,10 +42,16 @@ pub(super) struct Past {
     /// Pages that the newest run with a verdict looked at.
     #[serde(default)]
     pub(super) pages: Option<u32>,
+    /// How much of what there is the newest run with a verdict could judge.
+    #[serde(default)]
+    pub(super) coverage: Option<f64>,
     /// The content that the state is about.
     pub(super) about: Option<Content>,
     /// Code, subject, evidence.
     pub(super) findings: Vec<(String, String, String)>,
+    /// The remedy of each, where it is another than the catalogue's.
+    #[serde(default)]
+    pub(super) remedies: Vec<Option<String>>,
 }
 
 impl Default for Past {
@@ -56,8 +66,10 @@ impl Default for Past {
             aborted: 0,
             way: None,
             pages: None,
+            coverage: None,
             about: None,
             findings: Vec::new(),
+            remedies: Vec::new(),
         }
     }
 }
@@ -89,6 +101,18 @@ impl Memory {
 }
 
 impl Past {
+    /// What it found, as far as the catalogue still knows the codes.
+    pub(super) fn told(&self) -> impl Iterator<Item = Finding> {
+        self.findings.iter().enumerate().filter_map(|(at, (code, subject, evidence))| {
+            let code = Code::ALL.iter().find(|known| known.as_str() == code)?;
+            let finding = Finding::new(*code, subject, evidence);
+            Some(match self.remedies.get(at).and_then(Option::as_ref) {
+                Some(remedy) => finding.with_remedy(remedy),
+                None => finding,
+            })
+        })
+    }
+
     /// Takes one outcome in. Damage that was proved is not undone by a run that was given up.
     pub(super) fn note(
         &mut self,
@@ -113,20 +137,22 @@ impl Past {
             self.last_ok = Some(ended);
         }
         self.pages = outcome.pages.or(self.pages);
+        self.coverage = outcome.coverage.or(self.coverage);
         self.state = outcome.state;
-        self.about = about;
+        // What is to come again soon is about nothing yet.
+        self.about = about.filter(|_| !outcome.unsettled);
         self.findings = outcome
             .findings
             .iter()
             .map(|f| (f.code.as_str().to_owned(), f.subject.clone(), f.evidence.clone()))
             .collect();
+        self.remedies = outcome.findings.iter().map(|f| f.remedy.clone()).collect();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::checks::Way, *};
-    use crate::findings::{Code, Finding};
 
     fn outcome(state: CheckState) -> Outcome {
         let damage = Finding::new(Code::SqliteCorrupt, "chroma.sqlite3", "page 7 is torn");
@@ -139,6 +165,8 @@ mod tests {
             held: Duration::from_millis(3),
             way: Way::Copy,
             pages: (state == CheckState::Ok).then_some(7),
+            coverage: (state == CheckState::Ok).then_some(1.0),
+            unsettled: false,
         }
     }
 

@@ -53,13 +53,18 @@ static CHECKED_PAGES: Desc = Desc::gauge(
     "Pages that the newest run of the check with a verdict looked at, cached.",
 )
 .labelled(&["check"]);
+static COVERAGE: Desc = Desc::gauge(
+    "chroma_integrity_coverage_ratio",
+    "How much of what there is the newest run of the check with a verdict could judge, 0 to 1, cached; decay: bytes of database and indexes whose present state is known by their hashes.",
+)
+.labelled(&["check"]);
 static WAY: Desc = Desc::gauge(
     "chroma_integrity_way",
     "Where the newest run of the check looked: the file itself, a consistent copy, or slices of rows; 1 for exactly one way per check, cached.",
 )
 .labelled(&["check", "way"]);
 
-pub(in crate::collectors) static DESCS: [&Desc; 10] = [
+pub(in crate::collectors) static DESCS: [&Desc; 11] = [
     &STATE,
     &LAST_RUN,
     &LAST_OK,
@@ -69,6 +74,7 @@ pub(in crate::collectors) static DESCS: [&Desc; 10] = [
     &ABORTED,
     &PAGES,
     &CHECKED_PAGES,
+    &COVERAGE,
     &WAY,
 ];
 
@@ -101,6 +107,10 @@ pub(super) fn samples(
             Some(obstacle) if past.state != CheckState::Corrupt => obstacle.state(),
             _ => past.state,
         };
+        if check == Check::Decay && past.last_run.is_none() {
+            // A program that only reads has nothing to compare with.
+            continue;
+        }
         states.push((name, state));
         let label = || vec![name.into()];
         samples.push(ABORTED.with(label(), past.aborted as f64));
@@ -110,7 +120,9 @@ pub(super) fn samples(
             samples.push(DURATION.with(label(), past.seconds));
             samples.push(LOCK_HOLD.with(label(), past.held_seconds));
             samples.extend(past.pages.map(|n| CHECKED_PAGES.with(label(), f64::from(n))));
-            for way in past.way.iter().flat_map(|_| Way::ALL) {
+            samples.extend(past.coverage.map(|ratio| COVERAGE.with(label(), ratio)));
+            let ways = past.way.iter().filter(|_| check != Check::Decay);
+            for way in ways.flat_map(|_| Way::ALL) {
                 let taken = past.way.as_deref() == Some(way.as_str());
                 let labels = vec![name.into(), way.as_str().into()];
                 samples.push(WAY.with(labels, f64::from(u8::from(taken))));

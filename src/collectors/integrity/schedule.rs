@@ -12,7 +12,7 @@ use crate::{clock::Timestamp, config::Collect, sample::CheckState};
 /// Time between two runs of a check that nothing brings forward.
 pub(super) fn interval(check: Check, collect: &Collect) -> Duration {
     match check {
-        Check::Schema | Check::Quick => collect.quick_interval,
+        Check::Schema | Check::Quick | Check::Decay => collect.quick_interval,
         Check::Full => collect.full_interval,
     }
 }

@@ -76,7 +76,7 @@ fn states(collector: &mut Integrity, now: Timestamp) -> Vec<(&'static str, Check
 fn a_restart_starts_no_storm_and_forgets_nothing() {
     let mut scene = Scene::new();
     let mut collector = scene.start();
-    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full"]);
+    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full", "decay"]);
     let before = states(&mut collector, scene.now);
     assert!(before.iter().all(|(_, state)| *state == CheckState::Ok), "{before:?}");
     drop(collector);
@@ -84,7 +84,7 @@ fn a_restart_starts_no_storm_and_forgets_nothing() {
     for hours in [0, 0, 2] {
         scene.now = scene.now.plus(Duration::from_hours(hours));
         let mut collector = scene.start();
-        let want = if hours == 0 { &[][..] } else { &["schema", "quick"] };
+        let want = if hours == 0 { &[][..] } else { &["schema", "quick", "decay"] };
         assert_eq!(scene.turn(&mut collector, false), want, "after {hours} h");
         assert_eq!(states(&mut collector, scene.now), before);
     }
@@ -100,7 +100,7 @@ fn damage_that_was_proved_is_known_after_a_restart_even_of_a_file_that_is_gone()
         .unwrap();
     drop(sqlite);
     let mut collector = scene.start();
-    assert_eq!(scene.turn(&mut collector, true), ["schema", "quick", "full"]);
+    assert_eq!(scene.turn(&mut collector, true), ["schema", "quick", "full", "decay"]);
     let schema = |collector: &mut Integrity| {
         let seen = states(collector, scene.now);
         seen.into_iter().find(|(check, _)| *check == "schema").unwrap().1
@@ -122,7 +122,7 @@ fn clocks_that_jump_bring_checks_forward_once() {
     let mut scene = Scene::new();
     let mut collector = scene.start();
     scene.turn(&mut collector, false);
-    let all = ["schema", "quick", "full"];
+    let all = ["schema", "quick", "full", "decay"];
     let start = scene.now;
     for (moment, want) in [
         (start.minus(Duration::from_secs(5)), &[][..]), // disciplined
@@ -181,10 +181,10 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
         (0, &[][..]),
         (119, &[]),
         (121, &[]), // overdue, and not yet for long enough
-        (132, &["quick"]),
-        (47 * 60, &["quick"]),
-        (49 * 60, &["quick"]),
-        (49 * 60 + 11, &["quick", "full"]),
+        (132, &["quick", "decay"]),
+        (47 * 60, &["quick", "decay"]),
+        (49 * 60, &["quick", "decay"]),
+        (49 * 60 + 11, &["quick", "full", "decay"]),
     ] {
         let now = start.plus(Duration::from_mins(minutes));
         found(&mut collector, now);
@@ -193,7 +193,7 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     }
     drop(others_turn);
     scene.now = start.plus(Duration::from_hours(51));
-    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full"]);
+    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full", "decay"]);
     assert_eq!(found(&mut collector, scene.now), [""; 0]);
 
     // A program that comes back after a week runs its checks first.
