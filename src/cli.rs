@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{Config, ConfigError, Overrides, file},
+    http::Secure,
     logging,
 };
 use flags::Flags;
@@ -159,7 +160,9 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
             let before = before.and(flags);
             match command {
                 ConfigCommand::Check { flags } => {
-                    with_config(before.and(flags).into(), |_, overrides| config::check(&overrides))
+                    with_config(before.and(flags).into(), |config, overrides| {
+                        with_secure(config, |_, _| config::check(&overrides))
+                    })
                 }
                 ConfigCommand::Print { flags } => {
                     with_config(before.and(flags).into(), |config, _| config::print(&config))
@@ -196,8 +199,21 @@ fn quiet_log(config: &Config, overrides: &Overrides) {
 }
 
 fn serve(config: Config, overrides: Overrides) -> Ended {
-    logging::init(config.log);
-    Ended::Served(serve::run(config, overrides))
+    with_secure(config, |config, secure| {
+        logging::init(config.log);
+        Ended::Served(serve::run(config, overrides, secure))
+    })
+}
+
+/// Loads what `--web.config.file` names and goes on with it, or tells all that is wrong with it.
+fn with_secure(config: Config, run: impl FnOnce(Config, Option<Secure>) -> Ended) -> Ended {
+    match config.web.config_file.as_deref().map(Secure::load).transpose() {
+        Ok(secure) => run(config, secure),
+        Err(problems) => {
+            complain(&problems);
+            Ended::Misconfigured
+        }
+    }
 }
 
 /// Loads the configuration and goes on with it, or tells all that is wrong with it.

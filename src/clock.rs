@@ -126,6 +126,15 @@ pub fn ticks() -> Ticks {
     Ticks(Instant::now())
 }
 
+/// Processor time that the calling thread has used so far: what its work costs others, also on a host so busy that the
+/// work itself takes long.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let secs = u64::try_from(used.tv_sec).unwrap_or(0);
+    Duration::from_secs(secs) + Duration::from_nanos(u64::try_from(used.tv_nsec).unwrap_or(0))
+}
+
 const NANOS: i64 = 1_000_000_000;
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ pub mod file;
 pub mod print;
 mod raw;
 pub mod receivers;
-mod report;
+pub(crate) mod report;
 pub(crate) mod rules;
 pub mod secret;
 mod section;
 pub(crate) mod target;
 mod validate;
+pub(crate) mod web_file;
 mod yaml;
 
 pub use receivers::Receiver;
@@ -295,6 +296,8 @@ pub struct Web {
     pub connections_max: usize,
     /// Longest time for a request's header to arrive.
     pub header_timeout: Duration,
+    /// TLS, users and headers, in the form that Prometheus' exporters share; without one it is plain HTTP for everybody.
+    pub config_file: Option<PathBuf>,
 }
 
 impl Default for Web {
@@ -305,6 +308,7 @@ impl Default for Web {
             enable_lifecycle: false,
             connections_max: 512,
             header_timeout: Duration::from_secs(10),
+            config_file: None,
         }
     }
 }

@@ -14,6 +14,8 @@
 mod connection;
 mod encoding;
 mod listen;
+mod secure;
+mod users;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +27,7 @@ use hyper::{
     header::{self, HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::{
+    net::TcpStream,
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
@@ -32,10 +35,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use listen::{BindError, Listeners};
+pub use secure::Secure;
+
+use secure::Refusal;
 
 use crate::{
     config::Web,
-    metrics::{self, Own, Route},
+    metrics::{self, Own, Rejection, Route},
     publish::{CONTENT_SECURITY_POLICY, Published},
 };
 
@@ -82,6 +88,8 @@ pub struct App {
     pub own: Own,
     /// Where wishes for a reload go.
     pub reload: mpsc::Sender<ReloadRequest>,
+    /// `--web.config.file`; without one it is plain HTTP for everybody.
+    pub secure: Option<Arc<Secure>>,
 }
 
 /// Answers on `listeners` until `stop`; then closes them, ends idle connections at once and the others when their answer
@@ -101,6 +109,9 @@ pub async fn run(
         limits,
     });
     let mut accepting = JoinSet::new();
+    if let Some(secure) = &server.app.secure {
+        accepting.spawn(Arc::clone(secure).keep(stop.clone()));
+    }
     for (address, listener) in listeners.into_sockets() {
         info!(%address, "Listening.");
         let (server, stop) = (Arc::clone(&server), stop.clone());
@@ -108,8 +119,7 @@ pub async fn run(
             // A token of its own: waiting on the one that all share would make every request take the same lock.
             let (server, stop) = (Arc::clone(&server), stop.child_token());
             tokio::spawn(async move {
-                connection::serve(stream, &server.limits, stop, |request| server.answer(request))
-                    .await;
+                server.serve(stream, stop).await;
                 drop(place);
             });
         }));
@@ -131,10 +141,54 @@ struct Server {
 }
 
 impl Server {
+    async fn serve(&self, stream: TcpStream, stop: CancellationToken) {
+        let answer = |request| self.answer(request);
+        let plain = match &self.app.secure {
+            None => stream,
+            Some(secure) => match secure.encrypt(stream, self.limits.header).await {
+                Ok(Err(plain)) => plain,
+                Ok(Ok(tls)) => return connection::serve(tls, &self.limits, stop, answer).await,
+                Err(()) => return self.app.own.count_rejected(Rejection::Tls),
+            },
+        };
+        connection::serve(plain, &self.limits, stop, answer).await;
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Some(secure) = &self.app.secure else { return self.admitted(request).await };
+        let mut response = match secure.admit(request.headers()).await {
+            Ok(()) => self.admitted(request).await,
+            Err(refusal) => self.refused(refusal),
+        };
+        secure.dress(&mut response);
+        response
+    }
+
+    async fn admitted(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (route, response) =
             self.route(request.method(), request.uri().path(), request.headers()).await;
         self.app.own.count_request(route, response.status().as_u16());
+        response
+    }
+
+    fn refused(&self, refusal: Refusal) -> Response<Full<Bytes>> {
+        let (why, status, words) = match refusal {
+            Refusal::Credentials => {
+                (Rejection::Credentials, StatusCode::UNAUTHORIZED, "Unauthorized.\n")
+            }
+            Refusal::Busy => {
+                (Rejection::Credentials, StatusCode::SERVICE_UNAVAILABLE, "Try again.\n")
+            }
+            Refusal::Rate => {
+                (Rejection::Rate, StatusCode::TOO_MANY_REQUESTS, "Too many requests.\n")
+            }
+        };
+        self.app.own.count_rejected(why);
+        let mut response = text(status, words);
+        if refusal == Refusal::Credentials {
+            let challenge = "Basic realm=\"chroma_exporter\", charset=\"UTF-8\"";
+            set(&mut response, header::WWW_AUTHENTICATE, challenge);
+        }
         response
     }
 

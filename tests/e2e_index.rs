@@ -61,26 +61,34 @@ fn one_writer_leaves_nothing_to_find_while_it_works_and_afterwards() {
 #[test]
 fn two_writers_lose_vectors_and_exactly_these_are_counted() {
     for version in ["1.5.9", "1.1.1"] {
-        let scratch = tempfile::tempdir().unwrap();
-        let dir = scratch.path().join("store");
-        assert!(write(version, &dir, "first-", "0").wait().unwrap().success());
-        let mut writers = [write(version, &dir, "a-", "8"), write(version, &dir, "b-", "8")];
-        assert!(writers.iter_mut().all(|writer| writer.wait().unwrap().success()));
-        let found = findings(&dir);
-        // Where both wrote at the same moment the files themselves are torn as well.
-        let codes: Vec<&str> = found.iter().map(|(code, _)| code.as_str()).collect();
-        assert!(
-            codes
-                .iter()
-                .all(|code| ["records_without_vector", "segment_inconsistent"].contains(code)),
-            "{version}: {found:?}"
-        );
-        let lossy = found.iter().find(|(code, _)| code == "records_without_vector");
-        let (_, evidence) = lossy.unwrap_or_else(|| panic!("{version}: {found:?}"));
-        let counted = evidence.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap();
-        if codes.len() == 1 {
-            assert_eq!(counted, lost(version, &dir), "{version}: {evidence}");
-        }
-        assert!(counted > 0);
+        let counted = (0..ATTEMPTS_MAX).find_map(|_| lost_to_two_writers(version));
+        assert!(counted.is_some_and(|counted| counted > 0), "{version}: {counted:?}");
     }
 }
+
+/// How many records are said to be without a vector, which Chroma must say too. `None` when both wrote a file at the same
+/// moment and tore it, so that more is wrong than that.
+fn lost_to_two_writers(version: &str) -> Option<u64> {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("store");
+    assert!(write(version, &dir, "first-", "0").wait().unwrap().success());
+    let mut writers = [write(version, &dir, "a-", "8"), write(version, &dir, "b-", "8")];
+    assert!(writers.iter_mut().all(|writer| writer.wait().unwrap().success()));
+    let found = findings(&dir);
+    let torn = |code: &str| code.starts_with("segment_");
+    match found.as_slice() {
+        [(code, evidence)] if code == "records_without_vector" => {
+            let counted = evidence.split(' ').find_map(|word| word.parse().ok());
+            assert_eq!(counted, Some(lost(version, &dir)), "{version}: {evidence}");
+            counted
+        }
+        found => {
+            assert!(found.iter().any(|(code, _)| torn(code)), "{version}: {found:?}");
+            let known = |code: &str| torn(code) || code == "records_without_vector";
+            assert!(found.iter().all(|(code, _)| known(code)), "{version}: {found:?}");
+            None
+        }
+    }
+}
+
+const ATTEMPTS_MAX: u32 = 5;

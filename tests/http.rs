@@ -63,7 +63,7 @@ impl Server {
         let (pages, published) = watch::channel(Arc::new(page("plain\n")));
         let (reload, reloads) = mpsc::channel(1);
         let stop = CancellationToken::new();
-        let app = App { pages: published, own: own.clone(), reload };
+        let app = App { pages: published, own: own.clone(), reload, secure: None };
         let (web, stopped) = (web.clone(), stop.clone());
         let task =
             tokio::spawn(async move { http::run(listeners, app, &web, limits, stopped).await });

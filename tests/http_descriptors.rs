@@ -60,7 +60,7 @@ fn the_server_outlives_a_time_without_descriptors() {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let server = runtime.spawn(async move {
-        let app = App { pages, own, reload };
+        let app = App { pages, own, reload, secure: None };
         http::run(listeners, app, &web, Limits::of(&web), stopped).await;
     });
     assert!(get(&mut TcpStream::connect(address).unwrap()).starts_with("HTTP/1.1 200 "));

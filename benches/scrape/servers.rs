@@ -120,7 +120,14 @@ pub(crate) fn ours() {
         let listeners = Listeners::bind(&web).unwrap();
         println!("{}", listeners.local_addrs()[0]);
         let (reload, _reloads) = mpsc::channel(1);
-        http::run(listeners, App { pages, own, reload }, &web, Limits::of(&web), stop).await;
+        http::run(
+            listeners,
+            App { pages, own, reload, secure: None },
+            &web,
+            Limits::of(&web),
+            stop,
+        )
+        .await;
     });
 }
 

@@ -41,6 +41,10 @@ pub(super) struct Flags {
     #[arg(long = "web.max-connections", value_name = "COUNT", value_parser = connections, help_heading = WEB)]
     connections_max: Option<usize>,
 
+    /// TLS, client certificates, users and headers, in the form of Prometheus' exporter-toolkit
+    #[arg(long = "web.config.file", value_name = "FILE", help_heading = WEB)]
+    web_config_file: Option<String>,
+
     #[command(flatten)]
     collectors: CollectorFlags,
 
@@ -82,6 +86,7 @@ impl Flags {
             telemetry_path: later.telemetry_path.or(self.telemetry_path),
             enable_lifecycle: self.enable_lifecycle || later.enable_lifecycle,
             connections_max: later.connections_max.or(self.connections_max),
+            web_config_file: later.web_config_file.or(self.web_config_file),
             collectors: self.collectors.and(later.collectors),
             procfs: later.procfs.or(self.procfs),
             rootfs: later.rootfs.or(self.rootfs),
@@ -102,6 +107,7 @@ impl From<Flags> for Overrides {
             telemetry_path: flags.telemetry_path,
             enable_lifecycle: flags.enable_lifecycle,
             connections_max: flags.connections_max,
+            web_config_file: flags.web_config_file,
             collectors: flags.collectors.chosen,
             disable_defaults: flags.collectors.disable_defaults,
             procfs: flags.procfs,
@@ -309,7 +315,7 @@ mod tests {
             ("--store.path n=", "must be a directory"),
             ("--store.path=", "must be a directory"),
             ("--no-collector.nothing", "unexpected argument"),
-            ("--web.config.file x", "unexpected argument"),
+            ("--web.config x", "unexpected argument"),
         ] {
             let told = read(words).expect_err(words).to_string();
             assert!(told.contains(rule), "{words}: {told}");

@@ -17,7 +17,7 @@ use crate::{
     dispatch::Dispatch,
     fleet,
     host::Host,
-    http::{self, Limits, Listeners, ReloadRequest},
+    http::{self, Limits, Listeners, ReloadRequest, Secure},
     logging,
     metrics::Own,
     publish::Publisher,
@@ -43,7 +43,7 @@ const IDLE_THREAD: Duration = Duration::from_secs(2);
 
 /// Runs until a signal or the failure of a part.
 #[must_use]
-pub fn run(config: Config, overrides: Overrides) -> ExitCode {
+pub fn run(config: Config, overrides: Overrides, secure: Option<Secure>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_keep_alive(IDLE_THREAD)
@@ -57,12 +57,12 @@ pub fn run(config: Config, overrides: Overrides) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(serve(config, overrides));
+    let code = runtime.block_on(serve(config, overrides, secure.map(Arc::new)));
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, overrides: Overrides) -> ExitCode {
+async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>) -> ExitCode {
     let config = Arc::new(config);
     let (mut term, mut interrupt, hangup) = match signals() {
         Ok(signals) => signals,
@@ -133,7 +133,7 @@ async fn serve(config: Config, overrides: Overrides) -> ExitCode {
         fleet::run(host, board, fleet_configs, s).await;
         "stores"
     });
-    let (s, app) = (stop.clone(), http::App { pages, own: own.clone(), reload });
+    let (s, app) = (stop.clone(), http::App { pages, own: own.clone(), reload, secure });
     let web = config.web.clone();
     parts.spawn(async move {
         http::run(listeners, app, &web, Limits::of(&web), s).await;

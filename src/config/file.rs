@@ -84,7 +84,8 @@ fn account_file(rootfs: &Path, name: &str, report: &Report) -> Vec<u8> {
     }
 }
 
-fn read_bounded(path: &Path, max: usize) -> io::Result<Vec<u8>> {
+/// The content of `path`; errs when it is larger than `max` bytes.
+pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > max {

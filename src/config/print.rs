@@ -114,6 +114,7 @@ struct PrintedWeb<'a> {
     enable_lifecycle: bool,
     max_connections: usize,
     header_timeout: String,
+    config_file: &'a Path,
 }
 
 #[derive(Serialize)]
@@ -177,6 +178,7 @@ fn printed(config: &Config) -> Printed<'_> {
             enable_lifecycle: config.web.enable_lifecycle,
             max_connections: config.web.connections_max,
             header_timeout: written(config.web.header_timeout),
+            config_file: config.web.config_file.as_deref().unwrap_or(Path::new("")),
         },
         state: PrintedState { dir: config.state_dir.as_deref().unwrap_or(Path::new("")) },
         path: PrintedPath { procfs: &config.procfs, rootfs: &config.rootfs },

@@ -101,6 +101,10 @@ impl RawConfig {
                 Ok(rules::telemetry_path(text(value)?)?.to_owned())
             });
             web.set("enable_lifecycle", &mut raw.web.enable_lifecycle, section::flag);
+            web.set("config_file", &mut raw.web.config_file, |value| match text(value)? {
+                "" => Ok(None),
+                file => Ok(Some(rules::absolute_path(file)?)),
+            });
             web.set("max_connections", &mut raw.web.connections_max, count(rules::CONNECTIONS));
             web.set(
                 "header_timeout",

@@ -33,6 +33,8 @@ pub struct Overrides {
     pub enable_lifecycle: bool,
     /// `--web.max-connections`.
     pub connections_max: Option<usize>,
+    /// `--web.config.file`, perhaps relative.
+    pub web_config_file: Option<String>,
     /// `--collector.NAME` and `--no-collector.NAME`, the last of each name.
     pub collectors: BTreeMap<CollectorName, bool>,
     /// `--collector.disable-defaults`: only what file or flag switches on.
@@ -101,6 +103,12 @@ impl RawConfig {
         }
         self.web.enable_lifecycle |= flags.enable_lifecycle;
         self.web.connections_max = flags.connections_max.unwrap_or(self.web.connections_max);
+        if let Some(file) = &flags.web_config_file {
+            match rules::path_from(file, cwd) {
+                Ok(path) => self.web.config_file = Some(path),
+                Err(rule) => report.add(Place::outside("--web.config.file").bad(file, rule)),
+            }
+        }
         self.procfs = flags.procfs.clone().or_else(|| self.procfs.take());
         self.rootfs = flags.rootfs.clone().or_else(|| self.rootfs.take());
         if let Some(dir) = &flags.state_dir {

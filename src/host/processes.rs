@@ -409,6 +409,7 @@ impl Shared {
 
     fn run(&self, began: Ticks, files: &[FileId], devices: Vec<u64>) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let cost = clock::thread_cpu();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             look(&self.procfs, began, files, devices, &mut memory).map(Arc::new)
         }))
@@ -419,7 +420,8 @@ impl Shared {
         drop(memory);
         let mut state = self.lock();
         state.running = None;
-        state.next = Some(began.plus(began.elapsed() * PAUSE_FACTOR));
+        let cost = clock::thread_cpu().saturating_sub(cost);
+        state.next = Some(began.plus(cost * PAUSE_FACTOR));
         state.last = Some((began, outcome));
         drop(state);
         self.changed.notify_all();
@@ -510,7 +512,7 @@ const SQLITE_TOOLS: [&str; 6] =
 const FORGET_AFTER: Duration = Duration::from_mins(10);
 /// Nobody waits longer for a walk.
 const WALK_DEADLINE: Duration = Duration::from_secs(10);
-/// From one beginning to the next there are this many times the duration: at most 5 % of one core, however many wake us.
+/// From one beginning to the next there are this many times its processor time: at most 5 % of one core, however many wake us.
 const PAUSE_FACTOR: u32 = 20;
 /// A pause longer than this is not waited for.
 const PAUSE_WAIT_MAX: Duration = Duration::from_secs(1);

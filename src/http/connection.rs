@@ -18,10 +18,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
@@ -32,12 +29,13 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves requests of one client until it leaves, breaks the rules or is too slow, or until `stop`: then the answer under
 /// way is finished, for at most [`Limits::drain`].
-pub(super) async fn serve<F>(
-    stream: TcpStream,
+pub(super) async fn serve<S, F>(
+    stream: S,
     limits: &Limits,
     stop: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> F,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Response<Full<Bytes>>>,
 {
     let pulse = Arc::new(Pulse::new());
@@ -146,12 +144,12 @@ impl Pulse {
 }
 
 /// The socket, telling the pulse what happens on it.
-struct Guarded {
-    stream: TcpStream,
+struct Guarded<S> {
+    stream: S,
     pulse: Arc<Pulse>,
 }
 
-impl AsyncRead for Guarded {
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -166,7 +164,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

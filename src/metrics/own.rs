@@ -71,6 +71,11 @@ static CONNECTIONS_REFUSED: Desc = Desc::counter(
     "chroma_exporter_http_connections_refused_total",
     "HTTP connections turned away because the configured number of them was open.",
 );
+static REQUESTS_REJECTED: Desc = Desc::counter(
+    "chroma_exporter_http_requests_rejected_total",
+    "HTTP requests that --web.config.file did not let in, by reason; tls counts connections.",
+)
+.labelled(&["reason"]);
 static PROCESS_CPU: Desc =
     Desc::counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
 static PROCESS_RESIDENT: Desc =
@@ -100,6 +105,7 @@ pub(super) const DESCS: &[&Desc] = &[
     &REQUESTS,
     &CONNECTIONS,
     &CONNECTIONS_REFUSED,
+    &REQUESTS_REJECTED,
     &PROCESS_CPU,
     &PROCESS_RESIDENT,
     &PROCESS_VIRTUAL,
@@ -175,6 +181,29 @@ impl Route {
     }
 }
 
+/// Why a request or connection was turned away, with `--web.config.file`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// No good user and password.
+    Credentials,
+    /// Too many requests.
+    Rate,
+    /// The client did not come to terms over TLS, or showed no certificate that is allowed.
+    Tls,
+}
+
+impl Rejection {
+    const ALL: [Self; 3] = [Self::Credentials, Self::Rate, Self::Tls];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Credentials => "credentials",
+            Self::Rate => "rate",
+            Self::Tls => "tls",
+        }
+    }
+}
+
 /// What the program counts as it goes; cloning shares it.
 #[derive(Debug, Clone)]
 pub struct Own {
@@ -182,6 +211,7 @@ pub struct Own {
     by_route: Arc<[Vec<(u16, IntCounter)>]>,
     connections: IntGauge,
     refused: IntCounter,
+    rejected: IntCounterVec,
     reload: Arc<Mutex<Reload>>,
 }
 
@@ -215,7 +245,12 @@ impl Own {
                 statuses.map(|status| Ok((*status, counter(*status)?))).collect()
             })
             .collect::<prometheus::Result<_>>()?;
+        let rejected = IntCounterVec::new(opts(&REQUESTS_REJECTED), REQUESTS_REJECTED.labels)?;
+        for reason in Rejection::ALL {
+            rejected.get_metric_with_label_values(&[reason.as_str()])?;
+        }
         Ok(Self {
+            rejected,
             requests,
             by_route,
             connections: IntGauge::with_opts(opts(&CONNECTIONS))?,
@@ -245,6 +280,11 @@ impl Own {
         self.refused.inc();
     }
 
+    /// Counts a request or connection that was turned away.
+    pub fn count_rejected(&self, why: Rejection) {
+        self.rejected.with_label_values(&[why.as_str()]).inc();
+    }
+
     /// Notes that a configuration was loaded and is in force.
     pub fn reload_succeeded(&self, now: Timestamp) {
         *self.reload() = Reload { successful: true, success_at: now };
@@ -258,7 +298,8 @@ impl Own {
     pub(super) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         registry.register(Box::new(self.requests.clone()))?;
         registry.register(Box::new(self.connections.clone()))?;
-        registry.register(Box::new(self.refused.clone()))
+        registry.register(Box::new(self.refused.clone()))?;
+        registry.register(Box::new(self.rejected.clone()))
     }
 
     /// Adds the families that are not kept as counters.
