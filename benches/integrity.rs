@@ -1,22 +1,27 @@
 //! What a deep check of a live database costs its writer. Builds a database like Chroma's (documents in a metadata table
 //! with its indexes and in an FTS5 trigram table, vectors in a queue), kept under `target/` between runs, and lets a writer
 //! process commit to it all the time. Windows alternate: nobody else; the `sqlite3` shell running `PRAGMA integrity_check`
-//! in the file; ours on a consistent copy. Prints the writer's commit latency in each, as ratios to the windows in which it
-//! was alone, and what the checks themselves took.
+//! in the file; ours, which is the whole deep check of the collector; ours again, copies only, one after the other. Prints
+//! the writer's commit latency in each, as ratios to the windows in which it was alone, what the checks themselves took,
+//! and how all that stands to the targets.
 //!
-//! `cargo bench --bench integrity [-- MEGABYTES]`
+//! `cargo bench --bench integrity [-- MEGABYTES] [hasty]`: a hasty writer syncs nothing and makes no pause.
 
 use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use chroma_exporter::{
-    clock,
+    clock, collectors,
+    config::{BackupPolicy, CollectorName, Config, PermissionPolicy, Store},
+    host::Host,
+    scheduler,
     store::{
+        Context,
         database::Database,
         view::{self, Options, Places},
     },
@@ -25,12 +30,21 @@ use rusqlite::{Connection, params};
 
 const ROUNDS: usize = 4;
 const ALONE: Duration = Duration::from_secs(8);
+const NAMES: [&str; 5] = [
+    "nobody",
+    "sqlite3 integrity_check",
+    "ours, deep check",
+    "ours, copies only",
+    "nobody (noise)",
+];
 
 fn main() {
     if let Some(path) = std::env::var_os("INTEGRITY_WRITER") {
         return write_until_told(Path::new(&path));
     }
-    let megabytes = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(1000);
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let megabytes = words.iter().find_map(|word| word.parse().ok()).unwrap_or(1000);
+    let hasty = words.iter().any(|word| word == "hasty");
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("integrity-{megabytes}"));
     let path = place.join("store/chroma.sqlite3");
     if !place.join("ready").exists() {
@@ -39,32 +53,60 @@ fn main() {
     }
     let bytes = std::fs::metadata(&path).expect("database").len();
     println!("database of {:.0} MB", bytes as f64 / 1e6);
-
-    let mut windows: [Vec<Window>; 4] = Default::default();
-    for round in 0..ROUNDS {
-        // In turn, so that what drifts drifts over all of them; nobody else twice, to tell the noise.
-        let mut order = [0, 1, 2, 3];
-        order.rotate_left(round);
-        for kind in order {
-            let writer = Writer::start(&path);
-            std::thread::sleep(Duration::from_millis(500));
-            let (began, cpu) = (clock::ticks(), cpu_seconds());
-            let held = match kind {
-                1 => shell_check(&path),
-                2 => our_check(&path, &place),
-                _ => {
-                    std::thread::sleep(ALONE);
-                    Duration::ZERO
-                }
-            };
-            let (wall, cpu) = (began.elapsed(), cpu_seconds() - cpu);
-            windows[kind].push(Window { latencies: writer.stop(), wall, cpu, held });
-        }
+    // The peers without a writer, the file in memory.
+    drop(std::fs::read(&path).map(|bytes| bytes.len()));
+    let peers = [
+        ("quick_check of the shell", timed(|| shell(&path, "quick_check"))),
+        ("integrity_check of the shell", timed(|| shell(&path, "integrity_check"))),
+        ("integrity_check, bundled SQLite", timed(|| bundled_check(&path))),
+    ];
+    for (name, wall) in peers {
+        println!("{name:<34} {:>7.2} s warm, no writer", wall.as_secs_f64());
     }
 
+    let mut windows: [Vec<Window>; 5] = Default::default();
+    for round in 0..ROUNDS {
+        // In turn, so that what drifts drifts over all of them; nobody else twice, to tell the noise.
+        let mut order = [0, 1, 2, 3, 4];
+        order.rotate_left(round);
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for kind in order {
+            let writer = Writer::start(&path, hasty);
+            std::thread::sleep(Duration::from_millis(500));
+            // Resets the peak of memory.
+            drop(std::fs::write("/proc/self/clear_refs", "5"));
+            let (began, cpu, read) = (clock::ticks(), cpu_seconds(), bytes_read());
+            let cost = match kind {
+                1 => {
+                    shell(&path, "integrity_check");
+                    Cost { held: began.elapsed(), ..Cost::default() }
+                }
+                2 => deep_check(&path, &place),
+                3 => copies(&path, &place),
+                _ => {
+                    std::thread::sleep(ALONE);
+                    Cost::default()
+                }
+            };
+            windows[kind].push(Window {
+                wall: began.elapsed(),
+                cpu: cpu_seconds() - cpu,
+                read: bytes_read() - read,
+                peak: status_kib("VmHWM") / 1024.0,
+                latencies: writer.stop(),
+                cost,
+            });
+        }
+    }
+    report(&windows, peers[2].1);
+}
+
+fn report(windows: &[Vec<Window>; 5], bundled: Duration) {
     let alone = Numbers::of(&windows[0]);
     println!(
-        "{:<24} {:>8} {:>9} {:>9} {:>9} | {:>6} {:>6} {:>7} | {:>7} {:>7} {:>9}",
+        "{:<24} {:>8} {:>9} {:>9} {:>9} | {:>6} {:>6} {:>7} {:>6} | {:>7} {:>7} {:>9} {:>8} {:>8}",
         "beside the writer",
         "commits",
         "p50 ms",
@@ -73,18 +115,17 @@ fn main() {
         "p50 x",
         "p99 x",
         "max x",
+        "rate x",
         "wall s",
         "CPU s",
-        "hold ms"
+        "hold ms",
+        "peak MiB",
+        "read MB"
     );
-    for (name, windows) in
-        ["nobody", "sqlite3 integrity_check", "ours, on a copy", "nobody (noise)"]
-            .iter()
-            .zip(&windows)
-    {
+    for (name, windows) in NAMES.iter().zip(windows) {
         let is = Numbers::of(windows);
         println!(
-            "{name:<24} {:>8} {:>9.2} {:>9.2} {:>9.1} | {:>6.2} {:>6.2} {:>7.2} | {:>7.2} {:>7.2} {:>9.3}",
+            "{name:<24} {:>8} {:>9.2} {:>9.2} {:>9.1} | {:>6.2} {:>6.2} {:>7.2} {:>6.2} | {:>7.2} {:>7.2} {:>9.3} {:>8.1} {:>8.0}",
             is.commits,
             is.p50,
             is.p99,
@@ -92,15 +133,47 @@ fn main() {
             is.p50 / alone.p50,
             is.p99 / alone.p99,
             is.max / alone.max,
+            is.rate / alone.rate,
             is.wall,
             is.cpu,
-            is.held
+            is.held,
+            is.peak,
+            is.read / 1e6
         );
     }
-    println!(
-        "peak memory of this process {:.1} MiB, target 64; hold target 10 ms, p50 target 1.05, p99 target 1.15",
-        status_kib("VmHWM") / 1024.0
+    let (deep, copies) = (Numbers::of(&windows[2]), Numbers::of(&windows[3]));
+    let full = windows[2].iter().map(|window| window.cost.full.as_secs_f64());
+    let full = full.sum::<f64>() / windows[2].len().max(1) as f64;
+    let states: Vec<&str> = windows[2].iter().map(|window| window.cost.state).collect();
+    println!("verdicts of the full check: {}", states.join(", "));
+    let target = |what: &str, is: f64, target: f64| {
+        let verdict = if is <= target { "met" } else { "missed" };
+        println!("{what:<52} {is:>8.3}   target {target:>6.2}   {verdict}");
+    };
+    target("p50 of commits beside the deep check, ratio", deep.p50 / alone.p50, 1.05);
+    target("p99 of commits beside the deep check, ratio", deep.p99 / alone.p99, 1.15);
+    target("commits lost beside the deep check, share", 1.0 - deep.rate / alone.rate, 0.05);
+    target("p50 of commits beside copies, ratio", copies.p50 / alone.p50, 1.05);
+    target("p99 of commits beside copies, ratio", copies.p99 / alone.p99, 1.15);
+    target("longest lock, ms", deep.held.max(copies.held), 10.0);
+    target("99 of 100 longest locks of a copy, ms", percentile_of_holds(&windows[3]), 1.0);
+    target(
+        "full verdict to bundled integrity_check, wall ratio",
+        full / bundled.as_secs_f64(),
+        0.6,
     );
+    target("peak memory, MiB", deep.peak.max(copies.peak), 64.0);
+}
+
+/// What one window cost besides processor time.
+#[derive(Default)]
+struct Cost {
+    /// Longest lock of all, and of each copy.
+    held: Duration,
+    holds: Vec<Duration>,
+    /// Of the full check alone, and what it said.
+    full: Duration,
+    state: &'static str,
 }
 
 /// One stretch of time.
@@ -109,7 +182,9 @@ struct Window {
     latencies: Vec<u32>,
     wall: Duration,
     cpu: f64,
-    held: Duration,
+    read: f64,
+    peak: f64,
+    cost: Cost,
 }
 
 struct Numbers {
@@ -117,9 +192,13 @@ struct Numbers {
     p50: f64,
     p99: f64,
     max: f64,
+    /// Commits a second.
+    rate: f64,
     wall: f64,
     cpu: f64,
     held: f64,
+    peak: f64,
+    read: f64,
 }
 
 impl Numbers {
@@ -132,31 +211,101 @@ impl Numbers {
         let mean = |value: &dyn Fn(&Window) -> f64| {
             windows.iter().map(value).sum::<f64>() / windows.len().max(1) as f64
         };
+        let wall = mean(&|window| window.wall.as_secs_f64());
         Self {
             commits: all.len(),
             p50: at(50),
             p99: at(99),
             max: all.last().map_or(0.0, |us| f64::from(*us) / 1e3),
-            wall: mean(&|window| window.wall.as_secs_f64()),
+            // The writer runs half a second before each window.
+            rate: all.len() as f64 / windows.len().max(1) as f64 / (wall + 0.5),
+            wall,
             cpu: mean(&|window| window.cpu),
-            held: windows.iter().map(|window| window.held.as_secs_f64() * 1e3).fold(0.0, f64::max),
+            held: windows.iter().map(|w| w.cost.held.as_secs_f64() * 1e3).fold(0.0, f64::max),
+            peak: windows.iter().map(|window| window.peak).fold(0.0, f64::max),
+            read: mean(&|window| window.read),
         }
     }
 }
 
-fn shell_check(path: &Path) -> Duration {
+fn percentile_of_holds(windows: &[Window]) -> f64 {
+    let mut all: Vec<Duration> =
+        windows.iter().flat_map(|window| window.cost.holds.iter().copied()).collect();
+    all.sort_unstable();
+    all.get(all.len() * 99 / 100).map_or(0.0, |held| held.as_secs_f64() * 1e3)
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
     let began = clock::ticks();
-    let out = Command::new("sqlite3")
-        .arg(path)
-        .args([".timeout 60000", "PRAGMA integrity_check"])
-        .output()
-        .expect("the sqlite3 shell");
-    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "ok");
-    // One read transaction over the whole of it.
+    work();
     began.elapsed()
 }
 
-fn our_check(path: &Path, place: &Path) -> Duration {
+/// One read transaction over the whole of it.
+fn shell(path: &Path, pragma: &str) {
+    let out = Command::new("sqlite3")
+        .arg(path)
+        .args([".timeout 60000", &format!("PRAGMA {pragma}")])
+        .output()
+        .expect("the sqlite3 shell");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "ok");
+}
+
+fn bundled_check(path: &Path) {
+    let connection = Connection::open(path).expect("database");
+    let said: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("an answer");
+    assert_eq!(said, "ok");
+}
+
+/// All that the collector does when `check` asks it.
+fn deep_check(path: &Path, place: &Path) -> Cost {
+    let dir = path.parent().expect("directory").to_owned();
+    let mut config = Config::default();
+    config.collect.scratch_dir = Some(place.to_owned());
+    config.collect.disk_warn_ratio = 1.0;
+    config.collect.disk_critical_ratio = 1.0;
+    let config = Arc::new(config);
+    let store = Arc::new(Store {
+        name: "bench".into(),
+        path: dir.clone(),
+        seen_path: dir,
+        backups: BackupPolicy::daily(Vec::new()),
+        permissions: PermissionPolicy::default(),
+        logs: Vec::new(),
+        server: None,
+        chroma_version: None,
+    });
+    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+    let mut collectors = collectors::registry(&context);
+    let integrity = collectors
+        .iter_mut()
+        .find(|collector| collector.name() == CollectorName::Integrity)
+        .expect("the collector");
+    let reading = scheduler::run_once(&mut **integrity, &context, true, Arc::default());
+    let of = |family: &str, check: &str| {
+        let samples = &reading.observation.samples;
+        let mut found = samples.iter().filter(|sample| {
+            sample.desc.name == family && sample.values.iter().any(|value| &**value == check)
+        });
+        found.next().map_or(Duration::ZERO, |sample| Duration::from_secs_f64(sample.value))
+    };
+    let held =
+        ["schema", "quick", "full"].map(|check| of("chroma_integrity_lock_hold_seconds", check));
+    let checks = &reading.observation.checks;
+    Cost {
+        held: held.into_iter().max().unwrap_or_default(),
+        holds: Vec::new(),
+        full: of("chroma_integrity_duration_seconds", "full"),
+        state: checks
+            .iter()
+            .find(|(name, _)| *name == "full")
+            .map_or("none", |(_, state)| state.as_str()),
+    }
+}
+
+/// Copies, one after the other, as long as a window takes.
+fn copies(path: &Path, place: &Path) -> Cost {
     let database = Database::new(path.to_owned());
     let places = Places {
         configured: Some(place.to_owned()),
@@ -164,47 +313,50 @@ fn our_check(path: &Path, place: &Path) -> Duration {
         watched_ratio_max: 1.0,
         other_ratio_max: 1.0,
     };
-    let stop = AtomicBool::new(false);
+    let (stop, progress) = (AtomicBool::new(false), chroma_exporter::progress::Progress::default());
     let options = Options {
         places: &places,
         rate_bytes_max: 512 << 20,
         lock_hold_max: Duration::from_millis(10),
         time_max: Duration::from_mins(1),
         stop: &stop,
-        progress: &chroma_exporter::progress::Progress::default(),
+        progress: &progress,
     };
-    let began = clock::ticks();
-    let mut view = view::take(&database, &options).expect("a view");
-    let (cost, copied) = (view.cost(), began.elapsed());
-    std::thread::scope(|scope| {
-        let check = || {
-            rustix::process::setpriority_process(None, 19).expect("a lower priority");
-            let ask = |connection: &Connection| {
-                connection.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0))
-            };
-            let said = view.within(Duration::from_mins(10), &stop, ask).result.expect("an answer");
-            assert_eq!(said, "ok");
-        };
-        scope.spawn(check).join().expect("the check");
-    });
-    println!(
-        "  ours: copied in {:.2} s, {} tries, {} transactions meanwhile, {:.0} MB read, lock {:.3} ms",
-        copied.as_secs_f64(),
-        cost.tries,
-        cost.transactions,
-        cost.bytes_read as f64 / 1e6,
-        cost.held.as_secs_f64() * 1e3
-    );
-    cost.held
+    let (began, mut cost) = (clock::ticks(), Cost::default());
+    while began.elapsed() < ALONE {
+        let this = clock::ticks();
+        match view::take(&database, &options) {
+            Ok(view) => {
+                let is = view.cost();
+                println!(
+                    "  copied in {:.2} s, {} tries, {} transactions meanwhile, {:.0} MB read, lock {:.3} ms",
+                    this.elapsed().as_secs_f64(),
+                    is.tries,
+                    is.transactions,
+                    is.bytes_read as f64 / 1e6,
+                    is.held.as_secs_f64() * 1e3
+                );
+                cost.held = cost.held.max(is.held);
+                cost.holds.push(is.held);
+            }
+            Err(error) => {
+                println!("  no copy after {:.2} s: {error}", this.elapsed().as_secs_f64());
+            }
+        }
+    }
+    cost
 }
 
 /// The writer, a process of its own: locks of this one would not be foreign to the check.
 struct Writer(Child);
 
 impl Writer {
-    fn start(path: &Path) -> Self {
+    fn start(path: &Path, hasty: bool) -> Self {
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new(program);
+        if hasty {
+            command.env("INTEGRITY_HASTY", "1");
+        }
         command.env("INTEGRITY_WRITER", path).stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(command.spawn().expect("the writer"))
     }
@@ -223,6 +375,10 @@ impl Writer {
 fn write_until_told(path: &Path) {
     let connection = Connection::open(path).expect("database");
     connection.busy_timeout(Duration::from_mins(10)).expect("timeout");
+    let hasty = std::env::var_os("INTEGRITY_HASTY").is_some();
+    if hasty {
+        connection.pragma_update(None, "synchronous", "off").expect("pragma");
+    }
     let told = std::sync::Arc::new(AtomicBool::new(false));
     let tell = std::sync::Arc::clone(&told);
     std::thread::spawn(move || {
@@ -249,7 +405,9 @@ fn write_until_told(path: &Path) {
         let micros = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
         latencies.extend(micros.to_le_bytes());
         next += 1;
-        std::thread::sleep(Duration::from_millis(2));
+        if !hasty {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
     std::io::stdout().write_all(&latencies).expect("latencies");
 }
@@ -340,6 +498,13 @@ fn cpu_seconds() -> f64 {
         .take(4)
         .filter_map(|field| field.parse::<f64>().ok());
     ticks.sum::<f64>() / 100.0
+}
+
+/// Bytes that this process has read, of files in memory too.
+fn bytes_read() -> f64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.and_then(|number| number.parse().ok()).unwrap_or(0.0)
 }
 
 fn status_kib(field: &str) -> f64 {

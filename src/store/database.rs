@@ -8,11 +8,13 @@
 
 mod answer;
 mod guard;
+mod shared;
 
 pub use answer::{Abort, QueryError};
 pub use guard::{Limits, Timed};
 
 pub(crate) use guard::within as run_within;
+pub(crate) use shared::SharedLock;
 
 use std::{
     fs::{File, Metadata},

@@ -1,11 +1,14 @@
-//! A consistent copy of a live database that its writers do not feel: two SHARED locks of about a millisecond each,
-//! whatever the size and the write load.
+//! A consistent copy of a live database that its writers do not feel: SHARED locks far below a millisecond, whatever the
+//! size and the write load.
 //!
-//! 1. Under the first lock, when SQLite itself vouches that no transaction is half-way, the change counter is noted.
+//! 1. Under the first lock, when no transaction is half-way, the change counter is noted.
 //! 2. Without a lock all pages are copied, while every rollback journal that appears is opened before its name is gone
 //!    (`catch`). Each names the pages that its transaction may have changed (`touched`), and these are copied again after
 //!    the transaction has ended (`plan`).
-//! 3. Under the second lock the rest is copied: what the last journals named, page 1 and what grew.
+//! 3. Under the last lock the rest is copied: what the last journals named, page 1 and what grew (`copying`).
+//!
+//! A writer that deletes its journals faster than they can be opened is kept from ending a transaction until its journal
+//! is open (`gate`); this is done only after copies without have failed, and slows such a writer down.
 //!
 //! The copy is called consistent only when every transaction in between is known by a journal of its own and the change
 //! counter agrees (`chain`); otherwise the answer is [`ViewError::Unproven`], after some tries. That is also the answer for
@@ -15,6 +18,8 @@
 
 mod catch;
 mod chain;
+mod copying;
+mod gate;
 mod plan;
 mod scratch;
 mod touched;
@@ -26,7 +31,7 @@ pub use scratch::{NoRoom, Places};
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -35,19 +40,16 @@ use std::{
 use rusqlite::Connection;
 
 use self::{
-    catch::{Catcher, Journal},
-    chain::{Finished, Ledger},
-    plan::{Plan, Run},
+    catch::Catcher,
+    copying::Copying,
+    gate::{Gate, Manner},
     scratch::Scratch,
-    touched::Touched,
-    transfer::{Piece, Transfer},
 };
-use super::database::{Database, Limits, QueryError, ReadConnection, Timed, run_within};
-use crate::{
-    clock::{self, Ticks},
-    format::{journal, sqlite::SqliteHeader},
-    progress::{Phase, Progress},
+use super::database::{
+    Database, Limits, QueryError, ReadConnection, SharedLock, Stamp, Timed, kind_of, read_up_to,
+    run_within,
 };
+use crate::{clock, format::sqlite::SqliteHeader, progress::Progress};
 
 /// How a view is to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -148,54 +150,111 @@ impl View {
     }
 }
 
-/// Copies the database. Tries again when a copy is unproven, some times and not beyond `time_max`.
+/// Copies the database. Tries again when a copy is unproven, some times and not beyond `time_max`: first without any lock
+/// but two short ones, then, when a writer was too fast to be followed, with a gate that it has to pass (`gate`), and that
+/// slows it down the more often it was too fast.
 pub fn take(database: &Database, options: &Options<'_>) -> Result<View, ViewError> {
     let began = clock::ticks();
     let mut cost = Cost::default();
+    let (mut hasty, mut odd, mut overdue) = (0, 0, 0);
     loop {
         cost.tries += 1;
-        match attempt(database, options, &mut cost) {
+        let manner = manner(hasty, overdue, options.lock_hold_max);
+        let held = std::mem::take(&mut cost.held);
+        let result = attempt(database, options, manner, &mut cost);
+        overdue += u32::from(cost.held > options.lock_hold_max);
+        cost.held = cost.held.max(held);
+        match result {
             Err(ViewError::Unproven(reason)) => {
-                tracing::debug!(%reason, tries = cost.tries, "A copy of the database is unproven.");
-                if cost.tries >= TRIES_MAX || began.elapsed() >= options.time_max {
+                tracing::debug!(%reason, tries = cost.tries, ?manner, "A copy of the database is unproven.");
+                let count = if reason.is_haste() { &mut hasty } else { &mut odd };
+                *count += 1;
+                if hasty >= HASTY_MAX || odd >= ODD_MAX || began.elapsed() >= options.time_max {
                     return Err(reason.into());
                 }
                 // Not in step with a writer that has a rhythm.
-                wait(TRY_PAUSE * (1 + cost.tries % 12), options.stop)?;
+                wait(TRY_PAUSE * (1 + cost.tries % 8), options.stop)?;
             }
+            Ok(view) => return Ok(View { cost, ..view }),
             other => return other,
         }
     }
 }
 
-fn attempt(database: &Database, options: &Options<'_>, cost: &mut Cost) -> Result<View, ViewError> {
+/// How the journals of the next copy are watched, after so many copies for which the writer was too fast, and so many in
+/// which a lock was held longer than it may: on such a machine no thread of ours may sleep while it holds one.
+fn manner(hasty: u32, overdue: u32, lock_hold_max: Duration) -> Manner {
+    let half = lock_hold_max / 2;
+    match hasty {
+        ..FREE => Manner::Free,
+        _ if hasty < FREE + AWAKE || overdue >= OVERDUE_MAX => Manner::Awake,
+        _ => {
+            let steps = (hasty - FREE - AWAKE) / 2;
+            // Half the budget at most: what the scheduler takes comes on top.
+            let slow = Duration::from_micros(125) * (1 << steps.min(8));
+            let slow = if steps == 0 { Duration::ZERO } else { slow.min(half) };
+            Manner::Pulses { pulse: PULSE.min(half), slow }
+        }
+    }
+}
+
+fn attempt(
+    database: &Database,
+    options: &Options<'_>,
+    manner: Manner,
+    cost: &mut Cost,
+) -> Result<View, ViewError> {
     // SQLite follows links, and puts the journal where the file is.
     let path = fs::canonicalize(database.path())?;
     let plain = database.open_plain()?;
     suited(&plain, &path)?;
     let mut connection = database.connect()?;
-    if connection.stamp()?.id != super::database::Stamp::of(&plain.metadata()?).id {
+    let id = Stamp::of(&plain.metadata()?).id;
+    let lock = || -> Result<SharedLock<'_>, ViewError> {
+        let lock = SharedLock::new(database)?;
+        let same = Stamp::of(&lock.file().metadata()?).id == id;
+        if same { Ok(lock) } else { Err(QueryError::Replaced.into()) }
+    };
+    let mut own = lock()?;
+    let gate = match manner {
+        Manner::Free => None,
+        manner => Some(Gate::new(lock()?, manner)),
+    };
+    if connection.stamp()?.id != id {
         return Err(QueryError::Replaced.into());
     }
     let catcher = Catcher::new(&path, &plain)?;
+    if cost.tries == 1 {
+        vouch(&mut connection, options, cost)?;
+    }
     let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watch = std::thread::Builder::new()
-            .name("journals".to_owned())
-            .spawn_scoped(scope, || catcher.run(&done))?;
-        let result = copy(&path, &plain, &mut connection, &catcher, options, cost);
+    let result = std::thread::scope(|scope| {
+        let watch = || {
+            // What it does takes microseconds.
+            let _haste = Haste::new();
+            if let Some(gate) = gate {
+                return gate.run(&catcher, &done);
+            }
+            catcher.run(&done);
+            Duration::ZERO
+        };
+        let watch =
+            std::thread::Builder::new().name("journals".to_owned()).spawn_scoped(scope, watch)?;
+        let result = copy(&path, &plain, &mut own, &catcher, options, cost);
         done.store(true, Ordering::Release);
-        // It has nothing to say, and a panic in it would have been one of this scope.
-        drop(watch.join());
+        // A panic in it would have been one of this scope.
+        cost.held = cost.held.max(watch.join().unwrap_or_default());
         result
-    })
+    });
+    cost.held = cost.held.max(own.longest);
+    result
 }
 
 /// Refuses what this way cannot watch: another name of the file has journals elsewhere, and other hosts send no events.
 fn suited(plain: &File, path: &Path) -> Result<(), ViewError> {
     let meta = plain.metadata()?;
     if !meta.is_file() {
-        return Err(QueryError::NotRegular(super::database::kind_of(&meta)).into());
+        return Err(QueryError::NotRegular(kind_of(&meta)).into());
     }
     if meta.nlink() != 1 {
         return Err(ViewError::Unsuited("the file has several names"));
@@ -210,15 +269,19 @@ fn suited(plain: &File, path: &Path) -> Result<(), ViewError> {
 fn copy(
     path: &Path,
     plain: &File,
-    connection: &mut ReadConnection<'_>,
+    lock: &mut SharedLock<'_>,
     catcher: &Catcher<'_>,
     options: &Options<'_>,
     cost: &mut Cost,
 ) -> Result<View, ViewError> {
-    let first = locked(connection, options, cost, |_| {
-        catcher.begin()?;
-        header_of(plain)
+    let (whole, first) = locked(lock, options, |_| match catcher.begin()? {
+        Some(whole) => Ok(Some((whole, header_of(plain)?))),
+        None => Ok(None),
     })?;
+    if !whole {
+        return Err(QueryError::HotJournal.into());
+    }
+    let first = first.ok_or(DAMAGED)?;
     let Some(pages) = first.pages() else {
         return Err(ViewError::Unsuited("its header does not tell its size"));
     };
@@ -227,240 +290,109 @@ fn copy(
     }
     let bytes = u64::from(pages) * u64::from(first.page_bytes);
     let scratch = options.places.make(path, bytes + bytes / 8 + GROWTH_BYTES)?;
-    let mut copying = Copying {
-        plain,
-        catcher,
-        form: first,
-        plan: Plan::new(pages),
-        ledger: Ledger::new(first.change_counter),
-        transfer: Transfer::new(plain, &scratch.file, first.page_bytes, options.rate_bytes_max),
-        read: Vec::new(),
-    };
-    let result = copying.sweep(options).and_then(|()| copying.finish(connection, options, cost));
-    cost.bytes_read += copying.transfer.bytes;
-    cost.transactions = copying.ledger.transactions;
+    let mut copying = Copying::new(plain, &scratch.file, catcher, first, pages, options);
+    let result = copying.sweep().and_then(|()| copying.finish(lock));
+    cost.bytes_read += copying.bytes_read();
+    cost.transactions = copying.transactions();
     let (header, pages) = result?;
     scratch.file.set_len(u64::from(pages) * u64::from(header.page_bytes))?;
     scratch.ready(pages, header.schema_cookie).map_err(QueryError::from)?;
     Ok(View { scratch, header, pages, cost: *cost })
 }
 
-/// One try under way.
-struct Copying<'a> {
-    plain: &'a File,
-    catcher: &'a Catcher<'a>,
-    form: SqliteHeader,
-    plan: Plan,
-    ledger: Ledger,
-    transfer: Transfer<'a>,
-    /// Journals that were read under the lock, and are closed after it.
-    read: Vec<Finished<Journal>>,
-}
-
-impl Copying<'_> {
-    /// Copies every page once, and takes in the journals that come.
-    fn sweep(&mut self, options: &Options<'_>) -> Result<(), ViewError> {
-        let page_bytes = u64::from(self.form.page_bytes);
-        options
-            .progress
-            .begin(Phase::Copying, u64::from(self.form.pages().unwrap_or(0)) * page_bytes);
-        while let Some(run) = self.plan.sweep(self.transfer.pages_max()) {
-            self.transfer.pages(run)?;
-            options.progress.add(u64::from(run.count) * page_bytes);
-            self.pause(options)?;
-        }
-        Ok(())
-    }
-
-    /// Waits as the rate of reading demands, and takes in the journals that come meanwhile.
-    fn pause(&mut self, options: &Options<'_>) -> Result<(), ViewError> {
-        loop {
-            self.take_in()?;
-            let left = self.transfer.pace();
-            if left.is_zero() {
-                return wait(left, options.stop);
-            }
-            wait(left.min(WAIT_PIECE), options.stop)?;
-        }
-    }
-
-    /// Copies again what has changed until little is left, and the rest under a lock.
-    fn finish(
-        &mut self,
-        connection: &mut ReadConnection<'_>,
-        options: &Options<'_>,
-        cost: &mut Cost,
-    ) -> Result<(SqliteHeader, u32), ViewError> {
-        let began = clock::ticks();
-        for _ in 0..ROUNDS_MAX {
-            self.catch_up(options)?;
-            if began.elapsed() >= FINISH_MAX {
-                break;
-            }
-            let hold_max = options.lock_hold_max;
-            let end = locked(connection, options, cost, |since| self.rest(since, hold_max))?;
-            if let Some((header, pages, pieces)) = end {
-                pieces.iter().try_for_each(|piece| self.transfer.put(piece))?;
-                return Ok((header, pages));
-            }
-        }
-        Err(Unproven::NeverCalm.into())
-    }
-
-    fn catch_up(&mut self, options: &Options<'_>) -> Result<(), ViewError> {
-        for _ in 0..CATCH_UPS_MAX {
-            self.take_in()?;
-            let pages = self.pages_now()?;
-            if self.plan.left(pages) <= PAGES_LOCKED_MAX / 4 {
-                break;
-            }
-            for run in self.plan.take(pages) {
-                self.transfer.pages(run)?;
-                self.pause(options)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the rest under the lock, `None` when it would take too long.
-    fn rest(
-        &mut self,
-        since: Ticks,
-        hold_max: Duration,
-    ) -> Result<Option<(SqliteHeader, u32, Vec<Piece>)>, ViewError> {
-        let finished = {
-            let mut chain = self.catcher.drained();
-            chain.whole_at_rest()?;
-            let finished = chain.take_finished()?;
-            let bytes: u64 =
-                finished.iter().map(|f| f.journal.metadata().map_or(0, |m| m.len())).sum();
-            if bytes > JOURNAL_LOCKED_BYTES_MAX {
-                chain.give_back(finished);
-                return Ok(None);
-            }
-            finished
-        };
-        let added = finished.iter().try_for_each(|finished| self.add(finished));
-        self.read.extend(finished);
-        added?;
-        let header = header_of(self.plain)?;
-        let Some(pages) = header.pages() else { return Err(Unproven::FormChanged.into()) };
-        let form = |header: &SqliteHeader| {
-            (header.page_bytes, header.wal, header.reserved_bytes, header.auto_vacuum)
-        };
-        if form(&header) != form(&self.form) {
-            return Err(Unproven::FormChanged.into());
-        }
-        if header.change_counter != self.ledger.counter {
-            return Err(Unproven::Counter.into());
-        }
-        if self.plan.left(pages) > PAGES_LOCKED_MAX {
-            return Ok(None);
-        }
-        let runs = self.plan.take(pages);
-        let mut pieces = Vec::with_capacity(runs.len() + 1);
-        for run in runs.into_iter().chain([Run { first: 1, count: 1 }]) {
-            if since.elapsed() >= hold_max {
-                // What was taken is copied again in the next try.
-                return Err(Unproven::NeverCalm.into());
-            }
-            pieces.push(self.transfer.read(run)?);
-        }
-        Ok(Some((header, pages, pieces)))
-    }
-
-    fn take_in(&mut self) -> Result<(), ViewError> {
-        self.read.clear();
-        let (finished, retired) = {
-            let mut chain = self.catcher.drained();
-            (chain.take_finished()?, chain.take_retired())
-        };
-        // Closed here and not while the chain is locked, because the watch would wait.
-        drop(retired);
-        finished.iter().try_for_each(|finished| self.add(finished))
-    }
-
-    fn add(&mut self, finished: &Finished<Journal>) -> Result<(), ViewError> {
-        if let Some(touched) = read_journal(finished, self.form.page_bytes)? {
-            self.ledger.add(finished, &touched)?;
-            self.plan.touched(&touched);
-        }
-        Ok(())
-    }
-
-    fn pages_now(&self) -> io::Result<u32> {
-        let pages = self.plain.metadata()?.len() / u64::from(self.form.page_bytes);
-        Ok(u32::try_from(pages).unwrap_or(u32::MAX))
-    }
-}
-
-/// What a transaction has touched; `None` when it ended before anything was written to the database.
-fn read_journal(
-    finished: &Finished<Journal>,
-    page_bytes: u32,
-) -> Result<Option<Touched>, ViewError> {
-    let file: &File = &finished.journal;
-    let len = file.metadata()?.len();
-    let read = |at: u64, buffer: &mut [u8]| match file.read_exact_at(buffer, at) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    };
-    if !finished.written {
-        let mut head = [0; journal::HEADER_LEN];
-        let there = read(0, &mut head)?;
-        // The header is filled at the sync that must come before the first write to the database.
-        if !there || matches!(journal::Start::parse(&head), journal::Start::Zeroed) {
-            return Ok(None);
-        }
-    }
-    match touched::read(len, page_bytes, RECORDS_MAX, read) {
-        Ok(touched) => Ok(Some(touched)),
-        Err(error) => {
-            tracing::debug!(%error, "A journal does not tell what its transaction changed.");
-            Err(Unproven::Unclear.into())
-        }
-    }
-}
-
-fn header_of(plain: &File) -> Result<SqliteHeader, ViewError> {
-    let mut head = [0; crate::format::sqlite::HEADER_LEN];
-    let read = super::database::read_up_to(plain, &mut head, 0)?;
-    SqliteHeader::parse(&head[..read]).map_err(|_| ViewError::Unsuited("its header is damaged"))
-}
-
-/// Runs `work` while SQLite holds a SHARED lock, which it grants only when no transaction is half-way in the file. Waits
-/// for the lock without holding anything.
-fn locked<T>(
+/// Lets SQLite say once that it takes the file for a database in which no transaction was cut off; its words for what is
+/// wrong are better than ours. Waits for its lock without holding anything.
+fn vouch(
     connection: &mut ReadConnection<'_>,
     options: &Options<'_>,
     cost: &mut Cost,
-    mut work: impl FnMut(Ticks) -> Result<T, ViewError>,
-) -> Result<T, ViewError> {
+) -> Result<(), ViewError> {
     let hold = options.lock_hold_max;
     let limits = Limits { hold, hold_unwaited: hold, stop: options.stop };
     let began = clock::ticks();
+    let _haste = Haste::new();
+    let mut hot = 0;
     loop {
         let timed = connection.within(&limits, |connection| {
             let since = clock::ticks();
             // Reads page 1 and no other, so that it is granted on a damaged schema too.
             connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
-            let result = work(since);
             // Here and not where the transaction ends of itself, because that is after a thread was waited for.
             connection.execute_batch("ROLLBACK")?;
             cost.held = cost.held.max(since.elapsed());
-            Ok(result)
+            Ok(())
         });
         match timed.result {
             // Refused at once: nothing was held.
-            Err(QueryError::Busy) if began.elapsed() < LOCK_WAIT_MAX => {
-                wait(LOCK_PAUSE, options.stop)?;
-            }
+            Err(QueryError::Busy) if began.elapsed() < LOCK_WAIT_MAX => {}
             Err(QueryError::Busy) => return Err(Unproven::NeverCalm.into()),
-            Err(error) => return Err(error.into()),
-            Ok(result) => return result,
+            // SQLite takes a journal for hot that goes just when it looks inside.
+            Err(QueryError::HotJournal) if hot < HOT_TRIES_MAX => hot += 1,
+            other => return Ok(other?),
+        }
+        wait(LOCK_PAUSE, options.stop)?;
+    }
+}
+
+/// Runs `work` under the lock, which is taken as soon as no writer has it. Nothing is held while it is waited for, nor
+/// when `work` answers that it would have to wait.
+fn locked<T>(
+    lock: &mut SharedLock<'_>,
+    options: &Options<'_>,
+    mut work: impl FnMut(&SharedLock<'_>) -> Result<Option<T>, ViewError>,
+) -> Result<T, ViewError> {
+    let began = clock::ticks();
+    let _haste = Haste::new();
+    loop {
+        // What comes after a wait has a slice of the processor before it, and is rarely put aside while it holds the lock.
+        std::thread::yield_now();
+        for _ in 0..LOCK_SPINS {
+            if lock.try_lock()? {
+                let result = work(lock);
+                lock.unlock()?;
+                if let Some(result) = result.transpose() {
+                    return result;
+                }
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        if began.elapsed() >= LOCK_WAIT_MAX {
+            return Err(Unproven::NeverCalm.into());
+        }
+        wait(LOCK_PAUSE, options.stop)?;
+    }
+}
+
+/// While it lives this thread comes before others, where that is permitted; otherwise nothing is changed.
+struct Haste(Option<i32>);
+
+impl Haste {
+    fn new() -> Self {
+        // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
+        let usual = rustix::process::getpriority_process(None).ok();
+        let hasten = |usual: &i32| {
+            *usual > HASTE && rustix::process::setpriority_process(None, HASTE).is_ok()
+        };
+        Self(usual.filter(hasten))
+    }
+}
+
+impl Drop for Haste {
+    fn drop(&mut self) {
+        if let Some(usual) = self.0
+            && let Err(error) = rustix::process::setpriority_process(None, usual)
+        {
+            tracing::debug!(%error, "A thread keeps its priority.");
         }
     }
+}
+
+/// The header as it stands in the file; `None` when it is damaged.
+fn header_of(plain: &File) -> io::Result<Option<SqliteHeader>> {
+    let mut head = [0; crate::format::sqlite::HEADER_LEN];
+    let read = read_up_to(plain, &mut head, 0)?;
+    Ok(SqliteHeader::parse(&head[..read]).ok())
 }
 
 /// Sleeps, in pieces, as long as somebody wants the view.
@@ -478,24 +410,28 @@ fn wait(mut time: Duration, stop: &AtomicBool) -> Result<(), ViewError> {
     }
 }
 
-/// How often a copy is begun, and the shortest time between two tries.
-const TRIES_MAX: u32 = 100;
-const TRY_PAUSE: Duration = Duration::from_millis(7);
-/// How often the rest is tried, and for how long at most.
-const ROUNDS_MAX: u32 = 500;
-const FINISH_MAX: Duration = Duration::from_secs(20);
-/// How often changed pages are copied again before a lock is asked for.
-const CATCH_UPS_MAX: u32 = 16;
-/// Most pages and bytes of journals for which a lock is held: well below a millisecond of memory traffic each.
-const PAGES_LOCKED_MAX: usize = 512;
-const JOURNAL_LOCKED_BYTES_MAX: u64 = 1 << 20;
-/// Most records of one journal: 2 GiB of pages, 16 MiB of memory.
-const RECORDS_MAX: usize = 500_000;
+/// How many copies are made without a gate, how many then with one that is held in short stretches only; after how many
+/// overdue locks it stays at that; how many copies in all may fail because the writer was too fast, and how many for another
+/// reason; and the shortest time between two.
+const FREE: u32 = 2;
+const AWAKE: u32 = 4;
+const OVERDUE_MAX: u32 = 3;
+const HASTY_MAX: u32 = 100;
+const ODD_MAX: u32 = 12;
+const TRY_PAUSE: Duration = Duration::from_millis(3);
+/// How often a hot journal is looked at again before it is believed.
+const HOT_TRIES_MAX: u32 = 3;
 /// How long a lock is asked for again and again, and the time in between. Far longer than a commit, shorter than the
 /// patience of anybody.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(20);
 const LOCK_PAUSE: Duration = Duration::from_micros(300);
+const LOCK_SPINS: u32 = 100;
 const WAIT_PIECE: Duration = Duration::from_millis(10);
+/// The niceness of what must be prompt.
+const HASTE: i32 = -10;
+/// Longest pulse of the gate while nobody writes.
+const PULSE: Duration = Duration::from_millis(1);
+const DAMAGED: ViewError = ViewError::Unsuited("its header is damaged");
 /// Room for growth while we copy, besides an eighth of the size.
 const GROWTH_BYTES: u64 = 64 << 20;
 /// `f_type` of filesystems whose files others may change unseen: NFS, SMB (three), FUSE, 9P, Ceph, AFS, Coda, GFS2, OCFS2.

@@ -12,9 +12,10 @@ use std::{
     },
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use rustix::{
@@ -27,7 +28,10 @@ use rustix::{
 };
 
 use super::chain::{Chain, Unproven};
-use crate::{host::processes::FileId, store::database::PlainFile};
+use crate::{
+    host::processes::FileId,
+    store::database::{PlainFile, read_up_to},
+};
 
 /// A journal that is held open.
 pub(super) type Journal = Arc<File>;
@@ -72,33 +76,52 @@ impl<'a> Catcher<'a> {
         })
     }
 
-    /// Begins anew. To be called under a SHARED lock that SQLite granted: a journal that has its name now belongs to a
-    /// transaction that has not written yet, or was left behind.
-    pub(super) fn begin(&self) -> io::Result<()> {
-        let mut chain = self.lock();
-        self.drain_into(&mut chain);
+    /// Begins anew; to be called under a SHARED lock. `false` when a transaction was cut off and waits to be rolled back, so
+    /// that the file is no state of the database; `None` when the chain would have to be waited for.
+    pub(super) fn begin(&self) -> io::Result<Option<bool>> {
+        let Some(mut chain) = self.try_drained() else { return Ok(None) };
         chain.begin();
-        // One that nobody is writing stays unknown to the chain, and its use will break the proof.
-        if chain.current().is_none()
-            && self.database.writer()?
-            && let Some(opened) = self.open_journal()?
-        {
-            chain.created(Some(opened), self.counter()?);
+        if chain.current().is_some() {
+            return Ok(Some(true));
         }
-        Ok(())
+        let Some(opened) = self.open_journal()? else { return Ok(Some(true)) };
+        // As SQLite decides it (`hasHotJournal`): a journal beside which nobody holds RESERVED is hot when it has a header.
+        if self.database.writer()? {
+            chain.created(Some(opened), self.counter()?);
+            return Ok(Some(true));
+        }
+        let mut first = [0];
+        let filled = read_up_to(&opened.0, &mut first, 0)? > 0 && first != [0];
+        // One that nobody is writing stays unknown to the chain, and its use will break the proof. One that is gone now was
+        // that of a transaction that was taken back.
+        Ok(Some(!filled || opened.0.metadata()?.nlink() == 0))
     }
 
     /// Handles events as they come until `stop` is set.
     pub(super) fn run(&self, stop: &AtomicBool) {
-        let wait = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         while !stop.load(Ordering::Acquire) {
-            let mut fds = [PollFd::new(&self.events, PollFlags::IN)];
-            match poll(&mut fds, Some(&wait)) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => drop(self.drained()),
-                Err(_) => return self.lock().break_by(Unproven::EventsLost),
+            match self.wait(Duration::from_millis(20)) {
+                Ok(()) => drop(self.drained()),
+                Err(_) => return self.break_by(Unproven::EventsLost),
             }
         }
+    }
+
+    /// Waits for an event, for so long at most.
+    pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
+        let wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: time.min(Duration::from_millis(999)).subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&wait)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Nothing can be proved any more.
+    pub(super) fn break_by(&self, reason: Unproven) {
+        self.lock().break_by(reason);
     }
 
     /// The chain, with every event taken in that has happened so far.
@@ -108,7 +131,19 @@ impl<'a> Catcher<'a> {
         chain
     }
 
-    fn lock(&self) -> MutexGuard<'_, Chain<Journal>> {
+    /// The same, unless another thread has the chain this moment.
+    pub(super) fn try_drained(&self) -> Option<MutexGuard<'_, Chain<Journal>>> {
+        let mut chain = match self.chain.try_lock() {
+            Ok(chain) => chain,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.drain_into(&mut chain);
+        Some(chain)
+    }
+
+    /// The chain as the watch has left it. To be held for an instant only: the watch must not wait.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Chain<Journal>> {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -46,6 +46,22 @@ pub enum Unproven {
     NeverCalm,
 }
 
+impl Unproven {
+    /// Whether the writer was too fast: then it helps to keep it waiting for moments.
+    pub(super) const fn is_haste(self) -> bool {
+        match self {
+            Self::Missed | Self::TooFast | Self::EventsLost | Self::Counter | Self::NeverCalm => {
+                true
+            }
+            Self::Unjournalled
+            | Self::JournalKept
+            | Self::Unclear
+            | Self::Replaced
+            | Self::FormChanged => false,
+        }
+    }
+}
+
 /// A journal whose transaction has ended.
 #[derive(Debug)]
 pub(super) struct Finished<J> {
@@ -108,6 +124,16 @@ impl<J: Clone> Chain<J> {
         self.current.as_ref().map(|current| &current.journal)
     }
 
+    /// Whether a journal has its name now.
+    pub(super) fn under_way(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Whether so many finished journals wait to be read that it would be well to slow the writer down.
+    pub(super) fn is_behind(&self) -> bool {
+        self.finished.len().max(self.retired.len()) > FINISHED_MAX / 4
+    }
+
     /// A journal was deleted; `names` is how many the current one has left, `counter` the change counter now.
     pub(super) fn deleted(&mut self, names: u64, counter: u32) {
         let Some(current) = self.current.take() else {
@@ -153,12 +179,6 @@ impl<J: Clone> Chain<J> {
     /// Takes the journals that need not be held any more.
     pub(super) fn take_retired(&mut self) -> Vec<J> {
         std::mem::take(&mut self.retired)
-    }
-
-    /// Gives back what was taken and not yet read, to come first again.
-    pub(super) fn give_back(&mut self, mut finished: Vec<Finished<J>>) {
-        finished.append(&mut self.finished);
-        self.finished = finished;
     }
 
     /// Whether nothing has gone wrong so far.
@@ -213,7 +233,7 @@ impl Ledger {
 }
 
 /// Most finished journals that wait to be read, each an open file.
-const FINISHED_MAX: usize = 32;
+const FINISHED_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -279,6 +299,8 @@ mod tests {
             pages: Vec::new(),
             initial_pages: 9,
             counter_before,
+            records: std::collections::BTreeMap::new(),
+            leaves: std::collections::BTreeSet::new(),
             finished,
         };
         // At creation, at deletion, in the journal, all segments synced: the counter that is expected afterwards.

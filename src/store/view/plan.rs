@@ -4,7 +4,7 @@
 //! beyond the sweep need no note: the sweep will come by. Pages beyond the size that the database had before a
 //! transaction are all taken to be changed by it, whether it grew the file or the file was cut before and grew again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::touched::Touched;
 
@@ -16,7 +16,7 @@ pub(super) struct Plan {
     /// Size of the database in pages when the sweep began; the sweep ends there.
     target: u32,
     /// Swept pages to copy again.
-    again: BTreeSet<u32>,
+    again: Pages,
     /// All pages from here on are to be copied again.
     grown_from: u32,
 }
@@ -34,7 +34,7 @@ impl Plan {
         Self {
             swept: 0,
             target: pages,
-            again: BTreeSet::new(),
+            again: Pages::default(),
             grown_from: pages.saturating_add(1),
         }
     }
@@ -51,20 +51,16 @@ impl Plan {
     pub(super) fn touched(&mut self, touched: &Touched) {
         // Those that grew after the sweep had begun were copied apart from it.
         let coming = self.swept + 1..=self.target;
-        self.again.extend(touched.pages.iter().filter(|page| !coming.contains(page)));
+        for page in touched.pages.iter().filter(|page| !coming.contains(page)) {
+            self.again.insert(*page);
+        }
         self.grown_from = self.grown_from.min(touched.initial_pages.saturating_add(1));
-    }
-
-    /// How many pages are to be copied again when the database has `pages` pages now.
-    pub(super) fn left(&self, pages: u32) -> usize {
-        let grown = (pages.saturating_add(1)).saturating_sub(self.grown_from.max(1));
-        self.again.len().saturating_add(grown as usize)
     }
 
     /// Takes all that is to be copied again, as runs in ascending order, for a database of `pages` pages now.
     pub(super) fn take(&mut self, pages: u32) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for page in std::mem::take(&mut self.again) {
+        for page in std::mem::take(&mut self.again).ascending() {
             if page > pages || page >= self.grown_from {
                 break;
             }
@@ -84,6 +80,37 @@ impl Plan {
     }
 }
 
+/// A set of page numbers. A bit for each in chunks that are there only when they hold one, so that neither few pages of a
+/// huge database nor all pages of a large one take much memory: 36 MiB for a tebibyte of pages of 4 KiB, all of them.
+#[derive(Debug, Default)]
+struct Pages {
+    chunks: BTreeMap<u32, Box<[u64; CHUNK_WORDS as usize]>>,
+}
+
+impl Pages {
+    fn insert(&mut self, page: u32) {
+        let chunk = self.chunks.entry(page / CHUNK).or_insert_with(|| Box::new([0; _]));
+        chunk[(page % CHUNK / 64) as usize] |= 1 << (page % 64);
+    }
+
+    fn ascending(&self) -> impl Iterator<Item = u32> {
+        self.chunks.iter().flat_map(|(chunk, words)| {
+            (0..).zip(words.iter()).flat_map(move |(number, word)| {
+                let (first, mut left) = (chunk * CHUNK + 64 * number, *word);
+                std::iter::from_fn(move || {
+                    let bit = (left != 0).then(|| left.trailing_zeros())?;
+                    left &= left - 1;
+                    Some(first + bit)
+                })
+            })
+        })
+    }
+}
+
+/// Pages of a chunk, and its words.
+const CHUNK: u32 = CHUNK_WORDS * 64;
+const CHUNK_WORDS: u32 = 64;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -91,7 +118,14 @@ mod tests {
     use super::*;
 
     fn touched(pages: &[u32], initial_pages: u32) -> Touched {
-        Touched { pages: pages.to_vec(), initial_pages, counter_before: None, finished: true }
+        Touched {
+            pages: pages.to_vec(),
+            initial_pages,
+            counter_before: None,
+            records: BTreeMap::new(),
+            leaves: std::collections::BTreeSet::new(),
+            finished: true,
+        }
     }
 
     fn run(first: u32, count: u32) -> Run {
@@ -99,13 +133,23 @@ mod tests {
     }
 
     #[test]
+    fn a_set_of_pages_is_in_order_and_has_each_once() {
+        let mut pages = Pages::default();
+        let numbers = [u32::MAX, 1, 64, 63, 4095, 4096, 70_000, 64, u32::MAX];
+        for page in numbers {
+            pages.insert(page);
+        }
+        let found: Vec<u32> = pages.ascending().collect();
+        assert_eq!(found, [1, 63, 64, 4095, 4096, 70_000, u32::MAX]);
+    }
+
+    #[test]
     fn only_swept_pages_are_copied_again_and_growth_is_never_forgotten() {
         let mut plan = Plan::new(10);
         assert_eq!(plan.sweep(4), Some(run(1, 4)));
         plan.touched(&touched(&[1, 2, 4, 7], 10));
-        assert_eq!(plan.left(10), 3);
         assert_eq!(plan.take(12), [run(1, 2), run(4, 1), run(11, 2)]);
-        assert_eq!(plan.left(12), 0);
+        assert_eq!(plan.take(12), []);
         assert_eq!(plan.sweep(100), Some(run(5, 6)));
         assert_eq!(plan.sweep(100), None);
         plan.touched(&touched(&[11], 12));

@@ -1,6 +1,6 @@
 //! What can be seen with one process; writers of their own stand in `tests/e2e_view.rs`.
 
-use std::{path::PathBuf, process::Command};
+use std::{os::unix::fs::FileExt, path::PathBuf};
 
 use super::*;
 
@@ -91,26 +91,23 @@ fn what_this_way_cannot_watch_is_refused() {
 }
 
 #[test]
-fn while_the_rest_is_copied_no_other_process_can_commit() {
-    let place = place(TABLE);
-    let database = Database::new(place.path.clone());
-    let mut connection = database.connect().unwrap();
-    let stop = AtomicBool::new(false);
-    let options = Options {
-        places: &place.places,
-        rate_bytes_max: 1,
-        lock_hold_max: Duration::from_secs(10),
-        time_max: Duration::ZERO,
-        stop: &stop,
-        progress: &Progress::default(),
+fn a_writer_is_slowed_down_only_after_it_was_too_fast_again_and_again() {
+    let budget = Duration::from_millis(10);
+    let pulses = |slow| Manner::Pulses {
+        pulse: Duration::from_millis(1),
+        slow: Duration::from_micros(slow),
     };
-    let write = || {
-        let mut command = Command::new("sqlite3");
-        command.arg(&place.path).arg("INSERT INTO t VALUES(8)").output().unwrap()
-    };
-    let mut cost = Cost::default();
-    let inside = locked(&mut connection, &options, &mut cost, |_| Ok(write()));
-    assert!(!inside.unwrap().status.success(), "SQLite holds its lock until the end");
-    assert!(cost.held > Duration::ZERO);
-    assert!(write().status.success(), "and no longer");
+    for (hasty, overdue, want) in [
+        (0, 0, Manner::Free),
+        (1, 9, Manner::Free),
+        (2, 0, Manner::Awake),
+        (5, 0, Manner::Awake),
+        (6, 0, pulses(0)),
+        (8, 2, pulses(250)),
+        (10, 0, pulses(500)),
+        (99, 0, pulses(5000)),
+        (8, 3, Manner::Awake), // locks came out too long: no sleep with one in hand
+    ] {
+        assert_eq!(manner(hasty, overdue, budget), want, "{hasty} {overdue}");
+    }
 }

@@ -25,6 +25,10 @@ pub(super) struct Touched {
     pub(super) initial_pages: u32,
     /// The change counter before the transaction, where page 1 is recorded: it is for every transaction that was committed.
     pub(super) counter_before: Option<u32>,
+    /// Where in the journal the old content of each recorded page stands.
+    pub(super) records: BTreeMap<u32, u64>,
+    /// Those of `pages` that were leaves of the freelist before, as far as it is recorded.
+    pub(super) leaves: BTreeSet<u32>,
     /// Whether every segment was synced. A transaction that left one unfinished was rolled back, and the pages of that
     /// segment were never written.
     pub(super) finished: bool,
@@ -69,9 +73,14 @@ pub(super) fn read(
     };
     let Some(page_one) = old(1)? else {
         // Whoever takes or frees pages or commits has written page 1 before.
-        let pages = records.into_keys().collect();
-        let initial_pages = first.initial_pages;
-        return Ok(Touched { pages, initial_pages, counter_before: None, finished });
+        return Ok(Touched {
+            pages: records.keys().copied().collect(),
+            initial_pages: first.initial_pages,
+            counter_before: None,
+            records,
+            leaves: BTreeSet::new(),
+            finished,
+        });
     };
     let header = SqliteHeader::parse(&page_one)
         .map_err(|_| Unclear::Form("has a page 1 that begins no database"))?;
@@ -81,24 +90,60 @@ pub(super) fn read(
     if header.page_bytes != page_bytes || header.wal {
         return Err(Unclear::Form("is of a database of another form"));
     }
-    let mut pages: BTreeSet<u32> = records.keys().copied().collect();
+    let mut leaves = BTreeSet::new();
     let mut trunk = header.freelist_trunk;
     // Each step visits a recorded page; a ring ends at the bound.
     for _ in 0..=records.len() {
         let Some(content) = (trunk != 0).then(|| old(trunk)).transpose()?.flatten() else { break };
-        let (next, leaves) = trunk_page(&content);
-        pages.extend(leaves.filter(|leaf| (1..=first.initial_pages).contains(leaf)));
-        if pages.len() > records_max {
+        let (next, named) = trunk_page(&content);
+        leaves.extend(named.filter(|leaf| (1..=first.initial_pages).contains(leaf)));
+        if records.len() + leaves.len() > records_max {
             return Err(Unclear::Form("names too many pages"));
         }
         trunk = next;
     }
+    let mut pages: Vec<u32> = records.keys().chain(&leaves).copied().collect();
+    pages.sort_unstable();
+    pages.dedup();
     Ok(Touched {
-        pages: pages.into_iter().collect(),
+        pages,
         initial_pages: first.initial_pages,
         counter_before: Some(header.change_counter),
+        records,
+        leaves,
         finished,
     })
+}
+
+/// The size of the database before the first of these transactions, when the state of that moment can be had from the state
+/// after them, of `pages_after` pages, by putting back the first record of each page. It cannot when one of them
+/// has cut the file, or has overwritten a page without a record that was in use in that state: a transaction frees a page
+/// without touching it, and the next one takes it from the freelist.
+pub(super) fn undoable<'a>(
+    transactions: impl Iterator<Item = &'a Touched>,
+    pages_after: u32,
+) -> Option<u32> {
+    let mut pages = None;
+    let mut size = 0;
+    // Free in that state, or recorded since.
+    let mut known: BTreeSet<u32> = BTreeSet::new();
+    for touched in transactions {
+        let first = *pages.get_or_insert(touched.initial_pages);
+        if touched.initial_pages < size {
+            return None;
+        }
+        if size == 0 {
+            // Its freelist is that of the state itself.
+            known.extend(&touched.leaves);
+        }
+        size = touched.initial_pages;
+        if touched.leaves.iter().any(|leaf| *leaf <= first && !known.contains(leaf)) {
+            return None;
+        }
+        known.extend(touched.records.keys());
+    }
+    let pages = pages.unwrap_or(pages_after);
+    (size <= pages_after).then_some(pages)
 }
 
 /// Where the old content of each recorded page stands, and whether all segments were synced. Strict: every record is there
@@ -264,6 +309,68 @@ mod tests {
         let mut unsynced = bytes;
         unsynced[..12].fill(0);
         assert!(read_bytes(&unsynced, 4096).is_err());
+    }
+
+    #[test]
+    fn a_state_is_had_from_later_ones_only_when_all_that_was_overwritten_is_recorded() {
+        let touched = |initial_pages, records: &[u32], leaves: &[u32]| Touched {
+            pages: Vec::new(),
+            initial_pages,
+            counter_before: None,
+            records: records.iter().map(|page| (*page, 0)).collect(),
+            leaves: leaves.iter().copied().collect(),
+            finished: true,
+        };
+        for (transactions, after, want) in [
+            (vec![], 9, Some(9)),
+            (vec![touched(9, &[1, 3], &[4, 5])], 12, Some(9)),
+            (vec![touched(9, &[1], &[])], 8, None), // cut
+            (vec![touched(9, &[1], &[]), touched(8, &[1], &[])], 9, None),
+            // The second takes pages that were free before the first, that the first recorded, or that are new.
+            (vec![touched(9, &[1, 3], &[4]), touched(11, &[1], &[3, 4, 10])], 11, Some(9)),
+            // Or one that the first has freed.
+            (vec![touched(9, &[1, 3], &[4]), touched(9, &[1], &[4, 5])], 9, None),
+            (vec![touched(9, &[], &[]), touched(9, &[1], &[4])], 9, None),
+        ] {
+            assert_eq!(undoable(transactions.iter(), after), want, "{transactions:?}");
+        }
+    }
+
+    #[test]
+    fn old_content_puts_a_state_back() {
+        let fill = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<200) SELECT randomblob(2500) FROM n; \
+                    UPDATE t SET x=2 WHERE rowid<5";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.sqlite3");
+        drop(journal_of(
+            dir.path(),
+            &format!("{TABLE} DELETE FROM t WHERE rowid>20;"),
+            "UPDATE t SET x=1 WHERE rowid=1",
+        ));
+        let ask = |path: &Path| -> (i64, String) {
+            let connection = Connection::open(path).unwrap();
+            let sql = "SELECT count(*), group_concat(hex(x)) FROM t";
+            connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+        };
+        let before = ask(&path);
+        let journal = journal_of(dir.path(), "", fill);
+        assert_ne!(ask(&path), before);
+        let touched = read_bytes(&journal, 4096).unwrap();
+        assert!(!touched.leaves.is_empty());
+        let pages = u32::try_from(std::fs::metadata(&path).unwrap().len() / 4096).unwrap();
+        assert_eq!(undoable([&touched].into_iter(), pages), Some(touched.initial_pages));
+        let database = File::options().write(true).open(&path).unwrap();
+        for (page, at) in &touched.records {
+            let at = usize::try_from(*at).unwrap();
+            database.write_all_at(&journal[at..at + 4096], u64::from(page - 1) * 4096).unwrap();
+        }
+        database.set_len(u64::from(touched.initial_pages) * 4096).unwrap();
+        assert_eq!(ask(&path), before);
+        let said: String = Connection::open(&path)
+            .unwrap()
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(said, "ok");
     }
 
     #[test]

@@ -23,20 +23,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Transfer<'a> {
     from: &'a File,
-    to: &'a File,
+    /// The copy.
+    pub(super) to: &'a File,
     page_bytes: u64,
     buffer: Vec<u8>,
     began: Ticks,
     /// Bytes moved so far.
     pub(super) bytes: u64,
     rate_bytes_max: u64,
-}
-
-/// Pages that were read and not yet written.
-#[derive(Debug)]
-pub(super) struct Piece {
-    at: u64,
-    bytes: Vec<u8>,
 }
 
 impl<'a> Transfer<'a> {
@@ -72,21 +66,11 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Reads the pages of `run` that are there, to be written by [`Transfer::put`]: where a lock is held, nobody should
-    /// wait for a disk that takes our copy slowly.
-    pub(super) fn read(&mut self, run: Run) -> io::Result<Piece> {
-        let at = u64::from(run.first - 1) * self.page_bytes;
-        let len = u64::from(run.count) * self.page_bytes;
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let read = read_gently(self.from, &mut bytes, at)?;
-        bytes.truncate(read);
-        self.bytes += read as u64;
-        Ok(Piece { at, bytes })
-    }
-
-    /// Writes what was read.
-    pub(super) fn put(&self, piece: &Piece) -> io::Result<()> {
-        self.to.write_all_at(&piece.bytes, piece.at)
+    /// Puts the old content of a page into the copy, which stands at `at` in a journal.
+    pub(super) fn old(&mut self, journal: &File, at: u64, page: u32) -> io::Result<()> {
+        let len = usize::try_from(self.page_bytes).unwrap_or(usize::MAX);
+        journal.read_exact_at(&mut self.buffer[..len], at)?;
+        self.to.write_all_at(&self.buffer[..len], u64::from(page - 1) * self.page_bytes)
     }
 
     /// How long to wait before the next piece.
@@ -96,27 +80,64 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Fills the buffer as far as the file goes. What was not in the page cache is given back to it.
+/// Fills the buffer as far as the file goes. What was not in the page cache is given back to it, and nothing else: pages
+/// that were there are wanted by somebody.
 fn read_gently(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let cached = preadv2(from, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT);
-    let cached = match cached {
-        Ok(read) if read == buffer.len() => return Ok(read),
-        Ok(read) => read,
-        // Not in memory, or a filesystem that cannot tell.
-        Err(_) => 0,
-    };
-    let start = at.saturating_add(cached as u64);
-    let read = read_up_to(from, &mut buffer[cached..], start)?;
-    if let Some(len) = NonZeroU64::new(read as u64)
-        && let Err(error) = fadvise(from, start, Some(len), Advice::DontNeed)
-    {
-        tracing::trace!(%error, "The page cache keeps what was read.");
+    let mut filled = 0;
+    // In pieces so small that the disk has not answered before all pages of one have been looked at.
+    for piece in buffer.chunks_mut(LOOK_BYTES) {
+        let read = read_piece(from, piece, at + filled as u64)?;
+        filled += read;
+        if read < piece.len() {
+            break;
+        }
     }
-    Ok(cached + read)
+    Ok(filled)
+}
+
+fn read_piece(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    let cached = read_cached(from, buffer, at);
+    if cached == buffer.len() {
+        return Ok(cached);
+    }
+    let absent = absent(from, at + cached as u64, at + buffer.len() as u64);
+    let read = cached + read_up_to(from, &mut buffer[cached..], at + cached as u64)?;
+    for (start, len) in absent {
+        if let Err(error) = fadvise(from, start, NonZeroU64::new(len), Advice::DontNeed) {
+            tracing::trace!(%error, "The page cache keeps what was read.");
+        }
+    }
+    Ok(read)
+}
+
+/// Fills the buffer as far as the page cache has it, without waiting. A filesystem that cannot tell has nothing.
+fn read_cached(from: &File, buffer: &mut [u8], at: u64) -> usize {
+    preadv2(from, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT).unwrap_or(0)
+}
+
+/// Stretches between two places of the file that are not in the page cache, to whole pages of memory. To be asked right
+/// after a read without waiting, which has told the disk to bring in what is absent: such a page is not there yet, and
+/// one that was there is. One byte of each is asked for, a third of a microsecond each.
+fn absent(from: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
+    let page = rustix::param::page_size() as u64;
+    let mut stretches: Vec<(u64, u64)> = Vec::new();
+    let mut at = start - start % page;
+    while at < end {
+        if read_cached(from, &mut [0], at) == 0 {
+            match stretches.last_mut() {
+                Some((first, len)) if *first + *len == at => *len += page,
+                _ => stretches.push((at, page)),
+            }
+        }
+        at += page;
+    }
+    stretches
 }
 
 /// Memory for one piece.
 const BUFFER_BYTES: usize = 1 << 20;
+/// Bytes that are asked of the page cache at once.
+const LOOK_BYTES: usize = 256 << 10;
 
 /// A rate so low that a piece is due later than this is kept by waiting again.
 const PACE_SECS_MAX: f64 = 1e9;
@@ -124,6 +145,40 @@ const PACE_SECS_MAX: f64 = 1e9;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_cache_keeps_what_it_had_and_gives_back_what_it_had_not() {
+        // Not where files for tests usually go: that may lie in memory, where nothing can be given back.
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let page = rustix::param::page_size();
+        let bytes = vec![7; 64 * page];
+        file.write_all_at(&bytes, 0).unwrap();
+        file.sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::Random).unwrap();
+        let wanted = [3, 40];
+        // A disk that answers while we look makes a page look as if it had been there; not every time.
+        for _ in 0..50 {
+            fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            if read_cached(&file, &mut [0], 63 * page as u64) == 1 {
+                return; // This filesystem lies in memory, too.
+            }
+            for number in wanted {
+                file.read_exact_at(&mut [0], number * page as u64).unwrap();
+            }
+            let mut buffer = vec![0; 64 * page];
+            assert_eq!(read_gently(&file, &mut buffer, 0).unwrap(), buffer.len());
+            assert_eq!(buffer, bytes);
+            let is_there = |number: u64| read_cached(&file, &mut [0], number * page as u64) == 1;
+            for number in wanted {
+                assert!(is_there(number), "page {number} was there before and is gone");
+            }
+            // Looking at one brings it in, so each is asked once.
+            if (0..64).filter(|number| is_there(*number)).count() < 32 {
+                return;
+            }
+        }
+        panic!("nothing is given back");
+    }
 
     #[test]
     fn pages_arrive_where_they_belong_and_the_end_of_the_file_is_no_error() {
@@ -143,10 +198,9 @@ mod tests {
         assert_eq!(std::fs::read(dir.path().join("to")).unwrap(), bytes);
         assert_eq!(transfer.bytes, 701 * 4096);
         to.set_len(0).unwrap();
-        let piece = transfer.read(Run { first: 699, count: 5 }).unwrap();
-        transfer.put(&piece).unwrap();
+        transfer.old(&from, 4096 * 7 + 5, 3).unwrap();
         let copied = std::fs::read(dir.path().join("to")).unwrap();
-        assert_eq!(copied[698 * 4096..], bytes[698 * 4096..]);
+        assert_eq!(copied[8192..], bytes[4096 * 7 + 5..][..4096]);
         assert!(transfer.pace() < Duration::from_millis(3));
         transfer.rate_bytes_max = 4096;
         assert!(transfer.pace() > Duration::from_secs(690));
