@@ -132,7 +132,7 @@ impl Contents {
             self.tried = Some(turn.now);
             asker.slices_for(budget);
             self.facts.free = self.free()?;
-            self.look(&mut asker, stamp, turn.now)?;
+            self.look(&mut asker, stamp, turn.now, budget)?;
         }
         asker.slices_for(budget);
         self.scan_queue(&mut asker, turn.now)?;
@@ -157,18 +157,21 @@ impl Contents {
         !soon || self.looked.is_none() || turn.deep
     }
 
-    /// Catalogue and small questions. What took too long stays as it was.
+    /// Catalogue and small questions, `budget` for each reading. What took too long stays as it was.
     fn look(
         &mut self,
         asker: &mut Asker<'_, '_>,
         stamp: Stamp,
         now: Timestamp,
+        budget: Duration,
     ) -> Result<(), QueryError> {
         let Some(mut catalogue) = Catalogue::read(asker)? else { return Ok(()) };
         let mut faults = catalogue.findings();
         if !faults.is_empty() {
             // A collection that is being made looks like one that lacks something.
             std::thread::sleep(CONFIRM_PAUSE);
+            // The pause is none of the reading's time: it would use up all of it, and nothing would ever be said.
+            asker.slices_for(budget);
             let Some(again) = Catalogue::read(asker)? else { return Ok(()) };
             let before = std::mem::replace(&mut faults, again.findings());
             faults.retain(|finding| before.contains(finding));
