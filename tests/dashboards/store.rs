@@ -139,8 +139,8 @@ fn disk() -> Vec<Item> {
         P(Panel::curves("Inodes free", "percentunit", "Share of the inodes that is free; nothing where the filesystem has no limit. Warning below 5 %.")
             .ask("chroma_disk_inodes_free{STORE} / chroma_disk_inodes{STORE}", "{{instance}} {{store}}")
             .nothing("no limit")),
-        P(Panel::states("Filesystem", "Whether the filesystem is read-only, or fails or does not answer in time.")
-            .ask("max by (instance, store) (chroma_disk_readonly{STORE} or 2 * chroma_disk_device_error{STORE})", "{{instance}} {{store}}")
+        P(Panel::states("Filesystem", "Whether the filesystem is read-only for the server, or fails or does not answer in time.")
+            .ask("max by (instance, store) (chroma_finding{STORE, code=\"disk_readonly\"} or 2 * chroma_disk_device_error{STORE})", "{{instance}} {{store}}")
             .words(&[(0, "writable", "green"), (1, "read-only", "red"), (2, "does not answer", "purple")])),
     ]
 }

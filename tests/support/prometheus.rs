@@ -36,6 +36,8 @@ impl Prometheus {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("prometheus").display()))
             .arg(format!("--web.listen-address={address}"))
+            // What fires before the first Alertmanager is known is dropped, and would be told again after a minute only.
+            .arg("--rules.alert.resend-delay=2s")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log).expect("log"))
