@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     config::{Config, ConfigError, Overrides, file},
     http::Secure,
+    human::plain,
     logging,
 };
 use flags::Flags;
@@ -254,22 +255,6 @@ fn answer(written: io::Result<()>, ended: Ended) -> Ended {
             Ended::Unwritten
         }
     }
-}
-
-/// Text with names from disk in it, for a terminal: one line, no control characters, none that turn the direction of text.
-fn plain(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars()
-        .map(|c| {
-            if c.is_control() {
-                ' '
-            } else if turns(c) {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 fn version() -> String {

@@ -1,13 +1,17 @@
-//! The HTTP side. Every answer is made of bytes that were ready before the request came, except a reload's.
+//! The HTTP side. Every answer is made of bytes that were ready before the request came, except a reload's and a runbook,
+//! which is rendered from what is part of the program.
 //!
 //! | path | methods | answer |
 //! |---|---|---|
-//! | `/` | GET, HEAD | landing page |
-//! | `/metrics` (configurable) | GET, HEAD | metrics, gzipped for those who accept it |
+//! | `/` | GET, HEAD | status page for people; it keeps itself fresh by asking for itself |
+//! | `/metrics` (configurable) | GET, HEAD | metrics |
+//! | `/api/v1/status` | GET, HEAD | the status page as JSON: what `check --output json` says, and alerts, silences, receivers, history |
+//! | `/runbooks/`, `/runbooks/CODE` | GET, HEAD | what a finding means and what to do; CODE may end in `.md` |
 //! | `/-/healthy` | GET, HEAD | 200 while the process runs |
 //! | `/-/ready` | GET, HEAD | 200 once every collector of every store has run, 503 before |
 //! | `/-/reload` | POST, PUT | loads the configuration anew: 200, or 500 with every problem; 403 unless switched on |
 //!
+//! Pages are gzipped for those who accept it; the first and the third have an entity tag, and 304 for who has them already.
 //! Anything else is 404, another method 405; query strings are ignored; request bodies are not read. A connection over
 //! the cap gets 503 and is closed; those that are open go on.
 
@@ -42,7 +46,7 @@ use secure::Refusal;
 use crate::{
     config::Web,
     metrics::{self, Own, Rejection, Route},
-    publish::{CONTENT_SECURITY_POLICY, Published},
+    publish::{self, Body, CONTENT_SECURITY_POLICY, Published},
 };
 
 /// A wish to load the configuration anew. The answer holds every problem, ready to be shown: no secret may be in it.
@@ -202,13 +206,19 @@ impl Server {
             path if path == self.telemetry_path => {
                 (Route::Metrics, self.get(method, |page| metrics_page(page, headers)))
             }
-            "/" => (Route::Index, self.get(method, index_page)),
+            "/" => (Route::Index, self.get(method, |page| index_page(page, headers))),
+            "/api/v1/status" => {
+                (Route::Status, self.get(method, |page| status_document(page, headers)))
+            }
             "/-/healthy" => (
                 Route::Healthy,
                 self.get(method, |_| text(StatusCode::OK, "chroma_exporter is healthy.\n")),
             ),
             "/-/ready" => (Route::Ready, self.get(method, ready)),
             "/-/reload" => (Route::Reload, self.reload(method, headers).await),
+            path if let Some(code) = path.strip_prefix("/runbooks/") => {
+                (Route::Runbook, self.get(method, |_| runbook(code)))
+            }
             _ => (Route::Other, text(StatusCode::NOT_FOUND, "Not found.\n")),
         }
     }
@@ -268,11 +278,59 @@ fn metrics_page(page: &Published, headers: &HeaderMap) -> Response<Full<Bytes>> 
     response
 }
 
-fn index_page(page: &Published) -> Response<Full<Bytes>> {
-    let mut response = with_body(StatusCode::OK, "text/html; charset=utf-8", page.index.clone());
-    set(&mut response, header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
+fn index_page(page: &Published, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    for_people(tagged(&page.index, "text/html; charset=utf-8", headers))
+}
+
+fn status_document(page: &Published, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let mut response = tagged(&page.status, "application/json", headers);
+    set(&mut response, header::CACHE_CONTROL, "no-cache");
+    response
+}
+
+fn runbook(code: &str) -> Response<Full<Bytes>> {
+    let html =
+        if code.is_empty() { Some(publish::runbook_index()) } else { publish::runbook_page(code) };
+    match html {
+        Some(html) => {
+            for_people(with_body(StatusCode::OK, "text/html; charset=utf-8", html.into()))
+        }
+        None => text(
+            StatusCode::NOT_FOUND,
+            "There is no runbook of that name; /runbooks/ lists them.\n",
+        ),
+    }
+}
+
+/// Headers of what a browser shows. `no-cache`: kept, and asked for every time.
+fn for_people(mut response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    if let Ok(policy) = HeaderValue::from_str(&CONTENT_SECURITY_POLICY) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
     set(&mut response, header::REFERRER_POLICY, "no-referrer");
-    set(&mut response, header::CACHE_CONTROL, "no-store");
+    set(&mut response, header::CACHE_CONTROL, "no-cache");
+    response
+}
+
+/// The body in the form that the client takes, or 304 when it has it.
+fn tagged(body: &Body, content_type: &'static str, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let gzip = encoding::accepts_gzip(headers);
+    let mut response = if encoding::has(headers, &body.etag) {
+        let mut response = Response::new(Full::new(Bytes::new()));
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        let bytes = if gzip { &body.gzip } else { &body.identity };
+        let mut response = with_body(StatusCode::OK, content_type, bytes.clone());
+        if gzip {
+            set(&mut response, header::CONTENT_ENCODING, "gzip");
+        }
+        response
+    };
+    if let Ok(etag) = HeaderValue::from_maybe_shared(body.etag.clone()) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    set(&mut response, header::VARY, "Accept-Encoding");
     response
 }
 

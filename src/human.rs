@@ -1,5 +1,5 @@
-//! Numbers as people read them in evidence: bytes in binary units, ratios in per cent, spans of time in two units.
-//! Series never carry these.
+//! Numbers as people read them in evidence: bytes in binary units, ratios in per cent, spans of time in two units; and text
+//! from disk as it can be shown. Series never carry these.
 
 use std::time::Duration;
 
@@ -26,6 +26,20 @@ pub(crate) fn ratio(value: f64) -> String {
     format!("{:.1} %", value * 100.0)
 }
 
+/// `1,234,567`: a count, without what stands behind the point.
+#[must_use]
+pub(crate) fn count(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut out = String::from(if value <= -0.5 { "-" } else { "" });
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// `2 d 3 h`, `5 min`, `12 s`: the two largest units, the rest dropped.
 #[must_use]
 pub(crate) fn span(duration: Duration) -> String {
@@ -44,9 +58,45 @@ pub(crate) fn span(duration: Duration) -> String {
     parts.join(" ")
 }
 
+/// Text with names from disk in it: one line; what would drive a terminal, turn the direction of text or not be seen at all is
+/// written as an escape, `\u{202e}`.
+#[must_use]
+pub(crate) fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => out.push(' '),
+            c if c.is_control() || hidden(c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Format characters of Unicode that a name has no use for: marks and overrides of direction, characters without width
+/// (but for the joiners, which scripts and emoji need), separators of lines, invisible operators, tags.
+const fn hidden(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_from_disk_is_one_line_that_hides_nothing() {
+        for (text, want) in [
+            ("Ärger 数据 👩‍🚀", "Ärger 数据 👩‍🚀"),
+            ("a\r\nb\tc", "a  b c"),
+            ("\u{1b}[2J\u{9b}\u{0}", "\\u{1b}[2J\\u{9b}\\u{0}"),
+            ("x\u{202e}gpj.exe\u{2066}", "x\\u{202e}gpj.exe\\u{2066}"),
+            ("zero\u{200b}width\u{e0041}", "zero\\u{200b}width\\u{e0041}"),
+        ] {
+            assert_eq!(plain(text), want);
+        }
+    }
 
     #[test]
     fn numbers_read_as_people_write_them() {
@@ -63,6 +113,15 @@ mod tests {
             assert_eq!(bytes(count), want);
         }
         assert_eq!(ratio(0.8339), "83.4 %");
+        for (value, want) in [
+            (0.0, "0"),
+            (999.0, "999"),
+            (1_000.4, "1,000"),
+            (1_234_567.0, "1,234,567"),
+            (-1e3, "-1,000"),
+        ] {
+            assert_eq!(count(value), want);
+        }
         for (secs, want) in [
             (0, "0 s"),
             (59, "59 s"),

@@ -1,41 +1,56 @@
-//! Turns each snapshot into the bytes that `http` serves: the metrics page and the landing page. Runs beside the
-//! server and hands over one finished object after another, so that a request never waits for an encoder.
+//! Turns snapshots into the bytes that `http` serves: the metrics page, and what people look at, the status page and its
+//! document. Runs beside the server and hands over one finished object after another, so that a request never waits for an
+//! encoder. It also keeps the last hours of a few figures, because it is where every snapshot comes by.
 
-mod index;
+mod body;
+mod page;
+mod past;
 mod usage;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use index::CONTENT_SECURITY_POLICY;
+pub use self::{
+    body::Body,
+    page::{CONTENT_SECURITY_POLICY, runbook_index, runbook_page},
+};
 
 use crate::{
     alert::report::AlertReport,
-    clock,
+    clock::{self, Ticks},
     config::Config,
+    dispatch::desk,
     host::Host,
     metrics::{self, Facts, Own, Page},
     sample::Snapshot,
+    status::{figures::Figures, live::Live},
 };
 
-/// Pages follow each other at least this far apart: a file event reaches the next scrape well within a second.
+/// Metrics pages follow each other at least this far apart: a file event reaches the next scrape well within a second.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A pause is at least so many times as long as making the page took, so that encoding costs at most 0.5 % of a core
-/// however many stores there are; it is never longer than the interval of the collectors.
-const PAUSE_PER_COST: u32 = 200;
+/// The same for what people look at.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// What people look at is never older than this for want of processor time, however many stores there are.
+const STATUS_PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// A pause is at least so many times as long as making the pages took, so that encoding costs at most 0.5 % of a core, one
+/// half for each kind; that of the metrics is never longer than the interval of the collectors.
+const PAUSE_PER_COST: u32 = 400;
 
 /// Everything that the server needs, ready to be written to a socket.
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The metrics page.
     pub metrics: Page,
-    /// The landing page, HTML.
-    pub index: Bytes,
+    /// The status page, HTML.
+    pub index: Body,
+    /// `/api/v1/status`, JSON.
+    pub status: Body,
     /// Whether every collector of every store had run once at some moment up to now.
     pub ready: bool,
 }
@@ -60,12 +75,19 @@ impl Publisher {
         own: Own,
         telemetry_path: &str,
     ) -> prometheus::Result<(Self, watch::Receiver<Arc<Published>>)> {
-        let process = usage::OwnProcess::new();
-        let mut maker =
-            Maker { alerts, host, own, process, telemetry_path: telemetry_path.to_owned() };
+        let config = Arc::clone(&configs.borrow());
+        let mut maker = Maker {
+            alerts,
+            past: past::Past::resume(Arc::clone(&host), clock::now()),
+            host,
+            own,
+            process: usage::OwnProcess::new(),
+            telemetry_path: telemetry_path.to_owned(),
+            people: People::default(),
+            run: format!("{:x}", clock::now().as_nanos()),
+        };
         let snapshot = Arc::clone(&snapshots.borrow());
-        let series_max = configs.borrow().collect.series_max;
-        let first = maker.make(&snapshot, series_max, false)?;
+        let first = maker.make(&snapshot, &config, false)?;
         let (pages, published) = watch::channel(Arc::new(first));
         Ok((Self { snapshots, configs, pages, maker }, published))
     }
@@ -78,41 +100,49 @@ impl Publisher {
         let (mut begun, mut ready) = (false, false);
         let mut said = Said::default();
         loop {
-            let collect = configs.borrow().collect.clone();
+            let config = Arc::clone(&configs.borrow());
+            // What people look at may be due before anything new comes.
+            let quiet = maker.people.wait().map_or(config.collect.interval, |wait| {
+                wait.clamp(PAUSE, config.collect.interval.max(PAUSE))
+            });
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 changed = snapshots.changed() => match changed {
                     Ok(()) => begun = true,
-                    Err(_) => return,
+                    Err(_) => break,
                 },
                 // The hooks end before the pages do.
                 Ok(()) = alerts.changed() => {}
-                () = tokio::time::sleep(collect.interval) => {}
+                () = tokio::time::sleep(quiet) => {}
             }
-            let at = clock::ticks();
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             ready |= begun && snapshot.complete();
+            let interval = config.collect.interval;
             // Encoding many stores takes milliseconds, which requests on this thread would have to wait.
             let made = tokio::task::spawn_blocking(move || {
-                let made = maker.make(&snapshot, collect.series_max, ready);
-                (maker, made)
+                let at = clock::ticks();
+                let made = maker.make(&snapshot, &config, ready);
+                (maker, made, at.elapsed())
             });
-            let made = match made.await {
-                Ok((back, made)) => {
+            let (made, took) = match made.await {
+                Ok((back, made, took)) => {
                     maker = back;
-                    made
+                    (made, took)
                 }
                 Err(_) => return, // the runtime is shutting down
             };
             said.note(&made);
+            // Those for people have a pause of their own.
+            let took = took.saturating_sub(maker.people.took_just_now);
             if let Ok(page) = made {
                 pages.send_replace(Arc::new(page));
             }
-            let pause = (at.elapsed() * PAUSE_PER_COST).clamp(PAUSE, collect.interval.max(PAUSE));
+            let pause = (took * PAUSE_PER_COST).clamp(PAUSE, interval.max(PAUSE));
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                return;
+                break;
             }
         }
+        maker.past.end().await;
     }
 }
 
@@ -120,17 +150,54 @@ impl Publisher {
 #[derive(Debug)]
 struct Maker {
     alerts: watch::Receiver<Arc<AlertReport>>,
+    past: past::Past,
     host: Arc<Host>,
     own: Own,
     process: Option<usage::OwnProcess>,
     telemetry_path: String,
+    people: People,
+    /// Tells this run of the program from others, in entity tags.
+    run: String,
+}
+
+/// What people look at, as it was made last.
+#[derive(Debug, Default)]
+struct People {
+    index: Body,
+    status: Body,
+    made: Option<Made>,
+    /// What it took in the last call, nothing when it was not due.
+    took_just_now: Duration,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Made {
+    at: Ticks,
+    took: Duration,
+    /// Of a snapshot with stores that have been looked at; before, every page is news.
+    ready: bool,
+}
+
+impl People {
+    /// How long until it is due again; `None` when it has never been made.
+    fn wait(&self) -> Option<Duration> {
+        let made = self.made.as_ref()?;
+        let pause = (made.took * PAUSE_PER_COST).clamp(STATUS_PAUSE, STATUS_PAUSE_MAX);
+        Some(pause.saturating_sub(made.at.elapsed()))
+    }
+
+    fn due(&self, ready: bool) -> bool {
+        self.made.as_ref().is_none_or(|made| made.ready != ready)
+            || self.wait().is_some_and(|wait| wait.is_zero())
+    }
 }
 
 impl Maker {
     fn make(
         &mut self,
         snapshot: &Arc<Snapshot>,
-        series_max: usize,
+        config: &Config,
         ready: bool,
     ) -> prometheus::Result<Published> {
         let alerts = Arc::clone(&self.alerts.borrow());
@@ -141,13 +208,44 @@ impl Maker {
             watched: self.host.watched(),
             alerts: Arc::clone(&alerts),
         };
-        Ok(Published {
-            metrics: metrics::encode(snapshot, &self.own, facts, series_max)?,
-            index: index::render(snapshot, &alerts, &self.telemetry_path).into(),
-            ready,
-        })
+        let metrics = metrics::encode(snapshot, &self.own, facts, config.collect.series_max)?;
+        self.people.took_just_now = Duration::ZERO;
+        if self.people.due(ready) {
+            let at = clock::ticks();
+            self.for_people(snapshot, &alerts, config)?;
+            let took = at.elapsed();
+            self.people.took_just_now = took;
+            self.people.made = Some(Made { at, took, ready });
+        }
+        let (index, status) = (self.people.index.clone(), self.people.status.clone());
+        Ok(Published { metrics, index, status, ready })
+    }
+
+    fn for_people(
+        &mut self,
+        snapshot: &Snapshot,
+        alerts: &AlertReport,
+        config: &Config,
+    ) -> prometheus::Result<()> {
+        let figures: Vec<Figures> = snapshot.stores.iter().map(Figures::of).collect();
+        let rows = snapshot.stores.iter().zip(&figures);
+        self.past.note(snapshot.taken_at, rows.map(|(store, f)| (&store.store, f.row())));
+        let host = desk::about(config).host;
+        let live = Live::new(&host, snapshot, figures, alerts, self.past.history());
+        let stale_after = (config.collect.interval * 3).max(STALE_MIN) + STATUS_PAUSE_MAX;
+        self.people.count += 1;
+        let tag = format!("{}-{}", self.run, self.people.count);
+        let json = serde_json::to_string(&live)
+            .map_err(|error| prometheus::Error::Msg(error.to_string()))?;
+        let page = page::render(&live, &self.telemetry_path, stale_after);
+        self.people.index = Body::new(page, &tag)?;
+        self.people.status = Body::new(json + "\n", &tag)?;
+        Ok(())
     }
 }
+
+/// An open page says that readings stand still when they are older than three intervals and this.
+const STALE_MIN: Duration = Duration::from_mins(1);
 
 /// What was logged last: changes are, states are not.
 #[derive(Debug, Default)]

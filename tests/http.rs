@@ -9,7 +9,7 @@ use chroma_exporter::{
     config::Web,
     http::{self, App, Limits, Listeners, ReloadRequest},
     metrics::{CONTENT_TYPE, Own, Page},
-    publish::{CONTENT_SECURITY_POLICY, Published},
+    publish::{Body, CONTENT_SECURITY_POLICY, Published},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -35,6 +35,10 @@ struct Server {
     task: JoinHandle<()>,
 }
 
+fn body(text: &'static str) -> Body {
+    Body { identity: text.into(), gzip: Bytes::from_static(b"zipped"), etag: "W/\"1a-7\"".into() }
+}
+
 fn page(text: &str) -> Published {
     Published {
         metrics: Page {
@@ -42,7 +46,8 @@ fn page(text: &str) -> Published {
             gzip: Bytes::from_static(b"zipped"),
             dropped_series: 0,
         },
-        index: Bytes::from_static(b"<html>"),
+        index: body("<html>"),
+        status: body("{}"),
         ready: true,
     }
 }
@@ -187,6 +192,18 @@ async fn every_route_answers_as_the_table_says() {
         ("HEAD", "/-/reload", 405),
         ("POST", "/-/reload", 403),
         ("PUT", "/-/reload", 403),
+        ("GET", "/api/v1/status", 200),
+        ("HEAD", "/api/v1/status?pretty", 200),
+        ("PUT", "/api/v1/status", 405),
+        ("GET", "/api/v1/status/", 404),
+        ("GET", "/api/v1", 404),
+        ("GET", "/runbooks/", 200),
+        ("HEAD", "/runbooks/hot_journal", 200),
+        ("GET", "/runbooks/hot_journal.md", 200),
+        ("POST", "/runbooks/hot_journal", 405),
+        ("GET", "/runbooks/nothing", 404),
+        ("GET", "/runbooks/../Cargo.toml", 404),
+        ("GET", "/runbooks", 404),
         ("GET", "/metrics/", 404),
         ("GET", "/metric", 404),
         ("GET", "//metrics", 404),
@@ -211,9 +228,12 @@ async fn every_route_answers_as_the_table_says() {
     }
     assert!(server.reloads.try_recv().is_err(), "nobody asked for a reload that is switched off");
 
-    let index = server.ask(&request("GET", "/", "")).await;
-    assert_eq!(index.header("content-security-policy"), CONTENT_SECURITY_POLICY);
-    assert_eq!(index.header("content-type"), "text/html; charset=utf-8");
+    for path in ["/", "/runbooks/", "/runbooks/hot_journal"] {
+        let page = server.ask(&request("GET", path, "")).await;
+        assert_eq!(page.header("content-security-policy"), *CONTENT_SECURITY_POLICY, "{path}");
+        assert_eq!(page.header("content-type"), "text/html; charset=utf-8", "{path}");
+        assert_eq!(page.header("referrer-policy"), "no-referrer", "{path}");
+    }
 
     server.pages.send_replace(Arc::new(Published { ready: false, ..page("new\n") }));
     assert_eq!(server.ask(&request("GET", "/-/ready", "")).await.status, 503);
@@ -249,6 +269,39 @@ async fn metrics_come_zipped_to_those_who_ask() {
         let mut head = server.ask(&request("HEAD", "/metrics", accept)).await;
         head.headers.insert("date".to_owned(), get.header("date").to_owned());
         assert_eq!(head.headers, get.headers, "HEAD is GET without the body");
+    }
+}
+
+#[tokio::test]
+async fn pages_for_people_come_zipped_and_only_when_they_are_news() {
+    let server = Server::start(&local(), patient());
+    for (path, plain, kind) in
+        [("/", "<html>", "text/html; charset=utf-8"), ("/api/v1/status", "{}", "application/json")]
+    {
+        for (accept, body) in [("", plain), ("Accept-Encoding: gzip\r\n", "zipped")] {
+            let get = server.ask(&request("GET", path, accept)).await;
+            assert_eq!((get.status, &*get.body), (200, body.as_bytes()), "{path} {accept}");
+            assert_eq!(get.header("etag"), "W/\"1a-7\"");
+            assert_eq!(get.header("content-type"), kind);
+            assert_eq!(get.header("vary"), "Accept-Encoding");
+            assert_eq!(get.header("cache-control"), "no-cache");
+        }
+        let mut client = server.connect().await;
+        for (tag, status) in [
+            ("W/\"1a-7\"", 304),
+            ("\"1a-7\"", 304),
+            ("\"x\", W/\"1a-7\"", 304),
+            ("*", 304),
+            ("W/\"1a-6\"", 200),
+        ] {
+            for method in ["GET", "HEAD"] {
+                client.send(request(method, path, &format!("If-None-Match: {tag}\r\n"))).await;
+                let answer = client.answer(status == 304 || method == "HEAD").await.unwrap();
+                assert_eq!(answer.status, status, "{path} {tag}");
+                assert_eq!(answer.header("etag"), "W/\"1a-7\"");
+            }
+        }
+        assert_eq!(client.get(path).await.body, plain.as_bytes(), "nothing stood between");
     }
 }
 

@@ -16,7 +16,7 @@ use chroma_exporter::{
     config::Web,
     http::{self, App, Limits, Listeners},
     metrics::{Own, Page},
-    publish::Published,
+    publish::{Body, Published},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -53,8 +53,12 @@ fn the_server_outlives_a_time_without_descriptors() {
     let listeners = Listeners::bind(&web).unwrap();
     let address = listeners.local_addrs()[0];
     let page = Page { identity: Bytes::new(), gzip: Bytes::new(), dropped_series: 0 };
-    let (_pages, pages) =
-        watch::channel(Arc::new(Published { metrics: page, index: Bytes::new(), ready: true }));
+    let (_pages, pages) = watch::channel(Arc::new(Published {
+        metrics: page,
+        index: Body::default(),
+        status: Body::default(),
+        ready: true,
+    }));
     let (reload, _reloads) = mpsc::channel(1);
     let own = Own::new("/metrics", Timestamp::from_secs(0)).unwrap();
     let stop = CancellationToken::new();

@@ -93,7 +93,7 @@ fn no_secret_is_ever_seen() {
             .then_some(())
     });
     clean("the metrics page", &page.text);
-    for path in ["/", "/-/ready", "/-/reload", "/nonsense"] {
+    for path in ["/", "/api/v1/status", "/runbooks/", "/-/ready", "/-/reload", "/nonsense"] {
         clean(path, &get(exporter.address, path).body);
     }
     let arguments = fs::read(format!("/proc/{}/cmdline", exporter.pid())).unwrap();

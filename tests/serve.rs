@@ -40,7 +40,7 @@ fn a_real_directory_is_scraped_within_seconds_of_the_start() {
     assert_eq!(get(exporter.address, "/-/healthy").status, 200);
     assert_eq!(get(exporter.address, "/nothing").status, 404);
     assert_eq!(request(exporter.address, "DELETE", "/metrics").status, 405);
-    assert!(get(exporter.address, "/").body.contains("/metrics"));
+    assert!(get(exporter.address, "/").body.contains("href=\"metrics\""));
     assert!(exporter.stop().success());
 }
 

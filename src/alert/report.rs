@@ -12,8 +12,8 @@ pub struct AlertReport {
     pub rules: Vec<(Arc<str>, Severity)>,
     /// The alerts that fire, by store and name.
     pub firing: Vec<Alert>,
-    /// How many wait for their hold to pass.
-    pub pending: usize,
+    /// Those that wait for their hold to pass, by store and name.
+    pub pending: Vec<Alert>,
     /// The receivers, by name.
     pub receivers: BTreeMap<String, ReceiverReport>,
     /// The silences in force.

@@ -17,8 +17,9 @@ use crate::{
     config::{Config, Store},
     discover,
     host::Host,
+    status::Status,
 };
-use report::{Report, Status, Style};
+use report::{Report, Style};
 use runner::Running;
 
 /// What `check` takes beside the flags of every command.

@@ -216,7 +216,7 @@ impl Desk {
                 .map(|rule| (rule.name.clone(), rule.usual_severity()))
                 .collect(),
             firing: self.engine.firing().cloned().collect(),
-            pending: tracked.filter(|tracked| !tracked.state.firing()).count(),
+            pending: tracked.filter(|t| !t.state.firing()).map(|t| t.alert.clone()).collect(),
             receivers: receivers.collect(),
             silences: self.silences.iter().filter(|s| s.active(now)).cloned().collect(),
             persistent,

@@ -1,6 +1,7 @@
-//! Whether a client takes gzip: `Accept-Encoding` as RFC 9110 (section 12.5.3) has it.
+//! What a client takes and what it has: `Accept-Encoding` and `If-None-Match` as RFC 9110 (sections 12.5.3 and 13.1.2) has
+//! them.
 
-use hyper::header::{ACCEPT_ENCODING, HeaderMap};
+use hyper::header::{ACCEPT_ENCODING, HeaderMap, IF_NONE_MATCH};
 
 /// Whether gzip is acceptable and not liked less than plain bytes. Plain bytes are always sent rather than nothing: a
 /// scraper that refuses both is better off with a page than with 406.
@@ -26,6 +27,18 @@ pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     gzip > 0 && gzip >= identity.unwrap_or(0)
 }
 
+/// Whether the client has what `etag` names: one of its tags is the same by weak comparison, or it is content with anything.
+pub(super) fn has(headers: &HeaderMap, etag: &[u8]) -> bool {
+    fn opaque(tag: &[u8]) -> &[u8] {
+        let tag = tag.trim_ascii();
+        tag.strip_prefix(b"W/").unwrap_or(tag)
+    }
+    // Our tags hold no comma, so what is cut at one in a tag of somebody else's is none of ours.
+    let tags =
+        headers.get_all(IF_NONE_MATCH).into_iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    tags.map(opaque).any(|tag| tag == b"*" || tag == opaque(etag))
+}
+
 /// The weight in thousandths; 1000 when none is given, `None` when it is not one.
 fn weight<'a>(parameters: impl Iterator<Item = &'a str>) -> Option<u16> {
     for parameter in parameters {
@@ -48,6 +61,28 @@ mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn who_has_it_does_not_get_it_again() {
+        for (values, want) in [
+            (&[][..], false),
+            (&["W/\"1a-7\""], true),
+            (&["\"1a-7\""], true),
+            (&["*"], true),
+            (&["\"x\", W/\"1a-7\""], true),
+            (&["\"x\"", "\"1a-7\""], true),
+            (&["W/\"1a-8\""], false),
+            (&["1a-7"], false),
+            (&["\"1a-7"], false),
+            (&["", ",,"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IF_NONE_MATCH, HeaderValue::from_static(value));
+            }
+            assert_eq!(has(&headers, b"W/\"1a-7\""), want, "{values:?}");
+        }
+    }
 
     #[test]
     fn gzip_is_sent_to_those_who_want_it() {

@@ -87,7 +87,7 @@ pub(super) fn add_to(families: &mut Families, report: &AlertReport, snapshot: &S
             families.add(&FIRING, &[&store.store, rule, severity.as_str()], value);
         }
     }
-    families.add(&PENDING, &[], report.pending as f64);
+    families.add(&PENDING, &[], report.pending.len() as f64);
     families.add(&PERSISTENT, &[], f64::from(u8::from(report.persistent)));
     families.add(&SILENCES, &[], report.silences.len() as f64);
     let moment = |at: Option<Timestamp>| at.map_or(0.0, Timestamp::as_secs_f64);

@@ -152,8 +152,12 @@ pub struct ProcessUsage {
 /// A path that the server knows; all others share one label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// The landing page.
+    /// The status page.
     Index,
+    /// The same as JSON.
+    Status,
+    /// The runbooks.
+    Runbook,
     /// The metrics page.
     Metrics,
     /// Liveness.
@@ -167,13 +171,23 @@ pub enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 6] =
-        [Self::Index, Self::Metrics, Self::Healthy, Self::Ready, Self::Reload, Self::Other];
+    const ALL: [Self; 8] = [
+        Self::Index,
+        Self::Status,
+        Self::Runbook,
+        Self::Metrics,
+        Self::Healthy,
+        Self::Ready,
+        Self::Reload,
+        Self::Other,
+    ];
 
     /// Every status that it may answer with.
     const fn statuses(self) -> &'static [u16] {
         match self {
-            Self::Index | Self::Metrics | Self::Healthy => &[200, 405],
+            Self::Index | Self::Status => &[200, 304, 405],
+            Self::Runbook => &[200, 404, 405],
+            Self::Metrics | Self::Healthy => &[200, 405],
             Self::Ready => &[200, 405, 503],
             Self::Reload => &[200, 403, 405, 500, 503],
             Self::Other => &[404],
@@ -232,6 +246,8 @@ impl Own {
             .map(|route| {
                 let path = match route {
                     Route::Index => "/",
+                    Route::Status => "/api/v1/status",
+                    Route::Runbook => "/runbooks/",
                     Route::Metrics => telemetry_path,
                     Route::Healthy => "/-/healthy",
                     Route::Ready => "/-/ready",

@@ -2,16 +2,14 @@
 
 mod text;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 pub(super) use self::text::Style;
 use super::runner::Look;
 use crate::{
-    cli::plain,
     collectors::CollectError,
     config::Store,
-    findings::{Code, Severity},
-    sample::CheckState,
+    status::{ProblemReport, Status, StoreReport},
 };
 
 /// The whole answer.
@@ -25,81 +23,11 @@ pub(super) struct Report {
     pub(super) problems: Vec<ProblemReport>,
 }
 
-/// One word for a store. What could not be found out counts only when nothing is known to be wrong.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Status {
-    #[default]
-    Ok,
-    Unknown,
-    Warning,
-    Critical,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct StoreReport {
-    store: String,
-    path: String,
-    status: Status,
-    findings: Vec<FindingReport>,
-    /// In the order of the collector; a map in JSON.
-    #[serde(serialize_with = "as_map")]
-    integrity: Vec<(&'static str, CheckState)>,
-    problems: Vec<ProblemReport>,
-}
-
-#[derive(Debug, Serialize)]
-struct FindingReport {
-    code: Code,
-    severity: Severity,
-    collector: &'static str,
-    subject: String,
-    summary: &'static str,
-    evidence: String,
-    remedy: String,
-    runbook: String,
-}
-
-#[derive(Debug, Serialize)]
-pub(super) struct ProblemReport {
-    collector: &'static str,
-    pub(super) problem: String,
-    hint: &'static str,
-}
-
 impl Report {
     /// Adds what was seen in one store. `deep`: the checks of whole files were asked for.
     pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], deep: bool) {
-        let mut report = StoreReport {
-            store: store.name.to_string(),
-            path: plain(&store.path.to_string_lossy()),
-            status: Status::Ok,
-            findings: Vec::new(),
-            integrity: Vec::new(),
-            problems: Vec::new(),
-        };
-        for Look { collector, observation } in looks {
-            let collector = collector.as_str();
-            report
-                .problems
-                .extend(observation.problems.iter().map(|p| ProblemReport::new(collector, p)));
-            report.integrity.extend(observation.checks.iter().copied());
-            for finding in &observation.findings {
-                report.findings.push(FindingReport {
-                    code: finding.code,
-                    severity: finding.severity,
-                    collector,
-                    subject: plain(&finding.subject),
-                    summary: finding.code.cause(),
-                    evidence: plain(&finding.evidence),
-                    remedy: plain(&finding.remedy(&store.path)),
-                    runbook: finding.code.runbook(),
-                });
-            }
-        }
-        // Most urgent first; the sort is stable, so that the collectors keep their order.
-        report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
-        report.status = report.judge(deep);
+        let seen = looks.iter().map(|look| (look.collector.as_str(), &look.observation));
+        let report = StoreReport::new(&store.name, &store.path, seen, deep);
         self.status = self.status.max(report.status);
         self.stores.push(report);
     }
@@ -117,49 +45,6 @@ impl Report {
     }
 }
 
-impl StoreReport {
-    fn judge(&self, deep: bool) -> Status {
-        let findings = self.findings.iter().map(|finding| match finding.severity {
-            Severity::Critical => Status::Critical,
-            Severity::Warning => Status::Warning,
-            Severity::Info => Status::Ok,
-        });
-        let checks = self.integrity.iter().map(|(_, state)| match state {
-            CheckState::Ok => Status::Ok,
-            CheckState::Corrupt => Status::Critical,
-            // Without the deep checks, one that never ran was not asked for.
-            CheckState::Unknown if !deep => Status::Ok,
-            CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => Status::Unknown,
-        });
-        let problems = self.problems.iter().map(|_| Status::Unknown);
-        findings.chain(checks).chain(problems).max().unwrap_or(Status::Ok)
-    }
-}
-
-fn as_map<S: Serializer>(
-    checks: &[(&'static str, CheckState)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(checks.iter().copied())
-}
-
-impl ProblemReport {
-    fn new(collector: &'static str, problem: &CollectError) -> Self {
-        Self { collector, problem: plain(&problem.chain()), hint: problem.hint() }
-    }
-}
-
-impl Status {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Unknown => "unknown",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -167,8 +52,8 @@ mod tests {
     use super::*;
     use crate::{
         config::{BackupPolicy, CollectorName, PermissionPolicy},
-        findings::Finding,
-        sample::Observation,
+        findings::{Code, Finding},
+        sample::{CheckState, Observation},
     };
 
     fn store(name: &str, path: &str) -> Store {

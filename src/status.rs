@@ -1,0 +1,151 @@
+//! What is known of the stores as one document: what `check` prints, `/api/v1/status` serves and the page shows, so that all
+//! three say the same. Plain data and what follows from it; nothing here reads a file or asks the time.
+
+pub(crate) mod command;
+pub(crate) mod figures;
+pub(crate) mod live;
+
+use std::path::Path;
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    collectors::CollectError,
+    findings::{Code, Severity},
+    human::plain,
+    sample::{CheckState, Observation},
+};
+
+/// One word for a store. What could not be found out counts only when nothing is known to be wrong.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    #[default]
+    Ok,
+    Unknown,
+    Warning,
+    Critical,
+}
+
+impl Status {
+    /// All of them, the most urgent first.
+    pub(crate) const WORST_FIRST: [Self; 4] =
+        [Self::Critical, Self::Warning, Self::Unknown, Self::Ok];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// What is known of one store. Texts are plain: names from disk drive neither a terminal nor the direction of text.
+#[derive(Debug, Serialize)]
+pub(crate) struct StoreReport {
+    pub(crate) store: String,
+    pub(crate) path: String,
+    pub(crate) status: Status,
+    /// The most urgent first.
+    pub(crate) findings: Vec<FindingReport>,
+    /// In the order of the collector; a map in JSON.
+    #[serde(serialize_with = "as_map")]
+    pub(crate) integrity: Vec<(&'static str, CheckState)>,
+    pub(crate) problems: Vec<ProblemReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct FindingReport {
+    pub(crate) code: Code,
+    pub(crate) severity: Severity,
+    pub(crate) collector: &'static str,
+    pub(crate) subject: String,
+    pub(crate) summary: &'static str,
+    pub(crate) evidence: String,
+    pub(crate) remedy: String,
+    pub(crate) runbook: String,
+    /// Of an earlier look: it could not be looked at again since.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) kept: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ProblemReport {
+    pub(crate) collector: &'static str,
+    pub(crate) problem: String,
+    pub(crate) hint: &'static str,
+}
+
+impl StoreReport {
+    /// What the collectors saw in the store `name` at `path`, in their order. `asked`: a check that has not run leaves the
+    /// store unknown; otherwise it was not asked for.
+    pub(crate) fn new<'a>(
+        name: &str,
+        path: &Path,
+        seen: impl Iterator<Item = (&'static str, &'a Observation)>,
+        asked: bool,
+    ) -> Self {
+        let mut report = Self {
+            store: plain(name),
+            path: plain(&path.to_string_lossy()),
+            status: Status::Ok,
+            findings: Vec::new(),
+            integrity: Vec::new(),
+            problems: Vec::new(),
+        };
+        for (collector, observation) in seen {
+            report
+                .problems
+                .extend(observation.problems.iter().map(|p| ProblemReport::new(collector, p)));
+            report.integrity.extend(observation.checks.iter().copied());
+            for finding in &observation.findings {
+                report.findings.push(FindingReport {
+                    code: finding.code,
+                    severity: finding.severity,
+                    collector,
+                    subject: plain(&finding.subject),
+                    summary: finding.code.cause(),
+                    evidence: plain(&finding.evidence),
+                    remedy: plain(&finding.remedy(path)),
+                    runbook: finding.code.runbook(),
+                    kept: finding.kept,
+                });
+            }
+        }
+        // Most urgent first; the sort is stable, so that the collectors keep their order.
+        report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        report.status = report.judge(asked);
+        report
+    }
+
+    fn judge(&self, asked: bool) -> Status {
+        let findings = self.findings.iter().map(|finding| match finding.severity {
+            Severity::Critical => Status::Critical,
+            Severity::Warning => Status::Warning,
+            Severity::Info => Status::Ok,
+        });
+        let checks = self.integrity.iter().map(|(_, state)| match state {
+            CheckState::Ok => Status::Ok,
+            CheckState::Corrupt => Status::Critical,
+            CheckState::Unknown if !asked => Status::Ok,
+            CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => Status::Unknown,
+        });
+        let problems = self.problems.iter().map(|_| Status::Unknown);
+        findings.chain(checks).chain(problems).max().unwrap_or(Status::Ok)
+    }
+}
+
+impl ProblemReport {
+    pub(crate) fn new(collector: &'static str, problem: &CollectError) -> Self {
+        Self { collector, problem: plain(&problem.chain()), hint: problem.hint() }
+    }
+}
+
+fn as_map<S: Serializer>(
+    checks: &[(&'static str, CheckState)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(checks.iter().copied())
+}
