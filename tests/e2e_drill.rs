@@ -14,6 +14,8 @@ mod prometheus;
 #[path = "support/rulefile.rs"]
 mod rulefile;
 mod support;
+#[path = "support/tmpfs.rs"]
+mod tmpfs;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +36,7 @@ use hook::Hook;
 use prometheus::{Prometheus, fetch, free_port};
 use serde_json::Value;
 use support::{Exporter, SOON, fixture, get, wait_for};
+use tmpfs::Tmpfs;
 
 /// A target that nobody answers at.
 const NOBODY: &str = "127.0.0.1:1";
@@ -55,26 +58,6 @@ const LIVE: [&str; 11] = [
     "server_failing",
     "log_panic",
 ];
-
-/// A mounted tmpfs; unmounted when dropped.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn mount(at: &Path, size: &str) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let options = format!("size={size}");
-        let args = ["-t", "tmpfs", "-o", &options, "tmpfs"];
-        let status = Command::new("mount").args(args).arg(at).status().unwrap();
-        assert!(status.success(), "mount tmpfs {} (needs root)", at.display());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
 
 /// A real Alertmanager; killed when dropped.
 struct Alertmanager {
@@ -159,7 +142,6 @@ struct Stage {
 impl Stage {
     fn set() -> Self {
         let scratch = tempfile::tempdir().unwrap();
-        // Of its own, so that how full this host is does not matter.
         let disk = Tmpfs::mount(&scratch.path().join("disk"), "1g");
         let root = disk.0.join("stores");
         let store = |name: &str| {
@@ -330,7 +312,7 @@ fn every_critical_alert_reaches_the_webhook_and_nothing_else_does() {
             ),
             (
                 "alerts/chroma.rules.yml",
-                &[("\n    for: 5m", "\n    for: 4s"), ("\n    for: 15s", "\n    for: 4s")],
+                &[("\n    for: 5m", "\n    for: 10s"), ("\n    for: 15s", "\n    for: 4s")],
             ),
         ],
     );
@@ -340,9 +322,9 @@ fn every_critical_alert_reaches_the_webhook_and_nothing_else_does() {
     let mut text = fs::read_to_string(&file).unwrap();
     for (from, into) in [
         ("127.0.0.1:9093", &*at),
-        ("scrape_interval: 15s", "scrape_interval: 2s"),
+        ("scrape_interval: 15s", "scrape_interval: 3s"),
         ("evaluation_interval: 15s", "evaluation_interval: 2s"),
-        ("scrape_timeout: 10s", "scrape_timeout: 2s"),
+        ("scrape_timeout: 10s", "scrape_timeout: 3s"),
     ] {
         assert!(text.contains(from), "prometheus.yml has no {from:?} any more");
         text = text.replace(from, into);
@@ -403,7 +385,7 @@ fn wait_told(hook: &Hook, wanted: &BTreeSet<(String, String)>, exporter: &Export
         if missing.is_empty() {
             return;
         }
-        if began.elapsed() > 4 * SOON {
+        if began.elapsed() > 8 * SOON {
             let page = exporter.page();
             let found: Vec<_> =
                 missing.iter().map(|(name, store)| (name, page.findings(store))).collect();

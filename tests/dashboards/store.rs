@@ -158,14 +158,17 @@ fn integrity() -> Vec<Item> {
             .ask("time() - (chroma_integrity_last_ok_timestamp_seconds{STORE} > 0)", "{{instance}} {{store}} {{check}}")),
         P(Panel::curves("Duration of checks", "s", "How long the newest run of each check took.")
             .ask("chroma_integrity_duration_seconds{STORE}", "{{instance}} {{store}} {{check}}")
-            .size(8, 8)),
+            .size(6, 8)),
         P(Panel::curves("Longest lock of a check", "s", "How long the newest run of each check held a shared lock at most: no writer waited longer for it.")
             .ask("chroma_integrity_lock_hold_seconds{STORE}", "{{instance}} {{store}} {{check}}")
-            .size(8, 8)),
+            .size(6, 8)),
+        P(Panel::curves("Covered by checks", "percentunit", "How much of what there is the newest run of each check could judge; decay: bytes whose present state is known by their hashes, which a store that is written all the time never has in full.")
+            .ask("chroma_integrity_coverage_ratio{STORE}", "{{instance}} {{store}} {{check}}")
+            .size(6, 8)),
         P(Panel::table("Next checks", "dateTimeFromNow", "When each check is due next.")
             .now("1000 * min by (instance, store, check) (chroma_integrity_next_due_timestamp_seconds{STORE})")
             .columns(&[("store", "store"), ("instance", "instance"), ("check", "Check"), ("Value", "Due")], &["Time"], &[("Due", false)])
-            .size(8, 8)),
+            .size(6, 8)),
     ]
 }
 

@@ -57,7 +57,10 @@ impl Prometheus {
 
     /// The answer of its API below `/api/v1/`.
     pub fn api(&self, path: &str) -> Value {
-        let (status, body) = fetch(self.address, &format!("/api/v1/{path}")).expect("answers");
+        let path = format!("/api/v1/{path}");
+        // A machine that is busy with other tests may keep it from answering in time once.
+        let (status, body) =
+            wait_for("an answer of Prometheus", 4 * SOON, || fetch(self.address, &path));
         let json: Value =
             serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"));
         assert_eq!((status, &json["status"]), (200, &Value::from("success")), "{path}: {body}");
