@@ -56,10 +56,10 @@ pub(super) fn render(live: &Live, telemetry_path: &str, stale_after: Duration) -
     h.raw("<a class=\"skip\" href=\"#list\">Skip to the stores</a>\n");
     top(&mut h, live, telemetry_path);
     h.raw("<main>\n<section aria-labelledby=\"stores\">\n<h2 id=\"stores\">Stores</h2>\n<div id=\"list\">\n");
-    for (place, store) in live.worst_first().into_iter().enumerate() {
-        if place < ROWS_MAX {
-            store_block(&mut h, store, place, live.generated_at);
-        }
+    let few = live.stores.len() <= FEW;
+    for (place, store) in live.worst_first().into_iter().enumerate().take(ROWS_MAX) {
+        let open = few || store.report.status != Status::Ok && place < OPEN_MAX;
+        store_block(&mut h, store, (place < BODIES_MAX).then_some(open), live.generated_at);
     }
     h.raw("</div>\n<p id=\"more\" class=\"soft\" data-part>");
     if live.stores.len() > ROWS_MAX {
@@ -159,13 +159,13 @@ fn verdict(live: &Live) -> String {
     }
 }
 
-/// One store. Those that are not well are open, as far as a person looks; beyond [`BODIES_MAX`] there is a line of each.
-fn store_block(h: &mut Html, store: &LiveStore, place: usize, now: Timestamp) {
+/// One store: with all that is known of it, open or not, or a line.
+fn store_block(h: &mut Html, store: &LiveStore, open: Option<bool>, now: Timestamp) {
     let report = &store.report;
     let status = report.status.as_str();
     let id = fnv1a(FNV_START, report.store.bytes());
     let id = format!("{id:016x}");
-    if place >= BODIES_MAX {
+    let Some(open) = open else {
         h.raw("<div class=\"store ")
             .raw(status)
             .raw("\" id=\"s")
@@ -174,16 +174,15 @@ fn store_block(h: &mut Html, store: &LiveStore, place: usize, now: Timestamp) {
         heading(h, store, now);
         h.raw("</div></div>\n");
         return;
-    }
+    };
     h.raw("<details class=\"store ").raw(status).raw("\" id=\"s").text(&id).raw("\" data-part");
-    if report.status != Status::Ok && place < OPEN_MAX {
-        h.raw(" open");
-    }
+    h.raw(if open { " open" } else { "" });
     h.raw("><summary id=\"t").text(&id).raw("\">");
     heading(h, store, now);
     h.raw("</summary>\n<div class=\"body\">\n");
-    finding::all(h, store, &id);
+    finding::urgent(h, store, &id);
     figures::render(h, store, now);
+    finding::notes(h, store, &id);
     h.raw("</div></details>\n");
 }
 
@@ -234,7 +233,9 @@ const fn icon(status: Status) -> &'static str {
     }
 }
 
-/// Stores that are open from the beginning.
+/// So many stores are all open from the beginning.
+const FEW: usize = 3;
+/// Of more, those that are not well, and no more than this.
 const OPEN_MAX: usize = 20;
 /// Stores with all that is known of them.
 const BODIES_MAX: usize = 60;

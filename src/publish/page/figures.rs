@@ -221,7 +221,9 @@ fn holders(h: &mut Html, f: &Figures, now: Timestamp) {
         }
         h.raw("</dd>");
     }
-    if let Some(hidden) = f.get("chroma_processes_unreadable").filter(|hidden| *hidden > 0.0) {
+    // Who is not seen matters most where nobody is.
+    let hidden = f.get("chroma_processes_unreadable").filter(|hidden| *hidden > 0.0);
+    if let Some(hidden) = hidden.filter(|_| writers == 0.0) {
         h.raw("<dd>");
         counted(h, hidden, " process", " processes");
         h.raw(" of the host cannot be looked into</dd>");

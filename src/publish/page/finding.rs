@@ -4,13 +4,25 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use super::{markup::Html, runbook};
 use crate::{
+    findings::Severity,
     runbooks,
     status::{FindingReport, ProblemReport, command::split_command, live::LiveStore},
 };
 
-/// The findings of a store and what could not be read; `id` begins the ids of what is in it.
-pub(super) fn all(h: &mut Html, store: &LiveStore, id: &str) {
-    let groups = grouped(&store.report.findings);
+/// What is wrong in a store and what could not be read, the most urgent first; `id` begins the ids of what is in it.
+pub(super) fn urgent(h: &mut Html, store: &LiveStore, id: &str) {
+    let urgent = store.report.findings.iter().filter(|finding| finding.severity > Severity::Info);
+    all(h, store, &grouped(urgent), id);
+    unread(h, &store.report.problems);
+}
+
+/// What is only worth knowing.
+pub(super) fn notes(h: &mut Html, store: &LiveStore, id: &str) {
+    let notes = store.report.findings.iter().filter(|finding| finding.severity == Severity::Info);
+    all(h, store, &grouped(notes), &format!("{id}-i"));
+}
+
+fn all(h: &mut Html, store: &LiveStore, groups: &[Vec<&FindingReport>], id: &str) {
     for (place, group) in groups.iter().enumerate().take(GROUPS_MAX) {
         one(h, store, group, &format!("{id}-{place}"));
     }
@@ -18,7 +30,6 @@ pub(super) fn all(h: &mut Html, store: &LiveStore, id: &str) {
         h.raw("<p class=\"finding soft\">… and ").show(groups.len() - GROUPS_MAX);
         h.raw(" more kinds of findings: <code>chroma_exporter check</code> prints all.</p>\n");
     }
-    unread(h, &store.report.problems);
 }
 
 /// What could not be read. The same reason often stops several collectors, and is told once.
@@ -53,7 +64,7 @@ fn unread(h: &mut Html, problems: &[ProblemReport]) {
 }
 
 /// Findings that differ in their evidence only are told once.
-fn grouped(findings: &[FindingReport]) -> Vec<Vec<&FindingReport>> {
+fn grouped<'a>(findings: impl Iterator<Item = &'a FindingReport>) -> Vec<Vec<&'a FindingReport>> {
     let mut groups: Vec<Vec<&FindingReport>> = Vec::new();
     for finding in findings {
         let same = |group: &&mut Vec<&FindingReport>| {
