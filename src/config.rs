@@ -23,6 +23,8 @@ pub use validate::{Overrides, PatternFlag, StoreFlag};
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use crate::format::window::Window;
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -226,6 +228,8 @@ pub struct Collect {
     pub statement_deadline: Duration,
     /// Longest check of a database that nobody holds.
     pub check_deadline: Duration,
+    /// When checks that read whole files may begin; always without one.
+    pub check_window: Option<Window>,
     /// Where consistent copies of a database go; `None` looks for a place.
     pub scratch_dir: Option<PathBuf>,
     /// Bytes of a database that a copy reads a second, at most.
@@ -266,6 +270,7 @@ impl Default for Collect {
             full_interval: Duration::from_secs(24 * HOUR),
             statement_deadline: Duration::from_millis(250),
             check_deadline: Duration::from_secs(30 * MINUTE),
+            check_window: None,
             scratch_dir: None,
             read_rate_bytes_max: 512 << 20,
             contents_interval: Duration::from_secs(MINUTE),

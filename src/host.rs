@@ -2,6 +2,7 @@
 
 pub mod processes;
 pub mod state;
+pub mod turns;
 pub mod walk;
 
 use std::{
@@ -23,8 +24,8 @@ pub struct Host {
     pub boot: Option<String>,
     /// The boot during which an exporter with this state ended in order last, unless it was started anew since.
     pub ended_in: Option<String>,
-    /// Whole-file checks take turns: two at once would only make both slower and the host's neighbours with them.
-    pub heavy: Mutex<()>,
+    /// Whole-file checks take turns: two at once on one disk would only make both slower and the host's neighbours with them.
+    pub turns: turns::Turns,
     /// Stores whose file events are (not) being received.
     watched: Mutex<BTreeMap<Arc<str>, bool>>,
 }
@@ -49,12 +50,13 @@ impl Host {
             // From here on only another end in order may say so.
             state.save(END_KIND, Path::new("/"), &None::<String>);
         }
+        let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             processes: processes::ProcessTable::new(config.procfs.clone()),
             state,
             boot: boot.ok().map(|id| id.trim().to_owned()),
             ended_in,
-            heavy: Mutex::new(()),
+            turns: turns::Turns::new(at_once),
             watched: Mutex::default(),
         }
     }

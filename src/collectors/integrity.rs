@@ -23,12 +23,16 @@ use std::{
 use self::{
     checks::Check,
     decay::Ledger,
-    job::{Job, Ran},
+    job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
     look::{Look, Stamps},
     memory::{Content, Memory},
+    schedule::When,
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{
+    CollectError, Collector, Pace, Turn,
+    rhythm::{self, Rhythm},
+};
 use crate::{
     clock::{self, Timestamp},
     config::CollectorName,
@@ -79,7 +83,10 @@ pub struct Integrity {
     context: Context,
     memory: Option<Memory>,
     cheap: Option<Cheap>,
-    job: Option<Job>,
+    /// At most one that reads whole files, and may wait for its turn, and one that does not.
+    jobs: Vec<Job>,
+    /// Where the store stands among all.
+    spread: u64,
     /// Hashes of what was read, when there is no state directory to keep them in.
     kept: Arc<Mutex<Option<Ledger>>>,
     /// Which checks are overdue, since when that has been known, and for how long they have been without a verdict.
@@ -96,7 +103,11 @@ impl Integrity {
             context: context.clone(),
             memory: None,
             cheap: None,
-            job: None,
+            jobs: Vec::new(),
+            spread: rhythm::spread(
+                rustix::system::uname().nodename().to_bytes(),
+                &context.store.path,
+            ),
             kept: Arc::default(),
             overdue: BTreeMap::new(),
             problems: BTreeMap::new(),
@@ -168,16 +179,54 @@ impl Integrity {
         self.cheap.as_ref().and_then(|cheap| cheap.judged.obstacle)
     }
 
-    /// Takes in what a finished job said; with `wait` a running one is waited for.
-    fn reap(&mut self, wait: bool) {
-        let finished = self.job.as_ref().is_some_and(|job| wait || job.is_finished());
-        let Some(job) = self.job.take_if(|_| finished) else { return };
+    /// Notes an end that was not in order: the checks are then due at once. A server that was killed leaves a hot journal when
+    /// that mattered; after a crash of the host nothing is known of what came to the disk.
+    fn note_unclean(&mut self, now: Timestamp) {
+        let content = self.content();
+        let hot = self.obstacle() == Some(Obstacle::HotJournal);
+        let (boot, ended_in) = (&self.context.host.boot, &self.context.host.ended_in);
+        let memory = self.memory.get_or_insert_default();
+        let was_hot = memory.unclean;
+        if hot {
+            memory.unclean = Some(now);
+        }
+        let another = boot.is_some() && memory.boot != *boot;
+        if another {
+            let crashed = memory.boot.is_some() && memory.boot != *ended_in;
+            let same = memory.past(Check::Full).is_some_and(|past| past.about == content);
+            if crashed && content.is_some() && !same {
+                memory.unclean = Some(now);
+            }
+            memory.boot.clone_from(boot);
+        }
+        // Once for each occasion: what a restart would forget is that there was one.
+        let began = hot && was_hot.is_none_or(|at| now.since(at) > UNCLEAN_APART || at > now);
+        if another || began {
+            self.context.host.state.save(STATE_KIND, &self.context.store.path, memory);
+        }
+    }
+
+    /// Takes in what finished jobs said; those that `wait` names are waited for.
+    fn reap(&mut self, wait: impl Fn(&Job) -> bool) {
+        let (done, under_way) = std::mem::take(&mut self.jobs)
+            .into_iter()
+            .partition(|job: &Job| job.is_finished() || wait(job));
+        self.jobs = under_way;
+        for job in done {
+            self.take_in(job);
+        }
+    }
+
+    fn take_in(&mut self, job: Job) {
         let about = job.about;
+        for check in &job.checks {
+            self.problems.remove(check.as_str());
+        }
+        self.problems.remove("thread");
         let Ok(ran) = job.join() else {
             self.problems.insert("thread", "a check panicked".to_owned());
             return;
         };
-        self.problems.clear();
         let memory = self.memory.get_or_insert_default();
         for Ran { check, outcome, duration, ended } in ran {
             if let Some(problem) = &outcome.problem {
@@ -191,30 +240,48 @@ impl Integrity {
         self.context.host.state.save(STATE_KIND, &self.context.store.path, memory);
     }
 
-    fn start(&mut self, turn: &Turn) {
-        if self.job.is_some() || self.obstacle().is_some() {
-            return;
+    /// Starts what is due and not under way. Gives whether anything was.
+    fn start(&mut self, turn: &Turn) -> bool {
+        if self.obstacle().is_some() {
+            return false;
         }
         let content = self.content();
-        let due: Vec<Check> = Check::ALL
+        let (dear, light): (Vec<Check>, Vec<Check>) = Check::ALL
             .into_iter()
             .filter(|check| turn.deep || self.due(*check, content, turn.now) <= turn.now)
-            .collect();
-        if due.is_empty() {
-            return;
-        }
-        match Job::start(due, content, &self.context, turn.deep, turn.now, &self.kept) {
-            Ok(job) => self.job = Some(job),
-            Err(error) => {
-                self.problems
-                    .insert("thread", format!("cannot start a thread for the checks: {error}"));
+            .partition(|check| check.reads_whole_files());
+        let order = Order {
+            now: turn.now,
+            deep: turn.deep,
+            again_after: Some(schedule::again_after(&self.when(), turn.now)),
+        };
+        let mut started = false;
+        for checks in [light, dear] {
+            let is_dear = checks.iter().any(|check| check.reads_whole_files());
+            if checks.is_empty() || self.jobs.iter().any(|job| job.is_dear() == is_dear) {
+                continue;
             }
+            match Job::start(checks, content, &self.context, order, &self.kept) {
+                Ok(job) => self.jobs.push(job),
+                Err(error) => {
+                    let problem = format!("cannot start a thread for the checks: {error}");
+                    self.problems.insert("thread", problem);
+                }
+            }
+            started = true;
         }
+        started
+    }
+
+    fn when(&self) -> When<'_> {
+        let collect = &self.context.config.collect;
+        let rhythm = Rhythm { spread: self.spread, window: collect.check_window.as_ref() };
+        When { collect, rhythm, unclean: self.memory.as_ref().and_then(|memory| memory.unclean) }
     }
 
     fn due(&self, check: Check, content: Option<Content>, now: Timestamp) -> Timestamp {
         let past = self.memory.as_ref().and_then(|memory| memory.past(check));
-        schedule::due(check, past, content, &self.context.config.collect, now)
+        schedule::due(check, past, content, &self.when(), now)
     }
 
     /// Keeps the books on checks that are overdue.
@@ -315,19 +382,22 @@ impl Collector for Integrity {
         if let Some(memory) = self.memory.as_mut().filter(|memory| there && !memory.had_database) {
             memory.had_database = true;
         }
-        self.reap(false);
-        self.start(turn);
+        self.note_unclean(turn.now);
+        self.reap(|_| false);
+        let started = self.start(turn);
         if turn.deep {
             self.wait(turn);
-        } else {
+        } else if started {
             // A small database is checked within a moment; then the first page has its verdict.
-            std::thread::sleep(self.job.as_ref().map_or(Duration::ZERO, |_| SMALL_WAIT));
+            std::thread::sleep(SMALL_WAIT);
         }
-        self.reap(false);
+        self.reap(|_| false);
         self.note_overdue(turn.now);
         let due = |check| self.due(check, self.content(), turn.now);
-        let (samples, checks) =
+        let (mut samples, checks) =
             samples::samples(self.cheap.as_ref(), self.memory.as_ref(), due, turn.now);
+        let standing = self.context.progress(CollectorName::Integrity).standing();
+        samples.extend(standing.as_ref().map(samples::progress));
         let mut problems: Vec<CollectError> =
             self.problems.values().cloned().map(CollectError::Other).collect();
         if let Some(cheap) = &mut self.cheap {
@@ -341,19 +411,16 @@ impl Collector for Integrity {
 }
 
 impl Integrity {
-    /// Until the job has ended, its time is over or nobody wants it any more.
+    /// Until the jobs have ended, their time is over or nobody wants them any more.
     fn wait(&mut self, turn: &Turn) {
         let began = clock::ticks();
-        while let Some(job) = &self.job {
-            if job.is_finished() {
-                break;
-            }
+        while self.jobs.iter().any(|job| !job.is_finished()) {
             if turn.stopped() || began.elapsed() > self.context.config.collect.check_deadline {
-                job.stop();
+                self.jobs.iter().for_each(Job::stop);
             }
             std::thread::sleep(LOOK_PAUSE);
         }
-        self.reap(true);
+        self.reap(|_| true);
     }
 }
 
@@ -365,6 +432,8 @@ const LOOKS_MAX: u32 = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Time that a turn gives checks of a small database to end within it.
 const SMALL_WAIT: Duration = Duration::from_millis(100);
+/// A hot journal that is there for so long is noted again.
+const UNCLEAN_APART: Duration = Duration::from_mins(1);
 
 #[cfg(test)]
 mod tests;

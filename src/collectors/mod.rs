@@ -12,6 +12,7 @@ pub mod integrity;
 pub mod logs;
 pub mod permissions;
 pub mod processes;
+mod rhythm;
 pub mod server;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use serde::Serialize;
 
 use super::{BackupPolicy, CollectorName, Config, PermissionPolicy, ServerProbe, Store, rules};
-use crate::format::duration;
+use crate::format::{duration, window::Window};
 
 /// `config` as a file would say it, every key written out. Errs only when a path is not UTF-8, which no configuration
 /// that was loaded has.
@@ -86,6 +86,7 @@ struct PrintedCollect {
     quick_check_interval: String,
     full_check_interval: String,
     check_deadline: String,
+    check_window: String,
     statement_deadline: String,
     contents_interval: String,
     permissions_interval: String,
@@ -156,6 +157,7 @@ fn printed(config: &Config) -> Printed<'_> {
             quick_check_interval: written(collect.quick_interval),
             full_check_interval: written(collect.full_interval),
             check_deadline: written(collect.check_deadline),
+            check_window: collect.check_window.as_ref().map_or("", Window::as_str).to_owned(),
             statement_deadline: written(collect.statement_deadline),
             contents_interval: written(collect.contents_interval),
             permissions_interval: written(collect.permissions_interval),

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::tz::TimeZone;
+
 use super::{
     BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, Receiver,
     ServerProbe, Web,
@@ -13,6 +15,7 @@ use super::{
     section::{self, Section, count, duration, ratio, shown, text},
     yaml::{Kind, Node, Scalar, Value},
 };
+use crate::format::window::Window;
 
 /// Everything that a file can say.
 #[derive(Debug, Default)]
@@ -277,6 +280,10 @@ fn read_collect(section: &Section<'_>, collect: &mut Collect) {
     section.set("quick_check_interval", &mut collect.quick_interval, duration(second..=year));
     section.set("full_check_interval", &mut collect.full_interval, duration(second..=year));
     section.set("check_deadline", &mut collect.check_deadline, duration(second..=24 * hour));
+    section.set("check_window", &mut collect.check_window, |value| match text(value)? {
+        "" => Ok(None),
+        window => Window::parse(window, time_zone).map(Some),
+    });
     section.set(
         "statement_deadline",
         &mut collect.statement_deadline,
@@ -292,6 +299,11 @@ fn read_collect(section: &Section<'_>, collect: &mut Collect) {
     section.less("device_timeout", collect.device_timeout, "deadline", collect.deadline);
     let (statement, check) = (collect.statement_deadline, collect.check_deadline);
     section.less("statement_deadline", statement, "check_deadline", check);
+}
+
+/// A time zone of this host, or its own.
+fn time_zone(name: &str) -> Option<TimeZone> {
+    if name == "local" { TimeZone::try_system().ok() } else { TimeZone::get(name).ok() }
 }
 
 fn read_integrity(section: &Section<'_>, collect: &mut Collect) {

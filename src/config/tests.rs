@@ -105,6 +105,34 @@ state: /tmp
 }
 
 #[test]
+fn a_window_is_read_with_its_time_zone_or_refused_with_its_line() {
+    for (text, want) in [
+        ("", None),
+        ("01:00-05:00", Some("01:00-05:00")),
+        ("22:00-04:00 UTC", Some("22:00-04:00 UTC")),
+        ("22:00-04:00 local", Some("22:00-04:00 local")),
+    ] {
+        let text = format!("collect:\n  check_window: \"{text}\"\n");
+        let config = read(&text, &Overrides::default()).unwrap();
+        let window = config.collect.check_window.as_ref().map(|window| window.as_str().to_owned());
+        assert_eq!(window.as_deref(), want);
+    }
+    for (text, rule) in [
+        ("01:00", "must be two times of the day such as 01:00-05:00"),
+        ("05:00-05:00", "must end at another time than it begins"),
+        ("01:00-05:00 Mars/Olympus", "Mars/Olympus must be a time zone that this host knows"),
+    ] {
+        let found = problems(
+            &format!("collect:\n  interval: 5s\n  check_window: \"{text}\"\n"),
+            &Overrides::default(),
+        );
+        assert_eq!(found.len(), 1, "{found:?}");
+        let want = format!("c.yml:3: collect.check_window = {text}: {rule}");
+        assert!(found[0].starts_with(&want), "{found:?}");
+    }
+}
+
+#[test]
 fn keys_of_later_work_are_not_taken_in_silence() {
     for text in [
         "rules: []",

@@ -19,4 +19,5 @@ pub mod schema;
 pub mod sqlite;
 pub mod tar;
 pub(crate) mod uuid;
+pub mod window;
 pub(crate) mod words;

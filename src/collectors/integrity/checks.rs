@@ -55,6 +55,11 @@ impl Check {
         }
     }
 
+    /// Whether it reads whole files, and so takes turns with others on the same disk.
+    pub(super) const fn reads_whole_files(self) -> bool {
+        !matches!(self, Self::Schema)
+    }
+
     const fn pragma(self) -> &'static str {
         match self {
             Self::Full => "integrity_check",

@@ -1,8 +1,9 @@
 //! Checks under way: a thread that the collector owns, which ends when it is told to.
 
 use std::{
+    os::unix::fs::MetadataExt,
     sync::{
-        Arc, Mutex, MutexGuard, TryLockError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -27,6 +28,17 @@ pub(super) struct Job {
     stop: Arc<AtomicBool>,
     /// What the checks are about.
     pub(super) about: Option<Content>,
+    pub(super) checks: Vec<Check>,
+}
+
+/// How checks are to be run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    pub(super) now: Timestamp,
+    /// Somebody asked for everything.
+    pub(super) deep: bool,
+    /// Files that nobody wrote are read again when they were read longer ago than this.
+    pub(super) again_after: Option<Duration>,
 }
 
 /// One check that has run.
@@ -39,22 +51,21 @@ pub(super) struct Ran {
 }
 
 impl Job {
-    /// Starts a thread for the checks in `due`. With `patient` it waits its turn for those that take turns. Errs when the
-    /// system gives no thread.
+    /// Starts a thread for `checks`. Errs when the system gives no thread.
     pub(super) fn start(
-        due: Vec<Check>,
+        checks: Vec<Check>,
         about: Option<Content>,
         context: &Context,
-        patient: bool,
-        now: Timestamp,
+        order: Order,
         kept: &Arc<Mutex<Option<Ledger>>>,
     ) -> std::io::Result<Self> {
         let kept = Arc::clone(kept);
         let stop = Arc::new(AtomicBool::new(false));
         let (context, stopped) = (context.clone(), Arc::clone(&stop));
-        let work = move || run_checks(&due, &context, patient, now, &kept, &stopped);
+        let due = checks.clone();
+        let work = move || run_checks(&due, &context, order, &kept, &stopped);
         let thread = std::thread::Builder::new().name("integrity".to_owned()).spawn(work)?;
-        Ok(Self { thread: Some(thread), stop, about })
+        Ok(Self { thread: Some(thread), stop, about, checks })
     }
 
     /// Tells the checks to end; they do within moments.
@@ -65,6 +76,11 @@ impl Job {
     /// Whether the thread has ended.
     pub(super) fn is_finished(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Whether it reads whole files, and so may wait for its turn.
+    pub(super) fn is_dear(&self) -> bool {
+        self.checks.iter().any(|check| check.reads_whole_files())
     }
 
     /// Waits for the end. Errs when a check panicked.
@@ -79,64 +95,47 @@ impl Drop for Job {
     }
 }
 
-/// Runs the checks one after the other. Whole-file checks of different stores take turns: one whose turn does not come is
-/// left for later, and is then not among the results.
+/// Runs the checks one after the other. Those that read whole files take turns with those of other stores; what is told to
+/// stop before its turn came is left for later, and is then not among the results.
 fn run_checks(
     due: &[Check],
     context: &Context,
-    patient: bool,
-    now: Timestamp,
+    order: Order,
     kept: &Mutex<Option<Ledger>>,
     stop: &AtomicBool,
 ) -> Vec<Ran> {
     let mut ran = Vec::new();
+    let progress = context.progress(CollectorName::Integrity);
     let job_began = clock::ticks();
     for check in due.iter().copied() {
-        let _turn = if check == Check::Schema {
-            None
-        } else if let Some(turn) = turn(&context.host.heavy, patient, stop) {
-            Some(turn)
-        } else {
-            continue;
-        };
-        if stop.load(Ordering::Relaxed) {
+        let dear = check.reads_whole_files();
+        let mut turn = None;
+        if dear {
+            progress.start(check.as_str());
+            turn = context.host.turns.take(device(context), stop);
+        }
+        if stop.load(Ordering::Relaxed) || dear && turn.is_none() {
             break;
         }
         let began = clock::ticks();
-        let progress = context.progress(CollectorName::Integrity);
-        progress.start(check.as_str());
+        let at = order.now.plus(job_began.elapsed());
         let outcome = match check {
-            Check::Decay => {
-                let again_after = Some(context.config.collect.full_interval);
-                let at = now.plus(job_began.elapsed());
-                checks::decay(context, kept, again_after, patient, at, stop)
-            }
+            Check::Decay => checks::decay(context, kept, order.again_after, order.deep, at, stop),
             _ => Some(checks::run(check, context, stop)),
         };
-        progress.end();
-        let ended = now.plus(job_began.elapsed());
+        let ended = order.now.plus(job_began.elapsed());
         ran.extend(outcome.map(|outcome| Ran { check, outcome, duration: began.elapsed(), ended }));
+    }
+    if due.iter().any(|check| check.reads_whole_files()) {
+        progress.end();
     }
     ran
 }
 
-/// The turn of a check; `None` when it is another's, and the caller is not patient or is to stop. The lock is tried again
-/// and again instead of waited for, because nobody can wake a thread that waits for a lock.
-fn turn<'a>(heavy: &'a Mutex<()>, patient: bool, stop: &AtomicBool) -> Option<MutexGuard<'a, ()>> {
-    loop {
-        match heavy.try_lock() {
-            Ok(turn) => return Some(turn),
-            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) if !patient || stop.load(Ordering::Relaxed) => {
-                return None;
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_PAUSE),
-        }
-    }
+/// The number of the filesystem on which the store lies; 0 for one that is not there.
+pub(super) fn device(context: &Context) -> u64 {
+    std::fs::metadata(&context.store.seen_path).map_or(0, |meta| meta.dev())
 }
-
-/// Time between two looks whether it is the turn of a check.
-const TURN_PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
@@ -171,35 +170,34 @@ mod tests {
         }
     }
 
+    fn order(now: Timestamp) -> Order {
+        Order { now, deep: false, again_after: None }
+    }
+
     #[test]
     fn a_check_that_waits_for_its_turn_ends_when_told() {
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path());
-        let others_turn = context.host.heavy.lock().unwrap();
+        let go = AtomicBool::new(false);
+        let others_turn = context.host.turns.take(device(&context), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
-        let job =
-            Job::start(vec![Check::Quick], None, &context, true, now, &Arc::default()).unwrap();
-        std::thread::sleep(3 * TURN_PAUSE);
+        let kept = Arc::default();
+        let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
         assert!(!job.is_finished(), "it is another's turn");
+        let standing = context.progress(CollectorName::Integrity).standing().unwrap();
+        assert_eq!((standing.task, standing.phase.as_str()), ("quick", "waiting"));
+        // What reads no whole file waits for nobody.
+        let light = Job::start(vec![Check::Schema], None, &context, order(now), &kept).unwrap();
+        assert!(!light.is_dear() && job.is_dear());
+        assert_eq!(light.join().unwrap().len(), 1);
         job.stop();
         wait_end(&job);
         assert!(job.join().unwrap().is_empty(), "a check that never began said nothing");
+        assert_eq!(context.progress(CollectorName::Integrity).standing(), None);
 
-        // Without patience nobody waits.
-        let job = Job::start(
-            vec![Check::Quick, Check::Full],
-            None,
-            &context,
-            false,
-            now,
-            &Arc::default(),
-        )
-        .unwrap();
-        wait_end(&job);
-        assert!(job.join().unwrap().is_empty());
         drop(others_turn);
-        let job =
-            Job::start(vec![Check::Quick], None, &context, true, now, &Arc::default()).unwrap();
+        let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
         let ran = job.join().unwrap();
         assert_eq!(ran.len(), 1);
         assert!(ran[0].ended >= now && ran[0].ended < now.plus(SOON), "by the clock of the caller");
@@ -209,10 +207,11 @@ mod tests {
     fn a_job_that_is_dropped_is_told_to_stop() {
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path());
-        let _others_turn = context.host.heavy.lock().unwrap();
+        let go = AtomicBool::new(false);
+        let _others_turn = context.host.turns.take(device(&context), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
         let job =
-            Job::start(vec![Check::Full], None, &context, true, now, &Arc::default()).unwrap();
+            Job::start(vec![Check::Full], None, &context, order(now), &Arc::default()).unwrap();
         let stop = Arc::clone(&job.stop);
         drop(job);
         assert!(stop.load(Ordering::Relaxed));

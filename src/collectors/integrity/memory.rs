@@ -21,6 +21,12 @@ pub(super) struct Memory {
     /// When the store was first seen.
     #[serde(default)]
     pub(super) since: Option<Timestamp>,
+    /// The boot of the host during which it was written, and when something last came down without an end in order: a hot
+    /// journal was there, or the host itself crashed.
+    #[serde(default)]
+    pub(super) boot: Option<String>,
+    #[serde(default)]
+    pub(super) unclean: Option<Timestamp>,
     pub(super) checks: BTreeMap<String, Past>,
 }
 

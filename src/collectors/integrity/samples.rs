@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    progress::Standing,
     sample::{CheckState, Desc, Sample},
 };
 
@@ -58,13 +59,18 @@ static COVERAGE: Desc = Desc::gauge(
     "How much of what there is the newest run of the check with a verdict could judge, 0 to 1, cached; decay: bytes of database and indexes whose present state is known by their hashes.",
 )
 .labelled(&["check"]);
+static PROGRESS: Desc = Desc::gauge(
+    "chroma_integrity_progress_ratio",
+    "How much of the check that is under way is done, 0 to 1; no series when none is. 0 while it waits for its turn on the disk.",
+)
+.labelled(&["check"]);
 static WAY: Desc = Desc::gauge(
     "chroma_integrity_way",
     "Where the newest run of the check looked: the file itself, a consistent copy, or slices of rows; 1 for exactly one way per check, cached.",
 )
 .labelled(&["check", "way"]);
 
-pub(in crate::collectors) static DESCS: [&Desc; 11] = [
+pub(in crate::collectors) static DESCS: [&Desc; 12] = [
     &STATE,
     &LAST_RUN,
     &LAST_OK,
@@ -75,8 +81,14 @@ pub(in crate::collectors) static DESCS: [&Desc; 11] = [
     &PAGES,
     &CHECKED_PAGES,
     &COVERAGE,
+    &PROGRESS,
     &WAY,
 ];
+
+/// How far the check under way is.
+pub(super) fn progress(standing: &Standing) -> Sample {
+    PROGRESS.with(vec![standing.task.into()], standing.ratio)
+}
 
 /// The samples, and the state of each check.
 pub(super) fn samples(

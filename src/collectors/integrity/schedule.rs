@@ -7,7 +7,12 @@ use super::{
     checks::Check,
     memory::{Content, Past},
 };
-use crate::{clock::Timestamp, config::Collect, sample::CheckState};
+use crate::{
+    clock::Timestamp,
+    collectors::rhythm::{Rhythm, WINDOW_WAIT_MAX},
+    config::Collect,
+    sample::CheckState,
+};
 
 /// Time between two runs of a check that nothing brings forward.
 pub(super) fn interval(check: Check, collect: &Collect) -> Duration {
@@ -17,41 +22,64 @@ pub(super) fn interval(check: Check, collect: &Collect) -> Duration {
     }
 }
 
+/// What moments depend on besides the check itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When<'a> {
+    pub(super) collect: &'a Collect,
+    pub(super) rhythm: Rhythm<'a>,
+    /// When something last came down without an end in order.
+    pub(super) unclean: Option<Timestamp>,
+}
+
 /// When a check is to run next; a moment in the past is now. `content` is what it would be about.
 ///
-/// A last run in the future was noted by a clock that has been set back since: how long ago it was is not known, so the
-/// check is due at once, and its next run puts the note right. A clock that is set forward brings every check forward once.
+/// One that never ran is due at once, and so is one that has not run since an unclean end. A last run in the future was noted
+/// by a clock that has been set back since: how long ago it was is not known, so the check is due at once, and its next run
+/// puts the note right. A clock that is set forward brings every check forward once.
 pub(super) fn due(
     check: Check,
     past: Option<&Past>,
     content: Option<Content>,
-    collect: &Collect,
+    when: &When<'_>,
     now: Timestamp,
 ) -> Timestamp {
     let at_once = Timestamp::from_secs(0);
     let Some((past, last)) = past.and_then(|past| Some((past, past.last_run?))) else {
         return at_once;
     };
-    if last > now.plus(CLOCK_SLACK) {
+    if last > now.plus(CLOCK_SLACK) || when.unclean.is_some_and(|unclean| last < unclean) {
         return at_once;
     }
+    let collect = when.collect;
     let interval = interval(check, collect);
     let took = Duration::try_from_secs_f64(past.seconds.clamp(0.0, 1e6)).unwrap_or_default();
-    let wait = match past.state {
-        // No verdict: again soon, but a check that costs much not often.
+    // Decay looks at names alone but for what is new or was read long ago, which is decided file by file.
+    let dear = matches!(check, Check::Quick | Check::Full);
+    let rhythm = if dear { when.rhythm } else { Rhythm { window: None, ..when.rhythm } };
+    match past.state {
+        // No verdict: again soon, but a check that costs much not often, and in its window.
         CheckState::Busy | CheckState::Unknown | CheckState::Unreadable => {
-            (RETRY_MIN.max(took * DUTY)).min(interval)
+            let due = last.plus((RETRY_MIN.max(took * DUTY)).min(interval));
+            if took < CHEAP { due } else { rhythm.admit(due, now) }
         }
-        // After a change the cheap checks come early.
+        // After a change the quick check comes early.
         _ if past.about != content && check != Check::Full => {
-            collect.contents_interval.max(took * DUTY).min(interval)
+            let wait = collect.contents_interval.max(took * DUTY).min(interval);
+            rhythm.admit(last.plus(wait), now)
         }
-        _ => interval,
-    };
-    last.plus(wait)
+        _ => rhythm.admit(rhythm.next(last, interval), now),
+    }
 }
 
-/// For how long a check has been without a verdict, when that is more than twice its interval. `since` is when the store was
+/// After what time files that nobody wrote are read again for the sake of decay: at once when that is due and the window is
+/// open, and in no case later than a missed window allows.
+pub(super) fn again_after(when: &When<'_>, now: Timestamp) -> Duration {
+    let interval = when.collect.full_interval;
+    if when.rhythm.open(now) { interval } else { interval.saturating_add(WINDOW_WAIT_MAX) }
+}
+
+/// For how long a check has been without a verdict, when that is more than twice its interval, and the longest wait for a
+/// window where there is one. `since` is when the store was
 /// first seen, for a check that never came to one. A verdict in the future, by a clock that has been set back, is none of
 /// today; the check is due at once then.
 pub(super) fn overdue(
@@ -64,7 +92,9 @@ pub(super) fn overdue(
     // What older versions kept knows good verdicts only.
     let last = past.and_then(|past| past.last_verdict.or(past.last_ok));
     let without = now.since(last.unwrap_or(since));
-    (without > interval(check, collect) * 2).then_some(without)
+    let windows = collect.check_window.is_some() && matches!(check, Check::Quick | Check::Full);
+    let window = if windows { WINDOW_WAIT_MAX } else { Duration::ZERO };
+    (without > interval(check, collect) * 2 + window).then_some(without)
 }
 
 /// Clocks are disciplined by so much while nothing is wrong.
@@ -73,6 +103,8 @@ const CLOCK_SLACK: Duration = Duration::from_mins(1);
 const RETRY_MIN: Duration = Duration::from_secs(30);
 /// Checks after changes take at most one part in this of the time.
 const DUTY: u32 = 50;
+/// A try that ended so soon has read nothing to speak of.
+const CHEAP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -81,6 +113,12 @@ mod tests {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
+
+    /// Of a store whose own moments are one interval after a run at the beginning of these tests.
+    fn when(collect: &Collect) -> When<'_> {
+        let rhythm = Rhythm { spread: 1_795_000_000_000, window: collect.check_window.as_ref() };
+        When { collect, rhythm, unclean: None }
+    }
 
     /// Seconds from a last run at 0 that took `seconds` to the next one, on `changed` content, as it looks `at`.
     fn wait(check: Check, state: CheckState, seconds: f64, changed: bool, at: i64) -> i64 {
@@ -92,7 +130,7 @@ mod tests {
         );
         let content = changed.then(|| other.unwrap());
         let now = Timestamp::from_secs(began + at);
-        let due = due(check, Some(&past), content, &Collect::default(), now);
+        let due = due(check, Some(&past), content, &when(&Collect::default()), now);
         if due.as_secs() == 0 { 0 } else { due.as_secs() - began }
     }
 
@@ -101,7 +139,8 @@ mod tests {
         let now = Timestamp::from_secs(1_795_000_000);
         for past in [None, Some(&Past::default())] {
             for check in Check::ALL {
-                assert!(due(check, past, None, &Collect::default(), now) <= now, "{check:?}");
+                let due = due(check, past, None, &when(&Collect::default()), now);
+                assert!(due <= now, "{check:?}");
             }
         }
     }
@@ -129,6 +168,69 @@ mod tests {
             let is = wait(check, state, seconds, changed, 1);
             assert_eq!(is, want, "{check:?} {state:?} {seconds} {changed}");
         }
+    }
+
+    #[test]
+    fn an_unclean_end_brings_every_check_forward_once() {
+        let (began, collect) = (Timestamp::from_secs(1_795_000_000), Collect::default());
+        let now = began.plus(Duration::from_secs(60));
+        for (last, unclean, want) in [
+            (0, None, false),
+            (0, Some(-1), false), // it has run since
+            (0, Some(1), true),
+            (30, Some(1), false),
+        ] {
+            let last = Timestamp::from_secs(began.as_secs() + last);
+            let past = Past { state: CheckState::Ok, last_run: Some(last), ..Past::default() };
+            let unclean = unclean.map(|at: i64| Timestamp::from_secs(began.as_secs() + at));
+            let when = When { unclean, ..when(&collect) };
+            for check in Check::ALL {
+                let due = due(check, Some(&past), None, &when, now);
+                assert_eq!(due <= now, want, "{check:?} {last} {unclean:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn outside_the_window_only_what_reads_whole_files_waits() {
+        use CheckState::{Ok, Unknown};
+        let window = crate::format::window::Window::parse("01:00-05:00", |_| None).unwrap();
+        let collect = Collect { check_window: Some(window), ..Collect::default() };
+        let at = |text: &str| {
+            let moment: jiff::Timestamp = text.parse().unwrap();
+            Timestamp::from_secs(moment.as_second())
+        };
+        // at noon, a day after the last run in the window
+        let (last, noon) = (at("2026-11-25T03:00:00Z"), at("2026-11-26T12:00:00Z"));
+        for (check, state, seconds, changed, waits) in [
+            (Check::Schema, Ok, 0.1, false, false),
+            (Check::Schema, Ok, 0.1, true, false),
+            (Check::Quick, Ok, 5.0, false, true),
+            (Check::Quick, Ok, 5.0, true, true),
+            (Check::Full, Ok, 5.0, false, true),
+            (Check::Full, Unknown, 5.0, false, true),
+            (Check::Full, Unknown, 0.1, false, false), // a refusal costs nothing
+            (Check::Decay, Ok, 5.0, true, false),      // what was written is noted when it is quiet
+        ] {
+            let other = r#"{"device": 1, "inode": 2, "size_bytes": 4096, "change_counter": 5}"#;
+            let content = changed.then(|| serde_json::from_str(other).unwrap());
+            let past = Past { state, seconds, last_run: Some(last), ..Past::default() };
+            let due = due(check, Some(&past), content, &when(&collect), noon);
+            assert_eq!(due > noon, waits, "{check:?} {state:?} {changed}");
+            if waits {
+                let opens = at("2026-11-27T01:00:00Z");
+                assert!(due >= opens && due <= opens.plus(Duration::from_hours(4)), "{due}");
+            }
+        }
+        let day = Duration::from_hours(24);
+        assert_eq!(again_after(&when(&collect), last), day);
+        assert_eq!(again_after(&when(&collect), noon), day * 3);
+        assert_eq!(again_after(&when(&Collect::default()), noon), day);
+        // Twice the interval of an hour is over in every window's pause.
+        let past = Past { last_verdict: Some(last), ..Past::default() };
+        assert_eq!(overdue(Check::Quick, Some(&past), last, &collect, noon), None);
+        let much_later = last.plus(Duration::from_hours(51));
+        assert!(overdue(Check::Quick, Some(&past), last, &collect, much_later).is_some());
     }
 
     #[test]

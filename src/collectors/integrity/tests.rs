@@ -58,7 +58,7 @@ impl Scene {
         collector.recall();
         let before = runs(collector);
         drop(collector.collect(&turn));
-        collector.reap(true);
+        collector.reap(|_| true);
         let after = runs(collector);
         let ran = Check::ALL.iter().zip(before.iter().zip(&after));
         ran.filter(|(_, (before, after))| before != after && after.is_some())
@@ -143,7 +143,8 @@ fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
     let scene = Scene::new();
     let mut collector = scene.start();
     let host = Arc::clone(&collector.context.host);
-    let others_turn = host.heavy.lock().unwrap();
+    let go = AtomicBool::new(false);
+    let others_turn = host.turns.take(job::device(&collector.context), &go).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
     let (seen, took) = std::thread::scope(|scope| {
@@ -175,7 +176,8 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     scene.turn(&mut collector, false);
     // Checks that take turns cannot be run any more.
     let host = Arc::clone(&collector.context.host);
-    let others_turn = host.heavy.lock().unwrap();
+    let go = AtomicBool::new(false);
+    let others_turn = host.turns.take(job::device(&collector.context), &go).unwrap();
     let start = scene.now;
     for (minutes, want) in [
         (0, &[][..]),
@@ -188,10 +190,11 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     ] {
         let now = start.plus(Duration::from_mins(minutes));
         found(&mut collector, now);
-        collector.reap(true); // the schema is checked all the while
+        collector.reap(|job| !job.is_dear()); // the schema is checked all the while
         assert_eq!(found(&mut collector, now), want, "{minutes} min");
     }
     drop(others_turn);
+    collector.reap(|_| true);
     scene.now = start.plus(Duration::from_hours(51));
     assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full", "decay"]);
     assert_eq!(found(&mut collector, scene.now), [""; 0]);
@@ -202,6 +205,6 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     scene.now = scene.now.plus(Duration::from_hours(200));
     let mut collector = scene.start();
     assert_eq!(found(&mut collector, scene.now), [""; 0]);
-    collector.reap(true);
+    collector.reap(|_| true);
     assert_eq!(found(&mut collector, scene.now.plus(Duration::from_hours(1))), [""; 0]);
 }
