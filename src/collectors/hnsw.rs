@@ -9,6 +9,7 @@ mod catalogue;
 mod deep;
 mod judge;
 mod look;
+mod memory;
 mod orphans;
 mod records;
 mod walk;
@@ -28,10 +29,14 @@ use self::{
     deep::{Deep, Outcome, Task},
     judge::{Case, State, Verdict, judge},
     look::{FileLook, Folder, Look},
+    memory::Memory,
     orphans::Orphans,
     records::Compared,
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{
+    CollectError, Collector, Pace, Turn,
+    rhythm::{self, Rhythm},
+};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::CollectorName,
@@ -134,7 +139,7 @@ struct Known {
 
 #[derive(Debug)]
 struct Job {
-    thread: JoinHandle<(Option<Timestamp>, Outcome)>,
+    thread: JoinHandle<(Option<Timestamp>, bool, Outcome)>,
     stop: Arc<AtomicBool>,
 }
 
@@ -153,7 +158,12 @@ pub struct Segments {
     /// When all records were last compared, and the change of the database that this was about.
     compared: Option<(Timestamp, Timestamp)>,
     /// When every file was last walked over.
-    last_full: Option<Ticks>,
+    last_full: Option<Timestamp>,
+    /// Where the store stands among all.
+    spread: u64,
+    /// Whether runs before this one were asked what they knew, and whether something is new since it was written down.
+    recalled: bool,
+    news: bool,
     problems: Vec<String>,
 }
 
@@ -172,8 +182,44 @@ impl Segments {
             last_deep: None,
             compared: None,
             last_full: None,
+            spread: rhythm::spread(
+                rustix::system::uname().nodename().to_bytes(),
+                &context.store.path,
+            ),
+            recalled: false,
+            news: false,
             problems: Vec::new(),
         }
+    }
+
+    /// What runs before this program knew, once.
+    fn recall(&mut self) {
+        if std::mem::replace(&mut self.recalled, true) {
+            return;
+        }
+        let path = &self.context.store.path;
+        if let Some(memory) = self.context.host.state.load::<Memory>(STATE_KIND, path) {
+            (self.last_full, self.compared) = (memory.last_full, memory.compared);
+            self.known.extend(memory.known());
+        }
+    }
+
+    /// Writes down what is new.
+    fn remember(&mut self) {
+        if std::mem::take(&mut self.news) {
+            let memory = Memory::of(&self.known, self.last_full, self.compared);
+            self.context.host.state.save(STATE_KIND, &self.context.store.path, &memory);
+        }
+    }
+
+    /// Whether every file is to be walked over again.
+    fn full_due(&self, now: Timestamp) -> bool {
+        let Some(last) = self.last_full else { return true };
+        let collect = &self.context.config.collect;
+        let rhythm = Rhythm { spread: self.spread, window: collect.check_window.as_ref() };
+        // Noted by a clock that has been set back since: how long ago it was is not known.
+        let future = last > now.plus(CLOCK_SLACK);
+        future || rhythm.admit(rhythm.next(last, collect.full_interval), now) <= now
     }
 
     /// The rows to be judged: those of the database, or all folders when it cannot be asked.
@@ -246,8 +292,7 @@ impl Segments {
         let subjects = self.subjects();
         let look = self.look.as_ref()?;
         let collect = &self.context.config.collect;
-        let full =
-            turn.deep || self.last_full.is_none_or(|at| at.elapsed() >= collect.full_interval);
+        let full = turn.deep || self.full_due(turn.now);
         let mut walk = BTreeSet::new();
         let (mut changed, mut urgent) = (false, false);
         let mut segments = Vec::new();
@@ -282,14 +327,12 @@ impl Segments {
                 return None;
             }
         }
-        if full {
-            self.last_full = Some(clock::ticks());
-        }
         Some(Task {
             context: self.context.clone(),
             segments,
             walk,
             compare: content,
+            full,
             gentle: !turn.deep,
             now: turn.now,
         })
@@ -303,7 +346,7 @@ impl Segments {
         let Some(task) = self.task(turn) else { return };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let work = move || (task.compare, deep::run(&task, &stopped));
+        let work = move || (task.compare, task.full, deep::run(&task, &stopped));
         match std::thread::Builder::new().name("hnsw".to_owned()).spawn(work) {
             Ok(thread) => self.job = Some(Job { thread, stop }),
             Err(error) => {
@@ -316,14 +359,18 @@ impl Segments {
     fn reap(&mut self) {
         let Some(job) = self.job.take_if(|job| job.thread.is_finished()) else { return };
         match job.thread.join() {
-            Ok((about, outcome)) => self.take_in(about, outcome),
+            Ok((about, full, outcome)) => self.take_in(about, full, outcome),
             Err(_) => self.problems = vec!["the walk panicked".to_owned()],
         }
     }
 
     /// Takes in a dear look; `about` is the change of the database that it saw.
-    fn take_in(&mut self, about: Option<Timestamp>, outcome: Outcome) {
+    fn take_in(&mut self, about: Option<Timestamp>, full: bool, outcome: Outcome) {
         self.deep_runs += 1;
+        self.news = true;
+        if full && outcome.complete {
+            self.last_full = Some(outcome.began);
+        }
         self.last_deep = Some((clock::ticks(), outcome.duration));
         self.problems = outcome.problems.iter().map(CollectError::chain).collect();
         for (uuid, mut deep) in outcome.segments {
@@ -398,6 +445,8 @@ impl Segments {
             *states.entry(verdict.state).or_insert(0) += 1;
             findings.extend(verdict.finding.iter().chain(&verdict.loss).cloned());
             if verdict.finding.is_some() || known.suspicion.is_none() {
+                let before = known.said.as_ref().and_then(|said| said.finding.as_ref());
+                self.news |= before != verdict.finding.as_ref();
                 known.said = Some(verdict);
             }
         }
@@ -471,7 +520,7 @@ impl Segments {
         if turn.deep {
             if let Some(task) = self.task(turn) {
                 let outcome = deep::run(&task, &turn.stop);
-                self.take_in(task.compare, outcome);
+                self.take_in(task.compare, task.full, outcome);
             }
         } else {
             self.start(turn);
@@ -524,6 +573,7 @@ impl Collector for Segments {
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {
+        self.recall();
         let first = self.look.is_none();
         let mut looks = 0;
         loop {
@@ -532,6 +582,7 @@ impl Collector for Segments {
             looks += 1;
             // A turn that others follow leaves the second reading to the next one.
             if !unsure || !first || looks >= LOOKS_MAX || turn.stopped() {
+                self.remember();
                 out.problems.extend(self.problems.iter().cloned().map(CollectError::Other));
                 if let Some(look) = &self.look {
                     let told = look.problems.iter().map(CollectError::chain);
@@ -586,6 +637,10 @@ fn uuid_text(uuid: Uuid) -> String {
 
 /// A question beside a writer that waits is given up after this.
 const HOLD_BESIDE_WRITER: Duration = Duration::from_millis(10);
+
+const STATE_KIND: &str = "hnsw";
+/// Clocks are disciplined by so much while nothing is wrong.
+const CLOCK_SLACK: Duration = Duration::from_mins(1);
 
 /// Time that the first turn gives the walk over small indexes to end within it.
 const SMALL_WAIT: Duration = Duration::from_millis(200);

@@ -41,7 +41,7 @@ impl Default for Limits {
 }
 
 /// Who wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Family {
     /// Chroma 1.x.
     Plain,
@@ -50,7 +50,7 @@ pub enum Family {
 }
 
 /// What a metadata file states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Metadata {
     /// Who wrote it.
     pub family: Family,

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +20,9 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
+    config::CollectorName,
     format::uuid::Uuid,
+    progress::Phase,
     store::{
         Context,
         database::{Limits, QueryError},
@@ -36,6 +39,8 @@ pub(super) struct Task {
     pub(super) walk: BTreeSet<Uuid>,
     /// Whether the tables are to be compared: the last change of the database that is known.
     pub(super) compare: Option<Timestamp>,
+    /// Everything is walked over, not only what changed.
+    pub(super) full: bool,
     pub(super) gentle: bool,
     pub(super) now: Timestamp,
 }
@@ -60,6 +65,8 @@ pub(super) struct Outcome {
     pub(super) began: Timestamp,
     /// Whether the tables of every segment were compared.
     pub(super) compared: bool,
+    /// Whether it came to the last segment.
+    pub(super) complete: bool,
 }
 
 /// Does the task, or as much of it as is wanted before `stop`.
@@ -71,8 +78,16 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
         duration: Duration::ZERO,
         began: task.now,
         compared: task.compare.is_some(),
+        complete: true,
     };
-    let manner = Manner { stop, gentle: task.gentle };
+    let bytes = walked_bytes(task);
+    let progress = task.context.progress(CollectorName::Hnsw);
+    progress.start("indexes");
+    // Two large readings at once on one disk would only slow each other down; what is small waits for nobody.
+    let turn = task.gentle && bytes >= DEAR_BYTES;
+    let turn = turn.then(|| task.context.host.turns.take(device(task), stop));
+    progress.begin(Phase::Checking, bytes);
+    let manner = Manner { stop, gentle: task.gentle, progress };
     let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
     let statement = task.context.config.collect.statement_deadline;
     let limits = Limits { hold: HOLD.min(statement), hold_unwaited: statement, stop };
@@ -85,7 +100,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     }
     for (uuid, folder, row) in &task.segments {
         if stop.load(Ordering::Relaxed) {
-            outcome.compared = false;
+            (outcome.compared, outcome.complete) = (false, false);
             break;
         }
         match segment(task, *uuid, folder, row.as_ref(), manner, tables.as_mut(), &positions) {
@@ -107,8 +122,24 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
             }
         }
     }
+    progress.end();
+    drop(turn);
     outcome.duration = began.elapsed();
     outcome
+}
+
+/// Bytes of the files that are to be walked over.
+fn walked_bytes(task: &Task) -> u64 {
+    let walked = task.segments.iter().filter(|(uuid, ..)| task.walk.contains(uuid));
+    walked
+        .flat_map(|(_, folder, _)| folder.stamps().into_iter().flatten())
+        .map(|file| file.size_bytes)
+        .sum()
+}
+
+/// The number of the filesystem on which the store lies.
+fn device(task: &Task) -> u64 {
+    std::fs::metadata(&task.context.store.seen_path).map_or(0, |meta| meta.dev())
 }
 
 type Tables<'a> = (Asker<'a>, Queue);
@@ -188,6 +219,9 @@ impl Outcome {
         }
     }
 }
+
+/// A walk over so much is dear.
+const DEAR_BYTES: u64 = 64 << 20;
 
 /// A slice beside a writer that waits is given up after this.
 const HOLD: Duration = Duration::from_millis(10);

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::CollectError,
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// The files of a segment's folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Part {
     Header,
     Level0,
@@ -44,7 +46,7 @@ impl Part {
 }
 
 /// What `stat` says of one of them. Equal ones have the same bytes, to the granularity of the filesystem's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileLook {
     pub(super) id: FileId,
     pub(super) size_bytes: u64,

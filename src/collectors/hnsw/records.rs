@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What a comparison gave.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Compared {
     /// Records of the collection.
     pub(super) records: u64,

@@ -243,3 +243,56 @@ fn records_and_ids_that_do_not_meet_are_told_by_their_cause() {
         assert_eq!(verdict.finding.map(|finding| finding.code), want, "{what}");
     }
 }
+
+#[test]
+fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, context) = segments("chroma-1.5.9", &dir.path().join("store"));
+    drop(first);
+    let start = || {
+        let state_dir = Some(dir.path().join("state"));
+        let config = Arc::new(Config { state_dir, ..Config::default() });
+        let host = Arc::new(Host::new(&config));
+        let context = Context::new(&config, &context.store, &host);
+        (Segments::new(&context), context)
+    };
+    let path = header_of(&dir.path().join("store"), 80).with_file_name("data_level0.bin");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[0xff; 4], 4).unwrap();
+    let told = |seen: &Observation| {
+        let torn = seen.findings.iter().find(|f| f.code == Code::SegmentInconsistent);
+        torn.map(|finding| finding.evidence.clone())
+    };
+    let (mut before, context) = start();
+    let seen = turns(&mut before, &context, "the finding", |seen| {
+        told(seen).is_some() && value(seen, &WITHOUT_VECTOR, None).is_some()
+    });
+    let (evidence, lost) = (told(&seen), value(&seen, &WITHOUT_VECTOR, None));
+    drop((before, context));
+
+    for _ in 0..2 {
+        let (mut after, context) = start();
+        let seen = scheduler::run_once(&mut after, &context, false, Arc::default()).observation;
+        assert_eq!(told(&seen), evidence, "in the first turn");
+        assert_eq!(value(&seen, &WITHOUT_VECTOR, None), lost);
+        assert_eq!(value(&seen, &SEGMENTS, Some("torn")), Some(1.0));
+        assert_eq!(after.deep_runs, 0, "nobody wrote the files");
+        assert!(after.job.is_none());
+    }
+    // Mended while nobody looked: told until that is known, and not for longer.
+    std::fs::copy(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/chroma-1.5.9")
+            .join(path.strip_prefix(dir.path().join("store")).unwrap()),
+        &path,
+    )
+    .unwrap();
+    let (mut after, context) = start();
+    let seen = scheduler::run_once(&mut after, &context, false, Arc::default()).observation;
+    assert!(told(&seen).is_some(), "not looked at yet");
+    turns(&mut after, &context, "the end of the finding", |seen| told(seen).is_none());
+    drop((after, context));
+    let (mut last, context) = start();
+    let seen = scheduler::run_once(&mut last, &context, false, Arc::default()).observation;
+    assert_eq!(told(&seen), None);
+}

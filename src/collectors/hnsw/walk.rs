@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::look::{FileLook, Folder, Part};
 use crate::{
     clock,
@@ -16,6 +18,7 @@ use crate::{
         pickle::{self, Metadata, PickleError},
     },
     host::processes::FileId,
+    progress::Progress,
     store::database::{Stamp, open_bytes, read_up_to},
 };
 
@@ -26,6 +29,8 @@ pub(super) struct Manner<'a> {
     pub(super) stop: &'a AtomicBool,
     /// Rests as long as it reads: somebody else uses the disk too.
     pub(super) gentle: bool,
+    /// Told how far it is.
+    pub(super) progress: &'a Progress,
 }
 
 /// Why there is no answer.
@@ -40,7 +45,7 @@ pub(super) enum Refused {
 }
 
 /// What `index_metadata.pickle` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum MetadataLook {
     /// Not there, or without bytes.
     Absent,
@@ -51,7 +56,7 @@ pub(super) enum MetadataLook {
 }
 
 /// What a walk found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Walked {
     pub(super) metadata: MetadataLook,
     /// The first thing wrong in each file, and how many more.
@@ -191,6 +196,7 @@ fn each_piece(
             return Err(Refused::Changed); // it was cut meanwhile
         }
         at += read as u64;
+        manner.progress.add(read as u64);
         if visit(&buffer[..read]) {
             break;
         }
@@ -258,6 +264,7 @@ impl Read for Pieces<'_> {
         }
         let read = read_up_to(&self.file, buffer, self.at)?;
         self.at += read as u64;
+        self.manner.progress.add(read as u64);
         Ok(read)
     }
 }

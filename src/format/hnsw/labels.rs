@@ -28,7 +28,7 @@ pub struct Labels {
 }
 
 /// What does not fit.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct LabelProblems {
     /// Ids with a label that no element bears: their vectors are gone.
     pub without_element: u64,
