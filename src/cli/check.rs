@@ -1,26 +1,25 @@
 //! `check`: every collector once over every store, the findings with their remedies, and one word for a monitoring
 //! system. It stands beside a running exporter without disturbing it: it reads the exporter's state and writes nothing.
 
+mod progress;
 mod report;
 mod runner;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     sync::Arc,
-    time::Duration,
 };
 
-use super::{Ended, plain, to_stderr, to_stdout};
+use super::{Ended, to_stderr, to_stdout};
 use crate::{
-    clock,
     collectors::CollectError,
     config::{Config, Store},
     discover,
     host::Host,
     status::Status,
 };
+use progress::Manner;
 use report::{Report, Style};
-use runner::Running;
 
 /// What `check` takes beside the flags of every command.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +27,14 @@ pub(super) struct Options {
     /// Leave out what reads whole files: SQLite's quick and full check
     #[arg(long)]
     quick: bool,
+
+    /// Read whole files too, which is the default
+    #[arg(long, hide = true, conflicts_with = "quick")]
+    deep: bool,
+
+    /// Show on standard error how far it is; the default on a terminal, but not with JSON
+    #[arg(long)]
+    progress: bool,
 
     /// For people or for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -61,7 +68,8 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         }
         Ok(stores) => {
             let host = Arc::new(Host::read_only(&config));
-            let looks = with_progress(&stores, |running| {
+            let manner = Manner::of(options.progress, options.output == Output::Text);
+            let looks = progress::shown(manner, stores.len(), |running| {
                 runner::look(&config, &stores, &host, !options.quick, running)
             });
             for (store, looks) in stores.iter().zip(looks) {
@@ -115,39 +123,5 @@ fn style(colour: Colour) -> Style {
     Style { colours, width: terminal.then(|| columns.filter(|columns| *columns > 0)).flatten() }
 }
 
-/// Runs `work`, and shows on a terminal what it is at when it takes long.
-fn with_progress<T: Send>(stores: &[Arc<Store>], work: impl FnOnce(&Running) -> T + Send) -> T {
-    let running = Running::default();
-    if !io::stderr().is_terminal() {
-        return work(&running);
-    }
-    std::thread::scope(|scope| {
-        let began = clock::ticks();
-        let working = scope.spawn(|| {
-            let done = work(&running);
-            running.end();
-            done
-        });
-        let mut shown = false;
-        while !running.wait_end(PROGRESS_PAUSE) && !working.is_finished() {
-            let line = format!(
-                "\r\x1b[2K{} ({} s)",
-                plain(&running.line(stores.len())),
-                began.elapsed().as_secs()
-            );
-            to_stderr(&line);
-            shown = true;
-        }
-        if shown {
-            to_stderr("\r\x1b[2K");
-        }
-        drop(io::stderr().flush());
-        working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
 const NO_STORE: &str = "no store was named (--store.path DIR or --config.file FILE), and no running Chroma process was \
     found; processes of other users are found by root only";
-
-/// Time between two progress lines; what is done sooner shows none.
-const PROGRESS_PAUSE: Duration = Duration::from_millis(500);

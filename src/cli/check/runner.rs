@@ -16,6 +16,7 @@ use crate::{
     collectors::{self, CollectError, Collector},
     config::{CollectorName, Config, Store},
     host::Host,
+    progress::{Progress, Standing},
     sample::Observation,
     scheduler,
     store::Context,
@@ -101,7 +102,7 @@ fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Runni
         // The quick and the full check, or the queue and the records, one after the other.
         deadline = deadline.max(context.config.collect.check_deadline * 2);
     }
-    running.begin(&context.store.name, name);
+    running.begin(context, name);
     let observation = run_bounded(collector, context, deep, deadline, GRACE);
     running.end_of(&context.store.name);
     Look { collector: name, observation }
@@ -153,16 +154,26 @@ pub(super) struct Running {
     ended: Condvar,
 }
 
+/// A collector at work.
+#[derive(Debug)]
+pub(super) struct Now {
+    pub(super) store: Arc<str>,
+    pub(super) collector: CollectorName,
+    /// How far it is, where it tells.
+    pub(super) standing: Option<Standing>,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    now: BTreeMap<Arc<str>, CollectorName>,
+    now: BTreeMap<Arc<str>, (CollectorName, Progress)>,
     finished: usize,
     ended: bool,
 }
 
 impl Running {
-    fn begin(&self, store: &Arc<str>, collector: CollectorName) {
-        self.lock().now.insert(Arc::clone(store), collector);
+    fn begin(&self, context: &Context, collector: CollectorName) {
+        let progress = context.progress(collector).clone();
+        self.lock().now.insert(Arc::clone(&context.store.name), (collector, progress));
     }
 
     fn end_of(&self, store: &str) {
@@ -190,16 +201,19 @@ impl Running {
         state.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
-    /// `3 of 12 stores: docs integrity, wiki disk`.
-    pub(super) fn line(&self, stores: usize) -> String {
-        let state = self.lock();
-        let now: Vec<String> = state
-            .now
-            .iter()
-            .take(3)
-            .map(|(store, collector)| format!("{store} {}", collector.as_str()))
-            .collect();
-        format!("{} of {stores} stores: {}", state.finished, now.join(", "))
+    /// How many stores this pass over them is through with.
+    pub(super) fn stores_done(&self) -> usize {
+        self.lock().finished
+    }
+
+    /// What is being looked at.
+    pub(super) fn now(&self) -> Vec<Now> {
+        let now = |(store, (collector, progress)): (&Arc<str>, &(CollectorName, Progress))| Now {
+            store: Arc::clone(store),
+            collector: *collector,
+            standing: progress.standing(),
+        };
+        self.lock().now.iter().map(now).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -350,15 +364,23 @@ mod tests {
                 let names: Vec<_> = looks.iter().map(|look| look.collector).collect();
                 assert_eq!(names, CollectorName::ALL);
             }
-            assert_eq!(running.line(20), "20 of 20 stores: ");
+            assert_eq!((running.stores_done(), running.now().len()), (20, 0));
         }
     }
 
     #[test]
-    fn the_progress_line_follows_and_ends() {
+    fn what_is_looked_at_is_known_with_its_progress_and_the_end_is_told() {
         let running = Running::default();
-        running.begin(&"docs".into(), CollectorName::Integrity);
-        assert_eq!(running.line(3), "0 of 3 stores: docs integrity");
+        let config = Arc::new(Config::default());
+        let host = Arc::new(Host::read_only(&config));
+        let context = Context::new(&config, &store("docs", Path::new("/")), &host);
+        running.begin(&context, CollectorName::Integrity);
+        context.progress(CollectorName::Integrity).start("full");
+        let now = running.now();
+        assert_eq!((&*now[0].store, now[0].collector), ("docs", CollectorName::Integrity));
+        assert_eq!(now[0].standing.unwrap().task, "full");
+        running.end_of("docs");
+        assert!(running.now().is_empty() && running.stores_done() == 0);
         assert!(!running.wait_end(Duration::ZERO));
         thread::scope(|scope| {
             scope.spawn(|| running.end());
