@@ -118,7 +118,7 @@ impl Kept {
             walked: self.walk,
             compared,
             suspicion: None,
-            said: self.said.and_then(|said| said.verdict()),
+            said: self.said.and_then(Said::verdict),
         }
     }
 }

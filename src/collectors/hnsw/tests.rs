@@ -292,7 +292,7 @@ fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
     assert!(told(&seen).is_some(), "not looked at yet");
     turns(&mut after, &context, "the end of the finding", |seen| told(seen).is_none());
     drop((after, context));
-    let (mut last, context) = start();
-    let seen = scheduler::run_once(&mut last, &context, false, Arc::default()).observation;
+    let (mut newest, context) = start();
+    let seen = scheduler::run_once(&mut newest, &context, false, Arc::default()).observation;
     assert_eq!(told(&seen), None);
 }

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn an_unclean_end_brings_every_check_forward_once() {
         let (began, collect) = (Timestamp::from_secs(1_795_000_000), Collect::default());
-        let now = began.plus(Duration::from_secs(60));
+        let now = began.plus(Duration::from_mins(1));
         for (last, unclean, want) in [
             (0, None, false),
             (0, Some(-1), false), // it has run since
