@@ -154,14 +154,27 @@ impl View {
 /// but two short ones, then, when a writer was too fast to be followed, with a gate that it has to pass (`gate`), and that
 /// slows it down the more often it was too fast.
 pub fn take(database: &Database, options: &Options<'_>) -> Result<View, ViewError> {
+    take_telling(database, options, &mut Cost::default())
+}
+
+/// The same, and says in `cost` what it has cost, also when there is no view.
+pub fn take_telling(
+    database: &Database,
+    options: &Options<'_>,
+    cost: &mut Cost,
+) -> Result<View, ViewError> {
     let began = clock::ticks();
-    let mut cost = Cost::default();
+    *cost = Cost::default();
     let (mut hasty, mut odd, mut overdue) = (0, 0, 0);
     loop {
         cost.tries += 1;
-        let manner = manner(hasty, overdue, options.lock_hold_max);
+        let manner = match manner(hasty, overdue, options.lock_hold_max) {
+            // A thread that sleeps with a lock in its hand must be woken in time.
+            Manner::Pulses { .. } if !sleeps_are_kept() => Manner::Awake,
+            manner => manner,
+        };
         let held = std::mem::take(&mut cost.held);
-        let result = attempt(database, options, manner, &mut cost);
+        let result = attempt(database, options, manner, cost);
         overdue += u32::from(cost.held > options.lock_hold_max);
         cost.held = cost.held.max(held);
         match result {
@@ -175,7 +188,7 @@ pub fn take(database: &Database, options: &Options<'_>) -> Result<View, ViewErro
                 // Not in step with a writer that has a rhythm.
                 wait(TRY_PAUSE * (1 + cost.tries % 8), options.stop)?;
             }
-            Ok(view) => return Ok(View { cost, ..view }),
+            Ok(view) => return Ok(View { cost: *cost, ..view }),
             other => return other,
         }
     }
@@ -196,6 +209,15 @@ fn manner(hasty: u32, overdue: u32, lock_hold_max: Duration) -> Manner {
             Manner::Pulses { pulse: PULSE.min(half), slow }
         }
     }
+}
+
+/// Whether this machine wakes a thread about when it wanted to be woken. One with more work than processors does not.
+fn sleeps_are_kept() -> bool {
+    (0..SLEEPS).all(|_| {
+        let began = clock::ticks();
+        std::thread::sleep(PULSE);
+        began.elapsed() < 2 * PULSE
+    })
 }
 
 fn attempt(
@@ -415,7 +437,7 @@ fn wait(mut time: Duration, stop: &AtomicBool) -> Result<(), ViewError> {
 /// reason; and the shortest time between two.
 const FREE: u32 = 2;
 const AWAKE: u32 = 4;
-const OVERDUE_MAX: u32 = 3;
+const OVERDUE_MAX: u32 = 1;
 const HASTY_MAX: u32 = 100;
 const ODD_MAX: u32 = 12;
 const TRY_PAUSE: Duration = Duration::from_millis(3);
@@ -429,8 +451,9 @@ const LOCK_SPINS: u32 = 100;
 const WAIT_PIECE: Duration = Duration::from_millis(10);
 /// The niceness of what must be prompt.
 const HASTE: i32 = -10;
-/// Longest pulse of the gate while nobody writes.
+/// Longest pulse of the gate while nobody writes, and how many sleeps of that length are looked at before.
 const PULSE: Duration = Duration::from_millis(1);
+const SLEEPS: u32 = 8;
 const DAMAGED: ViewError = ViewError::Unsuited("its header is damaged");
 /// Room for growth while we copy, besides an eighth of the size.
 const GROWTH_BYTES: u64 = 64 << 20;

@@ -29,7 +29,7 @@ use crate::{
     store::{
         Context,
         database::{Abort, Limits, QueryError},
-        view::{self, Options, Places, ViewError},
+        view::{self, Cost, Options, Places, ViewError},
     },
 };
 
@@ -382,10 +382,12 @@ impl Asking<'_> {
             stop: self.stop,
             progress: self.progress(),
         };
-        let mut view = view::take(&self.context.database, &options)?;
-        self.way = Way::Copy;
-        let cost = view.cost();
+        let mut cost = Cost::default();
+        let taken = view::take_telling(&self.context.database, &options, &mut cost);
+        // Also of copies that came to nothing.
         self.held = self.held.max(cost.held);
+        let mut view = taken?;
+        self.way = Way::Copy;
         tracing::debug!(
             store = %self.context.store.name, pages = view.pages(), tries = cost.tries, transactions = cost.transactions,
             "A consistent copy was taken."

@@ -149,9 +149,14 @@ impl<'a> Copying<'a> {
         now: &SqliteHeader,
     ) -> Result<Option<(SqliteHeader, u32)>, ViewError> {
         let mut later = Vec::with_capacity(finished.len());
+        let mut records = 0;
         for finished in finished {
             if let Some(touched) = self.add(finished)? {
-                later.push((&finished.journal, touched));
+                records += touched.records.len();
+                // Too many for our memory: they are copied instead.
+                if records <= UNDONE_MAX {
+                    later.push((&finished.journal, touched));
+                }
             }
         }
         let pages_now = now.pages().ok_or(Unproven::FormChanged)?;
@@ -161,19 +166,14 @@ impl<'a> Copying<'a> {
         if now.change_counter != self.ledger.counter {
             return Err(Unproven::Counter.into());
         }
-        let Some(pages) = touched::undoable(later.iter().map(|(_, touched)| touched), pages_now)
-        else {
-            return Ok(None);
-        };
+        let undoable = touched::undoable(later.iter().map(|(_, touched)| touched), pages_now);
+        let Some(pages) = undoable.filter(|_| records <= UNDONE_MAX) else { return Ok(None) };
         let mut undone = BTreeSet::new();
         for (journal, touched) in &later {
             for (page, at) in touched.records.range(..=pages) {
                 if undone.insert(*page) {
                     self.transfer.old(journal, *at, *page)?;
                 }
-            }
-            if undone.len() > RECORDS_MAX {
-                return Ok(None);
             }
         }
         let header = header_of(self.transfer.to)?.ok_or(DAMAGED)?;
@@ -254,3 +254,5 @@ const CATCH_UPS_MAX: u32 = 16;
 const FEW_PAGES: u64 = 256;
 /// Most records of one journal: 2 GiB of pages, 16 MiB of memory.
 const RECORDS_MAX: usize = 500_000;
+/// Most records that are put back in the end.
+const UNDONE_MAX: usize = 100_000;

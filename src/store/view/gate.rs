@@ -144,3 +144,88 @@ const SPIN_MAX: Duration = Duration::from_micros(300);
 const STEP: Duration = Duration::from_millis(1);
 /// Longest sleep while it is not held, and events wake us.
 const IDLE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+    use crate::store::database::Database;
+
+    fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+        let began = clock::ticks();
+        while !is() {
+            assert!(began.elapsed() < Duration::from_mins(2), "{what} does not come");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    struct End<'a>(&'a AtomicBool);
+
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    /// The writer waits for each step to be seen, so that nothing here depends on who is faster; that is measured by
+    /// `tests/e2e_view.rs`.
+    #[test]
+    fn the_gate_lets_each_commit_through_whose_journal_is_open_and_misses_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chroma.sqlite3");
+        rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        let database = Database::new(path.clone());
+        for manner in [
+            Manner::Awake,
+            Manner::Pulses { pulse: STEP, slow: Duration::ZERO },
+            Manner::Pulses { pulse: STEP, slow: STEP },
+        ] {
+            let plain = database.open_plain().unwrap();
+            let catcher = Catcher::new(&path, &plain).unwrap();
+            assert_eq!(catcher.begin().unwrap(), Some(true));
+            let gate = Gate::new(SharedLock::new(&database).unwrap(), manner);
+            let mut writer = Command::new("sqlite3")
+                .arg(&path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut input = writer.stdin.take().unwrap();
+            let mut answers = BufReader::new(writer.stdout.take().unwrap());
+            let mut tell = |statement: &str| {
+                writeln!(input, "{statement}\n.print done").unwrap();
+                let mut line = String::new();
+                answers.read_line(&mut line).unwrap();
+                assert_eq!(line, "done\n", "{statement}");
+            };
+            tell(".timeout 60000");
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let watch = scope.spawn(|| gate.run(&catcher, &stop));
+                // A step that fails must not leave the watch running.
+                let _end = End(&stop);
+                for _ in 0..5 {
+                    tell("BEGIN IMMEDIATE; INSERT INTO t VALUES(1);");
+                    wait_until("the journal", || catcher.lock().under_way());
+                    tell("COMMIT;");
+                    wait_until("the end", || !catcher.lock().under_way());
+                }
+                stop.store(true, Ordering::Release);
+                watch.join().unwrap();
+            });
+            drop(input);
+            assert!(writer.wait().unwrap().success());
+            assert_eq!(catcher.drained().take_finished().unwrap().len(), 5, "{manner:?}");
+        }
+        let count = "SELECT count(*) FROM t";
+        let rows: i64 = rusqlite::Connection::open(&path)
+            .unwrap()
+            .query_row(count, [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(rows, 15);
+    }
+}
