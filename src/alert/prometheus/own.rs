@@ -131,7 +131,7 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
 fn alerting(own: Own, options: &Options) -> Alerting {
     let page =
         if own.description.contains("$labels.store") { STORE_DASHBOARD } else { FLEET_DASHBOARD };
-    let anchor = format!("runbooks/README.md#{}", own.alert.to_lowercase());
+    let anchor = format!("runbooks/exporter.md#{}", own.alert.to_lowercase());
     let words = [
         ("summary", own.summary.to_owned()),
         ("description", own.description.to_owned()),

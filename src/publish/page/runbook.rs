@@ -4,11 +4,13 @@
 use super::{copy_button, head, markup::Html, tail};
 use crate::{findings::Code, runbooks, status::Status};
 
-/// The page of `code`; `.md` at its end is taken off, because documents name the files. `None` when there is none.
+/// The page of `code`, or that of the alerts about the exporter; `.md` at its end is taken off, because documents name the
+/// files. `None` when there is none.
 #[must_use]
 pub fn page(code: &str) -> Option<String> {
     let code = code.strip_suffix(".md").unwrap_or(code);
-    let (code, text) = runbooks::all().find(|(known, _)| *known == code)?;
+    let exporter = ("exporter", runbooks::EXPORTER);
+    let (code, text) = runbooks::all().chain([exporter]).find(|(known, _)| *known == code)?;
     let severity = severity(code);
     let status = match severity {
         "critical" => Status::Critical,
@@ -48,6 +50,7 @@ pub fn index() -> String {
         }
         h.raw("</ul>\n");
     }
+    h.raw("<h2>Alerts about the exporter</h2>\n<ul class=\"list\">\n<li><a href=\"exporter\">exporter</a></li>\n</ul>\n");
     h.raw("</main>\n");
     tail(&mut h);
     h.into_string()
@@ -133,7 +136,14 @@ fn blocks(h: &mut Html, text: &str) {
             Line::Blank => open.end(h),
             Line::Heading(level, heading) => {
                 open.end(h);
-                h.raw(["<h1>", "<h2>", "<h3>"][level - 1]);
+                // Alerts link to their sections.
+                if heading.starts_with("Chroma")
+                    && heading.bytes().all(|b| b.is_ascii_alphanumeric())
+                {
+                    h.raw("<h2 id=\"").text(&heading.to_lowercase()).raw("\">");
+                } else {
+                    h.raw(["<h1>", "<h2>", "<h3>"][level - 1]);
+                }
                 inline(h, heading);
                 h.raw(["</h1>\n", "</h2>\n", "</h3>\n"][level - 1]);
             }
