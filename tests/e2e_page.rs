@@ -36,12 +36,13 @@ fn url(address: SocketAddr) -> String {
     format!("http://{address}/")
 }
 
-/// An exporter over the stores of a configuration, once everything has been looked at.
+/// An exporter over the stores of a configuration, once everything has been looked at. How full the disk of this machine is
+/// makes no difference.
 fn exporter(scratch: &Path, stores: &str, more: &str) -> Exporter {
     let file = scratch.join("config.yml");
     fs::write(
         &file,
-        format!("stores:\n{stores}\ncollect:\n  interval: 1s\nalerts:\n  host: db1\n{more}"),
+        format!("stores:\n{stores}\ncollect:\n  interval: 1s\ndisk: {{warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}}\nalerts:\n  host: db1\n{more}"),
     )
     .unwrap();
     let state = format!("--state.dir={}", scratch.join("state").display());

@@ -15,6 +15,9 @@ fn document(exporter: &Exporter) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
+/// How full the disk of this machine is must make no difference.
+const NO_DISK: &str = "--no-collector.disk";
+
 /// Waits until the document satisfies `test`.
 fn wait_document(exporter: &Exporter, what: &str, test: impl Fn(&Value) -> bool) -> Value {
     wait_for(what, 2 * SOON, || Some(document(exporter)).filter(&test))
@@ -49,7 +52,7 @@ fn the_document_says_what_check_says_and_more() {
         .zip(&paths)
         .map(|(n, p)| format!("--store.path={n}={}", p.display()))
         .collect();
-    let args: Vec<&str> = stores.iter().map(String::as_str).collect();
+    let args: Vec<&str> = stores.iter().map(String::as_str).chain([NO_DISK]).collect();
 
     let exporter = Exporter::start(&args);
     exporter.ready();
@@ -104,7 +107,8 @@ fn the_document_says_what_check_says_and_more() {
 fn what_happens_to_a_store_reaches_page_and_document_and_who_has_it_gets_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let store = fixture("chroma-1.5.9", scratch.path());
-    let exporter = Exporter::start(&[format!("--store.path=main={}", store.display())]);
+    let store_path = format!("--store.path=main={}", store.display());
+    let exporter = Exporter::start(&[store_path.as_str(), NO_DISK]);
     wait_document(&exporter, "health", |document| document["status"] == "ok");
     let page = || get(exporter.address, "/");
     let well = wait_for("a healthy page", SOON, || {
