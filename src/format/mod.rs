@@ -7,6 +7,7 @@ pub mod archive;
 pub mod backup_name;
 pub mod config;
 pub mod duration;
+pub mod fts5;
 pub(crate) mod hash;
 pub mod hnsw;
 pub mod journal;
