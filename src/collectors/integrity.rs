@@ -2,7 +2,7 @@
 //! and `integrity_check` run on a thread of their own, on schedule and after changes, and what they said survives a
 //! restart. Busy is not corrupt, and what was given up is unknown.
 
-mod checks;
+pub mod checks;
 mod decay;
 mod job;
 mod judge;

@@ -210,6 +210,11 @@ impl ReadConnection<'_> {
         guard::within(self.connection(), self.plain(), limits, work)
     }
 
+    /// The connection, to be set up; statements go through [`Self::within`].
+    pub(crate) fn connection_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("set by connect, only drop takes it")
+    }
+
     fn connection(&self) -> &Connection {
         self.connection.as_ref().expect("set by connect, only drop takes it")
     }

@@ -77,6 +77,29 @@ pub struct View {
     cost: Cost,
 }
 
+/// A read-only connection to a view.
+#[derive(Debug)]
+pub struct CopyConnection<'a> {
+    connection: &'a mut Connection,
+    file: &'a File,
+}
+
+impl CopyConnection<'_> {
+    /// The connection, to be set up.
+    pub(crate) fn connection_mut(&mut self) -> &mut Connection {
+        self.connection
+    }
+
+    /// Runs `work` within `limits`. It locks nobody out.
+    pub fn within<T>(
+        &mut self,
+        limits: &Limits<'_>,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Timed<T> {
+        run_within(self.connection, self.file, limits, work)
+    }
+}
+
 /// What a view cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -146,7 +169,13 @@ impl View {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Timed<T> {
         let limits = Limits { hold: deadline, hold_unwaited: deadline, stop };
-        run_within(&self.scratch.connection, &self.scratch.file, &limits, work)
+        run_within(&self.scratch.connections[0], &self.scratch.file, &limits, work)
+    }
+
+    /// Two connections to the copy that can be asked side by side.
+    pub fn lanes(&mut self) -> [CopyConnection<'_>; 2] {
+        let Scratch { file, connections } = &mut self.scratch;
+        connections.each_mut().map(|connection| CopyConnection { connection, file })
     }
 }
 

@@ -3,7 +3,8 @@
 //! (`store::view`), which locks nobody out, whatever the write load. Where no copy can be had, they get the time of one
 //! statement in the file itself, and then every row is looked at in slices. What is given up is unknown, never corrupt.
 
-mod pages;
+mod fulltext;
+pub mod pages;
 mod schema;
 mod slices;
 
@@ -326,8 +327,8 @@ impl Asking<'_> {
             Said { findings, pages: None }
         } else {
             self.progress().begin(Phase::Checking, before.size_bytes);
-            let ask = |connection: &rusqlite::Connection| pages::ask(connection, check.pragma());
-            let timed = connection.within(&limits, ask);
+            let lanes = [connection, database.connect()?];
+            let timed = pages::whole(lanes, check.pragma(), &limits);
             self.held = timed.held.max(self.held);
             timed.result?.into()
         };
@@ -395,10 +396,8 @@ impl Asking<'_> {
         let bytes = u64::from(view.pages()) * u64::from(view.header().page_bytes);
         self.progress().begin(Phase::Checking, bytes);
         let deadline = self.context.config.collect.check_deadline;
-        let stop = self.stop;
-        let answer = quietly(|| {
-            view.within(deadline, stop, |connection| pages::ask(connection, check.pragma())).result
-        })?;
+        let limits = Limits { hold: deadline, hold_unwaited: deadline, stop: self.stop };
+        let answer = quietly(|| pages::whole(view.lanes(), check.pragma(), &limits).result)?;
         match answer {
             // Nobody else has this file: what SQLite comes upon is damage.
             Err(QueryError::Damaged(error)) => {

@@ -30,11 +30,11 @@ pub struct Places {
 #[error("{}", .0.join("; "))]
 pub struct NoRoom(Vec<String>);
 
-/// An empty file for a copy, and SQLite's connection to it.
+/// An empty file for a copy, and SQLite's connections to it: two, because no other can be made once it has no name.
 #[derive(Debug)]
 pub(super) struct Scratch {
     pub(super) file: File,
-    pub(super) connection: Connection,
+    pub(super) connections: [Connection; 2],
 }
 
 impl Places {
@@ -107,11 +107,11 @@ fn make_file(dir: &Path) -> Result<Scratch, Box<dyn std::error::Error>> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error.into()),
         };
-        // SQLite opens the file at once and reads it at the first statement. Both descriptors keep it; its name must not
+        // SQLite opens the file at once and reads it at the first statement. The descriptors keep it; its name must not
         // outlive us.
-        let connection = open_copy(&path);
+        let connections = (open_copy(&path), open_copy(&path));
         fs::remove_file(&path)?;
-        return Ok(Scratch { file, connection: connection? });
+        return Ok(Scratch { file, connections: [connections.0?, connections.1?] });
     }
     Err(io::Error::other("no free name for a copy was found").into())
 }
@@ -136,21 +136,25 @@ fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 impl Scratch {
-    /// Makes the connection ready once the file holds `pages` pages with this schema cookie. Not before:
+    /// Makes the connections ready once the file holds `pages` pages with this schema cookie. Not before:
     /// some of these statements read the file.
     pub(super) fn ready(&self, pages: u32, schema_cookie: u32) -> rusqlite::Result<()> {
-        self.connection.execute_batch(
-            "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; \
-             PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192;",
-        )?;
-        let ask = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        let seen = (ask("PRAGMA page_count")?, ask("PRAGMA schema_version")?);
-        // A check of anything but these pages would be worse than none.
-        if seen != (pages.into(), schema_cookie.cast_signed().into()) {
-            return Err(rusqlite::Error::InvalidQuery);
-        }
-        Ok(())
+        self.connections.iter().try_for_each(|connection| ready(connection, pages, schema_cookie))
     }
+}
+
+fn ready(connection: &Connection, pages: u32, schema_cookie: u32) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; \
+         PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192;",
+    )?;
+    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let seen = (ask("PRAGMA page_count")?, ask("PRAGMA schema_version")?);
+    // A check of anything but these pages would be worse than none.
+    if seen != (pages.into(), schema_cookie.cast_signed().into()) {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    Ok(())
 }
 
 const TMPFS_MAGIC: u32 = 0x0102_1994;
@@ -190,7 +194,8 @@ mod tests {
         scratch.file.write_all_at(&bytes, 0).unwrap();
         assert!(scratch.ready(3, 1).is_err(), "another size than was said");
         scratch.ready(2, 1).unwrap();
-        let x: i64 = scratch.connection.query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
+        let x: i64 =
+            scratch.connections[1].query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(x, 7);
         let inside = places(&store).make(&database, 1).unwrap_err().to_string();
         assert!(inside.contains("watched directory"), "{inside}");

@@ -1,0 +1,149 @@
+//! What the deep verdict of a whole database costs, against what SQLite takes for the same: `quick_check` of the `sqlite3`
+//! shell, which never looks at the full text, and both pragmas of the SQLite in this program, which do. All on the same
+//! database in one run, in turn. The database is the one that `benches/integrity.rs` builds.
+//!
+//! `cargo bench --bench verdict -- PATH [ROUNDS]`
+
+use std::{path::Path, process::Command, sync::atomic::AtomicBool, time::Duration};
+
+use chroma_exporter::{
+    clock,
+    collectors::integrity::checks::pages,
+    progress::Progress,
+    store::{
+        database::{Database, Limits},
+        view::{self, Options, Places},
+    },
+};
+use rusqlite::{Connection, OpenFlags};
+
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    let path = args.next().expect("the path of a database");
+    let path = Path::new(&path);
+    let rounds = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(3);
+    let mut rows: Vec<(&str, Vec<Cost>)> = Vec::new();
+    for _ in 0..rounds {
+        for (name, work) in WAYS {
+            let (began, cpu) = (clock::ticks(), cpu_seconds());
+            work(path);
+            let cost = Cost { wall: began.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu };
+            match rows.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, costs)) => costs.push(cost),
+                None => rows.push((name, vec![cost])),
+            }
+        }
+    }
+    println!(
+        "{:<34} {:>8} {:>8} {:>14} {:>14}",
+        "", "wall s", "CPU s", "× quick 3.40", "× full bundled"
+    );
+    let walls: Vec<f64> = rows.iter().map(|(_, costs)| median(costs, |cost| cost.wall)).collect();
+    for ((name, costs), wall) in rows.iter().zip(&walls) {
+        println!(
+            "{name:<34} {wall:>8.2} {:>8.2} {:>14.2} {:>14.2}",
+            median(costs, |cost| cost.cpu),
+            wall / walls[0],
+            wall / walls[1]
+        );
+    }
+    println!("peak memory of this process {:.1} MiB, target 64", peak_mib());
+}
+
+struct Cost {
+    wall: f64,
+    cpu: f64,
+}
+
+type Way = (&'static str, fn(&Path));
+
+/// The first two are what the others are measured by.
+const WAYS: [Way; 7] = [
+    ("sqlite3 shell, quick_check", |path| shell(path)),
+    ("bundled, integrity_check", |path| bundled(path, "integrity_check")),
+    ("bundled, quick_check", |path| bundled(path, "quick_check")),
+    ("ours, quick, in the file", |path| in_file(path, "quick_check")),
+    ("ours, full, in the file", |path| in_file(path, "integrity_check")),
+    ("ours, quick, with the copy", |path| on_copy(path, "quick_check")),
+    ("ours, full, with the copy", |path| on_copy(path, "integrity_check")),
+];
+
+fn shell(path: &Path) {
+    let out =
+        Command::new("sqlite3").arg(path).arg("PRAGMA quick_check").output().expect("sqlite3");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), "ok");
+}
+
+fn bundled(path: &Path, pragma: &str) {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("database");
+    connection
+        .execute_batch("PRAGMA cell_size_check=ON; PRAGMA cache_size=-8192")
+        .expect("options");
+    let said: String =
+        connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0)).expect("answer");
+    assert_eq!(said, "ok");
+}
+
+fn in_file(path: &Path, pragma: &str) {
+    let database = Database::new(path.to_owned());
+    let lanes = [database.connect().expect("connection"), database.connect().expect("connection")];
+    let stop = AtomicBool::new(false);
+    let verdict = pages::whole(lanes, pragma, &limits(&stop)).result.expect("a verdict");
+    assert!(verdict.findings.is_empty(), "{:?}", verdict.findings);
+}
+
+fn on_copy(path: &Path, pragma: &str) {
+    let database = Database::new(path.to_owned());
+    let dir = path.parent().and_then(Path::parent).expect("a directory above that of the database");
+    let places = Places {
+        configured: Some(dir.to_owned()),
+        fallback: Vec::new(),
+        watched_ratio_max: 1.0,
+        other_ratio_max: 1.0,
+    };
+    let stop = AtomicBool::new(false);
+    let options = Options {
+        places: &places,
+        rate_bytes_max: u64::MAX,
+        lock_hold_max: Duration::from_millis(10),
+        time_max: Duration::from_mins(1),
+        stop: &stop,
+        progress: &Progress::default(),
+    };
+    let began = clock::ticks();
+    let mut view = view::take(&database, &options).expect("a view");
+    println!("  copied in {:.2} s", began.elapsed().as_secs_f64());
+    let verdict = pages::whole(view.lanes(), pragma, &limits(&stop)).result.expect("a verdict");
+    assert!(verdict.findings.is_empty(), "{:?}", verdict.findings);
+}
+
+fn limits(stop: &AtomicBool) -> Limits<'_> {
+    let long = Duration::from_mins(10);
+    Limits { hold: long, hold_unwaited: long, stop }
+}
+
+fn median(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> f64 {
+    let mut values: Vec<f64> = costs.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Processor time of this process and of its children that have ended.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(4)
+        .filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
+}
+
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+    let kib = line.split_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}

@@ -1,0 +1,199 @@
+use std::path::Path;
+
+use rusqlite::params;
+
+use super::*;
+
+/// Builds a table as Chroma has it, with leaves of `leaf_bytes`, deleted and changed rows, and a merge under way.
+fn build(path: &Path, leaf_bytes: u32, rows: i64) {
+    let connection = Connection::open(path).unwrap();
+    let run = |sql: &str| connection.execute_batch(sql).unwrap();
+    run("PRAGMA synchronous=OFF; CREATE VIRTUAL TABLE text USING fts5(string_value, tokenize='trigram');
+         CREATE TABLE other(x PRIMARY KEY);");
+    run(&format!("INSERT INTO text(text, rank) VALUES('pgsz', {leaf_bytes})"));
+    for round in 0..6 {
+        run("BEGIN");
+        for row in 0..rows {
+            let id = round * rows + row + 1;
+            let long = "ab".repeat(if row % 19 == 4 { 400 } else { 3 });
+            let text = format!("row {row} of {round}: Ünïcödé {long} 全文検索");
+            connection
+                .execute("INSERT INTO text(rowid, string_value) VALUES(?1, ?2)", params![id, text])
+                .unwrap();
+            connection.execute("INSERT INTO other VALUES(?1)", [text]).unwrap();
+        }
+        run("COMMIT");
+        run(
+            "DELETE FROM text WHERE rowid%7=3; UPDATE text SET string_value='changed' WHERE rowid%11=5",
+        );
+    }
+    run(
+        "INSERT INTO text(text, rank) VALUES('merge', -2); DELETE FROM text_config WHERE k<>'version'",
+    );
+}
+
+/// Whether the full text is whole, by us and by SQLite. SQLite looks at it by a connection of its own, as it caches what
+/// it has read of an index.
+fn ours(path: &Path) -> bool {
+    let connection = Connection::open(path).unwrap();
+    let Ok(Some(known)) = table(&connection) else { return false };
+    let documents = of_documents(&connection, &known);
+    let index = of_index(&connection, &known);
+    matches!((documents, index), (Ok(documents), Ok(index)) if documents == index)
+}
+
+fn sqlites(path: &Path) -> String {
+    let connection = Connection::open(path).unwrap();
+    let said = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0));
+    said.unwrap_or_else(|error| error.to_string())
+}
+
+#[test]
+fn whatever_is_done_to_the_tables_nothing_that_sqlite_reports_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut reported, mut unusual) = (0, 0);
+    for (nth, leaf_bytes) in (0_u64..).zip([48, 200, 4050]) {
+        let (whole, path) = (dir.path().join("whole"), dir.path().join("broken"));
+        drop(std::fs::remove_file(&whole));
+        build(&whole, leaf_bytes, 12);
+        assert_eq!((sqlites(&whole).as_str(), ours(&whole)), ("ok", true), "{leaf_bytes}");
+        let mut random = Random(nth + 5);
+        for case in 0..CASES {
+            std::fs::copy(&whole, &path).unwrap();
+            let what = damage(&path, case, &mut random);
+            let (sqlite, whole) = (sqlites(&path), ours(&path));
+            if sqlite != "ok" {
+                reported += 1;
+                assert!(!whole, "leaves of {leaf_bytes}, case {case}, {what}: {sqlite}");
+            } else if !whole {
+                unusual += 1;
+            }
+        }
+    }
+    // Otherwise the test proves nothing.
+    assert!(reported > CASES, "{reported} of {} were damaged, {unusual} more unusual", 3 * CASES);
+}
+
+/// Changes the tables behind the full text in one of many ways, and says how.
+fn damage(path: &Path, case: u64, random: &mut Random) -> String {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch("PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF").unwrap();
+    let row_of = |table: &str, key: &str, random: &mut Random| -> i64 {
+        let count: i64 = connection
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap();
+        let skip = random.below(count.cast_unsigned());
+        let sql = format!("SELECT {key} FROM {table} LIMIT 1 OFFSET {skip}");
+        connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+    };
+    let mut any = |table, key| row_of(table, key, random);
+    let [record, other, source] = [(); 3].map(|()| any("text_data", "id"));
+    let (row, size) = (any("text_content", "id"), any("text_docsize", "id"));
+    let split = any("text_idx", "segid<<32|pgno");
+    let split = format!("segid={} AND pgno={}", split >> 32, split & 0xffff_ffff);
+    let byte = random.below(256);
+    let record = match case % 20 {
+        0..=4 => record,
+        5 | 6 => fts5::STRUCTURE_ID,
+        7 => fts5::TOTALS_ID,
+        _ => 0,
+    };
+    let sql = match case % 20 {
+        0..=7 => {
+            let sql = "SELECT block FROM text_data WHERE id=?1";
+            let mut block: Vec<u8> = connection.query_row(sql, [record], |row| row.get(0)).unwrap();
+            let at = random.below(block.len() as u64);
+            let at = usize::try_from(at).unwrap();
+            match case / 20 % 5 {
+                0 => block[at] ^= 1 << random.below(8),
+                1 => block[at] = u8::try_from(byte).unwrap(),
+                2 => block.truncate(at),
+                3 => block.insert(at, 1),
+                // In the head of a leaf, its footer, or the length of what stands first.
+                _ => {
+                    let len = block.len();
+                    let at = [0, 1, 2, 3, 4, 5, len - 1, len - 2]
+                        [usize::try_from(random.below(8)).unwrap()];
+                    if let Some(place) = block.get_mut(at) {
+                        *place = place.wrapping_add(if byte < 128 { 1 } else { 255 });
+                    }
+                }
+            }
+            let sql = "UPDATE text_data SET block=?2 WHERE id=?1";
+            connection.execute(sql, params![record, block]).unwrap();
+            return format!("record {record}, way {}, at {at}", case / 20 % 5);
+        }
+        8 => format!("DELETE FROM text_data WHERE id={other}"),
+        9 => format!(
+            "UPDATE text_data SET block=(SELECT block FROM text_data WHERE id={source}) WHERE id={other}"
+        ),
+        10 => format!(
+            "UPDATE text_data SET block={} WHERE id={other}",
+            ["NULL", "7", "CAST(block AS TEXT)", "zeroblob(20)"]
+                [usize::try_from(byte % 4).unwrap()]
+        ),
+        11 => format!(
+            "UPDATE text_idx SET pgno=pgno+{} WHERE {split}",
+            [1, 2, -1, -2][usize::try_from(byte % 4).unwrap()]
+        ),
+        12 => format!(
+            "UPDATE text_idx SET term=term||CAST('{}' AS BLOB) WHERE {split}",
+            char::from(b'0' + u8::try_from(byte % 70).unwrap())
+        ),
+        13 => format!("DELETE FROM text_idx WHERE {split}"),
+        14 => format!(
+            "INSERT OR IGNORE INTO text_idx SELECT segid, CAST(term||'z' AS BLOB), pgno+{} FROM text_idx WHERE {split}",
+            byte % 6
+        ),
+        15 => format!("UPDATE text_docsize SET sz=x'{byte:02x}' WHERE id={size}"),
+        16 => format!(
+            "DELETE FROM text_docsize WHERE id={size}; INSERT INTO text_docsize VALUES({}, x'05')",
+            size + i64::try_from(byte).unwrap() % 3 - 1
+        ),
+        17 => format!(
+            "UPDATE text_content SET c0={} WHERE id={row}",
+            ["NULL", "7", "upper(c0)", "substr(c0, 2)||substr(c0, 1, 1)", "CAST(c0 AS BLOB)"]
+                [usize::try_from(byte % 5).unwrap()]
+        ),
+        18 => format!("UPDATE text_content SET id=id+{} WHERE id={row}", 1000 + byte),
+        _ => match byte % 4 {
+            0 => format!("DELETE FROM text_content WHERE id={row}"),
+            1 => "UPDATE text_config SET v=v+1".to_owned(),
+            2 => "INSERT INTO text_config VALUES('pgsz', 'x'), ('automerge', 99)".to_owned(),
+            _ => format!(
+                "DELETE FROM text_content WHERE id={row}; DELETE FROM text_docsize WHERE id={row}"
+            ),
+        },
+    };
+    // An update may hit a key that is taken, which changes nothing.
+    drop(connection.execute_batch(&sql));
+    sql
+}
+
+#[test]
+fn what_is_not_known_is_left_to_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other");
+    build(&path, 4050, 3);
+    let connection = Connection::open(&path).unwrap();
+    assert!(table(&connection).unwrap().is_some());
+    connection
+        .execute_batch("CREATE VIRTUAL TABLE second USING fts5(x, tokenize='trigram')")
+        .unwrap();
+    assert_eq!(table(&connection).unwrap(), None);
+}
+
+/// A small generator of numbers that look random and are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound.max(1)
+    }
+}
+
+/// For each size of leaves.
+const CASES: u64 = 300;
