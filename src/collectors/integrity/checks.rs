@@ -282,6 +282,10 @@ impl Asking<'_> {
                     Err(
                         aborted @ QueryError::Aborted(Abort::Deadline(_) | Abort::WriterWaiting),
                     ) => self.in_slices(aborted),
+                    // A writer without pauses; a slice finds its moment between two commits.
+                    Err(QueryError::Busy) => {
+                        self.in_slices(QueryError::Aborted(Abort::WriterWaiting))
+                    }
                     other => other,
                 }
             }
