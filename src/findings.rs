@@ -223,29 +223,29 @@ catalogue! {
         => "Look in the log of Chroma for the first error of the flush, and keep a copy of {path} before a restart; never delete the segment folder to make it go on.";
     // HNSW folders
     SegmentMissing "segment_missing" Critical: "The folder of a collection's vectors is gone; queries answer from the queue alone, without any error, and the next flush writes a small index in its place."
-        => "Stop Chroma, keep a copy of {path}, and put the folder named below back from the newest verified backup. Never run chroma vacuum now: the queue may be the only copy of the vectors.";
+        => "Stop Chroma, keep a copy of {path}, and put the folder named here back from the newest verified backup. Never run chroma vacuum now: the queue may be the only copy of the vectors.";
     SegmentIncomplete "segment_incomplete" Critical: "A file of a collection's index is missing or empty: Chroma cannot load the index, or starts an empty one over it without any error."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the folder: vectors can mostly be read out of data_level0.bin. Never run chroma vacuum now.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: vectors can mostly be read out of data_level0.bin. Never run chroma vacuum now.";
     SegmentTruncated "segment_truncated" Critical: "A file of a collection's index is shorter than its elements need; loading it ends the whole server with SIGSEGV, or gives wrong vectors."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the folder: the vectors before the cut can be read out of it.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the vectors before the cut can be read out of it.";
     SegmentHeaderInvalid "segment_header_invalid" Critical: "header.bin of a collection's index states values that no index has; loading it ends the whole server with SIGSEGV."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
     SegmentMetadataInvalid "segment_metadata_invalid" Critical: "index_metadata.pickle of a collection's index is cut off, damaged or not Chroma's, most often after a kill during a flush; the collection cannot be queried."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the pickle: the collection would open again with an empty index.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the pickle: the collection would open again with an empty index.";
     SegmentMetadataHostile "segment_metadata_hostile" Critical: "index_metadata.pickle of a collection's index holds code; Chroma before 1.0 runs it at the next query, with the rights of the server."
-        => "Stop Chroma now and do not start it on {path}. Keep a copy of the folder named below as evidence, find out who could write there, and restore the folder from a backup that is older.";
+        => "Stop Chroma now and do not start it on {path}. Keep a copy of the folder named here as evidence, find out who could write there, and restore the folder from a backup that is older.";
     SegmentInconsistent "segment_inconsistent" Critical: "The files of a collection's index contradict each other or the database (neighbours, labels, counts, numbers that are not finite, an exchanged folder), or bytes changed although nobody wrote them; queries crash the server or answer wrongly."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named below back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
     SegmentBloated "segment_bloated" Critical: "A file of a collection's index is far larger than its elements need: one impossible record size in link_lists.bin makes every flush write further behind its end, until the disk is full."
-        => "Stop Chroma before the disk is full, keep a copy of {path} with cp --sparse=always, and put the whole folder named below back from the newest verified backup. Do not delete the folder: its vectors can be read out of data_level0.bin.";
+        => "Stop Chroma before the disk is full, keep a copy of {path} with cp --sparse=always, and put the whole folder named here back from the newest verified backup. Do not delete the folder: its vectors can be read out of data_level0.bin.";
     SegmentBehind "segment_behind" Critical: "The index of a collection is older than the database, as after a restore of one without the other: its newest records are not found by their vectors."
-        => "Stop Chroma, keep a copy of {path}, and restore database and folder from the same backup; without one, add the records named below again with their vectors. Do not delete the folder: it holds the older vectors.";
+        => "Stop Chroma, keep a copy of {path}, and restore database and folder from the same backup; without one, add the records named here again with their vectors. Do not delete the folder: it holds the older vectors.";
     SegmentAhead "segment_ahead" Warning: "The index of a collection is newer than the database, as after a restore of chroma.sqlite3 alone: it holds vectors of records that the database does not know."
         => "Stop Chroma, keep a copy of {path}, and restore database and folder from the same backup. Do not delete the folder: it holds the vectors of the records that are known.";
     RecordsWithoutVector "records_without_vector" Critical: "Records are in the database, but their vectors are neither in the index nor in the queue; that is what two processes writing to one directory leave, without any error and with every count right."
-        => "Stop all processes but one that write to {path} (check names them), keep a copy, then upsert the records named below again with their embeddings; their texts and metadata are whole.";
+        => "Stop all processes but one that write to {path} (check names them), keep a copy, then upsert the records named here again with their embeddings; their texts and metadata are whole.";
     SegmentOrphan "segment_orphan" Info: "A folder with an index belongs to no collection any more: Chroma leaves it when a collection is deleted."
-        => "Nothing is wrong. When you are sure that {path} holds the right chroma.sqlite3 and a backup is there, stop Chroma and move the folder named below away; do not if collections are missing from the list.";
+        => "Nothing is wrong. When you are sure that {path} holds the right chroma.sqlite3 and a backup is there, stop Chroma and move the folder named here away; do not if collections are missing from the list.";
     // processes
     SecondWriter "second_writer" Critical: "Two processes hold the directory open for writing; each loses vectors of the other without any error."
         => "Stop all but one of them now, then restart the one that stays.";
