@@ -534,7 +534,11 @@ impl Segments {
         let (states, findings, unsure) = self.judge(turn.now);
         let orphans = self.orphans();
         out.findings = findings;
-        out.findings.extend(orphans.as_ref().and_then(Orphans::finding));
+        // While a collection lacks its folder, or its segment, a folder that nobody claims may be what it lacks: the finding
+        // would say that nothing is wrong.
+        let bereft = self.catalogue.as_ref().is_some_and(|catalogue| catalogue.bereft > 0)
+            || out.findings.iter().any(|finding| finding.code == Code::SegmentMissing);
+        out.findings.extend(orphans.as_ref().filter(|_| !bereft).and_then(Orphans::finding));
         out.samples = self.samples(&states, orphans.as_ref());
         unsure
     }

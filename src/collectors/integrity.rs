@@ -21,7 +21,7 @@ use std::{
 };
 
 use self::{
-    checks::Check,
+    checks::{Check, GAVE_UP},
     decay::Ledger,
     job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
@@ -348,8 +348,23 @@ impl Integrity {
                 findings.push(finding);
             }
         }
+        without_consequences(&mut findings);
         findings
     }
+}
+
+/// Leaves out what follows from something else that was found. A table with damaged pages has other rows than its indexes;
+/// and when a check gave up after it had looked over the trees, and only those of indexes were damaged, it was these.
+fn without_consequences(findings: &mut Vec<Finding>) {
+    let of = |code| findings.iter().filter(move |finding: &&Finding| finding.code == code);
+    let gave_up = |finding: &Finding| finding.evidence.starts_with(GAVE_UP);
+    let torn_index = of(Code::SqliteIndexCorrupt).any(|f| f.evidence.starts_with("Tree "));
+    let torn_table = of(Code::SqliteCorrupt).any(|finding| !gave_up(finding));
+    findings.retain(|finding| match finding.code {
+        Code::SqliteCorrupt => !(gave_up(finding) && torn_index),
+        Code::SqliteIndexCorrupt => !torn_table || finding.evidence.starts_with("Tree "),
+        _ => true,
+    });
 }
 
 impl Collector for Integrity {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension, types::ValueRef};
+use rusqlite::{Connection, types::ValueRef};
 
 use crate::{
     format::uuid::{Uuid, parse_uuid},
@@ -20,8 +20,11 @@ pub(super) struct Row {
     pub(super) collection: String,
     /// Its name, empty when the catalogue does not list it.
     pub(super) name: String,
-    /// The segment of the same collection that holds its records.
+    /// The segment of the same collection that holds its records; `None` when there is not exactly one, which `contents`
+    /// tells.
     pub(super) records_segment: Option<String>,
+    /// Whether the collection has another segment with vectors, so that its records may be in either.
+    pub(super) twin: bool,
     /// Numbers per vector, known since the first record.
     pub(super) dimension: Option<u64>,
     /// Whether its vectors are normalised, so that `length.bin` means something; otherwise that holds what was in memory.
@@ -50,6 +53,8 @@ pub(super) struct Catalogue {
     pub(super) stamp: Stamp,
     pub(super) segments: BTreeMap<Uuid, Row>,
     pub(super) collections: u64,
+    /// Collections without any segment with vectors: a folder that nobody claims may be theirs.
+    pub(super) bereft: u64,
 }
 
 impl Catalogue {
@@ -58,12 +63,12 @@ impl Catalogue {
         let mut connection = context.database.connect()?;
         // Before the question: what changes during it makes the answer old, not wrong.
         let stamp = connection.stamp().map_err(QueryError::File)?;
-        let (segments, collections) = connection.within(limits, ask).result?;
-        Ok(Self { stamp, segments, collections })
+        let (segments, collections, bereft) = connection.within(limits, ask).result?;
+        Ok(Self { stamp, segments, collections, bereft })
     }
 }
 
-fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64)> {
+fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u64)> {
     let mut positions: HashMap<String, i64> = HashMap::new();
     each(connection, "SELECT segment_id, seq_id FROM max_seq_id", |row| {
         if let (Some(segment), Some(at)) = (text(row, 0)?, position(row.get_ref(1)?)) {
@@ -72,10 +77,10 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64)> 
         Ok(())
     })?;
     let cosine = cosine(connection)?;
-    let mut records: HashMap<String, String> = HashMap::new();
+    let mut records: HashMap<String, Option<String>> = HashMap::new();
     each(connection, "SELECT collection, id FROM segments WHERE scope = 'METADATA'", |row| {
         if let (Some(collection), Some(id)) = (text(row, 0)?, text(row, 1)?) {
-            records.insert(collection, id);
+            records.entry(collection).and_modify(|one| *one = None).or_insert(Some(id));
         }
         Ok(())
     })?;
@@ -88,7 +93,8 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64)> 
         let collection = text(row, 2)?.unwrap_or_default();
         let row = Row {
             cosine: cosine.contains(&collection),
-            records_segment: records.get(&collection).cloned(),
+            records_segment: records.get(&collection).cloned().flatten(),
+            twin: false,
             dimension: row.get_ref(3)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
             position: positions.get(&id).copied(),
             persisted: text(row, 1)?.as_deref() == Some(PERSISTED),
@@ -98,10 +104,20 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64)> 
         segments.insert(uuid, row);
         Ok(())
     })?;
-    let count = "SELECT count(*) FROM collections";
-    let collections: i64 =
-        connection.query_row(count, [], |row| row.get(0)).optional()?.unwrap_or(0);
-    Ok((segments, u64::try_from(collections).unwrap_or(0)))
+    let mut claimed: HashMap<String, usize> = HashMap::new();
+    for row in segments.values() {
+        *claimed.entry(row.collection.clone()).or_default() += 1;
+    }
+    for row in segments.values_mut() {
+        row.twin = claimed.get(&row.collection).is_some_and(|count| *count > 1);
+    }
+    let (mut collections, mut bereft) = (0, 0);
+    each(connection, "SELECT id FROM collections", |row| {
+        collections += 1;
+        bereft += u64::from(text(row, 0)?.is_none_or(|id| !claimed.contains_key(&id)));
+        Ok(())
+    })?;
+    Ok((segments, collections, bereft))
 }
 
 /// The collections with cosine distance: by their metadata below 1.0, by their configuration or schema from then on.

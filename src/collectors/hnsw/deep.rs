@@ -198,7 +198,8 @@ fn segment(
     let mut deep = Deep { stamps: folder.stamps(), walked, compared: None };
     let readable = matches!(metadata, MetadataLook::Sound(_) | MetadataLook::Absent);
     let mut refused = None;
-    if let Some(((asker, queue), row)) = tables.zip(row).filter(|_| readable) {
+    let comparable = |row: &&Row| readable && row.records_segment.is_some() && !row.twin;
+    if let Some(((asker, queue), row)) = tables.zip(row.filter(comparable)) {
         let position = positions.get(&uuid).copied();
         match records::compare(asker, queue, uuid, row, position, pairs) {
             Ok(compared) => deep.compared = Some(Arc::new(compared)),

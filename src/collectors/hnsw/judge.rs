@@ -145,7 +145,13 @@ fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
     let compared = case.deep.and_then(|deep| deep.compared.as_deref());
     let walked = case.deep.and_then(|deep| deep.walked.as_deref());
     let position = case.row.and_then(|row| row.position);
-    let Some(folder) = case.folder else { return missing(position, compared) };
+    let Some(folder) = case.folder else {
+        // Which of two segments holds the vectors nobody can tell; `collection_without_segments` says that there are two.
+        if case.row.is_some_and(|row| row.twin) {
+            return Ok(State::Missing);
+        }
+        return missing(position, compared);
+    };
     if let Some(MetadataLook::Hostile(does)) = walked.map(|walked| &walked.metadata) {
         let evidence = format!("{}: {does}", Part::Metadata.name());
         return Err(fault(State::Torn, Code::SegmentMetadataHostile, evidence));
@@ -316,7 +322,10 @@ fn contents(
         return Err(if cut { truncated(evidence) } else { torn(evidence) });
     }
     let dimension = header.dimension;
-    if let Some(stated) = row.and_then(|row| row.dimension).filter(|stated| *stated != dimension) {
+    // With the ids of the collection it is the catalogue that is wrong, and the vectors in the queue tell so.
+    let own = compared.is_some_and(|compared| compared.known > 0 && compared.pending_adds > 0);
+    let told = |stated: &u64| *stated == dimension || *stated == 0 || own;
+    if let Some(stated) = row.and_then(|row| row.dimension).filter(|stated| !told(stated)) {
         return Err(torn(format!(
             "its vectors have {dimension} numbers, those of the collection {stated}: it may be the folder of another one"
         )));

@@ -13,11 +13,7 @@ use rusqlite::{Connection, types::Value};
 
 use super::catalogue::Row;
 use crate::{
-    format::{
-        hnsw::Pair,
-        pickle,
-        uuid::{Uuid, parse_uuid},
-    },
+    format::{hnsw::Pair, pickle, uuid::Uuid},
     store::{
         Context,
         database::{Abort, Limits, QueryError, ReadConnection},
@@ -99,8 +95,8 @@ impl<'a> Asker<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pending: BTreeMap<Uuid, Vec<Pending>>,
-    /// By collection: the segment, and how far the queue is in its index.
-    wanted: HashMap<Uuid, (Uuid, i64)>,
+    /// By hash of the collection's id as the tables write it: the segment, and how far the queue is in its index.
+    wanted: HashMap<u64, (Uuid, i64)>,
     /// The last operation that was read.
     last: i64,
     /// The newest operation of any collection; 0 when the queue is empty.
@@ -117,7 +113,7 @@ impl Queue {
         let mut queue = Self::default();
         let mut first = i64::MAX;
         for (uuid, row, position) in segments {
-            let Some(collection) = parse_uuid(row.collection.as_bytes()) else { continue };
+            let collection = pickle::hash(row.collection.as_bytes());
             let position = position.unwrap_or(i64::MIN);
             first = first.min(position);
             queue.wanted.insert(collection, (uuid, position));
@@ -159,11 +155,11 @@ impl Queue {
     }
 }
 
-type QueueRow = (i64, Option<Uuid>, Option<Pending>);
+type QueueRow = (i64, Option<u64>, Option<Pending>);
 
 fn queue_slice(connection: &Connection, from: i64) -> rusqlite::Result<Vec<QueueRow>> {
     let mut statement = connection.prepare(
-        "SELECT seq_id, topic, operation, id, vector IS NOT NULL FROM embeddings_queue \
+        "SELECT seq_id, topic, operation, id FROM embeddings_queue \
          WHERE seq_id > ?1 ORDER BY seq_id LIMIT ?2",
     )?;
     let mut rows = statement.query((from, SLICE))?;
@@ -171,11 +167,11 @@ fn queue_slice(connection: &Connection, from: i64) -> rusqlite::Result<Vec<Queue
     while let Some(row) = rows.next()? {
         let topic = row.get_ref(1)?.as_bytes().ok();
         let collection =
-            topic.and_then(|topic| topic.rsplit(|byte| *byte == b'/').next()).and_then(parse_uuid);
-        let vector: bool = row.get(4)?;
+            topic.and_then(|topic| topic.rsplit(|byte| *byte == b'/').next()).map(pickle::hash);
         let what = match row.get_ref(2)?.as_i64().ok() {
-            // Chroma's operations: 0 add, 1 update, 2 upsert, 3 delete. An update makes no vector.
-            Some(0 | 2) if vector => Some(What::Add),
+            // Chroma's operations: 0 add, 1 update, 2 upsert, 3 delete. An update makes no vector. An addition without one
+            // cannot be applied, which `queue_poisoned` tells.
+            Some(0 | 2) => Some(What::Add),
             Some(3) => Some(What::Delete),
             _ => None,
         };
@@ -472,6 +468,7 @@ mod tests {
             name: String::new(),
             records_segment: Some("m".to_owned()),
             dimension: None,
+            twin: false,
             cosine: false,
             position,
             persisted: true,

@@ -3,6 +3,7 @@
 //! (`store::view`), which locks nobody out, whatever the write load. Where no copy can be had, they get the time of one
 //! statement in the file itself, and then every row is looked at in slices. What is given up is unknown, never corrupt.
 
+mod counts;
 mod fulltext;
 pub mod pages;
 mod schema;
@@ -17,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+pub(super) use self::pages::GAVE_UP;
 use self::pages::Verdict;
 use super::decay::{self, Ledger};
 use crate::{

@@ -15,7 +15,10 @@ use rusqlite::{
     hooks::{AuthAction, AuthContext, Authorization},
 };
 
-use super::fulltext::{self, Doubt};
+use super::{
+    counts,
+    fulltext::{self, Doubt},
+};
 use crate::{
     findings::{Code, Finding},
     format::fts5::{Declaration, Odd, Sum},
@@ -116,12 +119,15 @@ impl<L: Lane> Asking<'_, L> {
             Err(QueryError::Damaged(_) | QueryError::Other(_)) => None,
             Err(error) => return Err(error),
         };
-        let said = if let Some(known) = known {
+        let mut said = if let Some(known) = known {
             self.apart(&known)?
         } else {
             let pragma = self.pragma;
             self.alone(|connection| said(connection, &format!("PRAGMA {pragma}({ROWS_MAX})")))?
         };
+        if self.pragma == FULL && said.lines.is_empty() {
+            said.lines = self.alone(counts::differences)?;
+        }
         let findings = if said.lines.is_empty() {
             Vec::new()
         } else {
@@ -273,10 +279,13 @@ fn said(connection: &Connection, sql: &str) -> rusqlite::Result<Said> {
     Ok(said)
 }
 
+/// How the evidence begins when SQLite did not come to the end of a check.
+pub(in super::super) const GAVE_UP: &str = "SQLite gave up: ";
+
 /// The finding for an error by which SQLite gave up.
 pub(super) fn gave_up(error: &rusqlite::Error) -> Finding {
     let code = code_of(&error.to_string(), false);
-    Finding::new(code, DATABASE_FILE, format!("SQLite gave up: {error}"))
+    Finding::new(code, DATABASE_FILE, format!("{GAVE_UP}{error}"))
 }
 
 /// First pages of all indexes.
@@ -327,6 +336,8 @@ fn tree_of(line: &str) -> Option<u32> {
     line.strip_prefix("Tree ")?.split(' ').next()?.parse().ok()
 }
 
+/// The check after which entries of indexes are counted.
+pub(super) const FULL: &str = "integrity_check";
 const ROWS_MAX: u32 = 100;
 const LINE_MAX: usize = 300;
 const LINES_QUOTED: usize = 3;

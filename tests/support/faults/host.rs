@@ -1,0 +1,112 @@
+//! What surrounds the data: rights and backups.
+
+use std::{
+    fs::{self, File, FileTimes, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use super::{super::support::fixture, Fault, NEWEST, articles, file};
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// A tree with the modes that Chroma gives.
+fn usual(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            usual(&entry);
+        } else {
+            mode(&entry, 0o644);
+        }
+    }
+    mode(dir, 0o755);
+}
+
+const DECLARED: &str = "permissions: {file_mode: \"0644\", directory_mode: \"0755\"}";
+/// Nobody else needs to exist for what a user may do by the modes alone.
+const SERVED: &str = "permissions: {server_user: \"65534\"}";
+
+#[rustfmt::skip]
+pub(super) const PERMISSIONS: &[Fault] = &[
+    file("database writable for everybody", NEWEST, &["permission_drift", "permission_world_writable"], |d| {
+        usual(d);
+        mode(&d.join("chroma.sqlite3"), 0o666);
+    }).configured(DECLARED),
+    file("directory writable for everybody", NEWEST, &["permission_drift", "permission_world_writable"], |d| {
+        usual(d);
+        mode(d, 0o777);
+    }).configured(DECLARED),
+    file("database without any right", NEWEST, &["permission_drift"], |d| {
+        usual(d);
+        mode(&d.join("chroma.sqlite3"), 0o600);
+    }).configured(DECLARED),
+    file("owned by another user than the server", NEWEST, &["permission_unwritable"], usual).configured(SERVED),
+    file("elements of an index read-only, the rest as it should be", NEWEST, &["permission_drift"], |d| {
+        usual(d);
+        mode(&articles(d, "data_level0.bin"), 0o444);
+    }).configured(DECLARED),
+];
+
+/// A backup beside the store, as old as is said.
+fn backup(dir: &Path, name: &str, bytes: &[u8], hours: u64) {
+    let folder = dir.with_file_name("backups");
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(name);
+    fs::write(&path, bytes).unwrap();
+    let taken = now() - Duration::from_hours(hours);
+    File::options()
+        .write(true)
+        .open(path)
+        .unwrap()
+        .set_times(FileTimes::new().set_modified(taken))
+        .unwrap();
+}
+
+#[allow(clippy::disallowed_methods, reason = "files of a test are as old as its case says")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// A real archive of the store.
+fn archive(dir: &Path) -> Vec<u8> {
+    let parent = dir.parent().unwrap();
+    let name = dir.file_name().unwrap();
+    let out = std::process::Command::new("tar")
+        .arg("-cz")
+        .arg("-C")
+        .arg(parent)
+        .arg(name)
+        .output()
+        .unwrap();
+    assert!(out.status.success());
+    out.stdout
+}
+
+const PATTERN: &str = "backups: [\"{dir}/backups/chroma_db.backup.*\"]";
+const NAME: &str = "chroma_db.backup.tar.gz";
+
+#[rustfmt::skip]
+pub(super) const BACKUPS: &[Fault] = &[
+    file("a whole backup of yesterday", NEWEST, &["backup_same_disk"], |d| backup(d, NAME, &archive(d), 20)).configured(PATTERN),
+    file("no backup at all", NEWEST, &["backup_missing"], |_| {}).configured(PATTERN),
+    file("newest backup two days old", NEWEST, &["backup_same_disk", "backup_stale"], |d| backup(d, NAME, &archive(d), 30)).configured(PATTERN),
+    file("newest backup a week old", NEWEST, &["backup_same_disk", "backup_stale critical"], |d| backup(d, NAME, &archive(d), 170)).configured(PATTERN),
+    file("the only backup has 0 bytes", NEWEST, &["backup_invalid", "backup_missing"], |d| backup(d, NAME, b"", 2)).configured(PATTERN),
+    file("the only backup is cut off", NEWEST, &["backup_invalid", "backup_missing"], |d| {
+        let archive = archive(d);
+        backup(d, NAME, &archive[..archive.len() / 2], 2);
+    }).configured(PATTERN),
+    file("the only backup is an error page", NEWEST, &["backup_invalid", "backup_missing"], |d| backup(d, NAME, b"<html>403 Forbidden</html>", 2)).configured(PATTERN),
+    file("newest backup a fraction of those before", NEWEST, &["backup_same_disk", "backup_shrunk"], |d| {
+        let whole = archive(d);
+        for (name, hours) in [("chroma_db.backup.1.tar.gz", 20), ("chroma_db.backup.2.tar.gz", 15), ("chroma_db.backup.3.tar.gz", 10)] {
+            backup(d, name, &whole, hours);
+        }
+        // As of a store that lost its collections.
+        let small = fixture("chroma-1.5.9-empty", &d.with_file_name("small"));
+        backup(d, "chroma_db.backup.4.tar.gz", &archive(&small), 2);
+    }).configured(PATTERN),
+];

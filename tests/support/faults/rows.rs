@@ -1,0 +1,146 @@
+//! Rows of the tables: schema, catalogue, queue, documents; and what is odd and healthy.
+
+use super::{ALL, Fault, NEWEST, V4, V6, V11, V15, file, sql};
+
+const CONFIG: &[&str] = &["collection_config_invalid"];
+const DIMENSION: &[&str] = &["collection_dimension_mismatch"];
+const SEGMENTS: &[&str] = &["collection_without_segments"];
+const ORPHANS: &[&str] = &["orphan_rows"];
+const HIDDEN: &[&str] = &["orphan_rows critical"];
+const LEFT: &[&str] = &["orphan_rows info"];
+const INVALID: &[&str] = &["seq_id_invalid"];
+/// What only the queue had is gone with it.
+const EMPTIED: &[&str] = &["segment_behind", "segment_behind", "seq_id_invalid"];
+const POISON: &[&str] = &["queue_poisoned"];
+const STEP: &[&str] = &["fts_out_of_step"];
+const VALUE: &[&str] = &["sqlite_value_mismatch"];
+const MISMATCH: &[&str] = &["migration_mismatch"];
+const TABLE: &[&str] = &["table_missing"];
+/// The full-text index as it was, beside rows of its content that are gone: SQLite's own check tells such an index apart.
+const BOTH: &[&str] = &["fts_corrupt", "fts_out_of_step"];
+
+#[rustfmt::skip]
+pub(super) const CATALOGUE: &[Fault] = &[
+    sql("configuration of a collection is no JSON", &[V15], CONFIG, "no JSON", "UPDATE collections SET config_json_str='garbage' WHERE name='articles'"),
+    sql("configuration of a collection is empty", &[V11], CONFIG, "articles", "UPDATE collections SET config_json_str='' WHERE name='articles'"),
+    sql("configuration of a collection is bytes", &[V11], CONFIG, "bytes", "UPDATE collections SET config_json_str=x'7b7d' WHERE name='articles'"),
+    sql("configuration names an unknown distance", &[V15], CONFIG, "space", "UPDATE collections SET config_json_str='{\"vector_index\":{\"hnsw\":{\"space\":\"banana\"}}}' WHERE name='articles'"),
+    sql("configuration without `_type`", &[V6], CONFIG, "_type", "UPDATE collections SET config_json_str='{}' WHERE name='articles'"),
+    sql("all configurations are lists", &[V6], CONFIG, "notes", "UPDATE collections SET config_json_str='[]'"),
+    sql("schema of a collection is no JSON", &[V15], CONFIG, "schema_str", "UPDATE collections SET schema_str='garbage' WHERE name='articles'"),
+    sql("schema of a collection without a vector index", &[V15], CONFIG, "vector index", "UPDATE collections SET schema_str='{\"defaults\":{},\"keys\":{}}' WHERE name='notes'"),
+    sql("id of a collection is no UUID", &[V15], CONFIG, "no UUID", "UPDATE collections SET id='banana' WHERE name='notes'; UPDATE segments SET collection='banana' WHERE collection NOT IN (SELECT id FROM collections); UPDATE embeddings_queue SET topic='persistent://default/default/banana' WHERE substr(topic,30) NOT IN (SELECT id FROM collections)"),
+    sql("configuration of the queue is no JSON", &[V15], CONFIG, "does not open", "UPDATE embeddings_queue_config SET config_json_str='garbage'"),
+    sql("configuration of the queue is NULL", &[V11], CONFIG, "no text", "UPDATE embeddings_queue_config SET config_json_str=NULL"),
+    sql("another dimension than the vectors have", &[V15], DIMENSION, "vector of 8", "UPDATE collections SET dimension=9 WHERE name='articles'"),
+    sql("another dimension than the vectors have, before 1.0", &[V4, V6], DIMENSION, "9 dimensions", "UPDATE collections SET dimension=9 WHERE name='articles'"),
+    sql("no dimension", &[V15], DIMENSION, "without an error", "UPDATE collections SET dimension=NULL WHERE name='articles'"),
+    sql("a negative dimension", &[V11], DIMENSION, "-8", "UPDATE collections SET dimension=-8 WHERE name='articles'"),
+    sql("the dimension zero", &[V15], DIMENSION, "is 0", "UPDATE collections SET dimension=0 WHERE name='articles'"),
+    sql("a text as dimension", &[V4], DIMENSION, "a text", "UPDATE collections SET dimension='abc' WHERE name='articles'"),
+    sql("row of the vector segment gone", &[V4, V15], SEGMENTS, "no vector segment", "DELETE FROM segments WHERE id={VECTOR}"),
+    sql("two metadata segments", &[V6], SEGMENTS, "2 metadata segments", "INSERT INTO segments SELECT {NEW}, type, scope, collection FROM segments WHERE id={METADATA}"),
+    sql("two vector segments", &[V15], SEGMENTS, "2 vector segments", "INSERT INTO segments SELECT {NEW}, type, scope, collection FROM segments WHERE id={VECTOR}"),
+    sql("segment of an unknown kind", &[V15], SEGMENTS, "kind", "UPDATE segments SET type='urn:chroma:segment/vector/banana' WHERE id={VECTOR}"),
+    sql("segment of an unknown scope", &[V11], SEGMENTS, "no vector segment", "UPDATE segments SET scope='BANANA' WHERE id={VECTOR}"),
+    sql("row of the metadata segment gone", &[V15], &["collection_without_segments", "orphan_rows"], "86 records", "DELETE FROM segments WHERE id={METADATA}"),
+    sql("collection of a database that is not there", &[V15], HIDDEN, "hidden", "UPDATE collections SET database_id={NEW} WHERE name='articles'"),
+    sql("empty database of a tenant that is not there", &[V6], ORPHANS, "with 0 collections", "INSERT INTO databases VALUES({NEW},'other','nobody')"),
+    sql("all collections in a database of a tenant that is not there", &[V15], HIDDEN, "with 2 collections", "INSERT INTO databases VALUES({NEW},'other','nobody'); UPDATE collections SET database_id={NEW}"),
+    sql("segment of a collection that is not there", &[V15], ORPHANS, "its name is lost", "INSERT INTO segments VALUES({NEW},'urn:chroma:segment/metadata/sqlite','METADATA','22222222-2222-2222-2222-222222222222')"),
+    sql("records of a segment that is not there", &[V15], ORPHANS, "3 records", "UPDATE embeddings SET segment_id={NEW} WHERE id<=3"),
+    sql("records of a segment that is not there, before 1.0", &[V6], &["orphan_rows info"], "3 records", "UPDATE embeddings SET segment_id={NEW} WHERE id<=3"),
+    sql("metadata of records that are not there", &[V11], ORPHANS, "embeddings.id 1, 2", "DELETE FROM embeddings WHERE id<=2"),
+    sql("metadata of a record that is not there, before 1.0", &[V4], ORPHANS, "embeddings.id 7", "DELETE FROM embeddings WHERE id=7"),
+    sql("operations on a collection that is not there", &[V15], LEFT, "1 rows", "INSERT INTO embeddings_queue(operation,topic,id) VALUES(3,'persistent://default/default/22222222-2222-2222-2222-222222222222','x')"),
+    sql("the default tenant gone", &[V15], &["default_tenant_missing"], "", "DELETE FROM tenants"),
+    sql("the default database gone", &[V6, V15], &["default_database_missing"], "", "DELETE FROM databases"),
+];
+
+#[rustfmt::skip]
+pub(super) const QUEUE: &[Fault] = &[
+    sql("position of the index ahead of the queue", &[V15], INVALID, "ahead", "UPDATE max_seq_id SET seq_id=100000 WHERE segment_id={VECTOR}"),
+    sql("position of the records ahead of the queue", &[V6], INVALID, "ahead", "UPDATE max_seq_id SET seq_id=100000 WHERE segment_id={METADATA}"),
+    sql("position of the records ahead of the queue, as bytes", &[V4], INVALID, "ahead", "UPDATE max_seq_id SET seq_id=x'0000000000ffffff' WHERE segment_id={METADATA}"),
+    // Common advice against a large file; every later write is lost without a word.
+    sql("queue emptied by hand", &[V15], EMPTIED, "newest row 0", "DELETE FROM embeddings_queue"),
+    sql("queue emptied by hand, before 1.0", &[V4], EMPTIED, "acknowledged and lost", "DELETE FROM embeddings_queue"),
+    sql("position of the index as bytes", &[V15], INVALID, "it is bytes", "UPDATE max_seq_id SET seq_id=x'0000000000000050' WHERE segment_id={VECTOR}"),
+    sql("position of the records is a text", &[V11, V6], INVALID, "a text", "UPDATE max_seq_id SET seq_id='abc' WHERE segment_id={METADATA}"),
+    sql("position of the records is negative", &[V11], INVALID, "negative", "UPDATE max_seq_id SET seq_id=-3 WHERE segment_id={METADATA}"),
+    sql("position of the records is a number where bytes belong", &[V4], INVALID, "eight bytes", "UPDATE max_seq_id SET seq_id=80 WHERE segment_id={METADATA}"),
+    sql("no position of the index", &[V15], &["seq_id_missing"], "articles", "DELETE FROM max_seq_id WHERE segment_id={VECTOR}"),
+    sql("no position of the records", &[V11], &["seq_id_missing"], "no metadata", "DELETE FROM max_seq_id WHERE segment_id={METADATA}"),
+    sql("no position of the index, before 1.0", &[V6], &["seq_id_missing critical"], "queries fail", "DELETE FROM max_seq_id WHERE segment_id={VECTOR}"),
+    sql("unknown operation", &[V6, V15], POISON, "operation", "UPDATE embeddings_queue SET operation=9 WHERE seq_id={LAST}"),
+    sql("unknown encoding of a vector", &[V15], POISON, "encoding", "UPDATE embeddings_queue SET encoding='XYZ' WHERE seq_id={LAST}-1"),
+    sql("no encoding of a vector", &[V4], POISON, "encoding", "UPDATE embeddings_queue SET encoding=NULL WHERE seq_id={LAST}-1"),
+    sql("addition without a vector", &[V11], POISON, "without a vector", "UPDATE embeddings_queue SET vector=NULL WHERE seq_id={LAST}-5"),
+    sql("vector cut within a number", &[V15], POISON, "within a number", "UPDATE embeddings_queue SET vector=x'0000803f00' WHERE seq_id={LAST}-1"),
+    sql("metadata of an operation are no JSON", &[V15], POISON, "no JSON", "UPDATE embeddings_queue SET metadata='garbage' WHERE seq_id={LAST}-1"),
+    sql("metadata of an operation have a map as value", &[V11], POISON, "plain value", "UPDATE embeddings_queue SET metadata='{\"a\":{\"b\":1}}' WHERE seq_id={LAST}-1"),
+    sql("vector of one number", &[V15], DIMENSION, "vector of 1", "UPDATE embeddings_queue SET vector=x'0000803f' WHERE seq_id={LAST}-1"),
+    sql("12,000 operations that nothing has applied", &[V15], &["queue_backlog"], "metadata segment of \"articles\" is 12000 operations behind", "{MORE}"),
+    sql("12,000 operations that all have applied", &[V15], &["queue_not_purged", "segment_behind", "segment_behind"], "although automatically_purge is on", "{MORE} UPDATE max_seq_id SET seq_id=(SELECT max(seq_id) FROM embeddings_queue)"),
+];
+
+#[rustfmt::skip]
+pub(super) const DOCUMENTS: &[Fault] = &[
+    sql("one letter of a text changed in one of its two places", &[V4, V15], VALUE, "embeddings.id 3", "UPDATE embedding_metadata SET string_value=replace(string_value,'a','e') WHERE key='chroma:document' AND id=3"),
+    sql("two texts replaced in one of their two places", &[V6], STEP, "another text: 2 records, embeddings.id 3, 4", "UPDATE embedding_metadata SET string_value='banana' WHERE key='chroma:document' AND id IN (3,4)"),
+    sql("five texts not in the full-text table", &[V15], STEP, "not in the full-text table: 5 records", "DELETE FROM embedding_fulltext_search WHERE rowid<=5"),
+    sql("one text not in the full-text table", &[V4], STEP, "not in the full-text table", "DELETE FROM embedding_fulltext_search WHERE rowid=5"),
+    sql("a text in the full-text table only", &[V11], STEP, "has no document", "DELETE FROM embedding_metadata WHERE key='chroma:document' AND id=4"),
+    sql("a text in the full-text table at the place of the next record", &[V15], &["fts_out_of_step critical"], "additions fail", "INSERT INTO embedding_fulltext_search(rowid,string_value) VALUES((SELECT max(id)+1 FROM embeddings),'stale')"),
+    sql("a row of the full-text content gone beneath its index", &[V15], BOTH, "not in the full-text table", "DELETE FROM embedding_fulltext_search_content WHERE id=5"),
+];
+
+#[rustfmt::skip]
+pub(super) const SCHEMA: &[Fault] = &[
+    Fault { config: "chroma_version: 1.1.1", opened_by: Some(V11), ..sql("migrated by a newer Chroma than the one that opens it", &[V15], &["schema_newer_than_server"], "1.2.2 is the lowest release that opens it", "") },
+    Fault { config: "chroma_version: 0.6.3", opened_by: Some(V6), ..sql("migrated from 0.6 to 1.x and opened by 0.6", &[V11], &["schema_newer_than_server"], "", "") },
+    sql("hash of a migration changed", &[V15], MISMATCH, "sysdb 3", "UPDATE migrations SET hash='x' WHERE dir='sysdb' AND version=3"),
+    sql("text of a migration changed", &[V4], MISMATCH, "metadb 2", "UPDATE migrations SET sql=sql||' ' WHERE dir='metadb' AND version=2"),
+    sql("newest migration of the records not written down", &[V15], MISMATCH, "metadb 6", "DELETE FROM migrations WHERE dir='metadb' AND version=6"),
+    // Chroma 1.1.1 opens it, runs the migration again and loses every later write.
+    sql("newest migration of the records not written down, 1.1", &[V11], MISMATCH, "metadb 5", "DELETE FROM migrations WHERE dir='metadb' AND version=5"),
+    sql("newest migration of the queue not written down", &[V6], MISMATCH, "embeddings_queue 2", "DELETE FROM migrations WHERE dir='embeddings_queue' AND version=2"),
+    sql("a hole in the migrations", &[V6, V15], MISMATCH, "sysdb 4", "DELETE FROM migrations WHERE dir='sysdb' AND version=4"),
+    sql("migrations of the queue gone", &[V15], MISMATCH, "embeddings_queue 1", "DELETE FROM migrations WHERE dir='embeddings_queue'"),
+    sql("no migration written down", &[V4, V15], &["migrations_missing"], "no row", "DELETE FROM migrations"),
+    sql("table migrations gone", &[V15], &["migrations_missing"], "", "DROP TABLE migrations"),
+    sql("table embedding_metadata_array gone", &[V15], TABLE, "embedding_metadata_array", "DROP TABLE embedding_metadata_array"),
+    sql("table embeddings_queue gone", &[V15], TABLE, "embeddings_queue", "DROP TABLE embeddings_queue"),
+    sql("table max_seq_id gone", &[V11], TABLE, "max_seq_id", "DROP TABLE max_seq_id"),
+    sql("table embeddings_queue_config gone", &[V11], TABLE, "embeddings_queue_config", "DROP TABLE embeddings_queue_config"),
+    sql("table segment_metadata gone", &[V6], TABLE, "segment_metadata", "DROP TABLE segment_metadata"),
+    sql("table collection_metadata gone", &[V6, V15], TABLE, "collection_metadata", "DROP TABLE collection_metadata"),
+    sql("table embedding_metadata gone", &[V4], TABLE, "embedding_metadata", "DROP TABLE embedding_metadata"),
+];
+
+#[rustfmt::skip]
+pub(super) const HEALTHY: &[Fault] = &[
+    file("as Chroma wrote it", ALL, &[], |_| {}),
+    file("no collection yet", &["1.5.9-empty"], &[], |_| {}),
+    file("fewer records than the sync threshold: indexes without elements and metadata", &["1.5.9-fresh"], &[], |_| {}),
+    file("deleted records in the index, folder of a deleted collection", &["1.5.9-deleted"], &["segment_orphan"], |_| {}),
+    sql("a collection without a record", NEWEST, &[], "", "INSERT INTO collections(id,name,database_id,config_json_str) VALUES({NEW},'empty','00000000-0000-0000-0000-000000000000','{}'); INSERT INTO segments VALUES('33333333-3333-3333-3333-333333333333','urn:chroma:segment/metadata/sqlite','METADATA',{NEW}), ('44444444-4444-4444-4444-444444444444','urn:chroma:segment/vector/hnsw-local-persisted','VECTOR',{NEW})"),
+    sql("tenants and databases of one's own", &[V11], &[], "", "INSERT INTO tenants VALUES('acme'); INSERT INTO databases VALUES({NEW},'books','acme'); UPDATE collections SET database_id={NEW} WHERE name='notes'"),
+    sql("the default database under another id", NEWEST, &[], "", "UPDATE databases SET id={NEW}; UPDATE collections SET database_id={NEW}"),
+    sql("no configuration of a collection at all", NEWEST, &[], "", "UPDATE collections SET schema_str=NULL, config_json_str=NULL WHERE name='articles'"),
+    sql("configuration in the form of 0.6", NEWEST, &[], "", "UPDATE collections SET config_json_str='{\"_type\":\"CollectionConfigurationInternal\",\"hnsw_configuration\":{}}'"),
+    sql("no configuration in 0.6", &[V6], &[], "", "UPDATE collections SET config_json_str=NULL"),
+    sql("no configuration of the queue", NEWEST, &[], "", "DELETE FROM embeddings_queue_config"),
+    sql("purging switched off", NEWEST, &[], "", "UPDATE embeddings_queue_config SET config_json_str='{\"automatically_purge\":false}'"),
+    sql("position of the records behind the queue: applied at the next start", &[V6, V15], &[], "", "UPDATE max_seq_id SET seq_id=82 WHERE segment_id={METADATA}"),
+    sql("position of a segment that is not there", NEWEST, &[], "", "INSERT INTO max_seq_id VALUES({NEW},5)"),
+    sql("what 0.6 leaves of a deleted collection", &[V6], &[], "", "INSERT INTO collection_metadata(collection_id,key) VALUES({NEW},'a'); INSERT INTO max_seq_id VALUES({NEW},x'0000000000000005')"),
+    sql("an index and a table of somebody else", NEWEST, &[], "", "CREATE INDEX mine ON embeddings(seq_id); CREATE TABLE theirs(x)"),
+    sql("a newer Chroma than any that is known", NEWEST, &[], "", "INSERT INTO migrations VALUES('sysdb',11,'00011-x.sqlite.sql','x','x'); UPDATE segments SET type='urn:chroma:segment/vector/new' WHERE id={VECTOR}; UPDATE collections SET config_json_str='{\"vector_index\":{\"new\":{},\"hnsw\":{}}}'"),
+    file("foreign files and folders beside it", NEWEST, &[], |dir| {
+        std::fs::write(dir.join("README.txt"), "notes").unwrap();
+        std::fs::create_dir(dir.join("lost+found")).unwrap();
+        std::fs::create_dir(dir.join("backup")).unwrap();
+        std::fs::write(dir.join("backup/header.bin"), "x").unwrap();
+    }),
+];

@@ -1,0 +1,143 @@
+//! Folders of indexes.
+
+use std::{fs, path::Path};
+
+use super::{
+    super::support::copy_tree, ALL, Fault, NEWEST, PURGED, V4, articles, cut, database, exchange,
+    file, folder, overwrite, replace,
+};
+
+/// Where the element stands and how long each is: 8 numbers, and 16 neighbours above level 0.
+const ELEMENT: u64 = 4 + 4 * 32 + 4 * 8 + 8;
+
+const HOSTILE: &[u8] = b"cposix\nsystem\n(X\x04\x00\x00\x00truetR.";
+
+#[rustfmt::skip]
+pub(super) const FOLDERS: &[Fault] = &[
+    file("header missing", ALL, &["segment_incomplete"], |d| fs::remove_file(articles(d, "header.bin")).unwrap()),
+    file("header empty", NEWEST, &["segment_incomplete"], |d| cut(&articles(d, "header.bin"), 0)),
+    file("header is a directory", NEWEST, &["segment_incomplete"], |d| {
+        fs::remove_file(articles(d, "header.bin")).unwrap();
+        fs::create_dir(articles(d, "header.bin")).unwrap();
+    }),
+    file("header cut", ALL, &["segment_truncated"], |d| cut(&articles(d, "header.bin"), 40)),
+    file("header zeroed", NEWEST, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 0, &[0; 100])),
+    file("header of another version", NEWEST, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 0, &[2])),
+    file("more elements than room", ALL, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 20, &1_000_000_u64.to_le_bytes())),
+    file("entry point nowhere", ALL, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 56, &80_u32.to_le_bytes())),
+    file("other number of neighbours", NEWEST, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 60, &8_u64.to_le_bytes())),
+    file("another level", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "header.bin"), 52, &3_i32.to_le_bytes())),
+    file("one element less", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "header.bin"), 20, &79_u64.to_le_bytes())),
+    file("elements missing", NEWEST, &["segment_incomplete"], |d| fs::remove_file(articles(d, "data_level0.bin")).unwrap()),
+    file("elements empty", NEWEST, &["segment_incomplete"], |d| cut(&articles(d, "data_level0.bin"), 0)),
+    file("elements cut", ALL, &["segment_truncated"], |d| cut(&articles(d, "data_level0.bin"), 10 * ELEMENT + 7)),
+    file("neighbour nowhere", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 4, &[0xff; 4])),
+    file("too many neighbours", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT, &[0xff])),
+    file("label of another element", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &9_u64.to_le_bytes())),
+    file("label never given out", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &999_u64.to_le_bytes())),
+    file("number that is none", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 12, &f32::NAN.to_le_bytes())),
+    file("marked as deleted", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 2, &[1])),
+    file("no longer marked as deleted", &["1.5.9-deleted"], &["segment_inconsistent", "segment_orphan"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 2, &[0])),
+    file("norms missing", NEWEST, &["segment_incomplete"], |d| fs::remove_file(articles(d, "length.bin")).unwrap()),
+    file("norms empty", NEWEST, &["segment_incomplete"], |d| cut(&articles(d, "length.bin"), 0)),
+    file("norms cut", ALL, &["segment_truncated"], |d| cut(&articles(d, "length.bin"), 160)),
+    file("infinite norm", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "length.bin"), 40, &f32::INFINITY.to_le_bytes())),
+    file("links missing", NEWEST, &["segment_incomplete"], |d| fs::remove_file(articles(d, "link_lists.bin")).unwrap()),
+    file("links empty", ALL, &["segment_incomplete"], |d| cut(&articles(d, "link_lists.bin"), 0)),
+    file("links cut", ALL, &["segment_truncated"], |d| {
+        let file = articles(d, "link_lists.bin");
+        cut(&file, fs::metadata(&file).unwrap().len() - 1);
+    }),
+    file("links cut below their lengths", NEWEST, &["segment_truncated"], |d| cut(&articles(d, "link_lists.bin"), 100)),
+    file("impossible length of links", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "link_lists.bin"), 0, &[1, 2, 3, 4])),
+    file("bytes behind the links", NEWEST, &["segment_inconsistent"], |d| {
+        let file = articles(d, "link_lists.bin");
+        cut(&file, fs::metadata(&file).unwrap().len() + 8);
+    }),
+    file("links without end", ALL, &["segment_bloated"], |d| cut(&articles(d, "link_lists.bin"), 1 << 40)),
+    file("elements without end", NEWEST, &["segment_bloated"], |d| cut(&articles(d, "data_level0.bin"), 1 << 40)),
+    file("metadata missing", PURGED, &["segment_incomplete"], |d| fs::remove_file(articles(d, "index_metadata.pickle")).unwrap()),
+    file("metadata missing, all vectors still in the queue", &[V4], &["segment_incomplete warning"], |d| fs::remove_file(articles(d, "index_metadata.pickle")).unwrap()),
+    file("metadata empty", NEWEST, &["segment_incomplete"], |d| cut(&articles(d, "index_metadata.pickle"), 0)),
+    file("metadata cut", ALL, &["segment_metadata_invalid"], |d| cut(&articles(d, "index_metadata.pickle"), 700)),
+    file("metadata are text", NEWEST, &["segment_metadata_invalid"], |d| fs::write(articles(d, "index_metadata.pickle"), "hello").unwrap()),
+    file("metadata call code", ALL, &["segment_metadata_hostile"], |d| fs::write(articles(d, "index_metadata.pickle"), HOSTILE).unwrap()),
+    file("metadata call code, header cut", NEWEST, &["segment_metadata_hostile"], |d| {
+        fs::write(articles(d, "index_metadata.pickle"), HOSTILE).unwrap();
+        cut(&articles(d, "header.bin"), 40);
+    }),
+    file("one map of the metadata differs", NEWEST, &["segment_metadata_invalid"], |d| {
+        let file = articles(d, "index_metadata.pickle");
+        let mut from = b"articles-020J\x15".to_vec();
+        let mut to = from.clone();
+        to[13] = 0x16;
+        from.extend([0; 3]);
+        to.extend([0; 3]);
+        replace(&file, &from, &to);
+    }),
+    file("metadata exchanged", ALL, &["segment_inconsistent", "segment_inconsistent"], |d| {
+        let name = "index_metadata.pickle";
+        exchange(&articles(d, name), &folder(d, "notes").join(name));
+    }),
+    file("folders exchanged", ALL, &["segment_inconsistent", "segment_inconsistent"], |d| {
+        exchange(&folder(d, "articles"), &folder(d, "notes"));
+    }),
+    file("folder of another store", ALL, &["segment_inconsistent"], |d| {
+        replace(&articles(d, "index_metadata.pickle"), b"articles-", b"artifact-");
+    }),
+    file("folder missing", ALL, &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()),
+    file("folder empty", ALL, &["segment_incomplete"], |d| {
+        fs::remove_dir_all(folder(d, "articles")).unwrap();
+        fs::create_dir(folder(d, "articles")).unwrap();
+    }),
+    file("folder of nobody", ALL, &["segment_orphan"], |d| {
+        copy_tree(&folder(d, "articles"), &d.join("3f2504e0-4f89-41d3-9a0c-0305e82c3301"));
+    }),
+    file("database newer than folder", PURGED, &["segment_behind"], advance_database),
+    file("database older than folder", ALL, &["segment_ahead"], rewind_database),
+    file("a record that only the tables have", ALL, &["records_without_vector"], rename_record),
+    file("unpersisted folder missing", &["1.5.9-fresh"], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()),
+];
+
+/// The database as it would be with everything flushed and purged, beside folders that are older.
+fn advance_database(dir: &Path) {
+    let database = database(dir);
+    let sql = "SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection \
+               WHERE s.scope = 'VECTOR' AND c.name = 'articles'";
+    let segment: String = database.query_row(sql, [], |row| row.get(0)).unwrap();
+    let old = dir.to_str().unwrap().contains("chroma-0.");
+    let position = if old { "x'000000000000005a'" } else { "90" };
+    database
+        .execute_batch(&format!(
+            "UPDATE max_seq_id SET seq_id = {position} WHERE segment_id = '{segment}'; \
+             DELETE FROM embeddings_queue WHERE seq_id < 90"
+        ))
+        .unwrap();
+}
+
+/// The database as it was before the last twenty flushed records, beside folders that are newer.
+fn rewind_database(dir: &Path) {
+    let database = database(dir);
+    let newer =
+        "SELECT id FROM embeddings WHERE embedding_id >= 'articles-060' AND embedding_id < 'b'";
+    let array = "SELECT count(*) FROM sqlite_schema WHERE name = 'embedding_metadata_array'";
+    let array: i64 = database.query_row(array, [], |row| row.get(0)).unwrap();
+    if array > 0 {
+        database
+            .execute_batch(&format!("DELETE FROM embedding_metadata_array WHERE id IN ({newer})"))
+            .unwrap();
+    }
+    database
+        .execute_batch(&format!(
+            "DELETE FROM embedding_fulltext_search WHERE rowid IN ({newer}); \
+             DELETE FROM embedding_metadata WHERE id IN ({newer}); \
+             DELETE FROM embeddings WHERE id IN ({newer}); \
+             DELETE FROM embeddings_queue WHERE seq_id < 90 AND seq_id > 60"
+        ))
+        .unwrap();
+}
+
+fn rename_record(dir: &Path) {
+    let sql = "UPDATE embeddings SET embedding_id = 'nobody' WHERE embedding_id = 'articles-020'";
+    assert_eq!(database(dir).execute(sql, []).unwrap(), 1);
+}
