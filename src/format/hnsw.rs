@@ -9,11 +9,13 @@ mod labels;
 mod lengths;
 mod level0;
 mod links;
+mod order;
 
 pub use labels::{LabelProblems, Labels, Pair};
 pub use lengths::LengthWalk;
 pub use level0::{Element, Level0Walk};
 pub use links::LinkWalk;
+pub use order::{Exchange, Order};
 
 /// Bytes of `header.bin`: the fields one after the other, none aligned.
 pub const HEADER_LEN: usize = 100;

@@ -5,6 +5,7 @@ fill HOST PORT COUNT       adds so many records with documents
 verify HOST PORT           reads a ledger from standard input and proves that all of it is there
 write DIR PREFIX SECONDS   opens DIR embedded and adds records until the time is over, whoever else does
 lost DIR                   opens DIR embedded and prints how many records have no vector
+state HOST PORT            asks a server for everything, and prints what fails
 hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
 """
 
@@ -121,6 +122,47 @@ def lost(directory):
     print(missing)
 
 
+def state(host, port):
+    """Heartbeat, counting, reading, searching and adding, each within some seconds; only what fails is said."""
+    import re
+
+    import httpx
+
+    address = f"http://{host}:{port}/api/v2"
+    root = f"{address}/tenants/default_tenant/databases/default_database/collections"
+    failed = []
+
+    def ask(step, method, url, body=None):
+        try:
+            answer = httpx.request(method, url, json=body, timeout=10)
+        except httpx.TimeoutException:
+            failed.append(f"{step}: no answer")
+        except httpx.HTTPError as error:
+            failed.append(f"{step}: {type(error).__name__}")
+        else:
+            if answer.status_code < 300:
+                return answer.json()
+            text = str(answer.json().get("message") or answer.json().get("detail"))
+            failed.append(f"{step}: {answer.status_code} {re.sub('[0-9a-f-]{36}', 'ID', text)[:160]}")
+        return None
+
+    ask("heartbeat", "GET", f"{address}/heartbeat")
+    listed = ask("list", "GET", root)
+    if listed is not None:
+        one = next((each for each in listed if each["name"] == "articles"), None)
+        if one is None:
+            failed.append(f"lists {len(listed)} collections, articles is not among them")
+        else:
+            dim = 8
+            ask("count", "GET", f"{root}/{one['id']}/count")
+            ask("get", "POST", f"{root}/{one['id']}/get", {"limit": 10})
+            ask("query", "POST", f"{root}/{one['id']}/query", {"query_embeddings": [[0.5] * dim], "n_results": 1})
+            for part in range(3):
+                ids = [f"state-{part}-{n}" for n in range(20)]
+                ask("add", "POST", f"{root}/{one['id']}/add", {"ids": ids, "embeddings": [[0.5] * (dim - 1) + [float(n)] for n in range(20)], "documents": ids})
+    print("; ".join(dict.fromkeys(failed)) or "all right")
+
+
 def hold(directory):
     import chromadb
 
@@ -131,4 +173,4 @@ def hold(directory):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "verify": verify, "write": write, "lost": lost, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "verify": verify, "write": write, "lost": lost, "state": state, "hold": hold}[sys.argv[1]](*sys.argv[2:])

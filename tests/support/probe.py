@@ -100,7 +100,7 @@ def examine(report, directory, wanted):
     listed = report.attempt("list", chroma.list_collections)
     if listed is not None:
         names = sorted(one if isinstance(one, str) else one.name for one in listed)
-        if names != sorted(wanted):
+        if not set(wanted) <= set(names):
             report.say(f"lists {len(set(names) & set(wanted))} of {len(wanted)} collections")
         if not set(names) & set(wanted):
             return
@@ -219,15 +219,21 @@ def in_child(work):
 
 
 def summary(parts):
-    """Parts that are said of both collections alike are said once."""
-    out = []
+    """The parts in one line: an error that several steps give, or both collections, is written once."""
+    merged = {}
     for part in parts:
-        for name, other in (("articles", "notes"), ("notes", "articles")):
-            twin = part.replace(name, other)
-            if part != twin and twin in parts and not re.search(r"\d+ of", part):
-                part = part.replace(name, "both")
-        if part not in out:
-            out.append(part)
+        where, _, what = part.partition(": ")
+        name, _, step = where.partition(" ")
+        merged.setdefault((name, what), []).append(step)
+    texts = {}
+    for (name, what), steps in merged.items():
+        steps = [step for step in steps if step]
+        texts.setdefault((", ".join(steps), what), []).append(name)
+    out = []
+    for (steps, what), names in texts.items():
+        names = "both" if set(names) == set(DIMENSIONS) else ", ".join(names)
+        where = f"{names} ({steps})" if steps else names
+        out.append(f"{where}: {what}" if what else where)
     return "; ".join(out)
 
 
@@ -249,11 +255,11 @@ def say(base, directory, known):
     done = [line["parts"] for line in lines if "parts" in line]
     parts = done[-1] if done else []
     if ended:
-        parts = [f"{ended} at: {step}"]
+        parts = [f"{ended} at {step}"]
         if grown := bloat(Path(directory)):
             parts.append(grown)
     elif not done:
-        parts = [f"ends at: {step}"]
+        parts = [f"ends at {step}"]
     return summary(parts) or "all right"
 
 

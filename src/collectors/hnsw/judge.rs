@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     findings::{Code, Finding, Severity},
-    format::hnsw::{Header, HeaderError},
+    format::hnsw::{Exchange, Header, HeaderError},
 };
 
 /// How a segment stands.
@@ -349,6 +349,13 @@ fn contents(
             labels.without_element, labels.nameless, labels.twice
         )));
     }
+    if let Some((Exchange { places: [a, b], numbers }, more)) = labels.exchanged {
+        let more = if more > 0 { format!(" (and {more} more pairs)") } else { String::new() };
+        return Err(torn(format!(
+            "elements {a} and {b} bear each other's label, {} and {}{more}: all others stand in the order of theirs",
+            numbers[0], numbers[1]
+        )));
+    }
     // What a flush wrote that did not come to its end is still in the queue.
     let Some(compared) = compared else {
         return Ok(labels.above_total > 0 || labels.marked_count > 0);
@@ -382,6 +389,18 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
             "its newest {strays} ids are no records of the database, {known} older ones are; {missing} records have no vector"
         );
         return Err(fault(State::Ahead, Code::SegmentAhead, evidence));
+    }
+    if let Some(Exchange { places, numbers: [a, b] }) = compared.exchanged.filter(|_| missing == 0)
+    {
+        return Err(fault(
+            State::Torn,
+            Code::SegmentInconsistent,
+            format!(
+                "two records (embeddings.id {a} and {b}) have each other's label, in places {} and {}: all others have labels \
+                 in the order in which they were added",
+                places[0], places[1]
+            ),
+        ));
     }
     // A position that no queue ever reached hides what is in the queue; `seq_id_invalid` tells it.
     if missing == 0 || compared.position_ahead {

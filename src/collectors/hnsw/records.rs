@@ -13,7 +13,11 @@ use rusqlite::{Connection, types::Value};
 
 use super::catalogue::Row;
 use crate::{
-    format::{hnsw::Pair, pickle, uuid::Uuid},
+    format::{
+        hnsw::{Exchange, Order, Pair},
+        pickle,
+        uuid::Uuid,
+    },
     store::{
         Context,
         database::{Abort, Limits, QueryError, ReadConnection},
@@ -43,6 +47,8 @@ pub(super) struct Compared {
     pub(super) pending_deletes: HashSet<u64>,
     /// Whether the position of the index is beyond the end of the queue, so that the queue says nothing.
     pub(super) position_ahead: bool,
+    /// Two ids with each other's label, by the rows of their records.
+    pub(super) exchanged: Option<Exchange>,
 }
 
 /// One operation that is not in an index yet.
@@ -193,7 +199,8 @@ pub(super) fn compare(
 ) -> Result<Compared, QueryError> {
     pairs.sort_unstable_by_key(|pair| pair.id);
     let index = |id: u64| pairs.binary_search_by_key(&id, |pair| pair.id).ok();
-    let mut found = Found { met: vec![false; pairs.len()], ..Found::default() };
+    let rows = if pairs.len() <= ORDERED_MAX { vec![0; pairs.len()] } else { Vec::new() };
+    let mut found = Found { met: vec![false; pairs.len()], rows, ..Found::default() };
     let mut last: Option<Value> = None;
     let pending = replay(queue.pending.get(&segment), |id| index(id).is_some());
     while let Some(records) = &row.records_segment {
@@ -260,6 +267,8 @@ struct End {
 struct Found {
     /// Which pairs of the index the tables know.
     met: Vec<bool>,
+    /// The rows of their records; empty when there are too many to keep.
+    rows: Vec<i64>,
     records: u64,
     /// Hash, row and text of the records without a vector.
     missing: Vec<(u64, i64, String)>,
@@ -275,6 +284,9 @@ impl Found {
         let hash = pickle::hash(id);
         if let Some(at) = at {
             self.met[at] = true;
+            if let Some(row) = self.rows.get_mut(at) {
+                *row = rowid;
+            }
             self.latest = self.latest.max(Some(rowid));
         }
         if pending.get(&hash).map_or(at.is_some(), |end| end.there) {
@@ -304,6 +316,7 @@ impl Found {
                 strays_first = strays_first.min(pair.label);
             }
         }
+        let exchanged = exchanged(pairs, &self.met, self.rows);
         Compared {
             records: self.records,
             missing: missing.len() as u64 + self.missing_more,
@@ -320,8 +333,19 @@ impl Found {
                 .map(|(id, _)| *id)
                 .collect(),
             position_ahead: ahead,
+            exchanged,
         }
     }
+}
+
+/// Whether the labels of two ids were exchanged: Chroma 1.x gives rows and labels out in the same order.
+fn exchanged(pairs: &[Pair], met: &[bool], rows: Vec<i64>) -> Option<Exchange> {
+    let known = pairs.iter().zip(rows).zip(met).filter(|(_, met)| **met);
+    let mut by_label: Vec<(u64, i64)> = known.map(|((pair, row), _)| (pair.label, row)).collect();
+    by_label.sort_unstable();
+    let mut order = Order::default();
+    by_label.iter().filter_map(|(_, row)| u64::try_from(*row).ok()).for_each(|row| order.push(row));
+    order.exchanges().first().copied()
 }
 
 /// Rows of one question: some milliseconds.
@@ -338,6 +362,9 @@ const OPERATIONS_MAX: usize = 8_000_000;
 
 /// Records without a vector that are told apart.
 const MISSING_MAX: usize = 100_000;
+
+/// Ids of one index whose order is looked at: 48 MB while it is compared.
+const ORDERED_MAX: usize = 2_000_000;
 
 const EXAMPLES_MAX: usize = 3;
 

@@ -220,7 +220,7 @@ fn what_the_queue_explains_is_a_flush_that_was_cut_off() {
 fn records_and_ids_that_do_not_meet_are_told_by_their_cause() {
     use Code::{RecordsWithoutVector, SegmentAhead, SegmentBehind, SegmentInconsistent};
     type Change = fn(&mut Row, &mut Compared);
-    let cases: [(&str, Change, Option<Code>); 8] = [
+    let cases: [(&str, Change, Option<Code>); 9] = [
         ("nothing", |_, _| {}, None),
         ("lost here and there", |_, c| c.missing = 5, Some(RecordsWithoutVector)),
         ("the newest lost", |_, c| (c.missing, c.missing_last) = (5, true), Some(SegmentBehind)),
@@ -236,7 +236,12 @@ fn records_and_ids_that_do_not_meet_are_told_by_their_cause() {
             |_, c| (c.strays, c.known, c.missing) = (80, 0, 86),
             Some(SegmentInconsistent),
         ),
-        ("other vectors", |row, _| row.dimension = Some(9), Some(SegmentInconsistent)),
+        (
+            "other vectors, which no vector in the queue contradicts",
+            |row, c| (row.dimension, c.pending_adds) = (Some(9), 0),
+            Some(SegmentInconsistent),
+        ),
+        ("own ids, and vectors in the queue that tell it", |row, _| row.dimension = Some(9), None),
     ];
     for (what, change, want) in cases {
         let verdict = verdict(|row, compared, _| change(row, compared));

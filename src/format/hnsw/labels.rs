@@ -1,6 +1,6 @@
 //! The labels that `index_metadata.pickle` gives to ids, against those that the elements bear.
 
-use super::Element;
+use super::{Element, Exchange, Order};
 
 /// A label and the hash of the id that bears it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub struct Labels {
     hint: usize,
     /// Labels of elements that no id bears: deleted, or left by a flush that was cut off.
     nameless: Vec<u64>,
+    order: Order,
     found: LabelProblems,
 }
 
@@ -42,6 +43,8 @@ pub struct LabelProblems {
     pub marked: Vec<u64>,
     /// How many there are.
     pub marked_count: u64,
+    /// Two elements that bear each other's label, and how many more such pairs.
+    pub exchanged: Option<(Exchange, usize)>,
     /// One case of the first three.
     pub example: Option<String>,
 }
@@ -53,12 +56,13 @@ impl Labels {
         pairs.sort_unstable_by_key(|pair| pair.label);
         let met = vec![0; pairs.len()];
         let found = LabelProblems::default();
-        Self { pairs, met, total, hint: 0, nameless: Vec::new(), found }
+        Self { pairs, met, total, hint: 0, nameless: Vec::new(), order: Order::default(), found }
     }
 
     /// Notes the label of an element.
     pub fn note(&mut self, element: Element) {
         let Element { index, label, deleted } = element;
+        self.order.push(label);
         let at = if self.pairs.get(self.hint).is_some_and(|pair| pair.label == label) {
             Some(self.hint)
         } else {
@@ -111,6 +115,8 @@ impl Labels {
                 found.say(|| format!("two elements bear label {}", two[0]));
             }
         }
+        let exchanges = self.order.exchanges();
+        found.exchanged = exchanges.first().map(|first| (*first, exchanges.len() - 1));
         (self.found, self.pairs)
     }
 }

@@ -2,7 +2,13 @@
 //! findings must come out of it and no other. `tests/faults.rs` holds the program to it, `tests/e2e_faults.rs` Chroma,
 //! and `tests/faults.md` publishes both.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    unused_imports,
+    reason = "each test binary uses its own part"
+)]
 
 mod broken;
 mod host;
@@ -143,6 +149,7 @@ pub fn classes() -> Vec<(&'static str, &'static [Fault])> {
         ("Permissions", host::PERMISSIONS),
         ("Backups", host::BACKUPS),
         ("Nothing wrong, though it may look so", rows::HEALTHY),
+        ("Blind spots", rows::BLIND),
     ]
 }
 

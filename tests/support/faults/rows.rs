@@ -1,6 +1,6 @@
 //! Rows of the tables: schema, catalogue, queue, documents; and what is odd and healthy.
 
-use super::{ALL, Fault, NEWEST, V4, V6, V11, V15, file, sql};
+use super::{ALL, Fault, NEWEST, V4, V6, V11, V15, file, segments, sql};
 
 const CONFIG: &[&str] = &["collection_config_invalid"];
 const DIMENSION: &[&str] = &["collection_dimension_mismatch"];
@@ -127,7 +127,6 @@ pub(super) const HEALTHY: &[Fault] = &[
     sql("a collection without a record", NEWEST, &[], "", "INSERT INTO collections(id,name,database_id,config_json_str) VALUES({NEW},'empty','00000000-0000-0000-0000-000000000000','{}'); INSERT INTO segments VALUES('33333333-3333-3333-3333-333333333333','urn:chroma:segment/metadata/sqlite','METADATA',{NEW}), ('44444444-4444-4444-4444-444444444444','urn:chroma:segment/vector/hnsw-local-persisted','VECTOR',{NEW})"),
     sql("tenants and databases of one's own", &[V11], &[], "", "INSERT INTO tenants VALUES('acme'); INSERT INTO databases VALUES({NEW},'books','acme'); UPDATE collections SET database_id={NEW} WHERE name='notes'"),
     sql("the default database under another id", NEWEST, &[], "", "UPDATE databases SET id={NEW}; UPDATE collections SET database_id={NEW}"),
-    sql("no configuration of a collection at all", NEWEST, &[], "", "UPDATE collections SET schema_str=NULL, config_json_str=NULL WHERE name='articles'"),
     sql("configuration in the form of 0.6", NEWEST, &[], "", "UPDATE collections SET config_json_str='{\"_type\":\"CollectionConfigurationInternal\",\"hnsw_configuration\":{}}'"),
     sql("no configuration in 0.6", &[V6], &[], "", "UPDATE collections SET config_json_str=NULL"),
     sql("no configuration of the queue", NEWEST, &[], "", "DELETE FROM embeddings_queue_config"),
@@ -143,4 +142,16 @@ pub(super) const HEALTHY: &[Fault] = &[
         std::fs::create_dir(dir.join("backup")).unwrap();
         std::fs::write(dir.join("backup/header.bin"), "x").unwrap();
     }),
+];
+
+/// What neither SQLite nor the program notices, and why.
+#[rustfmt::skip]
+pub(super) const BLIND: &[Fault] = &[
+    // What the collection was made with stands nowhere else; Chroma goes on with its defaults.
+    sql("configuration of a collection gone: it was made with cosine distance", NEWEST, &[], "", "UPDATE collections SET schema_str=NULL, config_json_str=NULL WHERE name='articles'"),
+    // 1.x puts the elements of a batch in any order, so that no order is broken.
+    file("labels of two elements exchanged, 1.x", &[V11, V15], &[], segments::exchange_elements),
+    // 0.x gives labels to the ids of a batch in any order.
+    file("labels of two ids exchanged in the metadata, 0.x", &[V4, V6], &[], segments::exchange_ids),
+    sql("a bit of a vector in the queue flipped", NEWEST, &[], "", "UPDATE embeddings_queue SET vector=x'0000803e'||substr(vector,5) WHERE seq_id={LAST}-5"),
 ];

@@ -3,8 +3,8 @@
 use std::{fs, path::Path};
 
 use super::{
-    super::support::copy_tree, ALL, Fault, NEWEST, PURGED, V4, articles, cut, database, exchange,
-    file, folder, overwrite, replace,
+    super::support::copy_tree, ALL, Fault, NEWEST, PURGED, V4, V6, V11, V15, articles, cut,
+    database, exchange, file, folder, overwrite, replace,
 };
 
 /// Where the element stands and how long each is: 8 numbers, and 16 neighbours above level 0.
@@ -35,6 +35,8 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("too many neighbours", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT, &[0xff])),
     file("label of another element", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &9_u64.to_le_bytes())),
     file("label never given out", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &999_u64.to_le_bytes())),
+    file("labels of two elements exchanged", &[V4, V6], &["segment_inconsistent"], exchange_elements),
+    file("labels of two ids exchanged in the metadata", &[V11, V15], &["segment_inconsistent"], exchange_ids),
     file("number that is none", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 12, &f32::NAN.to_le_bytes())),
     file("marked as deleted", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 2, &[1])),
     file("no longer marked as deleted", &["1.5.9-deleted"], &["segment_inconsistent", "segment_orphan"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 2, &[0])),
@@ -85,7 +87,8 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("folder of another store", ALL, &["segment_inconsistent"], |d| {
         replace(&articles(d, "index_metadata.pickle"), b"articles-", b"artifact-");
     }),
-    file("folder missing", ALL, &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()),
+    file("folder missing", PURGED, &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("78 of 86 records have no vector any more"),
+    file("folder missing, all vectors still in the queue", &[V4], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("all 86 vectors are still in the queue"),
     file("folder empty", ALL, &["segment_incomplete"], |d| {
         fs::remove_dir_all(folder(d, "articles")).unwrap();
         fs::create_dir(folder(d, "articles")).unwrap();
@@ -95,7 +98,7 @@ pub(super) const FOLDERS: &[Fault] = &[
     }),
     file("database newer than folder", PURGED, &["segment_behind"], advance_database),
     file("database older than folder", ALL, &["segment_ahead"], rewind_database),
-    file("a record that only the tables have", ALL, &["records_without_vector"], rename_record),
+    file("a record that only the tables have", ALL, &["records_without_vector"], rename_record).saying("1 of 86 records"),
     file("unpersisted folder missing", &["1.5.9-fresh"], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()),
 ];
 
@@ -140,4 +143,23 @@ fn rewind_database(dir: &Path) {
 fn rename_record(dir: &Path) {
     let sql = "UPDATE embeddings SET embedding_id = 'nobody' WHERE embedding_id = 'articles-020'";
     assert_eq!(database(dir).execute(sql, []).unwrap(), 1);
+}
+
+/// Two elements that bear each other's label: every count agrees, and two ids have each other's vector.
+pub(super) fn exchange_elements(dir: &Path) {
+    let file = articles(dir, "data_level0.bin");
+    let bytes = fs::read(&file).unwrap();
+    let end = |at: u64| usize::try_from((at + 1) * ELEMENT).unwrap();
+    let label = |at| bytes[end(at) - 8..end(at)].to_vec();
+    overwrite(&file, 6 * ELEMENT - 8, &label(60));
+    overwrite(&file, 61 * ELEMENT - 8, &label(5));
+}
+
+/// Two ids with each other's label. Each stands three times in the file: `id_to_label`, `label_to_id`, `id_to_seq_id`.
+pub(super) fn exchange_ids(dir: &Path) {
+    let (a, b) = (b"articles-005".as_slice(), b"articles-060".as_slice());
+    let file = articles(dir, "index_metadata.pickle");
+    replace(&file, a, b"articles-xxx");
+    replace(&file, b, a);
+    replace(&file, b"articles-xxx", b);
 }

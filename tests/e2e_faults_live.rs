@@ -1,0 +1,313 @@
+//! The part of the published matrix that happens beside running processes: real servers, real kills, a disk that is really
+//! full. `serve` must come to exactly the findings that are expected and stay with them, and Chroma must do what
+//! `tests/faults.md` says of it. `UPDATE_FAULTS=1` writes these lines anew.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/chroma.rs"]
+mod chroma;
+#[path = "support/faults/mod.rs"]
+mod faults;
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use chroma::{Embedded, Server};
+use faults::{LIVE, Matrix, Row, codes_cell};
+use support::{Exporter, SOON, fixture, wait_for};
+
+/// A store that a server serves, and what the fault brings with it; all of it ends with the scene.
+struct Scene {
+    scratch: tempfile::TempDir,
+    dir: PathBuf,
+    log: PathBuf,
+    servers: Vec<Server>,
+    others: Vec<Box<dyn std::any::Any>>,
+    mount: Option<PathBuf>,
+}
+
+/// Killed when dropped.
+struct Kill(Child);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.servers.clear();
+        self.others.clear();
+        if let Some(mount) = &self.mount {
+            drop(Command::new("umount").arg("-l").arg(mount).status());
+        }
+    }
+}
+
+impl Scene {
+    fn new(release: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let dir = fixture(&format!("chroma-{release}"), &root);
+        let log = root.join("server.log");
+        fs::write(&log, "").unwrap();
+        Self { scratch, dir, log, servers: Vec::new(), others: Vec::new(), mount: None }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.join("chroma.sqlite3")
+    }
+
+    fn serve(&mut self, release: &'static str) {
+        self.servers.push(Server::start(release, &self.dir));
+    }
+
+    /// Watches the store as `serve` does, with the server's address when there is one.
+    fn watch(&self) -> Exporter {
+        let root = self.scratch.path();
+        let server = self.servers.first().map_or(String::new(), |server| {
+            format!(
+                "    server: {{url: 'http://127.0.0.1:{}', interval: 1s, timeout: 3s}}\n",
+                server.port
+            )
+        });
+        let text = format!(
+            "stores:\n  - name: main\n    path: {}\n    logs: [{}]\n{server}state:\n  dir: {}\n\
+             collect:\n  interval: 500ms\n  contents_interval: 500ms\n  statement_deadline: 5s\n",
+            self.dir.display(),
+            self.log.display(),
+            root.join("state").display()
+        );
+        let config = root.join("config.yml");
+        fs::write(&config, text).unwrap();
+        Exporter::start(&["--config.file", config.to_str().unwrap()])
+    }
+
+    /// What the first server says, in one line.
+    fn server_says(&self) -> String {
+        let Some(server) = self.servers.first() else { return "–".to_owned() };
+        let out = server.client("state", &[]).stderr(Stdio::null()).output().unwrap();
+        assert!(out.status.success());
+        let said = String::from_utf8(out.stdout).unwrap().trim().to_owned();
+        said.replace(self.dir.to_str().unwrap(), "DIR")
+    }
+}
+
+struct Live {
+    what: &'static str,
+    release: &'static str,
+    codes: &'static [&'static str],
+    /// Codes of the host are part of what this one is about.
+    disk: bool,
+    /// Makes the store ready, before it is watched.
+    before: fn(&mut Scene),
+    /// What happens then.
+    strike: fn(&mut Scene),
+}
+
+fn serve(scene: &mut Scene) {
+    scene.serve("1.5.9");
+}
+
+fn python(release: &str, code: &str, words: &[&Path]) -> Child {
+    let mut command = Command::new(chroma::python(release));
+    command.args(["-W", "ignore", "-c", code]).args(words).env("ANONYMIZED_TELEMETRY", "False");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Adds without pause until it is killed.
+const WRITER: &str = "
+import sys, chromadb
+c = chromadb.PersistentClient(sys.argv[1]).get_collection('articles')
+print('ready', flush=True)
+n = 0
+while True:
+    n += 1
+    c.add(ids=[f'{n}-{i}' for i in range(400)], embeddings=[[0.5] * 7 + [float(i)] for i in range(400)], documents=[f'text {n} {i} ' * 40 for i in range(400)])
+";
+
+/// Kills a writer until it leaves a transaction behind.
+fn kill_in_a_transaction(scene: &mut Scene) {
+    let journal = scene.dir.join("chroma.sqlite3-journal");
+    let whole = scene.scratch.path().join("whole");
+    support::copy_tree(&scene.dir, &whole);
+    for round in 0_u64..60 {
+        let mut writer = Kill(python("1.5.9", WRITER, &[&scene.dir]));
+        let mut line = String::new();
+        BufReader::new(writer.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        std::thread::sleep(Duration::from_millis(40 + 13 * round));
+        drop(writer);
+        // Hot when its header was synced: SQLite writes that before it touches the database.
+        if fs::read(&journal).is_ok_and(|bytes| bytes.starts_with(&[0xd9, 0xd5, 0x05, 0xf9])) {
+            return;
+        }
+        fs::remove_dir_all(&scene.dir).unwrap();
+        support::copy_tree(&whole, &scene.dir);
+    }
+    panic!("no kill left a hot journal");
+}
+
+/// Moves the store to a small filesystem of its own.
+fn small_disk(scene: &mut Scene) {
+    let mount = scene.scratch.path().join("small");
+    fs::create_dir(&mount).unwrap();
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"])
+        .arg(&mount)
+        .status()
+        .unwrap();
+    assert!(status.success(), "mount (needs root)");
+    scene.mount = Some(mount.clone());
+    let dir = mount.join("store");
+    support::copy_tree(&scene.dir, &dir);
+    scene.dir = dir;
+    serve(scene);
+}
+
+fn fill_disk(scene: &mut Scene) {
+    let mut file = fs::File::create(scene.mount.as_ref().unwrap().join("filler")).unwrap();
+    // Until nothing more fits.
+    while file.write_all(&[7; 4096]).is_ok() {}
+}
+
+const READER: &str = "
+import sqlite3, sys
+d = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)
+d.execute('BEGIN')
+d.execute('SELECT count(*) FROM embeddings').fetchall()
+print('holding', flush=True)
+sys.stdin.read()
+";
+
+#[rustfmt::skip]
+const CASES: &[Live] = &[
+    Live { what: "a server at work", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |_| {} },
+    Live { what: "a server of 0.6.3 at work", release: "0.6.3", codes: &[], disk: false, before: |s| s.serve("0.6.3"), strike: |_| {} },
+    Live { what: "database deleted under the server", release: "1.5.9", codes: &["sqlite_missing", "store_replaced"], disk: false, before: serve, strike: |s| fs::remove_file(s.database()).unwrap() },
+    Live { what: "database exchanged under the server", release: "1.5.9", codes: &["store_replaced"], disk: false, before: serve, strike: |s| {
+        let copy = s.scratch.path().join("restored");
+        fs::copy(s.database(), &copy).unwrap();
+        fs::rename(copy, s.database()).unwrap();
+    } },
+    Live { what: "directory exchanged under the server", release: "1.5.9", codes: &["store_replaced"], disk: false, before: serve, strike: |s| {
+        let copy = s.scratch.path().join("restored");
+        support::copy_tree(&s.dir, &copy);
+        fs::rename(&s.dir, s.scratch.path().join("old")).unwrap();
+        fs::rename(copy, &s.dir).unwrap();
+    } },
+    Live { what: "directory deleted under the server", release: "1.5.9", codes: &["store_missing", "store_replaced"], disk: false, before: serve, strike: |s| fs::remove_dir_all(&s.dir).unwrap() },
+    Live { what: "first page zeroed under the server", release: "1.5.9", codes: &["server_failing", "sqlite_not_a_database"], disk: false, before: serve, strike: |s| faults::overwrite(&s.database(), 0, &[0; 4096]) },
+    Live { what: "folder of an index deleted under the server", release: "1.5.9", codes: &["segment_missing"], disk: false, before: serve, strike: |s| fs::remove_dir_all(faults::folder(&s.dir, "articles")).unwrap() },
+    Live { what: "server killed", release: "1.5.9", codes: &["server_gone", "server_unreachable"], disk: false, before: serve, strike: |s| s.servers[0].child.kill().unwrap() },
+    Live { what: "server stopped (SIGSTOP)", release: "1.5.9", codes: &["server_unreachable"], disk: false, before: serve, strike: |s| support::signal(s.servers[0].child.id(), "STOP") },
+    Live { what: "a second server on the directory", release: "1.5.9", codes: &["second_writer"], disk: false, before: serve, strike: serve },
+    Live { what: "a program that embeds Chroma beside the server", release: "1.5.9", codes: &["second_writer"], disk: false, before: serve, strike: |s| {
+        let embedded = Embedded::start("1.5.9", &s.dir);
+        s.others.push(Box::new(embedded));
+    } },
+    Live { what: "a forgotten reader holds a lock", release: "1.5.9", codes: &["lock_held"], disk: false, before: serve, strike: |s| {
+        let mut reader = Kill(python("1.5.9", READER, &[&s.database()]));
+        let mut line = String::new();
+        BufReader::new(reader.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        s.others.push(Box::new(reader));
+    } },
+    Live { what: "server nearly out of descriptors", release: "1.5.9", codes: &["descriptors_low"], disk: false, before: serve, strike: |s| {
+        let pid = s.servers[0].child.id();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        let status = Command::new("prlimit").arg(format!("--nofile={}", open + 1)).arg(format!("--pid={pid}")).status().unwrap();
+        assert!(status.success());
+    } },
+    Live { what: "migrated by a newer Chroma under the server of an older one", release: "1.1.1", codes: &["schema_newer_than_server"], disk: false, before: |s| s.serve("1.1.1"), strike: |s| drop(Embedded::start("1.5.9", &s.dir)) },
+    Live { what: "panic in the log", release: "1.5.9", codes: &["log_error", "log_panic"], disk: false, before: serve, strike: |s| {
+        let mut log = fs::OpenOptions::new().append(true).open(&s.log).unwrap();
+        writeln!(log, "thread '<unnamed>' panicked at rust/sqlite/src/db.rs:157:42:\nrange start index 10 out of range for slice of length 9").unwrap();
+    } },
+    Live { what: "writer killed (kill -9) in a transaction", release: "1.5.9", codes: &["hot_journal"], disk: false, before: |_| {}, strike: kill_in_a_transaction },
+    Live { what: "filesystem really full", release: "1.5.9", codes: &["disk_usage_critical", "disk_usage_high", "headroom_low"], disk: true, before: small_disk, strike: fill_disk },
+];
+
+fn findings(exporter: &Exporter, disk: bool) -> Vec<String> {
+    let host = ["disk_", "headroom_", "inodes_"];
+    let mut codes = exporter.page().findings("main");
+    codes.retain(|code| disk || !host.iter().any(|host| code.starts_with(host)));
+    codes
+}
+
+#[test]
+fn what_happens_beside_running_processes_is_told_and_nothing_else_is() {
+    let published = Matrix::read();
+    let only = std::env::var("FAULT").ok();
+    let (next, rows) = (std::sync::Mutex::new(0), std::sync::Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let at = {
+                        let mut next = next.lock().unwrap();
+                        *next += 1;
+                        *next - 1
+                    };
+                    let Some(case) = CASES.get(at) else { return };
+                    if only.as_ref().is_none_or(|only| case.what.contains(only.as_str())) {
+                        let row = play(case);
+                        rows.lock().unwrap().push((at, row));
+                    }
+                }
+            });
+        }
+    });
+    let mut rows = rows.into_inner().unwrap();
+    rows.sort_by_key(|(at, _)| *at);
+    if std::env::var_os("UPDATE_FAULTS").is_some() {
+        let mut matrix = published;
+        matrix.rows.retain(|((class, ..), _)| class != LIVE);
+        let key = |case: &Live| (LIVE.to_owned(), case.what.to_owned(), case.release.to_owned());
+        matrix.rows.extend(rows.into_iter().map(|(at, row)| (key(&CASES[at]), row)));
+        matrix.write();
+        return;
+    }
+    for (at, row) in rows {
+        let case = &CASES[at];
+        let want = published.get(LIVE, case.what, case.release);
+        assert_eq!(Some(&row), want, "{}: tests/faults.md says otherwise", case.what);
+    }
+}
+
+fn play(case: &Live) -> Row {
+    let mut scene = Scene::new(case.release);
+    (case.before)(&mut scene);
+    let exporter = scene.watch();
+    exporter.ready();
+    let calm = |codes: &[String]| codes.is_empty() || case.disk;
+    wait_for(&format!("{}: nothing before", case.what), SOON, || {
+        calm(&findings(&exporter, case.disk)).then_some(())
+    });
+    (case.strike)(&mut scene);
+    let mut seen = Vec::new();
+    let began = support::now();
+    while seen != case.codes {
+        seen = findings(&exporter, case.disk);
+        assert!(
+            began.elapsed() < 2 * SOON,
+            "{}: {seen:?} instead of {:?}\n{}",
+            case.what,
+            case.codes,
+            exporter.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What comes after it is not wanted either.
+    std::thread::sleep(Duration::from_secs(3));
+    let seen = findings(&exporter, case.disk);
+    assert_eq!(seen, case.codes, "{}: it does not stay\n{}", case.what, exporter.log());
+    let sqlite = faults::sqlite_says(&scene.dir);
+    let chroma = scene.server_says();
+    Row { sqlite, chroma, codes: codes_cell(case.codes) }
+}
