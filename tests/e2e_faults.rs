@@ -11,7 +11,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Mutex,
 };

@@ -276,7 +276,18 @@ fn what_happens_beside_running_processes_is_told_and_nothing_else_is() {
     for (at, row) in rows {
         let case = &CASES[at];
         let want = published.get(LIVE, case.what, case.release);
-        assert_eq!(Some(&row), want, "{}: tests/faults.md says otherwise", case.what);
+        let want = want.unwrap_or_else(|| panic!("{}: not in tests/faults.md", case.what));
+        // Which of its connections a server asks differs from run to run, and its words with it.
+        let comparable = |row: &Row| {
+            let well = ["all right", "–"].contains(&row.chroma.as_str());
+            (row.sqlite.clone(), well, row.codes.clone())
+        };
+        assert_eq!(
+            comparable(&row),
+            comparable(want),
+            "{}: {row:?}, published is {want:?}",
+            case.what
+        );
     }
 }
 

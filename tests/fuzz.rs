@@ -46,7 +46,14 @@ struct Target {
 }
 
 fn targets() -> Vec<Target> {
-    let of = |name, corpus, parse| Target { name, corpus, parse };
+    bytes_targets().into_iter().chain(text_targets()).collect()
+}
+
+const fn of(name: &'static str, corpus: Vec<Vec<u8>>, parse: fn(&[u8])) -> Target {
+    Target { name, corpus, parse }
+}
+
+fn bytes_targets() -> Vec<Target> {
     vec![
         of("sqlite header", heads("chroma.sqlite3", 200), |bytes| {
             if let Ok(header) = SqliteHeader::parse(bytes) {
@@ -91,6 +98,11 @@ fn targets() -> Vec<Target> {
                 seen(tar::sparse_map_goes_on(block));
             }
         }),
+    ]
+}
+
+fn text_targets() -> Vec<Target> {
+    vec![
         of("log", logs(), |bytes| {
             let mut scanner = Scanner::default();
             scanner.begin_file();
@@ -564,9 +576,9 @@ fn in_child(test: &str) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let text = [&out.stdout[..], &out.stderr[..]].concat();
-    let text = String::from_utf8_lossy(&text);
-    let shown: String = text.chars().skip(text.chars().count().saturating_sub(4000)).collect();
+    let said = [&out.stdout[..], &out.stderr[..]].concat();
+    let said = String::from_utf8_lossy(&said);
+    let shown: String = said.chars().skip(said.chars().count().saturating_sub(4000)).collect();
     assert!(out.status.success(), "{}:\n{shown}", out.status);
 }
 

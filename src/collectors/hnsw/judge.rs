@@ -349,11 +349,10 @@ fn contents(
             labels.without_element, labels.nameless, labels.twice
         )));
     }
-    if let Some((Exchange { places: [a, b], numbers }, more)) = labels.exchanged {
+    if let Some((Exchange { places: [a, b], numbers: [x, y] }, more)) = labels.exchanged {
         let more = if more > 0 { format!(" (and {more} more pairs)") } else { String::new() };
         return Err(torn(format!(
-            "elements {a} and {b} bear each other's label, {} and {}{more}: all others stand in the order of theirs",
-            numbers[0], numbers[1]
+            "elements {a} and {b} bear each other's label, {x} and {y}{more}: all others stand in the order of theirs"
         )));
     }
     // What a flush wrote that did not come to its end is still in the queue.
@@ -390,17 +389,13 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
         );
         return Err(fault(State::Ahead, Code::SegmentAhead, evidence));
     }
-    if let Some(Exchange { places, numbers: [a, b] }) = compared.exchanged.filter(|_| missing == 0)
-    {
-        return Err(fault(
-            State::Torn,
-            Code::SegmentInconsistent,
-            format!(
-                "two records (embeddings.id {a} and {b}) have each other's label, in places {} and {}: all others have labels \
-                 in the order in which they were added",
-                places[0], places[1]
-            ),
-        ));
+    let exchanged = compared.exchanged.filter(|_| missing == 0);
+    if let Some(Exchange { places: [x, y], numbers: [a, b] }) = exchanged {
+        let evidence = format!(
+            "two records (embeddings.id {a} and {b}) have each other's label, in places {x} and {y}: all others have labels in \
+             the order in which they were added"
+        );
+        return Err(fault(State::Torn, Code::SegmentInconsistent, evidence));
     }
     // A position that no queue ever reached hides what is in the queue; `seq_id_invalid` tells it.
     if missing == 0 || compared.position_ahead {

@@ -17,6 +17,7 @@ mod rows;
 mod segments;
 
 use std::{
+    fmt::Write as _,
     fs,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -179,10 +180,13 @@ pub fn check(dir: &Path, config: &str) -> Said {
     let before = digest(dir);
     let path = dir.parent().unwrap().join("check.yml");
     let beside = dir.parent().unwrap().to_str().unwrap();
-    let lines: String =
-        config.replace("{dir}", beside).lines().map(|l| format!("    {l}\n")).collect();
-    fs::write(&path, format!("stores:\n  - name: main\n    path: {}\n{lines}", dir.display()))
-        .unwrap();
+    let lines: Vec<String> =
+        config.replace("{dir}", beside).lines().map(|line| format!("    {line}\n")).collect();
+    fs::write(
+        &path,
+        format!("stores:\n  - name: main\n    path: {}\n{}", dir.display(), lines.concat()),
+    )
+    .unwrap();
     let words = ["check", "--output", "json", "--state.dir", "", "--config.file"];
     let out = run(&[&words[..], &[path.to_str().unwrap()]].concat());
     assert!(before == digest(dir), "{}: the directory was changed", dir.display());
@@ -197,7 +201,7 @@ pub fn check(dir: &Path, config: &str) -> Said {
         let code = word("code");
         if !HOST.iter().any(|host| code.starts_with(host)) {
             codes.push(with_severity(code, word("severity")));
-            evidence.push_str(&format!("{code}: {}\n", word("evidence")));
+            writeln!(evidence, "{code}: {}", word("evidence")).unwrap();
         }
     }
     codes.sort();
