@@ -26,7 +26,7 @@ struct Fall {
 }
 
 /// Two that were exchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Exchange {
     /// Their places, counted from 0.
     pub places: [u64; 2],
