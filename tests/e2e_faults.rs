@@ -106,7 +106,7 @@ fn chroma_does_what_the_matrix_says() {
     for (at, (class, fault, base)) in cases.iter().enumerate() {
         let row = published.get(class, fault.what, base);
         let want = row.map_or("", |row| row.chroma.as_str());
-        if !fault.chance && without_numbers(want) != without_numbers(&said[&at]) {
+        if !fault.chance && lasting(want) != lasting(&said[&at]) {
             wrong.push(format!(
                 "{class}: {}, {base}: {:?}, published is {want:?}",
                 fault.what, said[&at]
@@ -116,9 +116,11 @@ fn chroma_does_what_the_matrix_says() {
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
-/// How many are lost in a broken index differs from run to run, because Chroma draws levels by lot.
-fn without_numbers(text: &str) -> String {
-    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+/// What of an answer is the same in every run. Whether a store opens and what is listed is; what comes of a damaged graph
+/// is drawn by lot, so of the rest it counts only that something is wrong.
+fn lasting(said: &str) -> &str {
+    let certain = ["all right", "open: ", "lists ", "list, ", "list: "];
+    if certain.iter().any(|start| said.starts_with(start)) { said } else { "something is wrong" }
 }
 
 fn write(cases: &[Case], said: &BTreeMap<usize, String>) {

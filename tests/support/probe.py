@@ -222,8 +222,8 @@ def summary(parts):
     """The parts in one line: an error that several steps give, or both collections, is written once."""
     merged = {}
     for part in parts:
-        where, _, what = part.partition(": ")
-        name, _, step = where.partition(" ")
+        where, found, what = part.partition(": ")
+        name, _, step = where.partition(" ") if found else (part, "", "")
         merged.setdefault((name, what), []).append(step)
     texts = {}
     for (name, what), steps in merged.items():
