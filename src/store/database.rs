@@ -439,6 +439,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(feature = "e2e"), ignore = "needs sqlite3: run with --features e2e")]
     fn a_long_statement_makes_way_for_a_writer_that_waits() {
         let dir = tempfile::tempdir().unwrap();
         let database = database(dir.path());
@@ -460,6 +461,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(feature = "e2e"), ignore = "needs sqlite3: run with --features e2e")]
     fn a_writer_of_another_process_is_seen_and_answers_busy() {
         let dir = tempfile::tempdir().unwrap();
         let database = database(dir.path());

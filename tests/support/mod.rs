@@ -193,9 +193,18 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> std::process::Output {
 
 /// Sends a signal to any process.
 pub fn signal(pid: u32, name: &str) {
-    let status =
-        Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().expect("kill");
-    assert!(status.success(), "kill -{name} {pid}");
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match name {
+        "TERM" => Signal::TERM,
+        "HUP" => Signal::HUP,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        "KILL" => Signal::KILL,
+        "INT" => Signal::INT,
+        _ => panic!("no signal {name} here"),
+    };
+    let pid = Pid::from_raw(pid.try_into().expect("pid")).expect("pid");
+    kill_process(pid, signal).unwrap_or_else(|error| panic!("kill -{name} {pid:?}: {error}"));
 }
 
 /// An HTTP answer.

@@ -257,6 +257,7 @@ fn what_is_packed_without_tar_is_told_by_what_it_is() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn other_archives_are_told_by_their_ends() {
     let dir = tempfile::tempdir().unwrap();
     let tar = tar("-cf", &dir.path().join("a.tar"));

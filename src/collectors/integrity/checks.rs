@@ -481,6 +481,7 @@ mod tests {
     };
 
     #[test]
+    #[cfg_attr(not(feature = "e2e"), ignore = "needs sqlite3: run with --features e2e")]
     fn the_schema_is_asked_for_until_a_writer_is_through_and_busy_is_a_lock_that_stays() {
         for (locked_ms, patience_ms, want) in
             [(400, 60_000, CheckState::Corrupt), (60_000, 300, CheckState::Busy)]

@@ -340,6 +340,7 @@ fn without_a_procfs_only_the_capabilities_are_told() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn a_lock_of_somebody_else_that_lasts_is_named() {
     let mut lab = Lab::new();
     fs::remove_file(lab.database()).unwrap();

@@ -117,6 +117,7 @@ fn holders_are_found_with_how_they_hold_it_and_without_ourselves() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn threads_and_children_that_only_inherited_are_their_process() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());
@@ -136,6 +137,7 @@ fn threads_and_children_that_only_inherited_are_their_process() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn a_child_that_opened_it_itself_is_a_holder_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());
@@ -159,6 +161,7 @@ fn a_child_that_opened_it_itself_is_a_holder_of_its_own() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn workers_that_each_opened_it_after_the_fork_are_as_many_holders() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());
@@ -227,6 +230,7 @@ fn callers_share_a_walk_and_a_fresh_one_is_fresh() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn attributes_by_sysinfo_and_by_our_parsers_are_equal() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());
@@ -252,6 +256,7 @@ fn attributes_by_sysinfo_and_by_our_parsers_are_equal() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
 fn locks_name_the_process_and_what_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("chroma.sqlite3");

@@ -136,6 +136,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(feature = "e2e"), ignore = "needs sqlite3: run with --features e2e")]
     fn it_keeps_writers_of_other_processes_out_and_nobody_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chroma.sqlite3");
@@ -162,6 +163,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(feature = "e2e"), ignore = "needs sqlite3: run with --features e2e")]
     fn it_comes_after_a_writer_that_waits() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chroma.sqlite3");
