@@ -322,3 +322,31 @@ fn play(case: &Live) -> Row {
     let chroma = scene.server_says();
     Row { sqlite, chroma, codes: codes_cell(case.codes) }
 }
+
+#[test]
+fn a_server_that_flushes_all_the_time_has_no_finding() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().canonicalize().unwrap().join("store");
+    fs::create_dir(&dir).unwrap();
+    let server = Server::start("1.5.9", &dir);
+    let config = scratch.path().join("config.yml");
+    let text = format!(
+        "stores:\n  - name: main\n    path: {}\nstate:\n  dir: ''\n\
+         collect:\n  interval: 200ms\n  contents_interval: 500ms\n  quick_check_interval: 10s\n",
+        dir.display()
+    );
+    fs::write(&config, text).unwrap();
+    let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
+    let mut load = Kill(server.start_load(25));
+    // What it prints at its end is more than a pipe takes.
+    let mut ledger = load.0.stdout.take().unwrap();
+    let drain = std::thread::spawn(move || std::io::copy(&mut ledger, &mut std::io::sink()));
+    let mut looks = 0;
+    while load.0.try_wait().unwrap().is_none() {
+        assert_eq!(findings(&exporter, false), [""; 0], "look {looks}\n{}", exporter.log());
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(looks > 20, "{looks} looks");
+    assert!(drain.join().unwrap().unwrap() > 0);
+}

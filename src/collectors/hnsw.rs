@@ -131,10 +131,20 @@ struct Known {
     walked: Option<(Timestamp, u64)>,
     /// The newest comparison, of whatever state of the files.
     compared: Option<Arc<Compared>>,
-    /// What looked wrong, since when, and after how many dear looks.
-    suspicion: Option<(Code, Ticks, u64)>,
+    suspicion: Option<Suspicion>,
     /// What was said last.
     said: Option<Verdict>,
+    /// Whether lengths and headers alone told it, so that they can end it as well.
+    by_look: bool,
+}
+
+/// What looked wrong, in which state of the files, since when, and after how many dear looks.
+#[derive(Debug, Clone, Copy)]
+struct Suspicion {
+    code: Code,
+    stamps: [Option<FileLook>; 5],
+    since: Ticks,
+    runs: u64,
 }
 
 #[derive(Debug)]
@@ -422,14 +432,22 @@ impl Segments {
                     let old = folder.is_some_and(|folder| untouched(folder, now));
                     if !old && said.is_none_or(|said| said.code != code) {
                         let settle = *settle.get_or_insert_with(|| settle_time(&self.context));
-                        let (before, since, runs) = known
-                            .suspicion
-                            .filter(|(before, ..)| *before == code)
-                            .unwrap_or((code, clock::ticks(), self.deep_runs));
-                        if since.elapsed() >= settle && self.deep_runs > runs {
+                        // A server that flushes all the time is caught in the middle now and then, and never twice in the
+                        // same state. A file that grew out of all proportion is no such moment.
+                        let same = |before: &Suspicion| {
+                            before.code == code
+                                && (before.stamps == stamps || code == Code::SegmentBloated)
+                        };
+                        let before = known.suspicion.filter(same).unwrap_or(Suspicion {
+                            code,
+                            stamps,
+                            since: clock::ticks(),
+                            runs: self.deep_runs,
+                        });
+                        if before.since.elapsed() >= settle && self.deep_runs > before.runs {
                             known.suspicion = None;
                         } else {
-                            known.suspicion = Some((before, since, runs));
+                            known.suspicion = Some(before);
                             verdict = Verdict { state: State::Flushing, finding: None, loss: None };
                             unsure = true;
                         }
@@ -437,10 +455,15 @@ impl Segments {
                 }
                 // The files changed, and what was wrong in them was not looked for again yet.
                 None if deep.is_none_or(|deep| deep.walked.is_none()) => {
-                    let said = known.said.take().filter(|said| said.finding.is_some());
+                    let said = known.said.take();
+                    let said = said.filter(|said| said.finding.is_some() && !known.by_look);
                     verdict = said.unwrap_or(verdict);
                 }
                 None => known.suspicion = None,
+            }
+            if let Some(finding) = &verdict.finding {
+                let shallow = judge(Case { deep: None, ..case }, &name).finding;
+                known.by_look = shallow.is_some_and(|shallow| shallow.code == finding.code);
             }
             *states.entry(verdict.state).or_insert(0) += 1;
             findings.extend(verdict.finding.iter().chain(&verdict.loss).cloned());

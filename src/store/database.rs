@@ -129,6 +129,7 @@ impl Database {
         if sqlite::SqliteHeader::parse(&head[..read]).is_ok_and(|header| header.wal) {
             return Err(QueryError::Wal);
         }
+        self.nothing_odd_beside()?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&self.path, flags)?;
         let opened = connection.connection.insert(opened);
@@ -143,6 +144,22 @@ impl Database {
             return Err(QueryError::Replaced);
         }
         Ok(connection)
+    }
+
+    /// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
+    fn nothing_odd_beside(&self) -> Result<(), QueryError> {
+        for suffix in ["-journal", "-wal", "-shm"] {
+            let mut name = self.path.clone().into_os_string();
+            name.push(suffix);
+            match std::fs::metadata(&name) {
+                Ok(meta) if !meta.is_file() => {
+                    let words = format!("{} is {}", name.display(), kind_of(&meta));
+                    return Err(QueryError::File(io::Error::other(words)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn open_file(&self) -> io::Result<File> {
@@ -392,6 +409,18 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(matches!(database.connect(), Err(QueryError::NotRegular("a directory"))));
+        // Nor what stands in the place of its journal.
+        std::fs::remove_dir(&path).unwrap();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        assert!(database.connect().is_ok());
+        for suffix in ["-journal", "-wal"] {
+            let beside = dir.path().join(format!("chroma.sqlite3{suffix}"));
+            assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
+            let error = database.connect().unwrap_err();
+            let QueryError::File(source) = &error else { panic!("{error:?}") };
+            assert!(source.to_string().ends_with("is a FIFO"), "{source}");
+            std::fs::remove_file(&beside).unwrap();
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path, time::Duration};
 
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
+
+use super::uuid_text;
 
 use crate::{
     clock::{self, Ticks, Timestamp},
@@ -64,7 +67,7 @@ impl FileLook {
             allocated_bytes: meta.allocated_bytes,
             modified: meta.modified,
             changed: meta.changed,
-            regular: meta.file_type() == rustix::fs::FileType::RegularFile,
+            regular: meta.file_type() == FileType::RegularFile,
         }
     }
 }
@@ -91,6 +94,14 @@ impl Folder {
         self.files
     }
 
+    /// Takes in an entry of the folder.
+    fn add(&mut self, entry: &Entry<'_>) {
+        self.allocated_bytes = self.allocated_bytes.saturating_add(entry.meta.allocated_bytes);
+        if let Some(part) = Part::ALL.into_iter().find(|p| p.name().as_bytes() == entry.name()) {
+            self.files[part as usize] = Some(FileLook::of(entry.meta));
+        }
+    }
+
     /// The header, when it could be read and is sound.
     pub(super) fn sound_header(&self) -> Option<Header> {
         self.header.and_then(Result::ok)
@@ -109,6 +120,8 @@ pub(super) struct Look {
     pub(super) problems: Vec<CollectError>,
     device: u64,
     overflown: bool,
+    /// Folders that are links or mounts: Chroma follows them, the walk does not.
+    elsewhere: Vec<(Uuid, String)>,
 }
 
 impl Look {
@@ -126,6 +139,7 @@ impl Look {
             problems: Vec::new(),
             device: 0,
             overflown: false,
+            elsewhere: Vec::new(),
         };
         let bounds = Bounds { entries_max, depth_max: 2 };
         let walked = walk::walk(root, bounds, &mut |visit| {
@@ -146,6 +160,7 @@ impl Look {
             };
             look.problems.push(CollectError::TooMany { path: root.to_owned(), what, bound });
         }
+        look.read_elsewhere(root);
         look.read_headers(root, before);
         look.took = look.at.elapsed();
         Ok(look)
@@ -163,22 +178,33 @@ impl Look {
         let top = entry.path.split(|byte| *byte == b'/').next().unwrap_or_default();
         let Some(uuid) = parse_uuid(top) else { return };
         if entry.depth == 1 {
-            if !entry.meta.is_directory() || entry.meta.device != self.device {
+            // Chroma opens the name that the tables have, and writes it in one way.
+            let name = uuid_text(uuid);
+            if name.as_bytes() != top {
                 return;
             }
-            if self.folders.len() >= FOLDERS_MAX {
+            if self.folders.len() + self.elsewhere.len() >= FOLDERS_MAX {
                 self.overflown = true;
                 return;
             }
-            let name = String::from_utf8_lossy(top).into_owned();
+            let kind = entry.meta.file_type();
+            if kind == FileType::Symlink
+                || kind == FileType::Directory && entry.meta.device != self.device
+            {
+                self.elsewhere.push((uuid, name));
+                return;
+            }
+            if kind != FileType::Directory {
+                return;
+            }
             self.folders.insert(uuid, Folder { name, ..Folder::default() });
         }
         let Some(folder) = self.folders.get_mut(&uuid) else { return };
-        folder.allocated_bytes = folder.allocated_bytes.saturating_add(entry.meta.allocated_bytes);
-        if entry.depth == 2
-            && let Some(part) = Part::ALL.into_iter().find(|p| p.name().as_bytes() == entry.name())
-        {
-            folder.files[part as usize] = Some(FileLook::of(entry.meta));
+        if entry.depth == 2 {
+            folder.add(entry);
+        } else {
+            folder.allocated_bytes =
+                folder.allocated_bytes.saturating_add(entry.meta.allocated_bytes);
         }
     }
 
@@ -192,6 +218,35 @@ impl Look {
         if self.problems.len() < PROBLEMS_MAX {
             let path = root.join(String::from_utf8_lossy(&problem.path).as_ref());
             self.problems.push(CollectError::Unreadable { path, source: problem.errno.into() });
+        }
+    }
+
+    fn read_elsewhere(&mut self, root: &Path) {
+        for (uuid, name) in std::mem::take(&mut self.elsewhere) {
+            let path = root.join(&name);
+            let mut folder = Folder { name, ..Folder::default() };
+            let bounds = Bounds { entries_max: ELSEWHERE_ENTRIES_MAX, depth_max: 1 };
+            let walked = walk::walk(&path, bounds, &mut |visit| {
+                if let Ok(entry) = visit
+                    && entry.depth == 1
+                {
+                    folder.add(&entry);
+                }
+                ControlFlow::Continue(())
+            });
+            match walked {
+                Ok(_) => drop(self.folders.insert(uuid, folder)),
+                // A link that leads nowhere, or to a file, is no folder.
+                Err(error)
+                    if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
+                        .contains(&error.kind()) => {}
+                Err(source) => {
+                    self.complete = false;
+                    if self.problems.len() < PROBLEMS_MAX {
+                        self.problems.push(CollectError::Unreadable { path, source });
+                    }
+                }
+            }
         }
     }
 
@@ -228,6 +283,9 @@ fn read_header(path: &Path) -> io::Result<Result<Header, HeaderError>> {
     let read = read_up_to(&open_bytes(path)?, &mut bytes, 0)?;
     Ok(Header::parse(&bytes[..read]))
 }
+
+/// Chroma has five files in a folder.
+const ELSEWHERE_ENTRIES_MAX: usize = 10_000;
 
 /// Some fifty megabytes of folders.
 const FOLDERS_MAX: usize = 100_000;

@@ -119,6 +119,7 @@ impl Kept {
             compared,
             suspicion: None,
             said: self.said.and_then(Said::verdict),
+            by_look: false, // the first look of this run tells
         }
     }
 }

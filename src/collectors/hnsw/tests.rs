@@ -301,3 +301,38 @@ fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
     let seen = scheduler::run_once(&mut newest, &context, false, Arc::default()).observation;
     assert_eq!(told(&seen), None);
 }
+
+#[test]
+fn a_server_that_flushes_all_the_time_is_never_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, context) = segments("chroma-1.5.9", dir.path());
+    let level0 = header_of(dir.path(), 80).with_file_name("data_level0.bin");
+    let whole = std::fs::read(&level0).unwrap();
+    let mut look = || {
+        let codes: Vec<Code> = scheduler::run_once(&mut segments, &context, false, Arc::default())
+            .observation
+            .findings
+            .iter()
+            .map(|finding| finding.code)
+            .collect();
+        std::thread::sleep(Duration::from_millis(120));
+        codes
+    };
+    assert_eq!(look(), []);
+    // The header is written first: for a moment the elements are too few for it, another time and place at each flush.
+    for round in 0..12 {
+        std::fs::write(&level0, &whole[..5000 - 8 * round]).unwrap();
+        assert_eq!(look(), [], "round {round}");
+        std::fs::write(&level0, &whole).unwrap();
+        assert_eq!(look(), [], "round {round}");
+    }
+    // The same file in the same state is damage, and ends with the next flush, before anything is quiet.
+    std::fs::write(&level0, &whole[..4000]).unwrap();
+    let mut rounds = 0;
+    while look() != [Code::SegmentTruncated] {
+        rounds += 1;
+        assert!(rounds < 100, "waited for the finding");
+    }
+    std::fs::write(&level0, &whole).unwrap();
+    assert_eq!(look(), []);
+}

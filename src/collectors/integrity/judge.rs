@@ -258,7 +258,19 @@ fn judge_journal(file: &File<'_>, journal: JournalLook, writer: bool) -> (Verdic
                  written {}; the database had {} pages before that transaction",
                 stamp.size_bytes, stamp.modified, header.initial_pages
             );
-            let finding = Finding::new(Code::HotJournal, subject, evidence);
+            // SQLite counts pages in the header only when they are in the file: fewer mean that it was cut afterwards.
+            let stated = header.records.zip(header.page_bytes).map(|(records, page_bytes)| {
+                u64::from(header.sector_bytes) + u64::from(records) * (u64::from(page_bytes) + 8)
+            });
+            let finding = match stated.filter(|stated| *stated > stamp.size_bytes) {
+                Some(stated) => {
+                    let cut = format!(
+                        "{evidence}; it was cut off, {stated} bytes were written, so that not all can be put back"
+                    );
+                    Finding::new(Code::HotJournal, subject, cut).with_severity(Severity::Critical)
+                }
+                None => Finding::new(Code::HotJournal, subject, evidence),
+            };
             (Verdict::found(CheckState::Unknown, finding), pending)
         }
         Start::Unusable => {

@@ -224,6 +224,7 @@ pub(super) const FULL_TEXT: &[Fault] = &[
 pub(super) const JOURNAL: &[Fault] = &[
     file("writer killed in a transaction", &["1.5.9-hot-journal"], &["hot_journal"], |_| {}),
     file("writer killed before its journal was synced: nothing to do", &["1.5.9-journal-left"], &[], |_| {}),
+    file("journal of a killed writer cut off", &["1.5.9-hot-journal"], &["hot_journal critical"], |d| super::cut(&journal(d), 5000)).saying("cut off"),
     file("hot journal deleted by hand", &["1.5.9-hot-journal"], &["sqlite_corrupt"], |d| fs::remove_file(journal(d)).unwrap()),
     file("journal of another database", NEWEST, &["journal_foreign"], |d| {
         fs::copy(journal(&beside(d, "chroma-1.5.9-hot-journal")), journal(d)).unwrap();

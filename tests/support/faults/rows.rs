@@ -136,6 +136,17 @@ pub(super) const HEALTHY: &[Fault] = &[
     sql("what 0.6 leaves of a deleted collection", &[V6], &[], "", "INSERT INTO collection_metadata(collection_id,key) VALUES({NEW},'a'); INSERT INTO max_seq_id VALUES({NEW},x'0000000000000005')"),
     sql("an index and a table of somebody else", NEWEST, &[], "", "CREATE INDEX mine ON embeddings(seq_id); CREATE TABLE theirs(x)"),
     sql("a newer Chroma than any that is known", NEWEST, &[], "", "INSERT INTO migrations VALUES('sysdb',11,'00011-x.sqlite.sql','x','x'); UPDATE segments SET type='urn:chroma:segment/vector/new' WHERE id={VECTOR}; UPDATE collections SET config_json_str='{\"vector_index\":{\"new\":{},\"hnsw\":{}}}'"),
+    file("folder of an index behind a link", NEWEST, &[], |dir| {
+        let folder = super::folder(dir, "articles");
+        let elsewhere = dir.with_file_name("elsewhere");
+        std::fs::rename(&folder, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(elsewhere, folder).unwrap();
+    }),
+    file("database behind a link", NEWEST, &[], |dir| {
+        let elsewhere = dir.with_file_name("elsewhere.sqlite3");
+        std::fs::rename(dir.join("chroma.sqlite3"), &elsewhere).unwrap();
+        std::os::unix::fs::symlink(elsewhere, dir.join("chroma.sqlite3")).unwrap();
+    }),
     file("foreign files and folders beside it", NEWEST, &[], |dir| {
         std::fs::write(dir.join("README.txt"), "notes").unwrap();
         std::fs::create_dir(dir.join("lost+found")).unwrap();

@@ -93,6 +93,11 @@ pub(super) const FOLDERS: &[Fault] = &[
         fs::remove_dir_all(folder(d, "articles")).unwrap();
         fs::create_dir(folder(d, "articles")).unwrap();
     }),
+    file("folder with its name in capitals", NEWEST, &["segment_missing"], |d| {
+        let folder = folder(d, "articles");
+        let name = folder.file_name().unwrap().to_str().unwrap().to_uppercase();
+        fs::rename(&folder, folder.with_file_name(name)).unwrap();
+    }),
     file("folder of nobody", ALL, &["segment_orphan"], |d| {
         copy_tree(&folder(d, "articles"), &d.join("3f2504e0-4f89-41d3-9a0c-0305e82c3301"));
     }),
