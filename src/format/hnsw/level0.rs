@@ -101,18 +101,24 @@ impl Level0Walk {
             });
         } else {
             let ids = links.as_chunks::<4>().0.iter().take(count.into());
+            let ids = ids.map(|id| u32::from_le_bytes(*id));
             let elements = self.header.elements;
-            if let Some(id) =
-                ids.map(|id| u32::from_le_bytes(*id)).find(|id| u64::from(*id) >= elements)
+            // Looked for only when there is one: this runs at the speed of memory.
+            let highest = ids.clone().fold(0, u32::max);
+            if u64::from(highest) >= elements
+                && let Some(id) = ids.clone().find(|id| u64::from(*id) >= elements)
             {
                 problems.note(|| {
                     format!("element {index} has the neighbour {id}, there are {elements} elements")
                 });
             }
         }
-        // An infinity or NaN has all bits of its exponent set. No early end: this runs at the speed of memory.
-        let exponents = |number: &[u8; 4]| u32::from_le_bytes(*number) & EXPONENT == EXPONENT;
-        if vector.as_chunks::<4>().0.iter().fold(false, |bad, number| bad | exponents(number)) {
+        // An infinity or NaN has all bits of its exponent set: one more there overflows into the sign. No early end, and
+        // nothing but whole words, so that the compiler takes many at a time.
+        let overflow =
+            |number: &[u8; 4]| (u32::from_le_bytes(*number) & EXPONENT).wrapping_add(EXPONENT_ONE);
+        let numbers = vector.as_chunks::<4>().0;
+        if numbers.iter().fold(0, |all, number| all | overflow(number)) & SIGN != 0 {
             problems
                 .note(|| format!("the vector of element {index} has a number that is not finite"));
         }
@@ -123,3 +129,5 @@ impl Level0Walk {
 
 /// The bits of the exponent of a 32-bit float.
 pub(super) const EXPONENT: u32 = 0x7f80_0000;
+const EXPONENT_ONE: u32 = 0x0080_0000;
+const SIGN: u32 = 0x8000_0000;
