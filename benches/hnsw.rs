@@ -108,8 +108,8 @@ fn walk(dir: &Path) -> io::Result<()> {
     each_piece(dir, "link_lists.bin", |piece| links.push(piece))?;
     links.finish(fs::metadata(dir.join("link_lists.bin"))?.len());
     let (found, _) = labels.finish();
-    let lines = [level0.problems().line(), lengths.problems().line(), links.problems().line()];
-    assert!(lines.iter().all(Option::is_none) && !found.contradict(), "{lines:?} {found:?}");
+    let told = [level0.problems().line(), lengths.problems().line(), links.problems().line()];
+    assert!(told.iter().all(Option::is_none) && !found.contradict(), "{told:?} {found:?}");
     Ok(())
 }
 
@@ -166,7 +166,7 @@ fn build(dir: &Path) -> io::Result<()> {
     };
     let create = |name: &str| io::Result::Ok(BufWriter::new(File::create(dir.join(name))?));
     // One element in M is on each next level.
-    let levels: Vec<u32> = (0..ELEMENTS)
+    let heights: Vec<u32> = (0..ELEMENTS)
         .map(|_| {
             let mut level = 0;
             while level < 4 && draw(M) == 0 {
@@ -175,8 +175,8 @@ fn build(dir: &Path) -> io::Result<()> {
             level
         })
         .collect();
-    let highest = levels.iter().copied().max().unwrap_or(0);
-    let entry = levels.iter().position(|level| *level == highest).unwrap_or(0);
+    let highest = heights.iter().copied().max().unwrap_or(0);
+    let entry = heights.iter().position(|level| *level == highest).unwrap_or(0);
 
     let (level0_m, data) = (2 * M, 4 + 8 * M);
     let label = data + 4 * DIMENSION;
@@ -217,7 +217,7 @@ fn build(dir: &Path) -> io::Result<()> {
 
     let mut lengths = create("length.bin")?;
     let mut links = create("link_lists.bin")?;
-    for level in levels {
+    for level in heights {
         lengths.write_all(&1_f32.to_le_bytes())?;
         links.write_all(&(level * (4 + 4 * M)).to_le_bytes())?;
         for _ in 0..level {

@@ -277,9 +277,12 @@ fn what_happens_beside_running_processes_is_told_and_nothing_else_is() {
         let case = &CASES[at];
         let want = published.get(LIVE, case.what, case.release);
         let want = want.unwrap_or_else(|| panic!("{}: not in tests/faults.md", case.what));
-        // Which of its connections a server asks differs from run to run, and its words with it.
+        // Its words differ from run to run, with the connection that a server happens to ask. With an exchanged database
+        // or few descriptors left, whether it fails at all is such a chance: an old connection may do where a new one cannot.
+        let by_chance =
+            ["store_replaced", "descriptors_low"].iter().any(|code| case.codes.contains(code));
         let comparable = |row: &Row| {
-            let well = ["all right", "–"].contains(&row.chroma.as_str());
+            let well = by_chance || ["all right", "–"].contains(&row.chroma.as_str());
             (row.sqlite.clone(), well, row.codes.clone())
         };
         assert_eq!(
