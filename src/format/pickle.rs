@@ -11,7 +11,12 @@
 
 mod machine;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::{
+    io::{self, Read},
+    ops::Range,
+};
+
+use twox_hash::XxHash3_64;
 
 /// How much is read before it is called wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,76 +125,96 @@ pub fn read(
     limits: Limits,
     visit: &mut dyn FnMut(u64, u64),
 ) -> Result<Metadata, PickleError> {
-    let source = BufReader::with_capacity(BUFFER_BYTES, source);
-    let mut input = Input { source, at: 0, bytes_max: limits.bytes_max };
-    machine::run(&mut input, limits, visit)
+    machine::run(&mut Input::new(source, limits.bytes_max), limits, visit)
 }
 
-/// The hash of an id, the same for the text in the database and in the metadata file. Two ids of a million share one once
-/// in thirty million stores.
+/// The hash of an id, the same for the text in the database and in the metadata file, and the same over releases: hashes are
+/// kept in the state directory. Two ids of a million share one once in thirty million stores, unless somebody chooses them so.
 #[must_use]
 pub fn hash(id: &[u8]) -> u64 {
-    use std::hash::Hasher;
-    let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(id);
-    hasher.finish()
+    XxHash3_64::oneshot(id)
 }
 
 /// Bytes with their position.
 struct Input<R> {
-    source: BufReader<R>,
+    source: R,
+    /// What was read ahead; `ahead` of it is still to come.
+    buffer: Vec<u8>,
+    ahead: Range<usize>,
     at: u64,
     bytes_max: u64,
 }
 
 impl<R: Read> Input<R> {
-    fn exact<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
-        let mut bytes = [0; N];
-        self.fill(&mut bytes)?;
-        Ok(bytes)
+    fn new(source: R, bytes_max: u64) -> Self {
+        Self { source, buffer: vec![0; BUFFER_BYTES], ahead: 0..0, at: 0, bytes_max }
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), PickleError> {
-        let at = self.at;
-        self.advance(bytes.len() as u64)?;
-        self.source.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => PickleError::Truncated { at },
-            _ => PickleError::Io(error),
-        })
+    /// The next bytes, where they stand: most strings are hashed without being copied.
+    fn next(&mut self, length: usize) -> Result<&[u8], PickleError> {
+        if self.ahead.len() < length {
+            self.read_ahead(length)?;
+        }
+        let next = self.ahead.start..self.ahead.start + length;
+        self.ahead.start = next.end;
+        self.at += length as u64;
+        Ok(&self.buffer[next])
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(self.next(N)?);
+        Ok(bytes)
     }
 
     /// A line of text without its end.
     fn line(&mut self, bound: usize) -> Result<Vec<u8>, PickleError> {
-        let mut line = Vec::new();
-        let taken = (&mut self.source)
-            .take(bound as u64 + 1)
-            .read_until(b'\n', &mut line)
-            .map_err(PickleError::Io)?;
         let at = self.at;
-        self.advance(taken as u64)?;
-        if line.pop() != Some(b'\n') {
-            return Err(if taken > bound {
-                PickleError::TooMuch { at, what: "bytes in a line", bound: bound as u64 }
-            } else {
-                PickleError::Truncated { at: at + taken as u64 }
-            });
+        let mut line = Vec::new();
+        loop {
+            match self.array()? {
+                [b'\n'] => return Ok(line),
+                [byte] if line.len() < bound => line.push(byte),
+                _ => return Err(too_much(at, "bytes in a line", bound as u64)),
+            }
         }
-        Ok(line)
     }
 
     /// Whether nothing follows.
     fn ended(&mut self) -> Result<bool, PickleError> {
-        self.source.fill_buf().map(<[u8]>::is_empty).map_err(PickleError::Io)
+        match self.read_ahead(1) {
+            Err(PickleError::Truncated { .. }) => Ok(true),
+            result => result.map(|()| false),
+        }
     }
 
-    fn advance(&mut self, bytes: u64) -> Result<(), PickleError> {
-        self.at = self.at.saturating_add(bytes);
-        if self.at > self.bytes_max {
-            let bound = self.bytes_max;
-            return Err(PickleError::TooMuch { at: self.at, what: "bytes", bound });
+    /// Reads until `length` bytes are there.
+    #[cold]
+    fn read_ahead(&mut self, length: usize) -> Result<(), PickleError> {
+        self.buffer.copy_within(self.ahead.clone(), 0);
+        self.ahead = 0..self.ahead.len();
+        if self.buffer.len() < length {
+            self.buffer.resize(length, 0);
+        }
+        while self.ahead.len() < length {
+            match self.source.read(&mut self.buffer[self.ahead.end..]) {
+                Ok(0) => {
+                    return Err(PickleError::Truncated { at: self.at + self.ahead.len() as u64 });
+                }
+                Ok(read) => self.ahead.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(PickleError::Io(error)),
+            }
+        }
+        if self.at + self.ahead.len() as u64 > self.bytes_max {
+            return Err(too_much(self.at, "bytes", self.bytes_max));
         }
         Ok(())
     }
+}
+
+const fn too_much(at: u64, what: &'static str, bound: u64) -> PickleError {
+    PickleError::TooMuch { at, what, bound }
 }
 
 const BUFFER_BYTES: usize = 64 * 1024;

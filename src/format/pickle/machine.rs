@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use super::{Family, Input, Limits, Metadata, PickleError, hash};
+use super::{Family, Input, Limits, Metadata, PickleError, hash, too_much};
 
 /// A value, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +72,11 @@ pub(super) fn run<R: Read>(
         memo: Vec::new(),
         texts: Default::default(),
         facts: Facts::default(),
-        scratch: Vec::new(),
         visit,
     };
     loop {
         let at = input.at;
-        let [op] = input.exact()?;
+        let [op] = input.array()?;
         if op == STOP {
             return machine.finish(input, at);
         }
@@ -94,7 +93,6 @@ struct Machine<'a> {
     /// The last two short texts, to say what would be imported.
     texts: [String; 2],
     facts: Facts,
-    scratch: Vec<u8>,
     visit: &'a mut dyn FnMut(u64, u64),
 }
 
@@ -117,63 +115,63 @@ impl Machine<'_> {
     fn step<R: Read>(&mut self, op: u8, at: u64, input: &mut Input<R>) -> Result<(), PickleError> {
         match op {
             PROTO => {
-                let [version] = input.exact()?;
+                let [version] = input.array()?;
                 if version > 5 {
                     return Err(foreign(at, format!("protocol {version}")));
                 }
             }
             FRAME => {
-                let _length: [u8; 8] = input.exact()?;
+                let _length: [u8; 8] = input.array()?;
             }
             EMPTY_DICT => self.empty_dict(at)?,
             EMPTY_TUPLE => self.push(Value::Tuple, at)?,
             NONE => self.push(Value::None, at)?,
             MARK => {
                 if self.marks.len() >= self.limits.depth_max {
-                    return Err(too_much(at, "levels", self.limits.depth_max));
+                    return Err(too_much(at, "levels", self.limits.depth_max as u64));
                 }
                 self.marks.push(self.stack.len());
             }
             BININT => {
-                let value = i32::from_le_bytes(input.exact()?);
+                let value = i32::from_le_bytes(input.array()?);
                 self.push(Value::Int(value.into()), at)?;
             }
             BININT1 => {
-                let [value] = input.exact()?;
+                let [value] = input.array()?;
                 self.push(Value::Int(value.into()), at)?;
             }
             BININT2 => {
-                let value = u16::from_le_bytes(input.exact()?);
+                let value = u16::from_le_bytes(input.array()?);
                 self.push(Value::Int(value.into()), at)?;
             }
             LONG1 => self.long(at, input)?,
             SHORT_BINUNICODE => {
-                let [length] = input.exact()?;
+                let [length] = input.array()?;
                 self.text(length.into(), at, input)?;
             }
             BINUNICODE => {
-                let length = u32::from_le_bytes(input.exact()?);
+                let length = u32::from_le_bytes(input.array()?);
                 self.text(length.into(), at, input)?;
             }
             BINUNICODE8 => {
-                let length = u64::from_le_bytes(input.exact()?);
+                let length = u64::from_le_bytes(input.array()?);
                 self.text(length, at, input)?;
             }
             MEMOIZE => self.memoize(self.memo.len(), at)?,
             BINPUT => {
-                let [place] = input.exact()?;
+                let [place] = input.array()?;
                 self.memoize(place.into(), at)?;
             }
             LONG_BINPUT => {
-                let place = u32::from_le_bytes(input.exact()?);
+                let place = u32::from_le_bytes(input.array()?);
                 self.memoize(place as usize, at)?;
             }
             BINGET => {
-                let [place] = input.exact()?;
+                let [place] = input.array()?;
                 self.recall(place.into(), at)?;
             }
             LONG_BINGET => {
-                let place = u32::from_le_bytes(input.exact()?);
+                let place = u32::from_le_bytes(input.array()?);
                 self.recall(place as usize, at)?;
             }
             SETITEM => self.set_item(at)?,
@@ -283,13 +281,13 @@ impl Machine<'_> {
 
     /// An integer of up to eight bytes, least significant first.
     fn long<R: Read>(&mut self, at: u64, input: &mut Input<R>) -> Result<(), PickleError> {
-        let [length] = input.exact()?;
+        let [length] = input.array()?;
         if length > 8 {
             return Err(too_much(at, "bytes in an integer", 8));
         }
         let mut bytes = [0; 8];
         let length = usize::from(length);
-        input.fill(&mut bytes[..length])?;
+        bytes[..length].copy_from_slice(input.next(length)?);
         let negative = length > 0 && bytes[length - 1] & 0x80 != 0;
         if negative {
             bytes[length..].fill(0xff);
@@ -305,16 +303,15 @@ impl Machine<'_> {
     ) -> Result<(), PickleError> {
         let bound = self.limits.string_bytes_max;
         let Some(length) = usize::try_from(length).ok().filter(|length| *length <= bound) else {
-            return Err(too_much(at, "bytes in a string", bound));
+            return Err(too_much(at, "bytes in a string", bound as u64));
         };
-        self.scratch.clear();
-        self.scratch.resize(length, 0);
-        input.fill(&mut self.scratch)?;
-        let name = if self.marks.len() <= 1 { Name::of(&self.scratch) } else { Name::Other };
-        let hash = hash(&self.scratch);
+        let text = input.next(length)?;
+        let hash = hash(text);
+        let mut name = Name::Other;
         if self.marks.len() <= 1 {
+            name = Name::of(text);
             self.texts.rotate_left(1);
-            self.texts[1] = shown(&self.scratch);
+            self.texts[1] = shown(text);
         }
         self.push(Value::Text { hash, name }, at)
     }
@@ -323,7 +320,7 @@ impl Machine<'_> {
     fn push(&mut self, value: Value, at: u64) -> Result<(), PickleError> {
         self.deliver(at)?;
         if self.stack.len() >= self.limits.stack_max {
-            return Err(too_much(at, "values on the stack", self.limits.stack_max));
+            return Err(too_much(at, "values on the stack", self.limits.stack_max as u64));
         }
         self.stack.push(value);
         Ok(())
@@ -340,16 +337,17 @@ impl Machine<'_> {
     /// Hands on the pair on top of the stack when it is whole and one of the long dictionaries waits for it. The few
     /// pairs of the outer one stay until its end: the dictionary on top may still get its items one by one.
     fn deliver(&mut self, at: u64) -> Result<(), PickleError> {
-        let Some(mark) = self.marks.last().copied() else { return Ok(()) };
-        if self.stack.len() != mark + 2 {
+        let Some(mark) = self.marks.last().copied().filter(|mark| self.stack.len() == mark + 2)
+        else {
             return Ok(());
-        }
-        match mark.checked_sub(1).and_then(|at| self.stack.get(at)).copied() {
-            Some(Value::Dict(Role::Root)) => Ok(()),
-            Some(Value::Dict(role)) => {
-                let (key, value) = (self.stack[mark], self.stack[mark + 1]);
+        };
+        // Not copied from where they stand: that would wait until they stand there.
+        match self.stack.as_slice() {
+            [.., Value::Dict(Role::Root), _, _] => Ok(()),
+            [.., Value::Dict(role), key, value] => {
+                self.facts.pair(*role, key, value, self.visit, at)?;
                 self.stack.truncate(mark);
-                self.pair(role, key, value, at)
+                Ok(())
             }
             _ => Err(foreign(at, "a mark in another place".to_owned())),
         }
@@ -358,7 +356,7 @@ impl Machine<'_> {
     fn set_item(&mut self, at: u64) -> Result<(), PickleError> {
         let (value, key) = (self.pop(at)?, self.pop(at)?);
         match self.stack.last().copied() {
-            Some(Value::Dict(role)) => self.pair(role, key, value, at),
+            Some(Value::Dict(role)) => self.facts.pair(role, &key, &value, self.visit, at),
             _ => Err(foreign(at, "an item without a dictionary".to_owned())),
         }
     }
@@ -376,7 +374,7 @@ impl Machine<'_> {
         if !rest.is_empty() {
             return Err(foreign(at, "a key without a value".to_owned()));
         }
-        pairs.iter().try_for_each(|[key, value]| self.pair(role, *key, *value, at))
+        pairs.iter().try_for_each(|[key, value]| self.facts.pair(role, key, value, self.visit, at))
     }
 
     fn memoize(&mut self, place: usize, at: u64) -> Result<(), PickleError> {
@@ -384,7 +382,7 @@ impl Machine<'_> {
             return Err(foreign(at, "nothing to remember".to_owned()));
         };
         if self.memo.len() >= self.limits.memo_max {
-            return Err(too_much(at, "values to remember", self.limits.memo_max));
+            return Err(too_much(at, "values to remember", self.limits.memo_max as u64));
         }
         // Python numbers them in order.
         match place.cmp(&self.memo.len()) {
@@ -404,45 +402,54 @@ impl Machine<'_> {
             None => Err(foreign(at, format!("memo place {place} before it was filled"))),
         }
     }
+}
 
-    fn pair(&mut self, role: Role, key: Value, value: Value, at: u64) -> Result<(), PickleError> {
+impl Facts {
+    fn pair(
+        &mut self,
+        role: Role,
+        key: &Value,
+        value: &Value,
+        visit: &mut dyn FnMut(u64, u64),
+        at: u64,
+    ) -> Result<(), PickleError> {
         match (role, key, value) {
-            (Role::Root, Value::Text { name, .. }, value) => self.root(name, value, at),
+            (Role::Root, Value::Text { name, .. }, value) => self.root(*name, value, at),
             (Role::IdToLabel, Value::Text { hash, .. }, Value::Int(label)) => {
-                let label = number(label, at)?;
-                let facts = &mut self.facts;
-                facts.ids += 1;
-                facts.label_max = facts.label_max.max(label);
-                facts.sums[0] = facts.sums[0].wrapping_add(mix(hash, label));
-                (self.visit)(hash, label);
+                let label = number(*label, at)?;
+                self.ids += 1;
+                self.label_max = self.label_max.max(label);
+                self.sums[0] = self.sums[0].wrapping_add(mix(*hash, label));
+                visit(*hash, label);
                 Ok(())
             }
             (Role::LabelToId, Value::Int(label), Value::Text { hash, .. }) => {
-                let label = number(label, at)?;
-                self.facts.labels += 1;
-                self.facts.sums[1] = self.facts.sums[1].wrapping_add(mix(hash, label));
+                let label = number(*label, at)?;
+                self.labels += 1;
+                self.sums[1] = self.sums[1].wrapping_add(mix(*hash, label));
                 Ok(())
             }
             (Role::IdToSeqId, Value::Text { .. }, Value::Int(_)) => Ok(()),
             (role, key, value) => {
-                Err(foreign(at, format!("a pair of {} and {} in {role:?}", kind(key), kind(value))))
+                let (key, value) = (kind(key), kind(value));
+                Err(foreign(at, format!("a pair of {key} and {value} in {role:?}")))
             }
         }
     }
 
-    fn root(&mut self, name: Name, value: Value, at: u64) -> Result<(), PickleError> {
-        let facts = &mut self.facts;
+    /// A field of the outer dictionary.
+    fn root(&mut self, name: Name, value: &Value, at: u64) -> Result<(), PickleError> {
         let number = || match value {
             Value::None => Ok(None),
-            Value::Int(value) => number(value, at).map(Some),
+            Value::Int(value) => number(*value, at).map(Some),
             other => Err(foreign(at, format!("{} for a number", kind(other)))),
         };
         match (name, value) {
-            (Name::Dimensionality, _) => facts.dimensionality = number()?,
-            (Name::TotalElementsAdded, _) => facts.total = number()?,
-            (Name::MaxSeqId, _) => facts.max_seq_id = number()?,
-            (Name::IdToLabel, Value::Dict(Role::IdToLabel)) => facts.seen_maps[0] = true,
-            (Name::LabelToId, Value::Dict(Role::LabelToId)) => facts.seen_maps[1] = true,
+            (Name::Dimensionality, _) => self.dimensionality = number()?,
+            (Name::TotalElementsAdded, _) => self.total = number()?,
+            (Name::MaxSeqId, _) => self.max_seq_id = number()?,
+            (Name::IdToLabel, Value::Dict(Role::IdToLabel)) => self.seen_maps[0] = true,
+            (Name::LabelToId, Value::Dict(Role::LabelToId)) => self.seen_maps[1] = true,
             (Name::IdToSeqId, Value::Dict(Role::IdToSeqId)) => {}
             _ => return Err(foreign(at, "a field that Chroma does not write".to_owned())),
         }
@@ -462,7 +469,7 @@ fn mix(hash: u64, label: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-const fn kind(value: Value) -> &'static str {
+const fn kind(value: &Value) -> &'static str {
     match value {
         Value::None => "None",
         Value::Int(_) => "a number",
@@ -486,10 +493,6 @@ fn foreign(at: u64, what: String) -> PickleError {
 
 fn hostile(at: u64, does: String) -> PickleError {
     PickleError::Hostile { at, does }
-}
-
-const fn too_much(at: u64, what: &'static str, bound: usize) -> PickleError {
-    PickleError::TooMuch { at, what, bound: bound as u64 }
 }
 
 const LINE_MAX: usize = 1024;

@@ -59,6 +59,17 @@ fn every_real_file_is_read() {
     }
 }
 
+#[test]
+fn hashes_that_are_kept_do_not_change() {
+    for (id, want) in [
+        (&b""[..], 0x2d06_8005_38d3_94c2),
+        (b"articles-035", 0x2d81_3771_300d_8097),
+        (&[b'x'; 300], 0xa5d1_b460_7dc8_3554),
+    ] {
+        assert_eq!(hash(id), want, "{id:?}");
+    }
+}
+
 /// What Python 3.11 writes for `PersistentData` with these items, batches and single items included.
 fn python(ids: u32) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, text: &str) {
@@ -200,7 +211,8 @@ fn every_cut_is_noticed() {
     for (name, bytes) in small_fixtures() {
         for length in 0..bytes.len() {
             let error = pairs(&bytes[..length]).unwrap_err();
-            assert!(matches!(error, PickleError::Truncated { .. }), "{name} {length}: {error}");
+            let at_its_end = matches!(error, PickleError::Truncated { at } if at == length as u64);
+            assert!(at_its_end, "{name} {length}: {error}");
         }
     }
 }
@@ -228,6 +240,36 @@ fn maps_that_are_not_inverse_are_told() {
 }
 
 proptest! {
+    #[test]
+    fn short_reads_and_long_strings_change_nothing(
+        lengths in proptest::collection::vec(0_usize..3 * BUFFER_BYTES, 0..6),
+        step in 1_usize..2 * BUFFER_BYTES,
+    ) {
+        struct Steps<'a>(&'a [u8], usize);
+        impl Read for Steps<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let most = buffer.len().min(self.1);
+                self.0.read(&mut buffer[..most])
+            }
+        }
+        let ids: Vec<Vec<u8>> = lengths.iter().map(|length| vec![b'x'; *length]).collect();
+        let mut bytes = b"\x80\x03}(X\x14\0\0\0total_elements_addedK\x09X\x0b\0\0\0label_to_id}".to_vec();
+        bytes.extend(b"X\x0b\0\0\0id_to_label}(");
+        for id in &ids {
+            bytes.push(b'X');
+            bytes.extend(u32::try_from(id.len()).unwrap().to_le_bytes());
+            bytes.extend(id);
+            bytes.extend(b"K\x07");
+        }
+        bytes.extend(b"uu.");
+        let mut found = Vec::new();
+        let limits = Limits::default();
+        let metadata = read(Steps(&bytes, step), limits, &mut |id, label| found.push((id, label)));
+        prop_assert_eq!(metadata.unwrap().bytes, bytes.len() as u64);
+        let want: Vec<(u64, u64)> = ids.iter().map(|id| (hash(id), 7)).collect();
+        prop_assert_eq!(found, want);
+    }
+
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
         drop(pairs(&bytes));
