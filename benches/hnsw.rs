@@ -1,7 +1,6 @@
 //! What the full walk over the files of an index costs, against reading their bytes. Makes an index of 100,000 elements with
-//! 384 numbers in Chroma's format (173 MB, kept under `target/` between runs), walks over it with the parsers of the
-//! collector in pieces of its size, and prints medians, warm and cold, with their ratios to the bare read and the memory
-//! that the walk took.
+//! 384 numbers in Chroma's format (175 MB, kept under `target/` between runs), has the collector walk over it, and prints
+//! medians, warm and cold, with their ratios to the bare read and the memory that the walk took.
 //!
 //! `cargo bench --bench hnsw`
 
@@ -13,34 +12,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use chroma_exporter::{
-    clock,
-    format::{
-        hnsw::{Header, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
-        pickle,
-    },
-};
+use chroma_exporter::{clock, collectors::hnsw::walk_once};
 use rustix::fs::{Advice, fadvise};
 
 const ELEMENTS: u32 = 100_000;
 const DIMENSION: u32 = 384;
 const M: u32 = 16;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 21;
 /// As the collector reads.
 const PIECE_BYTES: usize = 256 << 10;
+const FOLDER: &str = "0e6c1f6a-3b7d-4c52-9a41-7d2f8b90c3e5";
 const FILES: [&str; 5] =
     ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"];
 
 fn main() -> io::Result<()> {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("hnsw-100k");
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("hnsw-100k-384");
     if !dir.join("ready").exists() {
-        fs::create_dir_all(&dir)?;
-        build(&dir)?;
+        fs::create_dir_all(dir.join(FOLDER))?;
+        build(&dir.join(FOLDER))?;
         fs::write(dir.join("ready"), "")?;
     }
     let bytes: u64 = FILES
         .iter()
-        .map(|name| Ok(fs::metadata(dir.join(name))?.len()))
+        .map(|name| Ok(fs::metadata(dir.join(FOLDER).join(name))?.len()))
         .sum::<io::Result<u64>>()?;
     println!("{} MB in {} files; medians of {ROUNDS}, ms", bytes / 1_000_000, FILES.len());
     read(&dir)?;
@@ -78,60 +72,36 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Every byte, and nothing made of them.
+/// Every byte, in the same pieces, and nothing made of them.
 fn read(dir: &Path) -> io::Result<()> {
     for name in FILES {
-        each_piece(dir, name, |piece| {
-            black_box(piece);
-        })?;
-    }
-    Ok(())
-}
-
-/// What the collector does with a folder.
-fn walk(dir: &Path) -> io::Result<()> {
-    let header = Header::parse(&fs::read(dir.join("header.bin"))?).map_err(io::Error::other)?;
-    let mut pairs = Vec::new();
-    let source = File::open(dir.join("index_metadata.pickle"))?;
-    let metadata = pickle::read(source, pickle::Limits::default(), &mut |id, label| {
-        pairs.push(Pair { label, id });
-    })
-    .map_err(io::Error::other)?;
-    let mut labels = Labels::new(pairs, metadata.total_elements_added);
-    let mut level0 = Level0Walk::new(header);
-    each_piece(dir, "data_level0.bin", |piece| {
-        level0.push(piece, &mut |element| labels.note(element));
-    })?;
-    let mut lengths = LengthWalk::new(&header);
-    each_piece(dir, "length.bin", |piece| lengths.push(piece))?;
-    let mut links = LinkWalk::new(header);
-    each_piece(dir, "link_lists.bin", |piece| links.push(piece))?;
-    links.finish(fs::metadata(dir.join("link_lists.bin"))?.len());
-    let (found, _) = labels.finish();
-    let told = [level0.problems().line(), lengths.problems().line(), links.problems().line()];
-    assert!(told.iter().all(Option::is_none) && !found.contradict(), "{told:?} {found:?}");
-    Ok(())
-}
-
-fn each_piece(dir: &Path, name: &str, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
-    let file = File::open(dir.join(name))?;
-    let mut buffer = vec![0; PIECE_BYTES];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(()),
-            read => {
-                visit(&buffer[..read]);
-                at += read as u64;
+        let file = File::open(dir.join(FOLDER).join(name))?;
+        fadvise(&file, 0, None, Advice::Sequential)?;
+        let mut buffer = vec![0; PIECE_BYTES];
+        let mut at = 0;
+        loop {
+            let read = file.read_at(&mut buffer, at)?;
+            black_box(&buffer[..read]);
+            if read == 0 {
+                break;
             }
+            at += read as u64;
         }
     }
+    Ok(())
+}
+
+/// As the collector does it.
+fn walk(dir: &Path) -> io::Result<()> {
+    let findings = walk_once(dir).map_err(io::Error::other)?;
+    assert!(findings.is_empty(), "{findings:?}");
+    Ok(())
 }
 
 /// Takes the files out of the page cache.
 fn forget(dir: &Path) -> io::Result<()> {
     for name in FILES {
-        let file = File::open(dir.join(name))?;
+        let file = File::open(dir.join(FOLDER).join(name))?;
         file.sync_all()?;
         fadvise(&file, 0, None, Advice::DontNeed)?;
     }

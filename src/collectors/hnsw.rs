@@ -14,6 +14,8 @@ mod orphans;
 mod records;
 mod walk;
 
+pub use deep::walk_once;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{

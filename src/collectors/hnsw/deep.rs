@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::fs::MetadataExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,8 @@ use std::{
 
 use super::{
     catalogue::{Row, told_elsewhere},
-    look::{FileLook, Folder},
+    judge::{Case, judge},
+    look::{FileLook, Folder, Look},
     records::{self, Asker, Compared, Queue},
     walk::{self, Manner, MetadataLook, Refused, Walked},
 };
@@ -21,8 +23,9 @@ use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
+    findings::Finding,
     format::uuid::Uuid,
-    progress::Phase,
+    progress::{Phase, Progress},
     store::{
         Context,
         database::{Limits, QueryError},
@@ -126,6 +129,22 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     drop(turn);
     outcome.duration = began.elapsed();
     outcome
+}
+
+/// Walks once over every index below `root`, without rests and without a database.
+pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
+    let look = Look::take(root, usize::MAX, None)?;
+    let (stop, progress) = (AtomicBool::new(false), Progress::default());
+    let manner = Manner { stop: &stop, gentle: false, progress: &progress };
+    let mut findings = Vec::new();
+    for folder in look.folders.values() {
+        let (walked, _) = walk::walk(root, folder, manner)
+            .map_err(|refused| CollectError::Other(format!("{}: {refused:?}", folder.name)))?;
+        let deep = Deep { stamps: folder.stamps(), walked: Some(Arc::new(walked)), compared: None };
+        let case = Case { folder: Some(folder), row: None, deep: Some(&deep) };
+        findings.extend(judge(case, &folder.name).finding);
+    }
+    Ok(findings)
 }
 
 /// Bytes of the files that are to be walked over.

@@ -101,13 +101,8 @@ impl Level0Walk {
             });
         } else {
             let ids = links.as_chunks::<4>().0.iter().take(count.into());
-            let ids = ids.map(|id| u32::from_le_bytes(*id));
-            let elements = self.header.elements;
-            // Looked for only when there is one: this runs at the speed of memory.
-            let highest = ids.clone().fold(0, u32::max);
-            if u64::from(highest) >= elements
-                && let Some(id) = ids.clone().find(|id| u64::from(*id) >= elements)
-            {
+            if let Some(id) = beyond(ids.map(|id| u32::from_le_bytes(*id)), self.header.elements) {
+                let elements = self.header.elements;
                 problems.note(|| {
                     format!("element {index} has the neighbour {id}, there are {elements} elements")
                 });
@@ -118,7 +113,7 @@ impl Level0Walk {
         let overflow =
             |number: &[u8; 4]| (u32::from_le_bytes(*number) & EXPONENT).wrapping_add(EXPONENT_ONE);
         let numbers = vector.as_chunks::<4>().0;
-        if numbers.iter().fold(0, |all, number| all | overflow(number)) & SIGN != 0 {
+        if numbers.iter().fold(0, |all, number| all | overflow(number)).cast_signed() < 0 {
             problems
                 .note(|| format!("the vector of element {index} has a number that is not finite"));
         }
@@ -127,7 +122,14 @@ impl Level0Walk {
     }
 }
 
+/// The first of `ids` that is none of `elements`, at least one. It is looked for only when the sign of an id, or of what is
+/// left above it, says that there may be one: that takes a few instructions for many ids.
+pub(super) fn beyond(mut ids: impl Iterator<Item = u32> + Clone, elements: u64) -> Option<u32> {
+    let last = u32::try_from(elements.saturating_sub(1)).unwrap_or(u32::MAX);
+    let signs = ids.clone().fold(0, |signs, id| signs | id | last.wrapping_sub(id));
+    if signs.cast_signed() < 0 { ids.find(|id| *id > last) } else { None }
+}
+
 /// The bits of the exponent of a 32-bit float.
 pub(super) const EXPONENT: u32 = 0x7f80_0000;
 const EXPONENT_ONE: u32 = 0x0080_0000;
-const SIGN: u32 = 0x8000_0000;

@@ -1,7 +1,7 @@
 //! `link_lists.bin`: for each element the length of its links above level 0, and the links, level by level. One length
 //! that is impossible makes every later flush write far behind the end of the file, until the disk is full.
 
-use super::{Header, Problems};
+use super::{Header, Problems, level0::beyond};
 
 /// Walks over the records of all elements.
 #[derive(Debug)]
@@ -177,9 +177,7 @@ impl LinkWalk {
                 continue;
             }
             let ids = ids.as_chunks::<4>().0.iter().take(count.into());
-            if let Some(id) =
-                ids.map(|id| u32::from_le_bytes(*id)).find(|id| u64::from(*id) >= elements)
-            {
+            if let Some(id) = beyond(ids.map(|id| u32::from_le_bytes(*id)), elements) {
                 self.problems.note(|| {
                     format!("element {index} is linked to {id}, there are {elements} elements")
                 });

@@ -235,6 +235,18 @@ fn no_flipped_bit_of_a_header_makes_a_walk_panic() {
 
 proptest! {
     #[test]
+    fn the_first_neighbour_that_is_no_element_is_found(
+        elements in prop_oneof![1_u64..9, (1_u64 << 31) - 3..(1 << 31) + 3, (1_u64 << 32) - 3..1 << 32],
+        ids in proptest::collection::vec(
+            prop_oneof![0_u32..9, (1_u32 << 31) - 4..(1 << 31) + 4, u32::MAX - 4..=u32::MAX],
+            0..20,
+        ),
+    ) {
+        let want = ids.iter().copied().find(|id| u64::from(*id) >= elements);
+        prop_assert_eq!(level0::beyond(ids.iter().copied(), elements), want);
+    }
+
+    #[test]
     fn arbitrary_bytes_never_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..400),
         elements in 0_u64..20,
