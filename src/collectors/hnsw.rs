@@ -12,9 +12,11 @@ mod look;
 mod memory;
 mod orphans;
 mod records;
+mod samples;
 mod walk;
 
 pub use deep::walk_once;
+pub(super) use samples::DESCS;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,70 +47,13 @@ use crate::{
     findings::{Code, Finding},
     format::uuid::Uuid,
     host::processes::Held,
-    sample::{Desc, Observation, Sample},
+    sample::{Desc, Observation},
     store::{
         Context,
         database::{Limits, QueryError},
     },
     watch::Wake,
 };
-
-static SEGMENTS: Desc = Desc::gauge(
-    "chroma_hnsw_segments",
-    "Indexes of collections by how they stand; unpersisted and flushing are healthy, what only a full walk shows is cached.",
-)
-.labelled(&["state"]);
-static ELEMENTS: Desc = Desc::gauge(
-    "chroma_hnsw_elements",
-    "Elements of all indexes as their headers state them, those marked as deleted included.",
-);
-static MAX_ELEMENTS: Desc = Desc::gauge(
-    "chroma_hnsw_max_elements",
-    "Elements that all indexes have room for, as their headers state it.",
-);
-static DELETED_ELEMENTS: Desc = Desc::gauge(
-    "chroma_hnsw_deleted_elements",
-    "Elements of all indexes that are marked as deleted, cached.",
-);
-static WITHOUT_VECTOR: Desc = Desc::gauge(
-    "chroma_records_without_vector",
-    "Records of all collections whose vector is neither in the index nor in the queue, cached; 0 in every healthy store.",
-);
-static ORPHAN_FOLDERS: Desc = Desc::gauge(
-    "chroma_hnsw_orphan_folders",
-    "Folders with an index that no collection has any more, by whether a process holds them open.",
-)
-.labelled(&["held"]);
-static ORPHAN_BYTES: Desc = Desc::gauge(
-    "chroma_hnsw_orphan_bytes",
-    "Bytes on disk of folders with an index that no collection has any more, by whether a process holds them open.",
-)
-.labelled(&["held"]);
-static WALK_TIMESTAMP: Desc = Desc::gauge(
-    "chroma_hnsw_walk_timestamp_seconds",
-    "When the index whose full walk is longest ago was walked over, as seconds since the epoch.",
-);
-static COMPARED_TIMESTAMP: Desc = Desc::gauge(
-    "chroma_hnsw_compared_timestamp_seconds",
-    "When the records were last compared with all indexes, as seconds since the epoch.",
-);
-static DEEP_DURATION: Desc = Desc::gauge(
-    "chroma_hnsw_walk_duration_seconds",
-    "How long the newest walk over indexes and the comparison with the records took, cached.",
-);
-
-pub(super) static DESCS: [&Desc; 10] = [
-    &SEGMENTS,
-    &ELEMENTS,
-    &MAX_ELEMENTS,
-    &DELETED_ELEMENTS,
-    &WITHOUT_VECTOR,
-    &ORPHAN_FOLDERS,
-    &ORPHAN_BYTES,
-    &WALK_TIMESTAMP,
-    &COMPARED_TIMESTAMP,
-    &DEEP_DURATION,
-];
 
 static CODES: [Code; 12] = [
     Code::SegmentMissing,
@@ -476,53 +421,6 @@ impl Segments {
             }
         }
         (states, findings, unsure)
-    }
-
-    fn samples(&self, states: &BTreeMap<State, u64>, orphans: Option<&Orphans>) -> Vec<Sample> {
-        let mut out = Vec::new();
-        let asked = self.catalogue.is_some();
-        for state in State::ALL {
-            let count = match state {
-                State::Orphan => orphans.map(Orphans::count),
-                _ => Some(states.get(&state).copied().unwrap_or(0)),
-            };
-            // Without the catalogue nobody knows which folders are missed, or which belong to nobody.
-            if let Some(count) = count.filter(|_| asked || state != State::Missing) {
-                out.push(SEGMENTS.with(vec![state.as_str().into()], count as f64));
-            }
-        }
-        let subjects = self.subjects();
-        if let Some(look) = &self.look {
-            let headers = || {
-                let folders = subjects.iter().filter_map(|(uuid, _)| look.folders.get(uuid));
-                folders.filter_map(Folder::sound_header)
-            };
-            out.push(ELEMENTS.sample(headers().map(|h| h.elements as f64).sum()));
-            out.push(MAX_ELEMENTS.sample(headers().map(|h| h.max_elements as f64).sum()));
-        }
-        let known = || subjects.iter().map(|(uuid, _)| self.known.get(uuid));
-        let walked: Option<Vec<_>> = known().map(|known| known?.walked).collect();
-        if let Some(walked) = walked {
-            out.push(DELETED_ELEMENTS.sample(walked.iter().map(|(_, n)| *n as f64).sum()));
-            let oldest = walked.iter().map(|(at, _)| *at).min();
-            out.extend(oldest.map(|at| WALK_TIMESTAMP.sample(at.as_secs_f64())));
-        }
-        if asked && let Some((at, _)) = self.compared {
-            let compared: Option<Vec<_>> =
-                known().map(|known| known?.compared.as_deref()).collect();
-            if let Some(compared) = compared {
-                out.push(WITHOUT_VECTOR.sample(compared.iter().map(|c| c.missing as f64).sum()));
-                out.push(COMPARED_TIMESTAMP.sample(at.as_secs_f64()));
-            }
-        }
-        out.extend(self.last_deep.map(|(_, took)| DEEP_DURATION.sample(took.as_secs_f64())));
-        if let Some(orphans) = orphans {
-            for (held, count, bytes) in orphans.by_held() {
-                out.push(ORPHAN_FOLDERS.with(vec![held.into()], count as f64));
-                out.push(ORPHAN_BYTES.with(vec![held.into()], bytes as f64));
-            }
-        }
-        out
     }
 
     /// One look at everything; whether something looked wrong for the first time.

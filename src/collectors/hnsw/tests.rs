@@ -3,11 +3,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::*;
+use super::{
+    samples::{DELETED_ELEMENTS, ELEMENTS, SEGMENTS, WITHOUT_VECTOR},
+    *,
+};
 use crate::{
     config::{BackupPolicy, Config, PermissionPolicy, Store},
     format::{hnsw::LabelProblems, pickle},
     host::Host,
+    sample::Sample,
     scheduler,
 };
 

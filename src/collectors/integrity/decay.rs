@@ -13,8 +13,10 @@
 //! - Filesystems of other hosts are left out: their times are cached here.
 //! - What looks wrong is read a second time, from the database under a short lock, before it is said.
 
+mod finding;
 mod ledger;
 mod read;
+mod subject;
 
 pub(super) use ledger::Ledger;
 
@@ -28,19 +30,19 @@ use std::{
 };
 
 use self::{
+    finding::finding,
     ledger::{Group, Known, Readings, Told},
     read::{NotRead, Reader, Source},
+    subject::{Seen, Subject, database_state, subjects},
 };
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
     config::CollectorName,
-    findings::{Code, Finding},
-    format::{sqlite::SqliteHeader, uuid::parse_uuid},
-    human,
+    findings::Finding,
     progress::Phase,
     store::{
-        Context, DATABASE_FILE,
+        Context,
         database::{Limits, QueryError, Stamp, open_bytes},
     },
 };
@@ -142,35 +144,6 @@ fn begin(ledger: &mut Ledger, manner: &Manner<'_>) {
     }
 }
 
-/// A database, or the folder of a segment.
-#[derive(Debug)]
-struct Subject {
-    name: String,
-    files: Vec<Seen>,
-}
-
-/// A file as `stat` tells of it.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    part: usize,
-    stamp: Stamp,
-    state: u64,
-}
-
-impl Subject {
-    fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.stamp.size_bytes).sum()
-    }
-
-    fn is_database(&self) -> bool {
-        self.name == DATABASE_FILE
-    }
-
-    fn changed(&self) -> Option<Timestamp> {
-        self.files.iter().map(|file| file.stamp.modified.max(file.stamp.changed)).max()
-    }
-}
-
 impl Group {
     /// Drops what is about another state of a file than the present one.
     fn forget_changed(&mut self, subject: &Subject) {
@@ -214,73 +187,6 @@ fn decide(subject: &Subject, group: Option<&Group>, manner: &Manner<'_>) -> Deci
         .again_after
         .is_some_and(|after| group.good > manner.now || manner.now.since(group.good) >= after);
     if manner.all || due { Decision::Read } else { Decision::Rest }
-}
-
-/// The database and the folders of segments, with the files that Chroma reads of them.
-fn subjects(context: &Context) -> Result<Vec<Subject>, CollectError> {
-    let root = &context.store.seen_path;
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CollectError::Unreadable { path, source }
-    };
-    if remote(root).map_err(unreadable(root))? {
-        return Ok(Vec::new());
-    }
-    let mut subjects = Vec::new();
-    subjects.extend(database(context).map_err(unreadable(context.database.path()))?);
-    let entries = fs::read_dir(root).map_err(unreadable(root))?;
-    for entry in entries.take(context.config.collect.entries_max) {
-        let entry = entry.map_err(unreadable(root))?;
-        let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        if parse_uuid(name.as_bytes()).is_none() {
-            continue;
-        }
-        let mut files = Vec::new();
-        for (part, file) in SEGMENT_FILES.into_iter().enumerate() {
-            // What cannot be looked at is told by the collector of the indexes.
-            let Ok(meta) = fs::symlink_metadata(entry.path().join(file)) else { continue };
-            if meta.is_file() && meta.len() > 0 {
-                let stamp = Stamp::of(&meta);
-                files.push(Seen { part, stamp, state: ledger::state_of(&stamp, None) });
-            }
-        }
-        if !files.is_empty() {
-            subjects.push(Subject { name, files });
-        }
-    }
-    subjects.sort_by(|a, b| (!a.is_database(), &a.name).cmp(&(!b.is_database(), &b.name)));
-    Ok(subjects)
-}
-
-fn database(context: &Context) -> io::Result<Option<Subject>> {
-    let Some((stamp, counter)) = database_state(context)? else { return Ok(None) };
-    let seen = Seen { part: 0, stamp, state: ledger::state_of(&stamp, Some(counter)) };
-    Ok(Some(Subject { name: DATABASE_FILE.to_owned(), files: vec![seen] }))
-}
-
-/// `None` when there is no database that can be judged this way: in WAL mode its newest pages stand elsewhere.
-fn database_state(context: &Context) -> io::Result<Option<(Stamp, u32)>> {
-    let file = match context.database.open_plain() {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let meta = file.metadata()?;
-    let mut head = [0; crate::format::sqlite::HEADER_LEN];
-    if !meta.is_file() {
-        return Ok(None);
-    }
-    let read = file.read_up_to(&mut head, 0)?;
-    let header = SqliteHeader::parse(&head[..read]).ok().filter(|header| !header.wal);
-    // By `stat`, as everywhere: overlayfs has another device by `fstat`.
-    let stamp = context.database.stamp()?;
-    Ok(header.map(|header| (stamp, header.change_counter)))
-}
-
-/// Whether other hosts may write there, whose changes show late.
-fn remote(root: &Path) -> io::Result<bool> {
-    let kind = rustix::fs::statfs(root).map_err(io::Error::from)?.f_type;
-    Ok(REMOTE_MAGICS.iter().any(|magic| i128::from(*magic) == i128::from(kind)))
 }
 
 /// A pass under way.
@@ -511,16 +417,6 @@ fn with_file<T>(
     work(&open_bytes(path).map_err(NotRead::Io)?)
 }
 
-impl Subject {
-    fn file(&self, seen: &Seen) -> &'static str {
-        file_name(self.is_database(), seen.part)
-    }
-}
-
-fn file_name(database: bool, part: usize) -> &'static str {
-    if database { DATABASE_FILE } else { SEGMENT_FILES.get(part).copied().unwrap_or_default() }
-}
-
 impl Group {
     /// Notes proved damage of a file, or what is new of it.
     fn tell(
@@ -550,69 +446,6 @@ impl Group {
     }
 }
 
-/// What is said of a group; one finding, whatever the number of its files.
-fn finding(name: &str, group: &Group) -> Option<Finding> {
-    let database = name == DATABASE_FILE;
-    let told = group.told.first()?;
-    let file = file_name(database, told.part);
-    let mut evidence = evidence(told, database);
-    if !database {
-        evidence = format!("{file}: {evidence}");
-    }
-    if group.told.len() > 1 {
-        evidence = format!("{evidence}; {} more of its files changed too", group.told.len() - 1);
-    }
-    let code = if database { Code::SqliteCorrupt } else { Code::SegmentInconsistent };
-    let path = if database { file.to_owned() } else { format!("{name}/{file}") };
-    Some(Finding::new(code, name, evidence).with_remedy(remedy(&path, told, database)))
-}
-
-fn evidence(told: &Told, database: bool) -> String {
-    let offsets: Vec<String> = told.offsets.iter().map(u64::to_string).collect();
-    let more = if told.regions > told.offsets.len() as u64 { ", …" } else { "" };
-    let counter = if database { "change counter, " } else { "" };
-    let mut text = format!(
-        "bytes changed although nobody wrote them: {} of {} regions of {} differ from the last good reading at {} ({counter}\
-         size, inode and times of change are the same), from byte {}{more}; found at {}",
-        told.regions,
-        told.of,
-        human::bytes(told.region_bytes),
-        told.good,
-        offsets.join(", "),
-        told.found
-    );
-    let Readings { direct, agree, cache_good } = told.how;
-    let way = if direct { "past the page cache" } else { "through the page cache" };
-    let said = if agree { "the same" } else { "other wrong bytes each time: memory or cable" };
-    text.extend(["; two readings ", way, " gave ", said]);
-    if cache_good {
-        text.push_str("; the page cache still has the good bytes");
-    }
-    if told.came_back {
-        text.push_str("; in between a reading was good again: the fault comes and goes");
-    }
-    text
-}
-
-fn remedy(path: &str, told: &Told, database: bool) -> String {
-    let first = if told.how.cache_good {
-        format!(
-            "Copy {path} elsewhere with cp now, before anything is restarted: the copy still gets the good bytes. "
-        )
-    } else {
-        String::new()
-    };
-    let whole = if database { path.to_owned() } else { "the whole folder".to_owned() };
-    format!(
-        "{first}Stop Chroma before it writes {path} anew, keep a copy of it, and put {whole} back from a verified backup of the \
-         time before. Then look at the disk and the memory: journalctl -k --grep 'I/O error|EDAC|MCE', smartctl -a, memtester."
-    )
-}
-
-/// The files of a segment's folder. Their places in this list are kept in the state.
-const SEGMENT_FILES: [&str; 5] =
-    ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"];
-
 /// Coarser than the clock of any filesystem. SQLite never writes its database through a mapping.
 const DATABASE_QUIET: Duration = Duration::from_secs(5);
 /// The kernel writes back what was changed through a mapping within 35 s, and a later change shows.
@@ -626,21 +459,5 @@ const GROUPS_MAX: usize = 8192;
 /// No region is read under a lock that would take longer than the lock may be held.
 const LOCKED_BYTES_MAX: u64 = 1 << 20;
 const LOCK_BUDGET: Duration = Duration::from_millis(10);
-/// NFS, CIFS, SMB2, SMB, AFS, 9p, Ceph, Lustre, GPFS, OCFS2, GFS2, FUSE, which may be any of these.
-const REMOTE_MAGICS: [i64; 12] = [
-    0x6969,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x517b,
-    0x5346_414f,
-    0x0102_1997,
-    0x00c3_6400,
-    0x0bd0_0bd0,
-    0x4750_4653,
-    0x7461_636f,
-    0x0116_1970,
-    0x6573_5546,
-];
-
 #[cfg(test)]
 mod tests;

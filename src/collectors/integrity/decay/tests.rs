@@ -2,12 +2,14 @@ use std::{os::unix::fs::FileExt, sync::Arc};
 
 use rusqlite::Connection;
 
-use super::*;
+use super::{subject::SEGMENT_FILES, *};
 use crate::{
     clock,
     config::{BackupPolicy, Config, PermissionPolicy, Store},
+    findings::Code,
     host::Host,
     host::processes::FileId,
+    store::DATABASE_FILE,
 };
 
 /// A copy of a fixture and what is known of it.
@@ -335,35 +337,4 @@ fn what_is_read_when() {
         };
         assert_eq!(decide(subject, group.as_ref(), &manner), want, "{what}");
     }
-}
-
-#[test]
-fn the_evidence_says_what_was_read_how() {
-    let at = Timestamp::from_secs(1_795_000_000);
-    let told = |how, came_back| Told {
-        part: 0,
-        good: at,
-        found: at.plus(Duration::from_hours(1)),
-        offsets: vec![0, 65_536],
-        regions: 3,
-        of: 100,
-        region_bytes: 65_536,
-        how,
-        came_back,
-    };
-    let how = Readings { direct: true, agree: true, cache_good: true };
-    let text = evidence(&told(how, false), true);
-    assert_eq!(
-        text,
-        "bytes changed although nobody wrote them: 3 of 100 regions of 64.0 KiB differ from the last good reading at \
-         2026-11-18T11:06:40Z (change counter, size, inode and times of change are the same), from byte 0, 65536, …; found at \
-         2026-11-18T12:06:40Z; two readings past the page cache gave the same; the page cache still has the good bytes"
-    );
-    assert!(remedy("f", &told(how, false), true).starts_with("Copy f elsewhere with cp now"));
-    let how = Readings { direct: false, agree: false, cache_good: false };
-    let text = evidence(&told(how, true), false);
-    assert!(!text.contains("change counter"), "{text}");
-    assert!(text.contains("through the page cache gave other wrong bytes each time"), "{text}");
-    assert!(text.ends_with("the fault comes and goes"), "{text}");
-    assert!(text.len() < crate::findings::EVIDENCE_CHARS_MAX);
 }
