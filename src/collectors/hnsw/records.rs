@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, types::Value};
+use rusqlite::{
+    Connection, ToSql,
+    types::{ToSqlOutput, Type, ValueRef},
+};
 
 use super::catalogue::Row;
 use crate::{
@@ -201,17 +204,20 @@ pub(super) fn compare(
     let index = |id: u64| pairs.binary_search_by_key(&id, |pair| pair.id).ok();
     let rows = if pairs.len() <= ORDERED_MAX { vec![0; pairs.len()] } else { Vec::new() };
     let mut found = Found { met: vec![false; pairs.len()], rows, ..Found::default() };
-    let mut last: Option<Value> = None;
+    let mut last = None;
     let pending = replay(queue.pending.get(&segment), |id| index(id).is_some());
     while let Some(records) = &row.records_segment {
-        let slice = asker.ask(|connection| records_slice(connection, records, last.as_ref()))?;
+        let mut slice =
+            asker.ask(|connection| records_slice(connection, records, last.as_ref()))?;
         for (rowid, id) in &slice {
-            found.note(*rowid, id, index(pickle::hash(id)), &pending);
+            let hash = pickle::hash(&id.bytes);
+            found.note(*rowid, &id.bytes, hash, index(hash), &pending);
         }
-        let Some((_, id)) = slice.last().filter(|_| slice.len() == usize::from(SLICE)) else {
+        let full = slice.len() == usize::from(SLICE);
+        last = slice.pop().map(|(_, id)| id).filter(|_| full);
+        if last.is_none() {
             break;
-        };
-        last = Some(Value::Text(String::from_utf8_lossy(id).into_owned()));
+        }
     }
     let pending = if found.missing.is_empty() && found.met.iter().all(|met| *met) {
         pending
@@ -224,14 +230,26 @@ pub(super) fn compare(
     Ok(found.finish(&pairs, &pending, ahead))
 }
 
-type RecordRow = (i64, Vec<u8>);
+/// An id to the letter: one that is no text, or none that can be read, has its place in the order too.
+#[derive(Debug)]
+struct RecordId {
+    bytes: Vec<u8>,
+    blob: bool,
+}
+
+impl ToSql for RecordId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let kind = if self.blob { ValueRef::Blob } else { ValueRef::Text };
+        Ok(ToSqlOutput::Borrowed(kind(&self.bytes)))
+    }
+}
 
 /// The next records in the order of their ids, from an index that holds all that is asked for.
 fn records_slice(
     connection: &Connection,
     segment: &str,
-    after: Option<&Value>,
-) -> rusqlite::Result<Vec<RecordRow>> {
+    after: Option<&RecordId>,
+) -> rusqlite::Result<Vec<(i64, RecordId)>> {
     let condition = if after.is_some() { "embedding_id > ?2" } else { "?2 IS NULL" };
     let mut statement = connection.prepare(&format!(
         "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?1 AND {condition} \
@@ -240,7 +258,12 @@ fn records_slice(
     let mut rows = statement.query((segment, after, SLICE))?;
     let mut out = Vec::new();
     while let Some(row) = rows.next()? {
-        out.push((row.get(0)?, row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec()));
+        let id = row.get_ref(1)?;
+        let blob = id.data_type() == Type::Blob;
+        out.push((
+            row.get(0)?,
+            RecordId { bytes: id.as_bytes().unwrap_or_default().to_vec(), blob },
+        ));
     }
     Ok(out)
 }
@@ -279,9 +302,16 @@ struct Found {
 }
 
 impl Found {
-    fn note(&mut self, rowid: i64, id: &[u8], at: Option<usize>, pending: &HashMap<u64, End>) {
+    /// Takes in a record; `at` is the place of its id among those of the index.
+    fn note(
+        &mut self,
+        rowid: i64,
+        id: &[u8],
+        hash: u64,
+        at: Option<usize>,
+        pending: &HashMap<u64, End>,
+    ) {
         self.records += 1;
-        let hash = pickle::hash(id);
         if let Some(at) = at {
             self.met[at] = true;
             if let Some(row) = self.rows.get_mut(at) {
@@ -378,7 +408,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{BackupPolicy, Config, PermissionPolicy, Store as StoreConfig},
+        config::{Config, Store},
         host::Host,
     };
 
@@ -386,16 +416,7 @@ mod tests {
 
     fn context(dir: &Path) -> Context {
         let config = Arc::new(Config::default());
-        let store = Arc::new(StoreConfig {
-            name: "main".into(),
-            path: dir.into(),
-            seen_path: dir.into(),
-            backups: BackupPolicy::default(),
-            permissions: PermissionPolicy::default(),
-            chroma_version: None,
-            server: None,
-            logs: Vec::new(),
-        });
+        let store = Arc::new(Store::new("main", dir));
         Context::new(&config, &store, &Arc::new(Host::new(&config)))
     }
 
@@ -560,5 +581,20 @@ mod tests {
         // One of the older is gone as well: these are no longer the newest alone.
         let found = compare_now(dir.path(), pairs[1..].to_vec(), Some(0));
         assert_eq!((found.missing, found.missing_last), (101, false));
+    }
+
+    #[test]
+    fn ids_that_are_no_text_are_read_once_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = Model::new(dir.path(), 1);
+        let sql = "CREATE TEMP TABLE n AS WITH RECURSIVE n(i) AS \
+                     (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) SELECT i FROM n; \
+                   INSERT INTO embeddings(segment_id, embedding_id) SELECT 'm', 'a' || i FROM n; \
+                   INSERT INTO embeddings(segment_id, embedding_id) SELECT 'm', CAST(x'ff' AS TEXT) || i FROM n; \
+                   INSERT INTO embeddings(segment_id, embedding_id) SELECT 'm', CAST('a' || i AS BLOB) FROM n; \
+                   COMMIT";
+        model.database.execute_batch(sql).unwrap();
+        let found = compare_now(dir.path(), Vec::new(), Some(0));
+        assert_eq!((found.records, found.missing), (4500, 4500));
     }
 }
