@@ -152,8 +152,7 @@ fn walked_bytes(task: &Task) -> u64 {
     let walked = task.segments.iter().filter(|(uuid, ..)| task.walk.contains(uuid));
     walked
         .flat_map(|(_, folder, _)| folder.stamps().into_iter().flatten())
-        .map(|file| file.size_bytes)
-        .sum()
+        .fold(0, |sum, file| file.size_bytes.saturating_add(sum))
 }
 
 /// The number of the filesystem on which the store lies.

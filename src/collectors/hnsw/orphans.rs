@@ -60,7 +60,7 @@ impl Orphans {
                 Held::Unknown => 2,
             };
             sums[at].1 += 1;
-            sums[at].2 += bytes;
+            sums[at].2 = bytes.saturating_add(sums[at].2);
         }
         sums
     }

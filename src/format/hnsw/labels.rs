@@ -22,7 +22,7 @@ pub struct Labels {
     total: u64,
     /// Where the next label is looked for first: elements mostly stand in the order of their labels.
     hint: usize,
-    /// Labels of elements that no id bears: deleted, or left by a flush that was cut off.
+    /// Labels of elements that no id bears: deleted, or left by a flush that was cut off; not all when there are very many.
     nameless: Vec<u64>,
     order: Order,
     found: LabelProblems,
@@ -75,7 +75,9 @@ impl Labels {
                 self.found.nameless += 1;
                 self.found.say(|| format!("no id names label {label} of element {index}"));
             }
-            self.nameless.push(label);
+            if self.nameless.len() < NAMELESS_MAX {
+                self.nameless.push(label);
+            }
             return;
         };
         self.hint = at + 1;
@@ -137,3 +139,6 @@ impl LabelProblems {
 
 /// Hashes that are kept; beyond that only their number is known.
 pub(crate) const MARKED_MAX: usize = 10_000;
+
+/// 128 MB. A file of zeros takes no room on disk, and may have billions of elements.
+const NAMELESS_MAX: usize = 16_000_000;
