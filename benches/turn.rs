@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use chroma_exporter::{
     collectors,
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{BackupPolicy, Config, Store},
     host::Host,
     scheduler,
     store::Context,
@@ -22,14 +22,8 @@ fn main() {
     );
     let config = Arc::new(Config::default());
     let store = Arc::new(Store {
-        name: "bench".into(),
-        path: dir.clone(),
-        seen_path: dir.clone(),
         backups: BackupPolicy::daily(vec![format!("{}/none*", dir.display())]),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
+        ..Store::new("bench", dir)
     });
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
     println!("{:<12} {:>14}", "collector", "CPU ms a turn");

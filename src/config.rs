@@ -159,6 +159,24 @@ pub struct Store {
     pub chroma_version: Option<String>,
 }
 
+impl Store {
+    /// A directory of which nothing more is known.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self {
+            name: name.into(),
+            seen_path: path.clone(),
+            path,
+            backups: BackupPolicy::daily(Vec::new()),
+            permissions: PermissionPolicy::default(),
+            logs: Vec::new(),
+            server: None,
+            chroma_version: None,
+        }
+    }
+}
+
 /// How the server of a store is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerProbe {

@@ -9,7 +9,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -21,7 +20,7 @@ use tracing::debug;
 
 use crate::{
     collectors::CollectError,
-    config::{BackupPolicy, PermissionPolicy, Store, rules},
+    config::{Store, rules},
     format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo, parse_stat},
     host::processes::{
         FileId, is_sqlite_tool, mounts,
@@ -167,16 +166,7 @@ impl Eyes<'_> {
             .find(|name| !names.contains(name))
             .unwrap_or_default(); // there is always a next number
         names.insert(name.clone());
-        Store {
-            name: Arc::from(name),
-            path,
-            seen_path,
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        }
+        Store { seen_path, ..Store::new(name, path) }
     }
 }
 
@@ -207,7 +197,7 @@ const HOLDERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{fs, os::unix::fs::symlink, sync::Arc};
 
     use super::*;
     use crate::host::processes::tests::{Fake, Running};

@@ -21,7 +21,7 @@ use chroma_exporter::{
     alert::report::{AlertReport, ReceiverReport},
     clock::{self, Timestamp},
     collectors,
-    config::{BackupPolicy, Collect, Config, PermissionPolicy, Store, alerts},
+    config::{BackupPolicy, Collect, Config, Store, alerts},
     host::Host,
     metrics::{self, Facts, Own, ProcessUsage},
     sample::{Snapshot, StoreReadings},
@@ -122,17 +122,11 @@ fn page(name: &str) -> (String, bool) {
     let config = Arc::new(Config { collect, procfs: proc, ..Config::default() });
     let pattern = scratch.path().join("backups/chroma_db.backup*");
     let store = Arc::new(Store {
-        name: "store".into(),
-        path: dir.clone(),
-        seen_path: dir.clone(),
         backups: BackupPolicy {
             settle: Duration::ZERO, // the copy was made a moment ago
             ..BackupPolicy::daily(vec![pattern.to_string_lossy().into_owned()])
         },
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
+        ..Store::new("store", dir.clone())
     });
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
     let readings: Vec<_> = collectors::registry(&context)

@@ -10,7 +10,7 @@ use chroma_exporter::{
     alert::report::{AlertReport, ReceiverReport},
     clock::Timestamp,
     collectors::{self, CollectError},
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{Config, Store},
     findings::{Code, Finding, Severity},
     host::Host,
     metrics::{self, Facts, Own, Page, ProcessUsage, Route},
@@ -77,16 +77,7 @@ fn every_metric_keeps_the_rules_of_promtool_and_of_this_project() {
     let dir = tempfile::tempdir().unwrap();
     let config = Arc::new(Config::default());
     let host = Arc::new(Host::new(&config));
-    let store = Arc::new(Store {
-        name: "s".into(),
-        path: dir.path().into(),
-        seen_path: dir.path().into(),
-        backups: BackupPolicy::default(),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
-    });
+    let store = Arc::new(Store::new("s", dir.path()));
     let mut all = metrics::descs();
     for collector in collectors::registry(&Context::new(&config, &store, &host)) {
         for desc in collector.descs() {

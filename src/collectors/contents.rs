@@ -370,23 +370,14 @@ mod tests {
 
     use super::{catalogue::Scope, *};
     use crate::{
-        config::{BackupPolicy, Config, PermissionPolicy, Store},
+        config::{Config, Store},
         host::Host,
         scheduler,
     };
 
     fn contents(dir: &Path) -> (Contents, Context) {
         let config = Arc::new(Config::default());
-        let store = Arc::new(Store {
-            name: "main".into(),
-            path: dir.into(),
-            seen_path: dir.into(),
-            backups: BackupPolicy::default(),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        });
+        let store = Arc::new(Store::new("main", dir));
         let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
         (Contents::new(&context), context)
     }

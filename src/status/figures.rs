@@ -159,7 +159,7 @@ mod tests {
     use crate::{
         clock::Timestamp,
         collectors,
-        config::{BackupPolicy, CollectorName, Config, PermissionPolicy, Store},
+        config::{CollectorName, Config, Store},
         host::Host,
         sample::{Desc, Observation, Reading},
         store::Context,
@@ -168,16 +168,7 @@ mod tests {
     #[test]
     fn every_figure_is_made_of_series_that_collectors_have() {
         let config = Arc::new(Config::default());
-        let store = Arc::new(Store {
-            name: "s".into(),
-            path: "/s".into(),
-            seen_path: "/s".into(),
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        });
+        let store = Arc::new(Store::new("s", "/s"));
         let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
         let collectors = CollectorName::ALL.map(|name| collectors::build(name, &context));
         let known: Vec<&Desc> = collectors.iter().flat_map(|c| c.descs().iter().copied()).collect();

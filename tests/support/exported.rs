@@ -12,7 +12,7 @@ use std::{
 use chroma_exporter::{
     alert::builtin,
     collectors,
-    config::{BackupPolicy, Collect, Config, PermissionPolicy, Store},
+    config::{Collect, Config, Store},
     findings::Code,
     host::Host,
     metrics,
@@ -49,16 +49,7 @@ impl Exported {
             add(desc.name, desc.labels, desc.kind == Kind::Counter);
         }
         let config = Arc::new(Config::default());
-        let store = Arc::new(Store {
-            name: "s".into(),
-            path: Path::new("/nowhere").into(),
-            seen_path: Path::new("/nowhere").into(),
-            backups: BackupPolicy::default(),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        });
+        let store = Arc::new(Store::new("s", Path::new("/nowhere")));
         let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
         for collector in collectors::registry(&context) {
             for desc in collector.descs() {

@@ -51,22 +51,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{BackupPolicy, CollectorName, PermissionPolicy},
+        config::CollectorName,
         findings::{Code, Finding},
         sample::{CheckState, Observation},
     };
 
     fn store(name: &str, path: &str) -> Store {
-        Store {
-            name: name.into(),
-            path: path.into(),
-            seen_path: path.into(),
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        }
+        Store::new(name, path)
     }
 
     fn look(codes: &[Code], checks: &[CheckState], failed: bool) -> Look {

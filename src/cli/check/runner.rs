@@ -234,7 +234,6 @@ mod tests {
     use crate::{
         clock,
         collectors::{Pace, Turn},
-        config::BackupPolicy,
         findings::{Code, Finding},
         sample::Desc,
         watch::Wake,
@@ -269,16 +268,7 @@ mod tests {
     }
 
     fn store(name: &str, path: &Path) -> Arc<Store> {
-        Arc::new(Store {
-            name: name.into(),
-            path: path.to_owned(),
-            seen_path: path.to_owned(),
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: crate::config::PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        })
+        Arc::new(Store::new(name, path))
     }
 
     fn play(

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{BackupPolicy, Config, Store},
     host::Host,
 };
 
@@ -22,14 +22,8 @@ fn fixture(name: &str) -> PathBuf {
 fn backups(dir: &Path, pattern: &str) -> Backups {
     let config = Arc::new(Config::default());
     let store = Arc::new(Store {
-        name: "main".into(),
-        path: dir.into(),
-        seen_path: dir.into(),
         backups: BackupPolicy::daily(vec![dir.join(pattern).to_string_lossy().into_owned()]),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
+        ..Store::new("main", dir)
     });
     Backups::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
 }

@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{BackupPolicy, Config, PermissionPolicy, Store},
+        config::{Config, Store},
         host::Host,
     };
 
@@ -105,14 +105,8 @@ mod tests {
             Arc::new(Config { state_dir: Some(dir.path().join("state")), ..Config::default() });
         let store = |chroma_version: Option<&str>| {
             Arc::new(Store {
-                name: "main".into(),
-                path: dir.path().into(),
-                seen_path: dir.path().into(),
-                backups: BackupPolicy::default(),
-                permissions: PermissionPolicy::default(),
-                logs: Vec::new(),
-                server: None,
                 chroma_version: chroma_version.map(str::to_owned),
+                ..Store::new("main", dir.path())
             })
         };
         let host = Arc::new(Host::new(&config));

@@ -4,23 +4,14 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command, sync::atom
 
 use super::*;
 use crate::{
-    config::{BackupPolicy, Collect, Config, PermissionPolicy, Store},
+    config::{Collect, Config, Store},
     host::Host,
 };
 
 fn context_with(path: &Path, change: impl FnOnce(&mut Config)) -> Context {
     let mut config = Config::default();
     change(&mut config);
-    let store = Arc::new(Store {
-        name: "test".into(),
-        path: path.to_owned(),
-        seen_path: path.to_owned(),
-        backups: BackupPolicy::default(),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
-    });
+    let store = Arc::new(Store::new("test", path));
     let host = Arc::new(Host::new(&config));
     Context::new(&Arc::new(config), &store, &host)
 }

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{Config, Store},
     format::{hnsw::LabelProblems, pickle},
     host::Host,
     sample::Sample,
@@ -31,16 +31,7 @@ fn segments(fixture: &str, dir: &Path) -> (Segments, Context) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
     copy_tree(&from, dir);
     let config = Arc::new(Config::default());
-    let store = Arc::new(Store {
-        name: "main".into(),
-        path: dir.into(),
-        seen_path: dir.into(),
-        backups: BackupPolicy::default(),
-        permissions: PermissionPolicy::default(),
-        chroma_version: None,
-        server: None,
-        logs: Vec::new(),
-    });
+    let store = Arc::new(Store::new("main", dir));
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
     (Segments::new(&context), context)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{Config, Store},
     host::Host,
 };
 
@@ -81,16 +81,7 @@ fn count(seen: &Observation, signature: &str) -> u64 {
 }
 
 fn collector(config: &Arc<Config>, patterns: &[String]) -> Logs {
-    let store = Arc::new(Store {
-        name: "main".into(),
-        path: "/srv/chroma".into(),
-        seen_path: "/srv/chroma".into(),
-        backups: BackupPolicy::default(),
-        permissions: PermissionPolicy::default(),
-        logs: patterns.to_vec(),
-        server: None,
-        chroma_version: None,
-    });
+    let store = Arc::new(Store { logs: patterns.to_vec(), ..Store::new("main", "/srv/chroma") });
     Logs::new(&Context::new(config, &store, &Arc::new(Host::new(config))))
 }
 

@@ -92,14 +92,9 @@ fn collector(
     collect: &crate::config::Collect,
 ) -> Permissions {
     let store = Arc::new(Store {
-        name: "main".into(),
-        path: scratch.join("store"),
-        seen_path: scratch.join("store"),
         backups: crate::config::BackupPolicy::default(),
         permissions: policy.clone(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
+        ..Store::new("main", scratch.join("store"))
     });
     let state = (scratch != Path::new("/")).then(|| scratch.join("state"));
     let config = Arc::new(Config {

@@ -11,7 +11,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{Config, Store},
     findings::{Finding, Severity},
     host::{
         Host,
@@ -96,16 +96,7 @@ impl Lab {
 }
 
 fn collector(config: &Arc<Config>, dir: &Path) -> Processes {
-    let store = Arc::new(Store {
-        name: "main".into(),
-        path: dir.into(),
-        seen_path: dir.into(),
-        backups: BackupPolicy::default(),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
-    });
+    let store = Arc::new(Store::new("main", dir));
     Processes::new(&Context::new(config, &store, &Arc::new(Host::new(config))))
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{Config, Store},
     host::Host,
     sample::Sample,
 };
@@ -103,16 +103,7 @@ fn answer(status: u16, body: &str) -> Vec<u8> {
 
 fn server(probe: Option<ServerProbe>) -> Server {
     let config = Arc::new(Config::default());
-    let store = Arc::new(Store {
-        name: "main".into(),
-        path: "/srv/chroma".into(),
-        seen_path: "/srv/chroma".into(),
-        backups: BackupPolicy::default(),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: probe,
-        chroma_version: None,
-    });
+    let store = Arc::new(Store { server: probe, ..Store::new("main", "/srv/chroma") });
     Server::new(&Context::new(&config, &store, &Arc::new(Host::read_only(&config))))
 }
 

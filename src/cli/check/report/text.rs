@@ -203,22 +203,13 @@ mod tests {
     use crate::{
         cli::check::runner::Look,
         collectors::CollectError,
-        config::{BackupPolicy, CollectorName, PermissionPolicy, Store},
+        config::{CollectorName, Store},
         findings::{Code, Finding},
         sample::Observation,
     };
 
     fn store(name: &str, path: &str) -> Store {
-        Store {
-            name: name.into(),
-            path: path.into(),
-            seen_path: path.into(),
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        }
+        Store::new(name, path)
     }
 
     fn look(collector: CollectorName, findings: Vec<Finding>) -> Look {

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::{subject::SEGMENT_FILES, *};
 use crate::{
     clock,
-    config::{BackupPolicy, Config, PermissionPolicy, Store},
+    config::{Config, Store},
     findings::Code,
     host::Host,
     host::processes::FileId,
@@ -26,16 +26,7 @@ impl Scene {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9");
         copy_tree(&from, dir.path());
         let config = Arc::new(Config::default());
-        let store = Arc::new(Store {
-            name: "main".into(),
-            path: dir.path().into(),
-            seen_path: dir.path().into(),
-            backups: BackupPolicy::default(),
-            permissions: PermissionPolicy::default(),
-            chroma_version: None,
-            server: None,
-            logs: Vec::new(),
-        });
+        let store = Arc::new(Store::new("main", dir.path()));
         let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
         Self { dir, context, ledger: Ledger::default(), stop: AtomicBool::new(false) }
     }
