@@ -115,7 +115,8 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
                 outcome.segments.insert(*uuid, deep);
             }
             // It comes again in a later turn.
-            Err(Refused::Changed | Refused::Stopped) => outcome.compared = false,
+            Err(Refused::Changed) => outcome.compared = false,
+            Err(Refused::Stopped) => (outcome.compared, outcome.complete) = (false, false),
             Err(Refused::Io(part, source)) => {
                 outcome.compared = false;
                 let path = task.context.store.seen_path.join(&folder.name).join(part.name());
