@@ -369,16 +369,10 @@ mod tests {
     use rusqlite::Connection;
 
     use super::{catalogue::Scope, *};
-    use crate::{
-        config::{Config, Store},
-        host::Host,
-        scheduler,
-    };
+    use crate::{collectors::testing::context, scheduler};
 
     fn contents(dir: &Path) -> (Contents, Context) {
-        let config = Arc::new(Config::default());
-        let store = Arc::new(Store::new("main", dir));
-        let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+        let context = context(dir);
         (Contents::new(&context), context)
     }
 

@@ -14,6 +14,8 @@ pub mod permissions;
 pub mod processes;
 mod rhythm;
 pub mod server;
+#[cfg(test)]
+mod testing;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 

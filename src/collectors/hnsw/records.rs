@@ -400,25 +400,12 @@ const EXAMPLES_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeSet,
-        path::Path,
-        sync::{Arc, atomic::AtomicBool},
-    };
+    use std::{collections::BTreeSet, path::Path, sync::atomic::AtomicBool};
 
     use super::*;
-    use crate::{
-        config::{Config, Store},
-        host::Host,
-    };
+    use crate::collectors::testing::context;
 
     const COLLECTION: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
-
-    fn context(dir: &Path) -> Context {
-        let config = Arc::new(Config::default());
-        let store = Arc::new(Store::new("main", dir));
-        Context::new(&config, &store, &Arc::new(Host::new(&config)))
-    }
 
     /// A Chroma with one collection that applies operations, flushes and purges as the real one does.
     struct Model {

@@ -8,31 +8,18 @@ use super::{
     *,
 };
 use crate::{
-    config::{Config, Store},
+    collectors::testing::{context, copy_fixture},
+    config::Config,
     format::{hnsw::LabelProblems, pickle},
     host::Host,
     sample::Sample,
     scheduler,
 };
 
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
-}
-
 /// A collector over a copy of a fixture.
 fn segments(fixture: &str, dir: &Path) -> (Segments, Context) {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
-    copy_tree(&from, dir);
-    let config = Arc::new(Config::default());
-    let store = Arc::new(Store::new("main", dir));
-    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+    copy_fixture(fixture, dir);
+    let context = context(dir);
     (Segments::new(&context), context)
 }
 

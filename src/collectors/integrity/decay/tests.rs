@@ -1,13 +1,12 @@
-use std::{os::unix::fs::FileExt, sync::Arc};
+use std::os::unix::fs::FileExt;
 
 use rusqlite::Connection;
 
 use super::{subject::SEGMENT_FILES, *};
 use crate::{
     clock,
-    config::{Config, Store},
+    collectors::testing::{context, copy_fixture},
     findings::Code,
-    host::Host,
     host::processes::FileId,
     store::DATABASE_FILE,
 };
@@ -23,11 +22,8 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9");
-        copy_tree(&from, dir.path());
-        let config = Arc::new(Config::default());
-        let store = Arc::new(Store::new("main", dir.path()));
-        let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+        copy_fixture("chroma-1.5.9", dir.path());
+        let context = context(dir.path());
         Self { dir, context, ledger: Ledger::default(), stop: AtomicBool::new(false) }
     }
 
@@ -83,17 +79,6 @@ impl Scene {
                     *known = Known::new(seen.part, seen.state, known.region_log2, hashes);
                 }
             }
-        }
-    }
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
 }
