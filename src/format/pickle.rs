@@ -29,7 +29,7 @@ pub struct Limits {
     pub stack_max: usize,
     /// Dictionaries within dictionaries; Chroma's own files have two.
     pub depth_max: usize,
-    /// Strings and dictionaries that are remembered.
+    /// Strings and dictionaries that are remembered: as many as there are ids, and a few more.
     pub memo_max: usize,
 }
 
@@ -40,7 +40,7 @@ impl Default for Limits {
             string_bytes_max: 1 << 20,
             stack_max: 64,
             depth_max: 8,
-            memo_max: 1 << 25,
+            memo_max: 1 << 24,
         }
     }
 }
