@@ -37,6 +37,7 @@ use crate::{
     clock::{self, Timestamp},
     config::CollectorName,
     findings::{Code, Finding},
+    format::duration,
     sample::{CheckState, Desc, Observation},
     store::Context,
     watch::Wake,
@@ -304,28 +305,47 @@ impl Integrity {
         }
     }
 
-    /// Those that are overdue after a run in vain, too. After a pause of the program or of the host every check is overdue, and
-    /// gets the time to be run first; `deep` says that it was run just now.
+    /// Those that are overdue and had their chance: after a pause of the program or of the host every check is overdue, and
+    /// gets the time to be run first; one that lasts long, or waits for its turn, is not told while it is under way. `deep`
+    /// says that it was run just now.
     fn overdue_findings(&self, now: Timestamp, deep: bool) -> impl Iterator<Item = Finding> {
-        let collect = &self.context.config.collect;
         let overdue = Check::ALL.into_iter().filter_map(move |check| {
             let (noticed, without) = *self.overdue.get(check.as_str())?;
-            let grace = schedule::interval(check, collect).min(OVERDUE_GRACE);
-            (deep || now.since(noticed) >= grace).then_some((check, without))
+            (deep || self.had_its_chance(check, noticed, now)).then_some((check, without))
         });
         overdue.map(|(check, without)| {
             let state = match self.obstacle() {
                 Some(obstacle) => obstacle.state(),
-                None => self.memory.as_ref().and_then(|m| m.past(check)).map_or(CheckState::Unknown, |p| p.state),
+                None => self.past(check).map_or(CheckState::Unknown, |past| past.state),
             };
-            let (name, hours) = (check.as_str(), without.as_secs() / 3600);
+            let name = check.as_str();
+            let interval = schedule::interval(check, &self.context.config.collect);
             let evidence = format!(
-                "the check {name} has come to no verdict for {hours} h, its interval is {} min; the last try said {}",
-                schedule::interval(check, collect).as_secs() / 60,
+                "the check {name} has come to no verdict for {}, its interval is {}; the last try said {}",
+                duration::format(whole_minutes(without)),
+                duration::format(interval),
                 state.as_str()
             );
             Finding::new(Code::CheckOverdue, name, evidence)
         })
+    }
+
+    /// Whether a check that was noticed to be overdue has been run in vain since, or does not get to it.
+    fn had_its_chance(&self, check: Check, noticed: Timestamp, now: Timestamp) -> bool {
+        let collect = &self.context.config.collect;
+        if now.since(noticed) < schedule::interval(check, collect).min(OVERDUE_GRACE) {
+            return false;
+        }
+        let tried = self.past(check).and_then(|past| past.last_run).is_some_and(|at| at > noticed);
+        // One that holds it up counts as well: it is next.
+        let dear = check.reads_whole_files();
+        let patience = collect.check_deadline * 2;
+        let under_way = |job: &Job| job.is_dear() == dear && now.since(job.began) < patience;
+        tried || !self.jobs.iter().any(under_way)
+    }
+
+    fn past(&self, check: Check) -> Option<&memory::Past> {
+        self.memory.as_ref().and_then(|memory| memory.past(check))
     }
 
     fn findings(&self) -> Vec<Finding> {
@@ -437,6 +457,12 @@ impl Integrity {
         }
         self.reap(|_| true);
     }
+}
+
+/// For people: of what lasts long the seconds do not matter.
+fn whole_minutes(duration: Duration) -> Duration {
+    let unit = if duration < OVERDUE_GRACE { 1 } else { 60 };
+    Duration::from_secs(duration.as_secs() / unit * unit)
 }
 
 const STATE_KIND: &str = "integrity";

@@ -29,6 +29,8 @@ pub(super) struct Job {
     /// What the checks are about.
     pub(super) about: Option<Content>,
     pub(super) checks: Vec<Check>,
+    /// When it was started; from then on it may wait for its turn.
+    pub(super) began: Timestamp,
 }
 
 /// How checks are to be run.
@@ -65,7 +67,7 @@ impl Job {
         let due = checks.clone();
         let work = move || run_checks(&due, &context, order, &kept, &stopped);
         let thread = std::thread::Builder::new().name("integrity".to_owned()).spawn(work)?;
-        Ok(Self { thread: Some(thread), stop, about, checks })
+        Ok(Self { thread: Some(thread), stop, about, checks, began: order.now })
     }
 
     /// Tells the checks to end; they do within moments.
