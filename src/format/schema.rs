@@ -252,13 +252,14 @@ pub fn parse_release(text: &str) -> Option<Release> {
 /// to queries (0.5.1 on a directory of 0.6.3).
 #[must_use]
 pub fn opens(release: Release, counts: [u32; 3]) -> bool {
-    release >= TOLERANT || known_to(release).is_none_or(|known| fits(counts, known))
+    release >= TOLERANT || family_of(release).is_none_or(|family| fits(counts, family.opens))
 }
 
 /// The lowest release known to open a database in which `counts` migrations are recorded.
 #[must_use]
 pub fn lowest_that_opens(counts: [u32; 3]) -> Release {
-    lowest_that_knows(counts).map_or(TOLERANT, |first| first.min(TOLERANT))
+    let known = FAMILIES.iter().find(|family| fits(counts, family.opens));
+    known.map_or(TOLERANT, |family| family.first.min(TOLERANT))
 }
 
 /// The lowest release that knows every migration of a database in which `counts` are recorded; `None` when none of those
@@ -296,10 +297,10 @@ fn fits(counts: [u32; 3], known: [u32; 3]) -> bool {
     counts.iter().zip(known).all(|(is, max)| *is <= max)
 }
 
-/// The migrations that `release` knows, or those of the next release where that is not known for sure; `None` for
-/// releases after the last one known here.
-fn known_to(release: Release) -> Option<[u32; 3]> {
-    FAMILIES.iter().find(|family| release <= family.last).map(|family| family.counts)
+/// Those that `release` belongs to, or the next ones where that is not known for sure; `None` for releases after the last
+/// one known here.
+fn family_of(release: Release) -> Option<&'static Releases> {
+    FAMILIES.iter().find(|family| release <= family.last)
 }
 
 /// From this release on a newer schema is passed over instead of a panic.
@@ -311,22 +312,36 @@ struct Releases {
     first: Release,
     last: Release,
     counts: [u32; 3],
+    /// The newest migrations with which they work all the same: 0.5.0 lacks two columns of later releases, and never asks
+    /// for them.
+    opens: [u32; 3],
+}
+
+impl Releases {
+    const fn new(first: Release, last: Release, counts: [u32; 3]) -> Self {
+        Self { first, last, counts, opens: counts }
+    }
+
+    const fn opening(mut self, opens: [u32; 3]) -> Self {
+        self.opens = opens;
+        self
+    }
 }
 
 /// Read from the wheels: every release from 0.4.0 to 0.5.5 at which a count changes and its neighbours, 0.4.24, 0.6.3, and
 /// 26 releases from 1.0.0 to 1.5.9 by the databases that they make.
 const FAMILIES: &[Releases] = &[
-    Releases { first: (0, 4, 0), last: (0, 4, 3), counts: [3, 1, 1] },
-    Releases { first: (0, 4, 4), last: (0, 4, 5), counts: [3, 2, 1] },
-    Releases { first: (0, 4, 6), last: (0, 4, 14), counts: [3, 3, 1] },
-    Releases { first: (0, 4, 15), last: (0, 4, 24), counts: [4, 3, 1] },
-    Releases { first: (0, 5, 0), last: (0, 5, 0), counts: [5, 3, 1] },
-    Releases { first: (0, 5, 1), last: (0, 5, 3), counts: [6, 3, 1] },
-    Releases { first: (0, 5, 4), last: (0, 5, 5), counts: [7, 3, 1] },
-    Releases { first: (0, 5, 7), last: (0, 6, 3), counts: [9, 4, 2] },
-    Releases { first: (1, 0, 0), last: (1, 2, 2), counts: [9, 5, 2] },
-    Releases { first: (1, 3, 0), last: (1, 4, 1), counts: [10, 5, 2] },
-    Releases { first: (1, 5, 0), last: (1, 5, 9), counts: [10, 6, 2] },
+    Releases::new((0, 4, 0), (0, 4, 3), [3, 1, 1]),
+    Releases::new((0, 4, 4), (0, 4, 5), [3, 2, 1]),
+    Releases::new((0, 4, 6), (0, 4, 14), [3, 3, 1]),
+    Releases::new((0, 4, 15), (0, 4, 24), [4, 3, 1]),
+    Releases::new((0, 5, 0), (0, 5, 0), [5, 3, 1]).opening([7, 3, 1]),
+    Releases::new((0, 5, 1), (0, 5, 3), [6, 3, 1]).opening([7, 3, 1]),
+    Releases::new((0, 5, 4), (0, 5, 5), [7, 3, 1]),
+    Releases::new((0, 5, 7), (0, 6, 3), [9, 4, 2]),
+    Releases::new((1, 0, 0), (1, 2, 2), [9, 5, 2]),
+    Releases::new((1, 3, 0), (1, 4, 1), [10, 5, 2]),
+    Releases::new((1, 5, 0), (1, 5, 9), [10, 6, 2]),
 ];
 
 struct Migration {

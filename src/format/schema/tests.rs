@@ -100,7 +100,10 @@ fn a_server_opens_what_is_not_newer_than_it() {
         ("0.6.3", [9, 4, 2], true),
         ("0.4.24", [4, 3, 1], true),
         ("0.4.24", [9, 4, 2], false),
-        ("0.5.3", [7, 3, 1], false),
+        ("0.5.0", [7, 3, 1], true), // two columns more, for which it never asks
+        ("0.5.3", [7, 3, 1], true),
+        ("0.5.3", [9, 4, 2], false),
+        ("0.4.24", [5, 3, 1], false),
         ("0.4.13", [3, 3, 1], true),
         ("0.4.5", [3, 3, 1], false),
         ("0.5.4", [7, 3, 1], true),
@@ -113,6 +116,8 @@ fn a_server_opens_what_is_not_newer_than_it() {
     assert_eq!(lowest_that_opens([9, 5, 2]), (1, 0, 0));
     assert_eq!(lowest_that_opens([99, 6, 2]), (1, 2, 2));
     assert_eq!(lowest_that_opens([4, 3, 1]), (0, 4, 15));
+    assert_eq!(lowest_that_opens([7, 3, 1]), (0, 5, 0));
+    assert_eq!(lowest_that_knows([7, 3, 1]), Some((0, 5, 4)));
     assert_eq!(lowest_that_knows([10, 6, 2]), Some((1, 5, 0)));
     assert_eq!(lowest_that_knows([3, 2, 1]), Some((0, 4, 4)));
     for (counts, family) in [
