@@ -205,9 +205,9 @@ catalogue! {
     CollectionDimensionMismatch "collection_dimension_mismatch" Critical: "The dimension that the catalogue states is not the one of the vectors: queries and additions are refused, or queries give nothing without an error."
         => "Stop Chroma, keep a copy of {path}, and set collections.dimension to what the vectors have (named in the evidence, or by header.bin of the segment); do not delete the segment folder.";
     CollectionWithoutSegments "collection_without_segments" Critical: "A collection has not exactly one metadata and one vector segment that Chroma can use; its records and vectors may be whole and are out of reach."
-        => "Stop Chroma, keep a copy of {path}, and put the rows of the table segments back from a backup; the id of a vector segment is the name of its folder. Do not delete folders or the collection.";
+        => "Stop Chroma, keep a copy of {path}, and put the rows of the table segments back from a backup; the id of a vector segment is the name of its folder. Do not delete folders, nor the collection unless the evidence says that it never had a record.";
     OrphanRows "orphan_rows" Warning: "Rows belong to nothing that the catalogue knows: what they hold is out of reach, and still on the disk."
-        => "Keep a copy of {path} and compare with a backup before anything is removed; what Chroma below 1.0 left of deleted collections does no harm.";
+        => "Keep a copy of {path} and compare with a backup before anything is removed; what Chroma left of deleted collections and databases does no harm.";
     // queue
     SeqIdInvalid "seq_id_invalid" Critical: "The place up to which a segment says to have applied the queue is ahead of the queue or in a form that Chroma cannot read: new writes are acknowledged and lost, or the collection cannot be used."
         => "Stop writing now. Keep a copy of {path}, then set seq_id of that segment in max_seq_id to 0 on Chroma 1.x (what is still in the queue is applied again, which does no harm), below 1.0 to the newest row of its queue. Never empty embeddings_queue by hand: its numbers start again at 1, and every later write is lost.";

@@ -264,7 +264,7 @@ impl Contents {
         out.extend(self.faults.iter().cloned());
         out.extend(self.queue.iter().flat_map(|queue| queue.findings.iter().cloned()));
         out.extend(self.lagging.iter().cloned());
-        out.extend(self.walk.iter().flat_map(|walk| walk.findings(catalogue.family)));
+        out.extend(self.walk.iter().flat_map(|walk| walk.findings(catalogue)));
         out
     }
 
@@ -383,9 +383,13 @@ mod tests {
 
     #[test]
     fn every_family_of_releases_is_counted() {
-        for (name, sysdb) in
-            [("chroma-0.4.24", 4), ("chroma-0.6.3", 9), ("chroma-1.1.1", 9), ("chroma-1.5.9", 10)]
-        {
+        for (name, sysdb) in [
+            ("chroma-0.4.24", 4),
+            ("chroma-0.5.5", 7),
+            ("chroma-0.6.3", 9),
+            ("chroma-1.1.1", 9),
+            ("chroma-1.5.9", 10),
+        ] {
             let dir = tempfile::tempdir().unwrap();
             fixture(name, dir.path());
             let truth = Connection::open(dir.path().join("chroma.sqlite3")).unwrap();
@@ -401,7 +405,8 @@ mod tests {
             assert_eq!(catalogue.counts[0], sysdb, "{name}");
             let lag = &contents.queue.as_ref().unwrap().lag;
             assert_eq!(lag.get(&Scope::Metadata), Some(&0), "{name}");
-            let vector = (name != "chroma-0.4.24").then_some(&10);
+            let oldest = ["chroma-0.4.24", "chroma-0.5.5"].contains(&name);
+            let vector = (!oldest).then_some(&10);
             assert_eq!(lag.get(&Scope::Vector), vector, "{name}");
             assert_eq!(reading.observation.findings, [], "{name}");
             assert_eq!(

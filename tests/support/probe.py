@@ -166,7 +166,7 @@ def examine_collection(report, name, collection, records):
 def bloat(directory):
     """A file that grew out of all proportion, in words."""
     for file in sorted(directory.glob("*/*.bin")):
-        if file.stat().st_size > 1 << 20:
+        if file.stat().st_size > 4 << 20:
             return f"{file.name} grows to {file.stat().st_size >> 20} MiB"
     return None
 

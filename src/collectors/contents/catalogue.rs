@@ -58,12 +58,21 @@ pub(super) struct Collection {
     records_without_dimension: bool,
 }
 
+impl Collection {
+    /// Chroma writes the dimension down with the first record.
+    fn never_filled(&self) -> bool {
+        self.dimension == Cell::Null && !self.records_without_dimension
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) id: String,
     kind: String,
     pub(super) scope: Option<Scope>,
     pub(super) collection: String,
+    /// Whether the tables have records or a position of it; asked of segments without a collection alone.
+    holds: bool,
 }
 
 /// What a segment holds.
@@ -90,6 +99,7 @@ impl Catalogue {
         let Some(mut catalogue) = asker.ask(Self::read_roots)? else { return Ok(None) };
         let has = |table: &str| catalogue.tables.contains(table);
         let (with_collections, with_segments) = (has("collections"), has("segments"));
+        let holds = holds(&catalogue.tables);
         if with_collections {
             let Some(known) = asker.ask(|c| columns(c, "collections"))? else { return Ok(None) };
             let mut last = i64::MIN;
@@ -105,7 +115,7 @@ impl Catalogue {
         if with_segments {
             let mut last = i64::MIN;
             while catalogue.segments.len() < 2 * COLLECTIONS_MAX {
-                let part = asker.slice(|c, rows| read_segments(c, last, rows))?;
+                let part = asker.slice(|c, rows| read_segments(c, &holds, last, rows))?;
                 let Some(part) = part else { return Ok(None) };
                 let Some(end) = part.last().map(|(rowid, _)| *rowid) else { break };
                 last = end;
@@ -291,19 +301,44 @@ impl Catalogue {
         }
         self.judge_databases(&mut tally);
         if self.tables.contains("collections") && !self.cut {
-            for segment in &self.segments {
-                if !self.collections.contains_key(&segment.collection) {
-                    let words = || {
-                        format!(
-                            "segment {} belongs to no collection: its name is lost, its records may be there",
-                            segment.id
-                        )
-                    };
-                    tally.add(Code::OrphanRows, "segments", words);
-                }
-            }
+            self.judge_strays(&mut tally, &segments);
         }
         tally.into_findings()
+    }
+
+    /// Segments without a collection. Chroma leaves the rows when a database is deleted, and before 1.0.15 their records too.
+    fn judge_strays(&self, tally: &mut Tally, segments: &BTreeMap<&str, Vec<&Segment>>) {
+        for (collection, own) in segments {
+            if self.collections.contains_key(*collection) {
+                continue;
+            }
+            let (severity, what) = if own.iter().any(|segment| segment.holds) {
+                (
+                    Severity::Warning,
+                    "its name is lost, or Chroma before 1.0.15 deleted its database; its records may be there",
+                )
+            } else {
+                (
+                    Severity::Info,
+                    "no record is left of it, as when Chroma deletes a database with its collections",
+                )
+            };
+            let (first, count) = (&own[0].id, own.len());
+            tally.add_with(Code::OrphanRows, severity, "segments", || {
+                format!("{count} segments (first {first}) belong to a collection that is not there: {what}")
+            });
+        }
+    }
+
+    /// Whether a collection has no segment with its records: records without a segment may be its own.
+    pub(super) fn lacks_records_segment(&self) -> bool {
+        let segments = self.segments_of();
+        let has = |key: &String| {
+            segments
+                .get(key.as_str())
+                .is_some_and(|own| own.iter().any(|segment| segment.scope == Some(Scope::Metadata)))
+        };
+        self.cut || !self.collections.keys().all(has)
     }
 
     fn judge_config(&self, tally: &mut Tally, key: &str, collection: &Collection) {
@@ -333,6 +368,16 @@ impl Catalogue {
 
     fn judge_segments(&self, tally: &mut Tally, collection: &Collection, own: &[&Segment]) {
         let name = &collection.name;
+        // Below 1.0 the row is there before its settings are judged.
+        if own.is_empty() && collection.never_filled() {
+            let words = || {
+                format!(
+                    "\"{name}\" has no segment and never had a record: making it failed; delete it and make it again"
+                )
+            };
+            let code = Code::CollectionWithoutSegments;
+            return tally.add_with(code, Severity::Warning, "segments", words);
+        }
         let mut add = |reason: String| {
             tally.add(Code::CollectionWithoutSegments, "segments", || {
                 format!("\"{name}\" {reason}")
@@ -418,14 +463,32 @@ fn family(
     Ok(if borne == recorded { recorded } else { Family::Unknown })
 }
 
+/// The question whether a segment without a collection holds anything, as far as there are tables to ask.
+fn holds(tables: &BTreeSet<String>) -> String {
+    let of = |table: &str| {
+        tables.contains(table).then(|| {
+            format!("EXISTS(SELECT 1 FROM {table} WHERE {table}.segment_id = segments.id)")
+        })
+    };
+    let parts: Vec<String> = ["embeddings", "max_seq_id"].into_iter().filter_map(of).collect();
+    if parts.len() < 2 || !tables.contains("collections") {
+        return "1".to_owned();
+    }
+    format!(
+        "NOT EXISTS(SELECT 1 FROM collections WHERE collections.id = segments.collection) AND ({})",
+        parts.join(" OR ")
+    )
+}
+
 fn read_segments(
     connection: &Connection,
+    holds: &str,
     after: i64,
     rows: u32,
 ) -> rusqlite::Result<Vec<(i64, Segment)>> {
     let [key, kind, scope, collection] = ["id", "type", "scope", "collection"].map(id);
     let sql = format!(
-        "SELECT rowid, {key}, {kind}, {scope}, {collection} FROM segments WHERE rowid > ?1 ORDER BY rowid LIMIT ?2"
+        "SELECT rowid, {key}, {kind}, {scope}, {collection}, {holds} FROM segments WHERE rowid > ?1 ORDER BY rowid LIMIT ?2"
     );
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map((after, rows), |row| {
@@ -435,7 +498,8 @@ fn read_segments(
             "VECTOR" => Some(Scope::Vector),
             _ => None,
         };
-        Ok((row.get(0)?, Segment { id: cell(1)?, kind: cell(2)?, scope, collection: cell(4)? }))
+        let (id, kind, collection) = (cell(1)?, cell(2)?, cell(4)?);
+        Ok((row.get(0)?, Segment { id, kind, scope, collection, holds: row.get(5)? }))
     })?;
     rows.collect()
 }

@@ -44,8 +44,11 @@ pub(super) struct Seen {
     pub(super) headless: Cases,
     /// The same for lists; Chroma 1.5.9 leaves those of deleted collections behind.
     pub(super) lists: u64,
-    /// Records by segment, of segments that the catalogue had not.
+    /// Records by segment, of segments that the catalogue had not; of a walk under way they may be in the next catalogue.
     pub(super) homeless: BTreeMap<String, u64>,
+    /// Those of them with a position in `max_seq_id`: they were segments once.
+    #[serde(default)]
+    pub(super) deleted: BTreeSet<String>,
 }
 
 /// The walk.
@@ -118,11 +121,14 @@ impl Walk {
             self.at = slice.upto;
             if slice.upto == i64::MAX {
                 // Some may have been made or deleted since the catalogue was read.
-                let confirmed = asker.ask(|c| still_homeless(c, under_way.homeless.keys()));
+                let confirmed =
+                    asker.ask(|c| still_homeless(c, catalogue, under_way.homeless.keys()));
                 match confirmed {
                     Ok(confirmed) => {
                         let confirmed = confirmed.unwrap_or_default();
-                        under_way.homeless.retain(|segment, _| confirmed.contains(segment));
+                        under_way.homeless.retain(|segment, _| confirmed.contains_key(segment));
+                        let were = confirmed.into_iter().filter(|(_, position)| *position);
+                        under_way.deleted = were.map(|(segment, _)| segment).collect();
                     }
                     Err(error) => {
                         self.under_way = Some(under_way);
@@ -136,10 +142,10 @@ impl Walk {
     }
 
     /// What the last whole walk found, and what the one under way found that it had not.
-    pub(super) fn findings(&self, family: Family) -> Vec<Finding> {
-        let mut findings =
-            self.done.as_ref().map(|(_, seen)| seen.findings(family)).unwrap_or_default();
-        let new = self.under_way.as_ref().map(|seen| seen.findings(family)).unwrap_or_default();
+    pub(super) fn findings(&self, catalogue: &Catalogue) -> Vec<Finding> {
+        let mut findings = self.done.as_ref().map(|(_, seen)| seen.findings()).unwrap_or_default();
+        findings.extend(self.done.iter().filter_map(|(_, seen)| seen.homeless(catalogue)));
+        let new = self.under_way.as_ref().map(Seen::findings).unwrap_or_default();
         for finding in new {
             if !findings.iter().any(|f| f.code == finding.code && f.subject == finding.subject) {
                 findings.push(finding);
@@ -170,7 +176,7 @@ impl Seen {
         }
     }
 
-    fn findings(&self, family: Family) -> Vec<Finding> {
+    fn findings(&self) -> Vec<Finding> {
         let mut tally = Tally::default();
         let records = |cases: &Cases| {
             let s = if cases.count == 1 { "" } else { "s" };
@@ -192,36 +198,53 @@ impl Seen {
         add(Code::FtsOutOfStep, table, &self.stale, text);
         let text = "metadata are there and their record is not";
         add(Code::OrphanRows, "embedding_metadata", &self.headless, text);
-        if !self.homeless.is_empty() {
-            let (segments, rows) = (self.homeless.len(), self.homeless.values().sum::<u64>());
-            // Chroma below 1.0 leaves them behind when a collection is deleted, with their documents.
-            let severity = match family {
-                Family::Oldest | Family::Python => Severity::Info,
-                Family::Rust | Family::Unknown => Severity::Warning,
-            };
-            let words = || {
-                format!(
-                    "{rows} records belong to {segments} segments that are not there; Chroma below 1.0 leaves those of deleted collections behind"
-                )
-            };
-            tally.add_with(Code::OrphanRows, severity, "embeddings", words);
-        }
         tally.into_findings()
+    }
+
+    /// Records whose segment is not there. Chroma before 1.0.15 leaves them behind when a collection is deleted, with their
+    /// documents and mostly with the position of the segment; no later release takes them away. They are no such remains
+    /// while a collection lacks its segment.
+    fn homeless(&self, catalogue: &Catalogue) -> Option<Finding> {
+        if self.homeless.is_empty() {
+            return None;
+        }
+        let (segments, rows) = (self.homeless.len(), self.homeless.values().sum::<u64>());
+        let old = matches!(catalogue.family, Family::Oldest | Family::Python);
+        let deleted = old || self.deleted.len() == segments;
+        let (severity, why) = if deleted && !catalogue.lacks_records_segment() {
+            (Severity::Info, "; Chroma before 1.0.15 leaves those of deleted collections behind")
+        } else {
+            (Severity::Warning, "")
+        };
+        let evidence =
+            format!("{rows} records belong to {segments} segments that are not there{why}");
+        let finding = Finding::new(Code::OrphanRows, "embeddings", evidence);
+        Some(finding.with_severity(severity))
     }
 }
 
-/// Those of `segments` that have records and are not in the catalogue.
+/// Those of `segments` that have records and are not in the catalogue, and whether their position is.
 fn still_homeless<'a>(
     connection: &Connection,
+    catalogue: &Catalogue,
     segments: impl Iterator<Item = &'a String>,
-) -> rusqlite::Result<BTreeSet<String>> {
-    let sql = "SELECT EXISTS(SELECT 1 FROM embeddings WHERE segment_id=?1) \
-               AND NOT EXISTS(SELECT 1 FROM segments WHERE id=?1)";
-    let mut statement = connection.prepare(sql)?;
-    let mut out = BTreeSet::new();
+) -> rusqlite::Result<BTreeMap<String, bool>> {
+    let position = if catalogue.tables.contains("max_seq_id") {
+        "EXISTS(SELECT 1 FROM max_seq_id WHERE segment_id=?1)"
+    } else {
+        "0"
+    };
+    let sql = format!(
+        "SELECT EXISTS(SELECT 1 FROM embeddings WHERE segment_id=?1) \
+         AND NOT EXISTS(SELECT 1 FROM segments WHERE id=?1), {position}"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut out = BTreeMap::new();
     for segment in segments {
-        if statement.query_row([segment], |row| row.get(0))? {
-            out.insert(segment.clone());
+        let (homeless, position) =
+            statement.query_row([segment], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if homeless {
+            out.insert(segment.clone(), position);
         }
     }
     Ok(out)
@@ -429,20 +452,20 @@ mod tests {
         let mut walk = Walk::default();
         asker.slices_for(Duration::ZERO);
         assert!(!walk.go_on(&mut asker, &catalogue, turn.now).unwrap());
-        assert!(walk.under_way() && walk.done.is_none() && walk.findings(Family::Rust).is_empty());
+        assert!(walk.under_way() && walk.done.is_none() && walk.findings(&catalogue).is_empty());
         // A restart in between.
         let text = serde_json::to_string(&walk).unwrap();
         let mut walk: Walk = serde_json::from_str(&text).unwrap();
         asker.slices_for(Duration::from_mins(1));
         assert!(walk.go_on(&mut asker, &catalogue, turn.now).unwrap());
         assert_eq!(walk.done, Some((turn.now, whole)));
-        assert_eq!(walk.findings(Family::Rust).len(), 1);
+        assert_eq!(walk.findings(&catalogue).len(), 1);
         assert!(!walk.due(turn.now, Duration::from_secs(10)));
         assert!(walk.due(turn.now.plus(Duration::from_secs(10)), Duration::from_secs(10)));
 
         // What was found is about that file, and no other.
         walk.about(FileId { device: 1, inode: 2 });
-        assert!(walk.findings(Family::Rust).is_empty());
+        assert!(walk.findings(&catalogue).is_empty());
     }
 
     impl Parts {

@@ -85,15 +85,20 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u
         Ok(())
     })?;
     let mut segments = BTreeMap::new();
-    let sql = "SELECT s.id, s.type, s.collection, c.dimension, c.name FROM segments s \
+    let sql = "SELECT s.id, s.type, s.collection, c.dimension, c.name, c.id IS NULL FROM segments s \
                LEFT JOIN collections c ON c.id = s.collection WHERE s.scope = 'VECTOR'";
     each(connection, sql, |row| {
         let Some(id) = text(row, 0)? else { return Ok(()) };
         let Some(uuid) = parse_uuid(id.as_bytes()) else { return Ok(()) };
         let collection = text(row, 2)?.unwrap_or_default();
+        let records_segment = records.get(&collection).cloned();
+        // Chroma leaves the row and the folder of a segment when it deletes a database with its collections.
+        if row.get(5)? && is_empty(connection, &positions, &id, records_segment.as_ref())? {
+            return Ok(());
+        }
         let row = Row {
             cosine: cosine.contains(&collection),
-            records_segment: records.get(&collection).cloned().flatten(),
+            records_segment: records_segment.flatten(),
             twin: false,
             dimension: row.get_ref(3)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
             position: positions.get(&id).copied(),
@@ -118,6 +123,25 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u
         Ok(())
     })?;
     Ok((segments, collections, bereft))
+}
+
+/// Whether nothing is left of a collection but its segments: neither a position nor a record.
+fn is_empty(
+    connection: &Connection,
+    positions: &HashMap<String, i64>,
+    vectors: &str,
+    records: Option<&Option<String>>,
+) -> rusqlite::Result<bool> {
+    let records = match records {
+        None => return Ok(!positions.contains_key(vectors)),
+        Some(None) => return Ok(false), // there are two
+        Some(Some(records)) => records,
+    };
+    if positions.contains_key(vectors) || positions.contains_key(records) {
+        return Ok(false);
+    }
+    let sql = "SELECT NOT EXISTS(SELECT 1 FROM embeddings WHERE segment_id = ?1)";
+    connection.prepare(sql)?.query_row([records], |row| row.get(0))
 }
 
 /// The collections with cosine distance: by their metadata below 1.0, by their configuration or schema from then on.

@@ -271,8 +271,9 @@ fn sizes(folder: &Folder, header: Header) -> Result<(), Fault> {
             return Err(fault(State::Truncated, Code::SegmentTruncated, evidence));
         }
     }
-    // Room that an index had before its records were deleted stays in the file.
-    let room = header.max_elements.max(1000).saturating_mul(4);
+    // Room that an index once had stays in the file: for 10,000 elements in 1.0, and more with a large
+    // `hnsw:resize_factor` before it.
+    let room = header.max_elements.saturating_mul(16).max(20_000);
     for (part, most) in [
         (Part::Level0, room.saturating_mul(header.element_bytes)),
         (Part::Lengths, room.saturating_mul(4)),

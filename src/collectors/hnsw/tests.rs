@@ -43,6 +43,7 @@ fn header_of(dir: &Path, elements: u64) -> PathBuf {
 fn every_family_is_counted() {
     for (name, states, elements, deleted) in [
         ("chroma-0.4.24", [2.0, 0.0, 0.0], 120.0, 0.0),
+        ("chroma-0.5.5", [2.0, 0.0, 0.0], 120.0, 0.0),
         ("chroma-0.6.3", [2.0, 0.0, 0.0], 120.0, 0.0),
         ("chroma-1.1.1", [2.0, 0.0, 0.0], 120.0, 0.0),
         ("chroma-1.5.9", [2.0, 0.0, 0.0], 120.0, 0.0),

@@ -101,6 +101,7 @@ struct Facts {
     object: bool,
     built: bool,
     dimensionality: Option<u64>,
+    seen_dimensionality: bool,
     total: Option<u64>,
     max_seq_id: Option<u64>,
     seen_maps: [bool; 2],
@@ -256,6 +257,9 @@ impl Machine<'_> {
         let Some(total) = facts.total else {
             return Err(PickleError::Incomplete("total_elements_added is not in it"));
         };
+        if !facts.seen_dimensionality {
+            return Err(PickleError::Incomplete("dimensionality is not in it"));
+        }
         Ok(Metadata {
             family,
             dimensionality: facts.dimensionality,
@@ -445,12 +449,18 @@ impl Facts {
             other => Err(foreign(at, format!("{} for a number", kind(other)))),
         };
         match (name, value) {
-            (Name::Dimensionality, _) => self.dimensionality = number()?,
+            (Name::Dimensionality, _) => {
+                self.dimensionality = number()?;
+                self.seen_dimensionality = true;
+            }
             (Name::TotalElementsAdded, _) => self.total = number()?,
             (Name::MaxSeqId, _) => self.max_seq_id = number()?,
             (Name::IdToLabel, Value::Dict(Role::IdToLabel)) => self.seen_maps[0] = true,
             (Name::LabelToId, Value::Dict(Role::LabelToId)) => self.seen_maps[1] = true,
-            (Name::IdToSeqId, Value::Dict(Role::IdToSeqId)) => {}
+            // 0.5.5 counts updates and invalid operations too, and what read its files until 0.6.3 kept that. Another release
+            // may add a field; one whose name is damaged is missed at the end.
+            (Name::IdToSeqId, Value::Dict(Role::IdToSeqId))
+            | (Name::Other, Value::None | Value::Int(_) | Value::Text { .. }) => {}
             _ => return Err(foreign(at, "a field that Chroma does not write".to_owned())),
         }
         Ok(())

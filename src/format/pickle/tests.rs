@@ -50,7 +50,8 @@ fn every_real_file_is_read() {
         );
         assert_eq!(metadata.label_max, metadata.total_elements_added, "{name}");
         assert_eq!(metadata.dimensionality.is_some(), old, "{name}");
-        assert_eq!(metadata.max_seq_id.is_some(), name.contains("chroma-0.4"), "{name}");
+        let position = ["chroma-0.4", "chroma-0.5.5"].iter().any(|old| name.contains(old));
+        assert_eq!(metadata.max_seq_id.is_some(), position, "{name}");
         assert!(metadata.inverse, "{name}");
         assert_eq!(metadata.bytes, bytes.len() as u64, "{name}");
         let known = [&b"articles-035"[..], b"notes-011"].map(hash);
@@ -72,6 +73,11 @@ fn hashes_that_are_kept_do_not_change() {
 
 /// What Python 3.11 writes for `PersistentData` with these items, batches and single items included.
 fn python(ids: u32) -> Vec<u8> {
+    python_with(ids, &[])
+}
+
+/// The same with more fields.
+fn python_with(ids: u32, more: &[&str]) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, text: &str) {
         out.extend([0x8c, u8::try_from(text.len()).unwrap()]);
         out.extend(text.as_bytes());
@@ -104,10 +110,14 @@ fn python(ids: u32) -> Vec<u8> {
     number(&mut out, 384);
     text(&mut out, "total_elements_added");
     number(&mut out, ids);
+    for name in more {
+        text(&mut out, name);
+        number(&mut out, 3);
+    }
     text(&mut out, "id_to_label");
     out.extend([b'}', 0x94]);
     // Remembered so far: two names, class, object, state, three keys, this dictionary.
-    let first_id = 9;
+    let first_id = 9 + u32::try_from(more.len()).unwrap();
     batches(&mut out, ids, |out, id| {
         text(out, &format!("id-{id}"));
         number(out, id + 1);
@@ -141,6 +151,23 @@ fn pythons_batches_and_single_items_are_read() {
             ids == 0
                 || pairs.last() == Some(&(hash(format!("id-{}", ids - 1).as_bytes()), ids.into()))
         );
+    }
+}
+
+#[test]
+fn fields_of_other_releases_are_passed_over_and_none_of_chromas_may_lack() {
+    // 0.5.5 has these two.
+    let more = ["total_elements_updated", "total_invalid_operations"];
+    let (metadata, _) = pairs(&python_with(40, &more)).unwrap();
+    assert_eq!((metadata.ids, metadata.total_elements_added), (40, 40));
+    assert!(metadata.inverse);
+    for name in
+        ["dimensionality", "total_elements_added", "id_to_label", "label_to_id", "id_to_seq_id"]
+    {
+        let mut bytes = python(3);
+        let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+        bytes[at] ^= 1;
+        assert!(pairs(&bytes).is_err(), "{name}");
     }
 }
 
@@ -253,7 +280,7 @@ proptest! {
             }
         }
         let ids: Vec<Vec<u8>> = lengths.iter().map(|length| vec![b'x'; *length]).collect();
-        let mut bytes = b"\x80\x03}(X\x14\0\0\0total_elements_addedK\x09X\x0b\0\0\0label_to_id}".to_vec();
+        let mut bytes = b"\x80\x03}(X\x0e\0\0\0dimensionalityNX\x14\0\0\0total_elements_addedK\x09X\x0b\0\0\0label_to_id}".to_vec();
         bytes.extend(b"X\x0b\0\0\0id_to_label}(");
         for id in &ids {
             bytes.push(b'X');

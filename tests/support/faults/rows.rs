@@ -44,10 +44,12 @@ pub(super) const CATALOGUE: &[Fault] = &[
     sql("segment of an unknown kind", &[V15], SEGMENTS, "kind", "UPDATE segments SET type='urn:chroma:segment/vector/banana' WHERE id={VECTOR}"),
     sql("segment of an unknown scope", &[V11], SEGMENTS, "no vector segment", "UPDATE segments SET scope='BANANA' WHERE id={VECTOR}"),
     sql("row of the metadata segment gone", &[V15], &["collection_without_segments", "orphan_rows"], "86 records", "DELETE FROM segments WHERE id={METADATA}"),
+    sql("a collection whose making failed, before 1.0", &[V6], &["collection_without_segments warning"], "make it again", "INSERT INTO collections(id,name,database_id,config_json_str) SELECT {NEW},'failed',database_id,config_json_str FROM collections WHERE name='notes'"),
     sql("collection of a database that is not there", &[V15], HIDDEN, "hidden", "UPDATE collections SET database_id={NEW} WHERE name='articles'"),
     sql("empty database of a tenant that is not there", &[V6], ORPHANS, "with 0 collections", "INSERT INTO databases VALUES({NEW},'other','nobody')"),
     sql("all collections in a database of a tenant that is not there", &[V15], HIDDEN, "with 2 collections", "INSERT INTO databases VALUES({NEW},'other','nobody'); UPDATE collections SET database_id={NEW}"),
-    sql("segment of a collection that is not there", &[V15], ORPHANS, "its name is lost", "INSERT INTO segments VALUES({NEW},'urn:chroma:segment/metadata/sqlite','METADATA','22222222-2222-2222-2222-222222222222')"),
+    sql("segment of a collection that is not there", &[V15], LEFT, "no record is left", "INSERT INTO segments VALUES({NEW},'urn:chroma:segment/metadata/sqlite','METADATA','22222222-2222-2222-2222-222222222222')"),
+    sql("row of a collection gone", NEWEST, &["orphan_rows", "orphan_rows info"], "its name is lost", "DELETE FROM collections WHERE name='articles'"),
     sql("records of a segment that is not there", &[V15], ORPHANS, "3 records", "UPDATE embeddings SET segment_id={NEW} WHERE id<=3"),
     sql("records of a segment that is not there, before 1.0", &[V6], &["orphan_rows info"], "3 records", "UPDATE embeddings SET segment_id={NEW} WHERE id<=3"),
     sql("metadata of records that are not there", &[V11], ORPHANS, "embeddings.id 1, 2", "DELETE FROM embeddings WHERE id<=2"),
@@ -118,12 +120,30 @@ pub(super) const SCHEMA: &[Fault] = &[
     sql("table embedding_metadata gone", &[V4], TABLE, "embedding_metadata", "DROP TABLE embedding_metadata"),
 ];
 
+/// What Chroma deletes with the database of `articles`, from 1.0.15 on: all but the rows and the folder of its segments.
+const DELETE_DATABASE: &str = "DELETE FROM embedding_fulltext_search WHERE rowid IN (SELECT id FROM embeddings WHERE segment_id={METADATA}); \
+    DELETE FROM embedding_metadata WHERE id IN (SELECT id FROM embeddings WHERE segment_id={METADATA}); \
+    DELETE FROM embedding_metadata_array WHERE id IN (SELECT id FROM embeddings WHERE segment_id={METADATA}); \
+    DELETE FROM embeddings WHERE segment_id={METADATA}; DELETE FROM max_seq_id WHERE segment_id IN ({METADATA}, {VECTOR}); \
+    DELETE FROM embeddings_queue WHERE topic LIKE '%'||{articles}; \
+    DELETE FROM collection_metadata WHERE collection_id={articles}; DELETE FROM collections WHERE name='articles'";
+
 #[rustfmt::skip]
 pub(super) const HEALTHY: &[Fault] = &[
     file("as Chroma wrote it", ALL, &[], |_| {}),
     file("no collection yet", &["1.5.9-empty"], &[], |_| {}),
     file("fewer records than the sync threshold: indexes without elements and metadata", &["1.5.9-fresh"], &[], |_| {}),
     file("deleted records in the index, folder of a deleted collection", &["1.5.9-deleted"], &["segment_orphan"], |_| {}),
+    // With counts of updates and invalid operations in the metadata, and still so after any later release below 1.0.
+    file("as Chroma 0.5.5 wrote it, opened by 1.5.9", &["0.5.5"], &[], |_| {}).opened_by(V15),
+    // 1.0 made room for 10,000 elements, and more when that was not enough; later releases write the header for fewer.
+    file("room for more elements than the header says", NEWEST, &[], |dir| {
+        super::cut(&super::articles(dir, "data_level0.bin"), 12_000 * 172);
+        super::cut(&super::articles(dir, "length.bin"), 12_000 * 4);
+        super::age(dir);
+    }),
+    sql("a collection deleted by Chroma before 1.0.15", &[V11], &["orphan_rows info", "segment_orphan"], "before 1.0.15", "DELETE FROM embeddings_queue WHERE topic LIKE '%'||{articles}; DELETE FROM segments WHERE collection={articles}; DELETE FROM collection_metadata WHERE collection_id={articles}; DELETE FROM collections WHERE name='articles'"),
+    sql("a database deleted with its collection by Chroma", NEWEST, &["orphan_rows info", "segment_orphan"], "no record is left", DELETE_DATABASE),
     sql("a collection without a record", NEWEST, &[], "", "INSERT INTO collections(id,name,database_id,config_json_str) VALUES({NEW},'empty','00000000-0000-0000-0000-000000000000','{}'); INSERT INTO segments VALUES('33333333-3333-3333-3333-333333333333','urn:chroma:segment/metadata/sqlite','METADATA',{NEW}), ('44444444-4444-4444-4444-444444444444','urn:chroma:segment/vector/hnsw-local-persisted','VECTOR',{NEW})"),
     sql("tenants and databases of one's own", &[V11], &[], "", "INSERT INTO tenants VALUES('acme'); INSERT INTO databases VALUES({NEW},'books','acme'); UPDATE collections SET database_id={NEW} WHERE name='notes'"),
     sql("the default database under another id", NEWEST, &[], "", "UPDATE databases SET id={NEW}; UPDATE collections SET database_id={NEW}"),
