@@ -4,6 +4,9 @@
 //!
 //! `cargo bench --bench hnsw`
 
+#[path = "../tests/support/random.rs"]
+mod random;
+
 use std::{
     fs::{self, File},
     hint::black_box,
@@ -13,6 +16,7 @@ use std::{
 };
 
 use chroma_exporter::{clock, collectors::hnsw::walk_once};
+use random::Random;
 use rustix::fs::{Advice, fadvise};
 
 const ELEMENTS: u32 = 100_000;
@@ -127,13 +131,8 @@ fn peak_bytes(reset: bool) -> u64 {
 
 /// An index as Chroma 1.x writes it, with neighbours and numbers from a small generator.
 fn build(dir: &Path) -> io::Result<()> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut draw = |below: u32| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        u32::try_from((state >> 32) % u64::from(below)).unwrap_or(0)
-    };
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut draw = |below: u32| u32::try_from(random.below(below.into())).unwrap_or(0);
     let create = |name: &str| io::Result::Ok(BufWriter::new(File::create(dir.join(name))?));
     // One element in M is on each next level.
     let heights: Vec<u32> = (0..ELEMENTS)

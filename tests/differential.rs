@@ -3,6 +3,8 @@
 //! checks run on a copy, as they do beside a server, because a process holds the file.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::{
@@ -11,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use random::Random;
 use rusqlite::{Connection, OpenFlags};
 use support::{fixture, run};
 
@@ -106,17 +109,5 @@ fn damage(path: &Path, case: u64) -> String {
             file.write_all_at(&[0; 4096], page * 4096).unwrap();
             format!("page {} of zeros", page + 1)
         }
-    }
-}
-
-/// A small generator of numbers that look random and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
     }
 }

@@ -10,6 +10,8 @@
 mod chroma;
 #[path = "support/hook.rs"]
 mod hook;
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::{
@@ -26,6 +28,7 @@ use std::{
 };
 
 use hook::{Hook, Reply};
+use random::Random;
 use support::{Exporter, SOON, fixture, wait_for};
 
 const OPEN: &str = "ChromaPermissionWorldWritable";
@@ -201,18 +204,6 @@ fn many(scratch: &Path, count: usize) -> Vec<(String, PathBuf)> {
 
 const ONLY_PERMISSIONS: &str = "collectors:\n  disk: false\n  integrity: false\n  contents: false\n  processes: false\n  backups: false\n";
 
-/// Numbers without a pattern, the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
-
 /// Twenty stores break and heal again and again, each step held until the receiver has heard of it, while the program is
 /// killed at random moments and the receiver answers badly now and then.
 #[test]
@@ -257,18 +248,18 @@ fn kills_at_random_points_lose_nothing_and_double_nothing() {
     let killer = {
         let (done, hook, config) = (Arc::clone(&done), Arc::clone(&hook), config.clone());
         std::thread::spawn(move || {
-            let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+            let mut dice = Random(0x9e37_79b9_7f4a_7c15);
             let mut kills = 0;
             let mut log = String::new();
             while !done.load(Ordering::Relaxed) {
                 let exporter = Exporter::start(&["--config.file", &config]);
-                let mood = match dice.roll(6) {
+                let mood = match dice.below(6) {
                     0 => Reply::Reset,
                     1 => Reply::Say(503, "", "no"),
                     _ => Reply::Say(200, "", "ok"),
                 };
                 hook.answer(mood);
-                std::thread::sleep(Duration::from_millis(100 + dice.roll(1300)));
+                std::thread::sleep(Duration::from_millis(100 + dice.below(1300)));
                 log = exporter.log();
                 drop(exporter);
                 kills += 1;

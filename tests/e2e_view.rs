@@ -6,6 +6,8 @@
 #[path = "support/chroma.rs"]
 mod chroma;
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::{
@@ -23,6 +25,7 @@ use chroma_exporter::{
         view::{self, Options, Places, View, ViewError},
     },
 };
+use random::Random;
 use rusqlite::{Connection, params};
 
 /// What a writer process does; told through the environment.
@@ -471,16 +474,4 @@ fn write(connection: &Connection, kind: &str, random: &mut Random) {
     connection.execute("UPDATE total SET s=?1", [sum.wrapping_add(change)]).unwrap();
     let back = kind == "rollback" && random.below(2) == 0;
     connection.execute_batch(if back { "ROLLBACK" } else { "COMMIT" }).unwrap();
-}
-
-/// A small generator of numbers that look random and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
 }

@@ -7,6 +7,8 @@
 //! again, started for one test with [`CHILD`] set.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::{
@@ -34,6 +36,7 @@ use chroma_exporter::{
         tar::{self, Block},
     },
 };
+use random::Random;
 use rusqlite::Connection;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use support::{fixture, run};
@@ -458,12 +461,11 @@ fn read_configuration(bytes: &[u8]) {
 fn mutate(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = input.to_vec();
     for _ in 0..=random.below(4) {
-        let len = bytes.len() as u64;
-        if len == 0 {
+        if bytes.is_empty() {
             bytes.extend_from_slice(other);
             continue;
         }
-        let at = random.place(len);
+        let at = random.place(bytes.len());
         let end = (at + random.place(64) + 1).min(bytes.len());
         match random.below(10) {
             0 => bytes[at] ^= 1 << random.below(8),
@@ -477,13 +479,13 @@ fn mutate(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
                 }
             }
             5 => {
-                let from = random.place(other.len().max(1) as u64).min(other.len());
+                let from = random.place(other.len().max(1)).min(other.len());
                 bytes.truncate(at);
                 bytes.extend_from_slice(&other[from..]);
             }
             6 | 7 => {
                 // Numbers at the edges of their types, in both orders of bytes.
-                let number = EDGES[random.place(EDGES.len() as u64)];
+                let number = EDGES[random.place(EDGES.len())];
                 let width = [1, 2, 4, 8][random.place(4)];
                 let little = number.to_le_bytes();
                 let mut part = little[..width].to_vec();
@@ -495,7 +497,7 @@ fn mutate(input: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
             }
             8 => bytes[at..end].fill(if random.below(2) == 0 { 0 } else { 0xff }),
             _ => {
-                let word = WORDS[random.place(WORDS.len() as u64)];
+                let word = WORDS[random.place(WORDS.len())];
                 bytes.splice(at..end, word.bytes());
             }
         }
@@ -535,26 +537,6 @@ const WORDS: [&str; 12] = [
     "&a *a",
 ];
 const INPUT_MAX: usize = 1 << 17;
-
-/// A small generator of numbers that look random and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-
-    fn place(&mut self, bound: u64) -> usize {
-        usize::try_from(self.below(bound)).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.below(256)).unwrap()
-    }
-}
 
 /// Where an input of `len` bytes is cut: everywhere in its first and last KiB, and around every `step` in between.
 fn cuts(len: usize, step: usize) -> Vec<usize> {
@@ -621,8 +603,8 @@ fn mutated_input_makes_no_parser_panic_hang_or_hoard() {
         println!("{}, seed {seed}", target.name);
         let mut random = Random(seed * 0x9e37_79b9 + target.name.len() as u64 + 1);
         for round in 0..rounds {
-            let input = &target.corpus[random.place(target.corpus.len() as u64)];
-            let other = &target.corpus[random.place(target.corpus.len() as u64)];
+            let input = &target.corpus[random.place(target.corpus.len())];
+            let other = &target.corpus[random.place(target.corpus.len())];
             let input = mutate(input, other, &mut random);
             try_one(target, &format!("round {round}"), &input);
         }
