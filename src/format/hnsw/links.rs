@@ -37,34 +37,25 @@ impl LinkWalk {
     }
 
     /// Goes on with the next bytes of the file.
-    pub fn push(&mut self, piece: &[u8]) {
-        if self.done() {
-            return;
-        }
-        if self.carry.is_empty() {
-            let used = self.records(piece);
-            if !self.done() {
-                self.carry.extend_from_slice(&piece[used..]);
-            }
-            return;
-        }
-        let mut rest = piece;
-        while !rest.is_empty() && !self.done() && !self.carry.is_empty() {
+    pub fn push(&mut self, mut piece: &[u8]) {
+        while !self.carry.is_empty() && !piece.is_empty() && !self.done() {
             // Enough for the length, then for the whole record: what is kept stays below one record.
             let wanted = match self.next(&self.carry) {
                 Next::Record(length) => length,
                 Next::Unknown | Next::Impossible(_) => 4,
             };
-            let more = wanted.saturating_sub(self.carry.len()).min(rest.len());
-            self.carry.extend_from_slice(&rest[..more]);
-            rest = &rest[more..];
+            let (more, rest) =
+                piece.split_at(wanted.saturating_sub(self.carry.len()).min(piece.len()));
+            self.carry.extend_from_slice(more);
+            piece = rest;
             let mut carried = std::mem::take(&mut self.carry);
             let used = self.records(&carried);
             carried.drain(..used);
             self.carry = carried;
         }
-        if !rest.is_empty() {
-            self.push(rest);
+        if self.carry.is_empty() && !self.done() {
+            let used = self.records(piece);
+            self.carry.extend_from_slice(&piece[used..]);
         }
     }
 
