@@ -6,6 +6,7 @@
 
 #[path = "../tests/support/random.rs"]
 mod random;
+mod support;
 
 use std::{
     fs::{self, File},
@@ -18,6 +19,7 @@ use std::{
 use chroma_exporter::{clock, collectors::hnsw::walk_once};
 use random::Random;
 use rustix::fs::{Advice, fadvise};
+use support::{forget_peak, status_kib};
 
 const ELEMENTS: u32 = 100_000;
 const DIMENSION: u32 = 384;
@@ -43,10 +45,11 @@ fn main() -> io::Result<()> {
     println!("{} MB in {} files; medians of {ROUNDS}, ms", bytes / 1_000_000, FILES.len());
     read(&dir)?;
     walk(&dir)?;
-    let before = peak_bytes(true);
+    forget_peak();
+    let before = status_kib("VmHWM");
     walk(&dir)?;
     let pairs_bytes = u64::from(ELEMENTS) * 17;
-    let memory = peak_bytes(false).saturating_sub(before);
+    let memory = status_kib("VmHWM") - before;
     for (state, target) in [("warm", 1.3), ("cold", 1.15)] {
         // In turns, so that what else the machine does falls on both.
         let (mut reads, mut walks) = (Vec::new(), Vec::new());
@@ -70,7 +73,7 @@ fn main() -> io::Result<()> {
     }
     println!(
         "memory: {:.1} MiB, of which ids {:.1} MiB; target 8 MiB",
-        memory as f64 / 1_048_576.0,
+        memory / 1024.0,
         pairs_bytes as f64 / 1_048_576.0
     );
     Ok(())
@@ -115,18 +118,6 @@ fn forget(dir: &Path) -> io::Result<()> {
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
-}
-
-/// The most memory that this process had since the last reset.
-fn peak_bytes(reset: bool) -> u64 {
-    if reset {
-        fs::write("/proc/self/clear_refs", "5").expect("own process");
-    }
-    let status = fs::read_to_string("/proc/self/status").expect("own process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: u64 =
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("VmHWM");
-    kib * 1024
 }
 
 /// An index as Chroma 1.x writes it, with neighbours and numbers from a small generator.

@@ -8,6 +8,10 @@
 //! `cargo bench --bench integrity [-- MEGABYTES] [hasty] [copies]`: a hasty writer syncs nothing and makes no pause;
 //! `copies` leaves the checks out.
 
+#[path = "../tests/support/random.rs"]
+mod random;
+mod support;
+
 use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
@@ -18,7 +22,7 @@ use std::{
 
 use chroma_exporter::{
     clock, collectors,
-    config::{BackupPolicy, CollectorName, Config, PermissionPolicy, Store},
+    config::{CollectorName, Config, Store},
     host::Host,
     scheduler,
     store::{
@@ -27,7 +31,9 @@ use chroma_exporter::{
         view::{self, Options, Places},
     },
 };
+use random::Random;
 use rusqlite::{Connection, params};
+use support::{bytes_read, cpu_seconds, forget_peak, status_kib};
 
 const ROUNDS: usize = 4;
 const ALONE: Duration = Duration::from_secs(8);
@@ -85,8 +91,7 @@ fn main() {
         for kind in order.into_iter().filter(|kind| !only_copies || ![1, 2].contains(kind)) {
             let writer = Writer::start(&path, hasty);
             std::thread::sleep(Duration::from_millis(500));
-            // Resets the peak of memory.
-            drop(std::fs::write("/proc/self/clear_refs", "5"));
+            forget_peak();
             let (began, cpu, read) = (clock::ticks(), cpu_seconds(), bytes_read());
             let cost = match kind {
                 1 => {
@@ -287,16 +292,7 @@ fn deep_check(path: &Path, place: &Path) -> Cost {
     config.collect.disk_warn_ratio = 1.0;
     config.collect.disk_critical_ratio = 1.0;
     let config = Arc::new(config);
-    let store = Arc::new(Store {
-        name: "bench".into(),
-        path: dir.clone(),
-        seen_path: dir,
-        backups: BackupPolicy::daily(Vec::new()),
-        permissions: PermissionPolicy::default(),
-        logs: Vec::new(),
-        server: None,
-        chroma_version: None,
-    });
+    let store = Arc::new(Store::new("bench", dir));
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
     let mut collectors = collectors::registry(&context);
     let integrity = collectors
@@ -469,7 +465,7 @@ fn build(path: &Path, megabytes: u64) {
 }
 
 fn add(connection: &Connection, id: i64, random: &mut Random) {
-    let document = (0..300).map(|_| random.word()).collect::<Vec<_>>().join(" ");
+    let document = (0..300).map(|_| word(random)).collect::<Vec<_>>().join(" ");
     let name = format!("record-{id}");
     let run = |sql: &str, params: &[&dyn rusqlite::ToSql]| {
         connection.prepare(sql).and_then(|mut s| s.execute(params)).expect("insert")
@@ -493,46 +489,10 @@ fn add(connection: &Connection, id: i64, random: &mut Random) {
     );
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-
-    /// One of 4,000 words of three to nine letters.
-    fn word(&mut self) -> String {
-        let mut letters = Random(self.below(4000) * 2 + 1);
-        letters.below(2);
-        let len = 3 + letters.below(7);
-        (0..len).map(|_| char::from(b'a' + u8::try_from(letters.below(26)).unwrap_or(0))).collect()
-    }
-}
-
-/// Processor time of this process and of its children that have ended.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(4)
-        .filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
-}
-
-/// Bytes that this process has read, of files in memory too.
-fn bytes_read() -> f64 {
-    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
-    line.and_then(|number| number.parse().ok()).unwrap_or(0.0)
-}
-
-fn status_kib(field: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0.0)
+/// One of 4,000 words of three to nine letters.
+fn word(random: &mut Random) -> String {
+    let mut letters = Random(random.below(4000) * 2 + 1);
+    letters.below(2);
+    let len = 3 + letters.below(7);
+    (0..len).map(|_| char::from(b'a' + u8::try_from(letters.below(26)).unwrap_or(0))).collect()
 }

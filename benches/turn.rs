@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench turn [DIR]`
 
+mod support;
+
 use std::{path::PathBuf, sync::Arc};
 
 use chroma_exporter::{
@@ -12,6 +14,7 @@ use chroma_exporter::{
     scheduler,
     store::Context,
 };
+use support::cpu_seconds;
 
 const TURNS: u32 = 1000;
 
@@ -33,25 +36,13 @@ fn main() {
         for _ in 0..5 {
             drop(scheduler::run_once(&mut *collector, &context, false, Arc::default()));
         }
-        let before = cpu_ms();
+        let before = cpu_seconds();
         for _ in 0..TURNS {
             drop(scheduler::run_once(&mut *collector, &context, false, Arc::default()));
         }
-        let cost = (cpu_ms() - before) / f64::from(TURNS);
+        let cost = (cpu_seconds() - before) * 1000.0 / f64::from(TURNS);
         all += cost;
         println!("{:<12} {cost:>14.3}", collector.name().as_str());
     }
     println!("{:<12} {all:>14.3}   target 2.000, ratio {:.2}", "all", all / 2.0);
-}
-
-/// User and system time of this process with all its threads, in milliseconds; the kernel counts in steps of ten.
-fn cpu_ms() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() * 10.0
 }

@@ -4,6 +4,8 @@
 //!
 //! `cargo bench --bench verdict -- PATH [ROUNDS]`
 
+mod support;
+
 use std::{path::Path, process::Command, sync::atomic::AtomicBool, time::Duration};
 
 use chroma_exporter::{
@@ -16,6 +18,7 @@ use chroma_exporter::{
     },
 };
 use rusqlite::{Connection, OpenFlags};
+use support::{cpu_seconds, status_kib};
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
@@ -47,7 +50,7 @@ fn main() {
             wall / walls[1]
         );
     }
-    println!("peak memory of this process {:.1} MiB, target 64", peak_mib());
+    println!("peak memory of this process {:.1} MiB, target 64", status_kib("VmHWM") / 1024.0);
 }
 
 struct Cost {
@@ -127,23 +130,4 @@ fn median(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> f64 {
     let mut values: Vec<f64> = costs.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-/// Processor time of this process and of its children that have ended.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name
-        .split_whitespace()
-        .skip(11)
-        .take(4)
-        .filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
-}
-
-fn peak_mib() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
-    let kib = line.split_whitespace().nth(1).and_then(|number| number.parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
 }
