@@ -60,7 +60,8 @@ impl Desc {
     #[must_use]
     pub fn with(&'static self, values: Vec<Label>, value: f64) -> Sample {
         debug_assert_eq!(values.len(), self.labels.len(), "{}", self.name);
-        Sample { desc: self, values, value }
+        // A sum of nothing is -0, which nobody wants to read.
+        Sample { desc: self, values, value: value + 0.0 }
     }
 }
 

@@ -78,6 +78,8 @@ struct Known {
     walked: Option<(Timestamp, u64)>,
     /// The newest comparison, of whatever state of the files.
     compared: Option<Arc<Compared>>,
+    /// Records without a vector, as of the newest comparison that nothing spoke against.
+    without_vector: Option<u64>,
     suspicion: Option<Suspicion>,
     /// What was said last.
     said: Option<Verdict>,
@@ -108,6 +110,8 @@ pub struct Segments {
     catalogue: Option<Catalogue>,
     catalogue_tried: Option<Ticks>,
     known: BTreeMap<Uuid, Known>,
+    /// Folders that an answer of the database as it was then did not know.
+    orphaned: Option<BTreeSet<Uuid>>,
     job: Option<Job>,
     /// Dear looks so far; when the newest ended, and how long it took.
     deep_runs: u64,
@@ -134,6 +138,7 @@ impl Segments {
             catalogue: None,
             catalogue_tried: None,
             known: BTreeMap::new(),
+            orphaned: None,
             job: None,
             deep_runs: 0,
             last_deep: None,
@@ -212,8 +217,10 @@ impl Segments {
             }
             let pause = self.context.config.collect.contents_interval;
             let soon = self.catalogue_tried.is_some_and(|at| at.elapsed() < pause);
+            let orphan =
+                |uuid: &Uuid| self.orphaned.as_ref().is_some_and(|known| known.contains(uuid));
             let unknown = self.look.as_ref().is_some_and(|look| {
-                look.folders.keys().any(|uuid| !catalogue.segments.contains_key(uuid))
+                look.folders.keys().any(|u| !catalogue.segments.contains_key(u) && !orphan(u))
             });
             if soon && !force && !unknown && catalogue.stamp.id == stamp.id {
                 return None;
@@ -412,6 +419,11 @@ impl Segments {
                 let shallow = judge(Case { deep: None, ..case }, &name).finding;
                 known.by_look = shallow.is_some_and(|shallow| shallow.code == finding.code);
             }
+            if known.suspicion.is_none()
+                && let Some(compared) = deep.and_then(|deep| deep.compared.as_deref())
+            {
+                known.without_vector = Some(compared.missing);
+            }
             *states.entry(verdict.state).or_insert(0) += 1;
             findings.extend(verdict.finding.iter().chain(&verdict.loss).cloned());
             if verdict.finding.is_some() || known.suspicion.is_none() {
@@ -466,13 +478,19 @@ impl Segments {
         unsure
     }
 
-    fn orphans(&self) -> Option<Orphans> {
+    /// A catalogue that is older than the database may not know the newest folder; what was an orphan before is one still.
+    fn orphans(&mut self) -> Option<Orphans> {
         let (look, catalogue) = (self.look.as_ref()?, self.catalogue.as_ref()?);
-        // A catalogue that is older than the database may not know the newest folder.
         let fresh = self.context.database.stamp().is_ok_and(|stamp| stamp == catalogue.stamp);
-        let known = |uuid: &Uuid| catalogue.segments.contains_key(uuid);
-        let folders = look.folders.iter().filter(|(uuid, _)| !known(uuid));
-        Orphans::among(&self.context, folders, fresh, catalogue.collections)
+        let mut folders: BTreeMap<&Uuid, &Folder> = look.folders.iter().collect();
+        folders.retain(|uuid, _| !catalogue.segments.contains_key(uuid));
+        if fresh {
+            self.orphaned = Some(folders.keys().map(|uuid| **uuid).collect());
+        } else if let Some(orphaned) = &self.orphaned {
+            folders.retain(|uuid, _| orphaned.contains(uuid));
+        }
+        let sure = self.orphaned.is_some();
+        Orphans::among(&self.context, folders.into_iter(), sure, catalogue.collections)
     }
 }
 

@@ -26,16 +26,16 @@ enum Held {
 }
 
 impl Orphans {
-    /// Those of `folders` with an index. `None` when the answer of the database is not `fresh` and there are some.
+    /// Those of `folders` with an index. `None` when it is not `sure` that the database does not know them, and there are some.
     pub(super) fn among<'f>(
         context: &Context,
         folders: impl Iterator<Item = (&'f Uuid, &'f Folder)>,
-        fresh: bool,
+        sure: bool,
         collections: u64,
     ) -> Option<Self> {
         let folders: Vec<&Folder> =
             folders.map(|(_, folder)| folder).filter(|f| f.file(Part::Header).is_some()).collect();
-        if !fresh && !folders.is_empty() {
+        if !sure && !folders.is_empty() {
             return None;
         }
         let held = held(context, &folders);

@@ -97,10 +97,9 @@ impl Segments {
             out.extend(oldest.map(|at| WALK_TIMESTAMP.sample(at.as_secs_f64())));
         }
         if asked && let Some((at, _)) = self.compared {
-            let compared: Option<Vec<_>> =
-                known().map(|known| known?.compared.as_deref()).collect();
-            if let Some(compared) = compared {
-                out.push(WITHOUT_VECTOR.sample(compared.iter().map(|c| c.missing as f64).sum()));
+            let without: Option<u64> = known().map(|known| known?.without_vector).sum();
+            if let Some(without) = without {
+                out.push(WITHOUT_VECTOR.sample(without as f64));
                 out.push(COMPARED_TIMESTAMP.sample(at.as_secs_f64()));
             }
         }

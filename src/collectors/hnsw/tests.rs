@@ -40,6 +40,30 @@ fn header_of(dir: &Path, elements: u64) -> PathBuf {
 }
 
 #[test]
+fn an_orphan_stays_one_while_the_database_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut segments, _) = segments("chroma-1.5.9-deleted", dir.path());
+    let database = rusqlite::Connection::open(dir.path().join("chroma.sqlite3")).unwrap();
+    let mut orphans = |deep| {
+        let now = clock::now();
+        let seen = segments.collect(&Turn { now, wake: Wake::NAMES, deep, stop: Arc::default() });
+        let found = seen.findings.iter().filter(|finding| finding.code == Code::SegmentOrphan);
+        (found.count(), value(&seen, &SEGMENTS, Some("orphan")))
+    };
+    assert_eq!(orphans(true), (1, Some(1.0)));
+    // What the database said is old from now on, and it cannot be asked again.
+    database.execute_batch("DELETE FROM acquire_write; BEGIN EXCLUSIVE").unwrap();
+    assert_eq!(orphans(false), (1, Some(1.0)));
+    // A folder that is new may be one that it knows.
+    let folder = dir.path().join("00000000-0000-4000-8000-000000000000");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("header.bin"), [0; 100]).unwrap();
+    assert_eq!(orphans(false), (1, Some(1.0)));
+    database.execute_batch("COMMIT").unwrap();
+    assert_eq!(orphans(false), (1, Some(2.0)));
+}
+
+#[test]
 fn every_family_is_counted() {
     for (name, states, elements, deleted) in [
         ("chroma-0.4.24", [2.0, 0.0, 0.0], 120.0, 0.0),
