@@ -238,7 +238,15 @@ fn metadata_missing(
         Some(file) if file.regular && file.size_bytes > 0 => return Ok(None),
         Some(file) if file.regular => "has no bytes",
         Some(_) => "is no regular file",
-        None if header.elements == 0 && position.is_none() => return Ok(Some(State::Unpersisted)),
+        None if header.elements == 0 && position.is_none() => {
+            // Until then the queue is the only copy of the vectors.
+            return match compared {
+                Some(compared) if compared.missing > 0 && !compared.position_ahead => {
+                    Err(lossy(compared))
+                }
+                _ => Ok(Some(State::Unpersisted)),
+            };
+        }
         None => "is missing",
     };
     let tail = match compared {
@@ -409,10 +417,16 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
         );
         return Err(fault(State::Behind, Code::SegmentBehind, evidence));
     }
+    Err(lossy(compared))
+}
+
+fn lossy(compared: &Compared) -> Fault {
+    let Compared { missing, records, examples, .. } = compared;
     let evidence = format!(
-        "{missing} of {records} records are in the tables, but neither in the index nor in the queue ({examples})"
+        "{missing} of {records} records are in the tables, but neither in the index nor in the queue ({})",
+        examples.join(", ")
     );
-    Err(fault(State::Lossy, Code::RecordsWithoutVector, evidence))
+    fault(State::Lossy, Code::RecordsWithoutVector, evidence)
 }
 
 /// A file may be so much longer than it needs to be.

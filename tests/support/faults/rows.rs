@@ -67,6 +67,7 @@ pub(super) const QUEUE: &[Fault] = &[
     // Common advice against a large file; every later write is lost without a word.
     sql("queue emptied by hand", &[V15], EMPTIED, "newest row 0", "DELETE FROM embeddings_queue"),
     sql("queue emptied by hand, before 1.0", &[V4], EMPTIED, "acknowledged and lost", "DELETE FROM embeddings_queue"),
+    sql("queue emptied by hand before the first flush", &["1.5.9-fresh"], &["records_without_vector", "records_without_vector", "seq_id_invalid"], "25 of 25 records", "DELETE FROM embeddings_queue"),
     sql("position of the index as bytes", &[V15], INVALID, "it is bytes", "UPDATE max_seq_id SET seq_id=x'0000000000000050' WHERE segment_id={VECTOR}"),
     sql("position of the records is a text", &[V11, V6], INVALID, "a text", "UPDATE max_seq_id SET seq_id='abc' WHERE segment_id={METADATA}"),
     sql("position of the records is negative", &[V11], INVALID, "negative", "UPDATE max_seq_id SET seq_id=-3 WHERE segment_id={METADATA}"),
