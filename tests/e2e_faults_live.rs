@@ -29,6 +29,7 @@ struct Scene {
     servers: Vec<Server>,
     others: Vec<Box<dyn std::any::Any>>,
     mount: Option<PathBuf>,
+    exporter: Option<Exporter>,
 }
 
 /// Killed when dropped.
@@ -58,7 +59,15 @@ impl Scene {
         let dir = fixture(&format!("chroma-{release}"), &root);
         let log = root.join("server.log");
         fs::write(&log, "").unwrap();
-        Self { scratch, dir, log, servers: Vec::new(), others: Vec::new(), mount: None }
+        Self {
+            scratch,
+            dir,
+            log,
+            servers: Vec::new(),
+            others: Vec::new(),
+            mount: None,
+            exporter: None,
+        }
     }
 
     fn database(&self) -> PathBuf {
@@ -88,6 +97,28 @@ impl Scene {
         let config = root.join("config.yml");
         fs::write(&config, text).unwrap();
         Exporter::start(&["--config.file", config.to_str().unwrap()])
+    }
+
+    /// Waits until exactly these codes are told, those of the host left out.
+    fn until(&self, codes: &[&str]) {
+        let exporter = self.exporter.as_ref().unwrap();
+        wait_for(&format!("{codes:?}"), SOON, || {
+            (findings(exporter, false) == codes).then_some(())
+        });
+    }
+
+    /// A client of the first server does something, and succeeds.
+    fn client(&self, what: &str, more: &[&str]) {
+        assert!(self.servers[0].client(what, more).status().unwrap().success(), "{what}");
+    }
+
+    /// Ends the first server as a service manager does, and lets `meanwhile` happen before it comes back.
+    fn restart(&mut self, meanwhile: impl FnOnce(&Self)) {
+        self.servers[0].end();
+        self.until(&["server_gone", "server_unreachable"]);
+        meanwhile(self);
+        let dir = self.dir.clone();
+        self.servers[0].start_again(&dir);
     }
 
     /// What the first server says, in one line.
@@ -177,6 +208,23 @@ fn fill_disk(scene: &mut Scene) {
     while file.write_all(&[7; 4096]).is_ok() {}
 }
 
+/// `chroma vacuum` of the release that serves it.
+fn vacuum(scene: &Scene) {
+    let mut command = Command::new(chroma::python("1.5.9").with_file_name("chroma"));
+    command.args(["vacuum", "--force", "--path"]).arg(&scene.dir).stdout(Stdio::null());
+    assert!(command.status().unwrap().success());
+}
+
+/// One program after the other embeds Chroma; the last one stays.
+fn embed_again_and_again(scene: &mut Scene) {
+    for _ in 0..2 {
+        Embedded::start("1.5.9", &scene.dir).end();
+        scene.until(&[]);
+    }
+    let last = Embedded::start("1.5.9", &scene.dir);
+    scene.others.push(Box::new(last));
+}
+
 const READER: &str = "
 import sqlite3, sys
 d = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)
@@ -190,6 +238,11 @@ sys.stdin.read()
 const CASES: &[Live] = &[
     Live { what: "a server at work", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |_| {} },
     Live { what: "a server of 0.6.3 at work", release: "0.6.3", codes: &[], disk: false, before: |s| s.serve("0.6.3"), strike: |_| {} },
+    Live { what: "server stopped in order (SIGTERM) and started again", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |s| s.restart(|_| {}) },
+    Live { what: "server stopped, chroma vacuum, started again", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |s| s.restart(vacuum) },
+    Live { what: "collections with settings of many kinds filled, changed and searched", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |s| s.client("settings", &[]) },
+    Live { what: "programs that embed Chroma one after the other", release: "1.5.9", codes: &[], disk: false, before: |_| {}, strike: embed_again_and_again },
+    Live { what: "a collection deleted through the server", release: "1.5.9", codes: &["segment_orphan"], disk: false, before: serve, strike: |s| s.client("drop", &["articles"]) },
     Live { what: "database deleted under the server", release: "1.5.9", codes: &["sqlite_missing", "store_replaced"], disk: false, before: serve, strike: |s| fs::remove_file(s.database()).unwrap() },
     Live { what: "database exchanged under the server", release: "1.5.9", codes: &["store_replaced"], disk: false, before: serve, strike: |s| {
         let copy = s.scratch.path().join("restored");
@@ -299,28 +352,28 @@ fn play(case: &Live) -> Row {
     (case.before)(&mut scene);
     let exporter = scene.watch();
     exporter.ready();
+    scene.exporter = Some(exporter);
+    let told = |scene: &Scene| findings(scene.exporter.as_ref().unwrap(), case.disk);
     let calm = |codes: &[String]| codes.is_empty() || case.disk;
-    wait_for(&format!("{}: nothing before", case.what), SOON, || {
-        calm(&findings(&exporter, case.disk)).then_some(())
-    });
+    wait_for(&format!("{}: nothing before", case.what), SOON, || calm(&told(&scene)).then_some(()));
     (case.strike)(&mut scene);
-    let mut seen = Vec::new();
+    let log = |scene: &Scene| scene.exporter.as_ref().unwrap().log();
     let began = support::now();
+    let mut seen = told(&scene);
     while seen != case.codes {
-        seen = findings(&exporter, case.disk);
         assert!(
             began.elapsed() < 2 * SOON,
             "{}: {seen:?} instead of {:?}\n{}",
             case.what,
             case.codes,
-            exporter.log()
+            log(&scene)
         );
         std::thread::sleep(Duration::from_millis(50));
+        seen = told(&scene);
     }
     // What comes after it is not wanted either.
     std::thread::sleep(Duration::from_secs(3));
-    let seen = findings(&exporter, case.disk);
-    assert_eq!(seen, case.codes, "{}: it does not stay\n{}", case.what, exporter.log());
+    assert_eq!(told(&scene), case.codes, "{}: it does not stay\n{}", case.what, log(&scene));
     let sqlite = faults::sqlite_says(&scene.dir);
     let chroma = scene.server_says();
     Row { sqlite, chroma, codes: codes_cell(case.codes) }

@@ -2,6 +2,8 @@
 
 load HOST PORT SECONDS     adds, updates and deletes through the server until the time is over; prints what must be there
 fill HOST PORT COUNT       adds so many records with documents
+settings HOST PORT         makes collections with many settings, and fills, changes and searches them
+drop HOST PORT NAME        deletes a collection
 verify HOST PORT           reads a ledger from standard input and proves that all of it is there
 write DIR PREFIX SECONDS   opens DIR embedded and adds records until the time is over, whoever else does
 lost DIR                   opens DIR embedded and prints how many records have no vector
@@ -71,6 +73,28 @@ def fill(host, port, count):
         embeddings=[vector(number) for number in numbers],
         documents=[f"document {number}" for number in numbers],
     )
+
+
+def settings(host, port):
+    chroma = client(host, port)
+    for number, (space, neighbors, construction, batch, sync) in enumerate(
+        [("l2", 2, 10, 2, 3), ("cosine", 5, 400, 7, 20), ("ip", 48, 100, 100, 100), ("cosine", 100, 100, 50, 1000)]
+    ):
+        hnsw = {"space": space, "max_neighbors": neighbors, "ef_construction": construction, "batch_size": batch,
+                "sync_threshold": sync, "resize_factor": 1.5, "ef_search": 20}
+        collection = chroma.create_collection(f"settings-{number}", configuration={"hnsw": hnsw})
+        for start in range(0, 120, 30):
+            numbers = range(start, start + 30)
+            collection.add(ids=[f"s{n}" for n in numbers], embeddings=[vector(n) for n in numbers])
+        collection.update(ids=["s1"], embeddings=[vector(-1)])
+        collection.upsert(ids=["s2", "new"], embeddings=[vector(-2), vector(-3)])
+        collection.delete(ids=["s3"])
+        assert collection.count() == 120
+        assert collection.query(query_embeddings=[vector(-1)], n_results=1)["ids"] == [["s1"]] or space == "ip"
+
+
+def drop(host, port, name):
+    client(host, port).delete_collection(name)
 
 
 def verify(host, port):
@@ -173,4 +197,4 @@ def hold(directory):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "verify": verify, "write": write, "lost": lost, "state": state, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "hold": hold}[sys.argv[1]](*sys.argv[2:])

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::support::{SOON, wait_for};
+use super::support::{SOON, signal, wait_for};
 
 /// The Python of the environment that holds this release of chromadb; made by `tests/venv`.
 pub fn python(version: &str) -> PathBuf {
@@ -45,8 +45,22 @@ impl Server {
         Self::start_with(version, dir, file.try_clone().expect("log").into(), file.into())
     }
 
+    /// Starts it at the port of one that has ended.
+    pub fn start_again(&mut self, dir: &Path) {
+        *self = Self::start_at(self.port, self.version, dir, Stdio::null(), Stdio::null());
+    }
+
+    /// Ends it as a service manager does, and waits for that.
+    pub fn end(&mut self) {
+        signal(self.child.id(), "TERM");
+        wait_for("chroma to end", SOON, || self.child.try_wait().expect("child").map(drop));
+    }
+
     fn start_with(version: &'static str, dir: &Path, out: Stdio, err: Stdio) -> Self {
-        let port = free_port();
+        Self::start_at(free_port(), version, dir, out, err)
+    }
+
+    fn start_at(port: u16, version: &'static str, dir: &Path, out: Stdio, err: Stdio) -> Self {
         let program = python(version).with_file_name("chroma");
         let mut child = Command::new(program)
             .args(["run", "--host", "127.0.0.1", "--port", &port.to_string(), "--path"])
@@ -110,6 +124,12 @@ impl Embedded {
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("line");
         assert_eq!(line.trim(), "holding");
         Self(child)
+    }
+
+    /// Lets the program come to its end, and waits for that.
+    pub fn end(mut self) {
+        drop(self.0.stdin.take());
+        wait_for("the program to end", SOON, || self.0.try_wait().expect("child").map(drop));
     }
 }
 
