@@ -271,9 +271,14 @@ impl Contents {
     /// Whether the Chroma that would open the directory is too old for it. A release that is configured is judged by the
     /// schema check of `integrity`.
     fn skew(&self, catalogue: &Catalogue) -> Option<Finding> {
-        let release = self.release.as_ref().filter(|_| self.context.store.chroma_version.is_none());
-        let evidence = schema::skew(release?, catalogue.counts)?;
-        Some(Finding::new(Code::SchemaNewerThanServer, "migrations", evidence))
+        let release = self.release.as_ref()?;
+        let new = |subject, evidence| Finding::new(Code::SchemaNewerThanServer, subject, evidence);
+        if let Some(evidence) = schema::skew(release, catalogue.counts) {
+            let told = self.context.store.chroma_version.is_some();
+            return (!told).then(|| new("migrations", evidence));
+        }
+        let lists = self.queue.as_ref().and_then(|queue| queue.lists.as_ref())?;
+        Some(new("embeddings_queue", schema::lists_skew(release, lists)?))
     }
 
     fn problem(&self, error: QueryError) -> CollectError {
@@ -369,7 +374,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::{catalogue::Scope, *};
-    use crate::{collectors::testing::context, scheduler};
+    use crate::{collectors::testing::context, config::Store, scheduler};
 
     fn contents(dir: &Path) -> (Contents, Context) {
         let context = context(dir);
@@ -379,6 +384,27 @@ mod tests {
     fn fixture(name: &str, to: &Path) {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
         std::fs::copy(from.join("chroma.sqlite3"), to.join("chroma.sqlite3")).unwrap();
+    }
+
+    #[test]
+    fn lists_in_the_queue_are_told_to_releases_that_cannot_read_them() {
+        for (release, want) in
+            [("1.5.9", None), ("1.4.1", Some("for \"articles\"")), ("1.1.1", None)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            fixture("chroma-1.5.9", dir.path());
+            let (_, known) = contents(dir.path());
+            let store =
+                Store { chroma_version: Some(release.to_owned()), ..(*known.store).clone() };
+            let context = Context::new(&known.config, &Arc::new(store), &known.host);
+            let mut contents = Contents::new(&context);
+            let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
+            let findings = reading.observation.findings;
+            let told: Vec<&str> =
+                findings.iter().map(|finding| finding.evidence.as_str()).collect();
+            assert_eq!(told.len(), want.iter().len(), "{release}: {told:?}");
+            assert!(told.iter().zip(want).all(|(told, want)| told.contains(want)), "{told:?}");
+        }
     }
 
     #[test]

@@ -43,6 +43,17 @@ impl Row<'_> {
         self.metadata.and_then(|text| metadata_fault(text, family))
     }
 
+    /// Whether a value of its metadata is a list, which only Chroma 1.5.0 and newer read.
+    #[must_use]
+    pub fn has_lists(&self) -> bool {
+        let Some(text) = self.metadata.filter(|text| text.contains(":[") || text.contains(": ["))
+        else {
+            return false;
+        };
+        let value = serde_json::from_str::<Value>(text).unwrap_or_default();
+        value.as_object().is_some_and(|metadata| metadata.values().any(Value::is_array))
+    }
+
     /// Numbers in the vector; `None` when there is none, or it ends within a number.
     #[must_use]
     pub fn dimension(&self) -> Option<u64> {
@@ -111,6 +122,11 @@ mod tests {
         assert_eq!(Row { metadata: nested, ..HEALTHY }.fault(Family::Python), None);
         assert_eq!(Row { operation: Some(4), ..HEALTHY }.fault(Family::Unknown), None);
         assert_eq!(HEALTHY.dimension(), Some(8));
+        let row = |metadata| Row { metadata, ..HEALTHY };
+        assert!(HEALTHY.has_lists() && row(Some(r#"{"tags": ["a"]}"#)).has_lists());
+        for text in [r#"{"a":"x:[1]"}"#, r#"{"a":1}"#, "[[1]]", "{:["] {
+            assert!(!row(Some(text)).has_lists(), "{text}");
+        }
     }
 
     proptest! {

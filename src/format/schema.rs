@@ -289,6 +289,18 @@ pub fn skew(release: &str, counts: [u32; 3]) -> Option<String> {
     ))
 }
 
+/// Why a server of `release` fails at a queue with operations on `collection` that have lists as metadata; `None` when it
+/// does not. Releases that pass over the newer schema read none of these rows, and no later one of the collection.
+#[must_use]
+pub fn lists_skew(release: &str, collection: &str) -> Option<String> {
+    (parse_release(release)? < LISTS).then(|| {
+        format!(
+            "Chroma {release} serves a directory whose queue has lists as metadata for \"{collection}\": reads of that collection fail; {} is the lowest release that reads them",
+            written(LISTS)
+        )
+    })
+}
+
 fn written((major, minor, patch): Release) -> String {
     format!("{major}.{minor}.{patch}")
 }
@@ -305,6 +317,9 @@ fn family_of(release: Release) -> Option<&'static Releases> {
 
 /// From this release on a newer schema is passed over instead of a panic.
 const TOLERANT: Release = (1, 2, 2);
+
+/// From this release on metadata may be lists.
+const LISTS: Release = (1, 5, 0);
 
 /// Releases with the same migrations. A release between `last` of one and `first` of the next was never published; it is
 /// taken for the newer ones, which gives no false alarm.

@@ -60,6 +60,8 @@ pub(super) struct Scan {
     rows: u64,
     /// Rows of collections that are not in the catalogue.
     homeless: u64,
+    /// A collection with operations still to be applied that have lists as metadata.
+    lists: Option<String>,
     /// The newest row when the catalogue was read.
     newest_before: i64,
     tally: Tally,
@@ -98,6 +100,8 @@ impl Home {
 pub(super) struct Queue {
     pub(super) rows: u64,
     pub(super) homeless: u64,
+    /// A collection with operations still to be applied that have lists as metadata.
+    pub(super) lists: Option<String>,
     /// When the oldest row was written, in seconds since the epoch.
     pub(super) oldest_at: Option<i64>,
     /// Operations that the furthest segment of each scope is behind.
@@ -133,6 +137,7 @@ impl Scan {
             at: i64::MIN,
             rows: 0,
             homeless: 0,
+            lists: None,
             newest_before: catalogue.newest.unwrap_or(0),
             tally: Tally::default(),
             family: catalogue.family,
@@ -276,9 +281,9 @@ impl Scan {
             let topic = Cell::of(row, 1)?;
             let collection =
                 topic.text().and_then(|topic| topic.rsplit('/').next()).unwrap_or_default();
-            let mut seen =
-                Seen { seq_id, collection: collection.to_owned(), fault: None, dimension: None };
-            let home = self.homes.get(collection);
+            let collection = collection.to_owned();
+            let mut seen = Seen { seq_id, collection, fault: None, dimension: None, lists: false };
+            let home = self.homes.get(&seen.collection);
             if home.is_some_and(|home| self.to_be_applied(home, seq_id)) {
                 details.query_row([seq_id], |row| {
                     let (operation, encoding, metadata) =
@@ -293,6 +298,7 @@ impl Scan {
                     };
                     seen.fault = row.fault(self.family);
                     seen.dimension = row.dimension();
+                    seen.lists = row.has_lists();
                     Ok(())
                 })?;
             }
@@ -328,6 +334,9 @@ impl Scan {
         }
         let applied = home.applied_up_to(self.family);
         topic.applied += u64::from(applied.is_some_and(|applied| row.seq_id < applied));
+        if row.lists {
+            self.lists.get_or_insert_with(|| home.name.clone());
+        }
         if let Some(fault) = row.fault {
             let words = || format!("row {} for \"{}\": {fault}", row.seq_id, home.name);
             self.tally.add(Code::QueuePoisoned, "embeddings_queue", words);
@@ -418,6 +427,7 @@ impl Scan {
         }
         queue.segments.sort_by(|a, b| a.segment.cmp(&b.segment));
         queue.findings = self.tally.into_findings();
+        queue.lists = self.lists;
         queue
     }
 }
@@ -436,6 +446,7 @@ struct Seen {
     collection: String,
     fault: Option<&'static str>,
     dimension: Option<u64>,
+    lists: bool,
 }
 
 fn read_moment(connection: &Connection, catalogue: &Catalogue) -> rusqlite::Result<Moment> {
