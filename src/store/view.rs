@@ -7,8 +7,9 @@
 //!    the transaction has ended (`plan`).
 //! 3. Under the last lock the rest is copied: what the last journals named, page 1 and what grew (`copying`).
 //!
-//! A writer that deletes its journals faster than they can be opened is kept from ending a transaction until its journal
-//! is open (`gate`); this is done only after copies without have failed, and slows such a writer down.
+//! Journals are opened by threads that come before everybody else, so that no writer is faster (`watch`). Where that is not
+//! permitted, a writer that deletes its journals faster than they can be opened is kept from ending a transaction until its
+//! journal is open (`gate`); this is done only after copies without have failed, and slows such a writer down.
 //!
 //! The copy is called consistent only when every transaction in between is known by a journal of its own and the change
 //! counter agrees (`chain`); otherwise the answer is [`ViewError::Unproven`], after some tries. That is also the answer for
@@ -33,11 +34,16 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{Scope, ScopedJoinHandle},
     time::Duration,
 };
 
 use rusqlite::Connection;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use self::{
     catch::Catcher,
@@ -49,7 +55,7 @@ use super::database::{
     Database, Limits, QueryError, ReadConnection, SharedLock, Stamp, Timed, kind_of, read_up_to,
     run_within,
 };
-use crate::{clock, format::sqlite::SqliteHeader, progress::Progress};
+use crate::{clock, format::sqlite::SqliteHeader, host::priority::Prompt, progress::Progress};
 
 /// How a view is to be taken.
 #[derive(Debug, Clone, Copy)]
@@ -224,14 +230,16 @@ pub fn take_telling(
 }
 
 /// How the journals of the next copy are watched, after so many copies for which the writer was too fast, and so many in
-/// which a lock was held longer than it may: on such a machine no thread of ours may sleep while it holds one.
+/// which a lock was held longer than it may: on such a machine no thread of ours may sleep while it holds one. Every other
+/// copy is made without a gate all the same, because it is a matter of luck which of them comes through.
 fn manner(hasty: u32, overdue: u32, lock_hold_max: Duration) -> Manner {
     let half = lock_hold_max / 2;
+    let gated = hasty.saturating_sub(FREE) / 2;
     match hasty {
-        ..FREE => Manner::Free,
-        _ if hasty < FREE + AWAKE || overdue >= OVERDUE_MAX => Manner::Awake,
+        _ if hasty < FREE || hasty % 2 == 1 => Manner::Free,
+        _ if gated < AWAKE || overdue >= OVERDUE_MAX => Manner::Awake,
         _ => {
-            let steps = (hasty - FREE - AWAKE) / 2;
+            let steps = (gated - AWAKE) / 2;
             // Half the budget at most: what the scheduler takes comes on top.
             let slow = Duration::from_micros(125) * (1 << steps.min(8));
             let slow = if steps == 0 { Duration::ZERO } else { slow.min(half) };
@@ -280,25 +288,85 @@ fn attempt(
     }
     let done = AtomicBool::new(false);
     let result = std::thread::scope(|scope| {
-        let watch = || {
-            // What it does takes microseconds.
-            let _haste = Haste::new();
-            if let Some(gate) = gate {
-                return gate.run(&catcher, &done);
-            }
-            catcher.run(&done);
-            Duration::ZERO
+        let started = match gate {
+            Some(gate) => keep(scope, gate, &catcher, &done).map(Some),
+            None => watch(scope, &catcher, &done).map(|()| None),
         };
-        let watch =
-            std::thread::Builder::new().name("journals".to_owned()).spawn_scoped(scope, watch)?;
-        let result = copy(&path, &plain, &mut own, &catcher, options, cost);
+        let (result, kept) = match started {
+            Ok(kept) => (copy(&path, &plain, &mut own, &catcher, options, cost), kept),
+            Err(error) => (Err(error.into()), None),
+        };
         done.store(true, Ordering::Release);
         // A panic in it would have been one of this scope.
-        cost.held = cost.held.max(watch.join().unwrap_or_default());
+        let held = kept.map_or(Duration::ZERO, |kept| kept.join().unwrap_or_default());
+        cost.held = cost.held.max(held);
         result
     });
     cost.held = cost.held.max(own.longest);
     result
+}
+
+/// Starts the thread that keeps the gate, and opens journals by the way.
+fn keep<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    gate: Gate<'scope>,
+    catcher: &'scope Catcher<'_>,
+    done: &'scope AtomicBool,
+) -> io::Result<ScopedJoinHandle<'scope, Duration>> {
+    let run = move || {
+        let _prompt = Prompt::new();
+        gate.run(catcher, done)
+    };
+    thread("journals").spawn_scoped(scope, run)
+}
+
+/// Starts the threads that open journals, and waits until they watch. Where they may come before everybody else there is one
+/// on each processor, so that the writer has to wait for the one on its own whenever a journal comes or goes: it cannot be
+/// faster than that, also when the other processors are busy with something else, or the host has taken them away.
+fn watch<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    catcher: &'scope Catcher<'_>,
+    done: &'scope AtomicBool,
+) -> io::Result<()> {
+    let processors = processors();
+    let ready = Arc::new(AtomicUsize::new(0));
+    for processor in &processors {
+        let (processor, ready) = (*processor, Arc::clone(&ready));
+        let run = move || {
+            let _prompt = Prompt::new();
+            if let Some(cpus) = &processor
+                && let Err(error) = sched_setaffinity(None, cpus)
+            {
+                tracing::debug!(%error, "A watch over journals has no processor of its own.");
+            }
+            ready.fetch_add(1, Ordering::AcqRel);
+            catcher.run(done);
+        };
+        thread("journals").spawn_scoped(scope, run)?;
+    }
+    let began = clock::ticks();
+    while ready.load(Ordering::Acquire) < processors.len() && began.elapsed() < READY_MAX {
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Ok(())
+}
+
+/// Each processor that this thread may use, or one place that is no processor where they are too many.
+fn processors() -> Vec<Option<CpuSet>> {
+    let Ok(allowed) = sched_getaffinity(None) else { return vec![None] };
+    if allowed.count() as usize > WATCHES_MAX {
+        return vec![None];
+    }
+    let alone = |processor| {
+        let mut cpus = CpuSet::new();
+        cpus.set(processor);
+        Some(cpus)
+    };
+    (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)).map(alone).collect()
+}
+
+fn thread(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_owned())
 }
 
 /// Refuses what this way cannot watch: another name of the file has journals elsewhere, and other hosts send no events.
@@ -361,7 +429,7 @@ fn vouch(
     let hold = options.lock_hold_max;
     let limits = Limits { hold, hold_unwaited: hold, stop: options.stop };
     let began = clock::ticks();
-    let _haste = Haste::new();
+    let _haste = Prompt::new();
     let mut hot = 0;
     loop {
         let timed = connection.within(&limits, |connection| {
@@ -393,7 +461,7 @@ fn locked<T>(
     mut work: impl FnMut(&SharedLock<'_>) -> Result<Option<T>, ViewError>,
 ) -> Result<T, ViewError> {
     let began = clock::ticks();
-    let _haste = Haste::new();
+    let _haste = Prompt::new();
     loop {
         // What comes after a wait has a slice of the processor before it, and is rarely put aside while it holds the lock.
         std::thread::yield_now();
@@ -412,30 +480,6 @@ fn locked<T>(
             return Err(Unproven::NeverCalm.into());
         }
         wait(LOCK_PAUSE, options.stop)?;
-    }
-}
-
-/// While it lives this thread comes before others, where that is permitted; otherwise nothing is changed.
-struct Haste(Option<i32>);
-
-impl Haste {
-    fn new() -> Self {
-        // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
-        let usual = rustix::process::getpriority_process(None).ok();
-        let hasten = |usual: &i32| {
-            *usual > HASTE && rustix::process::setpriority_process(None, HASTE).is_ok()
-        };
-        Self(usual.filter(hasten))
-    }
-}
-
-impl Drop for Haste {
-    fn drop(&mut self) {
-        if let Some(usual) = self.0
-            && let Err(error) = rustix::process::setpriority_process(None, usual)
-        {
-            tracing::debug!(%error, "A thread keeps its priority.");
-        }
     }
 }
 
@@ -461,10 +505,10 @@ fn wait(mut time: Duration, stop: &AtomicBool) -> Result<(), ViewError> {
     }
 }
 
-/// How many copies are made without a gate, how many then with one that is held in short stretches only; after how many
+/// How many copies are made without a gate first, how many then with one that is held in short stretches only; after how many
 /// overdue locks it stays at that; how many copies in all may fail because the writer was too fast, and how many for another
 /// reason; and the shortest time between two.
-const FREE: u32 = 2;
+const FREE: u32 = 4;
 const AWAKE: u32 = 4;
 const OVERDUE_MAX: u32 = 1;
 const HASTY_MAX: u32 = 100;
@@ -478,11 +522,12 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(20);
 const LOCK_PAUSE: Duration = Duration::from_micros(300);
 const LOCK_SPINS: u32 = 100;
 const WAIT_PIECE: Duration = Duration::from_millis(10);
-/// The niceness of what must be prompt.
-const HASTE: i32 = -10;
 /// Longest pulse of the gate while nobody writes, and how many sleeps of that length are looked at before.
 const PULSE: Duration = Duration::from_millis(1);
 const SLEEPS: u32 = 8;
+/// On more processors than this a single thread watches, and how long the threads have to be ready.
+const WATCHES_MAX: usize = 16;
+const READY_MAX: Duration = Duration::from_millis(100);
 const DAMAGED: ViewError = ViewError::Unsuited("its header is damaged");
 /// Room for growth while we copy, besides an eighth of the size.
 const GROWTH_BYTES: u64 = 64 << 20;

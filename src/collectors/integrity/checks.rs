@@ -26,7 +26,7 @@ use crate::{
     collectors::CollectError,
     config::CollectorName,
     findings::Finding,
-    host::processes::Held,
+    host::{priority, processes::Held},
     progress::{Phase, Progress},
     sample::CheckState,
     store::{
@@ -189,7 +189,7 @@ pub(super) fn decay(
         learn: !host.state.is_read_only(),
         stop,
     };
-    let passed = quietly(|| decay::pass(context, &mut ledger, &manner));
+    let passed = quietly(Quiet::Nice, || decay::pass(context, &mut ledger, &manner));
     if ledger != before {
         host.state.save(DECAY_KIND, path, &ledger);
     }
@@ -403,7 +403,8 @@ impl Asking<'_> {
         self.progress().begin(Phase::Checking, bytes);
         let deadline = self.context.config.collect.check_deadline;
         let limits = Limits { hold: deadline, hold_unwaited: deadline, stop: self.stop };
-        let answer = quietly(|| pages::whole(view.lanes(), check.pragma(), &limits).result)?;
+        let quiet = if bytes < LONG_BYTES { Quiet::Nice } else { Quiet::Idle };
+        let answer = quietly(quiet, || pages::whole(view.lanes(), check.pragma(), &limits).result)?;
         match answer {
             // Nobody else has this file: what SQLite comes upon is damage.
             Err(QueryError::Damaged(error)) => {
@@ -433,13 +434,27 @@ fn places(context: &Context) -> Places {
     }
 }
 
-/// Runs `work` on a thread that yields the processor to everybody else: its niceness cannot be taken back from a thread
-/// without privileges. The watch over journals, which must be prompt, never runs there.
-fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, std::io::Error> {
+/// How much a piece of work yields to everybody else.
+#[derive(Debug, Clone, Copy)]
+enum Quiet {
+    /// It is done soon, or locks others out for moments: with the least niceness.
+    Nice,
+    /// It takes long and keeps nobody waiting: only when nobody else wants the processor or the disk.
+    Idle,
+}
+
+/// Runs `work` on a thread that yields to others: it cannot take that back without privileges. The watch over journals, which
+/// must be prompt, never runs there.
+fn quietly<T: Send>(quiet: Quiet, work: impl FnOnce() -> T + Send) -> Result<T, std::io::Error> {
     std::thread::scope(|scope| {
         let quiet = || {
-            // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
-            if let Err(error) = rustix::process::setpriority_process(None, NICE_MOST) {
+            let yielded = match quiet {
+                // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
+                Quiet::Nice => rustix::process::setpriority_process(None, NICE_MOST)
+                    .map_err(std::io::Error::from),
+                Quiet::Idle => priority::idle(),
+            };
+            if let Err(error) = yielded {
                 tracing::debug!(%error, "The check runs with ordinary priority.");
             }
             work()
@@ -450,6 +465,8 @@ fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, std::io::Error
     })
 }
 
+/// A copy of this size is checked in about a second.
+const LONG_BYTES: u64 = 128 << 20;
 /// A statement beside a writer that waits is given up after this, and no lock for a copy is held longer.
 const LOCK_BUDGET: Duration = Duration::from_millis(10);
 /// How long the schema is asked for beside a writer, and the shortest time between two tries.

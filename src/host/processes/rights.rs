@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{read_own, walk};
 use crate::format::proc::{parse_stat, parse_status};
 
-/// One thing that brings readings of other users' processes or files, and whether it is there.
+/// One thing that brings readings of other users' processes or files, or of databases under any load, and whether it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Right {
     /// Its name: a capability as systemd and container runtimes spell it, or what procfs shows.
@@ -31,6 +31,7 @@ pub(super) fn read(procfs: &Path) -> Vec<Right> {
     [
         ("cap_sys_ptrace", has(CAP_SYS_PTRACE)),
         ("cap_dac_read_search", has(CAP_DAC_READ_SEARCH | CAP_DAC_OVERRIDE)),
+        ("cap_sys_nice", has(CAP_SYS_NICE)),
         ("all_processes_visible", visible),
         ("host_pid_namespace", host_namespace(procfs, visible)),
     ]
@@ -53,3 +54,4 @@ fn host_namespace(procfs: &Path, visible: Option<bool>) -> Option<bool> {
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
 const CAP_DAC_READ_SEARCH: u64 = 1 << 2;
 const CAP_SYS_PTRACE: u64 = 1 << 19;
+const CAP_SYS_NICE: u64 = 1 << 23;

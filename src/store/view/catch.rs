@@ -2,7 +2,7 @@
 //! events mean is decided in `chain`.
 
 use std::{
-    ffi::{CStr, CString, OsStr},
+    ffi::{CString, OsStr},
     fs::File,
     io,
     mem::MaybeUninit,
@@ -13,7 +13,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,13 +22,14 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{
         Mode, OFlags,
-        inotify::{CreateFlags, ReadFlags, Reader, WatchFlags, add_watch, init},
+        inotify::{CreateFlags, Event, ReadFlags, Reader, WatchFlags, add_watch, init},
     },
     io::Errno,
 };
 
 use super::chain::{Chain, Unproven};
 use crate::{
+    clock,
     host::processes::FileId,
     store::database::{PlainFile, read_up_to},
 };
@@ -40,7 +41,18 @@ pub(super) type Journal = Arc<File>;
 #[derive(Debug)]
 pub(super) struct Catcher<'a> {
     directory: OwnedFd,
+    /// Everything that happens, in its order.
     events: OwnedFd,
+    /// Journals that come and go, and nothing else: it wakes those who watch. What a transaction writes would wake them
+    /// hundreds of times for nothing.
+    alarm: OwnedFd,
+    /// How often it went off.
+    alarms: AtomicU64,
+    /// How many of these are known from `events`.
+    taken: AtomicU64,
+    /// The watch on the database itself; that on its directory does not tell of writes, because those to the journal are
+    /// many and say nothing.
+    on_database: i32,
     database_name: CString,
     journal_name: CString,
     wal_name: CString,
@@ -55,19 +67,33 @@ impl<'a> Catcher<'a> {
         let (dir, name) = path.parent().zip(path.file_name()).ok_or_else(unusable)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(dir, flags, Mode::empty())?;
-        let events = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let kinds = WatchFlags::CREATE
             | WatchFlags::DELETE
-            | WatchFlags::MODIFY
             | WatchFlags::MOVED_FROM
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        add_watch(&events, dir, kinds)?;
+        let watch = || -> io::Result<OwnedFd> {
+            let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            add_watch(&watch, dir, kinds)?;
+            Ok(watch)
+        };
+        let (events, alarm) = (watch()?, watch()?);
+        let on_database = add_watch(&events, path, WatchFlags::MODIFY | WatchFlags::DONT_FOLLOW)?;
+        // Whatever takes its place from now on is told by the directory.
+        let meta = std::fs::symlink_metadata(path)?;
+        let is = database.metadata()?;
+        if (meta.dev(), meta.ino()) != (is.dev(), is.ino()) {
+            return Err(io::Error::other("the database was exchanged this moment"));
+        }
         Ok(Self {
             directory,
             events,
+            alarm,
+            alarms: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            on_database,
             database_name: with_suffix(name, "")?,
             journal_name: with_suffix(name, "-journal")?,
             wal_name: with_suffix(name, "-wal")?,
@@ -97,25 +123,56 @@ impl<'a> Catcher<'a> {
         Ok(Some(!filled || opened.0.metadata()?.nlink() == 0))
     }
 
-    /// Handles events as they come until `stop` is set.
+    /// Handles events as they come until `stop` is set. Several threads may do this at a time.
     pub(super) fn run(&self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
-            match self.wait(Duration::from_millis(20)) {
-                Ok(()) => drop(self.drained()),
-                Err(_) => return self.break_by(Unproven::EventsLost),
+            if self.wait(IDLE).is_err() {
+                return self.break_by(Unproven::EventsLost);
             }
+            self.follow();
         }
     }
 
-    /// Waits for an event, for so long at most.
+    /// Waits until a journal comes or goes, for so long at most.
     pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
         let wait = Timespec {
             tv_sec: 0,
             tv_nsec: time.min(Duration::from_millis(999)).subsec_nanos().into(),
         };
-        match poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&wait)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
+        match poll(&mut [PollFd::new(&self.alarm, PollFlags::IN)], Some(&wait)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut alarm = Reader::new(&self.alarm, &mut buffer);
+        for _ in 0..EVENTS_MAX {
+            match alarm.next() {
+                Ok(_) => drop(self.alarms.fetch_add(1, Ordering::AcqRel)),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles what the alarm was about. Neither does this thread sleep while another handles events nor before all of them
+    /// are there: where it came before the writer on the writer's own processor, that has to wait for it.
+    fn follow(&self) {
+        let began = clock::ticks();
+        loop {
+            drop(self.try_drained());
+            let alarms = self.alarms.load(Ordering::Acquire);
+            if self.taken.load(Ordering::Acquire) >= alarms {
+                return;
+            }
+            if began.elapsed() >= FOLLOW_MAX {
+                // The kernel may have made one of several alike.
+                drop(self.drained());
+                self.taken.fetch_max(alarms, Ordering::AcqRel);
+                return;
+            }
+            std::hint::spin_loop();
         }
     }
 
@@ -153,8 +210,11 @@ impl<'a> Catcher<'a> {
         for _ in 0..EVENTS_MAX {
             match events.next() {
                 Ok(event) => {
-                    let (kind, name) = (event.events(), event.file_name());
-                    if self.handle(chain, kind, name).is_err() {
+                    if event.wd() != self.on_database {
+                        self.taken.fetch_add(1, Ordering::AcqRel);
+                    }
+                    let handled = self.handle(chain, &event);
+                    if handled.is_err() {
                         chain.break_by(Unproven::Missed);
                     }
                 }
@@ -166,16 +226,18 @@ impl<'a> Catcher<'a> {
         chain.break_by(Unproven::EventsLost);
     }
 
-    fn handle(
-        &self,
-        chain: &mut Chain<Journal>,
-        kind: ReadFlags,
-        name: Option<&CStr>,
-    ) -> io::Result<()> {
+    fn handle(&self, chain: &mut Chain<Journal>, event: &Event<'_>) -> io::Result<()> {
+        let (kind, name) = (event.events(), event.file_name());
         let moved = ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
         let is = |known: &CString| name == Some(known.as_c_str());
         if kind.contains(ReadFlags::QUEUE_OVERFLOW) {
             chain.break_by(Unproven::EventsLost);
+        } else if event.wd() == self.on_database {
+            if kind.contains(ReadFlags::MODIFY) {
+                chain.written();
+            } else {
+                chain.break_by(Unproven::Replaced);
+            }
         } else if kind.intersects(
             ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT,
         ) {
@@ -191,11 +253,7 @@ impl<'a> Catcher<'a> {
                 chain.break_by(Unproven::JournalKept);
             }
         } else if is(&self.database_name) {
-            if kind.contains(ReadFlags::MODIFY) {
-                chain.written();
-            } else {
-                chain.break_by(Unproven::Replaced);
-            }
+            chain.break_by(Unproven::Replaced);
         } else if is(&self.wal_name) {
             chain.break_by(Unproven::FormChanged);
         }
@@ -231,5 +289,9 @@ fn with_suffix(name: &OsStr, suffix: &str) -> io::Result<CString> {
 /// Where the header of a database has its change counter.
 const COUNTER_AT: u64 = 24;
 
+/// Longest sleep of the watch while no event comes.
+pub(super) const IDLE: Duration = Duration::from_millis(20);
+/// Longest time for which a thread stays awake for the rest of the events.
+const FOLLOW_MAX: Duration = Duration::from_millis(2);
 /// Most events that are handled in one go; the kernel itself queues 16,384 by default.
 const EVENTS_MAX: u32 = 200_000;

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     clock,
     format::{journal, sqlite::SqliteHeader},
+    host::priority::{Prompt, SpareDisk},
     progress::Phase,
     store::database::SharedLock,
 };
@@ -68,6 +69,7 @@ impl<'a> Copying<'a> {
     pub(super) fn sweep(&mut self) -> Result<(), ViewError> {
         let page_bytes = u64::from(self.form.page_bytes);
         let progress = self.options.progress;
+        let _spare = SpareDisk::new();
         progress.begin(Phase::Copying, u64::from(self.form.pages().unwrap_or(0)) * page_bytes);
         while let Some(run) = self.plan.sweep(self.transfer.pages_max()) {
             self.transfer.pages(run)?;
@@ -188,6 +190,8 @@ impl<'a> Copying<'a> {
 
     fn take_in(&mut self) -> Result<(), ViewError> {
         let (finished, retired) = {
+            // Put aside here, it would keep the watch waiting.
+            let _prompt = Prompt::new();
             // Handling events is left to the watch: a thread of lower priority that is put aside here would stop it.
             let mut chain = self.catcher.lock();
             (chain.take_finished()?, chain.take_retired())

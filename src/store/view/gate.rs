@@ -4,7 +4,7 @@
 //! journal, but it cannot bring its transaction to an end; so each journal that is made meanwhile is opened, and the lock is
 //! given back at that moment: before the writer has come to the point where it would wait for it. When its journal is
 //! deleted, the lock is taken again before the next commit can come through. Without the gate a writer that syncs nothing
-//! deletes its journal sooner than a thread that sleeps can be woken.
+//! deletes its journal sooner than a thread without privileges that sleeps can be woken.
 //!
 //! The gate proves nothing. What it makes probable, `chain` proves or refuses as it does without.
 
@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use super::{catch::Catcher, chain::Unproven};
+use super::{
+    catch::{Catcher, IDLE},
+    chain::Unproven,
+};
 use crate::{clock, store::database::SharedLock};
 
 /// How journals are watched.
@@ -142,8 +145,6 @@ fn spin(mut ready: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
 const SPIN_MAX: Duration = Duration::from_micros(300);
 /// Longest sleep while the lock is held, or while it is asked for again and again.
 const STEP: Duration = Duration::from_millis(1);
-/// Longest sleep while it is not held, and events wake us.
-const IDLE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {

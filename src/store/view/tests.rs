@@ -99,14 +99,17 @@ fn a_writer_is_slowed_down_only_after_it_was_too_fast_again_and_again() {
     };
     for (hasty, overdue, want) in [
         (0, 0, Manner::Free),
-        (1, 9, Manner::Free),
-        (2, 0, Manner::Awake),
-        (5, 0, Manner::Awake),
-        (6, 0, pulses(0)),
-        (8, 0, pulses(250)),
-        (10, 0, pulses(500)),
-        (99, 0, pulses(5000)),
-        (8, 1, Manner::Awake), // a lock came out too long: no sleep with one in hand
+        (3, 9, Manner::Free),
+        (4, 0, Manner::Awake),
+        (5, 0, Manner::Free),
+        (10, 0, Manner::Awake),
+        (12, 0, pulses(0)),
+        (14, 0, pulses(0)),
+        (15, 0, Manner::Free),
+        (16, 0, pulses(250)),
+        (20, 0, pulses(500)),
+        (98, 0, pulses(5000)),
+        (16, 1, Manner::Awake), // a lock came out too long: no sleep with one in hand
     ] {
         assert_eq!(manner(hasty, overdue, budget), want, "{hasty} {overdue}");
     }
