@@ -1,7 +1,7 @@
 //! What `check` finds in its one deep turn, `serve` finds too in its cheap ones: all faults at once, each in a store of its own.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/faults.rs"]
+#[path = "support/faults/mod.rs"]
 mod faults;
 mod support;
 
@@ -19,20 +19,20 @@ fn every_fault_is_found_by_a_running_exporter_and_a_whole_store_stays_whole() {
         .iter()
         .flat_map(|(flag, path)| [(*flag).to_owned(), path.display().to_string()])
         .collect();
-    for name in faults::FAULTS.iter().map(|(name, _)| *name).chain(["whole"]) {
-        let made = fixture("chroma-1.5.9", scratch.path());
-        let dir = scratch.path().join(name);
-        fs::rename(made, &dir).unwrap();
-        words.extend(["--store.path".to_owned(), format!("{name}={}", dir.display())]);
+    let faults = faults::one_of_each();
+    for (name, fault) in &faults {
+        faults::stage(fault, scratch.path(), name);
     }
-    for (name, fault) in faults::FAULTS {
-        fault(&scratch.path().join(name));
+    fs::rename(fixture("chroma-1.5.9", scratch.path()), scratch.path().join("whole")).unwrap();
+    for name in faults.iter().map(|(name, _)| *name).chain(["whole"]) {
+        let dir = scratch.path().join(name);
+        words.extend(["--store.path".to_owned(), format!("{name}={}", dir.display())]);
     }
     let exporter = Exporter::start(&words);
     let began = now();
     loop {
         let page = exporter.page();
-        let missing: Vec<&str> = faults::FAULTS
+        let missing: Vec<&str> = faults
             .iter()
             .map(|(code, _)| *code)
             .filter(|code| !page.findings(code).contains(&(*code).to_owned()))

@@ -5,7 +5,7 @@
 
 #[path = "support/chroma.rs"]
 mod chroma;
-#[path = "support/faults.rs"]
+#[path = "support/faults/mod.rs"]
 mod faults;
 #[path = "support/hook.rs"]
 mod hook;
@@ -158,9 +158,8 @@ impl Stage {
         for name in WELL.iter().chain(&LIVE).filter(|name| !mounted.contains(name)) {
             store(name);
         }
-        for (name, fault) in faults::FAULTS {
-            store(name);
-            fault(&root.join(name));
+        for (name, fault) in faults::one_of_each() {
+            faults::stage(fault, &root, name);
         }
         fs::write(full.0.join("ballast"), vec![1; 18_600_000]).unwrap();
         let remount =
@@ -200,7 +199,7 @@ impl Stage {
         let mut text = format!(
             "state: {{dir: {at}/state}}\ncollect: {{interval: 2s, contents_interval: 2s, backups_interval: 2s}}\nstores:\n"
         );
-        let names = faults::FAULTS.iter().map(|(name, _)| *name).chain(LIVE).chain(WELL);
+        let names = faults::one_of_each().into_iter().map(|(name, _)| name).chain(LIVE).chain(WELL);
         for name in names {
             let more = match name {
                 "schema_newer_than_server" => "chroma_version: 1.1.1".to_owned(),
@@ -231,11 +230,11 @@ impl Stage {
     fn strike(self) -> Struck {
         let second = chroma::Embedded::start("1.5.9", &self.root.join("second_writer"));
         drop(self.leaving);
-        let database = faults::database(&self.root.join("store_replaced"));
+        let database = self.root.join("store_replaced/chroma.sqlite3");
         let restored = database.with_extension("restored");
         fs::copy(&database, &restored).unwrap();
         fs::rename(&restored, &database).unwrap();
-        faults::overwrite(&faults::database(&self.root.join("server_failing")), 0, &[0; 4096]);
+        faults::overwrite(&self.root.join("server_failing/chroma.sqlite3"), 0, &[0; 4096]);
         let log = self.scratch.path().join("log_panic.log");
         let mut log = File::options().append(true).open(log).unwrap();
         writeln!(
@@ -274,7 +273,7 @@ fn heard(hook: &Hook, path: &str) -> BTreeMap<(String, String), Value> {
 #[test]
 fn every_critical_code_is_in_the_drill() {
     let drilled: BTreeSet<&str> =
-        faults::FAULTS.iter().map(|(code, _)| *code).chain(LIVE).collect();
+        faults::one_of_each().into_iter().map(|(code, _)| code).chain(LIVE).collect();
     let critical: BTreeSet<&str> = Code::ALL
         .iter()
         .filter(|code| code.severity() == Severity::Critical)
@@ -339,9 +338,9 @@ fn every_critical_alert_reaches_the_webhook_and_nothing_else_does() {
     let struck = stage.strike();
     println!("the last faults are there after {:?}", began.elapsed());
 
-    let mut wanted: BTreeSet<(String, String)> = faults::FAULTS
-        .iter()
-        .map(|(code, _)| *code)
+    let mut wanted: BTreeSet<(String, String)> = faults::one_of_each()
+        .into_iter()
+        .map(|(code, _)| code)
         .chain(LIVE)
         .map(|code| {
             let known = Code::ALL.iter().find(|known| known.as_str() == code).unwrap();

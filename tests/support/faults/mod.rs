@@ -23,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chroma_exporter::findings::{Code, Severity};
 pub use matrix::{Matrix, Row, codes_cell};
 use rusqlite::Connection;
 
@@ -164,6 +165,28 @@ pub fn cases() -> Vec<(&'static str, &'static Fault, &'static str)> {
     classes().into_iter().flat_map(each).collect()
 }
 
+/// For each critical code that broken files or rows alone can show, the first fault of the table that shows it and nothing
+/// else on what the newest Chroma wrote.
+pub fn one_of_each() -> Vec<(&'static str, &'static Fault)> {
+    let cases = cases();
+    let alone = |code: &str| {
+        let mut of_newest =
+            cases.iter().filter(|(.., base)| *base == V15).map(|(_, fault, _)| fault);
+        of_newest.find(|f| f.codes == [code] && f.config.is_empty() && f.opened_by.is_none())
+    };
+    let all = Code::ALL.iter();
+    let critical = all.filter(|code| code.severity() == Severity::Critical);
+    critical.filter_map(|code| Some((code.as_str(), *alone(code.as_str())?))).collect()
+}
+
+/// Puts a store with that fault at `root/name`.
+pub fn stage(fault: &Fault, root: &Path, name: &str) {
+    let dir = fault.strike(V15, root);
+    if dir.exists() {
+        fs::rename(dir, root.join(name)).unwrap();
+    }
+}
+
 /// What the built binary says of a directory.
 pub struct Said {
     /// Sorted; the severity behind each that differs from the catalogue.
@@ -210,7 +233,7 @@ pub fn check(dir: &Path, config: &str) -> Said {
 
 /// The code, and its severity where it is not the one of the catalogue.
 fn with_severity(code: &str, severity: &str) -> String {
-    let known = chroma_exporter::findings::Code::ALL.iter().find(|known| known.as_str() == code);
+    let known = Code::ALL.iter().find(|known| known.as_str() == code);
     if known.unwrap_or_else(|| panic!("no code {code}")).severity().as_str() == severity {
         code.to_owned()
     } else {
