@@ -268,9 +268,11 @@ impl Read for Pieces<'_> {
         if self.manner.stop.load(Ordering::Relaxed) {
             return Err(io::Error::other("nobody wants it any more"));
         }
+        let began = clock::ticks();
         let read = read_up_to(&self.file, buffer, self.at)?;
         self.at += read as u64;
         self.manner.progress.add(read as u64);
+        rest(self.manner, began.elapsed());
         Ok(read)
     }
 }
