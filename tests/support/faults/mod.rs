@@ -196,7 +196,7 @@ pub struct Said {
 }
 
 /// Codes about the filesystem that this machine happens to have.
-const HOST: [&str; 3] = ["disk_", "headroom_", "inodes_"];
+pub const HOST: [&str; 3] = ["disk_", "headroom_", "inodes_"];
 
 /// Runs a deep `check` over `dir`. Fails when it changes a name or a byte of it.
 pub fn check(dir: &Path, config: &str) -> Said {
