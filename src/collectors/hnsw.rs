@@ -272,7 +272,7 @@ impl Segments {
                 let said = known.said.as_ref().is_some_and(|said| said.finding.is_some());
                 known.suspicion.is_some() || said && !walked
             });
-            if full || !walked && quiet(&folder, turn.now) {
+            if full || !walked && folder.quiet(turn.now) {
                 walk.insert(uuid);
             }
             segments.push((uuid, folder, row));
@@ -383,7 +383,7 @@ impl Segments {
                 Some(finding) => {
                     let code = finding.code;
                     let said = known.said.as_ref().and_then(|said| said.finding.as_ref());
-                    let old = folder.is_some_and(|folder| untouched(folder, now));
+                    let old = folder.is_some_and(|folder| folder.untouched(now));
                     if !old && said.is_none_or(|said| said.code != code) {
                         let settle = *settle.get_or_insert_with(|| settle_time(&self.context));
                         // A server that flushes all the time is caught in the middle now and then, and never twice in the
@@ -548,20 +548,6 @@ impl Drop for Segments {
     }
 }
 
-/// Whether none of the files was written to in the last moments, as far as clocks can be trusted.
-fn quiet(folder: &Folder, now: Timestamp) -> bool {
-    newest(folder).is_none_or(|newest| newest > now || now.since(newest) >= QUIET)
-}
-
-/// Whether none of the files was written to for so long that no flush is under way.
-fn untouched(folder: &Folder, now: Timestamp) -> bool {
-    newest(folder).is_some_and(|newest| now.since(newest) >= UNTOUCHED)
-}
-
-fn newest(folder: &Folder) -> Option<Timestamp> {
-    folder.stamps().iter().flatten().map(|file: &FileLook| file.modified).max()
-}
-
 /// Time between the two readings that call something wrong.
 fn settle_time(context: &Context) -> Duration {
     let held = match context.database.stamp() {
@@ -593,8 +579,6 @@ const SMALL_WAIT: Duration = Duration::from_millis(200);
 /// Walks take at most one part in this of the time.
 const DUTY: u32 = 50;
 
-const QUIET: Duration = Duration::from_secs(2);
-const UNTOUCHED: Duration = Duration::from_mins(1);
 const SETTLE_ALONE: Duration = Duration::from_millis(150);
 const SETTLE_BESIDE_WRITER: Duration = Duration::from_secs(2);
 const PROCESSES_AGE_MAX: Duration = Duration::from_mins(1);

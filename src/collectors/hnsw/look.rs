@@ -102,6 +102,20 @@ impl Folder {
         }
     }
 
+    /// Whether none of the files was written to in the last moments, as far as clocks can be trusted.
+    pub(super) fn quiet(&self, now: Timestamp) -> bool {
+        self.newest().is_none_or(|newest| newest > now || now.since(newest) >= QUIET)
+    }
+
+    /// Whether none of the files was written to for so long that no flush is under way.
+    pub(super) fn untouched(&self, now: Timestamp) -> bool {
+        self.newest().is_some_and(|newest| now.since(newest) >= UNTOUCHED)
+    }
+
+    fn newest(&self) -> Option<Timestamp> {
+        self.files.iter().flatten().map(|file| file.modified).max()
+    }
+
     /// The header, when it could be read and is sound.
     pub(super) fn sound_header(&self) -> Option<Header> {
         self.header.and_then(Result::ok)
@@ -283,6 +297,9 @@ fn read_header(path: &Path) -> io::Result<Result<Header, HeaderError>> {
     let read = read_up_to(&open_bytes(path)?, &mut bytes, 0)?;
     Ok(Header::parse(&bytes[..read]))
 }
+
+const QUIET: Duration = Duration::from_secs(2);
+const UNTOUCHED: Duration = Duration::from_mins(1);
 
 /// Chroma has five files in a folder.
 const ELSEWHERE_ENTRIES_MAX: usize = 10_000;
