@@ -36,7 +36,18 @@ pub struct Odd(pub &'static str);
 
 /// Reads a number as FTS5 stores them (`sqlite3Fts5GetVarint`): big-endian groups of seven bits, the ninth byte whole.
 /// Moves `at` behind it.
+#[inline]
 fn varint(bytes: &[u8], at: &mut usize) -> Result<u64, Odd> {
+    match bytes.get(*at) {
+        Some(byte) if *byte < 0x80 => {
+            *at += 1;
+            Ok(u64::from(*byte))
+        }
+        _ => varint_long(bytes, at),
+    }
+}
+
+fn varint_long(bytes: &[u8], at: &mut usize) -> Result<u64, Odd> {
     let mut value = 0;
     for nth in 0..9 {
         let byte = *bytes.get(*at).ok_or(Odd("a number that ends too early"))?;
@@ -53,6 +64,7 @@ fn varint(bytes: &[u8], at: &mut usize) -> Result<u64, Odd> {
 }
 
 /// The same for lengths and page numbers, which must fit 31 bits.
+#[inline]
 fn varint_small(bytes: &[u8], at: &mut usize) -> Result<u32, Odd> {
     let value = varint(bytes, at)?;
     u32::try_from(value).ok().filter(|value| *value <= 0x7fff_ffff).ok_or(Odd("a number too large"))

@@ -42,7 +42,6 @@ fn rows<S: Source>(
     let mut open: Vec<usize> = places.to_vec();
     while let Some(&newest) = open.iter().min_by_key(|place| segments[**place].rowid()) {
         let rowid = segments[newest].rowid();
-        add(&segments[newest], term, sum)?;
         // Older ones say something of the same row: no longer in force.
         let mut next_other = None;
         let mut failed = None;
@@ -64,25 +63,37 @@ fn rows<S: Source>(
         if let Some(error) = failed {
             return Err(error);
         }
-        // Segments mostly hold rows of their own, so the same one goes on for long.
-        loop {
-            if !segments[newest].next_row()? {
-                open.retain(|place| *place != newest);
-                break;
-            }
-            if next_other.is_some_and(|other| segments[newest].rowid() >= other) {
-                break;
-            }
-            add(&segments[newest], term, sum)?;
+        if !run(&mut segments[newest], term, next_other, sum)? {
+            open.retain(|place| *place != newest);
         }
     }
     Ok(())
 }
 
-/// Adds the positions of the row at hand.
-fn add<S: Source>(segment: &Segment<S>, term: u64, sum: &mut Sum) -> Result<(), Odd> {
-    let positions = segment.positions();
-    let mut row = Row::new(segment.rowid());
+/// Adds the row at hand and those after it up to the row `until`, where another segment goes on; `false` when there is none
+/// after them. Segments mostly hold rows of their own, so this goes on for long.
+fn run<S: Source>(
+    segment: &mut Segment<S>,
+    term: u64,
+    until: Option<i64>,
+    sum: &mut Sum,
+) -> Result<bool, S::Error> {
+    loop {
+        add(segment.rowid(), segment.positions(), term, sum)?;
+        segment.pass_rows(until, |rowid, positions| add(rowid, positions, term, sum))?;
+        if !segment.next_row()? {
+            return Ok(false);
+        }
+        if until.is_some_and(|until| segment.rowid() >= until) {
+            return Ok(true);
+        }
+    }
+}
+
+/// Adds the positions of a row.
+#[inline]
+fn add(rowid: i64, positions: &[u8], term: u64, sum: &mut Sum) -> Result<(), Odd> {
+    let mut row = Row::new(rowid);
     let (mut at, mut position) = (0, 0_u32);
     while let Some(byte) = positions.get(at) {
         let value = if *byte < 0x80 {

@@ -211,6 +211,32 @@ impl<S: Source> Segment<S> {
         Ok(true)
     }
 
+    /// Gives each row after the one at hand to `each`, as long as they are before the row `until` and stand as a whole in this
+    /// leaf, so that nothing has to be read for them. The last of them is at hand then, without its positions.
+    pub(super) fn pass_rows(
+        &mut self,
+        until: Option<i64>,
+        mut each: impl FnMut(i64, &[u8]) -> Result<(), Odd>,
+    ) -> Result<(), Odd> {
+        let doclist = &self.leaf[..self.next_term];
+        // The first row of a leaf is written in another way.
+        while self.at < doclist.len() && self.at != self.first_row {
+            let mut at = self.at;
+            let delta = varint(doclist, &mut at)?.cast_signed();
+            let rowid = self.rowid.checked_add(delta).filter(|rowid| *rowid > self.rowid);
+            let rowid = rowid.ok_or(Odd("rows out of order"))?;
+            if until.is_some_and(|until| rowid >= until) {
+                break;
+            }
+            // Left to `next_row`: what is odd, and what goes on in the next leaf.
+            let len = varint_small(doclist, &mut at)? as usize;
+            let Some(positions) = doclist[at..].get(..len >> 1).filter(|_| len > 0) else { break };
+            each(rowid, positions)?;
+            (self.at, self.rowid) = (at + positions.len(), rowid);
+        }
+        Ok(())
+    }
+
     fn read_row(&mut self) -> Result<(), S::Error> {
         let doclist = &self.leaf[..self.next_term];
         let leads = self.at == self.first_row;

@@ -16,6 +16,7 @@ pub struct Sum {
 pub(super) struct Row(u64);
 
 impl Row {
+    #[inline]
     pub(super) fn new(rowid: i64) -> Self {
         Self(fold(rowid.cast_unsigned() ^ SEEDS[0], SEEDS[1]))
     }
@@ -41,8 +42,7 @@ impl Sum {
 #[expect(clippy::cast_possible_truncation, reason = "each half on its own")]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    let halves = [product, product >> 64].map(|half| half as u64);
-    halves[0] ^ halves[1]
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// Arbitrary odd numbers with half of their bits set: the first digits of π, e, √2 and √3 behind the point.
