@@ -374,7 +374,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::{catalogue::Scope, *};
-    use crate::{collectors::testing::context, config::Store, scheduler};
+    use crate::{collectors::testing::context, config::Store, findings::Severity, scheduler};
 
     fn contents(dir: &Path) -> (Contents, Context) {
         let context = context(dir);
@@ -404,6 +404,32 @@ mod tests {
                 findings.iter().map(|finding| finding.evidence.as_str()).collect();
             assert_eq!(told.len(), want.iter().len(), "{release}: {told:?}");
             assert!(told.iter().zip(want).all(|(told, want)| told.contains(want)), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_a_deleted_collection_are_no_loss_unless_a_collection_lacks_its_own() {
+        let deleted = "DELETE FROM embeddings_queue; DELETE FROM segments WHERE collection IN (SELECT id FROM collections WHERE name='notes'); \
+                       DELETE FROM collections WHERE name='notes'; UPDATE max_seq_id SET seq_id=zeroblob(8);";
+        let failed = "INSERT INTO collections(id,name,database_id) SELECT '11111111-1111-1111-1111-111111111111','new',database_id FROM collections LIMIT 1;";
+        let bereft = "UPDATE collections SET dimension=8 WHERE name='new';";
+        for (more, want) in [
+            (vec![deleted], Severity::Info),
+            (vec![deleted, failed], Severity::Info), // it never had a record
+            (vec![deleted, failed, bereft], Severity::Warning),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fixture("chroma-0.6.3", dir.path());
+            let database = Connection::open(dir.path().join("chroma.sqlite3")).unwrap();
+            database.pragma_update(None, "foreign_keys", false).unwrap();
+            database.execute_batch(&more.concat()).unwrap();
+            drop(database);
+            let (mut contents, context) = contents(dir.path());
+            let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
+            let findings = &reading.observation.findings;
+            let told =
+                findings.iter().find(|f| f.code == Code::OrphanRows && f.subject == "embeddings");
+            assert_eq!(told.map(|finding| finding.severity), Some(want), "{more:?}: {findings:?}");
         }
     }
 

@@ -338,7 +338,7 @@ impl Catalogue {
                 .get(key.as_str())
                 .is_some_and(|own| own.iter().any(|segment| segment.scope == Some(Scope::Metadata)))
         };
-        self.cut || !self.collections.keys().all(has)
+        self.cut || !self.collections.iter().all(|(key, one)| one.never_filled() || has(key))
     }
 
     fn judge_config(&self, tally: &mut Tally, key: &str, collection: &Collection) {
