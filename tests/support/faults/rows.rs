@@ -40,7 +40,8 @@ pub(super) const CATALOGUE: &[Fault] = &[
     sql("a text as dimension", &[V4], DIMENSION, "a text", "UPDATE collections SET dimension='abc' WHERE name='articles'"),
     sql("row of the vector segment gone", &[V4, V15], SEGMENTS, "no vector segment", "DELETE FROM segments WHERE id={VECTOR}"),
     sql("two metadata segments", &[V6], SEGMENTS, "2 metadata segments", "INSERT INTO segments SELECT {NEW}, type, scope, collection FROM segments WHERE id={METADATA}"),
-    sql("two vector segments", &[V15], SEGMENTS, "2 vector segments", "INSERT INTO segments SELECT {NEW}, type, scope, collection FROM segments WHERE id={VECTOR}"),
+    // Which of the two is taken is drawn by lot at each start.
+    sql("two vector segments", &[V15], SEGMENTS, "2 vector segments", "INSERT INTO segments SELECT {NEW}, type, scope, collection FROM segments WHERE id={VECTOR}").by_chance(),
     sql("segment of an unknown kind", &[V15], SEGMENTS, "kind", "UPDATE segments SET type='urn:chroma:segment/vector/banana' WHERE id={VECTOR}"),
     sql("segment of an unknown scope", &[V11], SEGMENTS, "no vector segment", "UPDATE segments SET scope='BANANA' WHERE id={VECTOR}"),
     sql("row of the metadata segment gone", &[V15], &["collection_without_segments", "orphan_rows"], "86 records", "DELETE FROM segments WHERE id={METADATA}"),
