@@ -355,8 +355,10 @@ impl Asking<'_> {
         }
         let reason = self.reason.take().unwrap_or_default();
         self.reason = Some(format!(
-            "{reason}; {} rows were found in every index, {} were too large to be read in a moment",
-            seen.rows, seen.skipped
+            "{reason}; {} {} rows were found in every index, {} were too large to be read in a moment",
+            if seen.complete { "all" } else { "the first" },
+            seen.rows,
+            seen.skipped
         ));
         Err(aborted)
     }
