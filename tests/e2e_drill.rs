@@ -33,9 +33,9 @@ use chroma_exporter::{
     findings::{Code, Severity},
 };
 use hook::Hook;
-use prometheus::{Prometheus, fetch, free_port};
+use prometheus::{Prometheus, fetch};
 use serde_json::Value;
-use support::{Exporter, SOON, fixture, get, wait_for};
+use support::{Exporter, SOON, fixture, free_port, get, wait_for};
 use tmpfs::Tmpfs;
 
 /// A target that nobody answers at.

@@ -4,13 +4,13 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use super::support::{SOON, signal, wait_for};
+use super::support::{SOON, free_port, signal, wait_for};
 
 /// The Python of the environment that holds this release of chromadb; made by `tests/venv`.
 pub fn python(version: &str) -> PathBuf {
@@ -19,11 +19,6 @@ pub fn python(version: &str) -> PathBuf {
     let python = venvs.join(version).join("bin/python");
     assert!(python.exists(), "{} is missing: run tests/venv {version}", python.display());
     python
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
 }
 
 /// A running `chroma run`; killed when dropped.

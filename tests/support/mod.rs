@@ -7,10 +7,13 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -190,6 +193,25 @@ pub fn binary() -> &'static str {
 pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> std::process::Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().expect("binary runs")
 }
+
+/// A free port for a program that cannot choose one itself, which no test beside this one gets. It is below those that the
+/// kernel gives to clients: one that asks a port of theirs, before anybody listens there, may be connected to itself.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes that run side by side have numbers side by side.
+    let first = std::process::id().wrapping_mul(61);
+    for _ in 0..PORTS {
+        let port = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS + PORT_FIRST;
+        let port = u16::try_from(port).expect("a port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
+
+const PORT_FIRST: u32 = 20_000;
+const PORTS: u32 = 12_000;
 
 /// Sends a signal to any process.
 pub fn signal(pid: u32, name: &str) {

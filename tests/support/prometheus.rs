@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::support::{self, SOON, wait_for};
+use super::support::{self, SOON, free_port, wait_for};
 
 /// Killed when dropped.
 pub struct Prometheus {
@@ -111,11 +111,6 @@ impl Drop for Prometheus {
         drop(self.child.kill());
         drop(self.child.wait());
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address").port()
 }
 
 /// Status and body of a GET; `None` while nobody listens. HTTP/1.0, so that the body comes in one piece.
