@@ -36,9 +36,8 @@ impl Prompt {
         Self { before, short, _here: std::marker::PhantomData }
     }
 
-    /// Whether it comes before all others.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
+    #[cfg(test)]
+    fn is_first(&self) -> bool {
         self.before.is_some()
     }
 }

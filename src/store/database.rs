@@ -149,11 +149,10 @@ impl Database {
     /// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
     fn nothing_odd_beside(&self) -> Result<(), QueryError> {
         for suffix in ["-journal", "-wal", "-shm"] {
-            let mut name = self.path.clone().into_os_string();
-            name.push(suffix);
-            match std::fs::metadata(&name) {
+            let path = beside(&self.path, suffix);
+            match std::fs::metadata(&path) {
                 Ok(meta) if !meta.is_file() => {
-                    let words = format!("{} is {}", name.display(), kind_of(&meta));
+                    let words = format!("{} is {}", path.display(), kind_of(&meta));
                     return Err(QueryError::File(io::Error::other(words)));
                 }
                 _ => {}
@@ -275,6 +274,14 @@ pub(crate) fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Res
         }
     }
     Ok(filled)
+}
+
+/// The path of a file that belongs to the database.
+#[must_use]
+pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// What stands in the place of a regular file, in words.

@@ -320,9 +320,9 @@ fn keep<'scope>(
     thread("journals").spawn_scoped(scope, run)
 }
 
-/// Starts the threads that open journals, and waits until they watch. Where they may come before everybody else there is one
-/// on each processor, so that the writer has to wait for the one on its own whenever a journal comes or goes: it cannot be
-/// faster than that, also when the other processors are busy with something else, or the host has taken them away.
+/// Starts the threads that open journals, one on each processor, and waits until they watch. Where they may come before
+/// everybody else, the writer has to wait for the one on its own whenever a journal comes or goes: it cannot be faster than
+/// that, also when the other processors are busy with something else, or the host has taken them away.
 fn watch<'scope>(
     scope: &'scope Scope<'scope, '_>,
     catcher: &'scope Catcher<'_>,
@@ -429,7 +429,7 @@ fn vouch(
     let hold = options.lock_hold_max;
     let limits = Limits { hold, hold_unwaited: hold, stop: options.stop };
     let began = clock::ticks();
-    let _haste = Prompt::new();
+    let _prompt = Prompt::new();
     let mut hot = 0;
     loop {
         let timed = connection.within(&limits, |connection| {
@@ -461,7 +461,7 @@ fn locked<T>(
     mut work: impl FnMut(&SharedLock<'_>) -> Result<Option<T>, ViewError>,
 ) -> Result<T, ViewError> {
     let began = clock::ticks();
-    let _haste = Prompt::new();
+    let _prompt = Prompt::new();
     loop {
         // What comes after a wait has a slice of the processor before it, and is rarely put aside while it holds the lock.
         std::thread::yield_now();

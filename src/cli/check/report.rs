@@ -56,10 +56,6 @@ mod tests {
         sample::{CheckState, Observation},
     };
 
-    fn store(name: &str, path: &str) -> Store {
-        Store::new(name, path)
-    }
-
     fn look(codes: &[Code], checks: &[CheckState], failed: bool) -> Look {
         let observation = Observation {
             findings: codes
@@ -94,9 +90,9 @@ mod tests {
             (&[Warning], &[Busy], true, true, Status::Warning),
         ] {
             let mut report = Report::default();
-            report.add_store(&store("a", "/a"), &[look(codes, checks, failed)], deep);
+            report.add_store(&Store::new("a", "/a"), &[look(codes, checks, failed)], deep);
             assert_eq!(report.status, want, "{codes:?} {checks:?} {failed} {deep}");
-            report.add_store(&store("b", "/b"), &[], deep);
+            report.add_store(&Store::new("b", "/b"), &[], deep);
             assert_eq!(report.status, want, "a healthy store hides nothing");
         }
         let mut report = Report::default();
@@ -111,7 +107,7 @@ mod tests {
     fn programs_get_one_document() {
         let mut report = Report::default();
         report.add_store(
-            &store("docs", "/srv/docs"),
+            &Store::new("docs", "/srv/docs"),
             &[look(&[Code::HotJournal], &[CheckState::Busy], true)],
             true,
         );
@@ -146,7 +142,7 @@ mod tests {
         failed.observation.problems.push(CollectError::Other(nasty.to_owned()));
         failed.observation.findings.push(Finding::new(Code::PermissionDrift, nasty, nasty));
         let mut report = Report::default();
-        report.add_store(&store("docs", &format!("/srv/{nasty}")), &[failed], true);
+        report.add_store(&Store::new("docs", format!("/srv/{nasty}")), &[failed], true);
         report.add_problem(&CollectError::Other(nasty.to_owned()));
         for text in [report.text(Style::default()), report.json()] {
             assert!(

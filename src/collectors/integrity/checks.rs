@@ -494,7 +494,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{BackupPolicy, Config, PermissionPolicy, Store},
+        config::{Config, Store},
         findings::Code,
         host::Host,
     };
@@ -521,16 +521,7 @@ mod tests {
             assert_eq!(line, "ready\n");
             let mut config = Config::default();
             config.collect.check_deadline = Duration::from_millis(patience_ms);
-            let store = Store {
-                name: "main".into(),
-                path: dir.path().into(),
-                seen_path: dir.path().into(),
-                backups: BackupPolicy::daily(Vec::new()),
-                permissions: PermissionPolicy::default(),
-                logs: Vec::new(),
-                server: None,
-                chroma_version: None,
-            };
+            let store = Store::new("main", dir.path());
             let config = Arc::new(config);
             let context = Context::new(&config, &Arc::new(store), &Arc::new(Host::new(&config)));
             let stop = AtomicBool::new(false);

@@ -142,27 +142,9 @@ pub(super) fn device(context: &Context) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::{BackupPolicy, Config, PermissionPolicy, Store},
-        host::Host,
-    };
+    use crate::collectors::testing::context;
 
     const SOON: Duration = Duration::from_secs(30);
-
-    fn context(dir: &std::path::Path) -> Context {
-        let config = Arc::new(Config::default());
-        let store = Arc::new(Store {
-            name: "main".into(),
-            path: dir.into(),
-            seen_path: dir.into(),
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        });
-        Context::new(&config, &store, &Arc::new(Host::new(&config)))
-    }
 
     fn wait_end(job: &Job) {
         let began = clock::ticks();

@@ -13,7 +13,7 @@ use super::remains::Remains;
 use crate::{
     collectors::CollectError,
     format::{journal, sqlite},
-    store::database::{Database, Stamp, kind_of, open_bytes, read_up_to},
+    store::database::{Database, Stamp, beside, kind_of, open_bytes, read_up_to},
 };
 
 /// What `stat` says of the files of a database. Equal stamps mean that nothing was written in between, to the
@@ -239,13 +239,6 @@ fn find_page_one(
         (None, journal::Walked::All) => PageOne::Absent,
         (None, _) => PageOne::Unknown,
     })
-}
-
-/// The path of a file that belongs to the database.
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn absent(error: &io::Error) -> bool {

@@ -6,7 +6,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{BackupPolicy, Collect, Config, PermissionPolicy, Store},
+    config::{Collect, Config, Store},
     host::Host,
 };
 
@@ -38,16 +38,7 @@ impl Scene {
         let state_dir = Some(self.scratch.path().join("state"));
         let config = Arc::new(Config { collect, state_dir, ..Config::default() });
         let dir = self.scratch.path().join("store");
-        let store = Arc::new(Store {
-            name: "main".into(),
-            path: dir.clone(),
-            seen_path: dir,
-            backups: BackupPolicy::daily(Vec::new()),
-            permissions: PermissionPolicy::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        });
+        let store = Arc::new(Store::new("main", dir));
         Integrity::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
     }
 

@@ -208,10 +208,6 @@ mod tests {
         sample::Observation,
     };
 
-    fn store(name: &str, path: &str) -> Store {
-        Store::new(name, path)
-    }
-
     fn look(collector: CollectorName, findings: Vec<Finding>) -> Look {
         Look { collector, observation: Observation { findings, ..Observation::default() } }
     }
@@ -219,14 +215,14 @@ mod tests {
     /// One of everything that can stand in a report.
     fn report() -> Report {
         let mut report = Report::default();
-        report.add_store(&store("wiki", "/srv/wiki"), &[], true);
+        report.add_store(&Store::new("wiki", "/srv/wiki"), &[], true);
         let info = Finding::new(
             Code::BackupSameDisk,
             "",
             "/srv/b.tar.gz lies on the filesystem of the store",
         );
         report.add_store(
-            &store("notes", "/srv/notes"),
+            &Store::new("notes", "/srv/notes"),
             &[look(CollectorName::Backups, vec![info.clone()])],
             true,
         );
@@ -261,7 +257,7 @@ mod tests {
             look(CollectorName::Processes, vec![replaced.with_remedy(command)]),
             look(CollectorName::Backups, vec![info]),
         ];
-        report.add_store(&store("docs", "/srv/my docs"), &looks, true);
+        report.add_store(&Store::new("docs", "/srv/my docs"), &looks, true);
         report
     }
 

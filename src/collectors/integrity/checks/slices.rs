@@ -57,9 +57,10 @@ pub(super) fn walk(
     };
     let file = walk.connection.stamp().map_err(QueryError::File)?.id;
     let tables = walk.ask(tables)?;
-    let ends = tables.iter().map(|table| walk.table(table));
-    let complete = ends.collect::<Result<Vec<bool>, _>>()?.into_iter().all(|end| end);
-    walk.seen.complete = complete;
+    walk.seen.complete = true;
+    for table in &tables {
+        walk.seen.complete &= walk.table(table)?;
+    }
     let same = database.stamp().is_ok_and(|stamp| stamp.id == file);
     if same { Ok(walk.seen) } else { Err(QueryError::Replaced) }
 }
