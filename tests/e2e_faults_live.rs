@@ -157,32 +157,39 @@ fn python(release: &str, code: &str, words: &[&Path]) -> Child {
 const WRITER: &str = "
 import sys, chromadb
 c = chromadb.PersistentClient(sys.argv[1]).get_collection('articles')
-print('ready', flush=True)
 n = 0
 while True:
     n += 1
-    c.add(ids=[f'{n}-{i}' for i in range(400)], embeddings=[[0.5] * 7 + [float(i)] for i in range(400)], documents=[f'text {n} {i} ' * 40 for i in range(400)])
+    c.add(ids=[f'{n}-{i}' for i in range(4000)], embeddings=[[0.5] * 7 + [float(i)] for i in range(4000)], documents=[f'text {n} {i} ' * 40 for i in range(4000)])
 ";
 
-/// Kills a writer until it leaves a transaction behind.
+/// Kills a writer in the middle of a transaction. It is stopped as soon as its journal is seen to be hot, and killed only when
+/// that is still so once it stands still: whether a bare kill hits that moment is chance, and slow machines never have it.
 fn kill_in_a_transaction(scene: &mut Scene) {
     let journal = scene.dir.join("chroma.sqlite3-journal");
-    let whole = scene.scratch.path().join("whole");
-    support::copy_tree(&scene.dir, &whole);
-    for round in 0_u64..60 {
-        let mut writer = Kill(python("1.5.9", WRITER, &[&scene.dir]));
-        let mut line = String::new();
-        BufReader::new(writer.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        std::thread::sleep(Duration::from_millis(40 + 13 * round));
-        drop(writer);
-        // Hot when its header was synced: SQLite writes that before it touches the database.
-        if fs::read(&journal).is_ok_and(|bytes| bytes.starts_with(&[0xd9, 0xd5, 0x05, 0xf9])) {
-            return;
+    // SQLite writes these bytes, synced, before it touches the database.
+    let hot = || fs::read(&journal).is_ok_and(|bytes| bytes.starts_with(&[0xd9, 0xd5, 0x05, 0xf9]));
+    let writer = Kill(python("1.5.9", WRITER, &[&scene.dir]));
+    let pid = writer.0.id();
+    // Each thread: one that is still in a system call can yet take the journal away.
+    let stands_still = || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('T')
+        })
+    };
+    let began = support::now();
+    loop {
+        assert!(began.elapsed() < 2 * SOON, "no moment with a hot journal was met");
+        if hot() {
+            support::signal(pid, "STOP");
+            wait_for("the writer stands still", SOON, || stands_still().then_some(()));
+            if hot() {
+                return drop(writer);
+            }
+            support::signal(pid, "CONT");
         }
-        fs::remove_dir_all(&scene.dir).unwrap();
-        support::copy_tree(&whole, &scene.dir);
     }
-    panic!("no kill left a hot journal");
 }
 
 /// Moves the store to a small filesystem of its own.
