@@ -61,10 +61,12 @@ struct Cost {
 type Way = (&'static str, fn(&Path));
 
 /// The first two are what the others are measured by.
-const WAYS: [Way; 7] = [
+const WAYS: [Way; 9] = [
     ("sqlite3 shell, quick_check", |path| shell(path)),
     ("bundled, integrity_check", |path| bundled(path, "integrity_check")),
     ("bundled, quick_check", |path| bundled(path, "quick_check")),
+    ("ours, trees alone", |path| trees(path, false)),
+    ("ours, trees and index entries", |path| trees(path, true)),
     ("ours, quick, in the file", |path| in_file(path, "quick_check")),
     ("ours, full, in the file", |path| in_file(path, "integrity_check")),
     ("ours, quick, with the copy", |path| on_copy(path, "quick_check")),
@@ -86,6 +88,14 @@ fn bundled(path: &Path, pragma: &str) {
     let said: String =
         connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0)).expect("answer");
     assert_eq!(said, "ok");
+}
+
+fn trees(path: &Path, entries: bool) {
+    let database = Database::new(path.to_owned());
+    let mut lane = database.connect().expect("connection");
+    let stop = AtomicBool::new(false);
+    let known = pages::trees_alone(&mut lane, entries, &limits(&stop)).result.expect("an answer");
+    assert!(known, "SQLite would have to be asked");
 }
 
 fn in_file(path: &Path, pragma: &str) {

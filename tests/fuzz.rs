@@ -25,12 +25,15 @@ use chroma_exporter::{
     format::{
         access::AccessList,
         accounts::Accounts,
-        api, archive, backup_name, config as rows, duration,
+        api, archive, backup_name,
+        btree::{Geometry, Page, Trunk},
+        config as rows, duration,
         hnsw::{HEADER_LEN, Header, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
         journal::{self, JournalHeader, Start},
         log::Scanner,
         pickle, proc, python,
         queue::Row,
+        record::{Fields, Value},
         schema::{self, Applied, Dir, Family, Schema},
         sqlite::SqliteHeader,
         tar::{self, Block},
@@ -63,6 +66,7 @@ fn bytes_targets() -> Vec<Target> {
                 seen((header.pages(), header.stated_bytes(), header.free_bytes()));
             }
         }),
+        of("b-tree pages", files("chroma.sqlite3"), read_trees),
         of("journal", heads("chroma.sqlite3-journal", 20_000), walk_journal),
         of("hnsw header", files("header.bin"), |bytes| seen(Header::parse(bytes))),
         of("hnsw elements", behind_header("data_level0.bin"), walk_elements),
@@ -425,6 +429,24 @@ fn read_pickle(bytes: &[u8]) {
     let found = pickle::read(bytes, pickle::Limits::default(), &mut |_, _| pairs += 1);
     if let Ok(found) = found {
         assert!(found.ids <= pairs && found.bytes <= bytes.len() as u64);
+    }
+}
+
+fn read_trees(bytes: &[u8]) {
+    let geometry = Geometry { page_bytes: 4096, usable: 4096 };
+    let (mut extents, mut fields) = (Vec::new(), Fields::default());
+    for (number, bytes) in (1..).zip(bytes.chunks(geometry.page_bytes)) {
+        seen(Trunk::parse(bytes, geometry).map(|trunk| trunk.leaves().count()));
+        let Ok(page) = Page::parse(bytes, number, geometry, &mut extents) else { continue };
+        for nth in 0..page.cells {
+            let cell = page.cell(nth).unwrap();
+            assert!(cell.local.len() <= cell.payload_bytes);
+            let read = fields.read(cell.local, cell.payload_bytes);
+            for nth in 0..if read == Ok(true) { fields.len() } else { 0 } {
+                let value = fields.value(cell.local, nth);
+                seen(value.map(|value| value.map(|value| value.compare(&Value::Null))));
+            }
+        }
     }
 }
 

@@ -27,6 +27,19 @@ pub(crate) fn path_hash(path: &[u8]) -> u64 {
     mix(mix(mix(hash, u64::from_le_bytes(last)), 0), 0)
 }
 
+/// The two halves of the product, one laid over the other: every bit of both factors reaches every bit. For sums over very
+/// many, which nobody keeps.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "each half on its own")]
+pub(super) fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Arbitrary odd numbers with half of their bits set: the first digits of π, e, √2 and √3 behind the point.
+pub(super) const SEEDS: [u64; 4] =
+    [0x243f_6a88_85a3_08d3, 0xb7e1_5162_8aed_2a6b, 0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -226,6 +226,16 @@ impl ReadConnection<'_> {
         guard::within(self.connection(), self.plain(), limits, work)
     }
 
+    /// The same for work that also reads the file as bytes; these stay as they are as long as the transaction has its lock.
+    pub(crate) fn within_file<T>(
+        &mut self,
+        limits: &Limits<'_>,
+        work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
+    ) -> Timed<T> {
+        let plain = self.plain();
+        guard::within(self.connection(), plain, limits, |connection| work(connection, plain))
+    }
+
     /// The connection, to be set up; statements go through [`Self::within`].
     pub(crate) fn connection_mut(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("set by connect, only drop takes it")

@@ -96,13 +96,13 @@ impl CopyConnection<'_> {
         self.connection
     }
 
-    /// Runs `work` within `limits`. It locks nobody out.
-    pub fn within<T>(
+    /// Runs `work` within `limits`, on the connection and the bytes of the copy. It locks nobody out.
+    pub fn within_file<T>(
         &mut self,
         limits: &Limits<'_>,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
     ) -> Timed<T> {
-        run_within(self.connection, self.file, limits, work)
+        run_within(self.connection, self.file, limits, |connection| work(connection, self.file))
     }
 }
 

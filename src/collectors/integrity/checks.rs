@@ -8,6 +8,7 @@ mod fulltext;
 pub mod pages;
 mod schema;
 mod slices;
+mod trees;
 
 use std::{
     path::PathBuf,

@@ -1,5 +1,7 @@
 //! A sum over positions that does not depend on their order.
 
+use crate::format::hash::{SEEDS, fold};
+
 /// How many positions there are, and a sum over a hash of each (row, position, term).
 ///
 /// Two sets of positions that differ have the same sum by chance only, one in 2^64. FTS5's own check compares a sum that
@@ -36,15 +38,3 @@ impl Sum {
         self.hash = self.hash.wrapping_add(fold(row.0, term ^ SEEDS[3]));
     }
 }
-
-/// The two halves of the product, one laid over the other: every bit of both factors reaches every bit.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "each half on its own")]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
-
-/// Arbitrary odd numbers with half of their bits set: the first digits of π, e, √2 and √3 behind the point.
-const SEEDS: [u64; 4] =
-    [0x243f_6a88_85a3_08d3, 0xb7e1_5162_8aed_2a6b, 0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b];

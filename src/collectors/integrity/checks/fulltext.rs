@@ -4,9 +4,12 @@
 
 use rusqlite::{Connection, Rows, types::ValueRef};
 
-use crate::format::fts5::{
-    self, Declaration, FORMAT_VERSION, Odd, STRUCTURE_ID, Segment, Source, Split, Structure, Sum,
-    TOTALS_ID, Totals,
+use crate::format::{
+    fts5::{
+        self, Declaration, FORMAT_VERSION, STRUCTURE_ID, Segment, Source, Split, Structure, Sum,
+        TOTALS_ID, Totals,
+    },
+    odd::Odd,
 };
 
 /// Why it cannot be said that the full text is whole.
@@ -18,15 +21,30 @@ pub(super) enum Doubt {
     Query(#[from] rusqlite::Error),
 }
 
-/// The full-text table of a database, when it has one virtual table, of a form that is known.
-pub(super) fn table(connection: &Connection) -> rusqlite::Result<Option<Declaration>> {
+/// What a database has of virtual tables.
+#[derive(Debug)]
+pub(super) enum Text {
+    /// None.
+    Nothing,
+    /// One, of a form that is known.
+    Known(Declaration),
+    /// Others, or more than one.
+    Other,
+}
+
+/// Looks for virtual tables.
+pub(super) fn table(connection: &Connection) -> rusqlite::Result<Text> {
     let mut statement = connection.prepare(
         "SELECT sql FROM sqlite_schema WHERE type='table' AND sql LIKE '%virtual%' LIMIT 2",
     )?;
     let sql = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
     let encoding: String = connection.query_row("PRAGMA encoding", [], |row| row.get(0))?;
-    let [sql] = sql.as_slice() else { return Ok(None) };
-    Ok(Declaration::parse(sql).filter(|_| encoding == "UTF-8"))
+    let known = match sql.as_slice() {
+        [] => return Ok(Text::Nothing),
+        [sql] if encoding == "UTF-8" => Declaration::parse(sql),
+        _ => None,
+    };
+    Ok(known.map_or(Text::Other, Text::Known))
 }
 
 /// Everything that the documents say, and the small records: totals, sizes, version.

@@ -1,0 +1,233 @@
+//! Records: section 2.1 of <https://www.sqlite.org/fileformat2.html>. What a table or an index holds for one row.
+
+use std::cmp::Ordering;
+
+use twox_hash::XxHash3_64;
+
+use super::{
+    hash::{SEEDS, fold},
+    odd::{Odd, varint},
+};
+
+/// A value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value<'a> {
+    /// Also of a row id that is a column.
+    Null,
+    /// A whole number.
+    Integer(i64),
+    /// Never NaN.
+    Real(f64),
+    /// Bytes that are meant as UTF-8.
+    Text(&'a [u8]),
+    /// Bytes.
+    Blob(&'a [u8]),
+}
+
+/// Where the values of a record stand in it. Made once and used for one record after the other.
+#[derive(Debug, Clone, Default)]
+pub struct Fields {
+    fields: Vec<Field>,
+    header_len: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    serial_type: u64,
+    start: usize,
+    len: usize,
+}
+
+impl Fields {
+    /// Reads the header of a record of `len` bytes, of which `bytes` are the first. `Ok(false)` when these are too few.
+    pub fn read(&mut self, bytes: &[u8], len: usize) -> Result<bool, Odd> {
+        self.fields.clear();
+        let mut at = 0;
+        let header_len = varint(bytes, &mut at)?;
+        self.header_len = usize::try_from(header_len)
+            .ok()
+            .filter(|header| (at..=len).contains(header))
+            .ok_or(Odd("a record with a header of no length"))?;
+        let Some(header) = bytes.get(..self.header_len) else { return Ok(false) };
+        let mut start = self.header_len;
+        while at < header.len() {
+            let serial_type = varint(header, &mut at)?;
+            let len = match serial_type {
+                0 | 8 | 9 => 0,
+                1..=4 => serial_type,
+                5 => 6,
+                6 | 7 => 8,
+                10 | 11 => return Err(Odd("a value of no type")),
+                _ => (serial_type - 12) / 2,
+            };
+            let len = usize::try_from(len).map_err(|_| Odd("a value that is too long"))?;
+            self.fields.push(Field { serial_type, start, len });
+            start = start.checked_add(len).ok_or(Odd("a value that is too long"))?;
+        }
+        if start == len { Ok(true) } else { Err(Odd("a record of another length")) }
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Whether the value `nth` is NULL; `None` when the record has no such value.
+    #[must_use]
+    pub fn is_null(&self, nth: usize) -> Option<bool> {
+        self.fields.get(nth).map(|field| field.serial_type == 0)
+    }
+
+    /// Whether the value `nth` is a text; `None` when the record has no such value.
+    #[must_use]
+    pub fn is_text(&self, nth: usize) -> Option<bool> {
+        self.fields.get(nth).map(|field| field.serial_type >= 13 && field.serial_type % 2 == 1)
+    }
+
+    /// Whether the value `nth` is a number; `None` when the record has no such value.
+    #[must_use]
+    pub fn is_number(&self, nth: usize) -> Option<bool> {
+        self.fields.get(nth).map(|field| (1..=9).contains(&field.serial_type))
+    }
+
+    /// Bytes from the beginning of the record to the end of the value `nth`, 0 when it has no such value.
+    #[must_use]
+    pub fn end(&self, nth: usize) -> usize {
+        self.fields.get(nth).map_or(0, |field| field.start + field.len)
+    }
+
+    /// The value `nth` of `record`, which must be the one that was read; `None` when it has no such value.
+    pub fn value<'a>(&self, record: &'a [u8], nth: usize) -> Result<Option<Value<'a>>, Odd> {
+        let Some(field) = self.fields.get(nth) else { return Ok(None) };
+        let bytes = record
+            .get(field.start..field.start + field.len)
+            .ok_or(Odd("a value beyond its record"))?;
+        Ok(Some(match field.serial_type {
+            0 => Value::Null,
+            1..=6 => Value::Integer(integer(bytes)),
+            7 => match f64::from_bits(integer(bytes).cast_unsigned()) {
+                real if real.is_nan() => return Err(Odd("a number that is none")),
+                real => Value::Real(real),
+            },
+            8 => Value::Integer(0),
+            9 => Value::Integer(1),
+            other if other % 2 == 0 => Value::Blob(bytes),
+            _ => Value::Text(bytes),
+        }))
+    }
+}
+
+/// A number of up to eight bytes, big-endian, with a sign.
+fn integer(bytes: &[u8]) -> i64 {
+    let first = bytes.first().map_or(0, |byte| i64::from(byte.cast_signed()));
+    bytes.iter().skip(1).fold(first, |number, byte| number << 8 | i64::from(*byte))
+}
+
+impl Value<'_> {
+    /// The order of the collation BINARY.
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Integer(a), Self::Integer(b)) => a.cmp(b),
+            (Self::Real(a), Self::Real(b)) => compare_reals(*a, *b),
+            (Self::Integer(a), Self::Real(b)) => compare_numbers(*a, *b),
+            (Self::Real(a), Self::Integer(b)) => compare_numbers(*b, *a).reverse(),
+            (Self::Text(a), Self::Text(b)) | (Self::Blob(a), Self::Blob(b)) => a.cmp(b),
+            _ => self.class().cmp(&other.class()),
+        }
+    }
+
+    const fn class(&self) -> u8 {
+        match self {
+            Self::Null => 0,
+            Self::Integer(_) | Self::Real(_) => 1,
+            Self::Text(_) => 2,
+            Self::Blob(_) => 3,
+        }
+    }
+
+    /// A column of reals stores whole numbers as integers where that is shorter.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "only whole numbers far from the ends")]
+    pub fn as_in_column_of_reals(self) -> Self {
+        match self {
+            Self::Real(real) if real.fract() == 0.0 && real.abs() < WHOLE_MAX => {
+                Self::Integer(real as i64)
+            }
+            other => other,
+        }
+    }
+}
+
+/// An integer and a real, exactly.
+#[expect(clippy::cast_possible_truncation, reason = "within the range that was asked for")]
+fn compare_numbers(integer: i64, real: f64) -> Ordering {
+    if real < -TWO_TO_63 {
+        Ordering::Greater
+    } else if real >= TWO_TO_63 {
+        Ordering::Less
+    } else {
+        let whole = integer.cmp(&(real.trunc() as i64));
+        whole.then_with(|| compare_reals(0.0, real.fract()))
+    }
+}
+
+/// Neither is NaN.
+fn compare_reals(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or(Ordering::Equal)
+}
+
+const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
+/// All whole numbers below are exact (2^52).
+const WHOLE_MAX: f64 = 4_503_599_627_370_496.0;
+
+/// How many entries there are, and a sum over a hash of each, which does not depend on their order. Two sets of entries that
+/// differ have the same sum by chance only, one in 2^64.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// How many.
+    pub count: u64,
+    hash: u64,
+}
+
+impl Entries {
+    /// Takes in one more.
+    #[inline]
+    pub fn add(&mut self, entry: Entry) {
+        self.count += 1;
+        self.hash = self.hash.wrapping_add(entry.0);
+    }
+}
+
+/// The hash of one entry: its values in their order.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry(u64);
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self(SEEDS[0])
+    }
+}
+
+impl Entry {
+    /// The same with one value more.
+    #[must_use]
+    #[inline]
+    pub fn with(self, value: &Value<'_>) -> Self {
+        let (class, word) = match value {
+            Value::Null => (0, 0),
+            Value::Integer(integer) => (1, integer.cast_unsigned()),
+            Value::Real(real) => (2, real.to_bits()),
+            Value::Text(bytes) => (3, XxHash3_64::oneshot(bytes)),
+            Value::Blob(bytes) => (4, XxHash3_64::oneshot(bytes)),
+        };
+        Self(fold(fold(self.0 ^ word, SEEDS[1]) ^ class, SEEDS[2]))
+    }
+}
