@@ -169,7 +169,7 @@ impl Contents {
         let mut faults = catalogue.findings();
         if !faults.is_empty() {
             // A collection that is being made looks like one that lacks something.
-            std::thread::sleep(CONFIRM_PAUSE);
+            super::pause(CONFIRM_PAUSE);
             // The pause is none of the reading's time: it would use up all of it, and nothing would ever be said.
             asker.slices_for(budget);
             let Some(again) = Catalogue::read(asker)? else { return Ok(()) };

@@ -535,7 +535,7 @@ impl Collector for Segments {
                 }
                 return out;
             }
-            std::thread::sleep(settle_time(&self.context));
+            super::pause(settle_time(&self.context));
         }
     }
 }
