@@ -49,16 +49,20 @@ mod tests {
 
     #[test]
     fn this_process_is_what_the_kernel_says() {
-        let usage = OwnProcess::new().unwrap().read().unwrap();
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let kib = |key: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-            line.trim().trim_end_matches(" kB").parse().unwrap()
-        };
-        // Other tests of this binary run meanwhile, so sizes are near, not equal.
+        // Other tests of this binary run meanwhile, so sizes are near, not equal; and one may take or give much just now.
         let near = |a: u64, b: u64| a.abs_diff(b) <= a.max(b) / 2;
-        assert!(near(usage.resident_bytes, kib("VmRSS:") * 1024), "{usage:?}");
-        assert!(near(usage.virtual_bytes, kib("VmSize:") * 1024), "{usage:?}");
+        let look = || {
+            let usage = OwnProcess::new().unwrap().read().unwrap();
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let bytes = |key: &str| -> u64 {
+                let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+                line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+            };
+            let fits = near(usage.resident_bytes, bytes("VmRSS:"))
+                && near(usage.virtual_bytes, bytes("VmSize:"));
+            fits.then_some(usage)
+        };
+        let usage = (0..20).find_map(|_| look()).expect("what the kernel says");
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         assert_eq!(usage.max_fds, limit);
         assert!(usage.open_fds.unwrap() >= 3, "{usage:?}");

@@ -394,7 +394,11 @@ mod tests {
     use std::{path::Path, sync::Arc, time::Duration};
 
     use super::*;
-    use crate::{collectors::Turn, config::Collect, store::database::Database, watch::Wake};
+    use crate::{
+        collectors::{Turn, testing::patient},
+        store::database::Database,
+        watch::Wake,
+    };
 
     fn copy(to: &Path) -> Database {
         let from = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -436,7 +440,7 @@ mod tests {
         let database = copy(dir.path());
         let change = "UPDATE embedding_metadata SET string_value='x' WHERE key='chroma:document' AND id IN (2, 130)";
         Connection::open(database.path()).unwrap().execute_batch(change).unwrap();
-        let (turn, collect) = (turn(), Collect::default());
+        let (turn, collect) = (turn(), patient());
         let mut connection = database.connect().unwrap();
         let mut asker = Asker::new(&mut connection, &turn, &collect);
         asker.slices_for(Duration::from_mins(1));

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    collectors::testing::{context, copy_fixture},
+    collectors::testing::{context, copy_fixture, patient},
     config::Config,
     format::{hnsw::LabelProblems, pickle},
     host::Host,
@@ -263,7 +263,7 @@ fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
     drop(first);
     let start = || {
         let state_dir = Some(dir.path().join("state"));
-        let config = Arc::new(Config { state_dir, ..Config::default() });
+        let config = Arc::new(Config { state_dir, collect: patient(), ..Config::default() });
         let host = Arc::new(Host::new(&config));
         let context = Context::new(&config, &context.store, &host);
         (Segments::new(&context), context)

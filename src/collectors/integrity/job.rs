@@ -167,10 +167,16 @@ mod tests {
         let now = Timestamp::from_secs(1_795_000_000);
         let kept = Arc::default();
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
+        let began = clock::ticks();
+        let waits = || {
+            let standing = context.progress(CollectorName::Integrity).standing();
+            standing.is_some_and(|s| (s.task, s.phase.as_str()) == ("quick", "waiting"))
+        };
+        while !waits() {
+            assert!(began.elapsed() < SOON, "it does not say that it waits");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         assert!(!job.is_finished(), "it is another's turn");
-        let standing = context.progress(CollectorName::Integrity).standing().unwrap();
-        assert_eq!((standing.task, standing.phase.as_str()), ("quick", "waiting"));
         // What reads no whole file waits for nobody.
         let light = Job::start(vec![Check::Schema], None, &context, order(now), &kept).unwrap();
         assert!(!light.is_dear() && job.is_dear());

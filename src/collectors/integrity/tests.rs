@@ -6,6 +6,7 @@ use std::{
 
 use super::*;
 use crate::{
+    collectors::testing::patient,
     config::{Collect, Config, Store},
     host::Host,
 };
@@ -31,7 +32,7 @@ impl Scene {
 
     /// The collector of a program that has just started. The one before must be gone: it holds the state directory.
     fn start(&self) -> Integrity {
-        self.start_with(Collect::default())
+        self.start_with(patient())
     }
 
     fn start_with(&self, collect: Collect) -> Integrity {
@@ -135,27 +136,32 @@ fn clocks_that_jump_bring_checks_forward_once() {
 
 #[test]
 fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
-    let scene = Scene::new();
-    let mut collector = scene.start();
-    let host = Arc::clone(&collector.context.host);
-    let go = AtomicBool::new(false);
-    let others_turn = host.turns.take(job::device(&collector.context), &go).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
-    let (seen, took) = std::thread::scope(|scope| {
-        let work = scope.spawn(|| {
-            let began = clock::ticks();
-            (collector.collect(&turn), began.elapsed())
+    let mut seen = Vec::new();
+    for millis in [300, 3_000, 30_000] {
+        let scene = Scene::new();
+        let mut collector = scene.start();
+        let host = Arc::clone(&collector.context.host);
+        let go = AtomicBool::new(false);
+        let others_turn = host.turns.take(job::device(&collector.context), &go).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
+        seen = std::thread::scope(|scope| {
+            let work = scope.spawn(|| collector.collect(&turn).checks);
+            std::thread::sleep(Duration::from_millis(millis));
+            assert!(!work.is_finished(), "a deep turn is patient");
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            // It is another's turn until here: to end at all is to heed the word.
+            work.join().unwrap()
         });
-        std::thread::sleep(Duration::from_millis(300));
-        assert!(!work.is_finished(), "a deep turn is patient");
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        work.join().unwrap()
-    });
-    drop(others_turn);
-    assert!(took < Duration::from_secs(10), "{took:?}");
-    let state = |check| seen.checks.iter().find(|(name, _)| *name == check).unwrap().1;
-    assert_eq!((state("schema"), state("quick")), (CheckState::Ok, CheckState::Unknown));
+        drop(others_turn);
+        let state = |check| seen.iter().find(|(name, _)| *name == check).unwrap().1;
+        assert_eq!(state("quick"), CheckState::Unknown);
+        // What waits for nobody has ended, unless the machine stood still just then.
+        if state("schema") == CheckState::Ok {
+            return;
+        }
+    }
+    panic!("the schema is not looked at: {seen:?}");
 }
 
 /// The checks that are told to be overdue. What reads no whole file is run all the while.
@@ -176,7 +182,7 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
     let collect = || Collect {
         quick_interval: Duration::from_secs(30),
         full_interval: Duration::from_mins(1),
-        ..Collect::default()
+        ..patient()
     };
     let mut collector = scene.start_with(collect());
     scene.turn(&mut collector, false);

@@ -108,7 +108,7 @@ fn server(probe: Option<ServerProbe>) -> Server {
 }
 
 fn at(url: String) -> ServerProbe {
-    ServerProbe { timeout: Duration::from_secs(5), ..ServerProbe::at(url) }
+    ServerProbe { timeout: Duration::from_secs(30), ..ServerProbe::at(url) }
 }
 
 fn turn(server: &mut Server, at: i64) -> Observation {
@@ -151,7 +151,7 @@ fn a_healthy_server_is_measured_and_its_version_asked_now_and_then() {
         ] {
             assert_eq!(got[name], want, "{name}");
         }
-        assert!(got["chroma_server_probe_duration_seconds heartbeat"] < 5.0);
+        assert!(got["chroma_server_probe_duration_seconds heartbeat"] < 30.0);
         assert_eq!(fake.paths().len() - before, questions, "at {now}: {:?}", fake.paths());
     }
     assert_eq!(server.codes(), CODES);
@@ -192,8 +192,8 @@ fn a_heartbeat_does_not_hide_that_reads_fail() {
 
 #[test]
 fn an_address_where_nobody_listens_is_said_and_one_that_hangs_too() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let seen = turn(&mut server(Some(at(format!("http://127.0.0.1:{port}")))), 0);
+    // A port that the kernel gives to clients could be somebody's, even our own.
+    let seen = turn(&mut server(Some(at("http://127.0.0.1:1".to_owned()))), 0);
     assert_eq!(codes(&seen), [Code::ServerUnreachable]);
     assert!(seen.findings[0].evidence.contains("refused"), "{seen:?}");
     assert_eq!(read(&seen)["chroma_server_up"], 0.0);

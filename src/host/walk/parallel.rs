@@ -252,7 +252,7 @@ const SPLIT_BYTES_MIN: usize = 512;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs};
+    use std::{collections::BTreeMap, fs, sync::atomic::AtomicU64, time::Duration};
 
     use rustix::io::Errno;
 
@@ -344,13 +344,20 @@ mod tests {
         let (_, tree) = trees().remove(1);
         let main = std::thread::current().id();
         for helper in [false, true] {
+            let (told, came) = (AtomicU64::new(0), AtomicBool::new(false));
             let panicked = std::panic::catch_unwind(|| {
                 walk_on_two_threads(
                     tree.path(),
                     WIDE,
                     &|_| {
                         let helps = std::thread::current().id() != main;
+                        came.fetch_or(helps, Ordering::Relaxed);
                         assert!(helps != helper, "wanted");
+                        // Leaves something over for the other thread, however late it begins.
+                        let alone = told.fetch_add(1, Ordering::Relaxed) > ALONE_MAX;
+                        if alone && !came.load(Ordering::Relaxed) {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
                     },
                     &mut |_| ControlFlow::Continue(()),
                 )

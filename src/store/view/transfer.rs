@@ -203,6 +203,6 @@ mod tests {
         assert_eq!(copied[8192..], bytes[4096 * 7 + 5..][..4096]);
         assert!(transfer.pace() < Duration::from_millis(3));
         transfer.rate_bytes_max = 4096;
-        assert!(transfer.pace() > Duration::from_secs(690));
+        assert!(transfer.pace() > Duration::from_mins(10));
     }
 }
