@@ -14,7 +14,8 @@ use support::{Exporter, SOON, now};
 fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
     let scratch = tempfile::tempdir().unwrap();
     let config = scratch.path().join("config.yml");
-    fs::write(&config, "collect: {interval: 1s, contents_interval: 1s}\n").unwrap();
+    fs::write(&config, "collect: {interval: 1s, contents_interval: 1s, device_timeout: 20s}\n")
+        .unwrap();
     let state = scratch.path().join("state");
     let mut words: Vec<String> = [("--config.file", &config), ("--state.dir", &state)]
         .iter()
@@ -52,7 +53,7 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
         if wrong.is_empty() {
             break;
         }
-        let late = began.elapsed() > 6 * SOON;
+        let late = began.elapsed() > 3 * SOON;
         assert!(!late, "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
         std::thread::sleep(std::time::Duration::from_millis(200));
     }

@@ -210,11 +210,11 @@ impl Stage {
                 "server_unreachable" => format!("server: {{url: 'http://{NOBODY}', interval: 1s}}"),
                 "log_panic" => format!("logs: ['{at}/log_panic.log']"),
                 "server_failing" => format!(
-                    "server: {{url: 'http://127.0.0.1:{}', interval: 1s}}",
+                    "server: {{url: 'http://127.0.0.1:{}', interval: 1s, timeout: 20s}}",
                     self.failing.port
                 ),
                 "served" => format!(
-                    "server: {{url: 'http://127.0.0.1:{}', interval: 1s}}, logs: ['{at}/served.log']",
+                    "server: {{url: 'http://127.0.0.1:{}', interval: 1s, timeout: 20s}}, logs: ['{at}/served.log']",
                     self.served.port
                 ),
                 _ => String::new(),
@@ -331,7 +331,7 @@ fn every_critical_alert_reaches_the_webhook_and_nothing_else_does() {
     fs::write(&file, text).unwrap();
     let prometheus = Prometheus::start_at(&file, &dir, free_port());
 
-    wait_for("the first look at every store", 4 * SOON, || {
+    wait_for("the first look at every store", 2 * SOON, || {
         (get(exporter.address, "/-/ready").status == 200).then_some(())
     });
     println!("all stores looked at after {:?}", began.elapsed());
@@ -384,7 +384,7 @@ fn wait_told(hook: &Hook, wanted: &BTreeSet<(String, String)>, exporter: &Export
         if missing.is_empty() {
             return;
         }
-        if began.elapsed() > 8 * SOON {
+        if began.elapsed() > 4 * SOON {
             let page = exporter.page();
             let found: Vec<_> =
                 missing.iter().map(|(name, store)| (name, page.findings(store))).collect();

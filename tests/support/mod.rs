@@ -7,18 +7,16 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-/// Longest wait for anything that should take a moment.
-pub const SOON: Duration = Duration::from_secs(30);
+/// Longest wait for anything that should take a moment: also where the machine is slow, has other work, or stands still for
+/// some seconds. Only a test that fails waits for so long.
+pub const SOON: Duration = Duration::from_mins(2);
 
 /// Waits until `ready` gives something, at most `bound`; panics with `what` when it does not.
 pub fn wait_for<T>(what: &str, bound: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
@@ -44,6 +42,15 @@ pub fn fixture(name: &str, to: &Path) -> PathBuf {
     let dir = to.join(name);
     copy_tree(&from, &dir);
     dir
+}
+
+/// Gives a file another content in one step, as editors do: whoever looks meanwhile sees the one or the other, never a part,
+/// and another inode even when size and time are the same.
+pub fn replace_file(file: &Path, content: impl AsRef<[u8]>) {
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, content).expect("written beside it");
+    fs::rename(&beside, file).expect("in its place");
 }
 
 /// Copies a directory with its files, modes as the umask gives them.
@@ -194,16 +201,21 @@ pub fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> std::process::Output {
     Command::new(binary()).args(args).stdin(Stdio::null()).output().expect("binary runs")
 }
 
-/// A free port for a program that cannot choose one itself, which no test beside this one gets. It is below those that the
-/// kernel gives to clients: one that asks a port of theirs, before anybody listens there, may be connected to itself.
+/// A free port for a program that cannot choose one itself. It is below those that the kernel gives to clients: one that
+/// asks a port of theirs, before anybody listens there, may be connected to itself. No other test of this machine gets it
+/// as long as this process lives: whoever has the UDP port of the same number, which none of the programs uses, has this one.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Processes that run side by side have numbers side by side.
-    let first = std::process::id().wrapping_mul(61);
-    for _ in 0..PORTS {
-        let port = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS + PORT_FIRST;
+    static CLAIMS: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let mut claims = CLAIMS.lock().expect("claims");
+    let taken = u32::try_from(claims.len()).expect("a count");
+    // Where a process begins makes no difference but that fewer ports are tried in vain.
+    let first = std::process::id().wrapping_mul(61).wrapping_add(taken);
+    for number in 0..PORTS {
+        let port = first.wrapping_add(number) % PORTS + PORT_FIRST;
         let port = u16::try_from(port).expect("a port");
+        let Ok(claim) = UdpSocket::bind(("127.0.0.1", port)) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            claims.push(claim);
             return port;
         }
     }
