@@ -16,7 +16,7 @@ use std::{
 };
 
 use hook::{Hook, Reply};
-use support::{Exporter, SOON, fixture, run, wait_for};
+use support::{Exporter, SOON, fixture, replace_file, run, wait_for};
 
 const OPEN: &str = "ChromaPermissionWorldWritable";
 
@@ -44,7 +44,7 @@ impl Place {
             self.state().display(),
             self.store.display()
         );
-        fs::write(self.config(), text).unwrap();
+        replace_file(&self.config(), text);
     }
 
     fn config(&self) -> PathBuf {

@@ -258,8 +258,14 @@ fn kills_at_random_points_lose_nothing_and_double_nothing() {
                     1 => Reply::Say(503, "", "no"),
                     _ => Reply::Say(200, "", "ok"),
                 };
-                hook.answer(mood);
+                // Every third life lasts until something was told in it, or a slow machine would never come to that.
+                let useful = kills % 3 == 2;
+                let before = hook.posts().len();
+                hook.answer(if useful { Reply::Say(200, "", "ok") } else { mood });
                 std::thread::sleep(Duration::from_millis(100 + dice.below(1300)));
+                while useful && hook.posts().len() == before && !done.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 log = exporter.log();
                 drop(exporter);
                 kills += 1;
@@ -302,20 +308,30 @@ fn two_hundred_stores_that_flap_stay_bounded_and_a_dead_receiver_delays_no_other
     let scratch = tempfile::tempdir().unwrap();
     let stores = many(scratch.path(), STORES);
     let (well, dead) = (Hook::start(), Hook::start());
-    dead.answer(Reply::Hang(Duration::from_mins(1)));
+    dead.answer(Reply::Hang(Duration::from_mins(20)));
     let config = write_config(
         scratch.path(),
         &stores,
         &format!(
             "{ONLY_PERMISSIONS}collect:\n  interval: 1s\nreceivers:\n{}{}",
             receiver("well", &well, ""),
-            receiver("dead", &dead, "    timeout: 3s\n")
+            receiver("dead", &dead, "    timeout: 2m\n")
         ),
     );
     let exporter = Exporter::start(&["--config.file", &config]);
     exporter.ready();
     let began = support::now();
-    let mut open = false;
+    let mut open = true;
+    for (_, dir) in &stores {
+        set_open(dir, open);
+    }
+    wait_for("a message beside a receiver that hangs", SOON, || {
+        (!well.posts().is_empty()).then_some(())
+    });
+    let failed = [("receiver", "dead")];
+    let page = exporter.page();
+    let failed = page.all("chroma_exporter_notifications_failed_total", &failed);
+    assert_eq!(failed.map(|(_, count)| count).sum::<f64>(), 0.0, "that one was not waited for");
     while began.elapsed() < Duration::from_secs(40) {
         open = !open;
         for (_, dir) in &stores {
@@ -323,15 +339,16 @@ fn two_hundred_stores_that_flap_stay_bounded_and_a_dead_receiver_delays_no_other
         }
         std::thread::sleep(Duration::from_secs(2));
     }
-    let posts = well.posts();
-    let first = posts.first().expect("a message").at.duration_since(began);
-    assert!(first < Duration::from_secs(10), "the first message came after {first:?}");
-    assert!(posts.len() <= 60, "{} messages in 40 s", posts.len());
+    let (posts, lasted) = (well.posts(), began.elapsed());
+    assert!(!posts.is_empty(), "a message");
+    // However many stores flap, at most so many messages a second.
+    let most = 1.5 * lasted.as_secs_f64();
+    assert!((posts.len() as f64) < most, "{} messages in {lasted:?}", posts.len());
     for (_, dir) in &stores {
         set_open(dir, false);
     }
     for (name, _) in &stores {
-        wait_for(&format!("the end of {name}"), Duration::from_secs(90), || {
+        wait_for(&format!("the end of {name}"), 2 * SOON, || {
             (well.count(name, OPEN, "resolved") > 0).then_some(())
         });
     }

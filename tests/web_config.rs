@@ -97,8 +97,8 @@ async fn until_page(
 async fn tls_serves_the_certificate_of_the_moment_and_a_bad_one_changes_nothing() {
     let (dir, pki, other) = (tempfile::tempdir().unwrap(), Pki::new(), Pki::new());
     let write = |(certificate, key): &(String, String)| {
-        fs::write(dir.path().join("server.key"), key).unwrap();
-        fs::write(dir.path().join("server.crt"), certificate).unwrap();
+        support::replace_file(&dir.path().join("server.key"), key);
+        support::replace_file(&dir.path().join("server.crt"), certificate);
     };
     write(&pki.issue("127.0.0.1"));
     let web = "tls_server_config: {cert_file: server.crt, key_file: server.key}\nhttp_server_config:\n  headers:\n    \
@@ -120,7 +120,8 @@ async fn tls_serves_the_certificate_of_the_moment_and_a_bad_one_changes_nothing(
     until("the new certificate", &others, exporter.address, |answer| answer.is_ok()).await;
     assert!(get(&ours, exporter.address, "/metrics").await.is_err());
     // A key that does not fit is told, and the one before stays.
-    fs::write(dir.path().join("server.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    support::replace_file(&dir.path().join("server.key"), key);
     support::wait_for("the complaint", SOON, || {
         exporter.log().contains("Web configuration problem").then_some(())
     });
@@ -187,7 +188,7 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
         assert_eq!(ask(path, Some(("alice", "x"))).await.status(), 401, "{path}");
         assert_ne!(ask(path, Some(("alice", "sesame"))).await.status(), 401, "{path}");
     }
-    fs::write(dir.path().join("web.yml"), web("other")).unwrap();
+    support::replace_file(&dir.path().join("web.yml"), web("other"));
     let began = now();
     while ask("/metrics", Some(("alice", "other"))).await.status() != 200 {
         assert!(began.elapsed() < SOON, "the new password does not count");
@@ -196,7 +197,7 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
     assert_eq!(ask("/metrics", Some(("alice", "sesame"))).await.status(), 401);
     assert!(!exporter.log().contains("$2"), "hashes are secrets: {}", exporter.log());
 
-    fs::write(dir.path().join("web.yml"), "rate_limit: {interval: 1h, burst: 2}\n").unwrap();
+    support::replace_file(&dir.path().join("web.yml"), "rate_limit: {interval: 1h, burst: 2}\n");
     let began = now();
     while ask("/metrics", None).await.status() != 429 {
         assert!(began.elapsed() < SOON, "the rate is not limited");

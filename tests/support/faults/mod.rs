@@ -207,7 +207,12 @@ pub fn check(dir: &Path, config: &str) -> Said {
         config.replace("{dir}", beside).lines().map(|line| format!("    {line}\n")).collect();
     fs::write(
         &path,
-        format!("stores:\n  - name: main\n    path: {}\n{}", dir.display(), lines.concat()),
+        // A machine that is busy is no reason to give a statement or a filesystem up.
+        format!(
+            "collect: {{statement_deadline: 1m, device_timeout: 30s, deadline: 5m}}\nstores:\n  - name: main\n    path: {}\n{}",
+            dir.display(),
+            lines.concat()
+        ),
     )
     .unwrap();
     let words = ["check", "--output", "json", "--state.dir", "", "--config.file"];
