@@ -15,7 +15,7 @@ use std::{
 
 use browser::{Browser, ENTER, TAB};
 use serde_json::json;
-use support::{Exporter, SOON, fixture, get, run, wait_for};
+use support::{Exporter, SOON, fixture, free_port, get, run, wait_for};
 
 /// One browser at a time is enough for two cores.
 static ONE: Mutex<()> = Mutex::new(());
@@ -39,6 +39,11 @@ fn url(address: SocketAddr) -> String {
 /// An exporter over the stores of a configuration, once everything has been looked at. How full the disk of this machine is
 /// makes no difference.
 fn exporter(scratch: &Path, stores: &str, more: &str) -> Exporter {
+    exporter_with(scratch, stores, more, &[])
+}
+
+/// The same with more flags.
+fn exporter_with(scratch: &Path, stores: &str, more: &str, flags: &[&str]) -> Exporter {
     let file = scratch.join("config.yml");
     fs::write(
         &file,
@@ -46,7 +51,8 @@ fn exporter(scratch: &Path, stores: &str, more: &str) -> Exporter {
     )
     .unwrap();
     let state = format!("--state.dir={}", scratch.join("state").display());
-    let exporter = Exporter::start(&["--config.file", file.to_str().unwrap(), &state]);
+    let words = [&["--config.file", file.to_str().unwrap(), &state], flags].concat();
+    let exporter = Exporter::start(&words);
     exporter.ready();
     wait_for("a page of all of it", SOON, || {
         (!get(exporter.address, "/").body.contains("the first look is under way")).then_some(())
@@ -257,12 +263,15 @@ fn an_open_page_follows_what_happens() {
     let (one, two) =
         (fixture("chroma-1.5.9", scratch.path()), fixture("chroma-1.1.1", scratch.path()));
     let stores = entry("one", &one, "") + &entry("two", &two, "");
-    let exporter = exporter(scratch.path(), &stores, "");
+    // One that nobody else takes while the program is away, and that a browser which asks meanwhile does not get itself.
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let listen = format!("--web.listen-address={address}");
+    let exporter = exporter_with(scratch.path(), &stores, "", &[&listen]);
     wait_for("health", SOON, || {
-        get(exporter.address, "/").body.contains("All 2 stores are healthy").then_some(())
+        get(address, "/").body.contains("All 2 stores are healthy").then_some(())
     });
     let browser = Browser::start();
-    browser.open(&url(exporter.address));
+    browser.open(&url(address));
     browser.wait(
         "health",
         "return document.querySelector('h1').textContent === 'All 2 stores are healthy'",
@@ -288,7 +297,6 @@ fn an_open_page_follows_what_happens() {
     assert_eq!(state, want);
     assert_eq!(browser.console(), Vec::<String>::new());
 
-    let address = exporter.address;
     let config = scratch.path().join("config.yml");
     assert!(exporter.stop().success());
     browser.wait("the loss to be said", "return document.getElementById('live').textContent.startsWith('Connection lost: stale since ')");
@@ -297,8 +305,7 @@ fn an_open_page_follows_what_happens() {
     browser.console(); // the browser itself tells of connections that are refused
 
     let state = format!("--state.dir={}", scratch.path().join("state").display());
-    let again = format!("--web.listen-address={address}");
-    let exporter = Exporter::start(&["--config.file", config.to_str().unwrap(), &state, &again]);
+    let exporter = Exporter::start(&["--config.file", config.to_str().unwrap(), &state, &listen]);
     exporter.ready();
     browser.run("document.dispatchEvent(new Event('visibilitychange'))");
     browser.wait("the connection", "return document.getElementById('live').hidden");

@@ -33,7 +33,7 @@ def vector(number):
 def client(host, port):
     import chromadb
 
-    for _ in range(100):
+    for _ in range(600):
         try:
             return chromadb.HttpClient(host=host, port=int(port))
         except Exception:  # the server is still starting
