@@ -21,7 +21,7 @@ use crate::clock::{self, Ticks};
 /// How long a statement may hold its lock.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits<'a> {
-    /// So long in any case.
+    /// So long at most while a writer waits; it is stopped a little before.
     pub hold: Duration,
     /// So long as long as no writer waits for the lock; at least `hold`.
     pub hold_unwaited: Duration,
@@ -93,7 +93,10 @@ fn watch(
 ) -> Option<Abort> {
     let mut reason = None;
     loop {
-        match done.recv_timeout(LOOK_EVERY) {
+        // In time for the first moment at which it may have to stop.
+        let until_then = in_time_for(limits.hold).saturating_sub(began.elapsed());
+        let pause = if until_then.is_zero() { LOOK_EVERY } else { until_then.min(LOOK_EVERY) };
+        match done.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return reason,
         }
@@ -108,15 +111,22 @@ fn reason_to_stop(held: Duration, plain: &File, limits: &Limits<'_>) -> Option<A
     if limits.stop.load(Ordering::Relaxed) {
         return Some(Abort::Stopped);
     }
-    if held < limits.hold {
+    if held < in_time_for(limits.hold) {
         return None;
     }
-    if held >= limits.hold_unwaited {
-        return Some(Abort::Deadline(limits.hold_unwaited.max(limits.hold)));
+    let longest = limits.hold_unwaited.max(limits.hold);
+    if held >= in_time_for(longest) {
+        return Some(Abort::Deadline(longest));
     }
     // A file that cannot be asked is taken for one that somebody waits for.
     writer(plain).unwrap_or(true).then_some(Abort::WriterWaiting)
 }
 
+/// When to stop so as to have ended by `limit`.
+fn in_time_for(limit: Duration) -> Duration {
+    limit.saturating_sub((limit / 5).min(STOPPING))
+}
+
+const STOPPING: Duration = Duration::from_millis(2);
 /// How exactly a deadline is kept.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
