@@ -374,7 +374,9 @@ mod tests {
     use rusqlite::Connection;
 
     use super::{catalogue::Scope, *};
-    use crate::{collectors::testing::context, config::Store, findings::Severity, scheduler};
+    use crate::{
+        collectors::testing::context, config::Store, findings::Severity, sample::Reading, scheduler,
+    };
 
     fn contents(dir: &Path) -> (Contents, Context) {
         let context = context(dir);
@@ -384,6 +386,19 @@ mod tests {
     fn fixture(name: &str, to: &Path) {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
         std::fs::copy(from.join("chroma.sqlite3"), to.join("chroma.sqlite3")).unwrap();
+    }
+
+    /// Turns until everything was walked over: one does for a small store, unless the machine has other work.
+    fn whole(contents: &mut Contents, context: &Context) -> Reading {
+        let began = clock::ticks();
+        loop {
+            let reading = scheduler::run_once(contents, context, false, Arc::default());
+            if reading.codes.len() == CODES.len() {
+                return reading;
+            }
+            let late = began.elapsed() > Duration::from_mins(1);
+            assert!(!late, "the walk never ends: {:?}", reading.observation.problems);
+        }
     }
 
     #[test]
@@ -398,7 +413,7 @@ mod tests {
                 Store { chroma_version: Some(release.to_owned()), ..(*known.store).clone() };
             let context = Context::new(&known.config, &Arc::new(store), &known.host);
             let mut contents = Contents::new(&context);
-            let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
+            let reading = whole(&mut contents, &context);
             let findings = reading.observation.findings;
             let told: Vec<&str> =
                 findings.iter().map(|finding| finding.evidence.as_str()).collect();
@@ -425,7 +440,7 @@ mod tests {
             database.execute_batch(&more.concat()).unwrap();
             drop(database);
             let (mut contents, context) = contents(dir.path());
-            let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
+            let reading = whole(&mut contents, &context);
             let findings = &reading.observation.findings;
             let told =
                 findings.iter().find(|f| f.code == Code::OrphanRows && f.subject == "embeddings");
@@ -449,7 +464,7 @@ mod tests {
                 truth.query_row("SELECT count(*) FROM embeddings", [], |row| row.get(0)).unwrap();
             drop(truth);
             let (mut contents, context) = contents(dir.path());
-            let reading = scheduler::run_once(&mut contents, &context, false, Arc::default());
+            let reading = whole(&mut contents, &context);
             assert!(reading.success(), "{name}: {:?}", reading.observation.problems);
             let (facts, catalogue) = (&contents.facts, contents.catalogue.as_ref().unwrap());
             assert_eq!((catalogue.collections.len(), facts.records), (2, Some(records)), "{name}");
@@ -461,11 +476,6 @@ mod tests {
             let vector = (!oldest).then_some(&10);
             assert_eq!(lag.get(&Scope::Vector), vector, "{name}");
             assert_eq!(reading.observation.findings, [], "{name}");
-            assert_eq!(
-                reading.codes.len(),
-                CODES.len(),
-                "{name}: a small store is walked in one turn"
-            );
         }
     }
 
@@ -474,7 +484,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fixture("chroma-1.5.9-fresh", dir.path());
         let (mut contents, context) = contents(dir.path());
-        assert!(scheduler::run_once(&mut contents, &context, false, Arc::default()).success());
+        assert!(whole(&mut contents, &context).success());
         let queue = contents.queue.as_ref().unwrap();
         assert!(queue.lag[&Scope::Vector] > 0, "nothing was flushed yet");
         let tried = contents.tried;

@@ -63,6 +63,7 @@ impl Lab {
     }
 
     fn turn(&mut self, at: i64) -> Observation {
+        self.collector.context.host.processes.rested();
         self.collector.collect(&turn(at))
     }
 

@@ -74,6 +74,15 @@ fn database(dir: &Path) -> PathBuf {
     path
 }
 
+impl ProcessTable {
+    /// Lets the next walk begin at once. How long a table rests between two of them, and whether it answers with the old one
+    /// meanwhile, depends on how long this machine takes for one.
+    pub(crate) fn rested(&self) -> &Self {
+        self.shared.lock().next = None;
+        self
+    }
+}
+
 fn table() -> ProcessTable {
     ProcessTable::new("/proc".into())
 }
@@ -95,11 +104,11 @@ fn holders_are_found_with_how_they_hold_it_and_without_ourselves() {
     let path = database(dir.path());
     let _own = File::options().write(true).open(&path).unwrap();
     let table = table();
-    assert!(table.holders(id(&path), Duration::ZERO).unwrap().is_empty());
+    assert!(table.rested().holders(id(&path), Duration::ZERO).unwrap().is_empty());
 
     let writer = Running::shell("<>", &path);
     let reader = Running::shell("<", &path);
-    let holders = table.holders(id(&path), Duration::ZERO).unwrap();
+    let holders = table.rested().holders(id(&path), Duration::ZERO).unwrap();
     assert_eq!(pids(&holders), sorted([writer.pid(), reader.pid()]));
     for holder in &*holders {
         assert_eq!(holder.writes, holder.pid == writer.pid());
@@ -111,9 +120,9 @@ fn holders_are_found_with_how_they_hold_it_and_without_ourselves() {
         let age = clock::now().as_secs() - holder.started.as_secs();
         assert!((-2..600).contains(&age), "{holder:?}");
     }
-    assert_eq!(table.held(id(&path), Duration::ZERO).unwrap(), Held::Yes);
+    assert_eq!(table.rested().held(id(&path), Duration::ZERO).unwrap(), Held::Yes);
     drop(writer);
-    assert_eq!(pids(&table.holders(id(&path), Duration::ZERO).unwrap()), [reader.pid()]);
+    assert_eq!(pids(&table.rested().holders(id(&path), Duration::ZERO).unwrap()), [reader.pid()]);
 }
 
 #[test]
@@ -190,7 +199,7 @@ fn a_deleted_database_is_found_by_its_last_name() {
     fs::write(&path, "new").unwrap();
 
     let table = table();
-    let walk = table.walk(&[id(&path)], &[], Duration::ZERO).unwrap();
+    let walk = table.rested().walk(&[id(&path)], &[], Duration::ZERO).unwrap();
     assert!(walk.holders(id(&path)).is_empty());
     let deleted: Vec<&Deleted> = walk.deleted().iter().filter(|d| d.file == file).collect();
     assert_eq!((deleted.len(), deleted[0].pid, deleted[0].descriptor), (1, holder.pid(), 3));
@@ -198,7 +207,7 @@ fn a_deleted_database_is_found_by_its_last_name() {
     assert!(!table.was_named(deleted[0], &other.join("chroma.sqlite3")));
     assert!(table.was_below(deleted[0], &root) && !table.was_below(deleted[0], &other));
 
-    let bytes = |dir| table.deleted_bytes(dir, file.device, Duration::ZERO).unwrap();
+    let bytes = |dir| table.rested().deleted_bytes(dir, file.device, Duration::ZERO).unwrap();
     assert!(bytes(&root) >= 40_960);
     assert_eq!(bytes(&other), 0);
     let again = Running::shell("<", &PathBuf::from(format!("/proc/{}/fd/3", holder.pid())));
@@ -221,7 +230,7 @@ fn callers_share_a_walk_and_a_fresh_one_is_fresh() {
         table.holders(file, Duration::from_mins(5)).unwrap().is_empty(),
         "the old walk is new enough"
     );
-    assert_eq!(pids(&table.holders(file, Duration::ZERO).unwrap()), [holder.pid()]);
+    assert_eq!(pids(&table.rested().holders(file, Duration::ZERO).unwrap()), [holder.pid()]);
     // A file that nobody has asked for before is not answered from a walk that did not look for it.
     let second = dir.path().join("second");
     fs::write(&second, "x").unwrap();
@@ -242,7 +251,7 @@ fn attributes_by_sysinfo_and_by_our_parsers_are_equal() {
         &path,
     );
     let table = table();
-    let found = table.holders(id(&path), Duration::ZERO).unwrap();
+    let found = table.rested().holders(id(&path), Duration::ZERO).unwrap();
     // What has just said that it is ready may still be on its way to rest.
     let same = (0..100).find_map(|_| {
         let text = table.attributes.by_text(&found[0]).unwrap();
@@ -268,7 +277,7 @@ fn locks_name_the_process_and_what_it_does() {
     connection.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)").unwrap();
     let table = table();
     let locks = |why: &str| {
-        let holders = table.holders(id(&path), Duration::ZERO).unwrap();
+        let holders = table.rested().holders(id(&path), Duration::ZERO).unwrap();
         let mut locks = table.locks(id(&path), &holders).unwrap();
         locks.sort_by_key(|lock| (lock.exclusive, lock.pid));
         assert!(locks.iter().all(|lock| lock.pid != Some(std::process::id())), "{why}");
@@ -341,11 +350,11 @@ fn what_cannot_be_looked_into_is_told_and_kernel_threads_are_not() {
     fs::write(fake.dir.path().join("43/fd"), "").unwrap();
     fs::write(fake.dir.path().join("uptime"), "").unwrap();
     let table = fake.table();
-    let walk = table.walk(&[id(&path)], &[], Duration::ZERO).unwrap();
+    let walk = table.rested().walk(&[id(&path)], &[], Duration::ZERO).unwrap();
     let mut unreadable = walk.unreadable().to_vec();
     unreadable.sort_unstable();
     assert_eq!(unreadable, [40, 41]);
-    assert_eq!(table.held(id(&path), Duration::ZERO).unwrap(), Held::Unknown);
+    assert_eq!(table.rested().held(id(&path), Duration::ZERO).unwrap(), Held::Unknown);
     fs::write(fake.dir.path().join("40/cmdline"), "sshd: /usr/sbin/sshd -D").unwrap();
     assert_eq!(table.suspects(&[40, 43]), []);
     let server = Suspect { pid: 41, comm: "chroma".to_owned(), server: true };
@@ -354,7 +363,11 @@ fn what_cannot_be_looked_into_is_told_and_kernel_threads_are_not() {
     fs::write(fake.dir.path().join("41/stat"), "41 (true) R 1").unwrap();
     assert_eq!(table.suspects(&unreadable).len(), 1, "what cannot be read may be anything");
     fs::remove_dir_all(fake.dir.path().join("41")).unwrap();
-    assert_eq!(table.held(id(&path), Duration::ZERO).unwrap(), Held::No, "sshd holds no store");
+    assert_eq!(
+        table.rested().held(id(&path), Duration::ZERO).unwrap(),
+        Held::No,
+        "sshd holds no store"
+    );
     let rights = table.rights();
     let right = |name| rights.iter().find(|right| right.name == name).map(|right| right.held);
     assert_eq!(right("all_processes_visible"), Some(false), "there is no process 1");
@@ -373,7 +386,7 @@ fn another_procfs_is_read_by_our_own_parsers() {
     fs::write(process.join("statm"), "9 7 1\n").unwrap();
     fs::write(process.join("limits"), "Max open files 77 99 files\n").unwrap();
     let table = fake.table();
-    let holders = table.holders(id(&path), Duration::ZERO).unwrap();
+    let holders = table.rested().holders(id(&path), Duration::ZERO).unwrap();
     let [holder] = &*holders else { panic!("{holders:?}") };
     assert!(holder.server && holder.writes);
     assert_eq!((holder.uid, holder.gids.as_slice(), holder.open_descriptors), (5, &[6, 7][..], 1));
@@ -408,12 +421,12 @@ fn a_holder_in_another_mount_namespace_is_found_and_its_deleted_file_named() {
     let script = "mount --bind \"$1/srv\" \"$1/data\" && exec 3<>\"$1/data/chroma.sqlite3\"; echo ready; read end";
     let holder = Running::start("unshare", &["-m", "sh", "-c", script, "sh"], &root);
     let (table, file) = (table(), id(&path));
-    let holders = table.holders(file, Duration::ZERO).unwrap();
+    let holders = table.rested().holders(file, Duration::ZERO).unwrap();
     assert_eq!(pids(&holders), [holder.pid()]);
     assert!(!root.join("data/chroma.sqlite3").exists(), "the bind mount is not ours");
 
     fs::remove_file(&path).unwrap();
-    let walk = table.walk(&[], &[file.device], Duration::ZERO).unwrap();
+    let walk = table.rested().walk(&[], &[file.device], Duration::ZERO).unwrap();
     let deleted = walk.deleted().iter().find(|deleted| deleted.file == file).unwrap();
     assert_eq!(deleted.path, root.join("data/chroma.sqlite3"), "the name that the holder knows");
     assert!(table.was_named(deleted, &path));
