@@ -36,6 +36,8 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
         let told = |at: usize| {
             let mut codes = page.findings(&at.to_string());
             codes.retain(|code| !faults::HOST.iter().any(|host| code.starts_with(host)));
+            // Comes in addition where something could not be read for a minute, which depends on how long all this takes.
+            codes.retain(|code| code != "collector_failing");
             codes.dedup(); // one for each subject
             codes
         };
@@ -53,7 +55,7 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
         if wrong.is_empty() {
             break;
         }
-        let late = began.elapsed() > 3 * SOON;
+        let late = began.elapsed() > 5 * SOON;
         assert!(!late, "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
         std::thread::sleep(std::time::Duration::from_millis(200));
     }

@@ -28,10 +28,11 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     lines.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
-/// What of a finding does not change with the moment.
+/// What of a finding does not change with the moment. That a collector has been failing for a minute does.
 fn told(store: &Value) -> Vec<[String; 6]> {
     let findings = store["findings"].as_array().unwrap().iter();
     let mut told: Vec<_> = findings
+        .filter(|finding| finding["code"] != "collector_failing")
         .map(|finding| {
             ["code", "severity", "collector", "subject", "remedy", "runbook"]
                 .map(|key| finding[key].as_str().unwrap().to_owned())
