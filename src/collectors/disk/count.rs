@@ -1,7 +1,7 @@
 //! The bytes below a persist directory, summed by what they are for while a walk goes on. Reads nothing itself.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, hash_map},
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -128,12 +128,12 @@ pub(crate) struct Count {
     pub(crate) failures: Vec<Failure>,
     /// `st_dev` of the directory.
     pub(crate) device: Option<u64>,
-    /// Files with several names that were counted.
-    linked: HashSet<u64>,
+    /// Files with several names that were counted, and as what.
+    linked: HashMap<u64, Class>,
 }
 
 impl Count {
-    /// Counts one entry of a walk; a file with several names once, like `du`.
+    /// Counts one entry of a walk; a file with several names once, like `du`, whichever of them comes first.
     pub(crate) fn add(&mut self, entry: &Entry<'_>) {
         let meta = entry.meta;
         let folder = meta.is_directory();
@@ -142,19 +142,20 @@ impl Count {
         if folder && meta.device != device {
             return;
         }
-        if !folder {
-            self.files += 1;
-            if meta.links > 1 && !self.linked.insert(meta.inode) {
-                return;
-            }
-        }
         let length = matches!(meta.file_type(), FileType::RegularFile | FileType::Symlink);
-        let bytes = Bytes {
+        let mut bytes = Bytes {
             apparent: if length { meta.size_bytes } else { 0 },
             allocated: meta.allocated_bytes,
         };
         let top = top_name(entry.path);
-        match class_of(top, folder || entry.depth > 1) {
+        let class = class_of(top, folder || entry.depth > 1);
+        if !folder {
+            self.files += 1;
+            if meta.links > 1 {
+                bytes = self.not_counted(meta.inode, class, bytes);
+            }
+        }
+        match class {
             Class::Sqlite => {
                 self.sqlite.add(bytes);
                 if meta.file_type() == FileType::RegularFile {
@@ -169,6 +170,26 @@ impl Count {
                 self.add_to_folder(top, bytes, index);
             }
             Class::Other => self.other.add(bytes),
+        }
+    }
+
+    /// What of a file with several names is still to be counted, under one that is of this class. The database is one by its
+    /// own name, whatever else it is called.
+    fn not_counted(&mut self, inode: u64, class: Class, bytes: Bytes) -> Bytes {
+        match self.linked.entry(inode) {
+            hash_map::Entry::Vacant(first) => {
+                first.insert(class);
+                bytes
+            }
+            hash_map::Entry::Occupied(mut before)
+                if class == Class::Sqlite && *before.get() == Class::Other =>
+            {
+                before.insert(class);
+                self.other.apparent = self.other.apparent.saturating_sub(bytes.apparent);
+                self.other.allocated = self.other.allocated.saturating_sub(bytes.allocated);
+                bytes
+            }
+            hash_map::Entry::Occupied(_) => Bytes::default(),
         }
     }
 
@@ -262,6 +283,7 @@ const FAILURES_MAX: usize = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{clock::Timestamp, host::walk::Meta};
 
     #[test]
     fn entries_are_told_by_their_name_in_the_directory() {
@@ -298,5 +320,34 @@ mod tests {
         );
         assert_eq!(left(b"lost+found", Errno::ACCESS), []);
         assert_eq!(left(b"lost+found", Errno::IO), [Class::Other]);
+    }
+
+    #[test]
+    fn a_file_with_several_names_is_counted_once_whichever_comes_first() {
+        let meta = Meta {
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            size_bytes: 100,
+            allocated_bytes: 512,
+            device: 1,
+            inode: 7,
+            links: 3,
+            modified: Timestamp::from_secs(0),
+            changed: Timestamp::from_secs(0),
+            immutable: false,
+            append_only: false,
+        };
+        let names: [&[u8]; 3] = [b"a-copy", b"chroma.sqlite3", b"z-copy"];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2]] {
+            let mut count = Count::default();
+            for path in order.map(|at| names[at]) {
+                count.add(&Entry { path, name_at: 0, depth: 1, meta: &meta });
+            }
+            let database = DatabaseFile { id: FileId { device: 1, inode: 7 }, bytes: 100 };
+            assert_eq!(count.database, Some(database), "{order:?}");
+            let once = Bytes { apparent: 100, allocated: 512 };
+            assert_eq!((count.sqlite, count.other, count.files), (once, Bytes::default(), 3));
+        }
     }
 }

@@ -121,8 +121,13 @@ fn bytes_are_what_du_says() {
         once.iter().map(|l| l.split(' ').nth(1).unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!(sum(&APPARENT_BYTES), apparent);
 
-    let class = |class: &str| value(&seen, &APPARENT_BYTES, &[class]).unwrap();
+    let class = |class: &str| {
+        let bytes = value(&seen, &APPARENT_BYTES, &[class]);
+        bytes.unwrap_or_else(|| panic!("{class} is not known: {:?}", seen.samples))
+    };
     assert_eq!(class("journal"), 5000.0);
+    let database = fs::metadata(store.join("chroma.sqlite3")).unwrap().len();
+    assert_eq!(class("sqlite"), database as f64);
     assert!(class("other") > (1_u64 << 40) as f64);
     assert_eq!(class("orphan_segments"), 0.0);
     let segments: u64 = fs::read_dir(&store)
