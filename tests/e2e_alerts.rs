@@ -94,13 +94,13 @@ fn a_disk_that_fills_past_80_per_cent_is_told_and_its_recovery_too() {
     wait_told(&hook, "main", "ChromaDiskUsageHigh", "firing");
     // The hook does not wait for the page.
     exporter.wait_page("a disk that is 80 to 90 % full", SOON, |page| {
-        (0.8..0.9).contains(&page.value("chroma_disk_used_ratio", &[]))
+        page.has("chroma_disk_used_ratio", &[], |ratio| (0.8..0.9).contains(&ratio))
     });
     assert_eq!(hook.count("main", "ChromaDiskUsageCritical", "firing"), 0);
     // Cut, not written anew: an empty file in between would be a recovery.
     fs::OpenOptions::new().write(true).open(&filler).unwrap().set_len(15_700_000).unwrap();
     exporter.wait_page("a disk that is 75 to 80 % full", SOON, |page| {
-        (0.75..0.8).contains(&page.value("chroma_disk_used_ratio", &[]))
+        page.has("chroma_disk_used_ratio", &[], |ratio| (0.75..0.8).contains(&ratio))
     });
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(hook.count("main", "ChromaDiskUsageHigh", "resolved"), 0, "not below 75 %");
@@ -161,11 +161,11 @@ fn a_full_state_disk_loses_no_alert() {
     set_open(&store, true);
     wait_told(&hook, "main", OPEN, "firing");
     exporter.wait_page("the page to say that nothing is kept", SOON, |page| {
-        page.value("chroma_exporter_alert_state_persistent", &[]) == 0.0
+        page.has("chroma_exporter_alert_state_persistent", &[], |kept| kept == 0.0)
     });
     fs::remove_file(&filler).unwrap();
     exporter.wait_page("the state to be written again", SOON, |page| {
-        page.value("chroma_exporter_alert_state_persistent", &[]) == 1.0
+        page.has("chroma_exporter_alert_state_persistent", &[], |kept| kept == 1.0)
     });
     // What happened meanwhile is in the book: a restart tells nothing twice.
     drop(exporter);

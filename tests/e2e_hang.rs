@@ -61,11 +61,10 @@ fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
         "--state.dir",
         state.to_str().unwrap(),
     ]);
-    let page = exporter.ready();
-    assert_eq!(
-        page.value("chroma_disk_device_error", &[("store", "far")]).to_bits(),
-        0.0_f64.to_bits()
-    );
+    exporter.ready();
+    exporter.wait_page("no error", SOON, |page| {
+        page.get("chroma_disk_device_error", &[("store", "far")]) == Some(0.0)
+    });
 
     signal(mount.daemon.id(), "STOP");
     let disk = [("store", "far"), ("collector", "disk")];
@@ -92,17 +91,12 @@ fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
         )
     };
     let before = last_run(&exporter.page());
-    let page =
-        exporter.wait_page("turns of the other store", SOON, |page| last_run(page) > before + 12.0);
+    exporter.wait_page("turns of the other store", SOON, |page| {
+        let integrity = [("store", "near"), ("collector", "integrity")];
+        last_run(page) > before + 12.0
+            && page.get("chroma_exporter_collector_success", &integrity) == Some(1.0)
+    });
     one_is_stuck(&exporter);
-    assert_eq!(
-        page.value(
-            "chroma_exporter_collector_success",
-            &[("store", "near"), ("collector", "integrity")]
-        )
-        .to_bits(),
-        1.0_f64.to_bits()
-    );
 
     signal(mount.daemon.id(), "CONT");
     exporter.wait_page("the store to come back", SOON, |page| {
@@ -171,8 +165,9 @@ fn a_hung_mount_of_backups_costs_their_collector_one_thread_and_is_told() {
     let success = |page: &support::Page, collector| {
         page.get("chroma_exporter_collector_success", &[("collector", collector)])
     };
-    let page = exporter.ready();
-    assert_eq!(page.get("chroma_backups", &[]), Some(1.0), "{}", page.text);
+    exporter.ready();
+    let page =
+        exporter.wait_page("the backup", SOON, |page| page.get("chroma_backups", &[]) == Some(1.0));
     assert!(page.findings("main").iter().all(|code| code != "backup_missing"), "{}", page.text);
 
     signal(mount.daemon.id(), "STOP");
@@ -185,12 +180,13 @@ fn a_hung_mount_of_backups_costs_their_collector_one_thread_and_is_told() {
         page.value(name, &[("collector", collector)])
     };
     let (disk, backups) = (runs(&page, "disk"), runs(&page, "backups"));
-    let page = exporter.wait_page("several turns", SOON, |page| {
-        runs(page, "disk") > disk + 9.0 && runs(page, "backups") > backups + 9.0
+    let page = exporter.wait_page("several turns, and that the others go well", SOON, |page| {
+        runs(page, "disk") > disk + 9.0
+            && runs(page, "backups") > backups + 9.0
+            && ["disk", "integrity", "contents", "processes", "permissions"]
+                .iter()
+                .all(|collector| success(page, collector) == Some(1.0))
     });
-    for collector in ["disk", "integrity", "contents", "processes", "permissions"] {
-        assert_eq!(success(&page, collector), Some(1.0), "{collector}");
-    }
     let said = page.findings("main");
     assert!(
         ["backup_missing", "backup_stale", "backup_invalid"]
@@ -199,7 +195,9 @@ fn a_hung_mount_of_backups_costs_their_collector_one_thread_and_is_told() {
         "a backup that cannot be reached is not gone: {said:?}"
     );
     one_is_stuck(&exporter);
-    assert!(exporter.log().contains("has not answered"), "{}", exporter.log());
+    wait_for("the log to say it", SOON, || {
+        exporter.log().contains("has not answered").then_some(())
+    });
 
     signal(mount.daemon.id(), "CONT");
     exporter.wait_page("the backups to come back", SOON, |page| {

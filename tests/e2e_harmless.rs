@@ -46,17 +46,15 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
 
     let ledger = load.wait_with_output().unwrap();
     assert!(ledger.status.success(), "the load failed");
-    let page = exporter.page();
-    let store = [("store", "main")];
-    for collector in
-        ["disk", "integrity", "contents", "hnsw", "processes", "permissions", "backups"]
-    {
-        let labels = [store[0], ("collector", collector)];
-        assert!(
-            page.value("chroma_exporter_collector_last_success_timestamp_seconds", &labels) > 0.0,
-            "{collector}"
-        );
-    }
+    let page = exporter.wait_page("a success of every collector", support::SOON, |page| {
+        let name = "chroma_exporter_collector_last_success_timestamp_seconds";
+        ["disk", "integrity", "contents", "hnsw", "processes", "permissions", "backups"].iter().all(
+            |collector| {
+                let labels = [("store", "main"), ("collector", *collector)];
+                page.has(name, &labels, |at| at > 0.0)
+            },
+        )
+    });
     let alarms: Vec<_> =
         page.findings("main").into_iter().filter(|code| code != "headroom_low").collect();
     assert!(

@@ -77,8 +77,10 @@ fn a_tmpfs_is_measured_itself_and_a_read_only_remount_is_noticed() {
         Mount::new(&scratch.path().join("tmpfs"), &["-t", "tmpfs", "-o", "size=64m", "tmpfs"]);
     let dir = fixture("chroma-1.5.9", &mount.0);
     let exporter = start(scratch.path(), &dir);
-    let page = exporter.ready();
-    assert_eq!(page.value("chroma_disk_size_bytes", &[]).to_bits(), f64::from(64 << 20).to_bits());
+    exporter.ready();
+    exporter.wait_page("the size of the tmpfs", SOON, |page| {
+        page.get("chroma_disk_size_bytes", &[]) == Some(f64::from(64 << 20))
+    });
     equals_df(&exporter, &dir);
     let status = Command::new("mount").args(["-o", "remount,ro"]).arg(&mount.0).status().unwrap();
     assert!(status.success());
@@ -119,8 +121,10 @@ fn a_holder_behind_a_bind_mount_of_another_namespace_is_seen() {
     let inside = scratch.path().join("inside");
     fs::create_dir(&inside).unwrap();
     let exporter = start(scratch.path(), &dir);
-    let page = exporter.ready();
-    assert!(page.value("chroma_processes", &[("access", "write")]) < 0.5);
+    exporter.ready();
+    exporter.wait_page("no holder", SOON, |page| {
+        page.get("chroma_processes", &[("access", "write")]) == Some(0.0)
+    });
 
     // As a container does it: another mount namespace and another process namespace, the directory at another path.
     let script = format!(

@@ -415,7 +415,7 @@ fn a_writer_process() {
     let words: Vec<&str> = spec.split(' ').collect();
     let [journal, synchronous, cache, kind, pause_ms, seed] = words[..] else { panic!("{spec}") };
     let connection = Connection::open(path).unwrap();
-    connection.busy_timeout(Duration::from_mins(1)).unwrap();
+    connection.busy_timeout(Duration::from_mins(10)).unwrap();
     connection
         .execute_batch(&format!(
             "PRAGMA journal_mode={journal}; PRAGMA synchronous={synchronous}; PRAGMA cache_size={cache};"

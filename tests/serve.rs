@@ -21,20 +21,20 @@ fn a_real_directory_is_scraped_within_seconds_of_the_start() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = fixture("chroma-1.5.9", scratch.path());
     let exporter = Exporter::start(&[store("main", &dir), state(scratch.path())].concat());
-    let page = exporter.ready();
+    exporter.ready();
     let main = [("store", "main")];
-    assert!(page.value("chroma_disk_size_bytes", &main) > 0.0);
-    assert!(page.value("chroma_collections", &main) >= 2.0);
-    assert!(
-        page.value("chroma_store_apparent_bytes", &[("store", "main"), ("class", "sqlite")]) > 0.0
-    );
-    let page = exporter.wait_page("the first full check", SOON, |page| {
-        page.get("chroma_integrity_state", &[("check", "full"), ("state", "ok")]) == Some(1.0)
+    exporter.wait_page("what the directory holds", SOON, |page| {
+        let sqlite = [main[0], ("class", "sqlite")];
+        page.has("chroma_disk_size_bytes", &main, |size| size > 0.0)
+            && page.has("chroma_collections", &main, |collections| collections >= 2.0)
+            && page.has("chroma_store_apparent_bytes", &sqlite, |bytes| bytes > 0.0)
     });
-    assert_eq!(
-        page.value("chroma_integrity_state", &[("check", "quick"), ("state", "ok")]).to_bits(),
-        1.0_f64.to_bits()
-    );
+    exporter.wait_page("the first checks", SOON, |page| {
+        ["quick", "full"].iter().all(|check| {
+            let ok = [("check", *check), ("state", "ok")];
+            page.get("chroma_integrity_state", &ok) == Some(1.0)
+        })
+    });
     let head = get(exporter.address, "/metrics").head.to_lowercase();
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert_eq!(get(exporter.address, "/-/healthy").status, 200);
@@ -252,10 +252,12 @@ fn two_hundred_stores_are_served_and_end_in_time() {
         args.extend(store(&format!("s{number}"), &copy));
     }
     let exporter = Exporter::start(&args);
-    let page = wait_for("all stores", 2 * SOON, || {
-        (get(exporter.address, "/-/ready").status == 200).then(|| exporter.page())
+    wait_for("all stores", 2 * SOON, || {
+        (get(exporter.address, "/-/ready").status == 200).then_some(())
     });
-    assert_eq!(page.all("chroma_disk_size_bytes", &[]).count(), 200);
+    exporter.wait_page("each of them", SOON, |page| {
+        page.all("chroma_disk_size_bytes", &[]).count() == 200
+    });
     assert!(exporter.stop().success());
 }
 
@@ -271,11 +273,15 @@ fn a_state_directory_that_cannot_be_used_is_said_and_nothing_else_is_lost() {
     ]
     .concat();
     let exporter = Exporter::start(&args);
-    let page = exporter.ready();
-    assert!(page.value("chroma_exporter_state_persistent", &[]) < 0.5);
-    assert!(page.value("chroma_exporter_state_write_errors_total", &[]) > 0.0);
-    assert!(page.value("chroma_collections", &[("store", "main")]) >= 2.0);
-    assert!(exporter.log().contains("State directory cannot be used"), "{}", exporter.log());
+    exporter.ready();
+    exporter.wait_page("the loss, and what the directory holds", SOON, |page| {
+        page.has("chroma_exporter_state_persistent", &[], |kept| kept < 0.5)
+            && page.has("chroma_exporter_state_write_errors_total", &[], |errors| errors > 0.0)
+            && page.has("chroma_collections", &[("store", "main")], |count| count >= 2.0)
+    });
+    wait_for("the log to say it", SOON, || {
+        exporter.log().contains("State directory cannot be used").then_some(())
+    });
 }
 
 #[test]
@@ -290,12 +296,13 @@ fn a_directory_of_ten_thousand_files_is_fine() {
         }
     }
     let exporter = Exporter::start(&[store("main", &dir), state(scratch.path())].concat());
-    let page = exporter.ready();
-    assert!(
-        page.value("chroma_store_apparent_bytes", &[("store", "main"), ("class", "other")])
-            >= 10_000.0
-    );
-    assert!(page.value("chroma_exporter_collector_success", &[("collector", "permissions")]) > 0.5);
+    exporter.ready();
+    exporter.wait_page("all of them", SOON, |page| {
+        let other = [("store", "main"), ("class", "other")];
+        let permissions = [("collector", "permissions")];
+        page.has("chroma_store_apparent_bytes", &other, |bytes| bytes >= 10_000.0)
+            && page.has("chroma_exporter_collector_success", &permissions, |well| well > 0.5)
+    });
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::support::{SOON, now};
 
 /// Longest wait for the browser itself, which has much to do on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(6);
 
 /// The keys of `WebDriver`.
 pub const TAB: &str = "\u{e004}";
@@ -76,7 +76,7 @@ impl Browser {
         }}});
         let session = browser.ask("POST", "/session", &capabilities);
         session["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
-        browser.post("/timeouts", &json!({"script": 60_000, "pageLoad": 60_000}));
+        browser.post("/timeouts", &json!({"script": 300_000, "pageLoad": 300_000}));
         browser
     }
 

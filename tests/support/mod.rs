@@ -297,6 +297,11 @@ impl Page {
         found.first().map(|(_, value)| *value)
     }
 
+    /// Whether it is there and satisfies `test`. What a busy machine had no time to read is not there for a while.
+    pub fn has(&self, name: &str, labels: &[(&str, &str)], test: impl FnOnce(f64) -> bool) -> bool {
+        self.get(name, labels).is_some_and(test)
+    }
+
     /// The same, which must be there.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.get(name, labels).unwrap_or_else(|| panic!("no {name} {labels:?} in\n{}", self.text))
