@@ -10,6 +10,7 @@ mod deep;
 mod judge;
 mod look;
 mod memory;
+mod moving;
 mod orphans;
 mod records;
 mod samples;
@@ -31,9 +32,10 @@ use std::{
 use self::{
     catalogue::{Catalogue, Row, told_elsewhere},
     deep::{Deep, Outcome, Task},
-    judge::{Case, State, Verdict, judge},
+    judge::{Case, State, Verdict, judge, judge_lost},
     look::{FileLook, Folder, Look},
     memory::Memory,
+    moving::Lost,
     orphans::Orphans,
     records::Compared,
 };
@@ -78,6 +80,8 @@ struct Known {
     walked: Option<(Timestamp, u64)>,
     /// The newest comparison, of whatever state of the files.
     compared: Option<Arc<Compared>>,
+    /// What the newest comparison found lost, when it is not about files that were walked over.
+    lost: Option<Lost>,
     /// Records without a vector, as of the newest comparison that nothing spoke against.
     without_vector: Option<u64>,
     suspicion: Option<Suspicion>,
@@ -286,6 +290,8 @@ impl Segments {
         if !turn.deep
             && let Some((ended, took)) = self.last_deep
         {
+            // Also whoever has never heard anything of this store; an index that cannot be compared stays so.
+            let urgent = urgent || self.compared.is_none() && self.deep_runs < FIRST_RUNS_MAX;
             let rest = if urgent { took * 4 } else { collect.contents_interval.max(took * DUTY) };
             if ended.elapsed() < rest {
                 return None;
@@ -344,6 +350,7 @@ impl Segments {
             }
             if let Some(compared) = &deep.compared {
                 known.compared = Some(Arc::clone(compared));
+                known.lost.take_if(|_| deep.walked.is_some());
             }
             // What was found of the same files before still stands.
             if let Some(before) = known.deep.take().filter(|before| before.stamps == deep.stamps) {
@@ -351,6 +358,11 @@ impl Segments {
                 deep.compared = deep.compared.or(before.compared);
             }
             known.deep = Some(deep);
+        }
+        for (uuid, lost) in outcome.lost {
+            let known = self.known.entry(uuid).or_default();
+            known.without_vector = Some(lost.missing);
+            known.lost = Some(lost);
         }
         if outcome.compared
             && let Some(about) = about
@@ -409,11 +421,21 @@ impl Segments {
                 }
                 // The files changed, and what was wrong in them was not looked for again yet.
                 None if deep.is_none_or(|deep| deep.walked.is_none()) => {
+                    // But for lost vectors, of which more is known by now.
+                    let over = |code| known.lost.is_some() && code == Code::RecordsWithoutVector;
+                    let stays = |finding: &Finding| !known.by_look && !over(finding.code);
                     let said = known.said.take();
-                    let said = said.filter(|said| said.finding.is_some() && !known.by_look);
+                    let said = said.filter(|said| said.finding.as_ref().is_some_and(stays));
                     verdict = said.unwrap_or(verdict);
                 }
                 None => known.suspicion = None,
+            }
+            // Of files that Chroma writes anew all the time this is all that is known.
+            if let Some(lost) = known.lost.as_ref().filter(|lost| lost.missing > 0)
+                && deep.is_none_or(|deep| deep.walked.is_none())
+                && verdict.finding.is_none()
+            {
+                verdict = judge_lost(lost, row.as_ref(), &name);
             }
             if let Some(finding) = &verdict.finding {
                 let shallow = judge(Case { deep: None, ..case }, &name).finding;
@@ -578,6 +600,9 @@ const SMALL_WAIT: Duration = Duration::from_millis(200);
 
 /// Walks take at most one part in this of the time.
 const DUTY: u32 = 50;
+
+/// Dear looks after which a first comparison is no longer hurried.
+const FIRST_RUNS_MAX: u64 = 5;
 
 const SETTLE_ALONE: Duration = Duration::from_millis(150);
 const SETTLE_BESIDE_WRITER: Duration = Duration::from_secs(2);

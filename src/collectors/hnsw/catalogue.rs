@@ -171,7 +171,7 @@ fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<Strin
 
 /// A position in the queue: an integer since 1.0, eight bytes before, most significant first. Which of them this release
 /// can read is the business of `contents`.
-fn position(value: ValueRef<'_>) -> Option<i64> {
+pub(super) fn position(value: ValueRef<'_>) -> Option<i64> {
     match value {
         ValueRef::Integer(position) => Some(position),
         ValueRef::Blob(bytes) => i64::try_from(u64::from_be_bytes(bytes.try_into().ok()?)).ok(),

@@ -16,6 +16,7 @@ use super::{
     catalogue::{Row, told_elsewhere},
     judge::{Case, judge},
     look::{FileLook, Folder, Look},
+    moving::{Lost, Moving, Unsettled},
     records::{self, Asker, Compared, Queue},
     walk::{self, Manner, MetadataLook, Refused, Walked},
 };
@@ -63,6 +64,8 @@ pub(super) struct Deep {
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) segments: BTreeMap<Uuid, Deep>,
+    /// What is known of those whose files changed meanwhile, or were not walked over.
+    pub(super) lost: BTreeMap<Uuid, Lost>,
     pub(super) problems: Vec<CollectError>,
     pub(super) duration: Duration,
     pub(super) began: Timestamp,
@@ -77,6 +80,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     let began = clock::ticks();
     let mut outcome = Outcome {
         segments: BTreeMap::new(),
+        lost: BTreeMap::new(),
         problems: Vec::new(),
         duration: Duration::ZERO,
         began: task.now,
@@ -107,12 +111,13 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
             break;
         }
         match segment(task, *uuid, folder, row.as_ref(), manner, tables.as_mut(), &positions) {
-            Ok((deep, error)) => {
+            Ok((found, error)) => {
                 if let Some(error) = error {
                     outcome.refused(task, error);
                     tables = None;
                 }
-                outcome.segments.insert(*uuid, deep);
+                outcome.segments.extend(found.deep.map(|deep| (*uuid, deep)));
+                outcome.lost.extend(found.lost.map(|lost| (*uuid, lost)));
             }
             // It comes again in a later turn.
             Err(Refused::Changed) => outcome.compared = false,
@@ -196,6 +201,14 @@ fn open<'a>(
     Ok((asker, queue))
 }
 
+/// What was found of one segment.
+struct Found {
+    /// `None` when its files changed meanwhile.
+    deep: Option<Deep>,
+    /// What it has lost, as far as that is all that will be known of it for now.
+    lost: Option<Lost>,
+}
+
 fn segment(
     task: &Task,
     uuid: Uuid,
@@ -204,30 +217,61 @@ fn segment(
     manner: Manner<'_>,
     tables: Option<&mut Tables<'_>>,
     positions: &BTreeMap<Uuid, i64>,
-) -> Result<(Deep, Option<QueryError>), Refused> {
+) -> Result<(Found, Option<QueryError>), Refused> {
     let root = &task.context.store.seen_path;
-    let (walked, metadata, pairs) = if task.walk.contains(&uuid) {
-        let (walked, pairs) = walk::walk(root, folder, manner)?;
-        let metadata = walked.metadata.clone();
-        (Some(Arc::new(walked)), metadata, pairs)
+    let comparable = |row: &&Row| row.records_segment.is_some() && !row.twin;
+    let tables = tables.zip(row.filter(comparable));
+    let read = if task.walk.contains(&uuid) {
+        walk::walk(root, folder, manner)
+            .map(|(walked, pairs)| (walked.metadata.clone(), pairs, Some(Arc::new(walked))))
     } else {
-        let (metadata, pairs) = walk::metadata(root, folder, manner)?;
-        (None, metadata, pairs)
+        walk::metadata(root, folder, manner).map(|(metadata, pairs)| (metadata, pairs, None))
+    };
+    let mut still = true;
+    let (metadata, pairs, walked) = match read {
+        Err(Refused::Changed) if tables.is_some() => {
+            still = false;
+            let (metadata, pairs) = walk::newest_ids(root, folder, manner)?;
+            (MetadataLook::Sound(metadata), pairs, None)
+        }
+        read => read?,
     };
     let mut deep = Deep { stamps: folder.stamps(), walked, compared: None };
     let readable = matches!(metadata, MetadataLook::Sound(_) | MetadataLook::Absent);
-    let mut refused = None;
-    let comparable = |row: &&Row| readable && row.records_segment.is_some() && !row.twin;
-    if let Some(((asker, queue), row)) = tables.zip(row.filter(comparable)) {
-        let position = positions.get(&uuid).copied();
-        match records::compare(asker, queue, uuid, row, position, pairs) {
-            Ok(compared) => deep.compared = Some(Arc::new(compared)),
-            Err(error) => refused = Some(error),
+    let Some(((asker, queue), row)) = tables.filter(|_| readable) else {
+        // What was read of files that changed meanwhile is about no state of theirs.
+        walk::unchanged(root, folder)?;
+        return Ok((Found { deep: Some(deep), lost: None }, None));
+    };
+    let position = positions.get(&uuid).copied();
+    let comparison = match records::compare(asker, queue, uuid, row, position, pairs) {
+        Ok(comparison) => comparison,
+        Err(error) => {
+            walk::unchanged(root, folder)?;
+            return Ok((Found { deep: Some(deep), lost: None }, Some(error)));
         }
+    };
+    match walk::unchanged(root, folder) {
+        Err(Refused::Changed) => still = false,
+        other => other?,
     }
-    // What was read of files that changed meanwhile is about no state of theirs.
-    walk::unchanged(root, folder)?;
-    Ok((deep, refused))
+    deep.compared = Some(Arc::new(comparison.compared.clone()));
+    let whole = still && deep.walked.is_some();
+    let moving = Moving { root, folder, segment: uuid, row, manner };
+    let lost = if whole { None } else { Some(moving.settle(asker, queue, comparison)) };
+    let lost = match lost.transpose() {
+        Ok(lost) => lost,
+        Err(Unsettled::Index(refused)) if !still => return Err(refused),
+        // It comes again in a later turn.
+        Err(unsettled) => {
+            tracing::debug!(%unsettled, index = folder.name, "What it lacks cannot be told for now.");
+            if !still {
+                return Err(Refused::Changed);
+            }
+            None
+        }
+    };
+    Ok((Found { deep: still.then_some(deep), lost }, None))
 }
 
 impl Outcome {

@@ -5,6 +5,7 @@ use super::{
     catalogue::Row,
     deep::Deep,
     look::{Folder, Part},
+    moving::Lost,
     records::Compared,
     walk::{MetadataLook, Walked},
 };
@@ -114,12 +115,18 @@ fn fault(state: State, code: Code, evidence: impl Into<String>) -> Fault {
 
 /// Judges one segment with the subject `name`, the id of the segment.
 pub(super) fn judge(case: Case<'_>, name: &str) -> Verdict {
-    let calm = match first_fault(&case) {
-        Ok(state) => return Verdict::calm(state),
-        Err(fault) => fault,
-    };
-    let Fault { state, code, mut evidence, severity } = calm;
-    if let Some(row) = case.row.filter(|row| !row.name.is_empty()) {
+    match first_fault(&case) {
+        Ok(state) => Verdict::calm(state),
+        Err(fault) => {
+            let loss = loss(&case, fault.code, name);
+            Verdict { loss, ..verdict(fault, case.row, name) }
+        }
+    }
+}
+
+fn verdict(fault: Fault, row: Option<&Row>, name: &str) -> Verdict {
+    let Fault { state, code, mut evidence, severity } = fault;
+    if let Some(row) = row.filter(|row| !row.name.is_empty()) {
         evidence =
             format!("collection {}: {evidence}", row.name.chars().take(64).collect::<String>());
     }
@@ -128,7 +135,7 @@ pub(super) fn judge(case: Case<'_>, name: &str) -> Verdict {
         Some(severity) => finding.with_severity(severity),
         None => finding,
     };
-    Verdict { state, loss: loss(&case, code, name), finding: Some(finding) }
+    Verdict { state, loss: None, finding: Some(finding) }
 }
 
 /// What was lost as well, when the files contradict each other but the ids are those of the collection.
@@ -420,8 +427,18 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
     Err(lossy(compared))
 }
 
+/// Judges a segment of which nothing is known but that it has lost vectors while Chroma writes to it.
+pub(super) fn judge_lost(lost: &Lost, row: Option<&Row>, name: &str) -> Verdict {
+    let Lost { records, missing, examples } = lost;
+    verdict(lossy_of(*missing, *records, examples), row, name)
+}
+
 fn lossy(compared: &Compared) -> Fault {
     let Compared { missing, records, examples, .. } = compared;
+    lossy_of(*missing, *records, examples)
+}
+
+fn lossy_of(missing: u64, records: u64, examples: &[String]) -> Fault {
     let evidence = format!(
         "{missing} of {records} records are in the tables, but neither in the index nor in the queue ({})",
         examples.join(", ")

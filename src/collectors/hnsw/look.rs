@@ -1,7 +1,10 @@
 //! The cheap look that every turn takes: one walk over the names and lengths below the persist directory, and the hundred
 //! bytes of each header that changed. It asks nobody and keeps nothing open.
 
-use std::{collections::BTreeMap, io, ops::ControlFlow, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap, io, ops::ControlFlow, os::unix::fs::MetadataExt, path::Path,
+    time::Duration,
+};
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
@@ -19,7 +22,7 @@ use crate::{
         processes::FileId,
         walk::{self, Bounds, Entry, Meta},
     },
-    store::database::{open_bytes, read_up_to},
+    store::database::{Stamp, open_bytes, read_up_to},
 };
 
 /// The files of a segment's folder.
@@ -70,6 +73,20 @@ impl FileLook {
             regular: meta.file_type() == FileType::RegularFile,
         }
     }
+
+    /// What `stat` says of `path` now.
+    fn at(path: &Path) -> io::Result<Self> {
+        let meta = std::fs::metadata(path)?;
+        let stamp = Stamp::of(&meta);
+        Ok(Self {
+            id: stamp.id,
+            size_bytes: stamp.size_bytes,
+            allocated_bytes: meta.blocks() * 512,
+            modified: stamp.modified,
+            changed: stamp.changed,
+            regular: meta.is_file(),
+        })
+    }
 }
 
 /// What lies in the folder of a segment.
@@ -87,6 +104,16 @@ pub(super) struct Folder {
 impl Folder {
     pub(super) const fn file(&self, part: Part) -> Option<FileLook> {
         self.files[part as usize]
+    }
+
+    /// The same with one of its files as it is now.
+    pub(super) fn with_now(mut self, root: &Path, part: Part) -> io::Result<Self> {
+        let look = match FileLook::at(&root.join(&self.name).join(part.name())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            look => Some(look?),
+        };
+        self.files[part as usize] = look;
+        Ok(self)
     }
 
     /// Equal ones hold the same index.

@@ -114,6 +114,7 @@ impl Kept {
         };
         let deep = Some(deep).filter(|deep| deep.walked.is_some() || deep.compared.is_some());
         Known {
+            lost: None,
             // More than none is counted again when it is judged.
             without_vector: compared.as_ref().map(|compared| compared.missing).filter(|n| *n == 0),
             deep,

@@ -2,7 +2,7 @@
 //!
 //! The tables are read in slices, each in a transaction of its own, and Chroma writes in between. What seems to be missing
 //! counts only when the queue has nothing newer to say of it and the index on disk is still the same at the end: Chroma
-//! takes operations out of the queue only after it wrote them to the index.
+//! takes operations out of the queue only after it wrote them to the index. When it is another by then, `moving` goes on.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -54,6 +54,27 @@ pub(super) struct Compared {
     pub(super) exchanged: Option<Exchange>,
 }
 
+/// A record that seems to have no vector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Suspect {
+    /// Hash of its id.
+    pub(super) hash: u64,
+    /// Its row.
+    pub(super) rowid: i64,
+    /// Its id, cut.
+    pub(super) text: String,
+    /// Whether it is one for certain, as far as `moving` has come.
+    pub(super) lost: bool,
+}
+
+/// A comparison, and what it is about.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    pub(super) compared: Compared,
+    /// The records without a vector; `None` when they are too many to be told apart.
+    pub(super) suspects: Option<Vec<Suspect>>,
+}
+
 /// One operation that is not in an index yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pending {
@@ -79,7 +100,7 @@ impl<'a> Asker<'a> {
         Ok(Self { connection: context.database.connect()?, limits })
     }
 
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &mut self,
         mut question: impl FnMut(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, QueryError> {
@@ -132,6 +153,17 @@ impl Queue {
         queue.last = first;
         queue.go_on(asker)?;
         Ok(queue)
+    }
+
+    /// The ids of which it has held an operation that was not in the index, up to now.
+    pub(super) fn pending_of(
+        &mut self,
+        asker: &mut Asker<'_>,
+        segment: Uuid,
+    ) -> Result<HashSet<u64>, QueryError> {
+        self.go_on(asker)?;
+        let pending = self.pending.get(&segment).into_iter().flatten();
+        Ok(pending.map(|pending| pending.id).collect())
     }
 
     /// Reads what has come since.
@@ -199,7 +231,7 @@ pub(super) fn compare(
     row: &Row,
     position: Option<i64>,
     mut pairs: Vec<Pair>,
-) -> Result<Compared, QueryError> {
+) -> Result<Comparison, QueryError> {
     pairs.sort_unstable_by_key(|pair| pair.id);
     let index = |id: u64| pairs.binary_search_by_key(&id, |pair| pair.id).ok();
     let rows = if pairs.len() <= ORDERED_MAX { vec![0; pairs.len()] } else { Vec::new() };
@@ -293,8 +325,8 @@ struct Found {
     /// The rows of their records; empty when there are too many to keep.
     rows: Vec<i64>,
     records: u64,
-    /// Hash, row and text of the records without a vector.
-    missing: Vec<(u64, i64, String)>,
+    /// The records without a vector.
+    missing: Vec<Suspect>,
     /// How many more there are.
     missing_more: u64,
     /// Latest row of a record that is in the index.
@@ -324,17 +356,17 @@ impl Found {
         }
         if self.missing.len() < MISSING_MAX {
             let text: String = String::from_utf8_lossy(id).chars().take(64).collect();
-            self.missing.push((hash, rowid, text));
+            self.missing.push(Suspect { hash, rowid, text, lost: false });
         } else {
             self.missing_more += 1;
         }
     }
 
-    fn finish(self, pairs: &[Pair], pending: &HashMap<u64, End>, ahead: bool) -> Compared {
+    fn finish(self, pairs: &[Pair], pending: &HashMap<u64, End>, ahead: bool) -> Comparison {
         // One that the queue speaks of by now has its vector there, or is deleted.
-        let missing: Vec<_> =
-            self.missing.into_iter().filter(|(id, ..)| !pending.contains_key(id)).collect();
-        let earliest = missing.iter().map(|(_, rowid, _)| *rowid).min();
+        let mut missing = self.missing;
+        missing.retain(|suspect| !pending.contains_key(&suspect.hash));
+        let earliest = missing.iter().map(|suspect| suspect.rowid).min();
         let (mut strays, mut known) = (0, 0);
         let (mut known_last, mut strays_first) = (0, u64::MAX);
         for (pair, met) in pairs.iter().zip(&self.met) {
@@ -347,10 +379,11 @@ impl Found {
             }
         }
         let exchanged = exchanged(pairs, &self.met, self.rows);
-        Compared {
+        let examples = missing.iter().take(EXAMPLES_MAX).map(|suspect| suspect.text.clone());
+        let compared = Compared {
             records: self.records,
             missing: missing.len() as u64 + self.missing_more,
-            examples: missing.iter().take(EXAMPLES_MAX).map(|(.., id)| id.clone()).collect(),
+            examples: examples.collect(),
             missing_last: self.missing_more == 0
                 && earliest.zip(self.latest).is_some_and(|(earliest, latest)| earliest > latest),
             known,
@@ -364,7 +397,8 @@ impl Found {
                 .collect(),
             position_ahead: ahead,
             exchanged,
-        }
+        };
+        Comparison { compared, suspects: (self.missing_more == 0).then_some(missing) }
     }
 }
 
@@ -399,33 +433,37 @@ const ORDERED_MAX: usize = 2_000_000;
 const EXAMPLES_MAX: usize = 3;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{collections::BTreeSet, path::Path, sync::atomic::AtomicBool};
 
     use super::*;
-    use crate::collectors::testing::context;
+    use crate::collectors::{hnsw::uuid_text, testing::context};
 
     const COLLECTION: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
 
+    /// Its segment with vectors; `m` is the other one.
+    pub(in super::super) const SEGMENT: Uuid = 7;
+
     /// A Chroma with one collection that applies operations, flushes and purges as the real one does.
-    struct Model {
-        database: Connection,
-        records: BTreeSet<String>,
-        index: BTreeMap<String, u64>,
+    pub(in super::super) struct Model {
+        pub(in super::super) database: Connection,
+        pub(in super::super) records: BTreeSet<String>,
+        pub(in super::super) index: BTreeMap<String, u64>,
         flushed: BTreeMap<String, u64>,
         labels: u64,
         seq_id: i64,
-        position: Option<i64>,
+        pub(in super::super) position: Option<i64>,
         seed: u64,
     }
 
     impl Model {
-        fn new(dir: &Path, seed: u64) -> Self {
+        pub(in super::super) fn new(dir: &Path, seed: u64) -> Self {
             let database = Connection::open(dir.join("chroma.sqlite3")).unwrap();
             database
                 .execute_batch(
-                    "CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, \
+                    "CREATE TABLE embeddings(id INTEGER PRIMARY KEY, segment_id TEXT, embedding_id TEXT, seq_id INTEGER, \
                        UNIQUE(segment_id, embedding_id)); \
+                     CREATE TABLE max_seq_id(segment_id TEXT PRIMARY KEY, seq_id INTEGER); \
                      CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, operation INTEGER, topic TEXT, \
                        id TEXT, vector BLOB); \
                      BEGIN",
@@ -443,12 +481,13 @@ mod tests {
             }
         }
 
-        fn draw(&mut self, below: u64) -> u64 {
+        pub(in super::super) fn draw(&mut self, below: u64) -> u64 {
             self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (self.seed >> 33) % below
         }
 
-        fn step(&mut self) {
+        /// Does something to one record, and says to which.
+        pub(in super::super) fn step(&mut self) -> String {
             let id = format!("id-{}", self.draw(40));
             let operation = self.draw(4);
             let vector =
@@ -458,37 +497,73 @@ mod tests {
             let row = (self.seq_id, operation.cast_signed(), topic, &id, vector);
             let sql = "INSERT INTO embeddings_queue VALUES(?1, ?2, ?3, ?4, ?5)";
             self.database.execute(sql, row).unwrap();
-            match operation {
-                0 | 2 if self.records.insert(id.clone()) => {
-                    let sql = "INSERT INTO embeddings(segment_id, embedding_id) VALUES('m', ?1)";
-                    self.database.execute(sql, [&id]).unwrap();
-                    self.labels += 1;
-                    self.index.insert(id, self.labels);
+            let there = self.records.contains(&id);
+            let sql = match operation {
+                0 | 2 if !there => {
+                    "INSERT INTO embeddings(segment_id, embedding_id, seq_id) VALUES('m', ?1, ?2)"
                 }
-                3 if self.records.remove(&id) => {
-                    let sql = "DELETE FROM embeddings WHERE embedding_id = ?1";
-                    self.database.execute(sql, [&id]).unwrap();
+                1 | 2 if there => "UPDATE embeddings SET seq_id = ?2 WHERE embedding_id = ?1",
+                3 => "DELETE FROM embeddings WHERE embedding_id = ?1 AND ?2 > 0",
+                _ => "SELECT ?1, ?2",
+            };
+            let mut statement = self.database.prepare(sql).unwrap();
+            let mut rows = statement.query((&id, self.seq_id)).unwrap();
+            while rows.next().unwrap().is_some() {}
+            drop(rows);
+            drop(statement);
+            match operation {
+                0 | 2 => {
+                    self.records.insert(id.clone());
+                    if operation == 2 && !self.index.contains_key(&id) || !there {
+                        self.labels += 1;
+                        self.index.insert(id.clone(), self.labels);
+                    }
+                }
+                3 => {
+                    self.records.remove(&id);
                     self.index.remove(&id);
                 }
                 _ => {}
             }
+            self.note_position("m");
+            id
         }
 
-        fn flush(&mut self, purge: bool) {
+        fn note_position(&self, segment: &str) {
+            let sql = "INSERT OR REPLACE INTO max_seq_id VALUES(?1, ?2)";
+            self.database.execute(sql, (segment, self.seq_id)).unwrap();
+        }
+
+        pub(in super::super) fn flush(&mut self, purge: bool) {
             self.flushed = self.index.clone();
             self.position = Some(self.seq_id);
+            self.note_position(&uuid_text(SEGMENT));
             if purge {
                 let sql = "DELETE FROM embeddings_queue WHERE seq_id < ?1";
                 self.database.execute(sql, [self.seq_id]).unwrap();
             }
         }
 
-        fn pairs(&self) -> Vec<Pair> {
+        pub(in super::super) fn pairs(&self) -> Vec<Pair> {
             let pair = |(id, label): (&String, &u64)| Pair {
                 label: *label,
                 id: pickle::hash(id.as_bytes()),
             };
             self.flushed.iter().map(pair).collect()
+        }
+    }
+
+    /// What the database says of the segment.
+    pub(in super::super) fn row(position: Option<i64>) -> Row {
+        Row {
+            collection: COLLECTION.to_owned(),
+            name: String::new(),
+            records_segment: Some("m".to_owned()),
+            dimension: None,
+            twin: false,
+            cosine: false,
+            position,
+            persisted: true,
         }
     }
 
@@ -498,19 +573,10 @@ mod tests {
         let hold = Duration::from_secs(5);
         let limits = Limits { hold, hold_unwaited: hold, stop: &stop };
         let mut asker = Asker::new(&context, limits).unwrap();
-        let row = Row {
-            collection: COLLECTION.to_owned(),
-            name: String::new(),
-            records_segment: Some("m".to_owned()),
-            dimension: None,
-            twin: false,
-            cosine: false,
-            position,
-            persisted: true,
-        };
-        let segments = [(7, &row, position)];
+        let row = row(position);
+        let segments = [(SEGMENT, &row, position)];
         let mut queue = Queue::read(&mut asker, segments.into_iter()).unwrap();
-        compare(&mut asker, &mut queue, 7, &row, position, pairs).unwrap()
+        compare(&mut asker, &mut queue, SEGMENT, &row, position, pairs).unwrap().compared
     }
 
     #[test]

@@ -106,6 +106,29 @@ pub(super) fn metadata(
     Ok((look, pairs))
 }
 
+/// The newest metadata file and its ids, whatever the other files are like. Comes again while Chroma writes it.
+pub(super) fn newest_ids(
+    root: &Path,
+    folder: &Folder,
+    manner: Manner<'_>,
+) -> Result<(Metadata, Vec<Pair>), Refused> {
+    let part = Part::Metadata;
+    let now = || folder.clone().with_now(root, part).map_err(|error| Refused::Io(part, error));
+    for _ in 0..TRIES_MAX {
+        let before = now()?;
+        match metadata(root, &before, manner) {
+            Ok((MetadataLook::Sound(metadata), pairs))
+                if now()?.file(part) == before.file(part) =>
+            {
+                return Ok((metadata, pairs));
+            }
+            Ok(_) | Err(Refused::Changed) => std::thread::sleep(PAUSE),
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(Refused::Changed)
+}
+
 /// Walks over all files of `folder`. Gives the ids of its metadata with what was found.
 pub(super) fn walk(
     root: &Path,
@@ -283,3 +306,7 @@ const REST_MAX: Duration = Duration::from_millis(20);
 
 /// A quarter of a gigabyte of ids. Chroma holds some ten times as much for each of them.
 const PAIRS_MAX: usize = 16_000_000;
+
+/// How often a metadata file that is being written is looked at again, and how soon.
+const TRIES_MAX: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(50);
