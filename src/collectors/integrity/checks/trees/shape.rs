@@ -150,13 +150,14 @@ fn table(
     let sql = "SELECT name, type, \"notnull\", dflt_value IS NULL, pk, hidden FROM pragma_table_xinfo(?1) ORDER BY cid";
     let columns = rows(connection, sql, &entry.name, |row| {
         let (in_key, hidden): (u32, u32) = (row.get(4)?, row.get(5)?);
+        let declared: String = row.get(1)?;
         let column = Column {
             name: row.get(0)?,
-            affinity: affinity(&row.get::<_, String>(1)?),
+            affinity: affinity(&declared),
             not_null: row.get(2)?,
             null_by_default: row.get(3)?,
             // A key that needs no index is the row id itself.
-            rowid: in_key > 0 && !has_key_index,
+            rowid: in_key > 0 && !has_key_index && declared.eq_ignore_ascii_case("INTEGER"),
         };
         Ok((column, hidden > 0))
     })?;

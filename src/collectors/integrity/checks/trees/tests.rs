@@ -96,6 +96,27 @@ fn what_is_whole_is_whole_whatever_the_size_of_its_pages() {
 }
 
 #[test]
+fn what_real_chroma_wrote_is_known_and_whole() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for name in [
+        "0.4.24",
+        "0.5.5",
+        "0.6.3",
+        "1.1.1",
+        "1.5.9",
+        "1.5.9-deleted",
+        "1.5.9-empty",
+        "1.5.9-fresh",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chroma.sqlite3");
+        std::fs::copy(fixtures.join(format!("chroma-{name}/chroma.sqlite3")), &path).unwrap();
+        let said = ours(&path).unwrap_or_else(|| panic!("{name}: a schema that is not known"));
+        assert!(said.is_ok(), "{name}: {said:?}");
+    }
+}
+
+#[test]
 fn whatever_is_done_to_the_bytes_nothing_that_sqlite_reports_is_missed() {
     let dir = tempfile::tempdir().unwrap();
     let (mut reported, mut harmless, mut unusual) = (0, 0, 0);
