@@ -78,6 +78,8 @@ pub struct Contents {
     faults: Vec<Finding>,
     /// When the facts were true, and the state of the file that they are about.
     looked: Option<(Timestamp, Stamp)>,
+    /// Whether a question of the last look took too long: it is asked again, although the file is the same.
+    partial: bool,
     tried: Option<Timestamp>,
     scan: Option<Scan>,
     queue: Option<Queue>,
@@ -99,6 +101,7 @@ impl Contents {
             catalogue: None,
             faults: Vec::new(),
             looked: None,
+            partial: false,
             tried: None,
             scan: None,
             queue: None,
@@ -136,6 +139,9 @@ impl Contents {
         }
         asker.slices_for(budget);
         self.scan_queue(&mut asker, turn.now)?;
+        if look_due {
+            self.partial = asker.gave_up();
+        }
         if walk_due {
             asker.slices_for(budget);
             self.walk_records(&mut asker, turn.now)?;
@@ -146,6 +152,7 @@ impl Contents {
     fn look_due(&mut self, turn: &Turn, stamp: Stamp) -> bool {
         if let Some((at, about)) = &mut self.looked
             && *about == stamp
+            && !self.partial
             && !turn.deep
         {
             *at = turn.now;
@@ -477,6 +484,17 @@ mod tests {
             assert_eq!(lag.get(&Scope::Vector), vector, "{name}");
             assert_eq!(reading.observation.findings, [], "{name}");
         }
+    }
+
+    #[test]
+    fn what_was_given_up_is_asked_again_although_the_file_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        fixture("chroma-1.5.9", dir.path());
+        let (mut contents, context) = contents(dir.path());
+        whole(&mut contents, &context);
+        (contents.partial, contents.queue, contents.tried) = (true, None, None);
+        whole(&mut contents, &context);
+        assert!(!contents.partial && contents.queue.is_some());
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub(super) struct Asker<'a, 'd> {
     until: Option<(Ticks, Duration)>,
     /// Rows of a slice.
     rows: u32,
+    gave_up: bool,
 }
 
 impl<'a, 'd> Asker<'a, 'd> {
@@ -101,7 +102,12 @@ impl<'a, 'd> Asker<'a, 'd> {
         turn: &'a Turn,
         collect: &'a Collect,
     ) -> Self {
-        Self { connection, turn, collect, until: None, rows: ROWS_FIRST }
+        Self { connection, turn, collect, until: None, rows: ROWS_FIRST, gave_up: false }
+    }
+
+    /// Whether a question took too long, so that its answer is not known.
+    pub(super) const fn gave_up(&self) -> bool {
+        self.gave_up
     }
 
     /// The moment of the turn.
@@ -124,7 +130,10 @@ impl<'a, 'd> Asker<'a, 'd> {
         match self.within(HOLD_BESIDE_WRITER.min(hold), hold, question) {
             Ok((answer, _)) => Ok(Some(answer)),
             // It took too long: that number is not known, the others may be.
-            Err(QueryError::Aborted(_)) => Ok(None),
+            Err(QueryError::Aborted(_)) => {
+                self.gave_up = true;
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

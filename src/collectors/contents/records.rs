@@ -124,15 +124,15 @@ impl Walk {
                 let confirmed =
                     asker.ask(|c| still_homeless(c, catalogue, under_way.homeless.keys()));
                 match confirmed {
-                    Ok(confirmed) => {
-                        let confirmed = confirmed.unwrap_or_default();
+                    Ok(Some(confirmed)) => {
                         under_way.homeless.retain(|segment, _| confirmed.contains_key(segment));
                         let were = confirmed.into_iter().filter(|(_, position)| *position);
                         under_way.deleted = were.map(|(segment, _)| segment).collect();
                     }
-                    Err(error) => {
+                    // It took too long: nothing is said to be found, and nothing not to be, until it is answered.
+                    other => {
                         self.under_way = Some(under_way);
-                        return Err(error);
+                        return other.map(|_| false);
                     }
                 }
                 self.done = Some((now, under_way));
