@@ -113,17 +113,13 @@ fn an_emptied_queue_loses_writes_as_the_finding_says() {
         let dir = fixture(&format!("chroma-{version}"), scratch.path());
         let empty = "DELETE FROM embeddings_queue";
         Connection::open(dir.join("chroma.sqlite3")).unwrap().execute_batch(empty).unwrap();
-        let store = dir.to_str().unwrap();
-        let out = support::run(&[
-            "check",
-            "--quick",
-            "--output",
-            "json",
-            "--state.dir",
-            "",
-            "--store.path",
-            store,
-        ]);
+        // A quick check gives what takes too long on a busy machine up.
+        let config = scratch.path().join("c.yml");
+        let patient = "collect: {statement_deadline: 1m, device_timeout: 20s}\n";
+        std::fs::write(&config, patient).unwrap();
+        let (config, store) = (config.to_str().unwrap(), dir.to_str().unwrap());
+        let words = ["check", "--output", "json", "--config.file", config, "--state.dir", ""];
+        let out = support::run(&[&words[..], &["--store.path", store]].concat());
         let text = String::from_utf8(out.stdout).unwrap();
         assert!(text.contains("seq_id_invalid"), "{version}: {text}");
         let out = python(version, ADD, &dir).wait_with_output().unwrap();

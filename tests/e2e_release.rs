@@ -17,7 +17,11 @@ fn an_older_server_on_a_newer_directory_is_told() {
     let dir = fixture("chroma-1.1.1", scratch.path());
     let state = scratch.path().join("state");
     let config = scratch.path().join("c.yml");
-    std::fs::write(&config, "collect:\n  interval: 200ms\n  contents_interval: 200ms\n").unwrap();
+    std::fs::write(
+        &config,
+        "collect: {interval: 200ms, contents_interval: 200ms, statement_deadline: 5s}\n",
+    )
+    .unwrap();
     let (store, state) = (format!("main={}", dir.display()), state.to_str().unwrap());
     let words =
         ["--config.file", config.to_str().unwrap(), "--store.path", &store, "--state.dir", state];
@@ -40,7 +44,7 @@ fn an_older_server_on_a_newer_directory_is_told() {
     assert!(found(&page), "the next start would panic");
     exporter.stop();
 
-    let out = support::run(&[&["check", "--quick", "--output", "json"][..], &words].concat());
+    let out = support::run(&[&["check", "--output", "json"][..], &words].concat());
     let text = String::from_utf8(out.stdout).unwrap();
     assert!(
         text.contains(CODE) && text.contains("1.2.2 is the lowest release that opens it"),

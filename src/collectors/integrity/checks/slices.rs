@@ -48,7 +48,17 @@ pub(super) fn walk(
     time_max: Duration,
     stop: &AtomicBool,
 ) -> Result<Seen, QueryError> {
-    let limits = Limits { hold: HOLD_MAX, hold_unwaited: HOLD_MAX, stop };
+    walk_holding(database, HOLD_MAX, time_max, stop)
+}
+
+/// The same, holding the lock for at most `hold` at a time.
+fn walk_holding(
+    database: &Database,
+    hold: Duration,
+    time_max: Duration,
+    stop: &AtomicBool,
+) -> Result<Seen, QueryError> {
+    let limits = Limits { hold, hold_unwaited: hold, stop };
     let mut walk = Walk {
         connection: database.connect()?,
         limits,
@@ -272,8 +282,8 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch(&format!("{TABLES}{more}")).unwrap();
         let stop = AtomicBool::new(false);
         let database = Database::new(path);
-        // On a machine that is busy with other tests a slice may be too short again and again.
-        walk(&database, Duration::from_mins(1), &stop)
+        // On a machine that is busy with other tests a slice would be too short again and again.
+        walk_holding(&database, Duration::from_mins(1), Duration::from_mins(5), &stop)
     }
 
     #[test]
