@@ -17,7 +17,7 @@ use super::{
     judge::{Case, judge},
     look::{FileLook, Folder, Look},
     moving::{Lost, Moving, Unsettled},
-    records::{self, Asker, Compared, Queue},
+    records::{self, Asker, Compared, Comparison, Queue},
     walk::{self, Manner, MetadataLook, Refused, Walked},
 };
 use crate::{
@@ -244,7 +244,8 @@ fn segment(
         return Ok((Found { deep: Some(deep), lost: None }, None));
     };
     let position = positions.get(&uuid).copied();
-    let comparison = match records::compare(asker, queue, uuid, row, position, pairs) {
+    let compared = records::compare(asker, queue, uuid, row, position, pairs);
+    let Comparison { compared, suspects } = match compared {
         Ok(comparison) => comparison,
         Err(error) => {
             walk::unchanged(root, folder)?;
@@ -255,20 +256,22 @@ fn segment(
         Err(Refused::Changed) => still = false,
         other => other?,
     }
-    deep.compared = Some(Arc::new(comparison.compared.clone()));
-    let whole = still && deep.walked.is_some();
+    let compared = Arc::new(compared);
+    deep.compared = Some(Arc::clone(&compared));
+    if still && deep.walked.is_some() {
+        return Ok((Found { deep: Some(deep), lost: None }, None));
+    }
     let moving = Moving { root, folder, segment: uuid, row, manner };
-    let lost = if whole { None } else { Some(moving.settle(asker, queue, comparison)) };
-    let lost = match lost.transpose() {
-        Ok(lost) => lost,
-        Err(Unsettled::Index(refused)) if !still => return Err(refused),
-        // It comes again in a later turn.
+    let lost = match moving.settle(asker, queue, &compared, suspects) {
+        Ok(lost) => Some(lost),
         Err(unsettled) => {
             tracing::debug!(%unsettled, index = folder.name, "What it lacks cannot be told for now.");
-            if !still {
-                return Err(Refused::Changed);
+            match unsettled {
+                _ if still => None,
+                Unsettled::Index(refused) => return Err(refused),
+                // It comes again in a later turn.
+                Unsettled::Query(_) | Unsettled::Unsure(_) => return Err(Refused::Changed),
             }
-            None
         }
     };
     Ok((Found { deep: still.then_some(deep), lost }, None))

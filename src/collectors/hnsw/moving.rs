@@ -13,11 +13,12 @@ use rusqlite::Connection;
 use super::{
     catalogue::{Row, position},
     look::Folder,
-    records::{Asker, Comparison, Queue, Suspect},
+    records::{Asker, Compared, Queue, Suspect, examples},
     uuid_text,
     walk::{self, Manner, Refused},
 };
 use crate::{
+    collectors::pause,
     format::{hnsw::Pair, pickle, uuid::Uuid},
     store::database::QueryError,
 };
@@ -59,11 +60,11 @@ impl Moving<'_> {
         self,
         asker: &mut Asker<'_>,
         queue: &mut Queue,
-        comparison: Comparison,
+        compared: &Compared,
+        suspects: Option<Vec<Suspect>>,
     ) -> Result<Lost, Unsettled> {
-        let Comparison { compared, suspects: Some(mut suspects) } = comparison else {
-            return Err(Unsettled::Unsure("too many records seem to be missing"));
-        };
+        let mut suspects =
+            suspects.ok_or(Unsettled::Unsure("too many records seem to be missing"))?;
         // A position that no queue ever reached says nothing about any record.
         if compared.position_ahead {
             return Err(Unsettled::Unsure("its position is beyond the end of the queue"));
@@ -74,7 +75,7 @@ impl Moving<'_> {
                 break;
             }
             if round > 0 {
-                std::thread::sleep(BETWEEN);
+                pause(BETWEEN);
             }
             let ids = || {
                 let (metadata, pairs) = walk::newest_ids(self.root, self.folder, self.manner)?;
@@ -84,9 +85,8 @@ impl Moving<'_> {
             };
             self.round(asker, queue, &mut suspects, ids)?;
         }
-        let examples = suspects.iter().take(EXAMPLES_MAX).map(|suspect| suspect.text.clone());
-        let missing = suspects.len() as u64;
-        Ok(Lost { records: compared.records, missing, examples: examples.collect() })
+        let (records, missing) = (compared.records, suspects.len() as u64);
+        Ok(Lost { records, missing, examples: examples(&suspects) })
     }
 
     /// Leaves those in `suspects` that are lost for certain. `newest_ids` reads the index, and how far it says the queue is in it.
@@ -163,7 +163,6 @@ const ROUNDS: usize = 2;
 const BETWEEN: Duration = Duration::from_secs(2);
 /// Records that are asked for in one transaction: some milliseconds.
 const SLICE: usize = 500;
-const EXAMPLES_MAX: usize = 3;
 
 #[cfg(test)]
 mod tests {

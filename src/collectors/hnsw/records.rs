@@ -379,11 +379,10 @@ impl Found {
             }
         }
         let exchanged = exchanged(pairs, &self.met, self.rows);
-        let examples = missing.iter().take(EXAMPLES_MAX).map(|suspect| suspect.text.clone());
         let compared = Compared {
             records: self.records,
             missing: missing.len() as u64 + self.missing_more,
-            examples: examples.collect(),
+            examples: examples(&missing),
             missing_last: self.missing_more == 0
                 && earliest.zip(self.latest).is_some_and(|(earliest, latest)| earliest > latest),
             known,
@@ -400,6 +399,11 @@ impl Found {
         };
         Comparison { compared, suspects: (self.missing_more == 0).then_some(missing) }
     }
+}
+
+/// The ids of the first suspects.
+pub(super) fn examples(suspects: &[Suspect]) -> Vec<String> {
+    suspects.iter().take(EXAMPLES_MAX).map(|suspect| suspect.text.clone()).collect()
 }
 
 /// Whether the labels of two ids were exchanged: Chroma 1.x gives rows and labels out in the same order.
