@@ -6,6 +6,9 @@
 mod counts;
 mod fulltext;
 pub mod pages;
+#[cfg(test)]
+#[path = "../../../tests/support/random.rs"]
+mod random;
 mod schema;
 mod slices;
 mod trees;

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use rusqlite::params;
 
-use super::*;
+use super::{super::random::Random, *};
 
 /// Builds a table as Chroma has it, with leaves of `leaf_bytes`, deleted and changed rows, and a merge under way.
 fn build(path: &Path, leaf_bytes: u32, rows: i64) {
@@ -82,7 +82,7 @@ fn damage(path: &Path, case: u64, random: &mut Random) -> String {
         let count: i64 = connection
             .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
             .unwrap();
-        let skip = random.below(count.cast_unsigned());
+        let skip = random.below(count.cast_unsigned().max(1));
         let sql = format!("SELECT {key} FROM {table} LIMIT 1 OFFSET {skip}");
         connection.query_row(&sql, [], |row| row.get(0)).unwrap()
     };
@@ -102,7 +102,7 @@ fn damage(path: &Path, case: u64, random: &mut Random) -> String {
         0..=7 => {
             let sql = "SELECT block FROM text_data WHERE id=?1";
             let mut block: Vec<u8> = connection.query_row(sql, [record], |row| row.get(0)).unwrap();
-            let at = random.below(block.len() as u64);
+            let at = random.below((block.len() as u64).max(1));
             let at = usize::try_from(at).unwrap();
             match case / 20 % 5 {
                 0 => block[at] ^= 1 << random.below(8),
@@ -181,18 +181,6 @@ fn what_is_not_known_is_left_to_sqlite() {
         .execute_batch("CREATE VIRTUAL TABLE second USING fts5(x, tokenize='trigram')")
         .unwrap();
     assert!(matches!(table(&connection).unwrap(), Text::Other));
-}
-
-/// A small generator of numbers that look random and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound.max(1)
-    }
 }
 
 /// For each size of leaves.

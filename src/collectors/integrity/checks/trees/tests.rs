@@ -2,12 +2,7 @@ use std::path::Path;
 
 use rusqlite::params;
 
-use super::*;
-
-#[path = "../../../../../tests/support/random.rs"]
-mod random;
-
-use random::Random;
+use super::{super::random::Random, *};
 
 /// Tables of the forms that Chroma and FTS5 have, with rows that were deleted and changed, long values and free pages.
 fn build(path: &Path, page_bytes: u32, rows: i64, random: &mut Random) {
