@@ -334,7 +334,7 @@ fn copies(path: &Path, place: &Path) -> Cost {
     let (stop, progress) = (AtomicBool::new(false), chroma_exporter::progress::Progress::default());
     let options = Options {
         places: &places,
-        rate_bytes_max: 512 << 20,
+        rate_bytes_max: Config::default().collect.read_rate_bytes_max,
         lock_hold_max: Duration::from_millis(10),
         time_max: Duration::from_mins(1),
         stop: &stop,

@@ -250,7 +250,8 @@ pub struct Collect {
     pub check_window: Option<Window>,
     /// Where consistent copies of a database go; `None` looks for a place.
     pub scratch_dir: Option<PathBuf>,
-    /// Bytes of a database that a copy reads a second, at most.
+    /// Bytes that a copy reads a second at most, while nobody writes to its database; half of it at other times and for what
+    /// hurries nobody.
     pub read_rate_bytes_max: u64,
     /// Shortest time between two looks at tables after changes.
     pub contents_interval: Duration,
@@ -290,7 +291,7 @@ impl Default for Collect {
             check_deadline: Duration::from_secs(30 * MINUTE),
             check_window: None,
             scratch_dir: None,
-            read_rate_bytes_max: 512 << 20,
+            read_rate_bytes_max: 1 << 30,
             contents_interval: Duration::from_secs(MINUTE),
             permissions_interval: Duration::from_secs(10 * MINUTE),
             backups_interval: Duration::from_secs(MINUTE),

@@ -5,6 +5,7 @@
 
 mod counts;
 mod fulltext;
+mod meeting;
 pub mod pages;
 #[cfg(test)]
 #[path = "../../../tests/support/random.rs"]

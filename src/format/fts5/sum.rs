@@ -31,6 +31,15 @@ impl Row {
 }
 
 impl Sum {
+    /// The sum over two sets of positions together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            positions: self.positions.wrapping_add(other.positions),
+            hash: self.hash.wrapping_add(other.hash),
+        }
+    }
+
     /// Takes in the position at which `row` stands. `term` is the three characters of it, 21 bits each.
     #[inline]
     pub(super) fn add(&mut self, row: Row, term: u64) {

@@ -15,6 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::Thread,
     time::Duration,
 };
 
@@ -58,6 +59,10 @@ pub(super) struct Catcher<'a> {
     wal_name: CString,
     database: &'a PlainFile<'a>,
     chain: Mutex<Chain<Journal>>,
+    /// Whether a journal had its name when events were last handled.
+    under_way: AtomicBool,
+    /// Who waits for the end of a transaction: the thread that made this.
+    waiter: Thread,
 }
 
 impl<'a> Catcher<'a> {
@@ -99,6 +104,8 @@ impl<'a> Catcher<'a> {
             wal_name: with_suffix(name, "-wal")?,
             database,
             chain: Mutex::new(Chain::new()),
+            under_way: AtomicBool::new(false),
+            waiter: std::thread::current(),
         })
     }
 
@@ -205,6 +212,26 @@ impl<'a> Catcher<'a> {
     }
 
     fn drain_into(&self, chain: &mut Chain<Journal>) {
+        self.handle_all(chain);
+        let under_way = chain.under_way();
+        if self.under_way.swap(under_way, Ordering::AcqRel) && !under_way {
+            self.waiter.unpark();
+        }
+    }
+
+    /// Waits until no transaction is under way, for so long at most. For the thread that made this.
+    pub(super) fn wait_for_pause(&self, time: Duration) {
+        let began = clock::ticks();
+        while self.under_way.load(Ordering::Acquire) {
+            let left = time.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+
+    fn handle_all(&self, chain: &mut Chain<Journal>) {
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let mut events = Reader::new(&self.events, &mut buffer);
         for _ in 0..EVENTS_MAX {

@@ -51,7 +51,7 @@ impl<'a> Copying<'a> {
             form: first,
             plan: Plan::new(pages),
             ledger: Ledger::new(first.change_counter),
-            transfer: Transfer::new(plain, to, first.page_bytes, options.rate_bytes_max),
+            transfer: Transfer::new(plain, to, first.page_bytes),
         }
     }
 
@@ -65,7 +65,8 @@ impl<'a> Copying<'a> {
         self.ledger.transactions
     }
 
-    /// Copies every page once, and takes in the journals that come.
+    /// Copies every page once, and takes in the journals that come. Reads while nobody writes, as far as that gives half the
+    /// rate: what a commit feels of a copy is that both use one memory.
     pub(super) fn sweep(&mut self) -> Result<(), ViewError> {
         let page_bytes = u64::from(self.form.page_bytes);
         let progress = self.options.progress;
@@ -75,6 +76,8 @@ impl<'a> Copying<'a> {
             self.transfer.pages(run)?;
             progress.add(u64::from(run.count) * page_bytes);
             self.pause()?;
+            let patience = self.transfer.pace(self.options.rate_bytes_max / 2);
+            self.catcher.wait_for_pause(patience.min(WAIT_PIECE));
         }
         Ok(())
     }
@@ -83,7 +86,7 @@ impl<'a> Copying<'a> {
     fn pause(&mut self) -> Result<(), ViewError> {
         loop {
             self.take_in()?;
-            let left = self.transfer.pace();
+            let left = self.transfer.pace(self.options.rate_bytes_max);
             if left.is_zero() {
                 return wait(left, self.options.stop);
             }

@@ -30,19 +30,18 @@ pub(super) struct Transfer<'a> {
     began: Ticks,
     /// Bytes moved so far.
     pub(super) bytes: u64,
-    rate_bytes_max: u64,
 }
 
 impl<'a> Transfer<'a> {
-    /// Between two open files, at most `rate_bytes_max` a second where [`Transfer::pace`] is asked.
-    pub(super) fn new(from: &'a File, to: &'a File, page_bytes: u32, rate_bytes_max: u64) -> Self {
+    /// Between two open files.
+    pub(super) fn new(from: &'a File, to: &'a File, page_bytes: u32) -> Self {
         // Without read-ahead, what is in the page cache before a read of ours was wanted by somebody else.
         if let Err(error) = fadvise(from, 0, None, Advice::Random) {
             tracing::debug!(%error, "Read-ahead cannot be switched off.");
         }
         let buffer = vec![0; BUFFER_BYTES.max(page_bytes as usize)];
         let page_bytes = u64::from(page_bytes);
-        Self { from, to, page_bytes, buffer, began: clock::ticks(), bytes: 0, rate_bytes_max }
+        Self { from, to, page_bytes, buffer, began: clock::ticks(), bytes: 0 }
     }
 
     /// Most pages that are moved in one piece.
@@ -73,9 +72,9 @@ impl<'a> Transfer<'a> {
         self.to.write_all_at(&self.buffer[..len], u64::from(page - 1) * self.page_bytes)
     }
 
-    /// How long to wait before the next piece.
-    pub(super) fn pace(&self) -> Duration {
-        let due = self.bytes as f64 / self.rate_bytes_max.max(1) as f64;
+    /// How long to wait until no more than `rate_bytes_max` a second were moved.
+    pub(super) fn pace(&self, rate_bytes_max: u64) -> Duration {
+        let due = self.bytes as f64 / rate_bytes_max.max(1) as f64;
         Duration::from_secs_f64(due.min(PACE_SECS_MAX)).saturating_sub(self.began.elapsed())
     }
 }
@@ -134,8 +133,9 @@ fn absent(from: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
     stretches
 }
 
-/// Memory for one piece.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Memory for one piece: it is through in a tenth of a millisecond, so that a transaction which begins meanwhile does not
+/// feel it.
+const BUFFER_BYTES: usize = 256 << 10;
 /// Bytes that are asked of the page cache at once.
 const LOOK_BYTES: usize = 256 << 10;
 
@@ -191,7 +191,7 @@ mod tests {
         let (from, to) = (open("from"), open("to"));
         let bytes: Vec<u8> = (0..4096 * 700_u32).map(|i| (i / 4096 % 251) as u8).collect();
         from.write_all_at(&bytes, 0).unwrap();
-        let mut transfer = Transfer::new(&from, &to, 4096, 1 << 30);
+        let mut transfer = Transfer::new(&from, &to, 4096);
         transfer.pages(Run { first: 3, count: 1 }).unwrap();
         assert_eq!(to.metadata().unwrap().len(), 3 * 4096);
         transfer.pages(Run { first: 1, count: 2000 }).unwrap();
@@ -201,8 +201,7 @@ mod tests {
         transfer.old(&from, 4096 * 7 + 5, 3).unwrap();
         let copied = std::fs::read(dir.path().join("to")).unwrap();
         assert_eq!(copied[8192..], bytes[4096 * 7 + 5..][..4096]);
-        assert!(transfer.pace() < Duration::from_millis(3));
-        transfer.rate_bytes_max = 4096;
-        assert!(transfer.pace() > Duration::from_mins(10));
+        assert!(transfer.pace(1 << 30) < Duration::from_millis(3));
+        assert!(transfer.pace(4096) > Duration::from_mins(10));
     }
 }

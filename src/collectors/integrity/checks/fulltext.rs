@@ -1,13 +1,15 @@
 //! The full text: that its index holds the words of its documents, all of them, and no others. SQLite's own check of it
-//! takes nine tenths of the time of a whole-file pragma; this one reads each byte once, and its two halves can run side by
+//! takes nine tenths of the time of a whole-file pragma; this one reads each byte once, in parts that can be read side by
 //! side. It only ever says that all is well, or that SQLite must be asked.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::{Connection, Rows, types::ValueRef};
 
 use crate::format::{
     fts5::{
         self, Declaration, FORMAT_VERSION, STRUCTURE_ID, Segment, Source, Split, Structure, Sum,
-        TOTALS_ID, Totals,
+        TOTALS_ID, Totals, Trigrams,
     },
     odd::Odd,
 };
@@ -47,18 +49,82 @@ pub(super) fn table(connection: &Connection) -> rusqlite::Result<Text> {
     Ok(known.map_or(Text::Other, Text::Known))
 }
 
-/// Everything that the documents say, and the small records: totals, sizes, version.
+/// What one side says: the words, and how many rows and tokens there are. Both sides of a whole full text say the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    sum: Sum,
+    totals: Totals,
+}
+
+impl Said {
+    /// What two parts of a side say together; `None` when no whole full text says so much.
+    pub(super) fn and(self, other: Self) -> Option<Self> {
+        let totals = Totals {
+            rows: self.totals.rows.checked_add(other.totals.rows)?,
+            tokens: self.totals.tokens.checked_add(other.totals.tokens)?,
+        };
+        Some(Self { sum: self.sum.and(other.sum), totals })
+    }
+}
+
+/// The documents in parts of as many ids each, to be taken by whoever is free. Together they are all ids there can be.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// The last id of each part but the last one.
+    ends: Vec<i64>,
+    next: AtomicUsize,
+}
+
+impl Parts {
+    /// Shares out the documents of now; those that come later belong to a part too.
+    pub(super) fn of(connection: &Connection, declaration: &Declaration) -> rusqlite::Result<Self> {
+        let tables = Tables { connection, name: &declaration.table };
+        let mut statement = tables
+            .prepare("SELECT (SELECT min(id) FROM {}_content), (SELECT max(id) FROM {}_content)")?;
+        let (first, last): (Option<i64>, Option<i64>) =
+            statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+        let ids_each = last.saturating_sub(first) / PARTS + 1;
+        let ends = (1..PARTS).map(|part| first.saturating_add(ids_each.saturating_mul(part)));
+        Ok(Self { ends: ends.collect(), next: AtomicUsize::new(0) })
+    }
+
+    /// The first and the last id of the next part; `None` when all are taken.
+    fn take(&self) -> Option<[i64; 2]> {
+        let part = self.next.fetch_add(1, Ordering::Relaxed);
+        let end = |part: usize| self.ends.get(part).copied();
+        let first = match part.checked_sub(1) {
+            None => i64::MIN,
+            Some(before) => end(before)?.checked_add(1)?,
+        };
+        Some([first, end(part).unwrap_or(i64::MAX)])
+    }
+}
+
+/// What the documents of all `parts` say that are left to be taken.
 pub(super) fn of_documents(
     connection: &Connection,
     declaration: &Declaration,
-) -> Result<Sum, Doubt> {
+    parts: &Parts,
+) -> Result<Said, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
-    tables.version()?;
-    let totals = Totals::parse(&tables.record(TOTALS_ID)?)?;
-    let mut contents = tables.prepare("SELECT id, c0 FROM {}_content ORDER BY id")?;
-    let mut sizes = tables.prepare("SELECT id, sz FROM {}_docsize ORDER BY id")?;
-    let (mut contents, mut sizes) = (contents.query([])?, sizes.query([])?);
-    let (mut sum, mut seen) = (Sum::default(), Totals::default());
+    let within = "WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
+    let mut contents = tables.prepare(&format!("SELECT id, c0 FROM {{}}_content {within}"))?;
+    let mut sizes = tables.prepare(&format!("SELECT id, sz FROM {{}}_docsize {within}"))?;
+    let mut said = Said::default();
+    while let Some(ids) = parts.take() {
+        let part = documents(contents.query(ids)?, sizes.query(ids)?, declaration.tokenizer)?;
+        said = said.and(part).ok_or(Odd("more tokens than can be counted"))?;
+    }
+    Ok(said)
+}
+
+fn documents(
+    mut contents: Rows<'_>,
+    mut sizes: Rows<'_>,
+    tokenizer: Trigrams,
+) -> Result<Said, Doubt> {
+    let Said { mut sum, mut totals } = Said::default();
     while let Some(content) = contents.next()? {
         let size = sizes.next()?.ok_or(Odd("a document without a size"))?;
         let id = content.get_ref(0)?.as_i64().map_err(|_| Odd("a document's id"))?;
@@ -70,22 +136,24 @@ pub(super) fn of_documents(
             ValueRef::Text(text) => text,
             _ => return Err(Odd("a document that is no text").into()),
         };
-        let tokens = declaration.tokenizer.add(id, text, &mut sum)?;
+        let tokens = tokenizer.add(id, text, &mut sum)?;
         let size = size.get_ref(1)?.as_blob().map_err(|_| Odd("a document's size"))?;
         if fts5::tokens_of_row(size)? != tokens {
             return Err(Odd("a document of another size").into());
         }
-        seen = Totals { rows: seen.rows + 1, tokens: seen.tokens + tokens };
+        totals = Totals { rows: totals.rows + 1, tokens: totals.tokens + tokens };
     }
-    if sizes.next()?.is_some() || seen != totals {
-        return Err(Odd("totals that are not those of the documents").into());
+    if sizes.next()?.is_some() {
+        return Err(Odd("sizes of other documents").into());
     }
-    Ok(sum)
+    Ok(Said { sum, totals })
 }
 
-/// Everything that the index says.
-pub(super) fn of_index(connection: &Connection, declaration: &Declaration) -> Result<Sum, Doubt> {
+/// What the index says, and the small records beside it: totals, version.
+pub(super) fn of_index(connection: &Connection, declaration: &Declaration) -> Result<Said, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
+    tables.version()?;
+    let totals = Totals::parse(&tables.record(TOTALS_ID)?)?;
     let structure = Structure::parse(&tables.record(STRUCTURE_ID)?)?;
     if structure.segments.len() > SEGMENTS_MAX {
         return Err(Odd("too many segments").into());
@@ -110,7 +178,7 @@ pub(super) fn of_index(connection: &Connection, declaration: &Declaration) -> Re
         };
         segments.push(Segment::new(records, extent.first, extent.last));
     }
-    fts5::sum_of_index(segments)
+    Ok(Said { sum: fts5::sum_of_index(segments)?, totals })
 }
 
 /// The tables behind a full-text table.
@@ -200,6 +268,9 @@ impl Source for Records<'_> {
         Ok(())
     }
 }
+
+/// Small enough that two who share them end at about the same time.
+const PARTS: i64 = 64;
 
 /// Each holds a few pages in memory. FTS5 merges long before there are so many.
 const SEGMENTS_MAX: usize = 500;

@@ -6,27 +6,28 @@
 
 use std::{
     fs::File,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use rusqlite::{
-    Connection, ErrorCode, ffi,
+    Connection, ErrorCode,
     hooks::{AuthAction, AuthContext, Authorization},
 };
 
 use super::{
     counts,
-    fulltext::{self, Doubt, Text},
+    fulltext::{self, Doubt, Parts, Text},
+    meeting,
     trees::{self, Shape},
 };
 use crate::{
     findings::{Code, Finding},
-    format::{
-        fts5::{Declaration, Sum},
-        odd::Odd,
-    },
+    format::{fts5::Declaration, odd::Odd},
     store::{
         DATABASE_FILE,
         database::{Limits, QueryError, ReadConnection, Timed},
@@ -45,9 +46,6 @@ pub struct Verdict {
 
 /// A connection by which a check looks at a database. Two are asked side by side.
 pub trait Lane: Send {
-    /// Whether both see the same state in transactions that begin at different times.
-    const AT_REST: bool;
-
     /// The connection, to be set up.
     fn connection_mut(&mut self) -> &mut Connection;
 
@@ -60,8 +58,6 @@ pub trait Lane: Send {
 }
 
 impl Lane for ReadConnection<'_> {
-    const AT_REST: bool = false;
-
     fn connection_mut(&mut self) -> &mut Connection {
         self.connection_mut()
     }
@@ -76,8 +72,6 @@ impl Lane for ReadConnection<'_> {
 }
 
 impl Lane for CopyConnection<'_> {
-    const AT_REST: bool = true;
-
     fn connection_mut(&mut self) -> &mut Connection {
         self.connection_mut()
     }
@@ -124,8 +118,8 @@ struct Said {
     entries_agree: bool,
 }
 
-/// What was made of the full text: a sum, or why there is none.
-type Reckoned = Result<Sum, Doubt>;
+/// What a side of the full text says, or why that is not known.
+type Reckoned = Result<fulltext::Said, Doubt>;
 
 impl<L: Lane> Asking<'_, L> {
     fn ask(&mut self) -> Result<Verdict, QueryError> {
@@ -172,8 +166,9 @@ impl<L: Lane> Asking<'_, L> {
 
     /// The pragma without the full text, and the full text.
     fn apart(&mut self, known: &Declaration, shape: Option<&Shape>) -> Result<Said, QueryError> {
-        leave_out(self.lanes[0].connection_mut(), Some(&known.table))?;
-        let both = self.side_by_side(known, shape);
+        let refusing = Arc::new(AtomicBool::new(true));
+        leave_out(self.lanes[0].connection_mut(), Some((known.table.as_str(), &refusing)))?;
+        let both = self.side_by_side(known, shape, &refusing);
         leave_out(self.lanes[0].connection_mut(), None)?;
         let (mut said, text) = both?;
         let doubt = match text {
@@ -197,32 +192,40 @@ impl<L: Lane> Asking<'_, L> {
         Ok(said)
     }
 
-    /// The doubt is `None` when the full text is whole.
+    /// The doubt is `None` when the full text is whole. The first lane begins with all else, the second with the index of the
+    /// full text, and both share its documents.
     fn side_by_side(
         &mut self,
         known: &Declaration,
         shape: Option<&Shape>,
+        refusing: &AtomicBool,
     ) -> Result<(Said, Result<Option<Doubt>, QueryError>), QueryError> {
         let (pragma, limits) = (self.pragma, self.limits);
+        // Where that cannot be told, one takes them all.
+        let parts = self.alone(|connection, _| Parts::of(connection, known)).unwrap_or_default();
         let [first, second] = &mut self.lanes;
-        // The one who is free first reads the index.
-        let taken = AtomicBool::new(false);
-        let index = |connection: &Connection| {
-            let free = !taken.swap(true, Ordering::Relaxed);
-            free.then(|| reckoned(fulltext::of_index(connection, known))).transpose()
-        };
+        let [here, there] = meeting::two();
+        let documents =
+            |connection: &Connection| reckoned(fulltext::of_documents(connection, known, &parts));
         let (pages, text) = thread::scope(|scope| {
-            let text = || {
+            let text = move || {
                 second.within(limits, |connection, _| {
-                    let documents = reckoned(fulltext::of_documents(connection, known))?;
-                    Ok((documents, index(connection)?))
+                    if !there.meet(connection)? {
+                        return Ok(None);
+                    }
+                    let index = reckoned(fulltext::of_index(connection, known))?;
+                    Ok(Some((index, documents(connection)?)))
                 })
             };
             let text =
                 thread::Builder::new().name("full text".to_owned()).spawn_scoped(scope, text);
-            let pages = first.within(limits, |connection, file| {
+            let pages = first.within(limits, move |connection, file| {
+                if !here.meet(connection)? {
+                    return Ok(None);
+                }
                 let said = structure(connection, file, shape, pragma)?;
-                Ok((said, if L::AT_REST { index(connection)? } else { None }))
+                refusing.store(false, Ordering::Relaxed);
+                Ok(Some((said, documents(connection)?)))
             });
             (pages, text.map(thread::ScopedJoinHandle::join))
         });
@@ -234,16 +237,26 @@ impl<L: Lane> Asking<'_, L> {
             Err(error) => return Err(QueryError::File(error)),
         };
         self.held = self.held.max(pages.held).max(text.held);
-        let (said, by_first) = pages.result?;
-        let text = text.result.map(|(documents, by_second)| {
-            let index = by_first.or(by_second);
-            match (documents, index.unwrap_or(Err(Odd("an index that was not read").into()))) {
-                (Ok(documents), Ok(index)) if documents == index => None,
-                (Ok(_), Ok(_)) => Some(Odd("other words than those of its documents").into()),
-                (Err(doubt), _) | (_, Err(doubt)) => Some(doubt),
+        match (pages.result, text.result) {
+            (Ok(Some((said, some))), Ok(Some((index, others)))) => {
+                Ok((said, Ok(doubt(some, others, index))))
             }
-        });
-        Ok((said, text))
+            // Damage is told although the rest was given up.
+            (Ok(Some((said, _))), Err(error)) => Ok((said, Err(error))),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Ok(None), _) | (_, Ok(None)) => Err(QueryError::File(std::io::Error::other(
+                "one of two transactions gave up without an error",
+            ))),
+        }
+    }
+}
+
+/// Why the full text cannot be called whole, from what two say of the documents and one of the index.
+fn doubt(some: Reckoned, others: Reckoned, index: Reckoned) -> Option<Doubt> {
+    match (some, others, index) {
+        (Ok(some), Ok(others), Ok(index)) => (some.and(others) != Some(index))
+            .then(|| Odd("other words than those of its documents").into()),
+        (Err(doubt), ..) | (_, Err(doubt), _) | (.., Err(doubt)) => Some(doubt),
     }
 }
 
@@ -260,15 +273,23 @@ fn reckoned(result: Reckoned) -> rusqlite::Result<Reckoned> {
 }
 
 /// Keeps the check of the full-text table `table` out of the pragmas: the statement by which that reads its documents is
-/// refused, which ends the pragma. Virtual tables come last in it, so it has said all else by then. `None` ends this.
+/// refused, which ends the pragma. Virtual tables come last in it, so it has said all else by then. `None` ends this, and
+/// the flag lifts it while it is `false`.
 ///
 /// Taking the table out of the schema would need a connection that writes, and a pragma per table does not see pages that
 /// belong to none or to two.
-fn leave_out(connection: &mut Connection, table: Option<&str>) -> rusqlite::Result<()> {
-    let refused = table.map(|table| format!("{table}_content"));
-    let refuse = refused.map(|refused| {
+fn leave_out(
+    connection: &mut Connection,
+    table: Option<(&str, &Arc<AtomicBool>)>,
+) -> rusqlite::Result<()> {
+    let refuse = table.map(|(table, refusing)| {
+        let (refused, refusing) = (format!("{table}_content"), Arc::clone(refusing));
         move |context: AuthContext<'_>| match context.action {
-            AuthAction::Read { table_name, .. } if table_name == refused => Authorization::Deny,
+            AuthAction::Read { table_name, .. }
+                if table_name == refused && refusing.load(Ordering::Relaxed) =>
+            {
+                Authorization::Deny
+            }
             _ => Authorization::Allow,
         }
     });
@@ -288,10 +309,7 @@ fn structure(
         match trees::read(connection, file, shape, full) {
             Ok(pages) => return Ok(Said { lines: Vec::new(), pages, entries_agree: full }),
             Err(trees::Doubt::GivenUp) => {
-                return Err(rusqlite::Error::SqliteFailure(
-                    ffi::Error::new(ffi::SQLITE_INTERRUPT),
-                    None,
-                ));
+                return Err(meeting::interrupted());
             }
             Err(doubt) => {
                 tracing::debug!(%doubt, "SQLite is asked about trees that are not as expected.");
