@@ -2,11 +2,11 @@
 //! shell, which never looks at the full text, and both pragmas of the SQLite in this program, which do. All on the same
 //! database in one run, in turn. The database is the one that `benches/integrity.rs` builds.
 //!
-//! `cargo bench --bench verdict -- PATH [ROUNDS]`
+//! `cargo bench --bench verdict -- PATH [ROUNDS] [cold]`: cold takes the database out of the page cache before each.
 
 mod support;
 
-use std::{path::Path, process::Command, sync::atomic::AtomicBool, time::Duration};
+use std::{fs::File, path::Path, process::Command, sync::atomic::AtomicBool, time::Duration};
 
 use chroma_exporter::{
     clock,
@@ -14,20 +14,27 @@ use chroma_exporter::{
     progress::Progress,
     store::{
         database::{Database, Limits},
+        pagecache,
         view::{self, Options, Places},
     },
 };
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Advice, fadvise};
 use support::{cpu_seconds, status_kib};
 
 fn main() {
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     let path = args.next().expect("the path of a database");
     let path = Path::new(&path);
-    let rounds = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(3);
+    let words: Vec<String> = args.collect();
+    let rounds = words.iter().find_map(|word| word.parse().ok()).unwrap_or(3);
+    let cold = words.iter().any(|word| word == "cold");
     let mut rows: Vec<(&str, Vec<Cost>)> = Vec::new();
     for _ in 0..rounds {
         for (name, work) in WAYS {
+            if cold {
+                forget(path);
+            }
             let (began, cpu) = (clock::ticks(), cpu_seconds());
             work(path);
             let cost = Cost { wall: began.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu };
@@ -73,6 +80,14 @@ const WAYS: [Way; 9] = [
     ("ours, full, with the copy", |path| on_copy(path, "integrity_check")),
 ];
 
+/// Takes a file out of the page cache.
+fn forget(path: &Path) {
+    let file = File::open(path).expect("database");
+    // What is not on the disk yet stays.
+    file.sync_all().expect("sync");
+    fadvise(&file, 0, None, Advice::DontNeed).expect("advice");
+}
+
 fn shell(path: &Path) {
     let out =
         Command::new("sqlite3").arg(path).arg("PRAGMA quick_check").output().expect("sqlite3");
@@ -92,17 +107,34 @@ fn bundled(path: &Path, pragma: &str) {
 
 fn trees(path: &Path, entries: bool) {
     let database = Database::new(path.to_owned());
+    let file = database.open_plain().expect("database");
+    let _brought = bring(&file);
     let mut lane = database.connect().expect("connection");
     let stop = AtomicBool::new(false);
     let known = pages::trees_alone(&mut lane, entries, &limits(&stop)).result.expect("an answer");
     assert!(known, "SQLite would have to be asked");
 }
 
+/// As the collector does before it checks in the file.
+fn bring(file: &File) -> pagecache::Brought<'_> {
+    let manner = pagecache::Manner {
+        rate_bytes_max: u64::MAX,
+        time_max: Duration::from_mins(10),
+        stop: &AtomicBool::new(false),
+        progress: &Progress::default(),
+    };
+    pagecache::bring(file, &manner)
+}
+
 fn in_file(path: &Path, pragma: &str) {
     let database = Database::new(path.to_owned());
+    let file = database.open_plain().expect("database");
+    let _brought = bring(&file);
     let lanes = [database.connect().expect("connection"), database.connect().expect("connection")];
     let stop = AtomicBool::new(false);
-    let verdict = pages::whole(lanes, pragma, &limits(&stop)).result.expect("a verdict");
+    let verdict = pages::whole(lanes, pragma, &limits(&stop), &Progress::default())
+        .result
+        .expect("a verdict");
     assert!(verdict.findings.is_empty(), "{:?}", verdict.findings);
 }
 
@@ -127,7 +159,9 @@ fn on_copy(path: &Path, pragma: &str) {
     let began = clock::ticks();
     let mut view = view::take(&database, &options).expect("a view");
     println!("  copied in {:.2} s", began.elapsed().as_secs_f64());
-    let verdict = pages::whole(view.lanes(), pragma, &limits(&stop)).result.expect("a verdict");
+    let verdict = pages::whole(view.lanes(), pragma, &limits(&stop), &Progress::default())
+        .result
+        .expect("a verdict");
     assert!(verdict.findings.is_empty(), "{:?}", verdict.findings);
 }
 

@@ -15,6 +15,8 @@ pub enum Phase {
     Waiting,
     /// Making a consistent copy.
     Copying,
+    /// Bringing into memory what is checked there.
+    Reading,
     /// Reading and comparing.
     Checking,
 }
@@ -26,15 +28,17 @@ impl Phase {
         match self {
             Self::Waiting => "waiting",
             Self::Copying => "copying",
+            Self::Reading => "reading",
             Self::Checking => "checking",
         }
     }
 
-    /// Where the whole stands when this part is done: a copy is made much faster than it is checked.
+    /// Where the whole stands when this part is done: a copy is made about as fast as it is checked.
     const fn end(self) -> f64 {
         match self {
             Self::Waiting => 0.0,
-            Self::Copying => 0.2,
+            Self::Copying => 0.5,
+            Self::Reading => 0.3,
             Self::Checking => 1.0,
         }
     }
@@ -180,20 +184,20 @@ mod tests {
         near(0.0);
         progress.begin(Phase::Copying, 100);
         progress.add(50);
-        near(0.1);
+        near(0.25);
         progress.grow(100);
         progress.add(150);
-        near(0.2);
+        near(0.5);
         progress.add(1000);
-        near(0.2);
+        near(0.5);
         progress.begin(Phase::Checking, 0);
-        near(0.2); // how much there is to do is not known
+        near(0.5); // how much there is to do is not known
         progress.begin(Phase::Checking, 10);
         progress.add(5);
-        near(0.6);
+        near(0.75);
         progress.begin(Phase::Copying, 100); // a second copy confirms what was found
         progress.add(50);
-        near(0.6);
+        near(0.75);
         progress.begin(Phase::Checking, 10);
         progress.add(10);
         near(1.0);

@@ -3,6 +3,7 @@
 
 pub mod database;
 pub mod device;
+pub mod pagecache;
 pub mod view;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,11 +1,11 @@
 //! How a thread stands beside others: what must be prompt comes before everybody, what can wait takes only what nobody
 //! else wants, of processor and disk.
-//!
-//! The only room with unsafe code. No crate in use here has these calls, and none can break what Rust promises: they are
-//! asked about the thread that calls, by the number 0, and take numbers or one structure that lives on our stack.
-#![expect(unsafe_code, reason = "a few system calls; see above")]
 
 use std::io;
+
+use super::kernel::{
+    IOPRIO_IDLE, IOPRIO_NONE, scheduling, set_disk_class, set_scheduling, set_turns,
+};
 
 /// While it lives this thread comes before all others that are not prompt. Where that is not permitted it asks for short
 /// turns instead, which Linux 6.12 and later give at once to a thread that has slept; older ones ignore it. To be held for
@@ -106,56 +106,8 @@ pub fn idle() -> io::Result<()> {
     set_scheduling(libc::SCHED_IDLE, libc::sched_param { sched_priority: 0 })
 }
 
-fn set_disk_class(class: libc::c_int) -> io::Result<()> {
-    // SAFETY: three numbers, no memory.
-    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn scheduling() -> io::Result<(libc::c_int, libc::sched_param)> {
-    let mut param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: a number.
-    let policy = unsafe { libc::sched_getscheduler(0) };
-    // SAFETY: the kernel writes one `sched_param` to where one is.
-    let result = unsafe { libc::sched_getparam(0, &raw mut param) };
-    if policy < 0 || result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok((policy, param))
-}
-
-fn set_scheduling(policy: libc::c_int, param: libc::sched_param) -> io::Result<()> {
-    // SAFETY: the kernel reads one `sched_param`, which lives until the call is over.
-    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// How long a turn of this thread on a processor is, in nanoseconds; zero is what is usual.
-fn set_turns(nanos: u64) -> io::Result<()> {
-    // Its niceness is set by the same call, and must stay. The number 0 is this thread.
-    let nice = rustix::process::getpriority_process(None)?;
-    let size = size_of::<libc::sched_attr>();
-    let attr = libc::sched_attr {
-        size: u32::try_from(size).map_err(io::Error::other)?,
-        sched_policy: libc::SCHED_OTHER.cast_unsigned(),
-        sched_flags: 0,
-        sched_nice: nice,
-        sched_priority: 0,
-        sched_runtime: nanos,
-        sched_deadline: 0,
-        sched_period: 0,
-    };
-    // SAFETY: the kernel reads `size` bytes of `attr`, which has as many and lives until the call is over.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// The shortest that Linux takes.
 const TURN_NANOS: u64 = 100_000;
-/// `linux/ioprio.h`: the target is a thread; no class of its own, and the class that is served when nobody else asks.
-const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-const IOPRIO_NONE: libc::c_int = 0;
-const IOPRIO_IDLE: libc::c_int = 3 << 13;
 
 #[cfg(test)]
 mod tests {

@@ -37,6 +37,7 @@ use crate::{
     store::{
         Context,
         database::{Abort, Limits, QueryError},
+        pagecache,
         view::{self, Cost, Options, Places, ViewError},
     },
 };
@@ -273,6 +274,14 @@ impl Asking<'_> {
         let file = self.context.database.stamp().map_err(QueryError::File)?.id;
         let held = self.context.host.processes.held(file, HOLDERS_AGE_MAX);
         if matches!(held, Ok(Held::No)) {
+            let file = self.context.database.open_plain().map_err(QueryError::File)?;
+            let manner = pagecache::Manner {
+                rate_bytes_max: collect.read_rate_bytes_max,
+                time_max: collect.check_deadline,
+                stop: self.stop,
+                progress: self.progress(),
+            };
+            let _brought = pagecache::bring(&file, &manner);
             match self.in_file(check, collect.check_deadline) {
                 // Somebody has come meanwhile.
                 Err(QueryError::Aborted(Abort::WriterWaiting) | QueryError::Busy) => {}
@@ -339,7 +348,7 @@ impl Asking<'_> {
         } else {
             self.progress().begin(Phase::Checking, before.size_bytes);
             let lanes = [connection, database.connect()?];
-            let timed = pages::whole(lanes, check.pragma(), &limits);
+            let timed = pages::whole(lanes, check.pragma(), &limits, self.progress());
             self.held = timed.held.max(self.held);
             timed.result?.into()
         };
@@ -411,7 +420,9 @@ impl Asking<'_> {
         let deadline = self.context.config.collect.check_deadline;
         let limits = Limits { hold: deadline, hold_unwaited: deadline, stop: self.stop };
         let quiet = if bytes < LONG_BYTES { Quiet::Nice } else { Quiet::Idle };
-        let answer = quietly(quiet, || pages::whole(view.lanes(), check.pragma(), &limits).result)?;
+        let progress = self.progress();
+        let work = || pages::whole(view.lanes(), check.pragma(), &limits, progress).result;
+        let answer = quietly(quiet, work)?;
         match answer {
             // Nobody else has this file: what SQLite comes upon is damage.
             Err(QueryError::Damaged(error)) => {

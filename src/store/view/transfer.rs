@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, IoSliceMut},
-    num::NonZeroU64,
     os::unix::fs::FileExt,
     time::Duration,
 };
@@ -16,7 +15,7 @@ use rustix::{
 use super::plan::Run;
 use crate::{
     clock::{self, Ticks},
-    store::database::read_up_to,
+    store::{database::read_up_to, pagecache},
 };
 
 /// Reads from one file and writes to the other.
@@ -95,17 +94,19 @@ fn read_gently(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
 }
 
 fn read_piece(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+    if let Some(absent) = pagecache::absent(from, at, at + buffer.len() as u64) {
+        let read = read_up_to(from, buffer, at)?;
+        pagecache::give_back(from, &absent);
+        return Ok(read);
+    }
+    // Older kernels tell by a read without waiting, if the disk is not too fast.
     let cached = read_cached(from, buffer, at);
     if cached == buffer.len() {
         return Ok(cached);
     }
     let absent = absent(from, at + cached as u64, at + buffer.len() as u64);
     let read = cached + read_up_to(from, &mut buffer[cached..], at + cached as u64)?;
-    for (start, len) in absent {
-        if let Err(error) = fadvise(from, start, NonZeroU64::new(len), Advice::DontNeed) {
-            tracing::trace!(%error, "The page cache keeps what was read.");
-        }
-    }
+    pagecache::give_back(from, &absent);
     Ok(read)
 }
 

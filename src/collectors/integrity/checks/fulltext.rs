@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::{Connection, Rows, types::ValueRef};
 
-use crate::format::{
-    fts5::{
-        self, Declaration, FORMAT_VERSION, STRUCTURE_ID, Segment, Source, Split, Structure, Sum,
-        TOTALS_ID, Totals, Trigrams,
+use crate::{
+    format::{
+        fts5::{
+            self, Declaration, FORMAT_VERSION, STRUCTURE_ID, Segment, Source, Split, Structure,
+            Sum, TOTALS_ID, Totals, Trigrams,
+        },
+        odd::Odd,
     },
-    odd::Odd,
+    progress::Progress,
 };
 
 /// Why it cannot be said that the full text is whole.
@@ -67,6 +70,19 @@ impl Said {
     }
 }
 
+/// The part of a progress that stands for one side.
+pub(super) struct Share<'a> {
+    pub(super) progress: &'a Progress,
+    pub(super) bytes: u64,
+}
+
+impl Share<'_> {
+    /// So many of `all` equal parts are done.
+    fn add(&self, parts: u64, all: u64) {
+        self.progress.add(self.bytes.saturating_mul(parts) / all.max(1));
+    }
+}
+
 /// The documents in parts of as many ids each, to be taken by whoever is free. Together they are all ids there can be.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
@@ -106,6 +122,7 @@ pub(super) fn of_documents(
     connection: &Connection,
     declaration: &Declaration,
     parts: &Parts,
+    progress: &Share<'_>,
 ) -> Result<Said, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
     let within = "WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
@@ -115,6 +132,7 @@ pub(super) fn of_documents(
     while let Some(ids) = parts.take() {
         let part = documents(contents.query(ids)?, sizes.query(ids)?, declaration.tokenizer)?;
         said = said.and(part).ok_or(Odd("more tokens than can be counted"))?;
+        progress.add(1, parts.ends.len() as u64 + 1);
     }
     Ok(said)
 }
@@ -150,7 +168,11 @@ fn documents(
 }
 
 /// What the index says, and the small records beside it: totals, version.
-pub(super) fn of_index(connection: &Connection, declaration: &Declaration) -> Result<Said, Doubt> {
+pub(super) fn of_index(
+    connection: &Connection,
+    declaration: &Declaration,
+    progress: &Share<'_>,
+) -> Result<Said, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
     tables.version()?;
     let totals = Totals::parse(&tables.record(TOTALS_ID)?)?;
@@ -167,6 +189,9 @@ pub(super) fn of_index(connection: &Connection, declaration: &Declaration) -> Re
         );
         splits.push(tables.prepare("SELECT term, pgno FROM {}_idx WHERE segid=?1 ORDER BY term")?);
     }
+    let leaves_all =
+        structure.segments.iter().map(|extent| u64::from(extent.last - extent.first) + 1);
+    let leaves_all = leaves_all.sum::<u64>();
     let mut segments = Vec::new();
     for ((extent, leaves), splits) in structure.segments.iter().zip(&mut leaves).zip(&mut splits) {
         let range = [fts5::leaf_id(extent.id, extent.first), fts5::leaf_id(extent.id, extent.last)];
@@ -175,6 +200,9 @@ pub(super) fn of_index(connection: &Connection, declaration: &Declaration) -> Re
             segment: extent.id,
             leaves: leaves.query(range)?,
             splits: splits.query([extent.id])?,
+            read: 0,
+            leaves_all,
+            progress,
         };
         segments.push(Segment::new(records, extent.first, extent.last));
     }
@@ -233,6 +261,10 @@ struct Records<'a> {
     segment: u16,
     leaves: Rows<'a>,
     splits: Rows<'a>,
+    /// Leaves that were read and not told yet, of those of all segments.
+    read: u64,
+    leaves_all: u64,
+    progress: &'a Share<'a>,
 }
 
 impl Source for Records<'_> {
@@ -245,6 +277,10 @@ impl Source for Records<'_> {
         }
         leaf.clear();
         leaf.extend_from_slice(blob(row.get_ref(1)?)?);
+        self.read += 1;
+        if self.read == TOLD_AT_ONCE {
+            self.progress.add(std::mem::take(&mut self.read), self.leaves_all);
+        }
         Ok(())
     }
 
@@ -268,6 +304,9 @@ impl Source for Records<'_> {
         Ok(())
     }
 }
+
+/// Few enough to be seen moving, and so many that telling takes no time.
+const TOLD_AT_ONCE: u64 = 64;
 
 /// Small enough that two who share them end at about the same time.
 const PARTS: i64 = 64;

@@ -62,6 +62,7 @@ mod tests {
         writer.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(0)").unwrap();
         let begun = || {
             let connection = Connection::open(&path).unwrap();
+            connection.busy_timeout(Duration::from_mins(2)).unwrap();
             connection.execute_batch("BEGIN").unwrap();
             connection
         };
@@ -77,7 +78,10 @@ mod tests {
                 (seen(&connection), connection)
             };
             let first = scope.spawn(move || reader(one));
-            while writer.execute_batch("UPDATE t SET x = x + 1").is_ok() {}
+            while !first.is_finished() && writer.execute_batch("UPDATE t SET x = x + 1").is_ok() {
+                // A reader comes in between.
+                std::thread::sleep(LOOK_EVERY);
+            }
             let second = scope.spawn(move || reader(other));
             let ((first, _held), (second, _)) = (first.join().unwrap(), second.join().unwrap());
             assert_eq!(first, second);

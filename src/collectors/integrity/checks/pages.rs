@@ -21,13 +21,14 @@ use rusqlite::{
 
 use super::{
     counts,
-    fulltext::{self, Doubt, Parts, Text},
+    fulltext::{self, Doubt, Parts, Share, Text},
     meeting,
     trees::{self, Shape},
 };
 use crate::{
     findings::{Code, Finding},
     format::{fts5::Declaration, odd::Odd},
+    progress::Progress,
     store::{
         DATABASE_FILE,
         database::{Limits, QueryError, ReadConnection, Timed},
@@ -85,9 +86,15 @@ impl Lane for CopyConnection<'_> {
     }
 }
 
-/// Says what `quick_check` or `integrity_check` of the whole file would find. `limits` are those of each transaction.
-pub fn whole<L: Lane>(lanes: [L; 2], pragma: &str, limits: &Limits<'_>) -> Timed<Verdict> {
-    let mut asking = Asking { lanes, pragma, limits, held: Duration::ZERO };
+/// Says what `quick_check` or `integrity_check` of the whole file would find. `limits` are those of each transaction; `progress`
+/// is one over the bytes of the file.
+pub fn whole<L: Lane>(
+    lanes: [L; 2],
+    pragma: &str,
+    limits: &Limits<'_>,
+    progress: &Progress,
+) -> Timed<Verdict> {
+    let mut asking = Asking { lanes, pragma, limits, progress, held: Duration::ZERO };
     let result = asking.ask();
     Timed { result, held: asking.held }
 }
@@ -97,7 +104,10 @@ pub fn whole<L: Lane>(lanes: [L; 2], pragma: &str, limits: &Limits<'_>) -> Timed
 pub fn trees_alone<L: Lane>(lane: &mut L, entries: bool, limits: &Limits<'_>) -> Timed<bool> {
     lane.within(limits, |connection, file| {
         let shape = trees::shape(connection)?;
-        Ok(shape.is_some_and(|shape| trees::read(connection, file, &shape, entries).is_ok()))
+        let whole = |shape: &Shape| {
+            trees::read(connection, file, shape, entries, &Progress::default()).is_ok()
+        };
+        Ok(shape.as_ref().is_some_and(whole))
     })
 }
 
@@ -105,6 +115,7 @@ struct Asking<'a, L> {
     lanes: [L; 2],
     pragma: &'a str,
     limits: &'a Limits<'a>,
+    progress: &'a Progress,
     /// Longest transaction.
     held: Duration,
 }
@@ -131,14 +142,14 @@ impl<L: Lane> Asking<'_, L> {
             Err(QueryError::Damaged(_) | QueryError::Other(_)) => (Text::Other, None),
             Err(error) => return Err(error),
         };
-        let pragma = self.pragma;
+        let (pragma, progress) = (self.pragma, self.progress);
         let mut said = match text {
             Text::Known(text) => self.apart(&text, shape.as_ref())?,
-            Text::Nothing => {
-                self.alone(|connection, file| structure(connection, file, shape.as_ref(), pragma))?
-            }
+            Text::Nothing => self.alone(|connection, file| {
+                structure(connection, file, shape.as_ref(), pragma, progress)
+            })?,
             Text::Other => {
-                self.alone(|connection, file| structure(connection, file, None, pragma))?
+                self.alone(|connection, file| structure(connection, file, None, pragma, progress))?
             }
         };
         if pragma == FULL && said.lines.is_empty() && !said.entries_agree {
@@ -200,20 +211,27 @@ impl<L: Lane> Asking<'_, L> {
         shape: Option<&Shape>,
         refusing: &AtomicBool,
     ) -> Result<(Said, Result<Option<Doubt>, QueryError>), QueryError> {
-        let (pragma, limits) = (self.pragma, self.limits);
+        let (pragma, limits, progress) = (self.pragma, self.limits, self.progress);
+        let bytes = self.alone(|connection, _| bytes_of(connection)).unwrap_or_default();
+        // As long as both sides of the full text take, trees could be read twice again.
+        let of_index = Share { progress, bytes: bytes / 2 * 3 };
+        let of_documents = Share { progress, bytes: bytes / 2 };
+        progress.grow(of_index.bytes + of_documents.bytes);
         // Where that cannot be told, one takes them all.
         let parts = self.alone(|connection, _| Parts::of(connection, known)).unwrap_or_default();
         let [first, second] = &mut self.lanes;
         let [here, there] = meeting::two();
-        let documents =
-            |connection: &Connection| reckoned(fulltext::of_documents(connection, known, &parts));
+        let documents = |connection: &Connection| {
+            reckoned(fulltext::of_documents(connection, known, &parts, &of_documents))
+        };
+        let of_index = &of_index;
         let (pages, text) = thread::scope(|scope| {
             let text = move || {
                 second.within(limits, |connection, _| {
                     if !there.meet(connection)? {
                         return Ok(None);
                     }
-                    let index = reckoned(fulltext::of_index(connection, known))?;
+                    let index = reckoned(fulltext::of_index(connection, known, of_index))?;
                     Ok(Some((index, documents(connection)?)))
                 })
             };
@@ -223,7 +241,7 @@ impl<L: Lane> Asking<'_, L> {
                 if !here.meet(connection)? {
                     return Ok(None);
                 }
-                let said = structure(connection, file, shape, pragma)?;
+                let said = structure(connection, file, shape, pragma, progress)?;
                 refusing.store(false, Ordering::Relaxed);
                 Ok(Some((said, documents(connection)?)))
             });
@@ -303,10 +321,11 @@ fn structure(
     file: &File,
     shape: Option<&Shape>,
     pragma: &str,
+    progress: &Progress,
 ) -> rusqlite::Result<Said> {
     if let Some(shape) = shape {
         let full = pragma == FULL;
-        match trees::read(connection, file, shape, full) {
+        match trees::read(connection, file, shape, full, progress) {
             Ok(pages) => return Ok(Said { lines: Vec::new(), pages, entries_agree: full }),
             Err(trees::Doubt::GivenUp) => {
                 return Err(meeting::interrupted());
@@ -317,6 +336,11 @@ fn structure(
         }
     }
     said(connection, &format!("PRAGMA {pragma}({ROWS_MAX})"))
+}
+
+fn bytes_of(connection: &Connection) -> rusqlite::Result<u64> {
+    let ask = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u32>(0));
+    Ok(u64::from(ask("PRAGMA page_count")?) * u64::from(ask("PRAGMA page_size")?))
 }
 
 /// Runs a pragma.
@@ -459,7 +483,8 @@ mod tests {
         let long = Duration::from_mins(10);
         let limits = Limits { hold: long, hold_unwaited: long, stop: &stop };
         let lanes = [database.connect().unwrap(), database.connect().unwrap()];
-        let verdict = whole(lanes, "integrity_check", &limits).result.unwrap();
+        let verdict =
+            whole(lanes, "integrity_check", &limits, &Progress::default()).result.unwrap();
         verdict.findings.iter().map(|finding| finding.code).collect()
     }
 

@@ -22,10 +22,13 @@ use self::{
     shape::Tree,
     walk::{Pages, Walker},
 };
-use crate::format::{
-    odd::Odd,
-    record::Entries,
-    sqlite::{HEADER_LEN, SqliteHeader},
+use crate::{
+    format::{
+        odd::Odd,
+        record::Entries,
+        sqlite::{HEADER_LEN, SqliteHeader},
+    },
+    progress::Progress,
 };
 
 /// Why it cannot be said that all is well.
@@ -56,6 +59,7 @@ pub(super) fn read(
     file: &File,
     shape: &Shape,
     entries: bool,
+    progress: &Progress,
 ) -> Result<u32, Doubt> {
     // Takes the lock, and says how long the database is.
     let pages: u32 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
@@ -66,7 +70,7 @@ pub(super) fn read(
         return Err(Odd("a form that is not known").into());
     }
     let stop = AtomicBool::new(false);
-    let pages = Pages::new(file, &header, pages, &stop);
+    let pages = Pages::new(file, &header, pages, &stop, progress);
     pages.free_list(&header)?;
     let trees = shape.trees();
     let next = AtomicUsize::new(0);

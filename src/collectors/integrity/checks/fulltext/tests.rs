@@ -37,10 +37,11 @@ fn build(path: &Path, leaf_bytes: u32, rows: i64) {
 fn ours(path: &Path) -> bool {
     let connection = Connection::open(path).unwrap();
     let Ok(Text::Known(known)) = table(&connection) else { return false };
+    let share = Share { progress: &Progress::default(), bytes: 0 };
     let parts = Parts::of(&connection, &known).unwrap();
     // Two who share them; what the first does not leave is nothing.
-    let documents = [(); 2].map(|()| of_documents(&connection, &known, &parts));
-    let index = of_index(&connection, &known);
+    let documents = [(); 2].map(|()| of_documents(&connection, &known, &parts, &share));
+    let index = of_index(&connection, &known, &share);
     matches!((documents, index), ([Ok(one), Ok(rest)], Ok(index)) if one.and(rest) == Some(index))
 }
 

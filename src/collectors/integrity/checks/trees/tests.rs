@@ -61,7 +61,7 @@ fn ours(path: &Path) -> Option<Result<u32, Doubt>> {
     let connection = Connection::open(path).unwrap();
     let shape = shape(&connection).ok()??;
     connection.execute_batch("BEGIN").unwrap();
-    Some(read(&connection, &File::open(path).unwrap(), &shape, true))
+    Some(read(&connection, &File::open(path).unwrap(), &shape, true, &Progress::default()))
 }
 
 fn sqlites(path: &Path, pragma: &str) -> String {

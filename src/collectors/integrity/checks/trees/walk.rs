@@ -12,11 +12,14 @@ use super::{
     Doubt,
     shape::{Affinity, Column, Index, Table, Tree},
 };
-use crate::format::{
-    btree::{Cell, Geometry, Kind, Page, Trunk},
-    odd::Odd,
-    record::{Entries, Entry, Fields, Value},
-    sqlite::SqliteHeader,
+use crate::{
+    format::{
+        btree::{Cell, Geometry, Kind, Page, Trunk},
+        odd::Odd,
+        record::{Entries, Entry, Fields, Value},
+        sqlite::SqliteHeader,
+    },
+    progress::Progress,
 };
 
 /// The pages of a database, and which of them have been met.
@@ -28,6 +31,7 @@ pub(super) struct Pages<'a> {
     met: Vec<AtomicU64>,
     /// Set when nobody wants the answer any more.
     stop: &'a AtomicBool,
+    progress: &'a Progress,
 }
 
 impl<'a> Pages<'a> {
@@ -36,12 +40,14 @@ impl<'a> Pages<'a> {
         header: &SqliteHeader,
         count: u32,
         stop: &'a AtomicBool,
+        progress: &'a Progress,
     ) -> Self {
         let page_bytes = header.page_bytes as usize;
         let geometry =
             Geometry { page_bytes, usable: page_bytes - usize::from(header.reserved_bytes) };
         let words = count as usize / 64 + 1;
-        Self { file, geometry, count, met: (0..words).map(|_| AtomicU64::new(0)).collect(), stop }
+        let met = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Self { file, geometry, count, met, stop, progress }
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -57,11 +63,14 @@ impl<'a> Pages<'a> {
             return Err(Odd("a page that is not there").into());
         }
         let bit = 1 << (number % 64);
-        if self.met[number as usize / 64].fetch_or(bit, Relaxed) & bit == 0 {
-            Ok(())
-        } else {
-            Err(Odd("a page with two uses").into())
+        let before = self.met[number as usize / 64].fetch_or(bit, Relaxed);
+        if before & bit != 0 {
+            return Err(Odd("a page with two uses").into());
         }
+        if before | bit == u64::MAX {
+            self.progress.add(64 * self.geometry.page_bytes as u64);
+        }
+        Ok(())
     }
 
     /// The first `into.len()` bytes of a page.
