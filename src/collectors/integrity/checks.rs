@@ -120,6 +120,24 @@ pub(super) struct Outcome {
     pub(super) unsettled: bool,
 }
 
+impl Outcome {
+    /// That of a check which asks nothing that this one has not found in order.
+    pub(super) fn covering(&self) -> Self {
+        Self {
+            state: CheckState::Ok,
+            findings: Vec::new(),
+            problem: None,
+            reason: self.reason.clone(),
+            aborted: false,
+            held: self.held,
+            way: self.way,
+            pages: self.pages,
+            coverage: self.coverage,
+            unsettled: false,
+        }
+    }
+}
+
 /// Runs one check.
 pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome {
     let mut asking = Asking { context, stop, held: Duration::ZERO, way: Way::File, reason: None };

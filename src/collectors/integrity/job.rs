@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     config::CollectorName,
+    sample::CheckState,
     store::Context,
 };
 
@@ -106,10 +107,21 @@ fn run_checks(
     kept: &Mutex<Option<Ledger>>,
     stop: &AtomicBool,
 ) -> Vec<Ran> {
-    let mut ran = Vec::new();
+    let mut ran: Vec<Ran> = Vec::new();
     let progress = context.progress(CollectorName::Integrity);
     let job_began = clock::ticks();
-    for check in due.iter().copied() {
+    let mut in_order = due.to_vec();
+    in_order.sort_by_key(|check| *check == Check::Quick);
+    for check in in_order {
+        let full = ran.iter().find(|ran| ran.check == Check::Full);
+        if let Some(full) = full.filter(|full| full.outcome.state == CheckState::Ok)
+            && check == Check::Quick
+        {
+            // It looks at nothing that the full check has not just found whole.
+            let outcome = full.outcome.covering();
+            ran.push(Ran { check, outcome, duration: full.duration, ended: full.ended });
+            continue;
+        }
         let dear = check.reads_whole_files();
         let mut turn = None;
         if dear {
@@ -191,6 +203,28 @@ mod tests {
         let ran = job.join().unwrap();
         assert_eq!(ran.len(), 1);
         assert!(ran[0].ended >= now && ran[0].ended < now.plus(SOON), "by the clock of the caller");
+    }
+
+    #[test]
+    fn a_full_check_that_finds_nothing_answers_the_quick_one_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let context = context(dir.path());
+        let connection = rusqlite::Connection::open(context.database.path()).unwrap();
+        connection.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(NULL)").unwrap();
+        let now = Timestamp::from_secs(1_795_000_000);
+        let states = || {
+            let checks = vec![Check::Quick, Check::Full];
+            let job = Job::start(checks, None, &context, order(now), &Arc::default()).unwrap();
+            let ran = job.join().unwrap();
+            let same = ran[0].ended == ran[1].ended;
+            (ran.iter().map(|ran| (ran.check, ran.outcome.state)).collect::<Vec<_>>(), same)
+        };
+        let both = |state| vec![(Check::Full, state), (Check::Quick, state)];
+        assert_eq!(states(), (both(CheckState::Ok), true));
+        let sql = "PRAGMA writable_schema=ON;
+                   UPDATE sqlite_schema SET sql='CREATE TABLE t(x NOT NULL)'";
+        connection.execute_batch(sql).unwrap();
+        assert_eq!(states(), (both(CheckState::Corrupt), false), "each in its own words");
     }
 
     #[test]
