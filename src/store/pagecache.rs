@@ -117,7 +117,9 @@ impl Brought<'_> {
             let Some(absent) = absent(file, start, end) else { break };
             for (start, len) in absent {
                 fadvise(file, start, NonZeroU64::new(len), Advice::WillNeed)?;
-                add(&mut self.stretches, start, len);
+                if self.stretches.len() < STRETCHES_MAX {
+                    add(&mut self.stretches, start, len);
+                }
                 // The disk has two pieces to read, and no more.
                 if let Some(last) = behind.replace(start + len - 1) {
                     read_up_to(file, &mut [0], last)?;
@@ -141,6 +143,8 @@ fn free_memory_bytes() -> u64 {
 }
 
 const PIECE_BYTES: usize = 1 << 20;
+/// 16 MiB of memory; what is brought in beyond that stays.
+const STRETCHES_MAX: usize = 1 << 20;
 /// A piece is due sooner at any rate that can be configured.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
