@@ -177,9 +177,11 @@ impl<L: Lane> Asking<'_, L> {
 
     /// The pragma without the full text, and the full text.
     fn apart(&mut self, known: &Declaration, shape: Option<&Shape>) -> Result<Said, QueryError> {
+        // Where that cannot be told, one takes them all. Asked before documents are refused.
+        let parts = self.alone(|connection, _| Parts::of(connection, known)).unwrap_or_default();
         let refusing = Arc::new(AtomicBool::new(true));
         leave_out(self.lanes[0].connection_mut(), Some((known.table.as_str(), &refusing)))?;
-        let both = self.side_by_side(known, shape, &refusing);
+        let both = self.side_by_side(known, &parts, shape, &refusing);
         leave_out(self.lanes[0].connection_mut(), None)?;
         let (mut said, text) = both?;
         let doubt = match text {
@@ -208,6 +210,7 @@ impl<L: Lane> Asking<'_, L> {
     fn side_by_side(
         &mut self,
         known: &Declaration,
+        parts: &Parts,
         shape: Option<&Shape>,
         refusing: &AtomicBool,
     ) -> Result<(Said, Result<Option<Doubt>, QueryError>), QueryError> {
@@ -217,12 +220,10 @@ impl<L: Lane> Asking<'_, L> {
         let of_index = Share { progress, bytes: bytes / 2 * 3 };
         let of_documents = Share { progress, bytes: bytes / 2 };
         progress.grow(of_index.bytes + of_documents.bytes);
-        // Where that cannot be told, one takes them all.
-        let parts = self.alone(|connection, _| Parts::of(connection, known)).unwrap_or_default();
         let [first, second] = &mut self.lanes;
         let [here, there] = meeting::two();
         let documents = |connection: &Connection| {
-            reckoned(fulltext::of_documents(connection, known, &parts, &of_documents))
+            reckoned(fulltext::of_documents(connection, known, parts, &of_documents))
         };
         let of_index = &of_index;
         let (pages, text) = thread::scope(|scope| {

@@ -39,8 +39,10 @@ fn ours(path: &Path) -> bool {
     let Ok(Text::Known(known)) = table(&connection) else { return false };
     let share = Share { progress: &Progress::default(), bytes: 0 };
     let parts = Parts::of(&connection, &known).unwrap();
-    // Two who share them; what the first does not leave is nothing.
-    let documents = [(); 2].map(|()| of_documents(&connection, &known, &parts, &share));
+    let documents = std::thread::scope(|scope| {
+        let half = || of_documents(&Connection::open(path).unwrap(), &known, &parts, &share);
+        [(); 2].map(|()| scope.spawn(half)).map(|half| half.join().unwrap())
+    });
     let index = of_index(&connection, &known, &share);
     matches!((documents, index), ([Ok(one), Ok(rest)], Ok(index)) if one.and(rest) == Some(index))
 }
@@ -171,6 +173,27 @@ fn damage(path: &Path, case: u64, random: &mut Random) -> String {
     // An update may hit a key that is taken, which changes nothing.
     drop(connection.execute_batch(&sql));
     sql
+}
+
+#[test]
+fn parts_are_all_ids_there_can_be_and_about_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("whole");
+    build(&path, 4050, 100);
+    let connection = Connection::open(&path).unwrap();
+    let Ok(Text::Known(known)) = table(&connection) else { panic!("a table that is not known") };
+    let parts = Parts::of(&connection, &known).unwrap();
+    let count = |[first, last]: [i64; 2]| -> i64 {
+        let sql = "SELECT count(*) FROM text_content WHERE id BETWEEN ?1 AND ?2";
+        connection.query_row(sql, [first, last], |row| row.get(0)).unwrap()
+    };
+    let all: Vec<[i64; 2]> = std::iter::from_fn(|| parts.take()).collect();
+    assert_eq!((all[0][0], all[all.len() - 1][1]), (i64::MIN, i64::MAX));
+    assert!(all.windows(2).all(|two| two[0][1] + 1 == two[1][0]), "{all:?}");
+    let most = all.iter().map(|part| count(*part)).max().unwrap();
+    assert!(most <= count([i64::MIN, i64::MAX]) / 32, "{most} in one of {}", all.len());
+    let whole = Parts::default();
+    assert_eq!([whole.take(), whole.take()], [Some([i64::MIN, i64::MAX]), None]);
 }
 
 #[test]
