@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A stretch of a file: where it begins, and its bytes.
-type Stretch = (u64, u64);
+pub(super) type Stretch = (u64, u64);
 
 /// Stretches between two places of the file that are not in the page cache, to whole pages of memory. `None` when the kernel
 /// does not tell. Nothing is read for it.
@@ -44,7 +44,8 @@ pub(super) fn absent(file: &File, start: u64, end: u64) -> Option<Vec<Stretch>> 
     Some(stretches)
 }
 
-fn add(stretches: &mut Vec<Stretch>, start: u64, len: u64) {
+/// Adds a stretch behind those that are there.
+pub(super) fn add(stretches: &mut Vec<Stretch>, start: u64, len: u64) {
     match stretches.last_mut() {
         Some((first, before)) if *first + *before == start => *before += len,
         _ => stretches.push((start, len)),
@@ -145,7 +146,7 @@ fn free_memory_bytes() -> u64 {
 const PIECE_BYTES: usize = 1 << 20;
 /// 16 MiB of memory; what is brought in beyond that stays.
 const STRETCHES_MAX: usize = 1 << 20;
-/// A piece is due sooner at any rate that can be configured.
+/// A piece is due by then at any rate that can be configured.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ use rustix::{
 use super::plan::Run;
 use crate::{
     clock::{self, Ticks},
-    store::{database::read_up_to, pagecache},
+    store::{
+        database::read_up_to,
+        pagecache::{self, Stretch},
+    },
 };
 
 /// Reads from one file and writes to the other.
@@ -81,19 +84,6 @@ impl<'a> Transfer<'a> {
 /// Fills the buffer as far as the file goes. What was not in the page cache is given back to it, and nothing else: pages
 /// that were there are wanted by somebody.
 fn read_gently(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    // In pieces so small that the disk has not answered before all pages of one have been looked at.
-    for piece in buffer.chunks_mut(LOOK_BYTES) {
-        let read = read_piece(from, piece, at + filled as u64)?;
-        filled += read;
-        if read < piece.len() {
-            break;
-        }
-    }
-    Ok(filled)
-}
-
-fn read_piece(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     if let Some(absent) = pagecache::absent(from, at, at + buffer.len() as u64) {
         let read = read_up_to(from, buffer, at)?;
         pagecache::give_back(from, &absent);
@@ -118,16 +108,13 @@ fn read_cached(from: &File, buffer: &mut [u8], at: u64) -> usize {
 /// Stretches between two places of the file that are not in the page cache, to whole pages of memory. To be asked right
 /// after a read without waiting, which has told the disk to bring in what is absent: such a page is not there yet, and
 /// one that was there is. One byte of each is asked for, a third of a microsecond each.
-fn absent(from: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
+fn absent(from: &File, start: u64, end: u64) -> Vec<Stretch> {
     let page = rustix::param::page_size() as u64;
-    let mut stretches: Vec<(u64, u64)> = Vec::new();
+    let mut stretches = Vec::new();
     let mut at = start - start % page;
     while at < end {
         if read_cached(from, &mut [0], at) == 0 {
-            match stretches.last_mut() {
-                Some((first, len)) if *first + *len == at => *len += page,
-                _ => stretches.push((at, page)),
-            }
+            pagecache::add(&mut stretches, at, page);
         }
         at += page;
     }
@@ -135,10 +122,8 @@ fn absent(from: &File, start: u64, end: u64) -> Vec<(u64, u64)> {
 }
 
 /// Memory for one piece: it is through in a tenth of a millisecond, so that a transaction which begins meanwhile does not
-/// feel it.
+/// feel it; and most disks have not answered before all its pages were looked at.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Bytes that are asked of the page cache at once.
-const LOOK_BYTES: usize = 256 << 10;
 
 /// A rate so low that a piece is due later than this is kept by waiting again.
 const PACE_SECS_MAX: f64 = 1e9;

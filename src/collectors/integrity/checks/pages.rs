@@ -178,10 +178,16 @@ impl<L: Lane> Asking<'_, L> {
     /// The pragma without the full text, and the full text.
     fn apart(&mut self, known: &Declaration, shape: Option<&Shape>) -> Result<Said, QueryError> {
         // Where that cannot be told, one takes them all. Asked before documents are refused.
-        let parts = self.alone(|connection, _| Parts::of(connection, known)).unwrap_or_default();
+        let (parts, bytes) = self
+            .alone(|connection, _| Ok((Parts::of(connection, known)?, bytes_of(connection)?)))
+            .unwrap_or_default();
+        // As long as both sides of the full text take, trees could be read twice again.
+        let shares =
+            [bytes / 2 * 3, bytes / 2].map(|bytes| Share { progress: self.progress, bytes });
+        self.progress.grow(bytes * 2);
         let refusing = Arc::new(AtomicBool::new(true));
         leave_out(self.lanes[0].connection_mut(), Some((known.table.as_str(), &refusing)))?;
-        let both = self.side_by_side(known, &parts, shape, &refusing);
+        let both = self.side_by_side(known, &parts, &shares, shape, &refusing);
         leave_out(self.lanes[0].connection_mut(), None)?;
         let (mut said, text) = both?;
         let doubt = match text {
@@ -211,21 +217,16 @@ impl<L: Lane> Asking<'_, L> {
         &mut self,
         known: &Declaration,
         parts: &Parts,
+        [of_index, of_documents]: &[Share<'_>; 2],
         shape: Option<&Shape>,
         refusing: &AtomicBool,
     ) -> Result<(Said, Result<Option<Doubt>, QueryError>), QueryError> {
         let (pragma, limits, progress) = (self.pragma, self.limits, self.progress);
-        let bytes = self.alone(|connection, _| bytes_of(connection)).unwrap_or_default();
-        // As long as both sides of the full text take, trees could be read twice again.
-        let of_index = Share { progress, bytes: bytes / 2 * 3 };
-        let of_documents = Share { progress, bytes: bytes / 2 };
-        progress.grow(of_index.bytes + of_documents.bytes);
         let [first, second] = &mut self.lanes;
         let [here, there] = meeting::two();
         let documents = |connection: &Connection| {
-            reckoned(fulltext::of_documents(connection, known, parts, &of_documents))
+            reckoned(fulltext::of_documents(connection, known, parts, of_documents))
         };
-        let of_index = &of_index;
         let (pages, text) = thread::scope(|scope| {
             let text = move || {
                 second.within(limits, |connection, _| {
