@@ -12,6 +12,7 @@ pub mod fts5;
 pub(crate) mod hash;
 pub mod hnsw;
 pub mod journal;
+pub mod lfs;
 pub mod log;
 pub mod odd;
 pub mod pickle;
