@@ -65,6 +65,13 @@ pub(crate) struct FindingReport {
     pub(crate) summary: &'static str,
     pub(crate) evidence: String,
     pub(crate) remedy: String,
+    /// All that it is about, one each, where it is about several: ids of records, rows, entries. A running exporter gives the
+    /// first few and serves all in pages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) items: Vec<String>,
+    /// How many there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) items_total: u64,
     pub(crate) runbook: String,
     /// Of an earlier look: it could not be looked at again since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -80,12 +87,13 @@ pub(crate) struct ProblemReport {
 
 impl StoreReport {
     /// What the collectors saw in the store `name` at `path`, in their order. `asked`: a check that has not run leaves the
-    /// store unknown; otherwise it was not asked for.
+    /// store unknown; otherwise it was not asked for. `items`: so many items of each finding at most.
     pub(crate) fn new<'a>(
         name: &str,
         path: &Path,
         seen: impl Iterator<Item = (&'static str, &'a Observation)>,
         asked: bool,
+        items: usize,
     ) -> Self {
         let mut report = Self {
             store: plain(name),
@@ -109,6 +117,8 @@ impl StoreReport {
                     summary: finding.code.cause(),
                     evidence: plain(&finding.evidence),
                     remedy: plain(&finding.remedy(path)),
+                    items: finding.items.iter().take(items).map(|item| plain(item)).collect(),
+                    items_total: finding.items_total,
                     runbook: finding.code.runbook(),
                     kept: finding.kept,
                 });
@@ -141,6 +151,11 @@ impl ProblemReport {
     pub(crate) fn new(collector: &'static str, problem: &CollectError) -> Self {
         Self { collector, problem: plain(&problem.chain()), hint: problem.hint() }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn as_map<S: Serializer>(

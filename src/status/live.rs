@@ -131,6 +131,9 @@ pub(crate) struct LiveHistory {
     backup_age_seconds: Points,
 }
 
+/// Items of a finding that stand in the document itself, which is made anew every second: the rest is asked for in pages.
+const ITEMS_SHOWN: usize = 10;
+
 /// The points of one series.
 pub(crate) type Points = Vec<Option<f64>>;
 
@@ -206,7 +209,7 @@ impl Live {
 impl LiveStore {
     fn new(store: &StoreReadings, figures: Figures, ring: Option<&Ring>) -> Self {
         let seen = store.readings.iter().map(|r| (r.collector, &r.observation));
-        let mut report = StoreReport::new(&store.store, &store.path, seen, true);
+        let mut report = StoreReport::new(&store.store, &store.path, seen, true, ITEMS_SHOWN);
         let missing = store.collectors.saturating_sub(store.readings.len());
         if missing > 0 {
             report.status = report.status.max(Status::Unknown);

@@ -27,7 +27,7 @@ impl Report {
     /// Adds what was seen in one store. `deep`: the checks of whole files were asked for.
     pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], deep: bool) {
         let seen = looks.iter().map(|look| (look.collector.as_str(), &look.observation));
-        let report = StoreReport::new(&store.name, &store.path, seen, deep);
+        let report = StoreReport::new(&store.name, &store.path, seen, deep, usize::MAX);
         self.status = self.status.max(report.status);
         self.stores.push(report);
     }
