@@ -1,7 +1,11 @@
 //! The closed catalogue of findings: code, severity, cause in one sentence, remedy in one command, runbook. Collectors
 //! attach the evidence; nobody else writes remedies, so that `check`, the page and a message say the same.
 
+pub mod order;
+
 use serde::{Deserialize, Serialize, Serializer};
+
+use crate::clock::Timestamp;
 
 /// How much is at stake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +49,9 @@ pub struct Finding {
     pub items: Vec<String>,
     /// How many there are, as far as it is known; more than `items` when those were bounded.
     pub items_total: u64,
+    /// Since when it is there, where the evidence says so; what runs for long also knows when it first saw it (`Firsts`).
+    #[serde(skip)]
+    pub since: Option<Timestamp>,
     /// Taken over from the run before because the last one failed: it was neither seen nor disproved now.
     #[serde(skip)]
     pub kept: bool,
@@ -63,6 +70,7 @@ impl Finding {
             remedy: None,
             items: Vec::new(),
             items_total: 0,
+            since: None,
             kept: false,
         }
     }
@@ -101,6 +109,12 @@ impl Finding {
     #[must_use]
     pub fn with_remedy(self, remedy: impl AsRef<str>) -> Self {
         Self { remedy: Some(clean(remedy.as_ref())), ..self }
+    }
+
+    /// The same with the moment at which it began.
+    #[must_use]
+    pub fn with_since(self, at: Timestamp) -> Self {
+        Self { since: Some(at), ..self }
     }
 
     /// What to do about it in the store at `path`.
@@ -415,7 +429,10 @@ mod tests {
         assert!(finding.evidence.chars().all(|c| !c.is_control()));
         assert_eq!(finding.evidence.chars().count(), EVIDENCE_CHARS_MAX + 1);
         let finding = finding.with_items(["a", "b\nc\u{1b}"]);
-        assert_eq!((&finding.items[..], finding.items_total), (&["a", r"b\nc\u{1b}"].map(str::to_owned)[..], 2));
+        assert_eq!(
+            (&finding.items[..], finding.items_total),
+            (&["a", r"b\nc\u{1b}"].map(str::to_owned)[..], 2)
+        );
     }
 
     #[test]

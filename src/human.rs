@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
+
 /// `512 bytes`, `1.5 KiB`, `83.2 GiB`.
 #[must_use]
 pub(crate) fn bytes(count: u64) -> String {
@@ -56,6 +58,15 @@ pub(crate) fn span(duration: Duration) -> String {
         left %= secs;
     }
     parts.join(" ")
+}
+
+/// `2026-11-23 08:57 UTC`.
+pub(crate) fn moment(at: Timestamp) -> String {
+    let text = at.to_string();
+    match text.get(..16) {
+        Some(minutes) if text.ends_with('Z') => format!("{} UTC", minutes.replace('T', " ")),
+        _ => text,
+    }
 }
 
 /// Text with names from disk in it: one line; what would drive a terminal, turn the direction of text or not be seen at all is
@@ -134,5 +145,10 @@ mod tests {
         ] {
             assert_eq!(span(Duration::from_secs(secs)), want);
         }
+    }
+
+    #[test]
+    fn moments_are_told_to_the_minute() {
+        assert_eq!(moment(Timestamp::from_secs(1_795_424_274)), "2026-11-23 08:57 UTC");
     }
 }

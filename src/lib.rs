@@ -10,6 +10,7 @@ pub mod config;
 pub mod discover;
 pub mod dispatch;
 pub mod findings;
+pub mod firsts;
 pub mod fleet;
 pub mod format;
 pub mod history;

@@ -301,6 +301,7 @@ mod tests {
             codes: &[],
         };
         StoreReadings {
+            firsts: std::sync::Arc::default(),
             store: name.into(),
             path: Path::new("/srv").into(),
             readings: (0..run).map(|_| Arc::new(reading())).collect(),

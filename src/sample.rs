@@ -7,6 +7,7 @@ use crate::{
     clock::Timestamp,
     collectors::CollectError,
     findings::{Code, Finding},
+    firsts::Firsts,
 };
 
 /// Whether a series may only grow.
@@ -216,6 +217,8 @@ pub struct StoreReadings {
     pub path: Arc<std::path::Path>,
     /// One reading per collector that has run, in the order of the registry.
     pub readings: Vec<Arc<Reading>>,
+    /// Since when each of their findings is there.
+    pub firsts: Arc<Firsts>,
     /// Number of collectors that shall run; the snapshot of the store is complete when as many readings are there.
     pub collectors: usize,
 }

@@ -21,6 +21,7 @@ use crate::{
     collectors::{self, CollectError, Collector, Pace, Turn},
     config::CollectorName,
     findings::{Code, Finding},
+    firsts::{self, Firsts},
     logging,
     sample::{Observation, Reading, Snapshot, StoreReadings},
     store::Context,
@@ -33,6 +34,10 @@ const WAKE_PAUSE_MAX: Duration = Duration::from_millis(150);
 
 /// How long an answer of the filesystem is good enough to let other collectors of the store start.
 const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Moments of findings are written down at most so often, and at the end for so long.
+const FIRSTS_PAUSE: Duration = Duration::from_secs(1);
+const FIRSTS_LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// Snapshots follow each other at least this far apart, so that many stores cost one page, not many.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(20);
@@ -53,6 +58,9 @@ struct BoardShared {
 struct Row {
     readings: BTreeMap<CollectorName, Arc<Reading>>,
     empty: StoreReadings,
+    /// Since when findings are there, and who waits for that to change.
+    firsts: Arc<Firsts>,
+    firsts_changed: Arc<Notify>,
 }
 
 impl Board {
@@ -62,9 +70,15 @@ impl Board {
             store: Arc::clone(&context.store.name),
             path: context.store.path.as_path().into(),
             readings: Vec::new(),
+            firsts: Arc::default(),
             collectors: context.config.enabled.len(),
         };
-        self.rows().push(Row { readings: BTreeMap::new(), empty });
+        self.rows().push(Row {
+            readings: BTreeMap::new(),
+            empty,
+            firsts: Arc::default(),
+            firsts_changed: Arc::default(),
+        });
         self.shared.changed.notify_one();
     }
 
@@ -93,9 +107,35 @@ impl Board {
                 keep_undisproved(&mut reading.observation, &before.observation.findings);
             }
         }
+        let judged = reading.answers().filter(|code| reading.judged(*code));
+        let mut firsts = Firsts::clone(&row.firsts);
+        if firsts.note(&reading.observation.findings, judged, reading.taken_at) {
+            row.firsts = Arc::new(firsts);
+            row.firsts_changed.notify_one();
+        }
         row.readings.insert(name, Arc::new(reading));
         drop(rows);
         self.shared.changed.notify_one();
+    }
+
+    /// Takes in what an earlier run of the program knew of a store, and gives what is known now, and what wakes when that
+    /// changes; `None` when the store is not watched any more.
+    fn resume(&self, store: &str, kept: Firsts) -> Option<(Arc<Firsts>, Arc<Notify>)> {
+        let mut rows = self.rows();
+        let row = rows.iter_mut().find(|row| &*row.empty.store == store)?;
+        let mut firsts = Firsts::clone(&row.firsts);
+        firsts.resume(kept, |code| {
+            let mut readings = row.readings.values();
+            readings.any(|r| r.answers().any(|known| known.as_str() == code && r.judged(known)))
+        });
+        row.firsts = Arc::new(firsts);
+        self.shared.changed.notify_one();
+        Some((Arc::clone(&row.firsts), Arc::clone(&row.firsts_changed)))
+    }
+
+    fn firsts(&self, store: &str) -> Option<Arc<Firsts>> {
+        let rows = self.rows();
+        rows.iter().find(|row| &*row.empty.store == store).map(|row| Arc::clone(&row.firsts))
     }
 
     /// Everything known now.
@@ -106,6 +146,7 @@ impl Board {
             .iter()
             .map(|row| StoreReadings {
                 readings: row.readings.values().map(Arc::clone).collect(),
+                firsts: Arc::clone(&row.firsts),
                 ..row.empty.clone()
             })
             .collect();
@@ -161,8 +202,49 @@ pub async fn run_store(
             stop.clone(),
         ));
     }
+    tasks.spawn(keep_firsts(context.clone(), board, stop.clone()));
     tasks.spawn(keep_watching(context, watches, slots, stop));
     while tasks.join_next().await.is_some() {}
+}
+
+/// Keeps over restarts since when the findings of a store are there. A state directory that hangs holds up this task alone.
+async fn keep_firsts(context: Context, board: Board, stop: CancellationToken) {
+    let (store, path) = (Arc::clone(&context.store.name), context.store.path.clone());
+    let load = {
+        let (host, path) = (Arc::clone(&context.host), path.clone());
+        move || host.state.load(firsts::KIND, &path).unwrap_or_default()
+    };
+    let loading = tokio::task::spawn_blocking(load);
+    let Some(Ok(kept)) = stop.run_until_cancelled(loading).await else { return };
+    let mut saved = Arc::new(kept);
+    let Some((mut known, changed)) = board.resume(&store, Firsts::clone(&saved)) else { return };
+    let save = |known: Arc<Firsts>| {
+        let (host, path) = (Arc::clone(&context.host), path.clone());
+        tokio::task::spawn_blocking(move || host.state.save(firsts::KIND, &path, &*known))
+    };
+    while !stop.is_cancelled() {
+        if known != saved {
+            let written = save(Arc::clone(&known));
+            if stop.run_until_cancelled(written).await.is_some() {
+                saved = Arc::clone(&known);
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = changed.notified() => {}
+        }
+        // What changes in a burst is written once.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(FIRSTS_PAUSE) => {}
+        }
+        let Some(now) = board.firsts(&store) else { break };
+        known = now;
+    }
+    if known != saved {
+        // What is not written in time is younger after the restart than it is.
+        drop(timeout(FIRSTS_LAST_WRITE, save(known)).await);
+    }
 }
 
 /// Runs one collector once, on this thread, until it ends or `stop` is set: what `check` does.

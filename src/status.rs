@@ -10,8 +10,10 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use crate::{
+    clock::Timestamp,
     collectors::CollectError,
-    findings::{Code, Severity},
+    findings::{Code, Severity, order::sort_by_cause},
+    firsts::Firsts,
     human::plain,
     sample::{CheckState, Observation},
 };
@@ -48,7 +50,7 @@ pub(crate) struct StoreReport {
     pub(crate) store: String,
     pub(crate) path: String,
     pub(crate) status: Status,
-    /// The most urgent first.
+    /// The most urgent first, and causes above what they brought about.
     pub(crate) findings: Vec<FindingReport>,
     /// In the order of the collector; a map in JSON.
     #[serde(serialize_with = "as_map")]
@@ -73,6 +75,9 @@ pub(crate) struct FindingReport {
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) items_total: u64,
     pub(crate) runbook: String,
+    /// Since when it is there, as far as that is known.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "moment")]
+    pub(crate) since: Option<Timestamp>,
     /// Of an earlier look: it could not be looked at again since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) kept: bool,
@@ -87,13 +92,15 @@ pub(crate) struct ProblemReport {
 
 impl StoreReport {
     /// What the collectors saw in the store `name` at `path`, in their order. `asked`: a check that has not run leaves the
-    /// store unknown; otherwise it was not asked for. `items`: so many items of each finding at most.
+    /// store unknown; otherwise it was not asked for. `items`: so many items of each finding at most. `firsts`: since when its
+    /// findings are there.
     pub(crate) fn new<'a>(
         name: &str,
         path: &Path,
         seen: impl Iterator<Item = (&'static str, &'a Observation)>,
         asked: bool,
         items: usize,
+        firsts: &Firsts,
     ) -> Self {
         let mut report = Self {
             store: plain(name),
@@ -120,12 +127,13 @@ impl StoreReport {
                     items: finding.items.iter().take(items).map(|item| plain(item)).collect(),
                     items_total: finding.items_total,
                     runbook: finding.code.runbook(),
+                    since: firsts.since(finding),
                     kept: finding.kept,
                 });
             }
         }
-        // Most urgent first; the sort is stable, so that the collectors keep their order.
-        report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        // Among equals the collectors keep their order.
+        report.findings = sort_by_cause(report.findings, |f| (f.code, f.severity));
         report.status = report.judge(asked);
         report
     }
@@ -150,6 +158,15 @@ impl StoreReport {
 impl ProblemReport {
     pub(crate) fn new(collector: &'static str, problem: &CollectError) -> Self {
         Self { collector, problem: plain(&problem.chain()), hint: problem.hint() }
+    }
+}
+
+/// RFC 3339 in UTC, whole seconds.
+#[expect(clippy::ref_option, reason = "serde gives a reference")]
+fn moment<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => serializer.collect_str(at),
+        None => serializer.serialize_none(),
     }
 }
 

@@ -140,6 +140,7 @@ fn page(name: &str) -> (String, bool) {
         assert!(problems.is_empty(), "{name} {}: {problems:?}", reading.collector);
     }
     let stores = vec![StoreReadings {
+        firsts: std::sync::Arc::default(),
         store: Arc::clone(&store.name),
         path: PathBuf::from("/store").as_path().into(),
         collectors: readings.len(),

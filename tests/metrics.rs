@@ -43,6 +43,7 @@ fn reading(codes: &'static [Code], observation: Observation) -> Reading {
 
 fn store(name: &str, readings: Vec<Reading>) -> StoreReadings {
     StoreReadings {
+        firsts: std::sync::Arc::default(),
         store: name.into(),
         path: Path::new("/srv").join(name).into(),
         collectors: readings.len(),

@@ -35,6 +35,7 @@ static DESCS: &[&Desc] = &[&SIZES, &SECONDS];
 fn snapshot() -> Arc<Snapshot> {
     let now = clock::now();
     let stores = (0..STORES).map(|number| StoreReadings {
+        firsts: std::sync::Arc::default(),
         store: format!("store-{number}").into(),
         path: Path::new("/var/lib/chroma").join(number.to_string()).into(),
         readings: CollectorName::ALL.into_iter().map(|name| Arc::new(reading(name, now))).collect(),

@@ -15,6 +15,8 @@ use crate::{
     collectors::CollectError,
     config::{Config, Store},
     discover,
+    findings::Code,
+    firsts,
     host::Host,
     status::Status,
 };
@@ -35,6 +37,12 @@ pub(super) struct Options {
     /// Show on standard error how far it is; the default on a terminal, but not with JSON
     #[arg(long)]
     progress: bool,
+
+    /// Print nothing but what the findings are about (ids of records, rows, entries), one each line; with a code only those
+    /// of that finding. What they are goes to standard error
+    #[arg(long, value_name = "CODE", num_args = 0..=1, require_equals = true, default_missing_value = ALL,
+        value_parser = code_or_all, conflicts_with = "output")]
+    ids: Option<Ids>,
 
     /// For people or for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -73,14 +81,20 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
                 runner::look(&config, &stores, &host, !options.quick, running)
             });
             for (store, looks) in stores.iter().zip(looks) {
-                report.add_store(store, &looks, !options.quick);
+                let firsts = host.state.load(firsts::KIND, &store.path).unwrap_or_default();
+                report.add_store(store, &looks, !options.quick, &firsts);
             }
         }
         Err(problem) => report.add_problem(&problem),
     }
-    let text = match options.output {
-        Output::Text => report.text(style(options.color)),
-        Output::Json => report.json(),
+    let text = match (&options.ids, options.output) {
+        (Some(Ids(code)), _) => {
+            let ids = report.ids(*code);
+            to_stderr(&ids.err);
+            ids.out
+        }
+        (None, Output::Text) => report.text(style(options.color)),
+        (None, Output::Json) => report.json(),
     };
     if options.output == Output::Json && report.stores.is_empty() {
         // The document says it too; whoever runs it by hand need not read JSON for that.
@@ -122,6 +136,21 @@ fn style(colour: Colour) -> Style {
     let columns = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| size.ws_col.into());
     Style { colours, width: terminal.then(|| columns.filter(|columns| *columns > 0)).flatten() }
 }
+
+/// Of which findings the items are wanted; `None` for all.
+#[derive(Debug, Clone, Copy)]
+struct Ids(Option<Code>);
+
+fn code_or_all(text: &str) -> Result<Ids, String> {
+    if text == ALL {
+        return Ok(Ids(None));
+    }
+    let code = Code::ALL.iter().find(|code| code.as_str() == text);
+    code.map(|code| Ids(Some(*code)))
+        .ok_or_else(|| "no finding has this code; `chroma_exporter explain` lists them".to_owned())
+}
+
+const ALL: &str = "all";
 
 const NO_STORE: &str = "no store was named (--store.path DIR or --config.file FILE), and no running Chroma process was \
     found; processes of other users are found by root only";

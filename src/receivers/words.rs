@@ -8,7 +8,7 @@ use crate::{
     alert::message::{Alert, Notification, Reason, Status},
     clock::Timestamp,
     findings::Severity,
-    human,
+    human::{self, moment},
 };
 
 /// Stores that a summary names.
@@ -296,15 +296,6 @@ fn lasted(alert: &Alert, ended: Timestamp) -> String {
     human::span(ended.since(alert.since))
 }
 
-/// `2026-11-23 08:57 UTC`.
-pub(crate) fn moment(at: Timestamp) -> String {
-    let text = at.to_string();
-    match text.get(..16) {
-        Some(minutes) if text.ends_with('Z') => format!("{} UTC", minutes.replace('T', " ")),
-        _ => text,
-    }
-}
-
 /// `1 store`, `3 stores`.
 fn counted(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
@@ -340,10 +331,5 @@ mod tests {
         let split =
             |code: &&Code| command(&code.remedy(std::path::Path::new("/srv/chroma"))).is_some();
         assert!(Code::ALL.iter().filter(split).count() >= 5, "most commands stand alone");
-    }
-
-    #[test]
-    fn moments_are_told_to_the_minute() {
-        assert_eq!(moment(Timestamp::from_secs(1_795_424_274)), "2026-11-23 08:57 UTC");
     }
 }

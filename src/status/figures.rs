@@ -208,6 +208,7 @@ mod tests {
             codes: &[],
         };
         let figures = Figures::of(&StoreReadings {
+            firsts: std::sync::Arc::default(),
             store: "s".into(),
             path: Path::new("/s").into(),
             readings: vec![Arc::new(reading)],

@@ -48,6 +48,7 @@ impl Host {
         let snapshot = Snapshot {
             taken_at: Timestamp::from_secs(secs),
             stores: vec![StoreReadings {
+                firsts: std::sync::Arc::default(),
                 store: "a".into(),
                 path: Path::new("/a").into(),
                 readings: self.readings.clone(),

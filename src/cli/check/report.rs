@@ -1,5 +1,6 @@
 //! What `check` prints: one document, for people or for programs.
 
+mod ids;
 mod text;
 
 use serde::Serialize;
@@ -9,6 +10,7 @@ use super::runner::Look;
 use crate::{
     collectors::CollectError,
     config::Store,
+    firsts::Firsts,
     status::{ProblemReport, Status, StoreReport},
 };
 
@@ -24,10 +26,11 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Adds what was seen in one store. `deep`: the checks of whole files were asked for.
-    pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], deep: bool) {
+    /// Adds what was seen in one store. `deep`: the checks of whole files were asked for. `firsts`: since when a running
+    /// exporter has known of what.
+    pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], deep: bool, firsts: &Firsts) {
         let seen = looks.iter().map(|look| (look.collector.as_str(), &look.observation));
-        let report = StoreReport::new(&store.name, &store.path, seen, deep, usize::MAX);
+        let report = StoreReport::new(&store.name, &store.path, seen, deep, usize::MAX, firsts);
         self.status = self.status.max(report.status);
         self.stores.push(report);
     }
@@ -90,9 +93,14 @@ mod tests {
             (&[Warning], &[Busy], true, true, Status::Warning),
         ] {
             let mut report = Report::default();
-            report.add_store(&Store::new("a", "/a"), &[look(codes, checks, failed)], deep);
+            report.add_store(
+                &Store::new("a", "/a"),
+                &[look(codes, checks, failed)],
+                deep,
+                &Firsts::default(),
+            );
             assert_eq!(report.status, want, "{codes:?} {checks:?} {failed} {deep}");
-            report.add_store(&Store::new("b", "/b"), &[], deep);
+            report.add_store(&Store::new("b", "/b"), &[], deep, &Firsts::default());
             assert_eq!(report.status, want, "a healthy store hides nothing");
         }
         let mut report = Report::default();
@@ -110,6 +118,7 @@ mod tests {
             &Store::new("docs", "/srv/docs"),
             &[look(&[Code::HotJournal], &[CheckState::Busy], true)],
             true,
+            &Firsts::default(),
         );
         let document: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
         let want = serde_json::json!({
@@ -142,7 +151,12 @@ mod tests {
         failed.observation.problems.push(CollectError::Other(nasty.to_owned()));
         failed.observation.findings.push(Finding::new(Code::PermissionDrift, nasty, nasty));
         let mut report = Report::default();
-        report.add_store(&Store::new("docs", format!("/srv/{nasty}")), &[failed], true);
+        report.add_store(
+            &Store::new("docs", format!("/srv/{nasty}")),
+            &[failed],
+            true,
+            &Firsts::default(),
+        );
         report.add_problem(&CollectError::Other(nasty.to_owned()));
         for text in [report.text(Style::default()), report.json()] {
             assert!(

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 use super::{
     ask::{Asker, Cell, bounded, columns, first, tables},
-    tally::Tally,
+    tally::{Cases, Tally},
 };
 use crate::{
     findings::{Code, Finding, Severity},
@@ -324,9 +324,14 @@ impl Catalogue {
                 )
             };
             let (first, count) = (&own[0].id, own.len());
-            tally.add_with(Code::OrphanRows, severity, "segments", || {
-                format!("{count} segments (first {first}) belong to a collection that is not there: {what}")
-            });
+            let words = || {
+                format!(
+                    "{count} segments (first {first}) belong to a collection that is not there: {what}"
+                )
+            };
+            let mut about = Cases::default();
+            own.iter().for_each(|segment| about.add(|| segment.id.clone()));
+            tally.add_about(Code::OrphanRows, severity, "segments", words, about);
         }
     }
 

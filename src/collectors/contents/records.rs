@@ -184,7 +184,8 @@ impl Seen {
         };
         let mut add = |code, subject, cases: &Cases, what: &str| {
             if cases.count > 0 {
-                tally.add(code, subject, || format!("{what}: {}", records(cases)));
+                let words = || format!("{what}: {}", records(cases));
+                tally.add_about(code, code.severity(), subject, words, cases.clone());
             }
         };
         let text = "the two copies of the document have one length and differ";
@@ -219,7 +220,7 @@ impl Seen {
         let evidence =
             format!("{rows} records belong to {segments} segments that are not there{why}");
         let finding = Finding::new(Code::OrphanRows, "embeddings", evidence);
-        Some(finding.with_severity(severity))
+        Some(finding.with_severity(severity).with_items(self.homeless.keys()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Many cases, one finding: of what is found often only the first few are named.
+//! Many cases, one finding: of what is found often only the first few stand in the evidence; all go along as its items.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,35 +7,45 @@ use crate::findings::{Code, Finding, Severity};
 /// Cases by code, severity and subject, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    kinds: Vec<(Finding, Cases)>,
+    kinds: Vec<Kind>,
 }
 
-/// How many, and the first few in words.
+#[derive(Debug)]
+struct Kind {
+    finding: Finding,
+    cases: Cases,
+    /// What somebody would act on; without any the cases themselves.
+    items: Cases,
+}
+
+/// How many, and each in words as far as there is room.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Cases {
     pub(super) count: u64,
-    pub(super) first: Vec<String>,
+    #[serde(rename = "first")]
+    pub(super) listed: Vec<String>,
 }
 
 impl Cases {
     pub(super) fn add(&mut self, words: impl FnOnce() -> String) {
         self.count = self.count.saturating_add(1);
-        if self.first.len() < NAMED_MAX {
-            self.first.push(words());
+        if self.listed.len() < LISTED_MAX {
+            self.listed.push(words());
         }
     }
 
     /// Takes in the cases of a later part.
     pub(super) fn merge(&mut self, later: Self) {
         self.count = self.count.saturating_add(later.count);
-        let room = NAMED_MAX.saturating_sub(self.first.len());
-        self.first.extend(later.first.into_iter().take(room));
+        let room = LISTED_MAX.saturating_sub(self.listed.len());
+        self.listed.extend(later.listed.into_iter().take(room));
     }
 
     /// `a; b; and 7 more`.
     pub(super) fn words(&self, between: &str) -> String {
-        let more = self.count.saturating_sub(self.first.len() as u64);
-        let mut words = self.first.join(between);
+        let named = &self.listed[..self.listed.len().min(NAMED_MAX)];
+        let more = self.count.saturating_sub(named.len() as u64);
+        let mut words = named.join(between);
         if more > 0 {
             words = format!("{words}{between}and {more} more");
         }
@@ -57,26 +67,48 @@ impl Tally {
         subject: &str,
         words: impl FnOnce() -> String,
     ) {
+        self.kind(code, severity, subject).cases.add(words);
+    }
+
+    /// One case that is about several things.
+    pub(super) fn add_about(
+        &mut self,
+        code: Code,
+        severity: Severity,
+        subject: &str,
+        words: impl FnOnce() -> String,
+        about: Cases,
+    ) {
+        let kind = self.kind(code, severity, subject);
+        kind.cases.add(words);
+        kind.items.merge(about);
+    }
+
+    fn kind(&mut self, code: Code, severity: Severity, subject: &str) -> &mut Kind {
         let same = |f: &Finding| f.code == code && f.severity == severity && f.subject == subject;
-        if let Some((_, cases)) = self.kinds.iter_mut().find(|(finding, _)| same(finding)) {
-            return cases.add(words);
-        }
-        let mut cases = Cases::default();
-        cases.add(words);
-        let finding = Finding::new(code, subject, "").with_severity(severity);
-        self.kinds.push((finding, cases));
+        let at = self.kinds.iter().position(|kind| same(&kind.finding)).unwrap_or_else(|| {
+            let finding = Finding::new(code, subject, "").with_severity(severity);
+            let (cases, items) = (Cases::default(), Cases::default());
+            self.kinds.push(Kind { finding, cases, items });
+            self.kinds.len() - 1
+        });
+        &mut self.kinds[at]
     }
 
     pub(super) fn into_findings(self) -> Vec<Finding> {
-        let finding = |(finding, cases): (Finding, Cases)| {
-            Finding::new(finding.code, finding.subject, cases.words("; "))
-                .with_severity(finding.severity)
+        let finding = |Kind { finding, cases, items }: Kind| {
+            let said = Finding::new(finding.code, finding.subject, cases.words("; "))
+                .with_severity(finding.severity);
+            let Cases { count, listed } = if items.count > 0 { items } else { cases };
+            said.with_items_of(listed, count)
         };
         self.kinds.into_iter().map(finding).collect()
     }
 }
 
 const NAMED_MAX: usize = 3;
+/// A megabyte or two, in memory and in the state directory.
+const LISTED_MAX: usize = 20_000;
 
 #[cfg(test)]
 mod tests {
@@ -93,5 +125,7 @@ mod tests {
         let evidence: Vec<_> = findings.iter().map(|f| f.evidence.as_str()).collect();
         assert_eq!(evidence, ["segment 0; segment 1; segment 2; and 7 more", "worse"]);
         assert_eq!(findings[1].severity, Severity::Critical);
+        assert_eq!(findings[0].items_total, 10);
+        assert_eq!(findings[0].items.last().map(String::as_str), Some("segment 9"));
     }
 }

@@ -107,10 +107,28 @@ struct Fault {
     code: Code,
     evidence: String,
     severity: Option<Severity>,
+    /// The records that have no vector, and how many there are.
+    without: (Vec<String>, u64),
+}
+
+impl Fault {
+    /// The same with the records that have no vector.
+    fn about(self, ids: &[String], missing: u64) -> Self {
+        Self { without: (ids.to_vec(), missing), ..self }
+    }
+
+    fn finding(self, name: &str) -> Finding {
+        let (ids, missing) = self.without;
+        let finding = Finding::new(self.code, name, self.evidence).with_items_of(ids, missing);
+        match self.severity {
+            Some(severity) => finding.with_severity(severity),
+            None => finding,
+        }
+    }
 }
 
 fn fault(state: State, code: Code, evidence: impl Into<String>) -> Fault {
-    Fault { state, code, evidence: evidence.into(), severity: None }
+    Fault { state, code, evidence: evidence.into(), severity: None, without: (Vec::new(), 0) }
 }
 
 /// Judges one segment with the subject `name`, the id of the segment.
@@ -124,18 +142,12 @@ pub(super) fn judge(case: Case<'_>, name: &str) -> Verdict {
     }
 }
 
-fn verdict(fault: Fault, row: Option<&Row>, name: &str) -> Verdict {
-    let Fault { state, code, mut evidence, severity } = fault;
+fn verdict(mut fault: Fault, row: Option<&Row>, name: &str) -> Verdict {
     if let Some(row) = row.filter(|row| !row.name.is_empty()) {
-        evidence =
-            format!("collection {}: {evidence}", row.name.chars().take(64).collect::<String>());
+        let collection: String = row.name.chars().take(64).collect();
+        fault.evidence = format!("collection {collection}: {}", fault.evidence);
     }
-    let finding = Finding::new(code, name, evidence);
-    let finding = match severity {
-        Some(severity) => finding.with_severity(severity),
-        None => finding,
-    };
-    Verdict { state, loss: None, finding: Some(finding) }
+    Verdict { state: fault.state, loss: None, finding: Some(fault.finding(name)) }
 }
 
 /// What was lost as well, when the files contradict each other but the ids are those of the collection.
@@ -144,8 +156,7 @@ fn loss(case: &Case<'_>, code: Code, name: &str) -> Option<Finding> {
     let (compared, walked) = (deep.compared.as_deref()?, deep.walked.as_deref()?);
     let own = code == Code::SegmentInconsistent && compared.known > 0;
     let fault = tables(compared, walked).err().filter(|_| own)?;
-    (fault.code == Code::RecordsWithoutVector)
-        .then(|| Finding::new(fault.code, name, fault.evidence))
+    (fault.code == Code::RecordsWithoutVector).then(|| fault.finding(name))
 }
 
 fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
@@ -183,7 +194,12 @@ fn missing(position: Option<i64>, compared: Option<&Compared>) -> Result<State, 
         (_, Some(compared)) => lost(compared),
         (Some(at), None) => format!("it was flushed up to operation {at}"),
     };
-    Err(fault(State::Missing, Code::SegmentMissing, format!("there is no such folder; {evidence}")))
+    let evidence = format!("there is no such folder; {evidence}");
+    let found = fault(State::Missing, Code::SegmentMissing, evidence);
+    Err(match compared {
+        Some(compared) => found.about(&compared.ids, compared.missing),
+        None => found,
+    })
 }
 
 /// In words, what cannot be found by its vector any more.
@@ -264,6 +280,9 @@ fn metadata_missing(
     let mut found = fault(State::Truncated, Code::SegmentIncomplete, evidence);
     if compared.is_some_and(|compared| compared.missing == 0) {
         found.severity = Some(Severity::Warning);
+    }
+    if let Some(compared) = compared {
+        found = found.about(&compared.ids, compared.missing);
     }
     Err(found)
 }
@@ -417,34 +436,49 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
     if missing == 0 || compared.position_ahead {
         return Ok(());
     }
-    let examples = compared.examples.join(", ");
     if known > 0 && compared.missing_last {
         let evidence = format!(
-            "the newest {missing} of {records} records have no vector, all older ones have: the folder is older than the database ({examples})"
+            "the newest {missing} of {records} records have no vector, all older ones have: the folder is older than the database ({})",
+            named(&compared.ids, missing)
         );
-        return Err(fault(State::Behind, Code::SegmentBehind, evidence));
+        let behind = fault(State::Behind, Code::SegmentBehind, evidence);
+        return Err(behind.about(&compared.ids, missing));
     }
     Err(lossy(compared))
 }
 
 /// Judges a segment of which nothing is known but that it has lost vectors while Chroma writes to it.
 pub(super) fn judge_lost(lost: &Lost, row: Option<&Row>, name: &str) -> Verdict {
-    let Lost { records, missing, examples } = lost;
-    verdict(lossy_of(*missing, *records, examples), row, name)
+    let Lost { records, missing, ids } = lost;
+    verdict(lossy_of(*missing, *records, ids), row, name)
 }
 
 fn lossy(compared: &Compared) -> Fault {
-    let Compared { missing, records, examples, .. } = compared;
-    lossy_of(*missing, *records, examples)
+    let Compared { missing, records, ids, .. } = compared;
+    lossy_of(*missing, *records, ids)
 }
 
-fn lossy_of(missing: u64, records: u64, examples: &[String]) -> Fault {
+fn lossy_of(missing: u64, records: u64, ids: &[String]) -> Fault {
     let evidence = format!(
         "{missing} of {records} records are in the tables, but neither in the index nor in the queue ({})",
-        examples.join(", ")
+        named(ids, missing)
     );
-    fault(State::Lossy, Code::RecordsWithoutVector, evidence)
+    fault(State::Lossy, Code::RecordsWithoutVector, evidence).about(ids, missing)
 }
+
+/// The first few ids, and how many there are besides.
+fn named(ids: &[String], total: u64) -> String {
+    let short = |id: &String| id.chars().take(64).collect::<String>();
+    let mut words: Vec<String> = ids.iter().take(NAMED_MAX).map(short).collect();
+    let more = total.saturating_sub(words.len() as u64);
+    if more > 0 {
+        words.push(format!("and {more} more"));
+    }
+    words.join(", ")
+}
+
+/// Ids in the evidence; the finding carries all.
+const NAMED_MAX: usize = 3;
 
 /// A file may be so much longer than it needs to be.
 const SLACK_BYTES: u64 = 1 << 20;

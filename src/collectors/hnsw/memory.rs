@@ -10,7 +10,7 @@ use super::{
     deep::Deep,
     judge::{State, Verdict},
     look::FileLook,
-    records::Compared,
+    records::{self, Compared},
     uuid_text,
     walk::Walked,
 };
@@ -59,6 +59,10 @@ struct Told {
     subject: String,
     evidence: String,
     remedy: Option<String>,
+    #[serde(default)]
+    items: Vec<String>,
+    #[serde(default)]
+    items_total: u64,
 }
 
 impl Memory {
@@ -152,12 +156,16 @@ impl Told {
             subject: finding.subject.clone(),
             evidence: finding.evidence.clone(),
             remedy: finding.remedy.clone(),
+            items: records::kept(&finding.items).to_vec(),
+            items_total: finding.items_total,
         }
     }
 
     fn finding(self) -> Option<Finding> {
         let code = Code::ALL.iter().find(|code| code.as_str() == self.code)?;
-        let finding = Finding::new(*code, self.subject, self.evidence).with_severity(self.severity);
+        let finding = Finding::new(*code, self.subject, self.evidence)
+            .with_severity(self.severity)
+            .with_items_of(self.items, self.items_total);
         Some(match self.remedy {
             Some(remedy) => finding.with_remedy(remedy),
             None => finding,

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{
     catalogue::{Row, position},
     look::Folder,
-    records::{Asker, Compared, Queue, Suspect, examples},
+    records::{Asker, Compared, Queue, Suspect, ids_of},
     uuid_text,
     walk::{self, Manner, Refused},
 };
@@ -29,8 +29,8 @@ pub(super) struct Lost {
     /// Records of the collection when they were read.
     pub(super) records: u64,
     pub(super) missing: u64,
-    /// Some of their ids.
-    pub(super) examples: Vec<String>,
+    /// Their ids, as far as there is room for them.
+    pub(super) ids: Vec<String>,
 }
 
 /// Why it is not known.
@@ -86,7 +86,7 @@ impl Moving<'_> {
             self.round(asker, queue, &mut suspects, ids)?;
         }
         let (records, missing) = (compared.records, suspects.len() as u64);
-        Ok(Lost { records, missing, examples: examples(&suspects) })
+        Ok(Lost { records, missing, ids: ids_of(&suspects) })
     }
 
     /// Leaves those in `suspects` that are lost for certain. `newest_ids` reads the index, and how far it says the queue is in it.

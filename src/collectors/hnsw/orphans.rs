@@ -7,6 +7,7 @@ use super::look::{Folder, Part};
 use crate::{
     findings::{Code, Finding},
     format::uuid::Uuid,
+    human,
     store::Context,
 };
 
@@ -69,6 +70,7 @@ impl Orphans {
         let (first, ..) = self.folders.first().filter(|_| self.collections)?;
         let bytes =
             self.folders.iter().fold(0_u64, |sum, (_, bytes, _)| sum.saturating_add(*bytes));
+        let size = human::bytes(bytes);
         let by = self.folders.iter().find_map(|(_, _, held)| match held {
             Held::By(pid) => Some(*pid),
             Held::Nobody | Held::Unknown => None,
@@ -76,16 +78,17 @@ impl Orphans {
         let held =
             by.map_or(String::new(), |pid| format!("; process {pid} holds it open until it ends"));
         let (subject, evidence) = match self.folders.len() {
-            1 => (first.as_str(), format!("it takes {bytes} bytes on disk{held}")),
+            1 => (first.as_str(), format!("it takes {size} on disk{held}")),
             count => {
                 let names: Vec<&str> =
                     self.folders.iter().take(NAMES_MAX).map(|(name, ..)| name.as_str()).collect();
                 let more = if count > names.len() { ", …" } else { "" };
                 let list = names.join(", ");
-                ("", format!("{count} folders take {bytes} bytes on disk: {list}{more}{held}"))
+                ("", format!("{count} folders take {size} on disk: {list}{more}{held}"))
             }
         };
-        Some(Finding::new(Code::SegmentOrphan, subject, evidence))
+        let names = self.folders.iter().map(|(name, ..)| name);
+        Some(Finding::new(Code::SegmentOrphan, subject, evidence).with_items(names))
     }
 }
 

@@ -16,6 +16,7 @@ use rusqlite::{
 
 use super::catalogue::Row;
 use crate::{
+    findings::ITEMS_BYTES_MAX,
     format::{
         hnsw::{Exchange, Order, Pair},
         pickle,
@@ -34,8 +35,9 @@ pub(super) struct Compared {
     pub(super) records: u64,
     /// Those of which neither index nor queue has a vector.
     pub(super) missing: u64,
-    /// Some of their ids.
-    pub(super) examples: Vec<String>,
+    /// Their ids, as far as there is room for them; in the state directory fewer.
+    #[serde(alias = "examples", serialize_with = "beginning")]
+    pub(super) ids: Vec<String>,
     /// Whether all of them came after every record that is in the index.
     pub(super) missing_last: bool,
     /// Ids of the index that the tables know.
@@ -61,7 +63,7 @@ pub(super) struct Suspect {
     pub(super) hash: u64,
     /// Its row.
     pub(super) rowid: i64,
-    /// Its id, cut.
+    /// Its id; empty when those before it took all the room.
     pub(super) text: String,
     /// Whether it is one for certain, as far as `moving` has come.
     pub(super) lost: bool,
@@ -327,6 +329,8 @@ struct Found {
     records: u64,
     /// The records without a vector.
     missing: Vec<Suspect>,
+    /// Bytes of their ids.
+    missing_bytes: usize,
     /// How many more there are.
     missing_more: u64,
     /// Latest row of a record that is in the index.
@@ -355,7 +359,9 @@ impl Found {
             return;
         }
         if self.missing.len() < MISSING_MAX {
-            let text: String = String::from_utf8_lossy(id).chars().take(64).collect();
+            self.missing_bytes = self.missing_bytes.saturating_add(id.len());
+            let room = self.missing_bytes <= ITEMS_BYTES_MAX;
+            let text = if room { String::from_utf8_lossy(id).into_owned() } else { String::new() };
             self.missing.push(Suspect { hash, rowid, text, lost: false });
         } else {
             self.missing_more += 1;
@@ -382,7 +388,7 @@ impl Found {
         let compared = Compared {
             records: self.records,
             missing: missing.len() as u64 + self.missing_more,
-            examples: examples(&missing),
+            ids: ids_of(&missing),
             missing_last: self.missing_more == 0
                 && earliest.zip(self.latest).is_some_and(|(earliest, latest)| earliest > latest),
             known,
@@ -401,9 +407,26 @@ impl Found {
     }
 }
 
-/// The ids of the first suspects.
-pub(super) fn examples(suspects: &[Suspect]) -> Vec<String> {
-    suspects.iter().take(EXAMPLES_MAX).map(|suspect| suspect.text.clone()).collect()
+/// The ids of the suspects that are named. They are a beginning: after the first that had no room none is named.
+pub(super) fn ids_of(suspects: &[Suspect]) -> Vec<String> {
+    let named = suspects.iter().take_while(|suspect| !suspect.text.is_empty());
+    named.map(|suspect| suspect.text.clone()).collect()
+}
+
+/// The document in the state directory is written whole each time: it keeps so many that somebody can begin, and the next
+/// comparison names the rest.
+fn beginning<S: serde::Serializer>(ids: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(kept(ids))
+}
+
+/// Those of `ids` that are kept over a restart.
+pub(super) fn kept(ids: &[String]) -> &[String] {
+    let mut bytes = 0_usize;
+    let fit = ids.iter().take(KEPT_MAX).take_while(|id| {
+        bytes += id.len();
+        bytes <= KEPT_BYTES_MAX
+    });
+    &ids[..fit.count()]
 }
 
 /// Whether the labels of two ids were exchanged: Chroma 1.x gives rows and labels out in the same order.
@@ -434,7 +457,9 @@ const MISSING_MAX: usize = 100_000;
 /// Ids of one index whose order is looked at: 48 MB while it is compared.
 const ORDERED_MAX: usize = 2_000_000;
 
-const EXAMPLES_MAX: usize = 3;
+/// Ids of one segment in the state directory.
+const KEPT_MAX: usize = 5_000;
+const KEPT_BYTES_MAX: usize = 512 << 10;
 
 #[cfg(test)]
 pub(super) mod tests;

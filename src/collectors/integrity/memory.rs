@@ -58,6 +58,9 @@ pub(super) struct Past {
     /// The remedy of each, where it is another than the catalogue's.
     #[serde(default)]
     pub(super) remedies: Vec<Option<String>>,
+    /// What each is about, one by one, and how many there are.
+    #[serde(default)]
+    pub(super) items: Vec<(Vec<String>, u64)>,
 }
 
 impl Default for Past {
@@ -76,6 +79,7 @@ impl Default for Past {
             about: None,
             findings: Vec::new(),
             remedies: Vec::new(),
+            items: Vec::new(),
         }
     }
 }
@@ -111,7 +115,8 @@ impl Past {
     pub(super) fn told(&self) -> impl Iterator<Item = Finding> {
         self.findings.iter().enumerate().filter_map(|(at, (code, subject, evidence))| {
             let code = Code::ALL.iter().find(|known| known.as_str() == code)?;
-            let finding = Finding::new(*code, subject, evidence);
+            let (items, total) = self.items.get(at).map_or((&[][..], 0), |(list, n)| (list, *n));
+            let finding = Finding::new(*code, subject, evidence).with_items_of(items, total);
             Some(match self.remedies.get(at).and_then(Option::as_ref) {
                 Some(remedy) => finding.with_remedy(remedy),
                 None => finding,
@@ -153,6 +158,7 @@ impl Past {
             .map(|f| (f.code.as_str().to_owned(), f.subject.clone(), f.evidence.clone()))
             .collect();
         self.remedies = outcome.findings.iter().map(|f| f.remedy.clone()).collect();
+        self.items = outcome.findings.iter().map(|f| (f.items.clone(), f.items_total)).collect();
     }
 }
 

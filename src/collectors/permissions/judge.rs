@@ -163,7 +163,7 @@ pub(super) struct Tally {
     pub(super) unwritable: u64,
     /// Entries that everybody may change.
     pub(super) world_writable: u64,
-    /// The first few of each.
+    /// Those of each, the first ones of very many.
     pub(super) drifted_examples: Vec<Drifted>,
     pub(super) refused_examples: Vec<Refused>,
     pub(super) world_writable_examples: Vec<(Vec<u8>, Shape)>,
@@ -171,12 +171,12 @@ pub(super) struct Tally {
     pub(super) problems: Vec<(Vec<u8>, String)>,
 }
 
-/// Examples that are kept of each sort.
-pub(super) const EXAMPLES_MAX: usize = 5;
+/// Entries that are kept of each sort: a megabyte or two.
+pub(super) const LISTED_MAX: usize = 10_000;
 
 impl Tally {
     fn push<T>(examples: &mut Vec<T>, example: impl FnOnce() -> T) {
-        if examples.len() < EXAMPLES_MAX {
+        if examples.len() < LISTED_MAX {
             examples.push(example());
         }
     }
@@ -198,7 +198,7 @@ impl Tally {
 }
 
 fn extend<T: Clone>(to: &mut Vec<T>, from: &[T]) {
-    to.extend(from.iter().take(EXAMPLES_MAX.saturating_sub(to.len())).cloned());
+    to.extend(from.iter().take(LISTED_MAX.saturating_sub(to.len())).cloned());
 }
 
 /// What is known of an entry before it is held against anything.

@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     Memory,
     baseline::{List, Shape},
-    judge::{EXAMPLES_MAX, Judge, Place, Prepared, Refused, Tally, Tier},
+    judge::{Judge, LISTED_MAX, Place, Prepared, Refused, Tally, Tier},
     lists::{self, Lists},
     servers::{Server, Users},
 };
@@ -126,7 +126,7 @@ impl Core {
         if let Some(refused) = refused_parent(memory, &users.servers) {
             tally.unwritable += 1;
             tally.refused_examples.insert(0, refused);
-            tally.refused_examples.truncate(EXAMPLES_MAX);
+            tally.refused_examples.truncate(LISTED_MAX);
         }
         tally
     }
@@ -328,7 +328,7 @@ impl Scan {
 }
 
 fn note(missed: &mut Vec<Missed>, problem: Problem) {
-    if missed.len() < EXAMPLES_MAX {
+    if missed.len() < LISTED_MAX {
         missed.push(Missed::Entry(problem));
     }
 }

@@ -20,6 +20,9 @@ use crate::{
 /// Room that is left for the command behind the examples.
 const EXAMPLES_CHARS_MAX: usize = 400;
 
+/// Entries in the evidence; the finding carries all.
+const EXAMPLES_MAX: usize = 5;
+
 /// The findings of a look at the store at `path`.
 pub(super) fn findings(
     total: &Tally,
@@ -41,7 +44,9 @@ pub(super) fn findings(
         let list = listed(total.world_writable, examples);
         let evidence =
             format!("{}: {list}", count(total.world_writable, "may be changed by everybody"));
-        found.push(Finding::new(Code::PermissionWorldWritable, "", evidence));
+        let entries = total.world_writable_examples.iter().map(|(entry, _)| item(entry));
+        let finding = Finding::new(Code::PermissionWorldWritable, "", evidence);
+        found.push(finding.with_items_of(entries, total.world_writable));
     }
     found
 }
@@ -66,7 +71,13 @@ fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Fin
             .and_then(|drifted| mend(path, drifted))
             .map_or_else(String::new, |command| format!("; mend with: {command}")),
     ];
-    Finding::new(Code::PermissionDrift, "", evidence.concat())
+    let entries = total.drifted_examples.iter().map(|drifted| item(&drifted.path));
+    let finding = Finding::new(Code::PermissionDrift, "", evidence.concat())
+        .with_items_of(entries, total.drifted);
+    match first_seen.iter().flatten().min() {
+        Some(at) => finding.with_since(*at),
+        None => finding,
+    }
 }
 
 fn unwritable(total: &Tally, path: &Path) -> Finding {
@@ -91,7 +102,8 @@ fn unwritable(total: &Tally, path: &Path) -> Finding {
         server.uid,
         groups.join(" ")
     );
-    Finding::new(Code::PermissionUnwritable, "", evidence)
+    let entries = total.refused_examples.iter().map(|refused| item(&refused.path));
+    Finding::new(Code::PermissionUnwritable, "", evidence).with_items_of(entries, total.unwritable)
 }
 
 /// What the walk could not look at.
@@ -121,7 +133,7 @@ pub(super) fn problems(total: &Tally, last: Option<&Last>, context: &Context) ->
 /// Up to some entries, as many as there is room for, and how many there are besides.
 fn listed(total: u64, examples: impl Iterator<Item = String>) -> String {
     let (mut said, mut chars) = (Vec::new(), 0);
-    for example in examples {
+    for example in examples.take(EXAMPLES_MAX) {
         chars += example.chars().count();
         if !said.is_empty() && chars > EXAMPLES_CHARS_MAX {
             break;
@@ -151,6 +163,11 @@ fn plural(number: u64) -> String {
 /// `-rw-r--r-- 1000:1000`.
 fn words(shape: &Shape) -> String {
     format!("{} {}:{}", mode_text(shape.mode), shape.uid, shape.gid)
+}
+
+/// An entry as a command below the directory takes it.
+fn item(path: &[u8]) -> String {
+    if path.is_empty() { ".".to_owned() } else { String::from_utf8_lossy(path).into_owned() }
 }
 
 /// An entry as a person may read it, whatever bytes its name has; never long.

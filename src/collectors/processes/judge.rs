@@ -55,7 +55,8 @@ impl Served {
                 self.started,
                 self.gone.unwrap_or(now)
             ),
-        );
+        )
+        .with_since(self.gone.unwrap_or(now));
         if self.server { finding } else { finding.with_severity(Severity::Warning) }
     }
 }
@@ -135,7 +136,8 @@ pub(super) fn second_writer(holders: &[Holder]) -> Option<Finding> {
         format!("{kind} {} (pid {}, started {})", holder.comm, holder.pid, holder.started)
     });
     let chromas = writers.iter().filter(|holder| !is_sqlite_tool(&holder.comm)).count();
-    let finding = Finding::new(Code::SecondWriter, "", evidence);
+    let pids = writers.iter().map(|holder| holder.pid.to_string());
+    let finding = Finding::new(Code::SecondWriter, "", evidence).with_items(pids);
     Some(if chromas < 2 { finding.with_severity(Severity::Warning) } else { finding })
 }
 

@@ -58,6 +58,7 @@ fn store(name: &str, path: &str, findings: Vec<Finding>) -> StoreReadings {
         codes: &[],
     };
     StoreReadings {
+        firsts: std::sync::Arc::default(),
         store: name.into(),
         path: Path::new(path).into(),
         readings: vec![Arc::new(reading)],

@@ -4,6 +4,7 @@
 use super::Report;
 use crate::{
     findings::Severity,
+    human,
     sample::CheckState,
     status::{
         FindingReport, ProblemReport, Status, StoreReport,
@@ -91,6 +92,17 @@ impl Page {
         let code = self.paint("1", finding.code.as_str());
         self.lines.push(format!("  {severity}  {code}  {}", finding.subject).trim_end().to_owned());
         self.labelled("found", &finding.evidence);
+        if let Some(since) = finding.since {
+            self.labelled("since", &human::moment(since));
+        }
+        if finding.items_total > ITEMS_SAID {
+            let count = human::count(finding.items_total as f64);
+            let code = finding.code.as_str();
+            self.labelled(
+                "all",
+                &format!("{count}: the same command with --ids={code} prints them"),
+            );
+        }
         if same {
             return; // what it means and what to do stands above
         }
@@ -194,6 +206,8 @@ const WIDTH_MIN: usize = 60;
 const WIDTH_MAX: usize = 120;
 /// The document for programs has all of it.
 const LINES_MAX: usize = 6;
+/// The evidence names so many.
+const ITEMS_SAID: u64 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -205,6 +219,7 @@ mod tests {
         collectors::CollectError,
         config::{CollectorName, Store},
         findings::{Code, Finding},
+        firsts::Firsts,
         sample::Observation,
     };
 
@@ -215,7 +230,7 @@ mod tests {
     /// One of everything that can stand in a report.
     fn report() -> Report {
         let mut report = Report::default();
-        report.add_store(&Store::new("wiki", "/srv/wiki"), &[], true);
+        report.add_store(&Store::new("wiki", "/srv/wiki"), &[], true, &Firsts::default());
         let info = Finding::new(
             Code::BackupSameDisk,
             "",
@@ -225,6 +240,7 @@ mod tests {
             &Store::new("notes", "/srv/notes"),
             &[look(CollectorName::Backups, vec![info.clone()])],
             true,
+            &Firsts::default(),
         );
         let long = "page 12: btree page says that it has more cells than fit, and ".repeat(12);
         let mut integrity = look(
@@ -241,6 +257,14 @@ mod tests {
             ("quick", CheckState::Corrupt),
             ("full", CheckState::Busy),
         ];
+        let lost = Finding::new(
+            Code::RecordsWithoutVector,
+            "5a1c",
+            "700 of 800 records are in the tables, but neither in the index nor in the queue (a0, a1, a2, and 697 more)",
+        )
+        .with_items((0..700).map(|n| format!("a{n}")))
+        .with_since(crate::clock::Timestamp::from_secs(1_795_424_274));
+        let writers = Finding::new(Code::SecondWriter, "", "2 processes hold it open for writing");
         let replaced = Finding::new(
             Code::StoreReplaced,
             "chroma.sqlite3",
@@ -254,10 +278,11 @@ mod tests {
         let looks = [
             disk,
             integrity,
-            look(CollectorName::Processes, vec![replaced.with_remedy(command)]),
+            look(CollectorName::Hnsw, vec![lost]),
+            look(CollectorName::Processes, vec![writers, replaced.with_remedy(command)]),
             look(CollectorName::Backups, vec![info]),
         ];
-        report.add_store(&Store::new("docs", "/srv/my docs"), &looks, true);
+        report.add_store(&Store::new("docs", "/srv/my docs"), &looks, true, &Firsts::default());
         report
     }
 

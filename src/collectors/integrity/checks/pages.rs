@@ -402,11 +402,11 @@ fn classify(said: &[String], index_roots: &[u32]) -> Vec<Finding> {
     }
     let finding = |(code, lines): (Code, Vec<&str>)| {
         let more = lines.len().saturating_sub(LINES_QUOTED);
-        let mut evidence = lines.into_iter().take(LINES_QUOTED).collect::<Vec<_>>().join("; ");
+        let mut evidence = lines.iter().take(LINES_QUOTED).copied().collect::<Vec<_>>().join("; ");
         if more > 0 {
             evidence = format!("{evidence}; and {more} more");
         }
-        Finding::new(code, DATABASE_FILE, evidence)
+        Finding::new(code, DATABASE_FILE, evidence).with_items(lines)
     };
     by_code.into_iter().map(finding).collect()
 }
