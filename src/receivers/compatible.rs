@@ -71,7 +71,8 @@ pub(crate) fn judge(flavour: Flavour, reply: &Reply) -> Outcome {
             return Outcome::Rejected { failure: Failure::Client };
         }
         Flavour::RocketChat => success == Some(true),
-        Flavour::Discord => reply.body.is_empty() || json.is_some(),
+        // It answers 204 without a word, or 200 with the message when asked to wait. What stands between answers with a page.
+        Flavour::Discord => !reply.text().trim_start().starts_with('<'),
     };
     if good {
         return Outcome::Delivered;
@@ -149,7 +150,8 @@ mod tests {
             (Flavour::RocketChat, 200, "<html>", answer(true)),
             (Flavour::Discord, 204, "", Outcome::Delivered),
             (Flavour::Discord, 200, r#"{"id":"1"}"#, Outcome::Delivered),
-            (Flavour::Discord, 200, "<html>", answer(true)),
+            (Flavour::Discord, 200, "ok", Outcome::Delivered),
+            (Flavour::Discord, 200, " <html>", answer(true)),
             (Flavour::Discord, 404, r#"{"code":10015}"#, rejected),
         ] {
             let reply = Reply { status, body: body.into(), whole: true, after: None };
