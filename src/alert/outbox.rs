@@ -2,8 +2,12 @@
 //! and what an answer means; it is pure, and every change of it comes back as rows to be written down before anything
 //! goes out.
 //!
-//! The promise: at least once, in order, under a stable id. An attempt whose outcome nobody knows (a timeout, a kill) is
-//! made again word for word; one that was clearly refused is put together anew, so that what happened in between merges.
+//! The promise: at least once, in order, under a stable id. A notification that may have arrived without an answer (a timeout,
+//! a kill) is sent again word for word until its outcome is known; one that was clearly refused every time is put together
+//! anew, so that what happened in between merges.
+//!
+//! Receivers keep one incident for all episodes of a rule in a store. So the end of an episode is told before the next one
+//! begins, or not at all: once a newer episode is told as firing, the end of the older one would close its incident.
 
 pub mod policy;
 
@@ -54,6 +58,10 @@ pub struct Attempt {
     pub notification: Notification,
     /// When it was first tried.
     pub began: Timestamp,
+    /// Whether an attempt may have arrived without an answer. From then on it keeps its id and its words until its outcome
+    /// is known.
+    #[serde(default)]
+    pub unclear: bool,
 }
 
 /// How long a lane must wait. Both ends are kept, so that a clock that steps back cannot make it longer.
@@ -135,7 +143,16 @@ pub struct Lane {
 impl Lane {
     /// A lane with what was written down before a restart.
     #[must_use]
-    pub fn new(name: &str, policy: Policy, entries: BTreeMap<String, Entry>, road: Road) -> Self {
+    pub fn new(
+        name: &str,
+        policy: Policy,
+        entries: BTreeMap<String, Entry>,
+        mut road: Road,
+    ) -> Self {
+        if let Some(attempt) = &mut road.attempt {
+            // Whoever was at work on it was ended before the answer came, or before it could be written down.
+            attempt.unclear = true;
+        }
         Self {
             name: name.to_owned(),
             policy,
@@ -182,7 +199,8 @@ impl Lane {
     pub fn queue(&self, now: Timestamp) -> (usize, Option<Timestamp>) {
         let mut count = 0;
         let mut oldest = None;
-        for entry in self.entries.values() {
+        let overtaking = self.overtaking(&[], now);
+        for entry in self.entries.values().filter(|entry| !overtaking.passed(entry)) {
             let since = match self.news(entry, now) {
                 None => continue,
                 Some(Reason::Reminder) => self.due_at(entry),
@@ -350,7 +368,8 @@ impl Lane {
         }
         let mut later: Option<Timestamp> = None;
         let mut ready: BTreeMap<String, Vec<(&Entry, Reason)>> = BTreeMap::new();
-        for entry in self.entries.values() {
+        let overtaking = self.overtaking(silences, now);
+        for entry in self.entries.values().filter(|entry| !overtaking.passed(entry)) {
             let Some(reason) = self.news(entry, now) else {
                 later = earliest(later, self.due_at(entry));
                 continue;
@@ -383,7 +402,8 @@ impl Lane {
             {
                 return Next::WaitUntil(told.plus(self.policy.group_interval));
             }
-            self.compose(SUMMARY.to_owned(), ready.into_values().flatten().collect(), about, now)
+            let news = ready.into_values().flatten().collect();
+            self.compose(SUMMARY.to_owned(), news, &overtaking, about, now)
         } else {
             // The most urgent group first, then the one that has waited longest.
             let first = ready.into_iter().min_by_key(|(_, entries)| {
@@ -392,14 +412,15 @@ impl Lane {
                 (std::cmp::Reverse(severity), oldest)
             });
             let Some((group, entries)) = first else { return Next::Idle };
-            self.compose(group, entries, about, now)
+            self.compose(group, entries, &overtaking, about, now)
         };
         self.hand_out(notification, now)
     }
 
     fn hand_out(&mut self, notification: Notification, now: Timestamp) -> Next {
         if self.road.attempt.is_none() {
-            let attempt = Attempt { notification: notification.clone(), began: now };
+            let attempt =
+                Attempt { notification: notification.clone(), began: now, unclear: false };
             self.road.attempt = Some(attempt);
             self.touched.road = true;
         }
@@ -413,6 +434,7 @@ impl Lane {
         &self,
         group: String,
         mut news: Vec<(&Entry, Reason)>,
+        overtaking: &Overtaking<'_>,
         about: &About,
         now: Timestamp,
     ) -> Notification {
@@ -421,7 +443,17 @@ impl Lane {
         news.truncate(self.policy.batch.max(1));
         let reasons: BTreeSet<Reason> = news.iter().map(|(_, reason)| *reason).collect();
         let reason = reasons.into_iter().next().unwrap_or(Reason::Firing);
+        let id = notification_id(&self.name, &group, news.iter().map(|(entry, _)| *entry));
         let mut alerts: Vec<Alert> = news.iter().map(|(entry, _)| entry.alert.clone()).collect();
+        let mut flaps: BTreeMap<Identity<'_>, usize> = BTreeMap::new();
+        for old in self.entries.values() {
+            if old.told.is_none() && overtaking.passed(old) {
+                *flaps.entry(self.policy.identity(&old.alert)).or_default() += 1 + old.alert.merged;
+            }
+        }
+        for alert in alerts.iter_mut().filter(|alert| alert.ended.is_none()) {
+            alert.merged += flaps.get(&self.policy.identity(alert)).copied().unwrap_or_default();
+        }
         if self.policy.grouping == Grouping::Store && group != SUMMARY {
             let told = self.entries.values().filter(|entry| {
                 entry.alert.ended.is_none()
@@ -433,7 +465,6 @@ impl Lane {
             alerts.extend(told.take(room).map(|e| Alert { known: true, ..e.alert.clone() }));
         }
         alerts.sort_by_key(urgency);
-        let id = notification_id(&self.name, &group, &alerts, now);
         Notification {
             id,
             group,
@@ -455,13 +486,14 @@ impl Lane {
             Outcome::Delivered => {
                 self.road = Road::default();
                 self.counts.last_success = Some(now);
-                self.settle(&attempt.notification, false, now);
+                self.settle(&attempt.notification, Fate::Heard, now);
                 Recorded::Arrived
             }
             Outcome::Rejected { failure } => {
                 self.road = Road::default();
                 *self.counts.failed.entry(*failure).or_default() += 1;
-                let alerts = self.settle(&attempt.notification, true, now);
+                let fate = if attempt.unclear { Fate::PerhapsHeard } else { Fate::Unheard };
+                let alerts = self.settle(&attempt.notification, fate, now);
                 Recorded::GivenUp { alerts }
             }
             Outcome::Retry { failure, after, unclear } => {
@@ -469,12 +501,13 @@ impl Lane {
                 self.road.tries = self.road.tries.saturating_add(1);
                 let pause = backoff(self.road.tries, jitter).max(after.unwrap_or_default());
                 self.road.wait = Some(Wait { from: now, until: now.plus(pause) });
-                if *unclear && now.since(attempt.began) < self.policy.age_max {
-                    self.road.attempt = Some(attempt);
+                let unclear = *unclear || attempt.unclear;
+                if unclear && now.since(attempt.began) < self.policy.age_max {
+                    self.road.attempt = Some(Attempt { unclear, ..attempt });
                     return Recorded::Again { pause };
                 }
-                if *unclear {
-                    let alerts = self.settle(&attempt.notification, true, now);
+                if unclear {
+                    let alerts = self.settle(&attempt.notification, Fate::Unheard, now);
                     return Recorded::GivenUp { alerts };
                 }
                 Recorded::Again { pause }
@@ -483,8 +516,9 @@ impl Lane {
     }
 
     /// Notes what a notification told, or failed to tell for good; answers how many alerts it was about.
-    fn settle(&mut self, notification: &Notification, given_up: bool, now: Timestamp) -> u64 {
+    fn settle(&mut self, notification: &Notification, fate: Fate, now: Timestamp) -> u64 {
         let mut count = 0;
+        let unheard = fate == Fate::Unheard;
         if notification.group == SUMMARY {
             self.note_told(SUMMARY, "", now);
         }
@@ -498,19 +532,49 @@ impl Lane {
                 at: now,
                 status: told.status(),
                 severity: told.severity,
-                given_up: given_up && was.is_none_or(|was| was.given_up),
+                given_up: unheard && was.is_none_or(|was| was.given_up),
             });
-            let done = told.ended.is_some() && (given_up || self.policy.resend_resolved.is_none());
+            let refused = fate != Fate::Heard;
+            let done = told.ended.is_some() && (refused || self.policy.resend_resolved.is_none());
             // It ended while a firing was under way that has now been given up: nobody waits for its end.
-            let unheard = given_up && was.is_none() && entry.alert.ended.is_some();
-            if done || unheard {
+            let unawaited = unheard && was.is_none() && entry.alert.ended.is_some();
+            if done || unawaited {
                 self.entries.remove(&told.episode);
             }
         }
-        if given_up {
+        if fate != Fate::Heard {
             self.counts.dead_letters += count;
         }
         count
+    }
+
+    /// The episodes that fire and that the receiver knows of, or will hear of as soon as it may.
+    fn overtaking(&self, silences: &[Silence], now: Timestamp) -> Overtaking<'_> {
+        self.overtaking_by(|entry| {
+            entry.told.is_some() || !silences.iter().any(|s| s.covers(&entry.alert, now))
+        })
+    }
+
+    fn overtaking_by(&self, counts: impl Fn(&Entry) -> bool) -> Overtaking<'_> {
+        let mut overtaking = Overtaking { policy: &self.policy, since: BTreeMap::new() };
+        for entry in self.entries.values() {
+            if entry.alert.ended.is_none() && counts(entry) {
+                overtaking.since.insert(self.policy.identity(&entry.alert), entry.alert.since);
+            }
+        }
+        overtaking
+    }
+
+    /// Forgets the episodes that a newer one has overtaken, once the receiver has heard of that.
+    fn forget_overtaken(&mut self) {
+        let heard = |entry: &Entry| entry.told.is_some_and(|told| !told.given_up);
+        let overtaking = self.overtaking_by(heard);
+        let overtaken = self.entries.iter().filter(|(_, entry)| overtaking.passed(entry));
+        let gone: Vec<String> = overtaken.map(|(episode, _)| episode.clone()).collect();
+        for episode in gone {
+            self.entries.remove(&episode);
+            self.touched.episodes.insert(episode);
+        }
     }
 
     /// Drops what is too old to be told, and what the receiver has heard to the end.
@@ -555,6 +619,7 @@ impl Lane {
             self.entries.remove(&episode);
             self.touched.episodes.insert(episode);
         }
+        self.forget_overtaken();
     }
 
     /// When an entry that has no news now will have some.
@@ -568,6 +633,37 @@ impl Lane {
                 Some(again.min(end))
             }
         }
+    }
+}
+
+/// What became of a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The receiver has it.
+    Heard,
+    /// It was refused for good, after an attempt that may have arrived.
+    PerhapsHeard,
+    /// The receiver never got it.
+    Unheard,
+}
+
+/// What makes two alerts one and the same to a receiver.
+type Identity<'a> = (&'a str, &'a str, Option<Severity>);
+
+/// Since when each alert fires, by its identity.
+struct Overtaking<'a> {
+    policy: &'a Policy,
+    since: BTreeMap<Identity<'a>, Timestamp>,
+}
+
+impl Overtaking<'_> {
+    /// Whether this episode has ended and a newer one of the same identity fires.
+    fn passed(&self, entry: &Entry) -> bool {
+        entry.alert.ended.is_some()
+            && self
+                .since
+                .get(&self.policy.identity(&entry.alert))
+                .is_some_and(|since| *since > entry.alert.since)
     }
 }
 
@@ -610,17 +706,26 @@ fn urgency(alert: &Alert) -> (bool, bool, std::cmp::Reverse<Severity>, Timestamp
     (alert.known, ended, std::cmp::Reverse(alert.severity), alert.since, alert.key())
 }
 
-fn notification_id(receiver: &str, group: &str, alerts: &[Alert], now: Timestamp) -> String {
+/// The same for the same news, so that a program that could not write down what it sent, and was killed, sends it again under
+/// the same id: receiver, group, and of each alert its episode, what is told of it and what was told before.
+fn notification_id<'a>(
+    receiver: &str,
+    group: &str,
+    news: impl Iterator<Item = &'a Entry>,
+) -> String {
     let mut hash = Sha256::new();
-    for part in [receiver, group] {
-        hash.update(part.as_bytes());
-        hash.update(b"\0");
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    part(receiver.as_bytes());
+    part(group.as_bytes());
+    for Entry { alert, told, .. } in news {
+        part(alert.episode.as_bytes());
+        part(alert.status().as_str().as_bytes());
+        part(alert.severity.as_str().as_bytes());
+        part(&told.map_or(0, |told| told.at.as_nanos()).to_le_bytes());
     }
-    for alert in alerts {
-        hash.update(alert.episode.as_bytes());
-        hash.update(alert.status().as_str().as_bytes());
-    }
-    hash.update(now.as_nanos().to_le_bytes());
     hex(&hash.finalize()[..16])
 }
 

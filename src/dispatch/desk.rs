@@ -237,7 +237,10 @@ pub fn policy_of(receiver: &Receiver) -> Policy {
         Kind::Slack { .. } | Kind::Compatible { .. } => {
             Policy { gap: Duration::from_secs(1), ..Policy::default() }
         }
-        Kind::Webhook { .. } | Kind::Command { .. } | Kind::Heartbeat { .. } => Policy::default(),
+        Kind::Webhook { .. } | Kind::Command { .. } => {
+            Policy { severity_identifies: true, ..Policy::default() }
+        }
+        Kind::Heartbeat { .. } => Policy::default(),
     };
     Policy {
         min_severity: receiver.min_severity,

@@ -11,6 +11,8 @@ pub struct Policy {
     pub grouping: Grouping,
     /// Lighter alerts are not told.
     pub min_severity: Severity,
+    /// Whether an alert of another severity is another alert to the receiver: to those that know alerts by their labels.
+    pub severity_identifies: bool,
     /// Shell patterns of stores; empty means all.
     pub stores: Vec<glob::Pattern>,
     /// Whether the end of an alert is told.
@@ -48,6 +50,7 @@ impl Default for Policy {
         Self {
             grouping: Grouping::Store,
             min_severity: Severity::Warning,
+            severity_identifies: false,
             stores: Vec::new(),
             send_resolved: true,
             tell_short: true,
@@ -68,6 +71,7 @@ impl Policy {
         Self {
             grouping: Grouping::All,
             min_severity: Severity::Info,
+            severity_identifies: true,
             tell_short: false,
             repeat: Duration::from_mins(1),
             resend_resolved: Some(Duration::from_mins(5)),
@@ -79,6 +83,11 @@ impl Policy {
     pub(super) fn accepts(&self, alert: &Alert) -> bool {
         alert.severity >= self.min_severity
             && (self.stores.is_empty() || self.stores.iter().any(|p| p.matches(&alert.store)))
+    }
+
+    /// What makes two alerts one and the same to the receiver.
+    pub(super) fn identity<'a>(&self, alert: &'a Alert) -> (&'a str, &'a str, Option<Severity>) {
+        (&alert.store, &alert.name, self.severity_identifies.then_some(alert.severity))
     }
 
     pub(super) fn group_of(&self, alert: &Alert) -> String {

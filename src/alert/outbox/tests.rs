@@ -169,6 +169,150 @@ fn an_unclear_attempt_is_made_again_word_for_word_also_after_a_restart() {
 }
 
 #[test]
+fn after_an_unclear_attempt_id_and_words_stay_until_the_outcome_is_known() {
+    for (name, between) in [
+        ("refused", refused(None)),
+        ("unclear again", UNCLEAR),
+        ("refused with a pause", refused(Some(5))),
+    ] {
+        let mut post = Post::new(Policy::default());
+        let x = post.fire("a", "X", 0);
+        let Next::Send(first) = post.next(0) else { panic!("nothing sent") };
+        post.lane.record(&UNCLEAR, 1.0, Timestamp::from_secs(0));
+        post.end(&x, 1);
+        assert_eq!(post.next(10), Next::Send(first.clone()), "{name}");
+        post.lane.record(&between, 1.0, Timestamp::from_secs(10));
+        post.restart();
+        assert_eq!(post.next(20), Next::Send(first), "{name}");
+        post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(20));
+        assert_eq!(post.deliver(30), "resolved: a/X-", "{name}");
+    }
+}
+
+#[test]
+fn whoever_may_have_heard_a_firing_hears_its_end() {
+    let no = Outcome::Rejected { failure: Failure::Client };
+    for (first, end) in [(UNCLEAR, "resolved: a/X-"), (refused(None), "idle")] {
+        let mut post = Post::new(Policy::default());
+        let x = post.fire("a", "X", 0);
+        post.step(0, &first);
+        assert_eq!(post.step(10, &no), "firing: a/X+");
+        assert_eq!(post.lane.counts().dead_letters, 1);
+        post.end(&x, 20);
+        assert_eq!(post.deliver(30), end, "{first:?}");
+        assert_eq!(post.deliver(40), "idle");
+    }
+}
+
+/// Each as its receivers have it: people, machines that know alerts by labels, one incident per alert.
+fn policies() -> [(&'static str, Policy); 4] {
+    let pagerduty =
+        Policy { grouping: Grouping::Alert, tell_short: false, batch: 1, ..Policy::default() };
+    let webhook = Policy { severity_identifies: true, ..Policy::default() };
+    [
+        ("people", Policy::default()),
+        ("webhook", webhook),
+        ("pagerduty", pagerduty),
+        ("alertmanager", Policy::alertmanager()),
+    ]
+}
+
+#[test]
+fn an_alert_that_comes_back_before_its_end_was_told_goes_on() {
+    for (name, policy) in policies() {
+        let mut post = Post::new(Policy { group_interval: Duration::from_secs(10), ..policy });
+        let first = post.fire("a", "X", 0);
+        assert_eq!(post.deliver(0), "firing: a/X+", "{name}");
+        post.end(&first, 3);
+        assert_eq!(post.deliver(3), "wait 10", "{name}");
+        let second = post.fire("a", "X", 6);
+        assert_eq!(post.deliver(10), "firing: a/X+", "{name}: the newer beginning, and no end");
+        assert!(!post.deliver(25).contains('-'), "{name}");
+        post.end(&second, 100);
+        assert_eq!(post.deliver(100), "resolved: a/X-", "{name}");
+        assert!(post.lane.entries().len() <= 1, "{name}");
+    }
+}
+
+#[test]
+fn an_end_that_was_told_is_not_told_again_while_a_newer_episode_fires() {
+    let mut post = Post::new(Policy::alertmanager());
+    let first = post.fire("a", "X", 0);
+    post.deliver(0);
+    post.end(&first, 10);
+    assert_eq!(post.deliver(10), "resolved: a/X-");
+    post.fire("a", "X", 20);
+    for second in 20..600 {
+        while let Next::Send(notification) = post.next(second) {
+            assert_eq!(notification.status(), Status::Firing, "{second}");
+            assert_eq!(notification.alerts.len(), 1, "{second}");
+            post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+        }
+    }
+    // Of another severity it is another alert there, whose end is its own.
+    let mut post = Post::new(Policy::alertmanager());
+    let first = post.fire("a", "X", 0);
+    post.deliver(0);
+    post.end(&first, 10);
+    let graver = alert("a", "X", 20, Severity::Critical);
+    post.lane.note(&Event::Fired(graver), &[], Timestamp::from_secs(20));
+    assert_eq!(post.deliver(20), "firing: a/X+ a/X-");
+}
+
+#[test]
+fn an_end_is_told_while_its_successor_is_silenced_or_has_ended_unheard() {
+    for silenced in [true, false] {
+        let mut post = Post::new(Policy { tell_short: false, ..Policy::default() });
+        let first = post.fire("a", "X", 0);
+        post.deliver(0);
+        post.end(&first, 3);
+        if silenced {
+            post.silences.push(Silence {
+                id: "1".to_owned(),
+                store: "a".to_owned(),
+                alert: String::new(),
+                since: Timestamp::from_secs(4),
+                until: Timestamp::from_secs(1000),
+                comment: String::new(),
+                by: String::new(),
+            });
+        }
+        let second = post.fire("a", "X", 6);
+        if !silenced {
+            post.end(&second, 8);
+        }
+        assert_eq!(post.deliver(10), "resolved: a/X-", "{silenced}");
+    }
+}
+
+#[test]
+fn unheard_episodes_are_counted_by_the_one_that_overtakes_them() {
+    let mut post = Post::new(Policy::default());
+    for at in [0, 1, 2] {
+        let flap = post.fire("a", "X", at);
+        post.end(&flap, at);
+    }
+    post.fire("a", "X", 3);
+    let Next::Send(notification) = post.next(3) else { panic!("nothing sent") };
+    assert_eq!(told(&notification), "firing: a/X+");
+    assert_eq!(notification.alerts[0].merged, 3);
+    post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(3));
+    post.next(4);
+    assert_eq!(post.lane.entries().len(), 1);
+}
+
+#[test]
+fn the_same_news_has_the_same_id_although_nothing_was_written_down() {
+    let sent = |later: i64| {
+        let mut post = Post::new(Policy::default());
+        post.fire("a", "X", 0);
+        let Next::Send(notification) = post.next(later) else { panic!("nothing sent") };
+        notification.id
+    };
+    assert_eq!(sent(0), sent(7));
+}
+
+#[test]
 fn pauses_grow_to_five_minutes_and_what_the_receiver_asks_for_counts() {
     let mut post = Post::new(Policy::default());
     post.fire("a", "X", 0);
