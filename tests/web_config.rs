@@ -197,7 +197,20 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
     assert_eq!(ask("/metrics", Some(("alice", "sesame"))).await.status(), 401);
     assert!(!exporter.log().contains("$2"), "hashes are secrets: {}", exporter.log());
 
-    support::replace_file(&dir.path().join("web.yml"), "rate_limit: {interval: 1h, burst: 2}\n");
+    // What a full disk or an editor leaves of the file takes no password away.
+    let rate = "rate_limit: {interval: 1h, burst: 2}\n";
+    for less in ["", "# nothing\n", rate] {
+        let told = exporter.log().matches("has no basic_auth_users any more").count();
+        support::replace_file(&dir.path().join("web.yml"), less);
+        let began = now();
+        while exporter.log().matches("has no basic_auth_users any more").count() == told {
+            assert!(began.elapsed() < SOON, "nothing said of {less:?}: {}", exporter.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(ask("/metrics", None).await.status(), 401, "{less:?}");
+    }
+
+    support::replace_file(&dir.path().join("web.yml"), format!("{}{rate}", web("other")));
     let began = now();
     while ask("/metrics", None).await.status() != 429 {
         assert!(began.elapsed() < SOON, "the rate is not limited");

@@ -26,7 +26,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::users::{Admission, Bucket, Doorkeeper, Users};
+use super::users::{Admission, BasicAuth, Bucket, Users};
 use crate::{
     clock,
     config::{
@@ -54,7 +54,7 @@ pub(super) enum Refusal {
 pub struct Secure {
     file: PathBuf,
     current: RwLock<Arc<Loaded>>,
-    doorkeeper: Doorkeeper,
+    basic_auth: BasicAuth,
     bucket: Bucket,
 }
 
@@ -90,7 +90,7 @@ impl Secure {
         Ok(Self {
             file: file.to_owned(),
             current: RwLock::new(Arc::new(loaded)),
-            doorkeeper: Doorkeeper::default(),
+            basic_auth: BasicAuth::default(),
             bucket: Bucket::default(),
         })
     }
@@ -118,7 +118,7 @@ impl Secure {
         if now == current.stamps || now == failed {
             return if now == current.stamps { Vec::new() } else { now };
         }
-        match load(&self.file) {
+        match load(&self.file).and_then(|loaded| self.no_less_than(&current, loaded)) {
             Ok(loaded) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
                 info!(file = %self.file.display(), "Web configuration loaded.");
@@ -131,6 +131,24 @@ impl Secure {
                 now
             }
         }
+    }
+
+    /// A file that an editor or a full disk left empty or cut must not open the door: without a restart it takes away
+    /// neither TLS nor the last password.
+    fn no_less_than(&self, before: &Loaded, loaded: Loaded) -> Result<Loaded, Vec<ConfigError>> {
+        let place = Place::file(&self.file);
+        let mut problems = Vec::new();
+        for (what, had, has) in [
+            ("tls_server_config", before.tls.is_some(), loaded.tls.is_some()),
+            ("basic_auth_users", !before.users.is_empty(), !loaded.users.is_empty()),
+        ] {
+            if had && !has {
+                let words =
+                    format!("has no {what} any more; restart the exporter if that is meant");
+                problems.push(place.wrong(words));
+            }
+        }
+        if problems.is_empty() { Ok(loaded) } else { Err(problems) }
     }
 
     /// A stranger's connection, encrypted when the file says so: `Ok(Err(stream))` when it does not. Errs when the client
@@ -167,7 +185,7 @@ impl Secure {
         if current.users.is_empty() {
             return Ok(());
         }
-        match self.doorkeeper.admit(&current.users, headers).await {
+        match self.basic_auth.admit(&current.users, headers).await {
             Admission::Granted => Ok(()),
             Admission::Refused => Err(Refusal::Credentials),
             Admission::Busy => Err(Refusal::Busy),

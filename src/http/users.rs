@@ -1,15 +1,21 @@
 //! Who may ask: basic authentication against bcrypt hashes, and the token bucket over all requests.
+//!
+//! A hash takes a tenth of a second of a processor, so whoever sends passwords could take all of them. All are therefore
+//! verified on one thread that does nothing else, one at a time, and always awaited: also those of users that do not exist.
+//! When many wait, names that exist and names that do not take turns, and the newest of each is first: whoever gave up waiting
+//! is not worked for.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use sha2::{Digest, Sha256};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{sync::oneshot, time::timeout};
 
 use crate::{clock::Ticks, config::web_file::Rate};
 
@@ -25,13 +31,12 @@ pub(super) enum Admission {
     Busy,
 }
 
-/// Remembers passwords that were looked at: a hash takes a tenth of a second of a processor, and a scraper sends the same one
-/// each time.
-#[derive(Debug)]
-pub(super) struct Doorkeeper {
+/// Verifies passwords, and remembers those that it has verified: a scraper sends the same one each time.
+#[derive(Debug, Default)]
+pub(super) struct BasicAuth {
     known: Mutex<Known>,
-    /// One at a time, so that guessing costs one processor at most.
-    turn: Semaphore,
+    /// Made with the first password.
+    verifier: Mutex<Option<Verifier>>,
 }
 
 /// SHA-256 of user, hash and password.
@@ -45,44 +50,155 @@ struct Known {
     bad: VecDeque<Seen>,
 }
 
-impl Default for Doorkeeper {
-    fn default() -> Self {
-        Self { known: Mutex::default(), turn: Semaphore::new(1) }
-    }
-}
-
-impl Doorkeeper {
+impl BasicAuth {
     /// Whether the credentials in `headers` are those of one of `users`, of whom there is at least one.
     pub(super) async fn admit(&self, users: &Users, headers: &HeaderMap) -> Admission {
         let Some((user, password)) = credentials(headers) else { return Admission::Refused };
-        // An unknown user costs as much as a known one, so that the time does not tell which there are.
-        let (hash, is_user) = match users.get(&user) {
-            Some(hash) => (hash, true),
-            None => match users.values().next() {
-                Some(hash) => (hash, false),
-                None => return Admission::Refused,
-            },
-        };
+        let Some((hash, is_user)) = hash_for(users, &user) else { return Admission::Refused };
         let seen = seen(&user, hash, &password);
         if let Some(known) = self.known().look(&user, &seen) {
             return known;
         }
-        let Ok(Ok(_turn)) = timeout(WAIT_MAX, self.turn.acquire()).await else {
+        let Some(verdict) = self.ask(Job::of(password, hash.to_owned()), is_user) else {
             return Admission::Busy;
         };
-        // Whoever had the turn may have asked the same.
-        if let Some(known) = self.known().look(&user, &seen) {
-            return known;
-        }
-        let hash = hash.clone();
-        let fits = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash));
-        let good = is_user && matches!(fits.await, Ok(Ok(true)));
+        let Ok(Ok(fits)) = timeout(WAIT_MAX, verdict).await else { return Admission::Busy };
+        let good = is_user && fits;
         self.known().note(user, seen, good);
         if good { Admission::Granted } else { Admission::Refused }
     }
 
+    /// Puts a password in line; `None` when there is no thread to be had.
+    fn ask(
+        &self,
+        (job, verdict): (Job, oneshot::Receiver<bool>),
+        is_user: bool,
+    ) -> Option<oneshot::Receiver<bool>> {
+        let mut verifier = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
+        if verifier.is_none() {
+            *verifier = Verifier::start().ok();
+        }
+        verifier.as_ref()?.line.add(job, is_user);
+        Some(verdict)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The hash that a password of `user` is verified against, and whether there is such a user. For any other name it is the hash
+/// of a user that the name chooses, so that the time does not tell which users there are, also when their costs differ.
+fn hash_for<'a>(users: &'a Users, user: &str) -> Option<(&'a str, bool)> {
+    if let Some(hash) = users.get(user) {
+        return Some((hash, true));
+    }
+    let chosen = u64::from_le_bytes(*Sha256::digest(user.as_bytes()).first_chunk()?);
+    let place = usize::try_from(chosen % users.len().max(1) as u64).ok()?;
+    users.values().nth(place).map(|hash| (hash.as_str(), false))
+}
+
+/// A password that waits for its verdict.
+#[derive(Debug)]
+struct Job {
+    password: Vec<u8>,
+    hash: String,
+    verdict: oneshot::Sender<bool>,
+}
+
+impl Job {
+    fn of(password: Vec<u8>, hash: String) -> (Self, oneshot::Receiver<bool>) {
+        let (verdict, receiver) = oneshot::channel();
+        (Self { password, hash, verdict }, receiver)
+    }
+}
+
+/// The thread that verifies. It ends when this is dropped.
+#[derive(Debug)]
+struct Verifier {
+    line: Arc<Line>,
+}
+
+impl Verifier {
+    fn start() -> std::io::Result<Self> {
+        let line = Arc::new(Line::default());
+        let of_thread = Arc::clone(&line);
+        thread::Builder::new().name("passwords".to_owned()).spawn(move || {
+            while let Some(job) = of_thread.next() {
+                let fits = bcrypt::verify(job.password, &job.hash).unwrap_or(false);
+                // Nobody may be waiting any more.
+                let _unheard = job.verdict.send(fits);
+            }
+        })?;
+        Ok(Self { line })
+    }
+}
+
+impl Drop for Verifier {
+    fn drop(&mut self) {
+        self.line.waiting().closed = true;
+        self.line.changed.notify_all();
+    }
+}
+
+/// Passwords that wait, those of users and those of nobody.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    users: VecDeque<Job>,
+    others: VecDeque<Job>,
+    /// Whether a user came last, so that the others are next where both wait.
+    user_last: bool,
+    closed: bool,
+}
+
+impl Line {
+    /// The newest is first. The oldest goes unanswered when there are too many, and so is told to try again.
+    fn add(&self, job: Job, is_user: bool) {
+        let mut waiting = self.waiting();
+        let line = if is_user { &mut waiting.users } else { &mut waiting.others };
+        line.truncate(WAITING_MAX - 1);
+        line.push_front(job);
+        self.changed.notify_one();
+    }
+
+    /// Waits for a password whose sender still waits; `None` at the end.
+    fn next(&self) -> Option<Job> {
+        let mut waiting = self.waiting();
+        loop {
+            if waiting.closed {
+                return None;
+            }
+            match waiting.take() {
+                Some(job) if job.verdict.is_closed() => {}
+                Some(job) => return Some(job),
+                None => {
+                    let woken = self.changed.wait(waiting);
+                    waiting = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<Job> {
+        self.user_last = !self.user_last;
+        let (first, second) = if self.user_last {
+            (&mut self.users, &mut self.others)
+        } else {
+            (&mut self.others, &mut self.users)
+        };
+        first.pop_front().or_else(|| second.pop_front())
     }
 }
 
@@ -148,6 +264,8 @@ impl Bucket {
 
 /// How long a password waits for others'.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Passwords of users, and as many of others, that wait at most.
+const WAITING_MAX: usize = 64;
 /// Bad ones that are remembered.
 const BAD_MAX: usize = 100;
 
@@ -173,7 +291,7 @@ mod tests {
         let users: Users = [("alice", "open:sesame"), ("bob", "")]
             .map(|(user, password)| (user.to_owned(), bcrypt::hash(password, 4).unwrap()))
             .into();
-        let doorkeeper = Doorkeeper::default();
+        let basic_auth = BasicAuth::default();
         for _ in 0..2 {
             for (headers, want) in [
                 (basic("alice", "open:sesame"), Admission::Granted),
@@ -187,21 +305,94 @@ mod tests {
                 (with("Basic"), Admission::Refused),
                 (HeaderMap::new(), Admission::Refused),
             ] {
-                assert_eq!(doorkeeper.admit(&users, &headers).await, want, "{headers:?}");
+                assert_eq!(basic_auth.admit(&users, &headers).await, want, "{headers:?}");
             }
         }
         // A password that was changed is no longer good, although it was seen to be.
         let changed: Users = [("alice".to_owned(), bcrypt::hash("other", 4).unwrap())].into();
-        let admitted = doorkeeper.admit(&changed, &basic("alice", "open:sesame")).await;
+        let admitted = basic_auth.admit(&changed, &basic("alice", "open:sesame")).await;
         assert_eq!(admitted, Admission::Refused);
         for guess in 0..2 * BAD_MAX {
-            doorkeeper.known().note(
+            basic_auth.known().note(
                 "alice".to_owned(),
                 seen("alice", &guess.to_string(), b""),
                 false,
             );
         }
-        assert_eq!(doorkeeper.known().bad.len(), BAD_MAX);
+        assert_eq!(basic_auth.known().bad.len(), BAD_MAX);
+    }
+
+    #[test]
+    fn a_name_that_is_no_user_has_the_hash_of_one_and_always_the_same() {
+        let users: Users = (0..4).map(|n| (format!("user{n}"), format!("hash{n}"))).collect();
+        assert_eq!(hash_for(&users, "user2"), Some(("hash2", true)));
+        let mut chosen = std::collections::BTreeSet::new();
+        for n in 0..100 {
+            let (hash, is_user) = hash_for(&users, &format!("nobody{n}")).unwrap();
+            assert!(!is_user);
+            assert_eq!(hash_for(&users, &format!("nobody{n}")), Some((hash, false)));
+            chosen.insert(hash);
+        }
+        assert_eq!(chosen.len(), 4);
+        assert_eq!(hash_for(&Users::new(), "user2"), None);
+    }
+
+    #[test]
+    fn users_and_others_take_turns_the_newest_first_and_who_left_is_passed_over() {
+        let line = Line::default();
+        let mut receivers = Vec::new();
+        let mut add = |name: &str, is_user| {
+            let (job, verdict) = Job::of(name.as_bytes().to_vec(), String::new());
+            line.add(job, is_user);
+            receivers.push((name.to_owned(), verdict));
+        };
+        for n in 0..3 {
+            add(&format!("other{n}"), false);
+        }
+        for n in 0..2 {
+            add(&format!("user{n}"), true);
+        }
+        receivers.retain(|(name, _)| name != "other1");
+        let got: Vec<String> =
+            (0..4).map(|_| String::from_utf8(line.next().unwrap().password).unwrap()).collect();
+        assert_eq!(got, ["user1", "other2", "user0", "other0"]);
+        line.waiting().closed = true;
+        assert!(line.next().is_none());
+    }
+
+    #[test]
+    fn no_more_than_a_bounded_number_waits() {
+        let line = Line::default();
+        let receivers: Vec<_> = (0..3 * WAITING_MAX)
+            .map(|n| {
+                let (job, verdict) = Job::of(n.to_le_bytes().to_vec(), String::new());
+                line.add(job, false);
+                verdict
+            })
+            .collect();
+        assert_eq!(line.waiting().others.len(), WAITING_MAX);
+        let mut unanswered = receivers.into_iter();
+        assert!(unanswered.next().unwrap().blocking_recv().is_err(), "the oldest is told at once");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flood_of_strangers_makes_one_thread_and_a_right_user_gets_in() {
+        let users: Users = [("alice".to_owned(), bcrypt::hash("sesame", 6).unwrap())].into();
+        let (users, auth) = (Arc::new(users), Arc::new(BasicAuth::default()));
+        let mut strangers = tokio::task::JoinSet::new();
+        for n in 0..500 {
+            let (users, auth) = (Arc::clone(&users), Arc::clone(&auth));
+            strangers.spawn(async move { auth.admit(&users, &basic(&format!("u{n}"), "x")).await });
+        }
+        assert_eq!(auth.admit(&users, &basic("alice", "sesame")).await, Admission::Granted);
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().filter(|task| {
+            let name = task.as_ref().unwrap().path().join("comm");
+            std::fs::read_to_string(name).is_ok_and(|comm| comm.trim() == "passwords")
+        });
+        assert!(threads.count() <= 3, "one for each test of this file at most");
+        while let Some(answer) = strangers.join_next().await {
+            assert_ne!(answer.unwrap(), Admission::Granted);
+        }
     }
 
     #[test]
