@@ -51,6 +51,16 @@ pub struct Config {
 }
 
 /// No store, every collector, nothing kept on disk: what an empty file on a host without a home gives.
+impl Config {
+    /// What the HTTP side is told. Whoever follows the links in messages through a proxy on this host is right here.
+    #[must_use]
+    pub fn served_web(&self) -> Web {
+        let mut web = self.web.clone();
+        web.allowed_hosts.extend(self.alerts.external_host());
+        web
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -320,6 +330,8 @@ pub struct Web {
     pub connections_max: usize,
     /// Longest time for a request's header to arrive.
     pub header_timeout: Duration,
+    /// Names by which this server is asked on loopback, besides those of the machine.
+    pub allowed_hosts: Vec<String>,
     /// TLS, users and headers, in the form that Prometheus' exporters share; without one it is plain HTTP for everybody.
     pub config_file: Option<PathBuf>,
 }
@@ -332,6 +344,7 @@ impl Default for Web {
             enable_lifecycle: false,
             connections_max: 512,
             header_timeout: Duration::from_secs(10),
+            allowed_hosts: Vec::new(),
             config_file: None,
         }
     }

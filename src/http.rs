@@ -12,16 +12,17 @@
 //! | `/-/reload` | POST, PUT | loads the configuration anew: 200, or 500 with every problem; 403 unless switched on |
 //!
 //! Pages are gzipped for those who accept it; the first and the third have an entity tag, and 304 for who has them already.
-//! Anything else is 404, another method 405; query strings are ignored; request bodies are not read. A connection over
+//! Anything else is 404, another method 405; a `Host` that is not this server's is 421 on loopback, none at all 400; query strings are ignored; request bodies are not read. A connection over
 //! the cap gets 503 and is closed; those that are open go on.
 
 mod connection;
 mod encoding;
+mod host;
 mod listen;
 mod secure;
 mod users;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -41,6 +42,7 @@ use tracing::{info, warn};
 pub use listen::{BindError, Listeners};
 pub use secure::Secure;
 
+use host::{Misdirected, Names};
 use secure::Refusal;
 
 use crate::{
@@ -110,6 +112,7 @@ pub async fn run(
         app,
         telemetry_path: web.telemetry_path.clone(),
         lifecycle: web.enable_lifecycle,
+        names: Names::new(&host_name(), &web.allowed_hosts),
         limits,
     });
     let mut accepting = JoinSet::new();
@@ -141,12 +144,19 @@ struct Server {
     app: App,
     telemetry_path: String,
     lifecycle: bool,
+    names: Names,
     limits: Limits,
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl Server {
     async fn serve(&self, stream: TcpStream, stop: CancellationToken) {
-        let answer = |request| self.answer(request);
+        // A socket that has no address any more is closed.
+        let Ok(local) = stream.local_addr() else { return };
+        let answer = |request| self.answer(request, local.ip());
         let plain = match &self.app.secure {
             None => stream,
             Some(secure) => match secure.encrypt(stream, self.limits.header).await {
@@ -158,14 +168,31 @@ impl Server {
         connection::serve(plain, &self.limits, stop, answer).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let Some(secure) = &self.app.secure else { return self.admitted(request).await };
-        let mut response = match secure.admit(request.headers()).await {
-            Ok(()) => self.admitted(request).await,
-            Err(refusal) => self.refused(refusal),
+    async fn answer(&self, request: Request<Incoming>, local: IpAddr) -> Response<Full<Bytes>> {
+        let secure = self.app.secure.as_deref();
+        let mut response = match (self.names.check(&request, local), secure) {
+            (Err(misdirected), _) => self.misdirected(misdirected),
+            (Ok(()), None) => return self.admitted(request).await,
+            (Ok(()), Some(secure)) => match secure.admit(request.headers()).await {
+                Ok(()) => self.admitted(request).await,
+                Err(refusal) => self.refused(refusal),
+            },
         };
-        secure.dress(&mut response);
+        if let Some(secure) = secure {
+            secure.dress(&mut response);
+        }
         response
+    }
+
+    fn misdirected(&self, why: Misdirected) -> Response<Full<Bytes>> {
+        self.app.own.count_rejected(Rejection::Host);
+        match why {
+            Misdirected::NoHost => text(StatusCode::BAD_REQUEST, "One Host header is needed.\n"),
+            Misdirected::OtherHost => text(
+                StatusCode::MISDIRECTED_REQUEST,
+                "This server does not know itself by that name. Add it to web.allowed_hosts if it is meant.\n",
+            ),
+        }
     }
 
     async fn admitted(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -126,7 +126,7 @@ impl Client {
     }
 
     async fn get(&mut self, path: &str) -> Answer {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
         self.answer(false).await.unwrap()
     }
 
@@ -171,7 +171,7 @@ impl Client {
 }
 
 fn request(method: &str, path: &str, headers: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n")
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
 #[tokio::test]
@@ -182,7 +182,7 @@ async fn every_route_answers_as_the_table_says() {
         ("HEAD", "/", 200),
         ("GET", "/metrics", 200),
         ("GET", "/metrics?collect[]=disk&x=%00", 200),
-        ("GET", "http://elsewhere:80/metrics", 200),
+        ("GET", "http://localhost:80/metrics", 200),
         ("HEAD", "/metrics", 200),
         ("GET", "/-/healthy", 200),
         ("GET", "/-/ready", 200),
@@ -472,6 +472,29 @@ async fn old_clients_get_one_answer_or_more_when_they_ask() {
     let mut last = server.connect().await;
     last.send(request("GET", "/metrics", "Connection: close\r\n")).await;
     assert!(last.closed().await.ends_with("plain\n"));
+}
+
+#[tokio::test]
+async fn a_page_that_gives_its_name_our_address_reads_nothing() {
+    let web = Web { allowed_hosts: vec!["x".to_owned()], ..local() };
+    let server = Server::start(&web, patient());
+    let port = server.address.port();
+    for path in ["/", "/metrics", "/api/v1/status", "/runbooks/", "/-/reload"] {
+        for (host, status) in [
+            (format!("Host: evil.example:{port}\r\n"), 421),
+            ("Host: localhost\r\nHost: evil.example\r\n".to_owned(), 400),
+            (String::new(), 400),
+        ] {
+            let answer = server.ask(&format!("GET {path} HTTP/1.1\r\n{host}\r\n")).await;
+            assert_eq!(answer.status, status, "{path} {host}");
+        }
+        let proxied = format!("GET http://evil.example{path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(server.ask(&proxied).await.status, 421, "{path}");
+    }
+    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "X".to_owned()] {
+        let answer = server.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(answer.status, 200, "{host}");
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,9 @@ const SOON: Duration = Duration::from_secs(30);
 
 fn get(stream: &mut TcpStream) -> String {
     stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer

@@ -134,7 +134,7 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
         "stores"
     });
     let (s, app) = (stop.clone(), http::App { pages, own: own.clone(), reload, secure });
-    let web = config.web.clone();
+    let web = config.served_web();
     parts.spawn(async move {
         http::run(listeners, app, &web, Limits::of(&web), s).await;
         "http"

@@ -34,6 +34,15 @@ pub struct Alerts {
     pub rules: Vec<RuleChange>,
 }
 
+impl Alerts {
+    /// The host that links to the status page name, without its port.
+    pub(crate) fn external_host(&self) -> Option<String> {
+        let (_, rest) = self.external_url.split_once("://")?;
+        let host = rest.split(['/', ':']).next().filter(|host| !host.is_empty())?;
+        Some(host.to_owned())
+    }
+}
+
 /// One item of `alerts.rules`: a change of the built-in rule of this name, or a rule of the operator's own.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RuleChange {

@@ -115,6 +115,7 @@ struct PrintedWeb<'a> {
     enable_lifecycle: bool,
     max_connections: usize,
     header_timeout: String,
+    allowed_hosts: &'a [String],
     config_file: &'a Path,
 }
 
@@ -180,6 +181,7 @@ fn printed(config: &Config) -> Printed<'_> {
             enable_lifecycle: config.web.enable_lifecycle,
             max_connections: config.web.connections_max,
             header_timeout: written(config.web.header_timeout),
+            allowed_hosts: &config.web.allowed_hosts,
             config_file: config.web.config_file.as_deref().unwrap_or(Path::new("")),
         },
         state: PrintedState { dir: config.state_dir.as_deref().unwrap_or(Path::new("")) },

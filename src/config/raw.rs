@@ -104,6 +104,8 @@ impl RawConfig {
                 Ok(rules::telemetry_path(text(value)?)?.to_owned())
             });
             web.set("enable_lifecycle", &mut raw.web.enable_lifecycle, section::flag);
+            raw.web.allowed_hosts =
+                section::texts(&web, "allowed_hosts", rules::HOSTS_MAX, rules::host_name).collect();
             web.set("config_file", &mut raw.web.config_file, |value| match text(value)? {
                 "" => Ok(None),
                 file => Ok(Some(rules::absolute_path(file)?)),

@@ -166,6 +166,20 @@ pub(crate) fn telemetry_path(text: &str) -> Result<&str, String> {
     Ok(text)
 }
 
+/// A name of this server, without a port.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if text.is_empty() || text.len() > 253 || !text.chars().all(plain) {
+        return Err(
+            "must be the name of a host such as chroma.example.org, without a port".to_owned()
+        );
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// Names that may be given.
+pub(crate) const HOSTS_MAX: usize = 64;
+
 /// Connections at once that may be allowed.
 pub(crate) const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=100_000;
 

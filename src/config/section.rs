@@ -324,6 +324,24 @@ pub(crate) fn text(value: &Value) -> Result<&str, String> {
     }
 }
 
+/// The items of a list of words; those that are wrong are reported.
+pub(crate) fn texts<'s, T>(
+    section: &'s Section<'_>,
+    key: &'static str,
+    max: usize,
+    parse: impl Fn(&str) -> Result<T, String> + 's,
+) -> impl Iterator<Item = T> + 's {
+    section.list(key, max).into_iter().filter_map(move |item: At<&Node>| {
+        match text(&item.value.value).and_then(&parse) {
+            Ok(parsed) => Some(parsed),
+            Err(rule) => {
+                section.add(item.place.bad(shown(&item.value.value), rule));
+                None
+            }
+        }
+    })
+}
+
 /// One of `choices`.
 pub(crate) fn choice<T: Copy>(
     choices: &[T],

@@ -504,6 +504,7 @@ fn any_web() -> impl Strategy<Value = Web> {
             connections_max,
             enable_lifecycle,
             header_timeout: Duration::from_millis(header),
+            allowed_hosts: vec![format!("host-{connections_max}.example.org")],
             ..Web::default()
         },
     )

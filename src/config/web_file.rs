@@ -16,8 +16,8 @@ use std::{
 use super::{
     ConfigError, Secret,
     report::{At, Place, Report},
-    section::{self, Section, choice, count, duration, flag, text},
-    yaml::{self, Node, SOURCE_BYTES_MAX},
+    section::{Section, choice, count, duration, flag, text, texts},
+    yaml::{self, SOURCE_BYTES_MAX},
 };
 
 /// What the file says.
@@ -155,7 +155,7 @@ fn tls(section: &Section<'_>, folder: &Path) -> Option<Tls> {
     let authority = pem(section, folder, ["client_ca", "client_ca_file"]);
     let auth = section.read("client_auth_type", client_auth);
     let allowed_sans: Vec<String> =
-        texts(section, "client_allowed_sans", |san| Ok(san.to_owned())).collect();
+        texts(section, "client_allowed_sans", LIST_MAX, |san| Ok(san.to_owned())).collect();
     let mut min = TlsVersion::Tls12;
     let mut max = TlsVersion::Tls13;
     let versions = choice(&[TlsVersion::Tls12, TlsVersion::Tls13], |version| match version {
@@ -167,8 +167,9 @@ fn tls(section: &Section<'_>, folder: &Path) -> Option<Tls> {
     if min > max {
         section.add(section.place("min_version").wrong("must not be above max_version"));
     }
-    let suites = texts(section, "cipher_suites", suite).flatten().collect();
-    let curves = texts(section, "curve_preferences", |name| one_of(name, &CURVES)).collect();
+    let suites = texts(section, "cipher_suites", LIST_MAX, suite).flatten().collect();
+    let curves =
+        texts(section, "curve_preferences", LIST_MAX, |name| one_of(name, &CURVES)).collect();
     let mut server_prefers = true;
     section.set("prefer_server_cipher_suites", &mut server_prefers, flag);
     let auth_is = auth.as_ref().map_or(ClientAuth::None, |at| at.value);
@@ -230,23 +231,6 @@ fn pem(
         section.add(section.place(file).wrong(format!("stands beside {inline}: give one of them")));
     }
     here.or(there)
-}
-
-/// The items of a list of words; those that are wrong are reported.
-fn texts<'s, T>(
-    section: &'s Section<'_>,
-    key: &'static str,
-    parse: impl Fn(&str) -> Result<T, String> + 's,
-) -> impl Iterator<Item = T> + 's {
-    section.list(key, LIST_MAX).into_iter().filter_map(move |item: At<&Node>| {
-        match text(&item.value.value).and_then(&parse) {
-            Ok(parsed) => Some(parsed),
-            Err(rule) => {
-                section.add(item.place.bad(section::shown(&item.value.value), rule));
-                None
-            }
-        }
-    })
 }
 
 fn client_auth(value: &yaml::Value) -> Result<ClientAuth, String> {

@@ -73,7 +73,7 @@ static CONNECTIONS_REFUSED: Desc = Desc::counter(
 );
 static REQUESTS_REJECTED: Desc = Desc::counter(
     "chroma_exporter_http_requests_rejected_total",
-    "HTTP requests that --web.config.file did not let in, by reason; tls counts connections.",
+    "HTTP requests that were not let in, by reason; tls counts connections.",
 )
 .labelled(&["reason"]);
 static PROCESS_CPU: Desc =
@@ -202,16 +202,19 @@ pub enum Rejection {
     Credentials,
     /// Too many requests.
     Rate,
+    /// The request was meant for another host.
+    Host,
     /// The client did not come to terms over TLS, or showed no certificate that is allowed.
     Tls,
 }
 
 impl Rejection {
-    const ALL: [Self; 3] = [Self::Credentials, Self::Rate, Self::Tls];
+    const ALL: [Self; 4] = [Self::Credentials, Self::Host, Self::Rate, Self::Tls];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Credentials => "credentials",
+            Self::Host => "host",
             Self::Rate => "rate",
             Self::Tls => "tls",
         }

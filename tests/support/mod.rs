@@ -260,7 +260,7 @@ pub fn request(address: SocketAddr, method: &str, path: &str) -> Answer {
     stream.set_read_timeout(Some(SOON)).expect("timeout");
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     )
     .expect("request");
     let mut text = String::new();
