@@ -10,6 +10,7 @@ mod notify;
 mod rules;
 pub mod serve;
 mod silence;
+mod words;
 
 use std::{
     ffi::OsString,
@@ -17,7 +18,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     config::{Config, ConfigError, Overrides, file},
@@ -33,7 +34,7 @@ use flags::Flags;
     name = "chroma_exporter",
     version = version(),
     about = "Prometheus exporter for ChromaDB directories: is the data safe, and if not, what to do.",
-    after_help = "Without --store.path and --config.file the directories that running Chroma processes hold are watched.",
+    after_help = "Without --store.path and --config.file it watches the directories that running Chroma processes use.",
     args_override_self = true,
     subcommand_precedence_over_arg = true
 )]
@@ -46,7 +47,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the exporter; also what runs without a subcommand
+    /// Run the exporter; this is what runs without a subcommand
     Serve {
         #[command(flatten)]
         flags: Flags,
@@ -60,10 +61,11 @@ enum Command {
         #[command(flatten)]
         options: check::Options,
     },
-    /// Print the runbook of a finding; without a code, list them all
+    /// Print the runbook of a finding or of an alert; without a name, list them all
     Explain {
-        /// The finding, as `check` names it: `sqlite_missing`
-        code: Option<String>,
+        /// The name of the finding or of its alert: `second_writer`, `ChromaSecondWriter`
+        #[arg(value_name = "NAME", value_parser = words::findings(), hide_possible_values = true)]
+        name: Option<String>,
     },
     /// Check the configuration, or print what it comes to
     Config {
@@ -74,14 +76,14 @@ enum Command {
     },
     /// Send a test alert through a receiver and print what it answered
     ///
-    /// Exit code: 0 delivered, 1 not now, 2 refused.
+    /// Exit code: 0 delivered, 1 not delivered and worth trying again, 2 refused.
     Notify {
         #[command(flatten)]
         flags: Flags,
         #[command(flatten)]
         options: notify::Options,
     },
-    /// Print the rules in force as a rule file for Prometheus
+    /// Print the alert rules in force as a rule file for Prometheus
     Rules {
         #[command(flatten)]
         flags: Flags,
@@ -95,7 +97,7 @@ enum Command {
         #[command(subcommand)]
         action: silence::Action,
     },
-    /// Print completions for a shell
+    /// Print the script that completes our commands in a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -104,12 +106,12 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Say every mistake with its line; exit code 78 when there is one
+    /// Report every mistake in the configuration, with its line; exit code 78 when there is one
     Check {
         #[command(flatten)]
         flags: Flags,
     },
-    /// Print the effective configuration, file and flags together, as YAML
+    /// Print the configuration that file and flags give, as YAML
     Print {
         #[command(flatten)]
         flags: Flags,
@@ -139,7 +141,8 @@ pub enum Ended {
 
 /// Runs the command that `args` (with the name of the program) ask for.
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended {
-    let cli = match Cli::try_parse_from(args) {
+    let matched = command().try_get_matches_from(args);
+    let cli = match matched.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(told) => {
             let written = told.print();
@@ -170,7 +173,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 }
             }
         }
-        Some(Command::Explain { code }) => explain::run(code.as_deref()),
+        Some(Command::Explain { name }) => explain::run(name.as_deref()),
         Some(Command::Notify { flags, options }) => {
             with_config(before.and(flags).into(), |config, overrides| {
                 quiet_log(&config, &overrides);
@@ -181,13 +184,32 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
             with_config(before.and(flags).into(), |config, _| rules::run(&config, &options))
         }
         Some(Command::Silence { flags, action }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
+            with_config(before.and(flags).and(action.flags()).into(), |config, overrides| {
                 quiet_log(&config, &overrides);
                 silence::run(&config, action)
             })
         }
         Some(Command::Completions { shell }) => completions::run(shell),
     }
+}
+
+/// The command line as it is read. The help of each subcommand shows only the flags that change what it does.
+fn command() -> clap::Command {
+    const READING: [&str; 6] =
+        ["store.", "backup.", "web.", "collector.", "no-collector.", "path."];
+    let but = |kept: &[&'static str], more: &[&'static str]| -> Vec<&'static str> {
+        READING
+            .into_iter()
+            .filter(|prefix| !kept.contains(prefix))
+            .chain(more.iter().copied())
+            .collect()
+    };
+    let hidden = |command, prefixes: Vec<&str>| flags::hidden(command, &prefixes);
+    Cli::command()
+        .mut_subcommand("check", |command| hidden(command, vec!["web."]))
+        .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))
+        .mut_subcommand("rules", |command| hidden(command, but(&[], &["state.", "log."])))
+        .mut_subcommand("silence", |command| hidden(command, but(&[], &["log."])))
 }
 
 /// For commands that print what they found: log lines in between would only be in the way.
@@ -258,5 +280,7 @@ fn answer(written: io::Result<()>, ended: Ended) -> Ended {
 }
 
 fn version() -> String {
-    format!("{} (revision {})", crate::VERSION, crate::REVISION)
+    // A debug build cannot say more: see build.rs.
+    let debug = if cfg!(debug_assertions) { ", debug build" } else { "" };
+    format!("{} (revision {}{debug})", crate::VERSION, crate::REVISION)
 }

@@ -43,6 +43,11 @@ pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     SUBJECTS.iter().flat_map(|(_, pages)| pages.iter().copied())
 }
 
+/// The alerts of [`EXPORTER`], each with what its section says.
+pub fn exporter_alerts() -> impl Iterator<Item = (&'static str, &'static str)> {
+    EXPORTER.split("\n## ").skip(1).filter_map(|section| section.split_once('\n'))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs, path::Path};

@@ -51,11 +51,170 @@ fn help_and_version_are_answers_and_wrong_words_are_not() {
 }
 
 #[test]
+fn the_help_of_a_command_shows_what_changes_what_it_does() {
+    let help = |words: &[&str]| {
+        let (code, out, err) = told(&run(&[words, &["--help"]].concat()));
+        assert_eq!((code, err.as_str()), (0, ""), "{words:?}");
+        out
+    };
+    let prefixes = [
+        "--config.file",
+        "--store.",
+        "--backup.",
+        "--web.",
+        "--collector.",
+        "--path.",
+        "--state.",
+        "--log.",
+    ];
+    for (words, shown) in [
+        (&[][..], &prefixes[..]),
+        (&["serve"], &prefixes),
+        (
+            &["check"],
+            &[
+                "--config.file",
+                "--store.",
+                "--backup.",
+                "--collector.",
+                "--path.",
+                "--state.",
+                "--log.",
+            ],
+        ),
+        (&["config", "print"], &prefixes),
+        (&["config", "check"], &prefixes),
+        (&["notify"], &["--config.file", "--store.", "--log."]),
+        (&["rules"], &["--config.file"]),
+        (&["silence"], &["--config.file", "--state."]),
+        (&["silence", "add"], &["--config.file", "--state."]),
+        (&["silence", "list"], &["--config.file", "--state."]),
+        (&["explain"], &[]),
+    ] {
+        let text = help(words);
+        for prefix in prefixes {
+            assert_eq!(
+                text.contains(prefix),
+                shown.contains(&prefix),
+                "{words:?} {prefix}: {text}"
+            );
+        }
+    }
+    // They are taken all the same.
+    let (code, _, err) = told(&run(&["rules", "--web.listen-address=:0", "--log.level=warn"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[test]
+fn silences_take_the_state_directory_anywhere_and_refuse_unknown_alerts() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = format!("--state.dir={}", dir.path().join("state").display());
+    let add = ["add", "--alert", "ChromaSecondWriter", "--for", "2h"];
+    for (at, words) in [
+        [&[&*state, "silence"][..], &add].concat(),
+        [&["silence", &*state][..], &add].concat(),
+        [&["silence"][..], &add, &[&*state]].concat(),
+        vec!["silence", "add", "--for=2h", &state, "--alert=second_writer"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (code, out, err) = told(&run(words));
+        assert_eq!((code, out.trim().len(), err.as_str()), (0, 8, ""), "{words:?}: {out}");
+        let id = out.trim();
+        for words in [["silence", "list", &state], ["silence", &state, "list"]] {
+            let (code, out, _) = told(&run(&words));
+            assert_eq!((code, out.lines().count()), (0, at + 1), "{words:?}: {out}");
+            assert!(out.contains(&format!("{id}  store=* alert=ChromaSecondWriter  ")), "{out}");
+        }
+    }
+    let (_, out, _) = told(&run(&["silence", "list", &state]));
+    for line in out.lines() {
+        let id = line.split(' ').next().unwrap();
+        assert_eq!(
+            told(&run(&["silence", "expire", id, &state])),
+            (0, String::new(), String::new())
+        );
+    }
+    let refused = told(&run(&["silence", "add", "--alert=ChromaSecondWritr", "--for=2h", &state]));
+    let want =
+        "error: no alert is called ChromaSecondWritr\nhelp: did you mean ChromaSecondWriter? ";
+    assert!(refused.0 == 64 && refused.2.starts_with(want), "{refused:?}");
+    let (_, out, _) = told(&run(&["silence", "list", &state]));
+    assert_eq!(out, "no silence is in force\n");
+
+    // An alert of one's own is known with the file that defines it, and so are the stores.
+    let file = dir.path().join("c.yml");
+    let rule = "{name: LongQueue, series: chroma_queue_records, threshold: 9}";
+    fs::write(
+        &file,
+        format!("stores: [{{name: main, path: /srv/chroma}}]\nalerts: {{rules: [{rule}]}}\n"),
+    )
+    .unwrap();
+    let own = ["silence", "add", "--alert=LongQueue", "--for=1h", &state];
+    let (code, _, err) = told(&run(&own));
+    assert!(code == 64 && err.contains("--config.file that defines it"), "{err}");
+    let file = format!("--config.file={}", file.display());
+    let (code, _, err) = told(&run(&[&own[..], &[&file, "--store=mian"]].concat()));
+    assert_eq!(code, 0);
+    assert_eq!(err, "warning: no store of this configuration is called mian; there are main\n");
+}
+
+#[test]
 fn completions_know_our_words() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (code, out, _) = told(&run(&["completions", shell]));
         assert_eq!(code, 0);
         assert!(out.contains("chroma_exporter") && out.contains("store.path"), "{shell}");
+        let named = ["second_writer", "ChromaSecondWriter"];
+        let named = named.into_iter().all(|word| out.contains(word));
+        assert_eq!(named, ["bash", "zsh", "fish"].contains(&shell), "{shell}");
+    }
+}
+
+/// What is typed, and what the shell makes of its last word.
+const TYPED: [(&str, &str); 6] = [
+    ("explain second_w", "second_writer"),
+    ("explain ChromaSecondW", "ChromaSecondWriter"),
+    ("--state.dir /x explain hot", "hot_journal"),
+    ("silence add --alert ChromaSecondW", "ChromaSecondWriter"),
+    ("check --log.format j", "json"),
+    ("silence list --state.d", "--state.dir"),
+];
+
+#[test]
+fn bash_completes_findings_alerts_and_flags() {
+    let (_, script, _) = told(&run(&["completions", "bash"]));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("completions");
+    fs::write(&file, script).unwrap();
+    for (words, want) in TYPED {
+        let mut last = words.rsplit(' ');
+        let (last, before) = (last.next().unwrap(), last.next().unwrap());
+        let ask = format!(
+            "source '{}'; COMP_WORDS=(chroma_exporter {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _chroma_exporter chroma_exporter {last} {before}; printf '%s ' \"${{COMPREPLY[@]}}\"",
+            file.display()
+        );
+        let out = Command::new("bash").args(["--norc", "-c", &ask]).output().unwrap();
+        assert_eq!(text(&out.stdout).trim(), want, "{words}: {}", text(&out.stderr));
+    }
+}
+
+#[cfg(feature = "e2e")]
+#[test]
+fn fish_completes_findings_alerts_and_flags() {
+    let (_, script, _) = told(&run(&["completions", "fish"]));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("completions");
+    fs::write(&file, script).unwrap();
+    for (words, want) in TYPED {
+        let ask = format!("source '{}'; complete -C 'chroma_exporter {words}'", file.display());
+        let out = Command::new("fish").args(["--no-config", "-c", &ask]).output().unwrap();
+        let offered = text(&out.stdout);
+        // Behind a tab stands what it is.
+        let first = offered.split(['\t', '\n']).next().unwrap();
+        assert_eq!(first, want, "{words}: {offered}{}", text(&out.stderr));
     }
 }
 
@@ -158,6 +317,9 @@ fn explain_prints_the_page_and_names_what_was_meant() {
     let (code, out, err) = told(&run(&["explain", "hot_jurnal"]));
     assert_eq!((code, out.as_str()), (64, ""));
     assert!(err.contains("did you mean hot_journal?"), "{err}");
+    let by_code = told(&run(&["explain", "second_writer"]));
+    assert_eq!(told(&run(&["explain", "ChromaSecondWriter"])), by_code);
+    assert_eq!(by_code.0, 0);
 }
 
 #[test]

@@ -55,6 +55,18 @@ pub fn name(code: Code) -> String {
     name
 }
 
+/// What a word for a finding or for its alert comes to, however it is written: `secondwriter` for `second_writer`,
+/// `ChromaSecondWriter` and `Second-Writer`.
+#[must_use]
+pub fn key(word: &str) -> String {
+    let key: String = word
+        .chars()
+        .filter(|c| !matches!(c, '_' | '-' | ' '))
+        .map(|c| c.to_ascii_lowercase())
+        .collect();
+    key.strip_prefix("chroma").map(str::to_owned).unwrap_or(key)
+}
+
 /// `Disk usage high`, `SQLite index corrupt`: the words of the code as a person reads them.
 #[must_use]
 pub fn title(code: Code) -> Arc<str> {
@@ -106,6 +118,10 @@ mod tests {
         assert_eq!(names.len(), Code::ALL.len());
         assert!(names.contains("ChromaDiskUsageHigh") && names.contains("ChromaSecondWriter"));
         assert_eq!(&*title(Code::SqliteIndexCorrupt), "SQLite index corrupt");
+        let keys: std::collections::BTreeSet<String> =
+            Code::ALL.iter().map(|code| key(code.as_str())).collect();
+        assert_eq!(keys.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| key(&name(*code)) == key(code.as_str())));
         for rule in rules {
             if let On::Series(level) = rule.on {
                 assert!(level.recover.is_some_and(|recover| recover < level.threshold));

@@ -26,7 +26,7 @@ use report::{Report, Style};
 /// What `check` takes beside the flags of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Options {
-    /// Leave out what reads whole files: SQLite's quick and full check
+    /// Skip the checks that read whole files: SQLite's quick and full check
     #[arg(long)]
     quick: bool,
 
@@ -34,7 +34,7 @@ pub(super) struct Options {
     #[arg(long, hide = true, conflicts_with = "quick")]
     deep: bool,
 
-    /// Show on standard error how far it is; the default on a terminal, but not with JSON
+    /// Show progress on standard error; the default on a terminal, except with JSON
     #[arg(long)]
     progress: bool,
 
@@ -44,11 +44,11 @@ pub(super) struct Options {
         value_parser = code_or_all, conflicts_with = "output")]
     ids: Option<Ids>,
 
-    /// For people or for programs
+    /// What to print: text for people, JSON for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 
-    /// Whether to colour the text; auto: on a terminal, unless `NO_COLOR` is set
+    /// Colour the text; auto does so on a terminal, unless `NO_COLOR` is set
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: Colour,
 }

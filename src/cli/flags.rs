@@ -15,9 +15,9 @@ pub(super) struct Flags {
     #[arg(long = "config.file", value_name = "FILE")]
     config_file: Option<PathBuf>,
 
-    /// A persist directory to watch: the one with chroma.sqlite3; repeatable
+    /// Directory to watch: the one with chroma.sqlite3; repeatable
     ///
-    /// The stores of the configuration file that are not named are then left alone; one that is keeps its settings.
+    /// Other stores of the configuration file are not watched then. A store that is named keeps its settings there.
     #[arg(long = "store.path", value_name = "[NAME=]DIR", value_parser = store_flag, help_heading = STORES)]
     stores: Vec<StoreFlag>,
 
@@ -37,7 +37,7 @@ pub(super) struct Flags {
     #[arg(long = "web.enable-lifecycle", help_heading = WEB)]
     enable_lifecycle: bool,
 
-    /// Most connections at once [default: 512]
+    /// Highest number of connections at once [default: 512]
     #[arg(long = "web.max-connections", value_name = "COUNT", value_parser = connections, help_heading = WEB)]
     connections_max: Option<usize>,
 
@@ -52,19 +52,19 @@ pub(super) struct Flags {
     #[arg(long = "path.procfs", value_name = "DIR", value_parser = rules::absolute_path, help_heading = PATHS)]
     procfs: Option<PathBuf>,
 
-    /// Where the host's / is mounted; paths of stores and backups are looked up below it [default: /]
+    /// Where the host's / is mounted; paths of stores and backups are looked up there [default: /]
     #[arg(long = "path.rootfs", value_name = "DIR", value_parser = rules::absolute_path, help_heading = PATHS)]
     rootfs: Option<PathBuf>,
 
-    /// Where learnt permissions and results of checks are kept, "" for nowhere
+    /// Where the exporter keeps what must survive a restart, "" for nowhere
     #[arg(long = "state.dir", value_name = "DIR", help_heading = PATHS)]
     state_dir: Option<String>,
 
-    /// Log from this level up [default: info; check: warn]
+    /// Log this level and what is more severe [default: info; check: warn]
     #[arg(long = "log.level", value_name = "LEVEL", help_heading = LOG)]
     log_level: Option<LogLevel>,
 
-    /// Form of a log line [default: logfmt]
+    /// Format of the log [default: logfmt]
     #[arg(long = "log.format", value_name = "FORMAT", help_heading = LOG)]
     log_format: Option<LogFormat>,
 }
@@ -95,6 +95,18 @@ impl Flags {
             log_format: later.log_format.or(self.log_format),
         }
     }
+}
+
+/// Takes the flags whose names begin with one of `prefixes` out of the help of `command` and of its subcommands. They are
+/// still taken there: whoever has the flags of the exporter in a variable can give them to every command.
+pub(super) fn hidden(command: clap::Command, prefixes: &[&str]) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let hide = arg
+            .get_long()
+            .is_some_and(|long| prefixes.iter().any(|prefix| long.starts_with(prefix)));
+        if hide { arg.hide(true) } else { arg }
+    });
+    command.mut_subcommands(|command| hidden(command, prefixes))
 }
 
 impl From<Flags> for Overrides {

@@ -20,14 +20,14 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Name of the receiver
+    /// Name of the receiver in the configuration
     receiver: String,
 
-    /// Print what would be sent and send nothing
+    /// Print the message and send nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Say that the test alert has ended
+    /// Send the end of the test alert
     #[arg(long)]
     resolved: bool,
 }

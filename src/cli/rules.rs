@@ -11,13 +11,13 @@ use crate::{
 /// Flags of `rules`.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// Job of Prometheus that scrapes the exporters; a target of it that never answered is told as down
+    /// The Prometheus job that scrapes the exporters; its targets that never answered raise an alert too
     #[arg(long, value_name = "NAME", default_value = "chroma")]
     job: String,
-    /// Address of Grafana, for links to the dashboards; their paths alone when left out
+    /// Address of Grafana for links to the dashboards; without it a link is a path only
     #[arg(long = "grafana.url", value_name = "URL", default_value = "")]
     grafana: String,
-    /// Print only these groups; may be repeated
+    /// Print only this group; repeatable
     #[arg(long, value_name = "GROUP", value_enum)]
     only: Vec<Part>,
 }

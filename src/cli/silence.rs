@@ -3,15 +3,26 @@
 
 use std::{path::Path, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{
+    Args, Subcommand,
+    builder::{StringValueParser, TypedValueParser},
+};
 
-use super::{Ended, plain, to_stderr, to_stdout};
+use super::{
+    Ended,
+    flags::Flags,
+    plain, to_stderr, to_stdout,
+    words::{Suggesting, alerts as suggesting_alerts},
+};
 use crate::{
-    alert::silence::Silence,
+    alert::{
+        builtin,
+        silence::{Silence, fits},
+    },
     clock::{self, Timestamp},
-    config::Config,
+    config::{Config, alerts},
     dispatch::book::Book,
-    format::duration,
+    format::{duration, words},
     human,
 };
 
@@ -20,22 +31,38 @@ pub(super) enum Action {
     /// Hold alerts back for a while and print the id of the silence
     Add(Add),
     /// Print the silences in force
-    List,
-    /// End a silence now
-    Expire {
-        /// Its id, as add and list print it
-        id: String,
+    List {
+        #[command(flatten)]
+        flags: Flags,
     },
+    /// End a silence
+    Expire {
+        /// Its id, which add and list print
+        id: String,
+        #[command(flatten)]
+        flags: Flags,
+    },
+}
+
+impl Action {
+    /// The flags that stand behind the action.
+    pub(super) fn flags(&self) -> Flags {
+        match self {
+            Self::Add(Add { flags, .. }) | Self::List { flags } | Self::Expire { flags, .. } => {
+                flags.clone()
+            }
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Add {
-    /// Stores, as a shell pattern
+    /// The stores: a name, or a shell pattern over names
     #[arg(long, value_name = "PATTERN", value_parser = pattern, required_unless_present = "alert")]
     store: Option<String>,
 
-    /// Names of rules, as a shell pattern
-    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    /// The alerts: a name, or a shell pattern over names; `chroma_exporter explain` lists them
+    #[arg(long, value_name = "PATTERN", value_parser = alert_pattern(), hide_possible_values = true)]
     alert: Option<String>,
 
     /// For how long: 30m, 2h, 1d
@@ -45,10 +72,20 @@ pub(super) struct Add {
     /// Why, for whoever finds it
     #[arg(long, value_name = "TEXT", default_value = "", value_parser = comment)]
     comment: String,
+
+    #[command(flatten)]
+    flags: Flags,
 }
 
 /// Runs `silence`.
-pub(super) fn run(config: &Config, action: Action) -> Ended {
+pub(super) fn run(config: &Config, mut action: Action) -> Ended {
+    if let Action::Add(add) = &mut action {
+        if let Err(problem) = name_alerts(config, add) {
+            to_stderr(&problem);
+            return Ended::Usage;
+        }
+        to_stderr(&unknown_store(config, add).unwrap_or_default());
+    }
     let Some(dir) = &config.state_dir else {
         to_stderr(
             "error: silences are kept in the state directory, and there is none\nhelp: give the --state.dir that the exporter runs with\n",
@@ -63,6 +100,50 @@ pub(super) fn run(config: &Config, action: Action) -> Ended {
             Ended::Critical
         }
     }
+}
+
+/// Takes the code of a finding for the name of its alert. Errs with what to print when no rule has such a name: a silence
+/// that holds nothing back would be noticed only by the message that it should have held back.
+fn name_alerts(config: &Config, add: &mut Add) -> Result<(), String> {
+    let Some(pattern) = &add.alert else { return Ok(()) };
+    let rules = alerts::rules(&config.collect, &config.alerts.rules);
+    let names = || rules.iter().map(|rule| &*rule.name);
+    if names().any(|name| fits(pattern, name)) {
+        return Ok(());
+    }
+    let meant = builtin::key(pattern);
+    if let Some(name) = names().find(|name| builtin::key(name) == meant) {
+        add.alert = Some(name.to_owned());
+        return Ok(());
+    }
+    let off = config.alerts.rules.iter().any(|rule| rule.disabled && fits(pattern, &rule.name));
+    let plain_words = |word: &str| builtin::key(&word.replace(['*', '?', '[', ']', '!'], ""));
+    let near = words::nearest(pattern, names(), plain_words);
+    let help = if off {
+        "its rule is switched off in the configuration, so there is nothing to silence".to_owned()
+    } else if near.is_empty() {
+        OWN_RULES.to_owned()
+    } else {
+        format!("did you mean {}? {OWN_RULES}", near.join(", "))
+    };
+    Err(format!("error: no alert is called {}\nhelp: {help}\n", plain(pattern)))
+}
+
+/// A warning when the stores of the configuration are known and none is meant. No more than that: the exporter may have
+/// been given others by its flags.
+fn unknown_store(config: &Config, add: &Add) -> Option<String> {
+    let pattern = add.store.as_deref()?;
+    let names: Vec<&str> = config.stores.iter().map(|store| &*store.name).collect();
+    if names.is_empty() || names.iter().any(|name| fits(pattern, name)) {
+        return None;
+    }
+    let near = words::nearest(pattern, names.iter().copied(), str::to_lowercase);
+    let near = if near.is_empty() { names.iter().take(6).copied().collect() } else { near };
+    Some(format!(
+        "warning: no store of this configuration is called {}; there are {}\n",
+        plain(pattern),
+        near.join(", ")
+    ))
 }
 
 fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
@@ -84,7 +165,7 @@ fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
             book.forget_silences(now.minus(KEEP)).map_err(failed)?;
             Ok(format!("{}\n", silence.id))
         }
-        Action::List => {
+        Action::List { .. } => {
             let silences = book.silences().map_err(failed)?;
             let active: Vec<&Silence> = silences.iter().filter(|s| s.active(now)).collect();
             if active.is_empty() {
@@ -92,7 +173,7 @@ fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
             }
             Ok(active.into_iter().map(|silence| line(silence, now)).collect())
         }
-        Action::Expire { id } => {
+        Action::Expire { id, .. } => {
             let silences = book.silences().map_err(failed)?;
             let found = silences.into_iter().find(|s| s.id == id && s.active(now));
             let silence = found.ok_or_else(|| format!("no silence {} is in force", plain(&id)))?;
@@ -138,6 +219,10 @@ fn pattern(text: &str) -> Result<String, String> {
     glob::Pattern::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
+fn alert_pattern() -> Suggesting<impl TypedValueParser<Value = String>> {
+    suggesting_alerts(StringValueParser::new().try_map(|text| pattern(&text)))
+}
+
 fn span(text: &str) -> Result<Duration, String> {
     let span = duration::parse(text).filter(|span| (SPAN_MIN..=SPAN_MAX).contains(span));
     span.ok_or_else(|| "must be a duration such as 30m, 2h or 1d, 1s to 365d".to_owned())
@@ -154,37 +239,78 @@ fn comment(text: &str) -> Result<String, String> {
 const SPAN_MIN: Duration = Duration::from_secs(1);
 const SPAN_MAX: Duration = Duration::from_hours(365 * 24);
 
+const OWN_RULES: &str = "chroma_exporter explain lists the built-in ones; one of your own is known with the --config.file that defines it";
+
 /// A silence that has ended is kept for so long, for whoever asks why nobody was told.
 const KEEP: Duration = Duration::from_hours(30 * 24);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::alerts::RuleChange;
+
+    fn add(store: Option<&str>, alert: Option<&str>) -> Add {
+        Add {
+            store: store.map(str::to_owned),
+            alert: alert.map(str::to_owned),
+            span: Duration::from_hours(2),
+            comment: "moving".to_owned(),
+            flags: Flags::default(),
+        }
+    }
+
+    #[test]
+    fn only_alerts_that_there_are_can_be_silenced() {
+        let mut config = Config::default();
+        let rule = |name: &str, disabled| RuleChange {
+            name: name.to_owned(),
+            disabled,
+            ..RuleChange::default()
+        };
+        config.alerts.rules = vec![rule("LongQueue", false), rule("ChromaWalMode", true)];
+        for (word, want) in [
+            ("ChromaSecondWriter", Ok("ChromaSecondWriter")),
+            ("ChromaDisk*", Ok("ChromaDisk*")),
+            ("*", Ok("*")),
+            ("second_writer", Ok("ChromaSecondWriter")),
+            ("chromasecondwriter", Ok("ChromaSecondWriter")),
+            ("LongQueue", Ok("LongQueue")),
+            ("ChromaSecondWritr", Err("did you mean ChromaSecondWriter? ")),
+            ("SecondWritr*", Err("did you mean ChromaSecondWriter? ")),
+            ("ChromaWalMode", Err("switched off")),
+            ("LongQeue", Err("did you mean LongQueue? ")),
+            ("zzz", Err("explain lists the built-in ones; one of your own")),
+        ] {
+            let mut add = add(None, Some(word));
+            match (name_alerts(&config, &mut add), want) {
+                (Ok(()), Ok(name)) => assert_eq!(add.alert.as_deref(), Some(name), "{word}"),
+                (Err(told), Err(part)) => assert!(
+                    told.starts_with("error: no alert is called ") && told.contains(part),
+                    "{word}: {told}"
+                ),
+                (got, _) => panic!("{word}: {got:?}"),
+            }
+        }
+    }
 
     #[test]
     fn silences_are_added_listed_and_ended() {
         let dir = tempfile::tempdir().unwrap();
         let at = Timestamp::from_secs;
-        let add = |store: &str| {
-            Action::Add(Add {
-                store: Some(store.to_owned()),
-                alert: None,
-                span: Duration::from_hours(2),
-                comment: "moving".to_owned(),
-            })
-        };
-        let id = act(dir.path(), add("prod-*"), at(0)).unwrap();
+        let all = || Action::List { flags: Flags::default() };
+        let expire = |id: &str| Action::Expire { id: id.to_owned(), flags: Flags::default() };
+        let id = act(dir.path(), Action::Add(add(Some("prod-*"), None)), at(0)).unwrap();
         let id = id.trim();
-        let list = act(dir.path(), Action::List, at(60)).unwrap();
+        let list = act(dir.path(), all(), at(60)).unwrap();
         assert!(
             list.starts_with(&format!(
                 "{id}  store=prod-* alert=*  1 h 59 min left, until 1970-01-01T02:00:00Z"
             )) && list.ends_with(": moving\n"),
             "{list}"
         );
-        act(dir.path(), Action::Expire { id: id.to_owned() }, at(70)).unwrap();
-        assert_eq!(act(dir.path(), Action::List, at(71)).unwrap(), "no silence is in force\n");
-        let twice = act(dir.path(), Action::Expire { id: id.to_owned() }, at(72));
+        act(dir.path(), expire(id), at(70)).unwrap();
+        assert_eq!(act(dir.path(), all(), at(71)).unwrap(), "no silence is in force\n");
+        let twice = act(dir.path(), expire(id), at(72));
         assert_eq!(twice.unwrap_err(), format!("no silence {id} is in force"));
         assert!(span("0s").is_err() && span("400d").is_err() && span("2h").is_ok());
         assert!(pattern("a[").is_err() && pattern("a*").is_ok());

@@ -17,7 +17,8 @@ use crate::{
         rule::{Comparison, Level, On, Rule},
     },
     collectors,
-    findings::Severity,
+    findings::{Code, Severity},
+    format::words,
     sample::{Desc, HEALTH},
 };
 
@@ -251,10 +252,15 @@ fn check_own(section: &Section<'_>, name: &At<String>, change: &RuleChange) {
     }
     let Some(series) = &change.series else {
         if section.node("series").is_none() {
-            section.add(name.place.bad(
-                &name.value,
-                "is no built-in rule (config print lists them); one of your own needs series and threshold",
-            ));
+            let known: Vec<String> = Code::ALL.iter().map(|code| builtin::name(*code)).collect();
+            let near = words::nearest(&name.value, known.iter().map(String::as_str), builtin::key);
+            let near = match near.first() {
+                Some(near) => format!("; did you mean {near}?"),
+                None => " (chroma_exporter explain lists them);".to_owned(),
+            };
+            let rule =
+                format!("is no built-in rule{near} one of your own needs series and threshold");
+            section.add(name.place.bad(&name.value, rule));
         }
         return;
     };

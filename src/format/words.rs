@@ -26,6 +26,30 @@ pub(crate) fn distance(a: &str, b: &str) -> Option<usize> {
     row.last().copied()
 }
 
+/// Those of `known` that somebody may have meant who wrote `meant`, the nearest first, six at most. Both are told apart by
+/// `key` of them.
+pub(crate) fn nearest<'a>(
+    meant: &str,
+    known: impl Iterator<Item = &'a str>,
+    key: impl Fn(&str) -> String,
+) -> Vec<&'a str> {
+    let meant = key(meant);
+    let mut near: Vec<(usize, &str)> = known
+        .filter_map(|word| {
+            let known = key(word);
+            let changes = distance(&meant, &known)?;
+            let alike = changes <= known.len() / 3;
+            let part = meant.len() > 2 && (known.contains(&meant) || meant.contains(&known));
+            let rank = if known.starts_with(&meant) { 0 } else { 1 + changes };
+            (alike || part).then_some((rank, word))
+        })
+        .collect();
+    near.sort_unstable();
+    near.into_iter().take(NEAR_MAX).map(|(_, word)| word).collect()
+}
+
+const NEAR_MAX: usize = 6;
+
 const WORD_CHARS_MAX: usize = 40;
 
 #[cfg(test)]
