@@ -33,7 +33,7 @@ pub mod watch;
 /// The release of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The git revision that it was built from, when the build was told (`CHROMA_EXPORTER_REVISION`).
+/// The git revision that it was built from, as `build.rs` found it; `unknown` in debug builds and without git.
 pub const REVISION: &str = match option_env!("CHROMA_EXPORTER_REVISION") {
     Some(revision) => revision,
     None => "unknown",

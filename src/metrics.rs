@@ -16,7 +16,7 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use prometheus::{Encoder, Registry, TextEncoder};
 
-pub use own::{Facts, Own, ProcessUsage, REVISION, Rejection, Route, VERSION};
+pub use own::{Facts, Own, ProcessUsage, Rejection, Route};
 
 use self::readings::Readings;
 use crate::sample::{Desc, Snapshot};

@@ -15,15 +15,6 @@ use crate::{
     sample::{Desc, Snapshot},
 };
 
-/// Version of the program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Commit that it was built from: what `CHROMA_EXPORTER_REVISION` said at build time.
-pub const REVISION: &str = match option_env!("CHROMA_EXPORTER_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
-
 pub(super) static BUILD_INFO: Desc = Desc::gauge(
     "chroma_exporter_build_info",
     "Version and commit of the running program; always 1.",
@@ -323,7 +314,7 @@ impl Own {
 
     /// Adds the families that are not kept as counters.
     pub(super) fn add_to(&self, families: &mut Families, snapshot: &Snapshot, facts: &Facts) {
-        families.add(&BUILD_INFO, &[VERSION, REVISION], 1.0);
+        families.add(&BUILD_INFO, &[crate::VERSION, crate::REVISION], 1.0);
         families.add(&STORES, &[], snapshot.stores.len() as f64);
         families.add(&SNAPSHOT_TIMESTAMP, &[], snapshot.taken_at.as_secs_f64());
         families.add(&STATE_PERSISTENT, &[], flag(facts.state_persistent));

@@ -15,7 +15,6 @@ use crate::{
     findings::Severity,
     history::{History, Ring, STEP, Series},
     human::plain,
-    metrics::{REVISION, VERSION},
     sample::{Reading, Snapshot, StoreReadings},
 };
 
@@ -164,8 +163,8 @@ impl Live {
             status: stores.iter().map(|s| s.report.status).max().unwrap_or(Status::Unknown),
             generated_at: snapshot.taken_at,
             host: plain(host),
-            version: VERSION,
-            revision: REVISION,
+            version: crate::VERSION,
+            revision: crate::REVISION,
             stores,
             alerts,
             silences: report.silences.iter().map(LiveSilence::new).collect(),
