@@ -285,6 +285,8 @@ pub struct Collect {
     pub series_max: usize,
     /// Most stores that are found by themselves.
     pub discovered_max: usize,
+    /// Collections of each store that have a series of their own, the largest; 0 for none.
+    pub collections_max: usize,
 }
 
 impl Default for Collect {
@@ -313,6 +315,7 @@ impl Default for Collect {
             entries_max: 1_000_000,
             series_max: 100_000,
             discovered_max: 64,
+            collections_max: 20,
         }
     }
 }

@@ -261,6 +261,10 @@ impl Contents {
         out.extend(self.catalogue.iter().flat_map(series::of_catalogue));
         out.extend(self.queue.iter().flat_map(series::of_queue));
         out.extend(self.walk.iter().flat_map(series::of_walk));
+        if let (Some(walk), Some(catalogue)) = (&self.walk, &self.catalogue) {
+            let most = self.context.config.collect.collections_max;
+            out.extend(series::of_collections(walk, catalogue, most));
+        }
         out.extend(series::of_release(self.release.as_ref()));
         out
     }

@@ -135,6 +135,7 @@ struct PrintedLimits {
     series: usize,
     entries: usize,
     discovered_stores: usize,
+    collections: usize,
 }
 
 #[derive(Serialize)]
@@ -190,6 +191,7 @@ fn printed(config: &Config) -> Printed<'_> {
             series: collect.series_max,
             entries: collect.entries_max,
             discovered_stores: collect.discovered_max,
+            collections: collect.collections_max,
         },
         log: PrintedLog { level: config.log.level.as_str(), format: config.log.format.as_str() },
         alerts: alerts::Printed::new(&config.alerts),

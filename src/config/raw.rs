@@ -97,6 +97,7 @@ impl RawConfig {
             limits.set("series", &mut raw.collect.series_max, count(100..=10_000_000));
             limits.set("entries", &mut raw.collect.entries_max, count(100..=100_000_000));
             limits.set("discovered_stores", &mut raw.collect.discovered_max, count(1..=STORES_MAX));
+            limits.set("collections", &mut raw.collect.collections_max, count(0..=1000));
         }
         if let Some(web) = top.section("web") {
             raw.listen = listen(&web);

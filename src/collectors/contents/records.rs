@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ask::{Asker, Cell},
-    catalogue::Catalogue,
+    catalogue::{Catalogue, Scope},
     tally::{Cases, Tally},
 };
 use crate::{
@@ -49,6 +49,9 @@ pub(super) struct Seen {
     /// Those of them with a position in `max_seq_id`: they were segments once.
     #[serde(default)]
     pub(super) deleted: BTreeSet<String>,
+    /// Records by segment, of those that the catalogue has: no more of them than of those.
+    #[serde(default)]
+    pub(super) by_segment: BTreeMap<String, u64>,
 }
 
 /// The walk.
@@ -170,10 +173,32 @@ impl Seen {
             cases.merge(more);
         }
         for (segment, records) in slice.homeless {
-            if !known.contains(segment.as_str()) && self.homeless.len() < HOMELESS_MAX {
+            if known.contains(segment.as_str()) {
+                *self.by_segment.entry(segment).or_default() += records;
+            } else if self.homeless.len() < HOMELESS_MAX {
                 *self.homeless.entry(segment).or_default() += records;
             }
         }
+    }
+
+    /// The `most` collections with the most records, by name. Those of one name in several databases count as one. One that
+    /// had no records is left out: it may have been made, and filled, since.
+    pub(super) fn largest(&self, catalogue: &Catalogue, most: usize) -> Vec<(String, u64)> {
+        let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
+        for segment in catalogue.segments.iter().filter(|s| s.scope == Some(Scope::Metadata)) {
+            let collection = catalogue.collections.get(&segment.collection);
+            let (Some(collection), Some(records)) = (collection, self.by_segment.get(&segment.id))
+            else {
+                continue;
+            };
+            let name: String = collection.name.chars().take(NAME_CHARS_MAX).collect();
+            let sum = by_name.entry(name).or_default();
+            *sum = sum.saturating_add(*records);
+        }
+        let mut all: Vec<(String, u64)> = by_name.into_iter().collect();
+        all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        all.truncate(most);
+        all
     }
 
     fn findings(&self) -> Vec<Finding> {
@@ -390,6 +415,9 @@ fn compare(connection: &Connection, range: (i64, i64), seen: &mut Seen) -> rusql
 pub(super) const CONTENT: &str = "embedding_fulltext_search_content";
 const HOMELESS_MAX: usize = 10_000;
 
+/// What a label shows of a name; Chroma takes up to 512.
+const NAME_CHARS_MAX: usize = 128;
+
 #[cfg(test)]
 mod tests {
     use std::{path::Path, sync::Arc, time::Duration};
@@ -449,6 +477,11 @@ mod tests {
         let parts = Parts::of(&catalogue).unwrap();
         let whole = parts.read_all(&mut asker, &catalogue, 1_000_000);
         assert_eq!((whole.records, whole.other.count), (136, 2));
+        let mut collections = whole.largest(&catalogue, 9);
+        assert_eq!(collections, [("articles".to_owned(), 86), ("notes".to_owned(), 50)]);
+        collections.pop();
+        assert_eq!(whole.largest(&catalogue, 1), collections);
+        assert_eq!(whole.largest(&catalogue, 0), []);
         for rows in [1, 2, 7, 50] {
             assert_eq!(parts.read_all(&mut asker, &catalogue, rows), whole, "{rows} rows");
         }

@@ -17,6 +17,11 @@ static TENANTS: Desc = Desc::gauge("chroma_tenants", "Tenants in the catalogue, 
 static DATABASES: Desc = Desc::gauge("chroma_databases", "Databases in the catalogue, cached.");
 static RECORDS: Desc =
     Desc::gauge("chroma_records", "Records of all collections that are in the tables, cached.");
+static COLLECTION_RECORDS: Desc = Desc::gauge(
+    "chroma_collection_records",
+    "Records of the largest collections (limits.collections of each store), as the last whole walk over the records counted them, cached; collections of one name in several databases count as one.",
+)
+.labelled(&["collection"]);
 static QUEUE_RECORDS: Desc = Desc::gauge(
     "chroma_queue_records",
     "Operations in the queue, those kept after they were applied included, cached.",
@@ -82,11 +87,12 @@ pub(super) static AGE: Desc = Desc::gauge(
     "Time since the tables were last looked at, or found unchanged since.",
 );
 
-pub(in crate::collectors) static DESCS: [&Desc; 20] = [
+pub(in crate::collectors) static DESCS: [&Desc; 21] = [
     &COLLECTIONS,
     &TENANTS,
     &DATABASES,
     &RECORDS,
+    &COLLECTION_RECORDS,
     &QUEUE_RECORDS,
     &QUEUE_LAG,
     &QUEUE_BEHIND,
@@ -176,6 +182,17 @@ pub(super) fn of_walk(walk: &Walk) -> Vec<Sample> {
         out.push(ORPHANS.with(vec![table.into()], rows as f64));
     }
     out
+}
+
+/// Of the `most` largest collections. What a state of an older program did not count is not known.
+pub(super) fn of_collections(walk: &Walk, catalogue: &Catalogue, most: usize) -> Vec<Sample> {
+    let Some((_, seen)) = &walk.done else { return Vec::new() };
+    if seen.records > 0 && seen.by_segment.is_empty() {
+        return Vec::new();
+    }
+    let sample =
+        |(name, records): (String, u64)| COLLECTION_RECORDS.with(vec![name.into()], records as f64);
+    seen.largest(catalogue, most).into_iter().map(sample).collect()
 }
 
 /// Of the release that serves the directory, or would.
