@@ -123,7 +123,9 @@ fn filled(query: &str, store: &str) -> String {
 /// Panel, question and legend of every target; a legend is empty where the question is about this moment.
 fn questions(dashboard: &Value) -> Vec<(String, String, String)> {
     let mut out = Vec::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
+    let shown = dashboard["panels"].as_array().unwrap();
+    let folded = shown.iter().filter_map(|row| row["panels"].as_array()).flatten();
+    for panel in shown.iter().chain(folded) {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let title = format!("{}: {}", dashboard["title"], panel["title"]);
             let expr = target["expr"].as_str().unwrap().to_owned();

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     model::{
         Dashboard,
-        Item::{self, Panel as P, Row},
+        Item::{self, Folded, Panel as P, Row},
         Panel, mapping,
     },
     shared::{VERDICT, VERDICTS, findings, store_link},
@@ -17,6 +17,7 @@ pub fn dashboard() -> Dashboard {
         title: "Chroma / Fleet",
         description: "Every Chroma store on every host, the worst first. Needs the rules of alerts/chroma.rules.yml for what is shown over time.",
         other: ("One store in depth", "chroma-store"),
+        one: false,
         items: [numbers(), vec![P(stores()), P(findings())], over_time(), exporters()]
             .into_iter()
             .flatten()
@@ -26,7 +27,8 @@ pub fn dashboard() -> Dashboard {
 
 fn numbers() -> Vec<Item> {
     let count = |title, expr: &str, worst: &str, description| {
-        P(Panel::number(title, "none", description).now(expr).levels("green", &[(1.0, worst)]))
+        let panel = Panel::number(title, "none", description).now(expr);
+        P(panel.levels("green", &[(1.0, worst)]).nothing("not known"))
     };
     vec![
         count(
@@ -49,7 +51,8 @@ fn numbers() -> Vec<Item> {
         ),
         P(Panel::number("Stores watched", "none", "Stores of which the exporters tell.")
             .now("count(chroma_store_info{STORE}) or vector(0)")
-            .levels("blue", &[])),
+            .levels("blue", &[])
+            .nothing("not known")),
         count(
             "Exporters down",
             "count(up{HOST} == 0 and on (job, instance) last_over_time(chroma_exporter_build_info{HOST}[1d])) or vector(0)",
@@ -129,6 +132,7 @@ fn stores() -> Panel {
             ("color", json!({"mode": "thresholds"})),
         ],
     )
+    .nothing("No exporter tells of a store: are job and instance right, and does Prometheus scrape them?")
     .field("Disk full", &[("unit", ago.clone())])
     .field("Full check well", &[("unit", ago.clone())])
     .field("Newest backup", &[("unit", ago)])
@@ -182,7 +186,8 @@ fn over_time() -> Vec<Item> {
             "Used share of the filesystems of the ten fullest stores, as df shows it. Warning at 80 %, critical at 90 %.",
         )
         .ask("topk(10, chroma_disk_used_ratio{STORE})", "{{instance}} {{store}}")
-        .marks(&[(0.8, "orange"), (0.9, "red")])),
+        .marks(&[(0.8, "orange"), (0.9, "red")])
+        .nothing("No exporter tells of a disk")),
         P(Panel::curves(
             "Oldest backups",
             "s",
@@ -200,7 +205,8 @@ fn over_time() -> Vec<Item> {
             "Records that no search by vector finds, of the ten worst stores: what a second writer leaves. 0 in every healthy store.",
         )
         .ask("topk(10, chroma_records_without_vector{STORE})", "{{instance}} {{store}}")
-        .marks(&[(1.0, "red")])),
+        .marks(&[(1.0, "red")])
+        .nothing("Not known of any store: the collector hnsw is off or fails")),
         P(Panel::curves(
             "Longest queues of vectors",
             "none",
@@ -209,14 +215,15 @@ fn over_time() -> Vec<Item> {
         .ask(
             "topk(10, chroma_queue_lag_records{STORE, scope=\"vector\"})",
             "{{instance}} {{store}}",
-        )),
+        )
+        .nothing("Not known of any store: the collector contents is off or fails")),
     ]
 }
 
 fn exporters() -> Vec<Item> {
     let by_host = |agg: &str, selector: &str| format!("{agg} by (job, instance) ({selector})");
     vec![
-        Row("Exporters"),
+        Folded("Exporters"),
         P(Panel::table(
             "Exporters",
             "none",
@@ -252,7 +259,8 @@ fn exporters() -> Vec<Item> {
         .field("Alerts kept on disk", &yes_no())
         .field("Configuration in force", &yes_no())
         .field("Age of readings", &[("unit", json!("s"))])
-        .field("Memory", &[("unit", json!("bytes"))])),
+        .field("Memory", &[("unit", json!("bytes"))])
+        .nothing("No exporter answered within a day")),
         P(Panel::curves(
             "Collectors that fail",
             "none",
@@ -261,7 +269,8 @@ fn exporters() -> Vec<Item> {
         .ask(
             "sum by (collector) (1 - chroma_exporter_collector_success{STORE})",
             "{{collector}}",
-        )),
+        )
+        .nothing("No exporter tells of a store")),
         P(Panel::curves(
             "Notifications that fail",
             "cps",

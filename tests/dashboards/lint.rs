@@ -7,19 +7,25 @@ use serde_json::Value;
 
 use super::{
     exported::Exported,
+    model,
     promql::{self, Selector},
 };
 
 /// Units that we use, by Grafana's ids.
 const UNITS: [&str; 6] = ["none", "bytes", "percentunit", "s", "cps", "dateTimeFromNow"];
 
+/// The dashboard of one store opens with the first one chosen, not with all of them: there the rules `template-instance` and
+/// `template-store` would have it otherwise.
+const OF_ONE: &str = "chroma-store";
+
 /// What is wrong with a dashboard, each with the name of the rule.
 pub fn problems(dashboard: &Value, exported: &Exported) -> Vec<String> {
     let mut out = Vec::new();
     out.extend(of_dashboard(dashboard));
     out.extend(of_variables(dashboard, exported));
-    let panels = list(&dashboard["panels"]);
-    out.extend(of_grid(panels));
+    let panels = model::panels(dashboard);
+    out.extend(of_grid(list(&dashboard["panels"])));
+    out.extend(of_names(&panels));
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         let found = of_panel(panel, exported);
         out.extend(found.into_iter().map(|problem| format!("{}: {problem}", panel["title"])));
@@ -81,12 +87,14 @@ fn of_variables(dashboard: &Value, exported: &Exported) -> Vec<String> {
         _ => out.push("template-datasource".to_owned()),
     }
     for (name, label) in [("job", "Job"), ("instance", "Instance"), ("store", "Store")] {
+        let one = dashboard["uid"] == OF_ONE && name != "job";
         let good = named(name).is_some_and(|variable| {
             variable["type"] == "query"
                 && variable["datasource"]["uid"] == "${datasource}"
                 && variable["label"] == label
                 && variable["multi"] == true
-                && variable["includeAll"] == true
+                && variable["includeAll"] == !one
+                && variable["current"].as_object().is_some_and(|current| current.is_empty() == one)
                 && variable["allValue"] == ".+"
         });
         if !good {
@@ -117,12 +125,9 @@ fn of_variables(dashboard: &Value, exported: &Exported) -> Vec<String> {
     out
 }
 
+/// What stands in one list may not overlap; a folded row is a list of its own, below its heading.
 fn of_grid(panels: &[Value]) -> Vec<String> {
     let mut out = Vec::new();
-    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
-    if ids.len() != panels.len() || ids.contains(&None) {
-        out.push("ids of panels are not unique".to_owned());
-    }
     let place = |panel: &Value| {
         ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or(u64::MAX >> 1))
     };
@@ -137,6 +142,23 @@ fn of_grid(panels: &[Value]) -> Vec<String> {
                 out.push(format!("{} lies on {}", panel["title"], other["title"]));
             }
         }
+        let folded = list(&panel["panels"]);
+        if folded.is_empty() == (panel["collapsed"] == true) {
+            out.push(format!("{} is folded and empty, or open and holds panels", panel["title"]));
+        }
+        if folded.iter().any(|inside| place(inside)[1] <= y) {
+            out.push(format!("{} holds what lies above it", panel["title"]));
+        }
+        out.extend(of_grid(folded));
+    }
+    out
+}
+
+fn of_names(panels: &[&Value]) -> Vec<String> {
+    let mut out = Vec::new();
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
+    if ids.len() != panels.len() || ids.contains(&None) {
+        out.push("ids of panels are not unique".to_owned());
     }
     let titles: Vec<_> =
         panels.iter().filter(|panel| panel["type"] != "row").map(|panel| &panel["title"]).collect();
@@ -164,6 +186,9 @@ fn of_panel(panel: &Value, exported: &Exported) -> Vec<String> {
         panel["fieldConfig"]["defaults"]["unit"].as_str().is_some_and(|unit| UNITS.contains(&unit)),
         "panel-units",
     );
+    // An empty panel that does not say why leaves its reader to guess.
+    let nothing = panel["fieldConfig"]["defaults"]["noValue"].as_str();
+    must(nothing.is_some_and(|words| words.len() > 1), "panel-no-value");
     let targets = list(&panel["targets"]);
     must(!targets.is_empty(), "panel-no-targets");
     let letters: BTreeSet<_> = targets.iter().map(|target| target["refId"].as_str()).collect();

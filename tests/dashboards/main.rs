@@ -71,9 +71,8 @@ fn the_dashboards_keep_the_rules() {
 #[test]
 fn every_finding_has_its_words_in_both() {
     for dashboard in kept() {
-        let panels = dashboard["panels"].as_array().unwrap();
-        let panel = panels
-            .iter()
+        let panel = model::panels(&dashboard)
+            .into_iter()
             .find(|panel| panel["title"].as_str().unwrap().starts_with("Open findings"))
             .unwrap();
         let text = panel.to_string();
@@ -81,6 +80,29 @@ fn every_finding_has_its_words_in_both() {
             assert_eq!(text.matches(&format!("\"{}\":", code.as_str())).count(), 3, "{code:?}");
         }
     }
+}
+
+#[test]
+fn the_dashboard_of_a_store_opens_with_one_store_and_what_matters_first() {
+    let [fleet, store] = kept().try_into().unwrap();
+    let variable = |dashboard: &Value, name: &str| {
+        let all = dashboard["templating"]["list"].as_array().unwrap();
+        all.iter().find(|variable| variable["name"] == name).unwrap().clone()
+    };
+    for name in ["instance", "store"] {
+        // Without All in the list and without a choice that was made, Grafana takes the first.
+        assert_eq!(variable(&store, name)["includeAll"], false);
+        assert_eq!(variable(&store, name)["current"], json!({}));
+        assert_eq!(variable(&fleet, name)["includeAll"], true);
+    }
+    let rows = store["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] == "row");
+    let folded: Vec<bool> = rows.map(|row| row["collapsed"] == true).collect();
+    assert!(
+        folded.is_sorted() && folded.iter().filter(|folded| **folded).count() > 5,
+        "{folded:?}"
+    );
+    // Whoever gave another address of the runbooks keeps it on the way to a store.
+    assert!(shared::store_link().to_string().contains("&${runbooks:queryparam}&"));
 }
 
 #[test]
@@ -120,6 +142,20 @@ fn the_rules_find_what_the_linter_would() {
         ("lies on", |d| d["panels"][1]["gridPos"]["x"] = json!(1)),
         ("does not fit", |d| d["panels"][1]["gridPos"]["w"] = json!(24)),
         ("ids of panels", |d| d["panels"][1]["id"] = json!(1)),
+        ("panel-no-value", |d| {
+            d["panels"][0]["fieldConfig"]["defaults"]["noValue"] = json!("");
+        }),
+        ("folded and empty", |d| {
+            let rows = d["panels"].as_array_mut().unwrap();
+            let row = rows.iter_mut().find(|panel| panel["collapsed"] == true).unwrap();
+            row["panels"] = json!([]);
+        }),
+        ("panel-no-targets", |d| {
+            let rows = d["panels"].as_array_mut().unwrap();
+            let row = rows.iter_mut().find(|panel| panel["collapsed"] == true).unwrap();
+            row["panels"][0]["targets"] = json!([]);
+        }),
+        ("template-store", |d| d["uid"] = json!("chroma-store")),
         ("annotations from alerts", |d| d["annotations"]["list"] = json!([])),
     ];
     let (good, exported) = (fleet::dashboard().json(), exported());

@@ -11,6 +11,8 @@ pub struct Dashboard {
     pub description: &'static str,
     /// Title and uid of the other one.
     pub other: (&'static str, &'static str),
+    /// Whether it opens with one instance and one store instead of all.
+    pub one: bool,
     pub items: Vec<Item>,
 }
 
@@ -18,6 +20,8 @@ pub struct Dashboard {
 pub enum Item {
     /// A heading; what follows can be folded away.
     Row(&'static str),
+    /// A heading with what follows folded away: Grafana asks nothing for it until somebody unfolds it.
+    Folded(&'static str),
     Panel(Panel),
 }
 
@@ -168,10 +172,22 @@ impl Panel {
         self
     }
 
+    fn nothing_or(mut self, words: &str) -> Self {
+        self.defaults.entry("noValue").or_insert_with(|| json!(words));
+        self
+    }
+
     /// Further settings of the drawing.
     pub fn custom(mut self, more: Value) -> Self {
         let custom = self.defaults.entry("custom").or_insert_with(|| json!({}));
         merge(custom, more);
+        self
+    }
+
+    /// Curves that may lie below zero too.
+    pub fn signed(mut self) -> Self {
+        let custom = self.defaults.get_mut("custom").and_then(Value::as_object_mut);
+        custom.expect("curves").remove("axisSoftMin");
         self
     }
 
@@ -233,6 +249,18 @@ impl Panel {
     }
 }
 
+/// Panels of what one collector reads: those that do not say by themselves why they may be empty say that.
+pub fn read_by(collector: &str, items: Vec<Item>) -> Vec<Item> {
+    let why = format!(
+        "No reading: the collector {collector} is off or fails, or the exporter does not answer"
+    );
+    let said = |item| match item {
+        Item::Panel(panel) => Item::Panel(panel.nothing_or(&why)),
+        row => row,
+    };
+    items.into_iter().map(said).collect()
+}
+
 impl Dashboard {
     pub fn json(self) -> Value {
         let (other_title, other_uid) = self.other;
@@ -248,13 +276,13 @@ impl Dashboard {
             }, {
                 "asDropdown": false, "icon": "doc", "includeVars": false, "keepTime": false, "tags": [],
                 "targetBlank": true, "title": "Runbooks", "tooltip": "What each finding means and what to do",
-                "type": "link", "url": "${runbooks}/",
+                "type": "link", "url": "${runbooks:raw}/",
             }],
             "panels": placed(self.items),
             "refresh": "30s",
             "schemaVersion": 39,
             "tags": ["chroma"],
-            "templating": {"list": variables()},
+            "templating": {"list": variables(self.one)},
             "time": {"from": "now-6h", "to": "now"},
             "timepicker": {},
             "timezone": "browser",
@@ -268,23 +296,35 @@ impl Dashboard {
 /// From left to right in 24 columns, a new line where the next one does not fit.
 fn placed(items: Vec<Item>) -> Vec<Value> {
     let (mut x, mut y, mut line) = (0, 0, 0);
-    let mut out = Vec::new();
+    let mut out: Vec<Value> = Vec::new();
+    // Where the folded row begins that takes what follows.
+    let mut folded = None;
     for (id, item) in (1..).zip(items) {
         match item {
-            Item::Row(title) => {
-                (x, y, line) = (0, y + line, 0);
+            Item::Row(title) | Item::Folded(title) => {
+                // What is folded away takes no room.
+                y = folded.take().unwrap_or(y + line);
+                (x, line) = (0, 0);
+                let fold = matches!(item, Item::Folded(_));
                 out.push(json!({
-                    "collapsed": false, "gridPos": {"h": 1, "w": 24, "x": 0, "y": y}, "id": id, "panels": [],
+                    "collapsed": fold, "gridPos": {"h": 1, "w": 24, "x": 0, "y": y}, "id": id, "panels": [],
                     "title": title, "type": "row",
                 }));
                 y += 1;
+                folded = fold.then_some(y);
             }
             Item::Panel(panel) => {
                 if x + panel.width > 24 {
                     (x, y, line) = (0, y + line, 0);
                 }
                 let (width, height) = (panel.width, panel.height);
-                out.push(panel.json(id, x, y));
+                let panel = panel.json(id, x, y);
+                match out.last_mut() {
+                    Some(row) if folded.is_some() => {
+                        row["panels"].as_array_mut().expect("a list").push(panel);
+                    }
+                    _ => out.push(panel),
+                }
                 x += width;
                 line = line.max(height);
             }
@@ -293,11 +333,28 @@ fn placed(items: Vec<Item>) -> Vec<Value> {
     out
 }
 
-fn variables() -> Vec<Value> {
-    let query = |name: &str, label: &str, query: &str| {
+/// All panels of a dashboard, those that are folded away among them.
+pub fn panels(dashboard: &Value) -> Vec<&Value> {
+    let mut out = Vec::new();
+    for panel in dashboard["panels"].as_array().into_iter().flatten() {
+        out.push(panel);
+        out.extend(panel["panels"].as_array().into_iter().flatten());
+    }
+    out
+}
+
+/// With `one` the first instance and its first store are chosen until somebody chooses: a list without All has no other
+/// default. Several can be chosen in both.
+fn variables(one: bool) -> Vec<Value> {
+    let query = |name: &str, label: &str, query: &str, all: bool| {
+        let current = if all {
+            json!({"selected": true, "text": ["All"], "value": ["$__all"]})
+        } else {
+            json!({})
+        };
         json!({
-            "allValue": ".+", "current": {"selected": true, "text": ["All"], "value": ["$__all"]},
-            "datasource": datasource(), "definition": query, "hide": 0, "includeAll": true, "label": label, "multi": true,
+            "allValue": ".+", "current": current,
+            "datasource": datasource(), "definition": query, "hide": 0, "includeAll": all, "label": label, "multi": true,
             "name": name, "options": [], "query": {"query": query, "refId": name}, "refresh": 2, "regex": "",
             "skipUrlSync": false, "sort": 1, "type": "query",
         })
@@ -307,16 +364,23 @@ fn variables() -> Vec<Value> {
             "current": {}, "hide": 0, "includeAll": false, "label": "Data source", "multi": false, "name": "datasource",
             "options": [], "query": "prometheus", "refresh": 1, "regex": "", "skipUrlSync": false, "type": "datasource",
         }),
-        query("job", "Job", "label_values(chroma_exporter_build_info, job)"),
+        query("job", "Job", "label_values(chroma_exporter_build_info, job)", true),
         query(
             "instance",
             "Instance",
-            "label_values(chroma_exporter_build_info{job=~\"$job\"}, instance)",
+            // The first one must have a store to show.
+            if one {
+                "label_values(chroma_store_info{job=~\"$job\"}, instance)"
+            } else {
+                "label_values(chroma_exporter_build_info{job=~\"$job\"}, instance)"
+            },
+            !one,
         ),
         query(
             "store",
             "Store",
             "label_values(chroma_store_info{job=~\"$job\", instance=~\"$instance\"}, store)",
+            !one,
         ),
         json!({
             "current": {"selected": true, "text": RUNBOOKS, "value": RUNBOOKS}, "hide": 0, "label": "Runbooks at",
@@ -326,7 +390,7 @@ fn variables() -> Vec<Value> {
     ]
 }
 
-/// Every exporter serves them.
+/// Every exporter serves them. deploy/README.md says how to write another address into the files.
 const RUNBOOKS: &str = "http://localhost:18000/runbooks";
 
 /// Alerts of the rule file as marks over the curves; those of an exporter have no store.

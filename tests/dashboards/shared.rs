@@ -62,7 +62,7 @@ pub fn findings() -> Panel {
         "Finding",
         &[
             ("mappings", catalogue(|code| builtin::title(code).to_string())),
-            ("links", json!([{"title": "Runbook", "url": "${runbooks}/${__value.raw}.md", "targetBlank": true}])),
+            ("links", json!([{"title": "Runbook", "url": "${runbooks:raw}/${__value.raw}.md", "targetBlank": true}])),
             ("custom.width", json!(220)),
         ],
     )
@@ -75,6 +75,6 @@ pub fn findings() -> Panel {
 pub fn store_link() -> Value {
     json!({
         "title": "This store in depth",
-        "url": "/d/chroma-store?var-datasource=${datasource}&var-job=${__data.fields.job}&var-instance=${__data.fields.instance}&var-store=${__data.fields.store}&${__url_time_range}",
+        "url": "/d/chroma-store?var-datasource=${datasource}&var-job=${__data.fields.job}&var-instance=${__data.fields.instance}&var-store=${__data.fields.store}&${runbooks:queryparam}&${__url_time_range}",
     })
 }

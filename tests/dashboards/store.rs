@@ -1,10 +1,12 @@
 //! One store in depth: is it safe, why not, and what was before.
 
+use serde_json::json;
+
 use super::{
     model::{
         Dashboard,
-        Item::{self, Panel as P, Row},
-        Panel,
+        Item::{self, Folded, Panel as P, Row},
+        Panel, read_by,
     },
     shared::{VERDICT, VERDICTS, findings},
 };
@@ -12,22 +14,23 @@ use super::{
 pub fn dashboard() -> Dashboard {
     let parts = [
         verdict(),
-        disk(),
-        integrity(),
-        records(),
-        queue(),
-        processes(),
-        permissions(),
-        backups(),
-        server(),
+        read_by("disk", disk()),
+        read_by("integrity", integrity()),
+        read_by("contents", records()),
+        read_by("contents", queue()),
+        read_by("processes", processes()),
+        read_by("permissions", permissions()),
+        read_by("backups", backups()),
+        read_by("server", server()),
         deliveries(),
         collectors(),
     ];
     Dashboard {
         uid: "chroma-store",
         title: "Chroma / Store",
-        description: "One Chroma store in depth: whether it is safe, why not, and what to do; then disk, integrity, records and vectors, queue, processes, permissions, backups and deliveries.",
+        description: "One Chroma store in depth: whether it is safe, why not, and what to do; below that disk and integrity, and folded away records and vectors, queue, processes, permissions, backups, server and deliveries.",
         other: ("All stores", "chroma-fleet"),
+        one: true,
         items: parts.into_iter().flatten().collect(),
     }
 }
@@ -47,27 +50,33 @@ fn verdict() -> Vec<Item> {
         P(Panel::number("Critical", "none", "Critical findings that are there: data is lost or at stake now.")
             .size(3, 5)
             .now("sum(chroma_finding{STORE, severity=\"critical\"})")
-            .levels("green", &[(1.0, "red")])),
+            .levels("green", &[(1.0, "red")])
+            .nothing("not known")),
         P(Panel::number("Warnings", "none", "Warnings that are there: act, not now.")
             .size(3, 5)
             .now("sum(chroma_finding{STORE, severity=\"warning\"})")
-            .levels("green", &[(1.0, "orange")])),
+            .levels("green", &[(1.0, "orange")])
+            .nothing("not known")),
         P(Panel::number("Collectors failing", "none", "Collectors that cannot read what they should: what they watch is not known.")
             .size(3, 5)
             .now("sum(1 - chroma_exporter_collector_success{STORE})")
-            .levels("green", &[(1.0, "purple")])),
+            .levels("green", &[(1.0, "purple")])
+            .nothing("not known")),
         P(Panel::number("Age of readings", "s", "How long ago the oldest page of the exporters was put together. Seconds are normal.")
             .size(3, 5)
             .now("max(time() - chroma_exporter_snapshot_timestamp_seconds{HOST})")
-            .levels("green", &[(60.0, "orange"), (300.0, "red")])),
+            .levels("green", &[(60.0, "orange"), (300.0, "red")])
+            .nothing("no answer")),
         P(Panel::number("Disk used", "percentunit", "Used share of the filesystem as df shows it. Warning at 80 %, critical at 90 %.")
             .size(3, 5)
             .now("max(chroma_disk_used_ratio{STORE})")
-            .levels("green", &[(0.8, "orange"), (0.9, "red")])),
+            .levels("green", &[(0.8, "orange"), (0.9, "red")])
+            .nothing("not known")),
         P(Panel::number("Without vector", "none", "Records that no search by vector finds. 0 in every healthy store.")
             .size(3, 5)
             .now("sum(chroma_records_without_vector{STORE})")
-            .levels("green", &[(1.0, "red")])),
+            .levels("green", &[(1.0, "red")])
+            .nothing("not known")),
         P(findings().size(24, 8)),
         P(Panel::states(
             "Findings over time",
@@ -101,7 +110,8 @@ fn verdict() -> Vec<Item> {
             ],
             &["Time", "job", "Value #A", "Value #B", "Value #C"],
             &[("store", false)],
-        )),
+        )
+        .nothing("No exporter tells of such a store")),
     ]
 }
 
@@ -129,6 +139,13 @@ fn disk() -> Vec<Item> {
         P(Panel::areas("Bytes on disk", "bytes", "What the persist directory takes on disk, by what it is for.")
             .ask("chroma_store_allocated_bytes{STORE}", "{{instance}} {{store}} {{class}}")),
         P(Panel::curves(
+            "Growth per day",
+            "bytes",
+            "Bytes on disk that the persist directory gains in a day at the pace of the last day; below zero it shrinks. Shorter after the exporter was new: what was read so far counts.",
+        )
+        .ask("86400 * sum by (job, instance, store) (deriv(chroma_store_allocated_bytes{STORE}[1d]))", "{{instance}} {{store}}")
+        .signed()),
+        P(Panel::curves(
             "Bytes that are in no file",
             "bytes",
             "Free pages of the database, which a vacuum gives back; deleted files that a process keeps open; folders of deleted collections.",
@@ -141,7 +158,8 @@ fn disk() -> Vec<Item> {
             .nothing("no limit")),
         P(Panel::states("Filesystem", "Whether the filesystem is read-only for the server, or fails or does not answer in time.")
             .ask("max by (instance, store) (chroma_finding{STORE, code=\"disk_readonly\"} or 2 * chroma_disk_device_error{STORE})", "{{instance}} {{store}}")
-            .words(&[(0, "writable", "green"), (1, "read-only", "red"), (2, "does not answer", "purple")])),
+            .words(&[(0, "writable", "green"), (1, "read-only", "red"), (2, "does not answer", "purple")])
+            .size(24, 5)),
     ]
 }
 
@@ -165,16 +183,22 @@ fn integrity() -> Vec<Item> {
         P(Panel::curves("Covered by checks", "percentunit", "How much of what there is the newest run of each check could judge; decay: bytes whose present state is known by their hashes, which a store that is written all the time never has in full.")
             .ask("chroma_integrity_coverage_ratio{STORE}", "{{instance}} {{store}} {{check}}")
             .size(6, 8)),
-        P(Panel::table("Next checks", "dateTimeFromNow", "When each check is due next.")
+        P(Panel::table("Next checks", "s", "When each check is due next, and how long that is from now; below zero it is due and waits for its turn or its hours.")
             .now("1000 * min by (instance, store, check) (chroma_integrity_next_due_timestamp_seconds{STORE})")
-            .columns(&[("store", "store"), ("instance", "instance"), ("check", "Check"), ("Value", "Due")], &["Time"], &[("Due", false)])
+            .now("min by (instance, store, check) (chroma_integrity_next_due_timestamp_seconds{STORE} - time())")
+            .columns(
+                &[("store", "store"), ("instance", "instance"), ("check", "Check"), ("Value #B", "Time left"), ("Value #A", "Due")],
+                &["Time"],
+                &[("Time left", false)],
+            )
+            .field("Due", &[("unit", json!("dateTimeAsLocal"))])
             .size(6, 8)),
     ]
 }
 
 fn records() -> Vec<Item> {
     vec![
-        Row("Records and vectors"),
+        Folded("Records and vectors"),
         P(Panel::curves(
             "Records against vectors",
             "none",
@@ -189,6 +213,27 @@ fn records() -> Vec<Item> {
         P(Panel::areas("Indexes by state", "none", "Indexes of collections by how they stand. ok, unpersisted and flushing are healthy; orphan is left of a deleted collection.")
             .ask("sum by (instance, store, state) (chroma_hnsw_segments{STORE})", "{{instance}} {{store}} {{state}}")),
         P(Panel::curves(
+            "Records per day",
+            "none",
+            "Records that the store gains in a day at the pace of the last day; below zero more are deleted than added.",
+        )
+        .ask("86400 * deriv(chroma_records{STORE}[1d])", "{{instance}} {{store}}")
+        .signed()),
+        P(Panel::table(
+            "Largest collections",
+            "none",
+            "The collections with the most records (20 of each store unless limits.collections says otherwise), as the last whole walk over the records counted them, and what they gained in a day since the week before.",
+        )
+        .now("max by (instance, store, collection) (chroma_collection_records{STORE})")
+        .now("86400 * max by (instance, store, collection) (deriv(chroma_collection_records{STORE}[1w]))")
+        .columns(
+            &[("collection", "Collection"), ("store", "store"), ("instance", "instance"), ("Value #A", "Records"), ("Value #B", "Per day")],
+            &["Time"],
+            &[("Records", true)],
+        )
+        .nothing("No walk over the records has ended yet, or limits.collections is 0")
+        .size(12, 8)),
+        P(Panel::curves(
             "Documents that differ",
             "none",
             "Documents whose two copies do not agree, by what is wrong, and rows that belong to nothing, as the last whole walk found them.",
@@ -200,7 +245,7 @@ fn records() -> Vec<Item> {
 
 fn queue() -> Vec<Item> {
     vec![
-        Row("Queue"),
+        Folded("Queue"),
         P(Panel::curves("Rows in the queue", "none", "Operations in the queue, those kept after they were applied included.")
             .ask("chroma_queue_records{STORE}", "{{instance}} {{store}}")
             .size(8, 8)),
@@ -216,7 +261,7 @@ fn queue() -> Vec<Item> {
 
 fn processes() -> Vec<Item> {
     vec![
-        Row("Who holds it"),
+        Folded("Who holds it"),
         P(Panel::curves("Processes that write", "none", "Processes that hold chroma.sqlite3 open for writing. Two lose vectors of each other.")
             .ask("chroma_process_writers{STORE}", "{{instance}} {{store}} writers")
             .ask("chroma_processes{STORE, access=\"read\"}", "{{instance}} {{store}} readers")
@@ -247,7 +292,7 @@ fn processes() -> Vec<Item> {
 
 fn permissions() -> Vec<Item> {
     vec![
-        Row("Permissions"),
+        Folded("Permissions"),
         P(Panel::curves("Drift", "none", "Entries whose owner, group, mode, type or access list differs from what was declared or learnt.")
             .ask("chroma_permission_drift{STORE}", "{{instance}} {{store}} {{kind}}")
             .marks(&[(1.0, "orange")])),
@@ -260,7 +305,7 @@ fn permissions() -> Vec<Item> {
 
 fn backups() -> Vec<Item> {
     vec![
-        Row("Backups"),
+        Folded("Backups"),
         P(Panel::curves("Age of the newest backup", "s", "Age of the newest complete backup. Warning at 26 hours, critical at 50.")
             .ask("time() - chroma_backup_last_success_timestamp_seconds{STORE}", "{{instance}} {{store}}")
             .marks(&[(93_600.0, "orange"), (180_000.0, "red")])
@@ -280,7 +325,12 @@ fn backups() -> Vec<Item> {
 
 fn server() -> Vec<Item> {
     vec![
-        Row("Server and its log"),
+        Folded("Server and its log"),
+        P(Panel::states("Release of Chroma", "Which release of Chroma is installed where the process that holds the store has its packages, over time.")
+            .ask("max by (instance, store, version) (chroma_installed_info{STORE})", "{{instance}} {{store}} {{version}}")
+            .words(&[(1, "in use", "blue")])
+            .nothing("Not known: nothing held the store since the exporter started, or it may not look into that process")
+            .size(24, 5)),
         P(Panel::states("Questions to the server", "Whether the server answers each question: the heartbeat never touches the database, the others do.")
             .ask("max by (instance, store, probe) (chroma_server_probe_success{STORE})", "{{instance}} {{store}} {{probe}}")
             .words(&[(0, "fails", "red"), (1, "answers", "green")])
@@ -299,7 +349,7 @@ fn server() -> Vec<Item> {
 
 fn deliveries() -> Vec<Item> {
     vec![
-        Row("Deliveries of the exporter's own hooks"),
+        Folded("Deliveries of the exporter's own hooks"),
         P(Panel::curves("Alerts that wait", "none", "Alerts that wait to be told to a receiver.")
             .ask("chroma_exporter_notification_queue_length{HOST}", "{{instance}} {{receiver}}")
             .marks(&[(1.0, "orange")])
@@ -324,12 +374,14 @@ fn deliveries() -> Vec<Item> {
 
 fn collectors() -> Vec<Item> {
     vec![
-        Row("Collectors"),
+        Folded("Collectors"),
         P(Panel::states("Collectors", "Whether the last run of each collector could read all that it should.")
             .ask("max by (instance, store, collector) (chroma_exporter_collector_success{STORE})", "{{instance}} {{store}} {{collector}}")
-            .words(&[(0, "fails", "purple"), (1, "works", "green")])),
+            .words(&[(0, "fails", "purple"), (1, "works", "green")])
+            .nothing("No exporter tells of such a store")),
         P(Panel::curves("Duration of collectors", "s", "How long the last run of each collector took.")
-            .ask("chroma_exporter_collector_duration_seconds{STORE}", "{{instance}} {{store}} {{collector}}")),
+            .ask("chroma_exporter_collector_duration_seconds{STORE}", "{{instance}} {{store}} {{collector}}")
+            .nothing("No exporter tells of such a store")),
         P(Panel::table(
             "What the exporter may not see",
             "none",
@@ -342,6 +394,7 @@ fn collectors() -> Vec<Item> {
         P(Panel::states("File events", "Whether changes of the store are seen at once or at the interval only.")
             .ask("chroma_exporter_watch{STORE}", "{{instance}} {{store}}")
             .words(&[(0, "at the interval", "orange"), (1, "at once", "green")])
+            .nothing("No exporter tells of such a store")
             .size(12, 6)),
     ]
 }
