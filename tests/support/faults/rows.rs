@@ -8,6 +8,8 @@ const SEGMENTS: &[&str] = &["collection_without_segments"];
 const ORPHANS: &[&str] = &["orphan_rows"];
 const HIDDEN: &[&str] = &["orphan_rows critical"];
 const LEFT: &[&str] = &["orphan_rows info"];
+/// What Chroma below 1.0.15 leaves of a deleted collection.
+const DELETED: &[&str] = &["orphan_rows info", "segment_orphan"];
 const INVALID: &[&str] = &["seq_id_invalid"];
 /// What only the queue had is gone with it.
 const EMPTIED: &[&str] = &["segment_behind", "segment_behind", "seq_id_invalid"];
@@ -56,6 +58,8 @@ pub(super) const CATALOGUE: &[Fault] = &[
     sql("metadata of records that are not there", &[V11], ORPHANS, "embeddings.id 1, 2", "DELETE FROM embeddings WHERE id<=2"),
     sql("metadata of a record that is not there, before 1.0", &[V4], ORPHANS, "embeddings.id 7", "DELETE FROM embeddings WHERE id=7"),
     sql("operations on a collection that is not there", &[V15], LEFT, "1 rows", "INSERT INTO embeddings_queue(operation,topic,id) VALUES(3,'persistent://default/default/22222222-2222-2222-2222-222222222222','x')"),
+    file("a collection deleted by 0.6, which leaves its rows", &["0.6.3-deleted"], DELETED, |_| {}).saying("50 records belong to 1 segments"),
+    file("a collection deleted by 0.6, opened by 1.5.9", &["0.6.3-deleted"], DELETED, |_| {}).opened_by(V15),
     sql("the default tenant gone", &[V15], &["default_tenant_missing"], "", "DELETE FROM tenants"),
     sql("the default database gone", &[V6, V15], &["default_database_missing"], "", "DELETE FROM databases"),
 ];
@@ -73,6 +77,7 @@ pub(super) const QUEUE: &[Fault] = &[
     sql("position of the records is a text", &[V11, V6], INVALID, "a text", "UPDATE max_seq_id SET seq_id='abc' WHERE segment_id={METADATA}"),
     sql("position of the records is negative", &[V11], INVALID, "negative", "UPDATE max_seq_id SET seq_id=-3 WHERE segment_id={METADATA}"),
     sql("position of the records is a number where bytes belong", &[V4], INVALID, "eight bytes", "UPDATE max_seq_id SET seq_id=80 WHERE segment_id={METADATA}"),
+    file("positions as bytes: 0.6 wrote after 1.x had opened the store", &["1.5.9-blob-positions"], INVALID, |_| {}).saying("it is bytes"),
     sql("no position of the index", &[V15], &["seq_id_missing"], "articles", "DELETE FROM max_seq_id WHERE segment_id={VECTOR}"),
     sql("no position of the records", &[V11], &["seq_id_missing"], "no metadata", "DELETE FROM max_seq_id WHERE segment_id={METADATA}"),
     sql("no position of the index, before 1.0", &[V6], &["seq_id_missing critical"], "queries fail", "DELETE FROM max_seq_id WHERE segment_id={VECTOR}"),
