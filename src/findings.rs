@@ -281,7 +281,7 @@ catalogue! {
     OrphanRows "orphan_rows" Warning: "Rows belong to nothing that the catalogue knows: what they hold is out of reach, and still on the disk."
         => "Keep a copy of {path} and compare with a backup before anything is removed; what Chroma left of deleted collections and databases does no harm.";
     // queue
-    SeqIdInvalid "seq_id_invalid" Critical: "The place up to which a segment says to have applied the queue is ahead of the queue or in a form that Chroma cannot read: new writes are acknowledged and lost, or the collection cannot be used."
+    SeqIdInvalid "seq_id_invalid" Critical: "A segment's recorded position in the queue is past the end of the queue, or Chroma cannot read it. New writes are acknowledged and lost, or the collection cannot be used."
         => "Stop writing now. Keep a copy of {path}, then set seq_id of that segment in max_seq_id to 0 on Chroma 1.x (what is still in the queue is applied again, which does no harm), below 1.0 to the newest row of its queue. Never empty embeddings_queue by hand: its numbers start again at 1, and every later write is lost.";
     SeqIdMissing "seq_id_missing" Info: "A segment has applied rows of the queue, and its place is not written down."
         => "Nothing to do on Chroma 1.x, which writes it at the next flush; below 1.0 put the row of max_seq_id back from a backup.";

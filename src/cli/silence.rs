@@ -23,7 +23,7 @@ use crate::{
     config::{Config, alerts},
     dispatch::book::Book,
     format::{duration, words},
-    human,
+    human, runbooks,
 };
 
 #[derive(Debug, Subcommand)]
@@ -119,7 +119,10 @@ fn name_alerts(config: &Config, add: &mut Add) -> Result<(), String> {
     let off = config.alerts.rules.iter().any(|rule| rule.disabled && fits(pattern, &rule.name));
     let plain_words = |word: &str| builtin::key(&word.replace(['*', '?', '[', ']', '!'], ""));
     let near = words::nearest(pattern, names(), plain_words);
-    let help = if off {
+    let mut of_prometheus = runbooks::exporter_alerts();
+    let help = if of_prometheus.any(|(name, _)| builtin::key(name) == meant) {
+        "Prometheus raises this one, so silence it in Alertmanager".to_owned()
+    } else if off {
         "its rule is switched off in the configuration, so there is nothing to silence".to_owned()
     } else if near.is_empty() {
         OWN_RULES.to_owned()
@@ -278,6 +281,7 @@ mod tests {
             ("ChromaSecondWritr", Err("did you mean ChromaSecondWriter? ")),
             ("SecondWritr*", Err("did you mean ChromaSecondWriter? ")),
             ("ChromaWalMode", Err("switched off")),
+            ("ChromaStoreUnwatched", Err("silence it in Alertmanager")),
             ("LongQeue", Err("did you mean LongQueue? ")),
             ("zzz", Err("explain lists the built-in ones; one of your own")),
         ] {
