@@ -242,6 +242,8 @@ catalogue! {
         => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 REINDEX";
     SqliteValueMismatch "sqlite_value_mismatch" Warning: "The two copies of a document (in embedding_metadata and in the full-text table) have one length and differ: one was damaged in silence, which no check of SQLite sees."
         => "Look at both and put the right one in the place of the other: sqlite3 {path}/chroma.sqlite3 \"SELECT m.string_value, f.c0 FROM embedding_metadata m JOIN embedding_fulltext_search_content f ON f.id=m.id WHERE m.key='chroma:document' AND m.id=N\". Neither REINDEX nor rebuild before that: they make the damage permanent. Then test disk and memory.";
+    FreePagesHigh "free_pages_high" Info: "Most of chroma.sqlite3 is free pages: room that deleted rows once took, which SQLite keeps and no delete gives back to the disk."
+        => "Nothing is wrong. To shrink the file: with Chroma stopped, a backup made, twice its size free and no finding about segments: chroma vacuum --path {path}. Never while a segment folder is missing or unreadable.";
     // full text
     FtsCorrupt "fts_corrupt" Critical: "The full-text index is damaged; documents themselves stand elsewhere and may be whole."
         => "Stop Chroma, keep a copy of {path}, then rebuild the index embedding_fulltext_search from embedding_metadata.";
@@ -297,20 +299,20 @@ catalogue! {
     SegmentMissing "segment_missing" Critical: "The folder of a collection's vectors is gone; queries answer from the queue alone, without any error, and the next flush writes a small index in its place."
         => "Stop Chroma, keep a copy of {path}, and put the folder named here back from the newest verified backup. Never run chroma vacuum now: the queue may be the only copy of the vectors.";
     SegmentIncomplete "segment_incomplete" Critical: "A file of a collection's index is missing or empty: Chroma cannot load the index, or starts an empty one over it without any error."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: vectors can mostly be read out of data_level0.bin. Never run chroma vacuum now.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the evidence says what can still be read out of it. Never run chroma vacuum now.";
     SegmentTruncated "segment_truncated" Critical: "A file of a collection's index is shorter than its elements need; loading it ends the whole server with SIGSEGV, or gives wrong vectors."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the vectors before the cut can be read out of it.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the evidence says how many vectors can still be read out of it.";
     SegmentHeaderInvalid "segment_header_invalid" Critical: "header.bin of a collection's index states values that no index has; loading it ends the whole server with SIGSEGV."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the evidence says how many vectors can still be read out of it.";
     SegmentMetadataInvalid "segment_metadata_invalid" Critical: "index_metadata.pickle of a collection's index is cut off, damaged or not Chroma's, most often after a kill during a flush; the collection cannot be queried."
         => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the pickle: the collection would open again with an empty index.";
     SegmentMetadataHostile "segment_metadata_hostile" Critical: "index_metadata.pickle of a collection's index holds code; Chroma before 1.0 runs it at the next query, with the rights of the server."
         => "Stop Chroma now and do not start it on {path}. Keep a copy of the folder named here as evidence, find out who could write there, and restore the folder from a backup that is older.";
     SegmentInconsistent "segment_inconsistent" Critical: "The files of a collection's index contradict each other or the database (neighbours, labels, counts, numbers that are not finite, an exchanged folder), or bytes changed although nobody wrote them; queries crash the server or answer wrongly."
-        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: its vectors stand in data_level0.bin and can be read out.";
+        => "Stop Chroma, keep a copy of {path}, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the evidence says how many vectors can still be read out of it.";
     SegmentBloated "segment_bloated" Critical: "A file of a collection's index is far larger than its elements need: one impossible record size in link_lists.bin makes every flush write further behind its end, until the disk is full."
-        => "Stop Chroma before the disk is full, keep a copy of {path} with cp --sparse=always, and put the whole folder named here back from the newest verified backup. Do not delete the folder: its vectors can be read out of data_level0.bin.";
-    SegmentBehind "segment_behind" Critical: "The index of a collection is older than the database, as after a restore of one without the other: its newest records are not found by their vectors."
+        => "Stop Chroma before the disk is full, keep a copy of {path} with cp --sparse=always, and put the whole folder named here back from the newest verified backup. Do not delete the folder: the evidence says how many vectors can still be read out of it.";
+    SegmentBehind "segment_behind" Critical: "The index of a collection is older than the database, as after a restore of one without the other, or the two went apart: records are not found by their vectors."
         => "Stop Chroma, keep a copy of {path}, and restore database and folder from the same backup; without one, add the records named here again with their vectors. Do not delete the folder: it holds the older vectors.";
     SegmentAhead "segment_ahead" Warning: "The index of a collection is newer than the database, as after a restore of chroma.sqlite3 alone: it holds vectors of records that the database does not know."
         => "Stop Chroma, keep a copy of {path}, and restore database and folder from the same backup. Do not delete the folder: it holds the vectors of the records that are known.";

@@ -14,7 +14,7 @@ macro_rules! pages {
 
 pages! {
     "Directory": store_missing, sqlite_missing, sqlite_empty, sqlite_not_regular, not_a_store, store_replaced;
-    "SQLite file": sqlite_not_a_database, sqlite_header_damaged, sqlite_truncated, sqlite_corrupt, sqlite_index_corrupt, sqlite_value_mismatch;
+    "SQLite file": sqlite_not_a_database, sqlite_header_damaged, sqlite_truncated, sqlite_corrupt, sqlite_index_corrupt, sqlite_value_mismatch, free_pages_high;
     "Full text": fts_corrupt, fts_missing, fts_out_of_step;
     "Journal": hot_journal, journal_foreign, wal_mode;
     "Schema": schema_newer_than_server, migration_mismatch, migrations_missing, table_missing, default_tenant_missing, default_database_missing, catalog_empty;

@@ -15,13 +15,18 @@ use support::run;
 
 /// What the collector finds in `dir`, as codes and their evidence.
 fn findings(dir: &Path) -> Vec<(String, String)> {
+    findings_for(dir, "")
+}
+
+/// The same with lines of the configuration of the store.
+fn findings_for(dir: &Path, of_store: &str) -> Vec<(String, String)> {
     // A machine that is busy is no reason to give a statement or a filesystem up.
     let config = dir.with_file_name("config.yml");
-    let patient = "collect: {statement_deadline: 10s, device_timeout: 30s, deadline: 5m}\n";
-    std::fs::write(&config, patient).unwrap();
-    let (config, path) = (config.to_str().unwrap(), dir.to_str().unwrap());
-    let words = ["check", "--output", "json", "--config.file", config, "--state.dir", ""];
-    let out = run(&[&words[..], &["--store.path", path]].concat());
+    let patient = "collect: {statement_deadline: 10s, device_timeout: 30s, deadline: 5m}";
+    let store = format!("stores: [{{name: main, path: {}{of_store}}}]", dir.display());
+    std::fs::write(&config, format!("{patient}\n{store}\n")).unwrap();
+    let words = ["check", "--output", "json", "--state.dir", "", "--config.file"];
+    let out = run(&[&words[..], &[config.to_str().unwrap()]].concat());
     let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     let of_hnsw = |finding: &&serde_json::Value| finding["collector"] == "hnsw";
     let text = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();
@@ -90,6 +95,46 @@ fn lost_to_two_writers(version: &str) -> Option<u64> {
     let counted = evidence.split(' ').find_map(|word| word.parse().ok());
     assert!(!torn.is_empty() || counted == Some(lost(version, &dir)), "{version}: {evidence}");
     counted
+}
+
+#[test]
+fn what_an_index_that_is_gone_costs_is_what_the_chroma_that_opens_it_cannot_give() {
+    // Written by the one, opened by the other.
+    for (writer, opener) in [
+        ("1.5.9", "1.5.9"),
+        ("1.1.1", "1.1.1"),
+        ("0.6.3", "0.6.3"),
+        ("0.6.3", "1.5.9"),
+        ("0.4.24", "0.4.24"),
+        ("0.4.24", "1.5.9"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let whole = scratch.path().join("whole");
+        assert!(write(writer, &whole, "r-", "0").wait().unwrap().success());
+        for gone in ["folder", "index_metadata.pickle"] {
+            let dir = scratch.path().join(format!("{gone}-gone"));
+            support::copy_tree(&whole, &dir);
+            let folders = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+            let folder = folders.into_iter().find(|path| path.is_dir()).unwrap();
+            match gone {
+                "folder" => std::fs::remove_dir_all(&folder).unwrap(),
+                file => std::fs::remove_file(folder.join(file)).unwrap(),
+            }
+            let case = format!("{writer} opened by {opener}, {gone} gone");
+            let found = findings_for(&dir, &format!(", chroma_version: {opener}"));
+            let [(code, evidence)] = &found[..] else { panic!("{case}: {found:?}") };
+            let wanted = if gone == "folder" { "segment_missing" } else { "segment_incomplete" };
+            assert_eq!(code, wanted, "{case}");
+            let counted = if evidence.contains("vectors are still in the queue") {
+                0
+            } else {
+                let (before, _) = evidence.split_once(" records have no vector").unwrap();
+                let words: Vec<&str> = before.rsplit(' ').collect();
+                words[2].parse().unwrap_or_else(|_| panic!("{case}: {evidence}"))
+            };
+            assert_eq!(counted, lost(opener, &dir), "{case}: {evidence}");
+        }
+    }
 }
 
 const ATTEMPTS_MAX: u32 = 5;

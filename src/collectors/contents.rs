@@ -10,7 +10,7 @@ mod catalogue;
 mod position;
 mod queue;
 mod records;
-mod release;
+pub(super) mod release;
 mod series;
 mod still;
 mod tables;
@@ -38,17 +38,19 @@ use crate::{
         schema,
         sqlite::{HEADER_LEN, SqliteHeader},
     },
+    human,
     sample::{Desc, Observation, Sample},
     store::{
-        Context,
+        Context, DATABASE_FILE,
         database::{QueryError, Stamp},
     },
     watch::Wake,
 };
 
 /// Those that a look judges, then those that need a whole queue, then those that need all records.
-static CODES: [Code; 13] = [
+static CODES: [Code; 14] = [
     Code::SchemaNewerThanServer,
+    Code::FreePagesHigh,
     Code::CollectionConfigInvalid,
     Code::CollectionWithoutSegments,
     Code::CollectionDimensionMismatch,
@@ -62,8 +64,8 @@ static CODES: [Code; 13] = [
     Code::FtsOutOfStep,
     Code::SqliteValueMismatch,
 ];
-const CODES_OF_LOOK: usize = 3;
-const CODES_OF_QUEUE: usize = 10;
+const CODES_OF_LOOK: usize = 4;
+const CODES_OF_QUEUE: usize = 11;
 
 /// The collector.
 #[derive(Debug)]
@@ -231,12 +233,14 @@ impl Contents {
     }
 
     /// From the header alone; no lock. A header that cannot be read is the business of `integrity`.
-    fn free(&self) -> Result<Option<(u32, u64)>, QueryError> {
+    fn free(&self) -> Result<Option<(u32, u64, u64)>, QueryError> {
         let mut head = [0; HEADER_LEN];
         let plain = self.context.database.open_plain().map_err(QueryError::File)?;
         let read = plain.read_up_to(&mut head, 0).map_err(QueryError::File)?;
         let header = head.get(..read).and_then(|head| SqliteHeader::parse(head).ok());
-        Ok(header.map(|header| (header.freelist_pages, header.free_bytes())))
+        Ok(header.and_then(|header| {
+            Some((header.freelist_pages, header.free_bytes(), header.stated_bytes()?))
+        }))
     }
 
     /// Tries again for a while beside a writer when this is the only turn that there will be.
@@ -273,6 +277,7 @@ impl Contents {
         let (Some(_), Some(catalogue)) = (&self.looked, &self.catalogue) else { return Vec::new() };
         let mut out: Vec<Finding> = self.skew(catalogue).into_iter().collect();
         out.extend(self.faults.iter().cloned());
+        out.extend(self.facts.free.and_then(mostly_free));
         out.extend(self.queue.iter().flat_map(|queue| queue.findings.iter().cloned()));
         out.extend(self.lagging.iter().cloned());
         out.extend(self.walk.iter().flat_map(|walk| walk.findings(catalogue)));
@@ -304,6 +309,21 @@ impl Contents {
             CollectError::Other(what.to_owned())
         })
     }
+}
+
+/// Whether a vacuum would give back most of a file that is not small.
+fn mostly_free((_, free, all): (u32, u64, u64)) -> Option<Finding> {
+    // More than all is damage, which `integrity` tells.
+    let most = free >= FREE_BYTES_MIN && free <= all && free as f64 >= FREE_RATIO_MIN * all as f64;
+    let evidence = || {
+        format!(
+            "{} of {} are free pages, {}",
+            human::bytes(free),
+            human::bytes(all),
+            human::ratio(free as f64 / all as f64)
+        )
+    };
+    most.then(|| Finding::new(Code::FreePagesHigh, DATABASE_FILE, evidence()))
 }
 
 impl Collector for Contents {
@@ -377,6 +397,10 @@ const TURN_BUDGET: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The place of a long walk is written down so often.
 const SAVE_EVERY: Duration = Duration::from_mins(1);
+
+/// Free pages are used again by the next writes; below this there is nothing to gain.
+const FREE_BYTES_MIN: u64 = 64 << 20;
+const FREE_RATIO_MIN: f64 = 0.5;
 
 #[cfg(test)]
 mod tests {

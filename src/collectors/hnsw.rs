@@ -37,17 +37,21 @@ use self::{
     memory::Memory,
     moving::Lost,
     orphans::Orphans,
-    records::Compared,
+    records::{Compared, Replay},
 };
 use super::{
     CollectError, Collector, Pace, Turn,
+    contents::release::Server,
     rhythm::{self, Rhythm},
 };
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::CollectorName,
-    findings::{Code, Finding},
-    format::uuid::Uuid,
+    findings::{Code, Finding, Severity},
+    format::{
+        schema::{Family, Release, parse_release},
+        uuid::Uuid,
+    },
     host::processes::Held,
     sample::{Desc, Observation},
     store::{
@@ -85,6 +89,8 @@ struct Known {
     /// Records without a vector, as of the newest comparison that nothing spoke against.
     without_vector: Option<u64>,
     suspicion: Option<Suspicion>,
+    /// The state of the files in which one of them could not be read.
+    unread: Option<[Option<FileLook>; 5]>,
     /// What was said last.
     said: Option<Verdict>,
     /// Whether lengths and headers alone told it, so that they can end it as well.
@@ -113,6 +119,7 @@ pub struct Segments {
     look: Option<Look>,
     catalogue: Option<Catalogue>,
     catalogue_tried: Option<Ticks>,
+    server: Server,
     known: BTreeMap<Uuid, Known>,
     /// Folders that an answer of the database as it was then did not know.
     orphaned: Option<BTreeSet<Uuid>>,
@@ -141,6 +148,7 @@ impl Segments {
             look: None,
             catalogue: None,
             catalogue_tried: None,
+            server: Server::default(),
             known: BTreeMap::new(),
             orphaned: None,
             job: None,
@@ -198,7 +206,9 @@ impl Segments {
                 .map(|(uuid, row)| (*uuid, Some(row.clone())))
                 .collect(),
             (None, Some(look)) => {
-                let index = |folder: &Folder| folder.file(look::Part::Header).is_some();
+                let index = |folder: &Folder| {
+                    folder.file(look::Part::Header).is_some() || folder.unreadable
+                };
                 let folders = look.folders.iter().filter(|(_, folder)| index(folder));
                 folders.map(|(uuid, _)| (*uuid, None)).collect()
             }
@@ -266,6 +276,10 @@ impl Segments {
         let mut segments = Vec::new();
         for (uuid, row) in subjects {
             let folder = look.folders.get(&uuid).cloned().unwrap_or_default();
+            // What may not be looked at is no reason to look again.
+            if folder.unreadable {
+                continue;
+            }
             let known = self.known.get(&uuid);
             let deep = known.and_then(|known| known.deep.as_ref());
             let same = deep.is_some_and(|deep| deep.stamps == folder.stamps());
@@ -345,6 +359,7 @@ impl Segments {
         self.problems = outcome.problems.iter().map(CollectError::chain).collect();
         for (uuid, mut deep) in outcome.segments {
             let known = self.known.entry(uuid).or_default();
+            known.unread = None;
             if let Some(walked) = &deep.walked {
                 known.walked = Some((outcome.began, walked.deleted));
             }
@@ -358,6 +373,9 @@ impl Segments {
                 deep.compared = deep.compared.or(before.compared);
             }
             known.deep = Some(deep);
+        }
+        for (uuid, stamps) in outcome.unread {
+            self.known.entry(uuid).or_default().unread = Some(stamps);
         }
         for (uuid, lost) in outcome.lost {
             let known = self.known.entry(uuid).or_default();
@@ -377,6 +395,7 @@ impl Segments {
         let mut findings = Vec::new();
         let mut unsure = false;
         let subjects = self.subjects();
+        let replay = self.replay(&subjects, now);
         let Some(look) = &self.look else { return (states, findings, unsure) };
         self.known.retain(|uuid, _| subjects.iter().any(|(subject, _)| subject == uuid));
         let mut settle = None;
@@ -387,8 +406,16 @@ impl Segments {
                 continue; // it may be there
             }
             let stamps = folder.map(Folder::stamps).unwrap_or_default();
+            if folder.is_some_and(|folder| folder.unreadable) || known.unread == Some(stamps) {
+                // What was found before is neither seen nor disproved.
+                *states.entry(State::Unreadable).or_insert(0) += 1;
+                known.without_vector = None;
+                let said = known.said.iter().flat_map(|said| said.finding.iter().chain(&said.loss));
+                findings.extend(said.map(|finding| Finding { kept: true, ..finding.clone() }));
+                continue;
+            }
             let deep = known.deep.as_ref().filter(|deep| deep.stamps == stamps);
-            let case = Case { folder, row: row.as_ref(), deep };
+            let case = Case { folder, row: row.as_ref(), deep, replay };
             let name = folder.map_or_else(|| uuid_text(uuid), |folder| folder.name.clone());
             let mut verdict = judge(case, &name);
             match &verdict.finding {
@@ -444,7 +471,8 @@ impl Segments {
             if known.suspicion.is_none()
                 && let Some(compared) = deep.and_then(|deep| deep.compared.as_deref())
             {
-                known.without_vector = Some(compared.missing);
+                let (least, most, _) = compared.lost(replay);
+                known.without_vector = Some(most).filter(|_| least == most);
             }
             *states.entry(verdict.state).or_insert(0) += 1;
             findings.extend(verdict.finding.iter().chain(&verdict.loss).cloned());
@@ -455,6 +483,65 @@ impl Segments {
             }
         }
         (states, findings, unsure)
+    }
+
+    /// What Chroma reads of the queue when it finds no index to load.
+    fn replay(&mut self, subjects: &[(Uuid, Option<Row>)], now: Timestamp) -> Replay {
+        let Some(catalogue) = &self.catalogue else { return Replay::Either };
+        match catalogue.family {
+            Some(Family::Oldest | Family::Rust | Family::Unknown) => return Replay::Whole,
+            Some(Family::Python) | None => {}
+        }
+        // It is asked of the processes, and only where it makes a difference.
+        let differs = |(uuid, row): &(Uuid, Option<Row>)| {
+            let anew = |known: &Known| {
+                let compared = known.compared.as_deref();
+                compared.and_then(|compared| compared.anew.as_ref()).is_some()
+            };
+            row.as_ref().is_some_and(|row| row.position.is_some())
+                && self.known.get(uuid).is_some_and(anew)
+        };
+        if !subjects.iter().any(differs) {
+            return Replay::Either;
+        }
+        let file = catalogue.stamp.id;
+        match self.server.release(&self.context, file, now).as_deref().and_then(parse_release) {
+            Some(release) if release >= FIRST_OF_RUST => Replay::Whole,
+            Some(_) => Replay::Behind,
+            None => Replay::Either,
+        }
+    }
+
+    /// Whether the database is that of another store: then its folders are not here, and others are.
+    fn tell_exchange(&self, findings: &mut [Finding], orphans: Option<&Orphans>) {
+        let (Some(catalogue), Some(look), Some(orphans)) = (&self.catalogue, &self.look, orphans)
+        else {
+            return;
+        };
+        let unknown = orphans.count();
+        let is_missing = |finding: &&mut Finding| finding.code == Code::SegmentMissing;
+        let missing = findings.iter_mut().filter(is_missing).count();
+        let lossy = findings.iter_mut().filter(is_missing).any(|f| f.severity > Severity::Info);
+        let own = catalogue.segments.keys().any(|uuid| look.folders.contains_key(uuid));
+        if unknown == 0 || missing == 0 || (own || !lossy) && (missing < 2 || unknown < 2) {
+            return;
+        }
+        let and = if own { "" } else { ", and none that it does" };
+        let path = &self.context.store.path;
+        for finding in findings.iter_mut().filter(is_missing) {
+            let severity = finding.severity.max(Severity::Warning);
+            let evidence = format!(
+                "{}; {unknown} folders with an index lie here that the database does not know{and}: chroma.sqlite3 was exchanged for that of another store, or the folders were",
+                finding.evidence
+            );
+            let remedy = format!(
+                "Stop Chroma, keep a copy of {}, and put the chroma.sqlite3 back that belongs to these folders, or the folders that belong to it. Delete none of the folders, and do not run chroma vacuum.",
+                path.display()
+            );
+            let told = Finding::new(finding.code, finding.subject.clone(), evidence)
+                .with_items_of(&finding.items, finding.items_total);
+            *finding = told.with_severity(severity).with_remedy(remedy);
+        }
     }
 
     /// One look at everything; whether something looked wrong for the first time.
@@ -491,6 +578,7 @@ impl Segments {
         let (states, findings, unsure) = self.judge(turn.now);
         let orphans = self.orphans();
         out.findings = findings;
+        self.tell_exchange(&mut out.findings, orphans.as_ref());
         // While a collection lacks its folder, or its segment, a folder that nobody claims may be what it lacks: the finding
         // would say that nothing is wrong.
         let bereft = self.catalogue.as_ref().is_some_and(|catalogue| catalogue.bereft > 0)
@@ -506,6 +594,9 @@ impl Segments {
         let fresh = self.context.database.stamp().is_ok_and(|stamp| stamp == catalogue.stamp);
         let mut folders: BTreeMap<&Uuid, &Folder> = look.folders.iter().collect();
         folders.retain(|uuid, _| !catalogue.segments.contains_key(uuid));
+        if folders.values().any(|folder| folder.unreadable) {
+            return None; // whether it has an index nobody knows
+        }
         if fresh {
             self.orphaned = Some(folders.keys().map(|uuid| **uuid).collect());
         } else if let Some(orphaned) = &self.orphaned {
@@ -587,6 +678,9 @@ fn uuid_text(uuid: Uuid) -> String {
     let hex = format!("{uuid:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
+
+/// The first release whose positions do not matter without an index.
+const FIRST_OF_RUST: Release = (1, 0, 0);
 
 /// A question beside a writer that waits is given up after this.
 const HOLD_BESIDE_WRITER: Duration = Duration::from_millis(10);

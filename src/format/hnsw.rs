@@ -10,12 +10,16 @@ mod lengths;
 mod level0;
 mod links;
 mod order;
+mod readable;
+mod search;
 
 pub use labels::{LabelProblems, Labels, Pair};
 pub use lengths::LengthWalk;
 pub use level0::{Element, Level0Walk};
 pub use links::LinkWalk;
 pub use order::{Exchange, Order};
+pub use readable::{ReadableWalk, Shape};
+pub use search::{Elements, Read, Search, Space, UpperLinks};
 
 /// Bytes of `header.bin`: the fields one after the other, none aligned.
 pub const HEADER_LEN: usize = 100;

@@ -76,6 +76,10 @@ pub(super) const fn of(code: Code) -> Option<Number> {
         Code::QueueBacklog | Code::IndexLag => {
             (r#"chroma_queue_lag_records{scope="vector",AT}"#, "{{ .Value }} operations behind.")
         }
+        Code::FreePagesHigh => (
+            "chroma_sqlite_reclaimable_bytes{AT}",
+            "A vacuum would give back {{ .Value | humanize1024 }}B.",
+        ),
         Code::QueueNotPurged => ("chroma_queue_records{AT}", "{{ .Value }} rows are in the queue."),
         Code::RecordsWithoutVector => {
             ("chroma_records_without_vector{AT}", "{{ .Value }} records have no vector.")

@@ -15,7 +15,7 @@ use crate::{
 
 /// What was learnt of the server.
 #[derive(Debug, Default)]
-pub(super) struct Server {
+pub(in crate::collectors) struct Server {
     loaded: bool,
     installed: Option<Installed>,
     /// When that was asked, and of which process.
@@ -24,7 +24,7 @@ pub(super) struct Server {
 
 impl Server {
     /// The release that serves the database `file` or would; `None` when that is not known.
-    pub(super) fn release(
+    pub(in crate::collectors) fn release(
         &mut self,
         context: &Context,
         file: FileId,

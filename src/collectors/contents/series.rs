@@ -121,7 +121,7 @@ pub(super) fn of_facts(facts: &Facts) -> Vec<Sample> {
     ] {
         out.extend(value.map(|value| desc.sample(value as f64)));
     }
-    if let Some((pages, bytes)) = facts.free {
+    if let Some((pages, bytes, _)) = facts.free {
         out.extend([FREE_PAGES.sample(f64::from(pages)), RECLAIMABLE.sample(bytes as f64)]);
     }
     out

@@ -19,8 +19,8 @@ pub(super) struct Facts {
     pub(super) records: Option<i64>,
     pub(super) tenant: Option<bool>,
     pub(super) database: Option<bool>,
-    /// Pages and bytes.
-    pub(super) free: Option<(u32, u64)>,
+    /// Free pages, their bytes, and those of the whole file.
+    pub(super) free: Option<(u32, u64, u64)>,
     /// How often Chroma 1.x has opened the directory.
     pub(super) opens: Option<i64>,
     /// The largest key of the full-text table, and that of the records.

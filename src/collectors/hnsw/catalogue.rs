@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use rusqlite::{Connection, types::ValueRef};
 
 use crate::{
-    format::uuid::{Uuid, parse_uuid},
+    format::{
+        config::judge_queue_config,
+        schema::{Dir, Family},
+        uuid::{Uuid, parse_uuid},
+    },
     store::{
         Context,
         database::{Limits, QueryError, Stamp},
@@ -27,12 +31,26 @@ pub(super) struct Row {
     pub(super) twin: bool,
     /// Numbers per vector, known since the first record.
     pub(super) dimension: Option<u64>,
-    /// Whether its vectors are normalised, so that `length.bin` means something; otherwise that holds what was in memory.
-    pub(super) cosine: bool,
+    /// How far its vectors are from each other. With cosine they are normalised, so that `length.bin` means something; otherwise
+    /// that holds what was in memory.
+    pub(super) distance: Distance,
     /// How far the queue is in the index on disk; since 0.5, and only after the first flush.
     pub(super) position: Option<i64>,
     /// Whether it has a folder: other kinds live in memory.
     pub(super) persisted: bool,
+    /// Whether Chroma may take rows out of the queue once their numbers are up to the position.
+    pub(super) purged: bool,
+}
+
+/// Chroma's `hnsw:space`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Distance {
+    /// Unless something says otherwise.
+    L2,
+    Cosine,
+    Product,
+    /// Two texts say different things.
+    Unknown,
 }
 
 /// Whether an answer is no failure of ours: Chroma was at work, or `integrity` tells what is wrong.
@@ -55,6 +73,8 @@ pub(super) struct Catalogue {
     pub(super) collections: u64,
     /// Collections without any segment with vectors: a folder that nobody claims may be theirs.
     pub(super) bereft: u64,
+    /// Which Chroma opened the database last; `None` when nothing says so, which `contents` tells.
+    pub(super) family: Option<Family>,
 }
 
 impl Catalogue {
@@ -63,12 +83,22 @@ impl Catalogue {
         let mut connection = context.database.connect()?;
         // Before the question: what changes during it makes the answer old, not wrong.
         let stamp = connection.stamp().map_err(QueryError::File)?;
-        let (segments, collections, bereft) = connection.within(limits, ask).result?;
-        Ok(Self { stamp, segments, collections, bereft })
+        let Answer { segments, collections, bereft, family } =
+            connection.within(limits, ask).result?;
+        Ok(Self { stamp, segments, collections, bereft, family })
     }
 }
 
-fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u64)> {
+struct Answer {
+    segments: BTreeMap<Uuid, Row>,
+    collections: u64,
+    bereft: u64,
+    family: Option<Family>,
+}
+
+fn ask(connection: &Connection) -> rusqlite::Result<Answer> {
+    let family = family(connection)?;
+    let purged = purged(connection, family)?;
     let mut positions: HashMap<String, i64> = HashMap::new();
     each(connection, "SELECT segment_id, seq_id FROM max_seq_id", |row| {
         if let (Some(segment), Some(at)) = (text(row, 0)?, position(row.get_ref(1)?)) {
@@ -76,7 +106,7 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u
         }
         Ok(())
     })?;
-    let cosine = cosine(connection)?;
+    let (cosine, product) = (with_space(connection, "cosine")?, with_space(connection, "ip")?);
     let mut records: HashMap<String, Option<String>> = HashMap::new();
     each(connection, "SELECT collection, id FROM segments WHERE scope = 'METADATA'", |row| {
         if let (Some(collection), Some(id)) = (text(row, 0)?, text(row, 1)?) {
@@ -97,12 +127,18 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u
             return Ok(());
         }
         let row = Row {
-            cosine: cosine.contains(&collection),
+            distance: match (cosine.contains(&collection), product.contains(&collection)) {
+                (false, false) => Distance::L2,
+                (true, false) => Distance::Cosine,
+                (false, true) => Distance::Product,
+                (true, true) => Distance::Unknown,
+            },
             records_segment: records_segment.flatten(),
             twin: false,
             dimension: row.get_ref(3)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
             position: positions.get(&id).copied(),
             persisted: text(row, 1)?.as_deref() == Some(PERSISTED),
+            purged,
             name: text(row, 4)?.unwrap_or_default(),
             collection,
         };
@@ -122,7 +158,34 @@ fn ask(connection: &Connection) -> rusqlite::Result<(BTreeMap<Uuid, Row>, u64, u
         bereft += u64::from(text(row, 0)?.is_none_or(|id| !claimed.contains_key(&id)));
         Ok(())
     })?;
-    Ok((segments, collections, bereft))
+    Ok(Answer { segments, collections, bereft, family })
+}
+
+/// Which Chroma opened the database last, by the migrations that it recorded.
+fn family(connection: &Connection) -> rusqlite::Result<Option<Family>> {
+    let sql = "SELECT count(*) FROM migrations WHERE dir = ?1";
+    let Ok(mut statement) = connection.prepare(sql) else { return Ok(None) };
+    let mut counts = [0; 3];
+    for (count, dir) in counts.iter_mut().zip(Dir::ALL) {
+        *count = statement.query_row([dir.as_str()], |row| row.get(0))?;
+    }
+    Ok(Some(Family::of(counts)))
+}
+
+/// Whether the queue is purged by itself. Nothing did that before 0.5.7.
+fn purged(connection: &Connection, family: Option<Family>) -> rusqlite::Result<bool> {
+    if family == Some(Family::Oldest) {
+        return Ok(false);
+    }
+    let sql = "SELECT config_json_str FROM embeddings_queue_config ORDER BY id LIMIT 1";
+    let mut told = None;
+    if connection.prepare(sql).is_ok() {
+        each(connection, sql, |row| {
+            told = text(row, 0)?.and_then(|text| judge_queue_config(&text).ok().flatten());
+            Ok(())
+        })?;
+    }
+    Ok(told != Some(false))
 }
 
 /// Whether nothing is left of a collection but its segments: neither a position nor a record.
@@ -144,14 +207,15 @@ fn is_empty(
     connection.prepare(sql)?.query_row([records], |row| row.get(0))
 }
 
-/// The collections with cosine distance: by their metadata below 1.0, by their configuration or schema from then on.
-fn cosine(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+/// The collections with this distance: by their metadata below 1.0, by their configuration or schema from then on.
+fn with_space(connection: &Connection, space: &str) -> rusqlite::Result<HashSet<String>> {
     let mut found = HashSet::new();
     for sql in [
-        "SELECT collection_id FROM collection_metadata WHERE key = 'hnsw:space' AND str_value = 'cosine'",
-        "SELECT id FROM collections WHERE instr(replace(config_json_str, ' ', ''), '\"space\":\"cosine\"')",
-        "SELECT id FROM collections WHERE instr(replace(schema_str, ' ', ''), '\"space\":\"cosine\"')",
+        "SELECT collection_id FROM collection_metadata WHERE key = 'hnsw:space' AND str_value = 'SPACE'",
+        "SELECT id FROM collections WHERE instr(replace(config_json_str, ' ', ''), '\"space\":\"SPACE\"')",
+        "SELECT id FROM collections WHERE instr(replace(schema_str, ' ', ''), '\"space\":\"SPACE\"')",
     ] {
+        let sql = &sql.replace("SPACE", space);
         // A release may not have the column or the table.
         if connection.prepare(sql).is_err() {
             continue;

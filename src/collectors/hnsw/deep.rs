@@ -15,9 +15,9 @@ use std::{
 use super::{
     catalogue::{Row, told_elsewhere},
     judge::{Case, judge},
-    look::{FileLook, Folder, Look},
+    look::{FileLook, Folder, Look, Part},
     moving::{Lost, Moving, Unsettled},
-    records::{self, Asker, Compared, Comparison, Queue},
+    records::{self, Asker, Compared, Comparison, Queue, Replay},
     walk::{self, Manner, MetadataLook, Refused, Walked},
 };
 use crate::{
@@ -66,6 +66,8 @@ pub(super) struct Outcome {
     pub(super) segments: BTreeMap<Uuid, Deep>,
     /// What is known of those whose files changed meanwhile, or were not walked over.
     pub(super) lost: BTreeMap<Uuid, Lost>,
+    /// Those of which a file may not be read, and in which state that was so.
+    pub(super) unread: BTreeMap<Uuid, [Option<FileLook>; 5]>,
     pub(super) problems: Vec<CollectError>,
     pub(super) duration: Duration,
     pub(super) began: Timestamp,
@@ -81,6 +83,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     let mut outcome = Outcome {
         segments: BTreeMap::new(),
         lost: BTreeMap::new(),
+        unread: BTreeMap::new(),
         problems: Vec::new(),
         duration: Duration::ZERO,
         began: task.now,
@@ -124,6 +127,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
             Err(Refused::Stopped) => (outcome.compared, outcome.complete) = (false, false),
             Err(Refused::Io(part, source)) => {
                 outcome.compared = false;
+                outcome.unread.insert(*uuid, folder.stamps());
                 let path = task.context.store.seen_path.join(&folder.name).join(part.name());
                 if outcome.problems.len() < PROBLEMS_MAX {
                     outcome.problems.push(CollectError::Unreadable { path, source });
@@ -144,10 +148,11 @@ pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
     let manner = Manner { stop: &stop, gentle: false, progress: &progress };
     let mut findings = Vec::new();
     for folder in look.folders.values() {
-        let (walked, _) = walk::walk(root, folder, manner)
+        let (walked, _) = walk::walk(root, folder, None, manner)
             .map_err(|refused| CollectError::Other(format!("{}: {refused:?}", folder.name)))?;
         let deep = Deep { stamps: folder.stamps(), walked: Some(Arc::new(walked)), compared: None };
-        let case = Case { folder: Some(folder), row: None, deep: Some(&deep) };
+        let case =
+            Case { folder: Some(folder), row: None, deep: Some(&deep), replay: Replay::Either };
         findings.extend(judge(case, &folder.name).finding);
     }
     Ok(findings)
@@ -197,7 +202,14 @@ fn open<'a>(
         .segments
         .iter()
         .filter_map(|(uuid, _, row)| Some((*uuid, row.as_ref()?, positions.get(uuid).copied())));
-    let queue = Queue::read(&mut asker, rows)?;
+    // Chroma takes a folder without this file for an index that is yet to be made.
+    let unloadable: BTreeSet<Uuid> = task
+        .segments
+        .iter()
+        .filter(|(_, folder, _)| folder.file(Part::Metadata).is_none())
+        .map(|(uuid, ..)| *uuid)
+        .collect();
+    let queue = Queue::read(&mut asker, rows, |segment| unloadable.contains(&segment))?;
     Ok((asker, queue))
 }
 
@@ -222,7 +234,7 @@ fn segment(
     let comparable = |row: &&Row| row.records_segment.is_some() && !row.twin;
     let tables = tables.zip(row.filter(comparable));
     let read = if task.walk.contains(&uuid) {
-        walk::walk(root, folder, manner)
+        walk::walk(root, folder, row.and_then(|row| row.dimension), manner)
             .map(|(walked, pairs)| (walked.metadata.clone(), pairs, Some(Arc::new(walked))))
     } else {
         walk::metadata(root, folder, manner).map(|(metadata, pairs)| (metadata, pairs, None))

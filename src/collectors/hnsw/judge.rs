@@ -2,16 +2,19 @@
 //! what follows from it, so a segment has one finding at most.
 
 use super::{
-    catalogue::Row,
+    catalogue::{Distance, Row},
     deep::Deep,
     look::{Folder, Part},
     moving::Lost,
-    records::Compared,
-    walk::{MetadataLook, Walked},
+    records::{Compared, Replay},
+    walk::{MetadataLook, Readable, Walked},
 };
 use crate::{
     findings::{Code, Finding, Severity},
-    format::hnsw::{Exchange, Header, HeaderError},
+    format::{
+        hnsw::{Exchange, Header, HeaderError},
+        lfs,
+    },
 };
 
 /// How a segment stands.
@@ -37,13 +40,15 @@ pub(super) enum State {
     Ahead,
     /// Whole, but without the vectors of some records.
     Lossy,
+    /// Something in its folder may not be looked at: it is not known how it stands.
+    Unreadable,
     /// The database does not know it.
     Orphan,
 }
 
 impl State {
     /// All states, in the order of their series.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Ok,
         Self::Unpersisted,
         Self::Flushing,
@@ -54,6 +59,7 @@ impl State {
         Self::Behind,
         Self::Ahead,
         Self::Lossy,
+        Self::Unreadable,
         Self::Orphan,
     ];
 
@@ -70,6 +76,7 @@ impl State {
             Self::Behind => "behind",
             Self::Ahead => "ahead",
             Self::Lossy => "lossy",
+            Self::Unreadable => "unreadable",
             Self::Orphan => "orphan",
         }
     }
@@ -84,6 +91,8 @@ pub(super) struct Case<'a> {
     pub(super) row: Option<&'a Row>,
     /// The newest dear look at these very files.
     pub(super) deep: Option<&'a Deep>,
+    /// What Chroma reads of the queue when there is no index to be loaded.
+    pub(super) replay: Replay,
 }
 
 /// What is said of it.
@@ -96,7 +105,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    const fn calm(state: State) -> Self {
+    pub(super) const fn calm(state: State) -> Self {
         Self { state, finding: None, loss: None }
     }
 }
@@ -109,6 +118,7 @@ struct Fault {
     severity: Option<Severity>,
     /// The records that have no vector, and how many there are.
     without: (Vec<String>, u64),
+    remedy: Option<&'static str>,
 }
 
 impl Fault {
@@ -120,23 +130,31 @@ impl Fault {
     fn finding(self, name: &str) -> Finding {
         let (ids, missing) = self.without;
         let finding = Finding::new(self.code, name, self.evidence).with_items_of(ids, missing);
-        match self.severity {
+        let finding = match self.severity {
             Some(severity) => finding.with_severity(severity),
+            None => finding,
+        };
+        match self.remedy {
+            Some(remedy) => finding.with_remedy(remedy),
             None => finding,
         }
     }
 }
 
 fn fault(state: State, code: Code, evidence: impl Into<String>) -> Fault {
-    Fault { state, code, evidence: evidence.into(), severity: None, without: (Vec::new(), 0) }
+    let (evidence, without) = (evidence.into(), (Vec::new(), 0));
+    Fault { state, code, evidence, severity: None, without, remedy: None }
 }
 
 /// Judges one segment with the subject `name`, the id of the segment.
 pub(super) fn judge(case: Case<'_>, name: &str) -> Verdict {
     match first_fault(&case) {
         Ok(state) => Verdict::calm(state),
-        Err(fault) => {
+        Err(mut fault) => {
             let loss = loss(&case, fault.code, name);
+            if let Some(readable) = readable(&case, &fault) {
+                fault.evidence.push_str(&readable);
+            }
             Verdict { loss, ..verdict(fault, case.row, name) }
         }
     }
@@ -148,6 +166,31 @@ fn verdict(mut fault: Fault, row: Option<&Row>, name: &str) -> Verdict {
         fault.evidence = format!("collection {collection}: {}", fault.evidence);
     }
     Verdict { state: fault.state, loss: None, finding: Some(fault.finding(name)) }
+}
+
+/// In words, what of the vectors can be read out of a damaged index. Only of what was looked at.
+fn readable(case: &Case<'_>, fault: &Fault) -> Option<String> {
+    let promised = matches!(
+        fault.code,
+        Code::SegmentIncomplete
+            | Code::SegmentTruncated
+            | Code::SegmentHeaderInvalid
+            | Code::SegmentMetadataInvalid
+            | Code::SegmentInconsistent
+            | Code::SegmentBloated
+    );
+    if !promised || fault.severity == Some(Severity::Info) || fault.remedy.is_some() {
+        return None;
+    }
+    let Readable { vectors, ids } = case.deep?.walked.as_deref()?.readable?;
+    let name = Part::Level0.name();
+    Some(match (vectors, ids) {
+        (0, _) => format!("; no vector can be read out of {name}"),
+        (_, Some(ids)) => {
+            format!("; the vectors of {vectors} of {ids} ids can be read out of {name}")
+        }
+        (_, None) => format!("; {vectors} vectors can be read out of {name}"),
+    })
 }
 
 /// What was lost as well, when the files contradict each other but the ids are those of the collection.
@@ -168,14 +211,24 @@ fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
         if case.row.is_some_and(|row| row.twin) {
             return Ok(State::Missing);
         }
-        return missing(position, compared);
+        return missing(case, position, compared);
     };
+    if folder.unreadable {
+        return Ok(State::Unreadable);
+    }
     if let Some(MetadataLook::Hostile(does)) = walked.map(|walked| &walked.metadata) {
         let evidence = format!("{}: {does}", Part::Metadata.name());
         return Err(fault(State::Torn, Code::SegmentMetadataHostile, evidence));
     }
+    // Without this file Chroma looks at no other, and makes the index anew.
+    if let Some(row) = case.row
+        && folder.file(Part::Metadata).is_none()
+    {
+        return unloadable(case, folder, row, compared);
+    }
+    pointers(folder)?;
     let header = files(folder)?;
-    if let Some(state) = metadata_missing(folder, header, position, compared)? {
+    if let Some(state) = metadata_missing(folder, header)? {
         return Ok(state);
     }
     sizes(folder, header)?;
@@ -187,29 +240,104 @@ fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
     Ok(if cut_off { State::Flushing } else { State::Ok })
 }
 
-fn missing(position: Option<i64>, compared: Option<&Compared>) -> Result<State, Fault> {
-    let evidence = match (position, compared) {
+fn missing(
+    case: &Case<'_>,
+    position: Option<i64>,
+    compared: Option<&Compared>,
+) -> Result<State, Fault> {
+    let compared = match (position, compared) {
         // Nothing was ever added: Chroma makes the folder with the first record.
         (_, Some(Compared { records: 0, .. })) | (None, None) => return Ok(State::Unpersisted),
-        (_, Some(compared)) => lost(compared),
-        (Some(at), None) => format!("it was flushed up to operation {at}"),
+        (_, Some(compared)) => compared,
+        (Some(at), None) => {
+            let evidence = format!("there is no such folder; it was flushed up to operation {at}");
+            return Err(fault(State::Missing, Code::SegmentMissing, evidence));
+        }
     };
-    let evidence = format!("there is no such folder; {evidence}");
-    let found = fault(State::Missing, Code::SegmentMissing, evidence);
-    Err(match compared {
-        Some(compared) => found.about(&compared.ids, compared.missing),
-        None => found,
-    })
+    Err(anew(case, State::Missing, Code::SegmentMissing, "there is no such folder", compared))
 }
 
-/// In words, what cannot be found by its vector any more.
-fn lost(compared: &Compared) -> String {
-    match compared.missing {
-        0 => {
-            format!("all {} vectors are still in the queue, nothing is lost yet", compared.records)
-        }
-        missing => format!("{missing} of {} records have no vector any more", compared.records),
+/// A folder without its metadata: healthy before the first flush, whatever else is in it.
+fn unloadable(
+    case: &Case<'_>,
+    folder: &Folder,
+    row: &Row,
+    compared: Option<&Compared>,
+) -> Result<State, Fault> {
+    let elements = folder.sound_header().map_or(0, |header| header.elements);
+    let flushed = elements > 0 || row.position.is_some();
+    let odd = if flushed {
+        let name = Part::Metadata.name();
+        Some(format!("{name} is missing, {elements} elements are in the index"))
+    } else {
+        pointers(folder).and_then(|()| files(folder)).err().map(|fault| fault.evidence)
+    };
+    let Some(compared) = compared else {
+        return match odd {
+            Some(evidence) if flushed => {
+                Err(fault(State::Truncated, Code::SegmentIncomplete, evidence))
+            }
+            // Until the tables are compared this is all that is known.
+            _ => Ok(State::Unpersisted),
+        };
+    };
+    if compared.records == 0 {
+        return Ok(State::Unpersisted);
     }
+    match odd {
+        Some(odd) => Err(anew(case, State::Truncated, Code::SegmentIncomplete, &odd, compared)),
+        // Until then the queue is the only copy of the vectors.
+        None if compared.lost(case.replay).0 > 0 && !compared.position_ahead => {
+            Err(lossy(compared))
+        }
+        None => Ok(State::Unpersisted),
+    }
+}
+
+/// An index that Chroma makes anew from the queue: what comes of it.
+fn anew(case: &Case<'_>, state: State, code: Code, what: &str, compared: &Compared) -> Fault {
+    let (least, most, ids) = compared.lost(case.replay);
+    let records = compared.records;
+    let at_risk = case.row.is_none_or(|row| row.position.is_some() && row.purged);
+    let told = match (least, most) {
+        // The position stays, and what is not above it goes from the queue at the next purge.
+        (0, 0) if at_risk => format!(
+            "all {records} vectors are still in the queue, but the first start of Chroma may take them out of it before they are in an index again"
+        ),
+        (0, 0) => {
+            let told = format!(
+                "all {records} vectors are still in the queue: Chroma makes the index anew from it"
+            );
+            let (severity, remedy) = (Some(Severity::Info), Some(MADE_ANEW));
+            return Fault { severity, remedy, ..fault(state, code, format!("{what}; {told}")) };
+        }
+        (least, most) if least == most => {
+            format!("{most} of {records} records have no vector any more ({})", named(ids, most))
+        }
+        (..) => format!(
+            "Chroma 1.x reads the whole queue again, 0.5.7 to 0.6.3 only its end: {} of {records} records have no vector with the one, {} with the other ({})",
+            compared.anew.as_ref().map_or(compared.missing, |anew| anew.missing),
+            compared.missing,
+            named(ids, most)
+        ),
+    };
+    fault(state, code, format!("{what}; {told}")).about(ids, most)
+}
+
+/// Files that git has in place of the real ones.
+fn pointers(folder: &Folder) -> Result<(), Fault> {
+    let names = folder.pointers();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let be = if names.len() == 1 { "is a Git LFS pointer" } else { "are Git LFS pointers" };
+    let evidence = format!(
+        "{} {be}: git has put a few lines of text in place of the content, which was never fetched",
+        names.join(", ")
+    );
+    let mut found = fault(State::Truncated, Code::SegmentIncomplete, evidence);
+    found.remedy = Some(lfs::FETCH);
+    Err(found)
 }
 
 /// The files that every folder has, and the header.
@@ -249,42 +377,18 @@ fn files(folder: &Folder) -> Result<Header, Fault> {
     Ok(header)
 }
 
-/// A folder without its metadata is healthy before the first flush only.
-fn metadata_missing(
-    folder: &Folder,
-    header: Header,
-    position: Option<i64>,
-    compared: Option<&Compared>,
-) -> Result<Option<State>, Fault> {
+/// The metadata of a folder of which the database says nothing, or that is there and is no such file.
+fn metadata_missing(folder: &Folder, header: Header) -> Result<Option<State>, Fault> {
     let name = Part::Metadata.name();
     let what = match folder.file(Part::Metadata) {
         Some(file) if file.regular && file.size_bytes > 0 => return Ok(None),
         Some(file) if file.regular => "has no bytes",
         Some(_) => "is no regular file",
-        None if header.elements == 0 && position.is_none() => {
-            // Until then the queue is the only copy of the vectors.
-            return match compared {
-                Some(compared) if compared.missing > 0 && !compared.position_ahead => {
-                    Err(lossy(compared))
-                }
-                _ => Ok(Some(State::Unpersisted)),
-            };
-        }
+        None if header.elements == 0 => return Ok(Some(State::Unpersisted)),
         None => "is missing",
     };
-    let tail = match compared {
-        Some(compared) => format!("; {}", lost(compared)),
-        None => String::new(),
-    };
-    let evidence = format!("{name} {what}, {} elements are in the index{tail}", header.elements);
-    let mut found = fault(State::Truncated, Code::SegmentIncomplete, evidence);
-    if compared.is_some_and(|compared| compared.missing == 0) {
-        found.severity = Some(Severity::Warning);
-    }
-    if let Some(compared) = compared {
-        found = found.about(&compared.ids, compared.missing);
-    }
-    Err(found)
+    let evidence = format!("{name} {what}, {} elements are in the index", header.elements);
+    Err(fault(State::Truncated, Code::SegmentIncomplete, evidence))
 }
 
 /// Lengths against what the header states.
@@ -348,7 +452,7 @@ fn contents(
         return Err(invalid("id_to_label and label_to_id do not agree"));
     }
     // Norms mean something with cosine distance only; elsewhere the file holds what was in memory, numbers or not.
-    let norms = row.is_some_and(|row| row.cosine);
+    let norms = row.is_some_and(|row| row.distance == Distance::Cosine);
     let mut damage = walked.damage.iter().filter(|(part, _)| norms || *part != Part::Lengths);
     if let Some((part, line)) = damage.next() {
         let evidence = format!("{}: {line}", part.name());
@@ -418,9 +522,17 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
         );
         return Err(fault(State::Torn, Code::SegmentInconsistent, evidence));
     }
+    if strays > 0 && compared.strays_last && missing > 0 && !compared.position_ahead {
+        let evidence = format!(
+            "folder and database went apart: {missing} of {records} records have no vector ({}), and the newest {strays} ids of the folder are no records of the database",
+            named(&compared.ids, missing)
+        );
+        let behind = fault(State::Behind, Code::SegmentBehind, evidence);
+        return Err(behind.about(&compared.ids, missing));
+    }
     if strays > 0 && compared.strays_last {
         let evidence = format!(
-            "its newest {strays} ids are no records of the database, {known} older ones are; {missing} records have no vector"
+            "its newest {strays} ids are no records of the database, {known} older ones are; every record has its vector"
         );
         return Err(fault(State::Ahead, Code::SegmentAhead, evidence));
     }
@@ -479,6 +591,9 @@ fn named(ids: &[String], total: u64) -> String {
 
 /// Ids in the evidence; the finding carries all.
 const NAMED_MAX: usize = 3;
+
+/// For an index that loses nothing.
+const MADE_ANEW: &str = "Nothing is lost: start Chroma, and it makes the index anew from the queue. Do not run chroma vacuum and do not empty the queue before that: it is the only copy of these vectors.";
 
 /// A file may be so much longer than it needs to be.
 const SLACK_BYTES: u64 = 1 << 20;

@@ -2,7 +2,11 @@
 //! bytes of each header that changed. It asks nobody and keeps nothing open.
 
 use std::{
-    collections::BTreeMap, io, ops::ControlFlow, os::unix::fs::MetadataExt, path::Path,
+    collections::BTreeMap,
+    io,
+    ops::ControlFlow,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -16,6 +20,7 @@ use crate::{
     collectors::CollectError,
     format::{
         hnsw::{HEADER_LEN, Header, HeaderError},
+        lfs,
         uuid::{Uuid, parse_uuid},
     },
     host::{
@@ -99,11 +104,21 @@ pub(super) struct Folder {
     pub(super) allocated_bytes: u64,
     /// `None` when there is no regular `header.bin`, or when it could not be read.
     pub(super) header: Option<Result<Header, HeaderError>>,
+    /// Which of the files are Git LFS pointers.
+    pointers: [bool; 5],
+    /// Whether something in it may not be looked at, so that nobody knows what is missing.
+    pub(super) unreadable: bool,
 }
 
 impl Folder {
     pub(super) const fn file(&self, part: Part) -> Option<FileLook> {
         self.files[part as usize]
+    }
+
+    /// The names of the files that are Git LFS pointers.
+    pub(super) fn pointers(&self) -> Vec<&'static str> {
+        let is_one = |part: &Part| self.pointers[*part as usize];
+        Part::ALL.into_iter().filter(is_one).map(Part::name).collect()
     }
 
     /// The same with one of its files as it is now.
@@ -202,7 +217,7 @@ impl Look {
             look.problems.push(CollectError::TooMany { path: root.to_owned(), what, bound });
         }
         look.read_elsewhere(root);
-        look.read_headers(root, before);
+        look.read_heads(root, before);
         look.took = look.at.elapsed();
         Ok(look)
     }
@@ -256,6 +271,9 @@ impl Look {
             return;
         }
         self.complete = false;
+        if let Some(folder) = parse_uuid(top).and_then(|uuid| self.folders.get_mut(&uuid)) {
+            folder.unreadable = true;
+        }
         if self.problems.len() < PROBLEMS_MAX {
             let path = root.join(String::from_utf8_lossy(&problem.path).as_ref());
             self.problems.push(CollectError::Unreadable { path, source: problem.errno.into() });
@@ -267,62 +285,83 @@ impl Look {
             let path = root.join(&name);
             let mut folder = Folder { name, ..Folder::default() };
             let bounds = Bounds { entries_max: ELSEWHERE_ENTRIES_MAX, depth_max: 1 };
+            let mut problem = None;
             let walked = walk::walk(&path, bounds, &mut |visit| {
-                if let Ok(entry) = visit
-                    && entry.depth == 1
-                {
-                    folder.add(&entry);
+                match visit {
+                    Ok(entry) if entry.depth == 1 => folder.add(&entry),
+                    Ok(_) => {}
+                    Err(unseen) => problem = Some(unseen.errno),
                 }
                 ControlFlow::Continue(())
             });
-            match walked {
-                Ok(_) => drop(self.folders.insert(uuid, folder)),
+            folder.unreadable = problem.is_some();
+            match walked.and_then(|_| problem.map_or(Ok(()), |errno| Err(errno.into()))) {
+                Ok(()) => drop(self.folders.insert(uuid, folder)),
                 // A link that leads nowhere, or to a file, is no folder.
                 Err(error)
                     if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
                         .contains(&error.kind()) => {}
                 Err(source) => {
-                    self.complete = false;
-                    if self.problems.len() < PROBLEMS_MAX {
-                        self.problems.push(CollectError::Unreadable { path, source });
+                    if folder.unreadable {
+                        self.folders.insert(uuid, folder);
+                    }
+                    self.not_read(path, source);
+                }
+            }
+        }
+    }
+
+    fn not_read(&mut self, path: PathBuf, source: io::Error) {
+        self.complete = false;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(CollectError::Unreadable { path, source });
+        }
+    }
+
+    fn read_heads(&mut self, root: &Path, before: Option<&Self>) {
+        let mut unread = Vec::new();
+        for (uuid, folder) in &mut self.folders {
+            let known = before.and_then(|before| before.folders.get(uuid));
+            for part in Part::ALL {
+                let Some(file) = folder.file(part).filter(|file| file.regular) else { continue };
+                let same = known.filter(|known| known.file(part) == Some(file));
+                let header = part == Part::Header;
+                if let Some(known) = same.filter(|known| !header || known.header.is_some()) {
+                    folder.pointers[part as usize] = known.pointers[part as usize];
+                    if header {
+                        folder.header = known.header;
+                    }
+                    continue;
+                }
+                // A pointer is longer than a header, and shorter than nearly everything else.
+                let short =
+                    (HEADER_LEN as u64 + 1..lfs::HEAD_LEN as u64).contains(&file.size_bytes);
+                if !header && !short {
+                    continue;
+                }
+                let path = root.join(&folder.name).join(part.name());
+                let mut bytes = [0; lfs::HEAD_LEN];
+                match open_bytes(&path).and_then(|file| read_up_to(&file, &mut bytes, 0)) {
+                    Ok(read) => {
+                        let head = &bytes[..read];
+                        folder.pointers[part as usize] = lfs::Pointer::parse(head).is_some();
+                        if header {
+                            folder.header = Some(Header::parse(head));
+                        }
+                    }
+                    // It vanished in between; the next look will tell.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => {
+                        folder.unreadable = true;
+                        unread.push((path, source));
                     }
                 }
             }
         }
-    }
-
-    fn read_headers(&mut self, root: &Path, before: Option<&Self>) {
-        for (uuid, folder) in &mut self.folders {
-            let Some(file) = folder.file(Part::Header).filter(|file| file.regular) else {
-                continue;
-            };
-            let known = before.and_then(|before| before.folders.get(uuid));
-            if let Some(known) = known
-                && known.header.is_some()
-                && known.file(Part::Header) == Some(file)
-            {
-                folder.header = known.header;
-                continue;
-            }
-            let path = root.join(&folder.name).join(Part::Header.name());
-            match read_header(&path) {
-                Ok(header) => folder.header = Some(header),
-                // It vanished in between; the next look will tell.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) if self.problems.len() < PROBLEMS_MAX => {
-                    self.complete = false;
-                    self.problems.push(CollectError::Unreadable { path, source });
-                }
-                Err(_) => self.complete = false,
-            }
+        for (path, source) in unread {
+            self.not_read(path, source);
         }
     }
-}
-
-fn read_header(path: &Path) -> io::Result<Result<Header, HeaderError>> {
-    let mut bytes = [0; HEADER_LEN];
-    let read = read_up_to(&open_bytes(path)?, &mut bytes, 0)?;
-    Ok(Header::parse(&bytes[..read]))
 }
 
 const QUIET: Duration = Duration::from_secs(2);

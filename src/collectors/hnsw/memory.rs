@@ -125,6 +125,7 @@ impl Kept {
             walked: self.walk,
             compared,
             suspicion: None,
+            unread: None,
             said: self.said.and_then(Said::verdict),
             by_look: false, // the first look of this run tells
         }

@@ -222,7 +222,7 @@ mod tests {
             let segments = [(SEGMENT, &row, model.position)];
             let (mut touched, pairs, position) = (BTreeSet::new(), model.pairs(), model.position);
             go_on(&mut model, &mut touched);
-            let mut queue = Queue::read(&mut asker, segments.into_iter()).unwrap();
+            let mut queue = Queue::read(&mut asker, segments.into_iter(), |_| false).unwrap();
             go_on(&mut model, &mut touched);
             let comparison =
                 records::compare(&mut asker, &mut queue, SEGMENT, &row, position, pairs).unwrap();

@@ -54,6 +54,46 @@ pub(super) struct Compared {
     pub(super) position_ahead: bool,
     /// Two ids with each other's label, by the rows of their records.
     pub(super) exchanged: Option<Exchange>,
+    /// Of an index that Chroma makes anew because there is none to be loaded.
+    #[serde(default)]
+    pub(super) anew: Option<Anew>,
+}
+
+/// What is missing when the whole queue is read, whatever the position says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Anew {
+    /// Records of which the queue has no vector.
+    pub(super) missing: u64,
+    /// Their ids, as far as there is room for them; in the state directory fewer.
+    #[serde(serialize_with = "beginning")]
+    pub(super) ids: Vec<String>,
+}
+
+/// What Chroma reads of the queue when it finds no index to load: a folder without `index_metadata.pickle` is none. Measured
+/// on 0.4.24, 0.6.3, 1.1.1 and 1.5.9.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// All of it. Since 1.0, whatever the position is; before 0.5.7 the position is lost with the index.
+    Whole,
+    /// What is behind the position: 0.5.7 to 0.6.3.
+    Behind,
+    /// It is not known which of them opens the store next.
+    Either,
+}
+
+impl Compared {
+    /// The fewest and the most records that have no vector, with the ids of those in the second case.
+    pub(super) fn lost(&self, replay: Replay) -> (u64, u64, &[String]) {
+        let behind = (self.missing, self.ids.as_slice());
+        let Some(anew) = &self.anew else { return (behind.0, behind.0, behind.1) };
+        let whole = (anew.missing, anew.ids.as_slice());
+        match replay {
+            Replay::Whole => (whole.0, whole.0, whole.1),
+            Replay::Behind => (behind.0, behind.0, behind.1),
+            Replay::Either if whole.0 > behind.0 => (behind.0, whole.0, whole.1),
+            Replay::Either => (whole.0, behind.0, behind.1),
+        }
+    }
 }
 
 /// A record that seems to have no vector.
@@ -82,6 +122,8 @@ pub(super) struct Comparison {
 struct Pending {
     id: u64,
     what: What,
+    /// Whether the position says that the index has it.
+    applied: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,8 +169,8 @@ impl<'a> Asker<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pending: BTreeMap<Uuid, Vec<Pending>>,
-    /// By hash of the collection's id as the tables write it: the segment, and how far the queue is in its index.
-    wanted: HashMap<u64, (Uuid, i64)>,
+    /// By hash of the collection's id as the tables write it.
+    wanted: HashMap<u64, Wanted>,
     /// The last operation that was read.
     last: i64,
     /// The newest operation of any collection; 0 when the queue is empty.
@@ -136,19 +178,32 @@ pub(super) struct Queue {
     operations: usize,
 }
 
+/// What is read of the queue for one index.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    segment: Uuid,
+    /// How far the queue is in it.
+    position: i64,
+    /// Whether what is not behind the position is wanted too: there is no index to be loaded.
+    whole: bool,
+}
+
 impl Queue {
-    /// Reads what is behind the positions of `segments`; without a position everything counts.
+    /// Reads what is behind the positions of `segments`; without a position everything counts. Of those that `whole` says it of,
+    /// everything is read.
     pub(super) fn read<'r>(
         asker: &mut Asker<'_>,
         segments: impl Iterator<Item = (Uuid, &'r Row, Option<i64>)>,
+        whole: impl Fn(Uuid) -> bool,
     ) -> Result<Self, QueryError> {
         let mut queue = Self::default();
         let mut first = i64::MAX;
-        for (uuid, row, position) in segments {
+        for (segment, row, position) in segments {
             let collection = pickle::hash(row.collection.as_bytes());
             let position = position.unwrap_or(i64::MIN);
-            first = first.min(position);
-            queue.wanted.insert(collection, (uuid, position));
+            let wanted = Wanted { segment, position, whole: whole(segment) };
+            first = first.min(if wanted.whole { i64::MIN } else { position });
+            queue.wanted.insert(collection, wanted);
         }
         let end = "SELECT coalesce(max(seq_id), 0) FROM embeddings_queue";
         queue.end = asker.ask(|connection| connection.query_row(end, [], |row| row.get(0)))?;
@@ -165,7 +220,7 @@ impl Queue {
     ) -> Result<HashSet<u64>, QueryError> {
         self.go_on(asker)?;
         let pending = self.pending.get(&segment).into_iter().flatten();
-        Ok(pending.map(|pending| pending.id).collect())
+        Ok(pending.filter(|pending| !pending.applied).map(|pending| pending.id).collect())
     }
 
     /// Reads what has come since.
@@ -179,16 +234,17 @@ impl Queue {
             for (seq_id, topic, pending) in &slice {
                 self.last = *seq_id;
                 self.end = self.end.max(*seq_id);
-                let Some((segment, position)) = topic.and_then(|topic| self.wanted.get(&topic))
-                else {
+                let Some(wanted) = topic.and_then(|topic| self.wanted.get(&topic)) else {
                     continue;
                 };
+                let applied = *seq_id <= wanted.position;
                 if let Some(pending) = pending
-                    && seq_id > position
+                    && (!applied || wanted.whole)
                     && self.operations < OPERATIONS_MAX
                 {
                     self.operations += 1;
-                    self.pending.entry(*segment).or_default().push(*pending);
+                    let pending = Pending { applied, ..*pending };
+                    self.pending.entry(wanted.segment).or_default().push(pending);
                 }
             }
             if slice.len() < usize::from(SLICE) {
@@ -219,7 +275,7 @@ fn queue_slice(connection: &Connection, from: i64) -> rusqlite::Result<Vec<Queue
             _ => None,
         };
         let id = row.get_ref(3)?.as_bytes().ok().map(pickle::hash);
-        let pending = what.zip(id).map(|(what, id)| Pending { id, what });
+        let pending = what.zip(id).map(|(what, id)| Pending { id, what, applied: false });
         out.push((row.get(0)?, collection, pending));
     }
     Ok(out)
@@ -234,10 +290,12 @@ pub(super) fn compare(
     position: Option<i64>,
     mut pairs: Vec<Pair>,
 ) -> Result<Comparison, QueryError> {
+    let whole = queue.wanted.values().any(|wanted| wanted.segment == segment && wanted.whole);
     pairs.sort_unstable_by_key(|pair| pair.id);
     let index = |id: u64| pairs.binary_search_by_key(&id, |pair| pair.id).ok();
     let rows = if pairs.len() <= ORDERED_MAX { vec![0; pairs.len()] } else { Vec::new() };
     let mut found = Found { met: vec![false; pairs.len()], rows, ..Found::default() };
+    let mut anew = whole.then(|| (Found::default(), replay_whole(queue.pending.get(&segment))));
     let mut last = None;
     let pending = replay(queue.pending.get(&segment), |id| index(id).is_some());
     while let Some(records) = &row.records_segment {
@@ -246,6 +304,9 @@ pub(super) fn compare(
         for (rowid, id) in &slice {
             let hash = pickle::hash(&id.bytes);
             found.note(*rowid, &id.bytes, hash, index(hash), &pending);
+            if let Some((found, pending)) = &mut anew {
+                found.note(*rowid, &id.bytes, hash, None, pending);
+            }
         }
         let full = slice.len() == usize::from(SLICE);
         last = slice.pop().map(|(_, id)| id).filter(|_| full);
@@ -253,7 +314,8 @@ pub(super) fn compare(
             break;
         }
     }
-    let pending = if found.missing.is_empty() && found.met.iter().all(|met| *met) {
+    let nothing_odd = found.missing.is_empty() && found.met.iter().all(|met| *met);
+    let pending = if nothing_odd && anew.as_ref().is_none_or(|(anew, _)| anew.missing.is_empty()) {
         pending
     } else {
         // What came, or went, while the slices were read.
@@ -261,7 +323,13 @@ pub(super) fn compare(
         replay(queue.pending.get(&segment), |id| index(id).is_some())
     };
     let ahead = queue.end > 0 && position.is_some_and(|position| position > queue.end);
-    Ok(found.finish(&pairs, &pending, ahead))
+    let mut comparison = found.finish(&pairs, &pending, ahead);
+    comparison.compared.anew = anew.map(|(anew, _)| {
+        let pending = replay_whole(queue.pending.get(&segment));
+        let Compared { missing, ids, .. } = anew.finish(&[], &pending, false).compared;
+        Anew { missing, ids }
+    });
+    Ok(comparison)
 }
 
 /// An id to the letter: one that is no text, or none that can be read, has its place in the order too.
@@ -302,10 +370,23 @@ fn records_slice(
     Ok(out)
 }
 
-/// Whether each id of the queue has a vector when all of it is applied.
+/// Whether each id of the queue has a vector when all that is not in the index is applied.
 fn replay(pending: Option<&Vec<Pending>>, in_index: impl Fn(u64) -> bool) -> HashMap<u64, End> {
+    let behind = pending.into_iter().flatten().filter(|pending| !pending.applied);
+    ends(behind, in_index)
+}
+
+/// The same when all of it is applied to an empty index.
+fn replay_whole(pending: Option<&Vec<Pending>>) -> HashMap<u64, End> {
+    ends(pending.into_iter().flatten(), |_| false)
+}
+
+fn ends<'p>(
+    pending: impl Iterator<Item = &'p Pending>,
+    in_index: impl Fn(u64) -> bool,
+) -> HashMap<u64, End> {
     let mut ends: HashMap<u64, End> = HashMap::new();
-    for Pending { id, what } in pending.into_iter().flatten() {
+    for Pending { id, what, .. } in pending {
         let end = ends.entry(*id).or_insert_with(|| End { there: in_index(*id), deleted: false });
         end.there = *what == What::Add;
         end.deleted |= *what == What::Delete;
@@ -402,6 +483,7 @@ impl Found {
                 .collect(),
             position_ahead: ahead,
             exchanged,
+            anew: None,
         };
         Comparison { compared, suspects: (self.missing_more == 0).then_some(missing) }
     }

@@ -200,7 +200,9 @@ fn verdict(change: impl FnOnce(&mut Row, &mut Compared, &mut LabelProblems)) -> 
     change(&mut row, &mut compared, &mut walked.labels);
     deep.compared = Some(Arc::new(compared));
     deep.walked = Some(Arc::new(walked));
-    judge(Case { folder: Some(folder), row: Some(&row), deep: Some(&deep) }, "segment")
+    let case =
+        Case { folder: Some(folder), row: Some(&row), deep: Some(&deep), replay: Replay::Whole };
+    judge(case, "segment")
 }
 
 #[test]
@@ -227,7 +229,7 @@ fn what_the_queue_explains_is_a_flush_that_was_cut_off() {
 fn records_and_ids_that_do_not_meet_are_told_by_their_cause() {
     use Code::{RecordsWithoutVector, SegmentAhead, SegmentBehind, SegmentInconsistent};
     type Change = fn(&mut Row, &mut Compared);
-    let cases: [(&str, Change, Option<Code>); 9] = [
+    let cases: [(&str, Change, Option<Code>); 10] = [
         ("nothing", |_, _| {}, None),
         ("lost here and there", |_, c| c.missing = 5, Some(RecordsWithoutVector)),
         ("the newest lost", |_, c| (c.missing, c.missing_last) = (5, true), Some(SegmentBehind)),
@@ -237,6 +239,11 @@ fn records_and_ids_that_do_not_meet_are_told_by_their_cause() {
             None,
         ),
         ("newer ids", |_, c| (c.strays, c.strays_last) = (5, true), Some(SegmentAhead)),
+        (
+            "newer ids, and records without a vector",
+            |_, c| (c.strays, c.strays_last, c.missing) = (5, true, 5),
+            Some(SegmentBehind),
+        ),
         ("an old id that nobody has", |_, c| (c.strays, c.strays_last) = (1, false), None),
         (
             "other ids",
@@ -342,4 +349,48 @@ fn a_server_that_flushes_all_the_time_is_never_called_damaged() {
     }
     std::fs::write(&level0, &whole).unwrap();
     assert_eq!(look(), []);
+}
+
+#[test]
+fn what_may_not_be_read_is_told_as_that_and_never_as_damage() {
+    let root = rustix::process::geteuid().is_root();
+    // Root reads everything; whoever owns the files may open them again.
+    let closed = if root { 0o700 } else { 0o000 };
+    for (what, part, mode) in [
+        ("the folder", None, closed),
+        ("a folder that lists its names only", None, if root { 0o704 } else { 0o400 }),
+        ("the header", Some("header.bin"), closed & 0o600),
+        ("the elements", Some("data_level0.bin"), closed & 0o600),
+        ("the metadata", Some("index_metadata.pickle"), closed & 0o600),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .unwrap();
+        };
+        open(dir.path(), 0o755);
+        let (mut segments, context) = segments("chroma-1.5.9", dir.path());
+        let header = header_of(dir.path(), 80);
+        let path = match part {
+            Some(part) => header.with_file_name(part),
+            None => header.parent().unwrap().to_owned(),
+        };
+        open(&path, mode);
+        let seen = std::thread::spawn(move || {
+            if root {
+                let nobody = Some(rustix::fs::Uid::from_raw(65_534));
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            }
+            scheduler::run_once(&mut segments, &context, true, Arc::default()).observation
+        })
+        .join()
+        .unwrap();
+        open(&path, 0o755);
+        assert_eq!(seen.findings, [], "{what}");
+        assert_eq!(value(&seen, &SEGMENTS, Some("unreadable")), Some(1.0), "{what}");
+        assert_eq!(value(&seen, &SEGMENTS, Some("ok")), Some(1.0), "{what}");
+        assert_eq!(value(&seen, &WITHOUT_VECTOR, None), None, "{what}: nobody knows");
+        let told = seen.problems.iter().any(|problem| problem.chain().contains("ermission denied"));
+        assert!(told, "{what}: {:?}", seen.problems);
+    }
 }

@@ -15,7 +15,10 @@ use super::look::{FileLook, Folder, Part};
 use crate::{
     clock,
     format::{
-        hnsw::{Header, LabelProblems, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
+        hnsw::{
+            Header, LabelProblems, Labels, LengthWalk, Level0Walk, LinkWalk, Pair, ReadableWalk,
+            Shape,
+        },
         pickle::{self, Metadata, PickleError},
     },
     host::processes::FileId,
@@ -67,6 +70,17 @@ pub(super) struct Walked {
     /// Elements marked as deleted.
     pub(super) deleted: u64,
     pub(super) labels: LabelProblems,
+    /// How much of `data_level0.bin` can be read all the same; `None` when that was not looked for, or cannot be told.
+    #[serde(default)]
+    pub(super) readable: Option<Readable>,
+}
+
+/// Vectors that can be read out of `data_level0.bin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Readable {
+    pub(super) vectors: u64,
+    /// Ids of the metadata, each of which has one; `None` when these cannot be read.
+    pub(super) ids: Option<u64>,
 }
 
 /// Ids and labels of a metadata file; none when there is none that can be read.
@@ -129,10 +143,12 @@ pub(super) fn newest_ids(
     Err(Refused::Changed)
 }
 
-/// Walks over all files of `folder`. Gives the ids of its metadata with what was found.
+/// Walks over all files of `folder`, whose vectors have `dimension` numbers where that is known. Gives the ids of its metadata
+/// with what was found.
 pub(super) fn walk(
     root: &Path,
     folder: &Folder,
+    dimension: Option<u64>,
     manner: Manner<'_>,
 ) -> Result<(Walked, Vec<Pair>), Refused> {
     let (metadata, pairs) = metadata(root, folder, manner)?;
@@ -142,8 +158,12 @@ pub(super) fn walk(
         cut: false,
         deleted: 0,
         labels: LabelProblems::default(),
+        readable: None,
     };
-    let Some(header) = folder.sound_header() else { return Ok((walked, pairs)) };
+    let Some(header) = folder.sound_header() else {
+        walked.readable = readable(root, folder, &walked.metadata, &pairs, dimension, manner)?;
+        return Ok((walked, pairs));
+    };
     // Elements without metadata are a first flush that did not come to its end: there is nothing to hold them against.
     let total = match &walked.metadata {
         MetadataLook::Sound(metadata) => Some(metadata.total_elements_added),
@@ -177,7 +197,64 @@ pub(super) fn walk(
     if total.is_some() && level0.done() {
         walked.labels = found;
     }
+    // Only what is whole is known to hold what the header states.
+    if !level0.done() || level0.problems().count() > 0 {
+        walked.readable = readable(root, folder, &walked.metadata, &pairs, dimension, manner)?;
+    } else if total.is_some() {
+        let ids = pairs.len() as u64;
+        let vectors = ids.saturating_sub(walked.labels.without_element);
+        walked.readable = Some(Readable { vectors, ids: Some(ids) });
+    }
     Ok((walked, pairs))
+}
+
+/// Counts the vectors that can be read whatever the header says. `None` when it cannot be told where they stand.
+fn readable(
+    root: &Path,
+    folder: &Folder,
+    metadata: &MetadataLook,
+    pairs: &[Pair],
+    dimension: Option<u64>,
+    manner: Manner<'_>,
+) -> Result<Option<Readable>, Refused> {
+    let Some(file) = folder.file(Part::Level0) else { return Ok(None) };
+    let known = match metadata {
+        MetadataLook::Sound(metadata) => Some(metadata),
+        _ => None,
+    };
+    let ids = known.map(|_| pairs.len() as u64);
+    if !file.regular || file.size_bytes == 0 || folder.pointers().contains(&Part::Level0.name()) {
+        let vectors = 0;
+        return Ok(file.regular.then_some(Readable { vectors, ids }));
+    }
+    let labels: Option<Vec<u64>> = known.map(|_| {
+        let mut labels: Vec<u64> = pairs.iter().map(|pair| pair.label).collect();
+        labels.sort_unstable();
+        labels
+    });
+    let mut walk = None;
+    let (mut first, mut unknown) = (true, false);
+    each_piece(root, folder, Part::Level0, manner, |piece| {
+        if std::mem::take(&mut first) {
+            let dimension = known.and_then(|known| known.dimensionality).or(dimension);
+            let given = |label: u64| match &labels {
+                Some(labels) => labels.binary_search(&label).is_ok(),
+                None => (1..=u64::from(u32::MAX)).contains(&label),
+            };
+            let shape = match folder.sound_header() {
+                Some(header) => Shape::of(&header),
+                None => dimension.and_then(|dimension| Shape::guess(piece, dimension, given)),
+            };
+            walk = shape.map(|shape| ReadableWalk::new(shape, labels.clone()));
+        }
+        match &mut walk {
+            Some(walk) => walk.push(piece),
+            // Zeros have no shape, and hold nothing.
+            None => unknown = piece.iter().any(|byte| *byte != 0),
+        }
+        unknown
+    })?;
+    Ok((!unknown).then(|| Readable { vectors: walk.map_or(0, |walk| walk.count()), ids }))
 }
 
 fn links(

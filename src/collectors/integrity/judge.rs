@@ -8,6 +8,7 @@ use crate::{
     findings::{Code, Finding, Severity},
     format::{
         journal::{JournalHeader, Start},
+        lfs,
         sqlite::{HeaderError, SqliteHeader},
     },
     sample::CheckState,
@@ -196,6 +197,13 @@ fn judge_header(
             return Verdict::state(Unknown);
         }
         Err(HeaderError::Magic) => {
+            if lfs::Pointer::parse(file.head).is_some() {
+                let evidence = format!(
+                    "it is a Git LFS pointer: git has put {size} bytes of text in place of the database, which was never fetched"
+                );
+                let finding = Finding::new(Code::SqliteNotADatabase, DATABASE_FILE, evidence);
+                return Verdict::found(Corrupt, finding.with_remedy(lfs::FETCH));
+            }
             return corrupt(
                 Code::SqliteNotADatabase,
                 format!("its {size} bytes begin with {}", hex(file.head)),

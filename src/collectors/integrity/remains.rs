@@ -3,13 +3,16 @@
 
 use std::{fs, io, path::Path};
 
+use super::look::absent;
 use crate::store::database::{open_bytes, read_up_to};
 
 /// The segment folders and other entries of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Remains {
-    /// Folders with the name of a segment and a `header.bin`.
+    /// Folders with the name of a segment and a `header.bin`, and those of which nobody can say whether they have one.
     pub(super) folders: u32,
+    /// The latter: they may not be looked into.
+    pub(super) unreadable: u32,
     /// The names of those whose header counts at least one vector.
     pub(super) with_vectors: Vec<String>,
     /// Vectors in them, deleted ones included, as far as the headers are to be believed.
@@ -32,7 +35,14 @@ impl Remains {
             if !is_segment(&name) {
                 continue;
             }
-            let Some(vectors) = vectors_of(&entry.path().join("header.bin")) else { continue };
+            let vectors = match vectors_of(&entry.path().join("header.bin")) {
+                Ok(Some(vectors)) => vectors,
+                Ok(None) => continue,
+                Err(_) => {
+                    remains.unreadable += 1;
+                    0
+                }
+            };
             remains.folders += 1;
             if vectors > 0 {
                 remains.vectors = remains.vectors.saturating_add(vectors);
@@ -44,7 +54,11 @@ impl Remains {
 
     /// In words, for the evidence.
     pub(super) fn describe(&self) -> String {
-        match (self.folders, self.with_vectors.len()) {
+        let unreadable = match self.unreadable {
+            0 => String::new(),
+            count => format!("; {count} of them may not be looked into"),
+        };
+        let told = match (self.folders, self.with_vectors.len()) {
             (0, _) => "no segment folder is there".to_owned(),
             (folders, 0) => {
                 format!("{folders} segment folder(s) without flushed vectors are there")
@@ -53,7 +67,8 @@ impl Remains {
                 "{folders} segment folder(s) are there, {full} of them with {} vectors",
                 self.vectors
             ),
-        }
+        };
+        told + &unreadable
     }
 }
 
@@ -67,15 +82,19 @@ fn is_segment(name: &str) -> bool {
 }
 
 /// `cur_element_count` of an HNSW header (hnswlib: 64 bits little-endian at byte 20 of 100); `None` without such a file.
-/// Nothing else in it is checked here.
-fn vectors_of(header: &Path) -> Option<u64> {
+/// Nothing else in it is checked here. Errs when it may not be read.
+fn vectors_of(header: &Path) -> io::Result<Option<u64>> {
     let mut head = [0; 28];
-    let file = open_bytes(header).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
+    let file = match open_bytes(header) {
+        Ok(file) => file,
+        Err(error) if absent(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
     }
-    let whole = read_up_to(&file, &mut head, 0).is_ok_and(|len| len == head.len());
-    Some(head.last_chunk().filter(|_| whole).map_or(0, |count| u64::from_le_bytes(*count)))
+    let whole = read_up_to(&file, &mut head, 0)? == head.len();
+    Ok(Some(head.last_chunk().filter(|_| whole).map_or(0, |count| u64::from_le_bytes(*count))))
 }
 
 /// What Chroma before 0.4 kept its data in.

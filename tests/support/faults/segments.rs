@@ -21,7 +21,7 @@ pub(super) const FOLDERS: &[Fault] = &[
         fs::create_dir(articles(d, "header.bin")).unwrap();
     }),
     file("header cut", ALL, &["segment_truncated"], |d| cut(&articles(d, "header.bin"), 40)),
-    file("header zeroed", NEWEST, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 0, &[0; 100])),
+    file("header zeroed", NEWEST, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 0, &[0; 100])).saying("the vectors of 80 of 80 ids can be read out"),
     file("header of another version", NEWEST, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 0, &[2])),
     file("more elements than room", ALL, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 20, &1_000_000_u64.to_le_bytes())),
     file("entry point nowhere", ALL, &["segment_header_invalid"], |d| overwrite(&articles(d, "header.bin"), 56, &80_u32.to_le_bytes())),
@@ -30,7 +30,7 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("one element less", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "header.bin"), 20, &79_u64.to_le_bytes())),
     file("elements missing", NEWEST, &["segment_incomplete"], |d| fs::remove_file(articles(d, "data_level0.bin")).unwrap()),
     file("elements empty", NEWEST, &["segment_incomplete"], |d| cut(&articles(d, "data_level0.bin"), 0)),
-    file("elements cut", ALL, &["segment_truncated"], |d| cut(&articles(d, "data_level0.bin"), 10 * ELEMENT + 7)),
+    file("elements cut", ALL, &["segment_truncated"], |d| cut(&articles(d, "data_level0.bin"), 10 * ELEMENT + 7)).saying("the vectors of 10 of 80 ids can be read out"),
     file("neighbour nowhere", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 4, &[0xff; 4])),
     file("too many neighbours", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT, &[0xff])),
     file("label of another element", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &9_u64.to_le_bytes())).by_chance(),
@@ -59,7 +59,7 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("links without end", ALL, &["segment_bloated"], |d| cut(&articles(d, "link_lists.bin"), 1 << 40)),
     file("elements without end", NEWEST, &["segment_bloated"], |d| cut(&articles(d, "data_level0.bin"), 1 << 40)),
     file("metadata missing", PURGED, &["segment_incomplete"], |d| fs::remove_file(articles(d, "index_metadata.pickle")).unwrap()),
-    file("metadata missing, all vectors still in the queue", &[V4], &["segment_incomplete warning"], |d| fs::remove_file(articles(d, "index_metadata.pickle")).unwrap()),
+    file("metadata missing, all vectors still in the queue", &[V4], &["segment_incomplete info"], |d| fs::remove_file(articles(d, "index_metadata.pickle")).unwrap()).saying("all 86 vectors are still in the queue"),
     file("metadata empty", NEWEST, &["segment_incomplete"], |d| cut(&articles(d, "index_metadata.pickle"), 0)),
     file("metadata cut", ALL, &["segment_metadata_invalid"], |d| cut(&articles(d, "index_metadata.pickle"), 700)),
     file("metadata are text", NEWEST, &["segment_metadata_invalid"], |d| fs::write(articles(d, "index_metadata.pickle"), "hello").unwrap()),
@@ -87,9 +87,20 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("folder of another store", ALL, &["segment_inconsistent"], |d| {
         replace(&articles(d, "index_metadata.pickle"), b"articles-", b"artifact-");
     }),
-    file("folder missing", PURGED, &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("78 of 86 records have no vector any more"),
-    file("folder missing, all vectors still in the queue", &[V4], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("all 86 vectors are still in the queue"),
-    file("folder empty", ALL, &["segment_incomplete"], |d| {
+    file("folder missing", &[V11, V15], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("77 of 86 records have no vector any more"),
+    file("folder missing, nobody knows which Chroma opens it", &[V6], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("77 of 86 records have no vector with the one, 78 with the other"),
+    file("folder missing, before 1.0", &[V6], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).configured("chroma_version: 0.6.3").saying("78 of 86 records have no vector any more"),
+    file("folder missing, opened by 1.x next", &[V6], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).configured("chroma_version: 1.5.9").opened_by(V15).saying("77 of 86 records have no vector any more"),
+    file("folder missing, all vectors still in the queue", &[V4], &["segment_missing info"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("all 86 vectors are still in the queue"),
+    file("folder empty, all vectors still in the queue", &[V4], &["segment_incomplete info"], |d| {
+        fs::remove_dir_all(folder(d, "articles")).unwrap();
+        fs::create_dir(folder(d, "articles")).unwrap();
+    }).saying("all 86 vectors are still in the queue"),
+    file("both folders exchanged for those of another store", PURGED, &["segment_missing", "segment_missing"], exchange_folders)
+        .saying("2 folders with an index lie here that the database does not know"),
+    file("both folders exchanged for those of another store, all vectors still in the queue", &[V4], &["segment_missing warning", "segment_missing warning"], exchange_folders)
+        .saying("2 folders with an index lie here that the database does not know"),
+    file("folder empty", PURGED, &["segment_incomplete"], |d| {
         fs::remove_dir_all(folder(d, "articles")).unwrap();
         fs::create_dir(folder(d, "articles")).unwrap();
     }),
@@ -104,8 +115,35 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("database newer than folder", PURGED, &["segment_behind"], advance_database),
     file("database older than folder", ALL, &["segment_ahead"], rewind_database),
     file("a record that only the tables have", ALL, &["records_without_vector"], rename_record).saying("1 of 86 records"),
-    file("unpersisted folder missing", &["1.5.9-fresh"], &["segment_missing"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()),
+    file("unpersisted folder missing", &["1.5.9-fresh"], &["segment_missing info"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("all 25 vectors are still in the queue"),
+    file("unpersisted folder without its header", &["1.5.9-fresh"], &["segment_incomplete info"], |d| fs::remove_file(articles(d, "header.bin")).unwrap()).saying("all 25 vectors are still in the queue"),
+    file("header of an unpersisted folder of zeros", &["1.5.9-fresh"], &["segment_incomplete info"], |d| overwrite(&articles(d, "header.bin"), 0, &[0; 100])).saying("all 25 vectors are still in the queue"),
+    file("elements of zeros", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 0, &vec![0; usize::try_from(80 * ELEMENT).unwrap()])).saying("no vector can be read out of data_level0.bin"),
+    file("Git LFS pointers in place of the index", ALL, &["segment_incomplete"], |d| {
+        for name in ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"] {
+            point(&articles(d, name));
+        }
+    }).saying("are Git LFS pointers"),
+    file("Git LFS pointer in place of the metadata", NEWEST, &["segment_incomplete"], |d| point(&articles(d, "index_metadata.pickle"))).saying("index_metadata.pickle is a Git LFS pointer"),
+    file("Git LFS pointers in place of an unpersisted index", &["1.5.9-fresh"], &["segment_incomplete info"], |d| {
+        for name in ["header.bin", "data_level0.bin", "length.bin"] {
+            point(&articles(d, name));
+        }
+    }).saying("all 25 vectors are still in the queue"),
+    file("database and folder went apart", PURGED, &["segment_behind"], |d| {
+        rewind_database(d);
+        let sql = "INSERT INTO embeddings(segment_id, embedding_id, seq_id) \
+                   SELECT segment_id, 'nobody', seq_id FROM embeddings WHERE embedding_id = 'articles-020'";
+        assert_eq!(database(d).execute(sql, []).unwrap(), 1);
+    }).saying("folder and database went apart: 1 of 60 records have no vector"),
 ];
+
+/// What git has in place of a file whose content was not fetched.
+pub(super) fn point(file: &Path) {
+    let size = fs::metadata(file).unwrap().len();
+    let text = "version https://git-lfs.github.com/spec/v1\noid sha256:";
+    fs::write(file, format!("{text}{}\nsize {size}\n", "4d".repeat(32))).unwrap();
+}
 
 /// The database as it would be with everything flushed and purged, beside folders that are older.
 fn advance_database(dir: &Path) {
@@ -143,6 +181,16 @@ fn rewind_database(dir: &Path) {
              DELETE FROM embeddings_queue WHERE seq_id < 90 AND seq_id > 60"
         ))
         .unwrap();
+}
+
+/// The folders under names that the database does not know.
+fn exchange_folders(dir: &Path) {
+    for (name, stranger) in [
+        ("articles", "3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        ("notes", "3f2504e0-4f89-41d3-9a0c-0305e82c3302"),
+    ] {
+        fs::rename(folder(dir, name), dir.join(stranger)).unwrap();
+    }
 }
 
 fn rename_record(dir: &Path) {

@@ -1,7 +1,10 @@
 use std::{collections::BTreeSet, path::Path, sync::atomic::AtomicBool};
 
 use super::*;
-use crate::collectors::{hnsw::uuid_text, testing::context};
+use crate::collectors::{
+    hnsw::{catalogue::Distance, uuid_text},
+    testing::context,
+};
 
 const COLLECTION: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
 
@@ -122,9 +125,10 @@ pub(in super::super) fn row(position: Option<i64>) -> Row {
         records_segment: Some("m".to_owned()),
         dimension: None,
         twin: false,
-        cosine: false,
+        distance: Distance::L2,
         position,
         persisted: true,
+        purged: true,
     }
 }
 
@@ -136,7 +140,7 @@ fn compare_now(dir: &Path, pairs: Vec<Pair>, position: Option<i64>) -> Compared 
     let mut asker = Asker::new(&context, limits).unwrap();
     let row = row(position);
     let segments = [(SEGMENT, &row, position)];
-    let mut queue = Queue::read(&mut asker, segments.into_iter()).unwrap();
+    let mut queue = Queue::read(&mut asker, segments.into_iter(), |_| pairs.is_empty()).unwrap();
     compare(&mut asker, &mut queue, SEGMENT, &row, position, pairs).unwrap().compared
 }
 
@@ -208,4 +212,33 @@ fn ids_that_are_no_text_are_read_once_each() {
     model.database.execute_batch(sql).unwrap();
     let found = compare_now(dir.path(), Vec::new(), Some(0));
     assert_eq!((found.records, found.missing), (4500, 4500));
+}
+
+#[test]
+fn without_an_index_the_whole_queue_counts_for_a_chroma_that_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = Model::new(dir.path(), 3);
+    for _ in 0..60 {
+        model.step();
+    }
+    model.flush(false);
+    model.step();
+    model.database.execute_batch("COMMIT").unwrap();
+    let found = compare_now(dir.path(), Vec::new(), model.position);
+    let records = model.records.len() as u64;
+    assert_eq!(found.anew.as_ref().unwrap().missing, 0, "all of it is still there");
+    assert!(found.missing >= records - 1 && found.records == records, "{found:?}");
+    assert_eq!(found.lost(Replay::Whole).1, 0);
+    assert_eq!(found.lost(Replay::Behind).1, found.missing);
+    let (least, most, ids) = found.lost(Replay::Either);
+    assert_eq!((least, most, ids), (0, found.missing, found.ids.as_slice()));
+
+    // A purge leaves the row of the position: Chroma reads that one as well.
+    let sql = "DELETE FROM embeddings_queue WHERE seq_id < 60";
+    model.database.execute_batch(sql).unwrap();
+    let found = compare_now(dir.path(), Vec::new(), model.position);
+    let whole = found.anew.unwrap();
+    assert!(whole.missing <= found.missing && whole.missing >= records - 2, "{whole:?}");
+    // With an index nothing but its end counts.
+    assert_eq!(compare_now(dir.path(), model.pairs(), model.position).anew, None);
 }
