@@ -358,6 +358,8 @@ catalogue! {
         => "Make one now, and look in the log of the backup job for why it stopped.";
     BackupInvalid "backup_invalid" Critical: "The newest backup is empty, cut off or not what its name says; it would not restore."
         => "Make a new one now and keep the older ones until it is proved.";
+    BackupIncomplete "backup_incomplete" Warning: "The newest backup has the database without all the index folders that the store has: the vectors in those are nowhere else, so that what is restored from it finds no record by its vector."
+        => "Keep the older backups, and back up the whole directory: chroma.sqlite3 first (sqlite3 {path}/chroma.sqlite3 '.backup COPY'), then every folder beside it.";
     BackupShrunk "backup_shrunk" Warning: "The newest backup is much smaller than the one before: it may lack most of the data."
         => "Open it and compare with the one before, before the older one is pruned.";
     BackupSameDisk "backup_same_disk" Info: "The backups lie on the same filesystem as the directory they protect."

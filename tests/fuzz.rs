@@ -37,6 +37,7 @@ use chroma_exporter::{
         schema::{self, Applied, Dir, Family, Schema},
         sqlite::SqliteHeader,
         tar::{self, Block},
+        zip,
     },
 };
 use random::Random;
@@ -103,6 +104,7 @@ fn bytes_targets() -> Vec<Target> {
                     seen(tar::padded(header.data_bytes));
                 }
                 seen(tar::sparse_map_goes_on(block));
+                assert!(tar::pax_records(block).count() <= block.len());
             }
         }),
     ]
@@ -349,7 +351,8 @@ fn read_archives(bytes: &[u8]) {
         seen(archive::GzipEnd::parse(*tail, bytes.len() as u64));
     }
     seen(archive::ends_xz(bytes, |part| part.iter().fold(0, |sum, byte| sum ^ u32::from(*byte))));
-    seen((archive::ends_bzip2(bytes), archive::ends_zip(bytes)));
+    seen((archive::ends_bzip2(bytes), zip::end(bytes), zip::end_of_zip64(bytes)));
+    assert!(zip::entries(bytes).count() <= bytes.len());
     seen(archive::ZstdFrame::parse(bytes));
     if let Some(block) = bytes.first_chunk::<3>() {
         seen(archive::zstd_block(*block));

@@ -1,5 +1,6 @@
-//! Backups of a store: the newest complete one, its age, size, and how many there are. Told from the structure of each, not
-//! from its content: whether it restores is another question. A store without patterns expects no backups, and nothing is
+//! Backups of a store: the newest complete one, its age, size, and how many there are. Told from the structure of each and
+//! the names in it, not from its content: whether it restores is another question. Complete is one that has the index
+//! folders, too, as far as vectors of the store are in them alone. A store without patterns expects no backups, and nothing is
 //! said of them.
 //!
 //! Names come in a stream and only the newest are kept, so that a hundred thousand files are no burden. What cannot be read,
@@ -8,7 +9,10 @@
 mod content;
 mod entry;
 mod expand;
+mod holds;
 mod inspect;
+mod packed;
+mod vectors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +28,8 @@ use self::{
         name_of,
     },
     expand::{Glob, Look},
-    inspect::{Effort, UNPACK_MAX},
+    inspect::{Content, Effort, UNPACK_MAX},
+    vectors::Vectors,
 };
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
@@ -62,10 +67,11 @@ static SAME_FILESYSTEM: Desc = Desc::gauge(
 
 pub(super) static DESCS: [&Desc; 6] = [&NEWEST, &AGE, &SIZE, &COUNT, &INCOMPLETE, &SAME_FILESYSTEM];
 
-static CODES: [Code; 5] = [
+static CODES: [Code; 6] = [
     Code::BackupMissing,
     Code::BackupStale,
     Code::BackupInvalid,
+    Code::BackupIncomplete,
     Code::BackupShrunk,
     Code::BackupSameDisk,
 ];
@@ -74,7 +80,7 @@ static CODES: [Code; 5] = [
 #[derive(Debug, Clone)]
 struct Seen {
     stamp: Stamp,
-    content: Result<u64, Fault>,
+    content: Result<Content, Fault>,
 }
 
 /// The collector.
@@ -85,6 +91,7 @@ pub struct Backups {
     /// Whether the filesystems that the patterns lead to answer.
     devices: BTreeMap<PathBuf, Device>,
     seen: BTreeMap<PathBuf, Seen>,
+    vectors: Vectors,
     /// The directory and database of the store itself, as (device, inode), when last known.
     own: Vec<(u64, u64)>,
 }
@@ -97,7 +104,14 @@ impl Backups {
             context.store.backups.globs.iter().map(|pattern| Glob::new(pattern)).collect();
         let roots = globs.iter().flatten().map(|glob| glob.root().to_owned());
         let devices = roots.map(|root| (root.clone(), Device::new(root))).collect();
-        Self { context: context.clone(), globs, devices, seen: BTreeMap::new(), own: Vec::new() }
+        Self {
+            context: context.clone(),
+            globs,
+            devices,
+            seen: BTreeMap::new(),
+            vectors: Vectors::default(),
+            own: Vec::new(),
+        }
     }
 
     /// The newest of what the patterns lead to, newest first. A pattern whose filesystem does not answer is told and left
@@ -150,14 +164,28 @@ impl Backups {
         self.seen.retain(|path, _| kept.contains(path));
         let mut inodes = BTreeSet::new();
         let mut unpack_bytes = UNPACK_BYTES_PER_TURN;
-        let mut backups = Vec::new();
+        let mut judged = Vec::new();
         for path in &paths {
             if turn.stopped() {
                 break;
             }
-            backups.extend(self.judge(path, turn, &mut inodes, &mut unpack_bytes));
+            judged.extend(self.judge(path, turn, &mut inodes, &mut unpack_bytes));
         }
-        backups
+        for backup in &judged {
+            if let Ok(Content { holds: Some(holds), .. }) = &backup.state {
+                self.vectors.take_in(backup.taken, holds);
+            }
+        }
+        judged.into_iter().map(|backup| self.complete(backup)).collect()
+    }
+
+    /// One whose bytes are whole may still lack the vectors.
+    fn complete(&self, backup: Backup<Content>) -> Backup {
+        let Backup { path, directory, taken, device, state } = backup;
+        let state = state.and_then(|content| {
+            self.vectors.lacking(taken, &content).map_or(Ok(content.bytes), Err)
+        });
+        Backup { path, directory, taken, device, state }
     }
 
     /// `None` for what vanished meanwhile, for the store itself, and for another name of what was judged already.
@@ -167,7 +195,7 @@ impl Backups {
         turn: &Turn,
         inodes: &mut BTreeSet<(u64, u64)>,
         unpack_bytes: &mut u64,
-    ) -> Option<Backup> {
+    ) -> Option<Backup<Content>> {
         let entry = match Entry::of(path) {
             Ok(entry) => entry,
             Err(error) if is_absence(&error) => return None,
@@ -205,7 +233,7 @@ impl Backups {
         taken: Timestamp,
         turn: &Turn,
         unpack_bytes: &mut u64,
-    ) -> Result<u64, Fault> {
+    ) -> Result<Content, Fault> {
         let (now, settle) = (turn.now, self.context.store.backups.settle);
         let growing =
             || Fault::new(Reason::Growing, "it changed a moment ago and may still be growing");
@@ -218,7 +246,11 @@ impl Backups {
         }
         let stamp = entry.stamp();
         if let Some(seen) = self.seen.get(path).filter(|seen| seen.stamp == stamp) {
-            return seen.content.clone();
+            // The stamp of a directory is that of its database: folders that it lacked may have come since.
+            let lacks = |content: &Content| self.vectors.lacking(taken, content).is_some();
+            if !(entry.meta.is_dir() && seen.content.as_ref().is_ok_and(lacks)) {
+                return seen.content.clone();
+            }
         }
         let size = entry.meta.len();
         let too_large = size > UNPACK_MAX;
@@ -268,16 +300,14 @@ impl Backups {
         let mut findings = Vec::new();
         // A backup under way is neither a success nor a failure, and the future proves nothing.
         let judged = backups.iter().filter(|backup| {
-            backup
-                .state
-                .as_ref()
-                .err()
-                .is_none_or(|fault| matches!(fault.reason, Reason::Empty | Reason::Damaged))
+            backup.state.as_ref().err().is_none_or(|fault| fault.reason.is_told())
         });
         if let Some(Backup { path, state: Err(fault), .. }) = judged.max_by_key(|b| b.taken) {
             let words = &fault.words;
             let evidence = format!("the newest backup {} is not complete: {words}", path.display());
-            findings.push(Finding::new(Code::BackupInvalid, name_of(path), evidence));
+            let lacks = fault.reason == Reason::WithoutVectors;
+            let code = if lacks { Code::BackupIncomplete } else { Code::BackupInvalid };
+            findings.push(Finding::new(code, name_of(path), evidence));
         }
         let (Some(newest), Some(age)) = (newest, age) else {
             let evidence =
@@ -341,6 +371,7 @@ impl Collector for Backups {
         let mut store_device = None;
         if self.context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout).is_ok() {
             let id = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+            self.vectors.refresh(&self.context, turn.now, &turn.stop);
             let directory = id(&self.context.store.seen_path);
             self.own = directory.into_iter().chain(id(self.context.database.path())).collect();
             store_device = directory.map(|(device, _)| device);

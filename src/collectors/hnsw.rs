@@ -50,7 +50,7 @@ use crate::{
     findings::{Code, Finding, Severity},
     format::{
         schema::{Family, Release, parse_release},
-        uuid::Uuid,
+        uuid::{Uuid, uuid_text},
     },
     host::processes::Held,
     sample::{Desc, Observation},
@@ -671,12 +671,6 @@ fn settle_time(context: &Context) -> Duration {
         Some(Held::No) => SETTLE_ALONE,
         _ => SETTLE_BESIDE_WRITER,
     }
-}
-
-/// As Chroma writes it.
-fn uuid_text(uuid: Uuid) -> String {
-    let hex = format!("{uuid:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// The first release whose positions do not matter without an index.

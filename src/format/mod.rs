@@ -26,3 +26,4 @@ pub mod tar;
 pub(crate) mod uuid;
 pub mod window;
 pub(crate) mod words;
+pub mod zip;

@@ -18,7 +18,9 @@ pub enum Block<'a> {
 /// The header of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// Name without its prefix, at most 100 bytes; what follows it may give a longer one.
+    /// Folders that stand before the name, at most 155 bytes, without a slash at the end; empty when there are none.
+    pub prefix: &'a [u8],
+    /// Name without its prefix, at most 100 bytes; an entry before it may have given a longer one.
     pub name: &'a [u8],
     /// Bytes of data behind the header, without the filling up to a whole block.
     pub data_bytes: u64,
@@ -33,8 +35,14 @@ pub struct Header<'a> {
 pub enum Kind {
     /// A file with data.
     File,
-    /// The real name of the entry that follows is in the data.
+    /// Another name of a file that came before, without data.
+    Link,
+    /// The real name of the entry that follows is in the data (GNU).
     LongName,
+    /// What the header that follows has no room for is in the data: see [`pax_records`].
+    Pax,
+    /// Its data say something of other entries.
+    Aside,
     /// Anything else.
     Other,
 }
@@ -56,20 +64,44 @@ impl<'a> Block<'a> {
         }
         let kind = match bytes[TYPE] {
             b'0' | 0 | b'7' | b'S' => Kind::File,
-            b'L' | b'x' | b'X' => Kind::LongName,
+            b'1' => Kind::Link,
+            b'L' => Kind::LongName,
+            b'x' | b'X' => Kind::Pax,
+            b'K' | b'N' | b'V' | b'g' => Kind::Aside,
             _ => Kind::Other,
         };
         // Links, devices, folders and pipes have no data, whatever size they state.
         let without_data = matches!(bytes[TYPE], b'1'..=b'6');
-        let name = &bytes[..NAME_LEN];
-        let end = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_LEN);
+        // In GNU's own format, whose mark ends with blanks, times stand in the place of the prefix.
+        let posix = bytes[MAGIC] == *b"ustar\0";
         Self::Header(Header {
-            name: &name[..end],
+            prefix: if posix { until_nul(&bytes[PREFIX]) } else { &[] },
+            name: until_nul(&bytes[..NAME_LEN]),
             data_bytes: if without_data { 0 } else { data_bytes },
             kind,
             map_goes_on: bytes[TYPE] == b'S' && bytes[SPARSE_GOES_ON] != 0,
         })
     }
+}
+
+/// The records of a pax header: `LENGTH KEY=VALUE` and a newline each. Ends before the first that is none.
+pub fn pax_records(data: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        let blank = rest.iter().position(|byte| *byte == b' ')?;
+        let length: usize = str::from_utf8(&rest[..blank]).ok()?.parse().ok()?;
+        let (record, after) = rest.split_at_checked(length)?;
+        rest = after;
+        let record = record.get(blank + 1..)?.strip_suffix(b"\n")?;
+        let equals = record.iter().position(|byte| *byte == b'=')?;
+        Some((&record[..equals], &record[equals + 1..]))
+    })
+}
+
+/// A text that ends at the first NUL, or at the end of its field.
+#[must_use]
+pub fn until_nul(field: &[u8]) -> &[u8] {
+    field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Whether a block of a sparse map is followed by another one.
@@ -107,6 +139,8 @@ const NAME_LEN: usize = 100;
 const SIZE: std::ops::Range<usize> = 124..136;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 const TYPE: usize = 156;
+const MAGIC: std::ops::Range<usize> = 257..263;
+const PREFIX: std::ops::Range<usize> = 345..500;
 const SPARSE_GOES_ON: usize = 482;
 const SPARSE_BLOCK_GOES_ON: usize = 504;
 /// The checksum counts its own field as blanks.
@@ -136,10 +170,11 @@ pub(crate) mod tests {
             ("00000000017\0", b'0', 15, Kind::File),
             ("         17 ", 0, 15, Kind::File),
             ("00000000017\0", b'5', 0, Kind::Other),
-            ("00000000017\0", b'1', 0, Kind::Other),
+            ("00000000017\0", b'1', 0, Kind::Link),
+            ("00000000017\0", b'2', 0, Kind::Other),
             ("00000000200\0", b'L', 128, Kind::LongName),
-            ("00000000200\0", b'x', 128, Kind::LongName),
-            ("00000000200\0", b'g', 128, Kind::Other),
+            ("00000000200\0", b'x', 128, Kind::Pax),
+            ("00000000200\0", b'g', 128, Kind::Aside),
             ("", b'0', 0, Kind::File),
         ] {
             let block = header("data/chroma.sqlite3", size, kind);
@@ -162,6 +197,43 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn only_posix_has_a_prefix() {
+        for (magic, want) in [(&b"ustar\0"[..], &b"srv/chroma"[..]), (b"ustar ", b"")] {
+            let mut block = header("x", "", b'0');
+            block[257..263].copy_from_slice(magic);
+            block[345..355].copy_from_slice(b"srv/chroma");
+            block[148..156].copy_from_slice(b"        ");
+            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            let Block::Header(header) = Block::parse(&block) else { panic!("{magic:?}") };
+            assert_eq!(header.prefix, want, "{magic:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_pax_are_read_as_far_as_they_are_sound() {
+        let read = |data: &[u8]| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            pax_records(data).map(|(key, value)| (text(key), text(value))).collect::<Vec<_>>()
+        };
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            read(b"12 path=a=b\n11 size=17\n\0\0"),
+            [pair("path", "a=b"), pair("size", "17")]
+        );
+        for broken in [
+            &b""[..],
+            b"99 path=a\n",
+            b"2 path=a\n",
+            b"x path=a\n",
+            b"0 =\n",
+            b"18446744073709551615 a=b\n",
+        ] {
+            assert_eq!(read(broken), [], "{broken:?}");
+        }
+    }
+
+    #[test]
     fn zeros_and_what_is_no_header_are_told() {
         assert_eq!(Block::parse(&[0; BLOCK_LEN]), Block::Zeros);
         assert_eq!(Block::parse(&[7; BLOCK_LEN]), Block::Foreign);
@@ -178,6 +250,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), BLOCK_LEN)) {
+            std::hint::black_box(pax_records(&bytes).count());
             let block: [u8; BLOCK_LEN] = bytes.try_into().unwrap();
             std::hint::black_box((Block::parse(&block), sparse_map_goes_on(&block)));
         }

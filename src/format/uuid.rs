@@ -15,6 +15,12 @@ pub(crate) fn parse_uuid(text: &[u8]) -> Option<Uuid> {
     })
 }
 
+/// An id as Chroma writes it, in lower case.
+pub(crate) fn uuid_text(uuid: Uuid) -> String {
+    let hex = format!("{uuid:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

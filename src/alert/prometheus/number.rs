@@ -119,7 +119,7 @@ pub(super) const fn of(code: Code) -> Option<Number> {
         Code::PermissionWorldWritable => {
             ("chroma_permission_world_writable{AT}", "{{ .Value }} entries.")
         }
-        Code::BackupMissing | Code::BackupInvalid => (
+        Code::BackupMissing | Code::BackupInvalid | Code::BackupIncomplete => (
             "chroma_backups_incomplete{AT} > 0",
             "In the place of backups, {{ .Labels.reason }}: {{ .Value }}.",
         ),

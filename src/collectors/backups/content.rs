@@ -1,35 +1,38 @@
-//! Walks the entries of a tar, plain or gzipped, to its end. A file that was cut off anywhere, within a run of zeros or
+//! Walks the entries of a tar, plain or packed, to its end. A file that was cut off anywhere, within a run of zeros or
 //! between two blocks too, is told from a whole one; what was packed must hold a database.
 
-use std::{
-    fs::File,
-    io::{self, BufReader, Read},
-};
+use std::{fs::File, io};
 
-use flate2::read::MultiGzDecoder;
 use rustix::fs::Advice;
 
-use super::entry::{Fault, Reason};
+use super::{
+    entry::{Fault, Reason},
+    holds::Holds,
+    packed::Unpacked,
+};
 use crate::{
     format::{
         archive::Kind,
         sqlite::{HEADER_LEN, SqliteHeader},
-        tar::{BLOCK_LEN, Block, Header, Kind as EntryKind, padded, sparse_map_goes_on},
+        tar::{
+            BLOCK_LEN, Block, Header, Kind as EntryKind, padded, pax_records, sparse_map_goes_on,
+            until_nul,
+        },
     },
     store::database::read_up_to,
 };
 
 /// How a walk came out, when nothing is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Walked {
-    /// Everything is there.
-    Whole,
+    /// Everything is there; what is in it.
+    Whole(Holds),
     /// It was given up at a bound.
     GivenUp,
 }
 
 /// Where blocks come from.
-trait Blocks {
+pub(super) trait Blocks {
     /// Fills the buffer as far as there are bytes, and says how far.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
     /// Steps over bytes; `false` when there are not so many.
@@ -56,63 +59,6 @@ impl Blocks for Plain<'_> {
     }
 }
 
-/// A stream that is unpacked, as far as its bounds go.
-struct Unpacked<'a, R> {
-    inner: R,
-    bytes_left: u64,
-    stopped: &'a dyn Fn() -> bool,
-    scratch: Vec<u8>,
-}
-
-impl<R: Read> Unpacked<'_, R> {
-    fn read(&mut self, len: usize) -> io::Result<usize> {
-        if self.bytes_left == 0 || (self.stopped)() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "given up at a bound"));
-        }
-        let read = self.inner.read(&mut self.scratch[..len.min(SCRATCH_BYTES)])?;
-        self.bytes_left = self.bytes_left.saturating_sub(read as u64);
-        Ok(read)
-    }
-
-    /// Reads to the end, where the checksum is compared.
-    fn drain(&mut self) -> io::Result<u64> {
-        let mut bytes = 0_u64;
-        loop {
-            match self.read(SCRATCH_BYTES)? {
-                0 => return Ok(bytes),
-                read => bytes += read as u64,
-            }
-        }
-    }
-}
-
-impl<R: Read> Blocks for Unpacked<'_, R> {
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let read = self.read(buffer.len() - filled)?;
-            if read == 0 {
-                break;
-            }
-            buffer[filled..filled + read].copy_from_slice(&self.scratch[..read]);
-            filled += read;
-        }
-        Ok(filled)
-    }
-
-    fn skip(&mut self, bytes: u64) -> io::Result<bool> {
-        let mut left = bytes;
-        while left > 0 {
-            let read = self.read(usize::try_from(left).unwrap_or(usize::MAX))?;
-            if read == 0 {
-                return Ok(false);
-            }
-            left -= read as u64;
-        }
-        Ok(true)
-    }
-}
-
 /// Walks a plain tar of `size` bytes, header by header.
 pub(super) fn walk_tar(
     file: &File,
@@ -121,24 +67,25 @@ pub(super) fn walk_tar(
 ) -> Result<Walked, Fault> {
     // A walk jumps from header to header: reading ahead would read everything.
     rustix::fs::fadvise(file, 0, None, Advice::Random).unwrap_or_default();
-    finish(walk(&mut Plain { file, size, at: 0 }, None, stopped))
+    finish(walk(&mut Plain { file, size, at: 0 }, None, stopped), Kind::Tar)
 }
 
-/// Unpacks a gzip file to its end, keeping nothing, and walks the tar in it; of anything else the checksum is proof enough.
-/// Gives up when more than `bytes_max` come out.
-pub(super) fn walk_gzip(
+/// Unpacks a file to its end, keeping nothing, and walks the tar in it; of a database the header is looked at, of a dump
+/// the end, of anything else the checksum is proof enough. Gives up when more than `bytes_max` come out.
+pub(super) fn walk_packed(
     file: &File,
+    kind: Kind,
     bytes_max: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Walked, Fault> {
-    let inner = MultiGzDecoder::new(BufReader::with_capacity(SCRATCH_BYTES, file));
-    let scratch = vec![0; SCRATCH_BYTES];
-    let mut stream = Unpacked { inner, bytes_left: bytes_max, stopped, scratch };
-    finish(unpack(&mut stream, stopped))
+    match Unpacked::new(file, kind, bytes_max, stopped) {
+        Some(mut stream) => finish(unpack(&mut stream, stopped), kind),
+        None => Ok(Walked::GivenUp),
+    }
 }
 
-fn unpack<R: Read>(
-    stream: &mut Unpacked<'_, R>,
+fn unpack(
+    stream: &mut Unpacked<'_>,
     stopped: &dyn Fn() -> bool,
 ) -> io::Result<Result<Walked, Fault>> {
     let mut first = [0; BLOCK_LEN];
@@ -146,21 +93,48 @@ fn unpack<R: Read>(
     let kind = Kind::of_bytes(&first[..filled]);
     if kind == Some(Kind::Tar) {
         let walked = walk(stream, Some(&first), stopped)?;
-        if walked == Ok(Walked::Whole) {
+        if matches!(walked, Ok(Walked::Whole(_))) {
             stream.drain()?;
         }
         return Ok(walked);
     }
     let unpacked = stream.drain()? + filled as u64;
+    let alone = || Walked::Whole(Holds::database_alone());
     Ok(match kind {
         _ if unpacked == 0 => Err(Fault::new(Reason::Empty, "nothing is packed in it")),
-        Some(Kind::Sqlite) => whole_database(&first[..filled.min(HEADER_LEN)], unpacked),
-        _ => Ok(Walked::Whole),
+        Some(Kind::Sqlite) => {
+            whole_database(&first[..filled.min(HEADER_LEN)], unpacked).map(|()| alone())
+        }
+        None if is_dump(&first[..filled]) => whole_dump(stream.last()).map(|()| alone()),
+        None => Ok(alone()),
+        // An archive in an archive: what is in that one is not looked at.
+        Some(_) => Ok(Walked::GivenUp),
     })
 }
 
+/// Whether a text begins as `sqlite3 .dump` does.
+pub(super) fn is_dump(head: &[u8]) -> bool {
+    head.starts_with(b"PRAGMA foreign_keys=OFF;") || head.starts_with(b"BEGIN TRANSACTION;")
+}
+
+/// Whether a dump came to its end, by its last bytes. SQLite writes ROLLBACK when it met damage, and such a dump restores
+/// nothing.
+pub(super) fn whole_dump(last: &[u8]) -> Result<(), Fault> {
+    let last = last.trim_ascii_end();
+    if last.ends_with(b"COMMIT;") {
+        return Ok(());
+    }
+    let failed = last.windows(ROLLBACK.len()).any(|part| part == ROLLBACK);
+    let words = if failed {
+        "it is a dump that ends in ROLLBACK: the database was damaged, and the dump restores nothing"
+    } else {
+        "it is a dump that does not end with COMMIT: it is cut off"
+    };
+    Err(Fault::new(Reason::Damaged, words))
+}
+
 /// Whether a packed database has all the pages that its header states.
-fn whole_database(header: &[u8], bytes: u64) -> Result<Walked, Fault> {
+fn whole_database(header: &[u8], bytes: u64) -> Result<(), Fault> {
     let damaged = |words: String| Err(Fault::new(Reason::Damaged, words));
     match SqliteHeader::parse(header) {
         Err(error) => damaged(format!("its database has no sound header: {error}")),
@@ -168,21 +142,34 @@ fn whole_database(header: &[u8], bytes: u64) -> Result<Walked, Fault> {
             Some(stated) if bytes < stated => {
                 damaged(format!("its database is cut off: {bytes} of {stated} bytes"))
             }
-            _ => Ok(Walked::Whole),
+            _ => Ok(()),
         },
     }
 }
 
 /// What an error while unpacking means: the bytes are wrong, a bound was reached, or they cannot be read.
-fn finish(walked: io::Result<Result<Walked, Fault>>) -> Result<Walked, Fault> {
-    walked.unwrap_or_else(|error| match error.kind() {
-        io::ErrorKind::TimedOut => Ok(Walked::GivenUp),
-        io::ErrorKind::UnexpectedEof => Err(Fault::new(Reason::Damaged, "it is cut off")),
-        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+fn finish(walked: io::Result<Result<Walked, Fault>>, kind: Kind) -> Result<Walked, Fault> {
+    walked.unwrap_or_else(|error| match (error.kind(), kind) {
+        (io::ErrorKind::TimedOut, _) => Ok(Walked::GivenUp),
+        _ if error.raw_os_error().is_some() => Err(Fault::unreadable(&error)),
+        (io::ErrorKind::UnexpectedEof, _) => Err(Fault::new(Reason::Damaged, "it is cut off")),
+        (io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput, _) => {
             Err(Fault::new(Reason::Damaged, format!("it cannot be unpacked: {error}")))
         }
+        // These decoders also err on what is sound and only needs more memory, or a dictionary.
+        (_, Kind::Xz | Kind::Zstd) => Err(Fault::new(
+            Reason::Unknown,
+            format!("it cannot be unpacked here ({error}), so that what is in it is not known"),
+        )),
         _ => Err(Fault::unreadable(&error)),
     })
+}
+
+/// What entries before an entry say of it.
+#[derive(Default)]
+struct Ahead {
+    name: Option<Vec<u8>>,
+    data_bytes: Option<u64>,
 }
 
 fn walk(
@@ -193,7 +180,8 @@ fn walk(
     let damaged = |words: &str| Ok(Err(Fault::new(Reason::Damaged, words)));
     let mut block = [0; BLOCK_LEN];
     let mut first = first;
-    let mut database = false;
+    let mut holds = Holds::default();
+    let mut ahead = Ahead::default();
     for _ in 0..ENTRIES_MAX {
         if stopped() {
             return Ok(Ok(Walked::GivenUp));
@@ -214,16 +202,40 @@ fn walk(
                 if blocks.fill(&mut block)? < BLOCK_LEN || Block::parse(&block) != Block::Zeros {
                     return damaged("it is cut off: a tar ends with two empty blocks");
                 }
-                return if database {
-                    Ok(Ok(Walked::Whole))
+                return if holds.database {
+                    Ok(Ok(Walked::Whole(holds)))
                 } else {
                     damaged("no database is in it")
                 };
             }
         };
-        let (name_says, data_bytes) = (is_database(header.name), header.data_bytes);
-        let (long_name, map_goes_on) = (header.kind == EntryKind::LongName, header.map_goes_on);
-        database |= name_says && matches!(header, Header { kind: EntryKind::File, .. });
+        let (kind, mut data_bytes, map_goes_on) =
+            (header.kind, header.data_bytes, header.map_goes_on);
+        match kind {
+            EntryKind::LongName | EntryKind::Pax if data_bytes <= LONG_NAME_MAX => {
+                let mut data = vec![0; usize::try_from(padded(data_bytes)).unwrap_or(0)];
+                if blocks.fill(&mut data)? < data.len() {
+                    return damaged("it is cut off");
+                }
+                data.truncate(usize::try_from(data_bytes).unwrap_or(0));
+                ahead.take_in(kind, &data);
+                continue;
+            }
+            EntryKind::LongName | EntryKind::Pax | EntryKind::Aside => {}
+            EntryKind::File | EntryKind::Link | EntryKind::Other => {
+                let Ahead { name, data_bytes: stated } = std::mem::take(&mut ahead);
+                let path = name.unwrap_or_else(|| path_of(&header));
+                match kind {
+                    EntryKind::File => {
+                        data_bytes = stated.unwrap_or(data_bytes);
+                        holds.note(&path, data_bytes);
+                    }
+                    // Its bytes stand with the first of its names.
+                    EntryKind::Link => holds.note(&path, 1),
+                    _ => {}
+                }
+            }
+        }
         if map_goes_on {
             for _ in 0..SPARSE_BLOCKS_MAX {
                 if blocks.fill(&mut block)? < BLOCK_LEN {
@@ -234,33 +246,40 @@ fn walk(
                 }
             }
         }
-        let mut rest = padded(data_bytes);
-        if long_name && data_bytes <= LONG_NAME_MAX {
-            let mut name = vec![0; usize::try_from(rest).unwrap_or(0)];
-            if blocks.fill(&mut name)? < name.len() {
-                return damaged("it is cut off");
-            }
-            database |= name.windows(DATABASE_WORD.len()).any(|part| part == DATABASE_WORD);
-            rest = 0;
-        }
-        if !blocks.skip(rest)? {
+        if !blocks.skip(padded(data_bytes))? {
             return damaged("it is cut off within a file");
         }
     }
     Ok(Ok(Walked::GivenUp))
 }
 
-/// Whether the file may be a database, or a dump of one.
-fn is_database(name: &[u8]) -> bool {
-    let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    let beside = name.ends_with(b"-journal") || name.ends_with(b"-wal") || name.ends_with(b"-shm");
-    let has = |word: &[u8]| name.windows(word.len()).any(|part| part == word);
-    !beside && (has(DATABASE_WORD) || has(b".db") || has(b".sql"))
+impl Ahead {
+    fn take_in(&mut self, kind: EntryKind, data: &[u8]) {
+        if kind == EntryKind::LongName {
+            self.name = Some(until_nul(data).to_vec());
+            return;
+        }
+        for (key, value) in pax_records(data) {
+            match key {
+                // The first is that of a sparse file, whose header has a name that was made up.
+                b"GNU.sparse.name" => self.name = Some(value.to_vec()),
+                b"path" if self.name.is_none() => self.name = Some(value.to_vec()),
+                b"size" => {
+                    self.data_bytes = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
-const DATABASE_WORD: &[u8] = b".sqlite";
+fn path_of(header: &Header<'_>) -> Vec<u8> {
+    let separator: &[u8] = if header.prefix.is_empty() { b"" } else { b"/" };
+    [header.prefix, separator, header.name].concat()
+}
+
+const ROLLBACK: &[u8] = b"ROLLBACK;";
 /// Chroma's directories have a few files per collection.
 const ENTRIES_MAX: usize = 200_000;
 const SPARSE_BLOCKS_MAX: usize = 100_000;
 const LONG_NAME_MAX: u64 = 64 * 1024;
-const SCRATCH_BYTES: usize = 64 * 1024;

@@ -10,16 +10,16 @@ use std::{
 
 use crate::{clock::Timestamp, format::backup_name::date_in, store::DATABASE_FILE};
 
-/// One entry that was judged.
+/// One entry that was judged; of a complete one its bytes are known, or all of its content.
 #[derive(Debug, Clone)]
-pub(super) struct Backup {
+pub(super) struct Backup<T = u64> {
     pub(super) path: PathBuf,
     pub(super) directory: bool,
     /// When its data were copied; of one that may not be asked, by its name, or else unknown and as good as now.
     pub(super) taken: Timestamp,
     pub(super) device: u64,
     /// Bytes when it is complete, otherwise why it is not.
-    pub(super) state: Result<u64, Fault>,
+    pub(super) state: Result<T, Fault>,
 }
 
 /// Why something is not a complete backup, in words too.
@@ -38,14 +38,23 @@ pub(super) enum Reason {
     Growing,
     Future,
     Damaged,
+    /// It is whole, but index folders that the store needs are not in it.
+    WithoutVectors,
     Unreadable,
-    /// It is of a kind, or so large, that its end cannot be told.
+    /// It is of a kind, or so large, that its end or what is in it cannot be told.
     Unknown,
 }
 
 impl Reason {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Empty, Self::Growing, Self::Future, Self::Damaged, Self::Unreadable, Self::Unknown];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Empty,
+        Self::Growing,
+        Self::Future,
+        Self::Damaged,
+        Self::WithoutVectors,
+        Self::Unreadable,
+        Self::Unknown,
+    ];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
@@ -53,9 +62,18 @@ impl Reason {
             Self::Growing => "growing",
             Self::Future => "future",
             Self::Damaged => "damaged",
+            Self::WithoutVectors => "without_vectors",
             Self::Unreadable => "unreadable",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+impl Reason {
+    /// Whether it is a failure of whoever made the backup. One under way is neither that nor a success, and the future
+    /// proves nothing.
+    pub(super) const fn is_told(self) -> bool {
+        matches!(self, Self::Empty | Self::Damaged | Self::WithoutVectors)
     }
 }
 

@@ -7,20 +7,22 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, FileType};
 
 use super::{
-    content::{Walked, walk_gzip, walk_tar},
+    content::{Walked, is_dump, walk_packed, walk_tar, whole_dump},
     entry::{Entry, Fault, Reason, name_of},
+    holds::Holds,
 };
 use crate::{
     clock::Timestamp,
     format::{
         archive::{
-            GzipEnd, HEAD_LEN, Kind, ZIP_TAIL_MAX, ZstdFrame, ends_bzip2, ends_xz, ends_zip,
-            tail_range, zstd_block,
+            GzipEnd, HEAD_LEN, Kind, ZIP_TAIL_MAX, ZstdFrame, ends_bzip2, ends_xz, tail_range,
+            zstd_block,
         },
         sqlite::{HEADER_LEN, SqliteHeader},
+        zip,
     },
     host::walk::{Bounds, DEPTH_MAX, walk},
     store::{
@@ -31,7 +33,7 @@ use crate::{
 
 /// How much may be done for one look.
 pub(super) struct Effort<'a> {
-    /// Whether a gzip file may be unpacked to its end; otherwise its end must do.
+    /// Whether a packed file may be unpacked to its end; otherwise its end must do.
     pub(super) unpack: bool,
     /// Most entries of a directory that are looked at.
     pub(super) entries_max: usize,
@@ -39,12 +41,22 @@ pub(super) struct Effort<'a> {
     pub(super) stopped: &'a dyn Fn() -> bool,
 }
 
+/// What a look into a whole entry gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Its size.
+    pub(super) bytes: u64,
+    /// What is in it; `None` when that cannot be told.
+    pub(super) holds: Option<Holds>,
+}
+
 /// Looks into a copied directory. Gives its bytes, and when anything in it last changed in any way.
 pub(super) fn directory(
     path: &Path,
     entry: &Entry,
     effort: &Effort<'_>,
-) -> (Result<u64, Fault>, Timestamp) {
+) -> (Result<Content, Fault>, Timestamp) {
+    let mut holds = Holds::default();
     let (mut bytes, mut changed, mut missed) = (0_u64, Timestamp::from_secs(0), None);
     let bounds = Bounds { entries_max: effort.entries_max, depth_max: DEPTH_MAX };
     let walked = walk(path, bounds, &mut |visit| {
@@ -52,6 +64,9 @@ pub(super) fn directory(
             Ok(entry) if !entry.meta.is_directory() => {
                 bytes = bytes.saturating_add(entry.meta.size_bytes);
                 changed = changed.max(entry.meta.changed);
+                if entry.meta.file_type() == FileType::RegularFile {
+                    holds.note(entry.path, entry.meta.size_bytes);
+                }
             }
             Ok(_) => {}
             Err(problem) => missed = Some(problem.errno),
@@ -62,7 +77,7 @@ pub(super) fn directory(
         (Err(error), _) => Err(Fault::unreadable(&error)),
         (Ok(_), Some(errno)) => Err(Fault::unreadable(&errno.into())),
         (Ok(walked), None) if !walked.complete() => Err(too_large()),
-        (Ok(_), None) => database_of(entry).map(|()| bytes),
+        (Ok(_), None) => database_of(entry).map(|()| Content { bytes, holds: Some(holds) }),
     };
     (content, changed)
 }
@@ -78,8 +93,8 @@ fn database_of(entry: &Entry) -> Result<(), Fault> {
     sqlite(&open(database)?, meta.len())
 }
 
-/// Looks into a file. Gives its bytes.
-pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<u64, Fault> {
+/// Looks into a file.
+pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<Content, Fault> {
     if !meta.is_file() {
         return Err(Fault::new(Reason::Damaged, "it is neither a file nor a directory"));
     }
@@ -95,51 +110,105 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
         let words = format!("it does not begin like a {} file", should.as_str());
         return Err(Fault::new(Reason::Damaged, words));
     }
-    match is {
-        None => Err(Fault::new(
-            Reason::Unknown,
-            "it is of a kind whose end cannot be told from the outside",
-        )),
-        Some(Kind::Sqlite) => sqlite(&file, size),
+    let holds = match is {
+        None if is_dump(&head) => {
+            whole_dump(&tail(&file, size, DUMP_TAIL)?)?;
+            Some(Holds::database_alone())
+        }
+        None => {
+            return Err(Fault::new(
+                Reason::Unknown,
+                "it is of a kind whose end cannot be told from the outside",
+            ));
+        }
+        Some(Kind::Sqlite) => {
+            sqlite(&file, size)?;
+            Some(Holds::database_alone())
+        }
         Some(Kind::Tar) => match walk_tar(&file, size, effort.stopped)? {
-            Walked::Whole => Ok(()),
-            Walked::GivenUp => Err(too_large()),
+            Walked::Whole(holds) => Some(holds),
+            Walked::GivenUp => return Err(too_large()),
         },
-        Some(Kind::Gzip) => gzip(&file, size, &name, effort),
-        Some(Kind::Zstd) => zstd(&file, size, effort.stopped),
-        Some(Kind::Xz) => {
-            let whole = ends_xz(&tail(&file, size, 1024)?, |bytes| {
+        Some(Kind::Zip) => Some(zip(&file, size)?),
+        Some(kind) => packed(&file, size, kind, &name, effort)?,
+    };
+    Ok(Content { bytes: size, holds })
+}
+
+/// Looks at the end of a packed file, and unpacks it when that is not too much; `None` when it was, and the end is right.
+fn packed(
+    file: &File,
+    size: u64,
+    kind: Kind,
+    name: &str,
+    effort: &Effort<'_>,
+) -> Result<Option<Holds>, Fault> {
+    match kind {
+        Kind::Zstd => zstd(file, size, effort.stopped)?,
+        Kind::Xz => {
+            let whole = ends_xz(&tail(file, size, 1024)?, |bytes| {
                 let mut crc = flate2::Crc::new();
                 crc.update(bytes);
                 crc.sum()
             });
-            ended(whole, "xz stream")
+            ended(whole, "xz stream")?;
         }
-        Some(Kind::Bzip2) => ended(ends_bzip2(&tail(&file, size, 16)?), "bzip2 stream"),
-        Some(Kind::Zip) => ended(ends_zip(&tail(&file, size, ZIP_TAIL_MAX)?), "directory of a zip"),
-    }?;
-    Ok(size)
-}
-
-fn gzip(file: &File, size: u64, name: &str, effort: &Effort<'_>) -> Result<(), Fault> {
-    let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words));
-    if size < GZIP_MIN {
-        return damaged("it is cut off: a gzip file is longer");
+        Kind::Bzip2 => ended(ends_bzip2(&tail(file, size, 16)?), "bzip2 stream")?,
+        _ if size < GZIP_MIN => {
+            let words = "it is cut off: a gzip file is longer";
+            return Err(Fault::new(Reason::Damaged, words));
+        }
+        _ => {}
     }
     if effort.unpack && size <= UNPACK_MAX {
         let unpacked_max = size.saturating_mul(UNPACK_FACTOR).max(UNPACK_MAX);
-        if walk_gzip(file, unpacked_max, effort.stopped)? == Walked::Whole {
-            return Ok(());
+        match walk_packed(file, kind, unpacked_max, effort.stopped)? {
+            Walked::Whole(holds) => return Ok(Some(holds)),
+            Walked::GivenUp => {}
         }
     }
+    if kind == Kind::Gzip {
+        gzip_end(file, size, name)?;
+    }
+    Ok(None)
+}
+
+fn gzip_end(file: &File, size: u64, name: &str) -> Result<(), Fault> {
     let Ok(end) = <[u8; 4]>::try_from(tail(file, size, 4)?) else { return Err(too_large()) };
     match GzipEnd::parse(end, size) {
         GzipEnd::TarRecords => Ok(()),
-        GzipEnd::Other if name.contains(".tar") || name.ends_with("tgz") => {
-            damaged("it is cut off: its end is not the end of a packed tar")
-        }
+        GzipEnd::Other if name.contains(".tar") || name.ends_with("tgz") => Err(Fault::new(
+            Reason::Damaged,
+            "it is cut off: its end is not the end of a packed tar",
+        )),
         GzipEnd::Blocks | GzipEnd::Other => Err(too_large()),
     }
+}
+
+/// The names in the directory of a zip.
+fn zip(file: &File, size: u64) -> Result<Holds, Fault> {
+    let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words));
+    let end = zip::end(&tail(file, size, ZIP_TAIL_MAX)?);
+    let directory = match end {
+        Some(zip::End::At(directory)) => Some(directory),
+        Some(zip::End::Zip64(at)) => zip::end_of_zip64(&read(file, at, zip::ZIP64_END_LEN)?),
+        None => None,
+    };
+    let Some(directory) = directory else {
+        return damaged("it is cut off: the end of a directory of a zip is missing");
+    };
+    if directory.offset.saturating_add(directory.bytes) > size {
+        return damaged("its end states a directory that lies outside of it");
+    }
+    if directory.bytes > ZIP_DIRECTORY_MAX {
+        return Err(too_large());
+    }
+    let bytes = read(file, directory.offset, usize::try_from(directory.bytes).unwrap_or(0))?;
+    let mut holds = Holds::default();
+    for (name, unpacked) in zip::entries(&bytes) {
+        holds.note(name, unpacked);
+    }
+    if holds.database { Ok(holds) } else { damaged("no database is in it") }
 }
 
 /// Steps from block to block; what is in them is not looked at.
@@ -223,9 +292,13 @@ fn read(file: &File, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
+/// Last bytes of a dump that are looked at.
+const DUMP_TAIL: usize = 64;
+/// The directory of a zip with some hundred thousand names.
+const ZIP_DIRECTORY_MAX: u64 = 64 * 1024 * 1024;
 /// Header and trailer of gzip.
 const GZIP_MIN: u64 = 18;
-/// Larger gzip files are not unpacked: it takes some seconds.
+/// Larger files are not unpacked: it takes some seconds.
 pub(super) const UNPACK_MAX: u64 = 256 * 1024 * 1024;
 /// Vectors shrink to a tenth at best; zeros to a thousandth.
 const UNPACK_FACTOR: u64 = 20;

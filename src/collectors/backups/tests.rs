@@ -9,6 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
+    clock,
     config::{BackupPolicy, Config, Store},
     host::Host,
 };
@@ -19,11 +20,16 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// Backups of a store without any record, which has no folders.
 fn backups(dir: &Path, pattern: &str) -> Backups {
+    backups_of(&fixture("chroma-1.5.9-empty"), dir, pattern)
+}
+
+fn backups_of(store: &Path, dir: &Path, pattern: &str) -> Backups {
     let config = Arc::new(Config::default());
     let store = Arc::new(Store {
         backups: BackupPolicy::daily(vec![dir.join(pattern).to_string_lossy().into_owned()]),
-        ..Store::new("main", dir)
+        ..Store::new("main", store)
     });
     Backups::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
 }
@@ -76,7 +82,7 @@ fn said(name: &str, bytes: &[u8], unpack: bool) -> Result<u64, Fault> {
     let path = dir.path().join(name);
     fs::write(&path, bytes).unwrap();
     let effort = Effort { unpack, entries_max: 1000, stopped: &|| false };
-    inspect::file(&path, &fs::metadata(&path).unwrap(), &effort)
+    inspect::file(&path, &fs::metadata(&path).unwrap(), &effort).map(|content| content.bytes)
 }
 
 fn reason(said: &Result<u64, Fault>) -> Option<Reason> {
@@ -234,9 +240,17 @@ fn what_is_packed_without_tar_is_told_by_what_it_is() {
     assert!(said("chroma.sqlite3.20260101.gz", &packed, true).is_ok());
     let short = gzip(&database[..database.len() - 4096]);
     assert_eq!(reason(&said("chroma.sqlite3.gz", &short, true)), Some(Reason::Damaged));
-    let dump = gzip(b"BEGIN TRANSACTION; COMMIT;");
-    assert!(said("chroma.sql.gz", &dump, true).is_ok(), "its checksum is right");
-    assert_eq!(reason(&said("chroma.sql.gz", &dump, false)), Some(Reason::Unknown));
+    for (dump, want) in [
+        ("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCOMMIT;\n", None),
+        ("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nINSERT INTO t VAL", Some(Reason::Damaged)),
+        ("BEGIN TRANSACTION;\nROLLBACK; -- due to errors\n", Some(Reason::Damaged)),
+    ] {
+        let packed = gzip(dump.as_bytes());
+        assert_eq!(reason(&said("chroma.sql.gz", &packed, true)), want, "{dump}");
+        assert_eq!(reason(&said("chroma.sql", dump.as_bytes(), true)), want, "{dump}");
+        assert_eq!(reason(&said("chroma.sql.gz", &packed, false)), Some(Reason::Unknown));
+    }
+    assert!(said("notes.gz", &gzip(b"its checksum is right"), true).is_ok());
     for (name, cut, want) in [
         ("chroma.sqlite3.20260101", 0, None),
         ("chroma_20260101.db", 0, None),
@@ -277,7 +291,9 @@ fn other_archives_are_told_by_their_ends() {
     fs::write(dir.path().join("a.tar.zst"), zst).unwrap();
     for name in ["a.tar.xz", "a.tar.bz2", "a.zip", "a.tar.zst"] {
         let whole = fs::read(dir.path().join(name)).unwrap();
-        assert_eq!(said(name, &whole, false), Ok(whole.len() as u64), "{name}");
+        for unpack in [true, false] {
+            assert_eq!(said(name, &whole, unpack), Ok(whole.len() as u64), "{name} {unpack}");
+        }
         let without_end = name == "a.tar.zst";
         for cut in cuts(whole.len()) {
             // A zstd file that ends with a frame is a zstd file.
@@ -443,7 +459,7 @@ fn the_store_itself_and_checksums_are_no_backups() {
     fs::hard_link(dir.path().join("chroma.sqlite3"), dir.path().join("linked.sqlite3")).unwrap();
     fs::write(dir.path().join("old.tar.gz.sha256"), "0123  old.tar.gz").unwrap();
     for pattern in ["", "*"] {
-        let (seen, codes) = look(&mut backups(dir.path(), pattern), NOW * 2);
+        let (seen, codes) = look(&mut backups_of(dir.path(), dir.path(), pattern), NOW * 2);
         assert_eq!(
             (codes, value(&seen, &COUNT)),
             (vec!["backup_missing"], Some(0.0)),
@@ -462,4 +478,165 @@ fn without_patterns_nothing_is_expected() {
     let mut collector = Backups::new(&context);
     let (seen, codes) = look(&mut collector, NOW);
     assert!(seen.samples.is_empty() && codes.is_empty() && collector.codes().is_empty());
+}
+
+/// A copy of a fixture that lay there long before [`NOW`], and a place for its backups.
+fn old_store(name: &str) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let scratch = tempfile::tempdir().unwrap();
+    let (store, place) = (scratch.path().join("store"), scratch.path().join("backups"));
+    let copied = Command::new("cp").arg("-R").arg(fixture(name)).arg(&store).status();
+    assert!(copied.unwrap().success());
+    for folder in fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path()) {
+        if folder.is_dir() {
+            for file in fs::read_dir(folder).unwrap() {
+                touch(&file.unwrap().path(), NOW - 100 * 3600);
+            }
+        }
+    }
+    fs::create_dir(&place).unwrap();
+    (scratch, store, place)
+}
+
+/// Packs what is named in a store by a command of a shell, in which `$S` is the store and `$B` the backup.
+fn pack(store: &Path, backup: &Path, command: &str, at: i64) {
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-ec", command]).env("S", store).env("B", backup).status();
+    assert!(status.unwrap().success(), "{command}");
+    if backup.is_dir() {
+        touch(&backup.join("chroma.sqlite3"), at);
+    } else {
+        touch(backup, at);
+    }
+}
+
+/// Ways to back up a store: what goes into the backup without and with its folders.
+const WAYS: [(&str, &str, &str); 5] = [
+    ("a.sqlite3", "cp $S/chroma.sqlite3 $B", ""),
+    ("a.sqlite3.gz", "gzip -c $S/chroma.sqlite3 > $B", ""),
+    ("a.tar", "tar -cf $B -C $S chroma.sqlite3", "tar -cf $B -C $S ."),
+    ("a.tgz", "tar -czf $B -C $S chroma.sqlite3", "tar -czf $B --format=pax $S"),
+    ("a.copy", "mkdir $B; cp $S/chroma.sqlite3 $B", "cp -R $S $B"),
+];
+
+#[test]
+fn a_backup_without_the_folders_of_a_purged_store_is_not_complete() {
+    for (name, without, with) in WAYS {
+        let (_scratch, store, place) = old_store("chroma-1.5.9");
+        pack(&store, &place.join(name), without, NOW - 3 * 3600);
+        // A directory must have been at rest for a moment of the real clock.
+        let now = if name == "a.copy" { clock::now().as_secs() + 3600 } else { NOW };
+        let mut collector = backups_of(&store, &place, "*");
+        let (seen, codes) = look(&mut collector, now);
+        assert_eq!(codes, ["backup_incomplete", "backup_missing"], "{name}");
+        assert!((incomplete(&seen, "without_vectors") - 1.0).abs() < f64::EPSILON, "{name}");
+        assert_eq!((value(&seen, &AGE), value(&seen, &COUNT)), (None, Some(0.0)), "{name}");
+        let evidence = &seen.findings[0].evidence;
+        let names = "index folders of 2 of 2 collections (\"notes\", \"articles\")";
+        assert!(evidence.contains(names), "{name}: {evidence}");
+        if !with.is_empty() {
+            pack(&store, &place.join("whole").with_extension(name), with, NOW - 2 * 3600);
+            let (seen, codes) = look(&mut collector, now);
+            assert!(!codes.contains(&"backup_incomplete"), "{name}: {codes:?}");
+            assert_eq!(value(&seen, &COUNT), Some(1.0), "{name}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "e2e"), ignore = "needs python3: run with --features e2e")]
+fn what_is_in_other_archives_is_told_too() {
+    let script = "import os,sys,tarfile,zipfile\ns,b,all=os.environ['S'],os.environ['B'],sys.argv[1]=='all'\n\
+        names=[os.path.join(d,f) for d,_,fs in os.walk(s) for f in fs] if all else [s+'/chroma.sqlite3']\n\
+        if b.endswith('zip'):\n z=zipfile.ZipFile(b,'w',zipfile.ZIP_DEFLATED)\n [z.write(n) for n in names]\n z.close()\n\
+        else:\n t=tarfile.open(b,'w:'+b.rsplit('.',1)[1])\n [t.add(n) for n in names]\n t.close()";
+    for name in ["a.zip", "a.tar.xz", "a.tar.bz2"] {
+        for (all, want) in [("all", &[][..]), ("one", &["backup_incomplete", "backup_missing"])] {
+            let (_scratch, store, place) = old_store("chroma-1.5.9");
+            let command = format!("python3 -c \"{script}\" {all}");
+            pack(&store, &place.join(name), &command, NOW - 3 * 3600);
+            assert_eq!(look(&mut backups_of(&store, &place, "*"), NOW).1, want, "{name} {all}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_never_purged_needs_no_folders() {
+    for base in ["chroma-0.4.24", "chroma-0.5.5", "chroma-1.5.9-fresh"] {
+        let (_scratch, store, place) = old_store(base);
+        pack(&store, &place.join("a.sqlite3"), "cp $S/chroma.sqlite3 $B", NOW - 3 * 3600);
+        assert_eq!(look(&mut backups_of(&store, &place, "*"), NOW).1, [""; 0], "{base}");
+    }
+}
+
+#[test]
+fn a_backup_is_held_against_the_folders_of_its_time() {
+    let (_scratch, store, place) = old_store("chroma-1.5.9");
+    // Made before the first flush: all vectors were in the database then.
+    pack(&store, &place.join("a.sqlite3"), "cp $S/chroma.sqlite3 $B", NOW - 120 * 3600);
+    let mut collector = backups_of(&store, &place, "*");
+    assert_eq!(look(&mut collector, NOW).1, ["backup_stale"]);
+    // Unless one that is older still has the folders.
+    pack(&store, &place.join("b.tar"), "tar -cf $B -C $S .", NOW - 130 * 3600);
+    assert_eq!(look(&mut collector, NOW).1, ["backup_incomplete", "backup_stale"]);
+    // A folder with a file missing or without a byte brings nothing back either.
+    for command in [
+        "tar -cf $B -C $S --exclude=header.bin .",
+        "mkdir $B.d; cp -R $S/. $B.d; for f in $B.d/*/data_level0.bin; do : > $f; done; tar -cf $B -C $B.d .; rm -r $B.d",
+        "mkdir $B.d; for f in $S/*; do ln -s $f $B.d; done; rm $B.d/chroma.sqlite3; cp $S/chroma.sqlite3 $B.d; tar -cf $B -C $B.d .; rm -r $B.d",
+    ] {
+        pack(&store, &place.join("c.tar"), command, NOW - 3600);
+        let codes = look(&mut collector, NOW).1;
+        assert_eq!(codes, ["backup_incomplete", "backup_stale"], "{command}");
+    }
+    pack(&store, &place.join("c.tar"), "tar -cf $B -C $S .", NOW - 1800);
+    assert_eq!(look(&mut collector, NOW).1, [""; 0]);
+}
+
+#[test]
+fn folders_that_come_late_make_a_directory_complete() {
+    let (_scratch, store, place) = old_store("chroma-1.5.9");
+    let copy = place.join("a");
+    pack(&store, &copy, "mkdir $B; cp $S/chroma.sqlite3 $B", NOW);
+    let now = clock::now().as_secs() + 3600;
+    let mut collector = backups_of(&store, &place, "*");
+    assert!(look(&mut collector, now).1.contains(&"backup_incomplete"));
+    pack(&store, &copy, "cp -R $S/*-*-*-*-* $B", NOW);
+    assert!(!look(&mut collector, now).1.contains(&"backup_incomplete"));
+}
+
+#[test]
+fn what_the_store_had_is_known_when_it_is_gone_and_after_a_restart() {
+    let (scratch, store, place) = old_store("chroma-1.5.9");
+    pack(&store, &place.join("a.sqlite3"), "cp $S/chroma.sqlite3 $B", NOW - 3600);
+    let state = scratch.path().join("state");
+    let config = Arc::new(Config { state_dir: Some(state), ..Config::default() });
+    let new = || {
+        let mut backups = backups_of(&store, &place, "*");
+        backups.context =
+            Context::new(&config, &backups.context.store, &Arc::new(Host::new(&config)));
+        backups
+    };
+    let want = ["backup_incomplete", "backup_missing"];
+    let mut collector = new();
+    assert_eq!(look(&mut collector, NOW).1, want);
+    fs::remove_file(store.join("chroma.sqlite3")).unwrap();
+    assert_eq!(look(&mut collector, NOW).1, want);
+    drop(collector);
+    assert_eq!(look(&mut new(), NOW).1, want);
+    // A store that was never seen tells nothing of a backup without folders.
+    let mut stranger = backups_of(&store, &place, "*");
+    let (seen, codes) = look(&mut stranger, NOW);
+    assert_eq!((codes, seen.problems.len()), (vec![], 1));
+}
+
+#[test]
+fn what_is_too_large_to_be_unpacked_is_unknown_unless_it_is_larger_than_the_database() {
+    let content = |bytes| Content { bytes, holds: None };
+    let (_scratch, store, place) = old_store("chroma-1.5.9");
+    let mut collector = backups_of(&store, &place, "*");
+    look(&mut collector, NOW);
+    let taken = Timestamp::from_secs(NOW - 3600);
+    let lacking = |bytes| collector.vectors.lacking(taken, &content(bytes)).map(|f| f.reason);
+    assert_eq!(lacking(4096), Some(Reason::Unknown));
+    assert_eq!(lacking(1 << 30), None);
 }

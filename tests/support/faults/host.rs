@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{super::support::fixture, Fault, NEWEST, articles, file};
+use super::{super::support::copy_tree, Fault, NEWEST, PURGED, V4, articles, file};
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -85,6 +85,18 @@ fn archive(dir: &Path) -> Vec<u8> {
     out.stdout
 }
 
+/// As if the folders had been there for a week.
+fn flushed_long_ago(dir: &Path) {
+    for folder in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if folder.is_dir() {
+            for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                let times = FileTimes::new().set_modified(now() - Duration::from_hours(170));
+                File::options().write(true).open(file).unwrap().set_times(times).unwrap();
+            }
+        }
+    }
+}
+
 const PATTERN: &str = "backups: [\"{dir}/backups/chroma_db.backup.*\"]";
 const NAME: &str = "chroma_db.backup.tar.gz";
 
@@ -101,12 +113,31 @@ pub(super) const BACKUPS: &[Fault] = &[
     }).configured(PATTERN),
     file("the only backup is an error page", NEWEST, &["backup_invalid", "backup_missing"], |d| backup(d, NAME, b"<html>403 Forbidden</html>", 2)).configured(PATTERN),
     file("newest backup a fraction of those before", NEWEST, &["backup_same_disk", "backup_shrunk"], |d| {
-        let whole = archive(d);
+        let (small, more) = (archive(d), d.with_file_name("more"));
+        // What cannot be packed: as if many records had been deleted since.
+        let mut random = 1_u32;
+        let noise: Vec<u8> = (0..3_000_000).map(|_| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            random.to_be_bytes()[0]
+        }).collect();
+        copy_tree(d, &more);
+        fs::write(more.join("documents.bin"), noise).unwrap();
+        let whole = archive(&more);
         for (name, hours) in [("chroma_db.backup.1.tar.gz", 20), ("chroma_db.backup.2.tar.gz", 15), ("chroma_db.backup.3.tar.gz", 10)] {
             backup(d, name, &whole, hours);
         }
-        // As of a store that lost its collections.
-        let small = fixture("chroma-1.5.9-empty", &d.with_file_name("small"));
-        backup(d, "chroma_db.backup.4.tar.gz", &archive(&small), 2);
+        backup(d, "chroma_db.backup.4.tar.gz", &small, 2);
+    }).configured(PATTERN),
+    file("the only backup is a copy of chroma.sqlite3", PURGED, &["backup_incomplete", "backup_missing"], |d| {
+        flushed_long_ago(d);
+        backup(d, "chroma_db.backup.sqlite3", &fs::read(d.join("chroma.sqlite3")).unwrap(), 2);
+    }).configured(PATTERN),
+    file("the only backup is a copy of chroma.sqlite3, and the queue was never purged", &[V4], &["backup_same_disk"], |d| {
+        flushed_long_ago(d);
+        backup(d, "chroma_db.backup.sqlite3", &fs::read(d.join("chroma.sqlite3")).unwrap(), 2);
+    }).configured(PATTERN),
+    file("newest backup without the folders that the one before had", NEWEST, &["backup_incomplete", "backup_same_disk"], |d| {
+        backup(d, "chroma_db.backup.1.tar.gz", &archive(d), 20);
+        backup(d, "chroma_db.backup.2.tar.gz", &archive(&d.join("chroma.sqlite3")), 2);
     }).configured(PATTERN),
 ];

@@ -1,0 +1,143 @@
+//! Unpacks what gzip, bzip2, xz and zstd made, as a stream that keeps nothing and ends at a bound.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+};
+
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+
+use super::content::Blocks;
+use crate::format::archive::{Kind, ZstdFrame};
+
+/// What comes out of a packed file, as far as its bounds go.
+pub(super) struct Unpacked<'a> {
+    inner: Box<dyn Read + 'a>,
+    bytes_left: u64,
+    stopped: &'a dyn Fn() -> bool,
+    scratch: Vec<u8>,
+    /// The end of what came out.
+    last: Vec<u8>,
+}
+
+impl<'a> Unpacked<'a> {
+    /// Reads `file` from its begin. `None` for what is not packed, or in no such way.
+    pub(super) fn new(
+        file: &'a File,
+        kind: Kind,
+        bytes_max: u64,
+        stopped: &'a dyn Fn() -> bool,
+    ) -> Option<Self> {
+        let packed = BufReader::with_capacity(SCRATCH_BYTES, file);
+        let inner: Box<dyn Read + 'a> = match kind {
+            Kind::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Kind::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
+            Kind::Xz => Box::new(XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
+            Kind::Zstd => Box::new(Zstd { frame: None, packed: Some(packed) }),
+            Kind::Tar | Kind::Zip | Kind::Sqlite => return None,
+        };
+        let scratch = vec![0; SCRATCH_BYTES];
+        Some(Self { inner, bytes_left: bytes_max, stopped, scratch, last: Vec::new() })
+    }
+
+    fn read(&mut self, len: usize) -> io::Result<usize> {
+        if self.bytes_left == 0 || (self.stopped)() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "given up at a bound"));
+        }
+        let read = self.inner.read(&mut self.scratch[..len.min(SCRATCH_BYTES)])?;
+        self.bytes_left = self.bytes_left.saturating_sub(read as u64);
+        let end = &self.scratch[read.saturating_sub(LAST_BYTES)..read];
+        self.last.extend(end);
+        let surplus = self.last.len().saturating_sub(LAST_BYTES);
+        self.last.drain(..surplus);
+        Ok(read)
+    }
+
+    /// Reads to the end, where checksums are compared. Gives the bytes that it read.
+    pub(super) fn drain(&mut self) -> io::Result<u64> {
+        let mut bytes = 0_u64;
+        loop {
+            match self.read(SCRATCH_BYTES)? {
+                0 => return Ok(bytes),
+                read => bytes += read as u64,
+            }
+        }
+    }
+
+    /// The last bytes that came out.
+    pub(super) fn last(&self) -> &[u8] {
+        &self.last
+    }
+}
+
+impl Blocks for Unpacked<'_> {
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let read = self.read(buffer.len() - filled)?;
+            if read == 0 {
+                break;
+            }
+            buffer[filled..filled + read].copy_from_slice(&self.scratch[..read]);
+            filled += read;
+        }
+        Ok(filled)
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<bool> {
+        let mut left = bytes;
+        while left > 0 {
+            let read = self.read(usize::try_from(left).unwrap_or(usize::MAX))?;
+            if read == 0 {
+                return Ok(false);
+            }
+            left -= read as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// Frame after frame of zstd; the decoder knows one.
+struct Zstd<R: BufRead> {
+    frame: Option<StreamingDecoder<R, FrameDecoder>>,
+    /// Between two frames, and once all is read.
+    packed: Option<R>,
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(frame) = &mut self.frame {
+                let read = frame.read(buffer)?;
+                if read > 0 {
+                    return Ok(read);
+                }
+                self.packed = self.frame.take().map(StreamingDecoder::into_inner);
+            }
+            let Some(mut packed) = self.packed.take() else { return Ok(0) };
+            let ahead = packed.fill_buf()?;
+            if ahead.is_empty() {
+                self.packed = Some(packed);
+                return Ok(0);
+            }
+            // A frame to be stepped over; its header is never cut by the buffer in a way that matters: it would be told as
+            // one that cannot be unpacked.
+            if let Some(ZstdFrame::Skippable(bytes)) = ZstdFrame::parse(ahead) {
+                io::copy(&mut (&mut packed).take(bytes), &mut io::sink())?;
+                self.packed = Some(packed);
+                continue;
+            }
+            let frame = StreamingDecoder::new(packed).map_err(io::Error::other)?;
+            self.frame = Some(frame);
+        }
+    }
+}
+
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Enough for the last line of a dump.
+const LAST_BYTES: usize = 64;
+/// `xz -9` takes 65 MB; a header may ask for 4 GB.
+const XZ_MEMORY_KIB_MAX: u32 = 128 * 1024;
