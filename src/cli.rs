@@ -155,7 +155,8 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
         None => with_config(before.into(), serve),
         Some(Command::Serve { flags }) => with_config(before.and(flags).into(), serve),
         Some(Command::Check { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
+            let named = Flags::of_stores(options.dirs.clone());
+            with_config(before.and(flags).and(named).into(), |config, overrides| {
                 quiet_log(&config, &overrides);
                 check::run(config, &options)
             })

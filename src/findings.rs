@@ -167,7 +167,7 @@ fn clean(text: &str) -> String {
 }
 
 /// A path as a shell takes it for one word.
-fn quoted(path: &str) -> String {
+pub(crate) fn shell_word(path: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+@%:,=".contains(c);
     if path.chars().all(plain) {
         path.to_owned()
@@ -369,6 +369,8 @@ catalogue! {
         => "See whether it runs and why it ended: pgrep -af chroma; journalctl -k --grep 'oom|segfault' --since -1h";
     ServerFailing "server_failing" Critical: "The server answers its heartbeat, which never touches the database, but fails to read from it: clients get errors."
         => "Do not restart it yet: run chroma_exporter check first, because a restart over a missing database starts an empty one.";
+    ServerElsewhere "server_elsewhere" Warning: "The server that answers has other collections than this directory: it serves another directory, and what is written to it does not come here."
+        => "Stop writing, and see which directory the server has open: ls -l /proc/$(pgrep -of chroma)/fd | grep sqlite3. Then start it on {path}, or name the right directory or server.url in the configuration.";
     LogPanic "log_panic" Critical: "The server's log tells of a panic or a crash."
         => "Run chroma_exporter check, and upgrade chromadb if the line says 'out of range for slice of length'; delete nothing for it.";
     LogError "log_error" Warning: "The server's log tells of an error that concerns the data or the host."
@@ -390,7 +392,7 @@ impl Code {
     /// What to do about it in the store at `path`.
     #[must_use]
     pub fn remedy(self, path: &std::path::Path) -> String {
-        self.remedy_template().replace("{path}", &quoted(&clean(&path.to_string_lossy())))
+        self.remedy_template().replace("{path}", &shell_word(&clean(&path.to_string_lossy())))
     }
 }
 

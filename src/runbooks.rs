@@ -25,7 +25,7 @@ pages! {
     "Disk": disk_usage_high, disk_usage_critical, disk_will_fill, inodes_low, disk_readonly, headroom_low;
     "Permissions": permission_drift, permission_unwritable, permission_world_writable;
     "Backups": backup_missing, backup_stale, backup_invalid, backup_incomplete, backup_shrunk, backup_same_disk;
-    "Server and logs": server_unreachable, server_failing, log_panic, log_error;
+    "Server and logs": server_unreachable, server_failing, server_elsewhere, log_panic, log_error;
     "This program": check_overdue, collector_failing;
 }
 

@@ -38,7 +38,7 @@ fn help_and_version_are_answers_and_wrong_words_are_not() {
     for words in [
         &["chekc"][..],
         &["--store.pth", "/a"],
-        &["check", "/srv/chroma"],
+        &["serve", "/srv/chroma"],
         &["config"],
         &["--web.listen-address", "18000"],
         &["check", "--output", "xml"],
@@ -302,6 +302,52 @@ fn check_names_each_store_and_answers_with_its_exit_code() {
         "{out}"
     );
     assert!(!state.exists(), "check writes nothing, not even its own state");
+}
+
+#[test]
+fn check_takes_directories_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = fixture("chroma-1.5.9", &dir.path().join("a"));
+    let two = fixture("chroma-1.1.1", &dir.path().join("b"));
+    let three = format!("third={}", fixture("chroma-0.6.3", &dir.path().join("c")).display());
+    let named = format!("--store.path={}", two.display());
+    let words = ["check", "--quick", "--state.dir=", "--output=json"];
+    let out = run(&[&words[..], &[one.to_str().unwrap(), &named, &three]].concat());
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).expect("a document");
+    let stores = document["stores"].as_array().unwrap();
+    let paths: Vec<_> = stores.iter().map(|s| s["path"].as_str().unwrap()).collect();
+    assert_eq!(stores.len(), 3, "{paths:?}");
+    assert!(stores.iter().any(|store| store["store"] == "third"), "{paths:?}");
+    for path in [one, two] {
+        assert!(paths.contains(&path.to_str().unwrap()), "{paths:?}");
+    }
+    let (code, _, err) = told(&run(&["check", "a%b=/x"]));
+    assert!(code == 64 && err.contains("the name before ="), "{err}");
+    let (_, help, _) = told(&run(&["check", "--help"]));
+    assert!(help.contains("[[NAME=]DIR]..."), "{help}");
+}
+
+#[test]
+fn check_names_the_directory_that_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
+    let store = fixture("chroma-1.5.9", &root);
+    let folders = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
+    let segment = folders.into_iter().find(|path| path.is_dir()).unwrap();
+    let meant = format!("chroma_exporter check {}", store.display());
+    for given in
+        [store.join("chroma.sqlite3"), segment.clone(), segment.join("header.bin"), root.clone()]
+    {
+        let (code, out, _) = told(&run(&["check", "--state.dir=", given.to_str().unwrap()]));
+        assert!(matches!(code, 1..=3), "{given:?}: {out}");
+        let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("; the store is {}", store.display())), "{given:?}: {out}");
+        assert!(words.contains(&meant), "{given:?}: {out}");
+        assert!(!out.contains("dmesg"), "{given:?}: {out}");
+    }
+    let wrong = store.with_file_name("chroma-1.5.8");
+    let (code, out, _) = told(&run(&["check", "--state.dir=", wrong.to_str().unwrap()]));
+    assert!(code == 2 && out.contains(&meant), "{out}");
 }
 
 #[test]

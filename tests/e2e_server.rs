@@ -174,6 +174,47 @@ fn a_server_is_followed_from_health_over_damage_to_its_end() {
     }
 }
 
+#[test]
+fn a_server_on_another_directory_is_told_until_it_is_on_this_one() {
+    for version in ["1.5.9", "0.6.3"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let dir = support::fixture(&format!("chroma-{version}"), &root);
+        let other = root.join("other");
+        fs::create_dir(&other).unwrap();
+        let mut server = Server::start(version, &other);
+        let config = root.join("config.yml");
+        let text = format!(
+            "stores:\n  - name: main\n    path: {}\n    server: {{url: 'http://127.0.0.1:{}', interval: 1s, timeout: 20s}}\n\
+             state:\n  dir: {}\ncollect:\n  interval: 1s\n",
+            dir.display(),
+            server.port,
+            root.join("state").display()
+        );
+        fs::write(&config, text).unwrap();
+        let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
+        let elsewhere = "server_elsewhere".to_owned();
+        let page = exporter.wait_page("server_elsewhere", SOON, |page| {
+            page.findings("main").contains(&elsewhere)
+        });
+        let labels = [("code", "server_elsewhere"), ("severity", "critical")];
+        assert_eq!(page.get("chroma_finding", &labels), Some(1.0), "{version}: {}", page.text);
+        let state = format!("--state.dir={}", root.join("state").display());
+        let found = findings(&["--config.file", config.to_str().unwrap(), &state]);
+        let found = found.iter().find(|f| f["code"] == "server_elsewhere").unwrap();
+        let evidence = found["evidence"].as_str().unwrap();
+        assert!(evidence.contains("has 0 collections in default_database, the directory has 2"));
+        assert!(evidence.contains("no process of this host has it open"), "{evidence}");
+
+        server.end();
+        server.start_again(&dir);
+        exporter.wait_page("the right directory", SOON, |page| {
+            page.get("chroma_server_collections", &[]) == Some(2.0)
+                && !page.findings("main").contains(&elsewhere)
+        });
+    }
+}
+
 fn sql(database: &Path, statement: &str) -> String {
     let answer = wait_for("sqlite3", SOON, || {
         Command::new("sqlite3").arg(database).arg(statement).output().ok()

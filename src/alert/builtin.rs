@@ -90,7 +90,7 @@ pub fn title(code: Code) -> Arc<str> {
 /// enough; these can come and go within a restart or a burst of work.
 fn patience(code: Code) -> (u64, u64) {
     match code.as_str() {
-        "server_gone" | "server_unreachable" | "server_failing" => (15, 0),
+        "server_gone" | "server_unreachable" | "server_failing" | "server_elsewhere" => (15, 0),
         "lock_held" | "descriptors_low" | "log_error" | "log_panic" | "collector_failing" => {
             (0, 60)
         }

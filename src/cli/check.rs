@@ -10,10 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Ended, to_stderr, to_stdout};
+use clap::ValueHint;
+
+use super::{Ended, flags::store_flag, to_stderr, to_stdout};
 use crate::{
     collectors::CollectError,
-    config::{Config, Store},
+    config::{Config, Store, StoreFlag},
     discover,
     findings::Code,
     firsts,
@@ -26,6 +28,10 @@ use report::{Report, Style};
 /// What `check` takes beside the flags of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Options {
+    /// Directories to check: those with chroma.sqlite3
+    #[arg(value_name = "[NAME=]DIR", value_parser = store_flag, value_hint = ValueHint::DirPath)]
+    pub(super) dirs: Vec<StoreFlag>,
+
     /// Skip the checks that read whole files: SQLite's quick and full check
     #[arg(long)]
     quick: bool,

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, ValueEnum, builder::PossibleValue};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, FromArgMatches, ValueEnum, ValueHint, builder::PossibleValue,
+};
 
 use crate::config::{
     CollectorName, Listen, LogFormat, LogLevel, Overrides, PatternFlag, StoreFlag, rules,
@@ -18,7 +20,7 @@ pub(super) struct Flags {
     /// Directory to watch: the one with chroma.sqlite3; repeatable
     ///
     /// Other stores of the configuration file are not watched then. A store that is named keeps its settings there.
-    #[arg(long = "store.path", value_name = "[NAME=]DIR", value_parser = store_flag, help_heading = STORES)]
+    #[arg(long = "store.path", value_name = "[NAME=]DIR", value_parser = store_flag, value_hint = ValueHint::DirPath, help_heading = STORES)]
     stores: Vec<StoreFlag>,
 
     /// Where backups of a store appear, in quotes: '/backup/chroma_*.tar.gz'; repeatable
@@ -76,6 +78,11 @@ const PATHS: &str = "Paths";
 const LOG: &str = "Log";
 
 impl Flags {
+    /// Nothing but these stores.
+    pub(super) fn of_stores(stores: Vec<StoreFlag>) -> Self {
+        Self { stores, ..Self::default() }
+    }
+
     /// These and those that stand `later` in the command line, which win where only one can hold.
     pub(super) fn and(self, later: Self) -> Self {
         Self {
@@ -219,7 +226,7 @@ impl ValueEnum for LogFormat {
     }
 }
 
-fn store_flag(word: &str) -> Result<StoreFlag, String> {
+pub(super) fn store_flag(word: &str) -> Result<StoreFlag, String> {
     let (name, path) = named(word)?;
     if path.is_empty() {
         return Err("must be a directory".to_owned());

@@ -8,6 +8,7 @@ mod job;
 mod judge;
 mod look;
 mod memory;
+mod nearby;
 mod remains;
 mod samples;
 mod schedule;
@@ -27,6 +28,7 @@ use self::{
     judge::{Background, Judged, Obstacle, judge},
     look::{Look, Stamps},
     memory::{Content, Memory},
+    nearby::Nearby,
     schedule::When,
 };
 use super::{
@@ -84,6 +86,8 @@ pub struct Integrity {
     context: Context,
     memory: Option<Memory>,
     cheap: Option<Cheap>,
+    /// Where the store may be that was meant, while the path is none, and when that was looked for.
+    nearby: Option<(Timestamp, Nearby)>,
     /// At most one that reads whole files, and may wait for its turn, and one that does not.
     jobs: Vec<Job>,
     /// Where the store stands among all.
@@ -104,6 +108,7 @@ impl Integrity {
             context: context.clone(),
             memory: None,
             cheap: None,
+            nearby: None,
             jobs: Vec::new(),
             spread: rhythm::spread(
                 rustix::system::uname().nodename().to_bytes(),
@@ -163,7 +168,28 @@ impl Integrity {
                 }
             }
         }
+        self.name_the_store(&mut judged, turn.now);
         self.cheap = Some(Cheap { stamps, judged, at: turn.now });
+    }
+
+    /// When the path is no store and never was: which directory was meant.
+    fn name_the_store(&mut self, judged: &mut Judged, now: Timestamp) {
+        let lost = |finding: &Finding| matches!(finding.code, Code::StoreMissing | Code::NotAStore);
+        if self.was_there() || !judged.header.findings.iter().any(lost) {
+            self.nearby = None;
+            return;
+        }
+        let (at, nearby) = match self.nearby.take() {
+            Some((at, nearby)) if now.since(at) < NEARBY_INTERVAL && now >= at => (at, nearby),
+            _ => {
+                let store = &self.context.store;
+                (now, Nearby::of(&store.seen_path, &store.path))
+            }
+        };
+        let findings = std::mem::take(&mut judged.header.findings);
+        judged.header.findings =
+            findings.into_iter().map(|finding| nearby.add_to(finding)).collect();
+        self.nearby = Some((at, nearby));
     }
 
     fn was_there(&self) -> bool {
@@ -464,6 +490,9 @@ fn whole_minutes(duration: Duration) -> Duration {
     let unit = if duration < OVERDUE_GRACE { 1 } else { 60 };
     Duration::from_secs(duration.as_secs() / unit * unit)
 }
+
+/// Time between two looks for the store that was meant.
+const NEARBY_INTERVAL: Duration = Duration::from_mins(1);
 
 const STATE_KIND: &str = "integrity";
 /// How long a check that is overdue has to be run before that is told.

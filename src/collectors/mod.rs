@@ -140,7 +140,12 @@ impl CollectError {
             Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run the exporter as a user in the group of the directory, or with CAP_DAC_READ_SEARCH"
             }
-            Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Self::Unreadable { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
                 "check the path in the configuration, and that the filesystem is mounted"
             }
             Self::Unreadable { .. } => "look in the kernel's log (dmesg) for errors of the device",

@@ -1,9 +1,10 @@
 //! Asks the server of a store, where its address is given: a heartbeat, its version, the default tenant, and how many
-//! collections there are. The heartbeat alone says nothing of the data: it stays well with the database damaged or gone.
+//! collections there are, and holds that against the directory. The heartbeat alone says nothing of the data: it stays well with the database damaged or gone.
 //! Nor do reads say all: a server whose database was deleted goes on reading from the deleted file, which `processes`
 //! tells as `store_replaced`.
 
 mod ask;
+mod compare;
 mod judge;
 
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::Timestamp,
     config::{CollectorName, ServerProbe},
-    findings::Code,
+    findings::{Code, Finding},
     format::api,
     sample::{Desc, Observation},
     store::Context,
@@ -51,7 +52,7 @@ static COLLECTIONS: Desc = Desc::gauge(
 
 pub(super) static DESCS: [&Desc; 6] = [&UP, &SUCCESS, &DURATION, &STATUS, &INFO, &COLLECTIONS];
 
-static CODES: [Code; 2] = [Code::ServerUnreachable, Code::ServerFailing];
+static CODES: [Code; 3] = [Code::ServerUnreachable, Code::ServerFailing, Code::ServerElsewhere];
 
 /// See the module.
 #[derive(Debug)]
@@ -61,27 +62,37 @@ pub struct Server {
     api: Option<Api>,
     /// The version, and when it was asked for.
     version: Option<(Timestamp, String)>,
+    /// What the newest comparison with the directory said.
+    elsewhere: Option<Finding>,
 }
 
 impl Server {
     /// Asks nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        Self { context: context.clone(), api: None, version: None }
+        Self { context: context.clone(), api: None, version: None, elsewhere: None }
     }
 
     /// Asks all that is due, on this thread.
     fn ask(&self, probe: &ServerProbe, now: Timestamp) -> Result<Asking, String> {
-        let asker = Asker::new(probe)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("cannot start the requests: {error}"))?;
         let due = self.version.as_ref().is_none_or(|(at, _)| now.since(*at) >= VERSION_INTERVAL);
-        let asking = runtime.block_on(asker.ask(self.api, due));
-        // A name that is still being looked up must not hold up the turn.
-        runtime.shutdown_background();
-        Ok(asking)
+        on_this_thread(probe, async |asker| asker.ask(self.api, due).await)
+    }
+
+    /// Holds what the server counts against what the directory lists. Both are asked twice when they differ, so that a
+    /// collection which is made or deleted in between is no difference.
+    fn compare(&mut self, probe: &ServerProbe, asking: &Asking, served: u64, turn: &Turn) {
+        let listed = || compare::listed(&self.context, &turn.stop);
+        let Some(first) = listed() else { return };
+        if first.collections == served {
+            self.elsewhere = None;
+            return;
+        }
+        let again = on_this_thread(probe, async |asker| asker.read_again(asking.api).await);
+        let again = again.ok().and_then(|asked| counted(&asked));
+        if again == Some(served) && listed() == Some(first) {
+            self.elsewhere = Some(compare::elsewhere(&self.context, &probe.url, served, first));
+        }
     }
 
     fn remember(&mut self, asking: &Asking, up: Option<bool>, now: Timestamp) {
@@ -146,14 +157,42 @@ impl Collector for Server {
             out.samples
                 .push(INFO.with(vec![version.clone().into(), asking.api.as_str().into()], 1.0));
         }
-        let read = asking.of(Probe::Read).and_then(|asked| asked.answer.as_ref().ok());
-        let count = read.filter(|answer| answer.status == 200).and_then(|a| api::count(&a.body));
+        let count = asking.of(Probe::Read).and_then(counted);
         out.samples.extend(count.map(|count| COLLECTIONS.sample(count as f64)));
+        match count {
+            Some(count) => self.compare(&probe, &asking, count, turn),
+            // Another one may come in its place.
+            None if verdict.up == Some(false) => self.elsewhere = None,
+            None => {}
+        }
         out.findings = verdict.findings;
+        out.findings.extend(self.elsewhere.clone());
         out.problems = verdict.problems;
         out.judged = verdict.judged;
         out
     }
+}
+
+/// Runs `questions` to the server.
+fn on_this_thread<T>(
+    probe: &ServerProbe,
+    questions: impl AsyncFnOnce(&Asker) -> T,
+) -> Result<T, String> {
+    let asker = Asker::new(probe)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the requests: {error}"))?;
+    let answers = runtime.block_on(questions(&asker));
+    // A name that is still being looked up must not hold up the turn.
+    runtime.shutdown_background();
+    Ok(answers)
+}
+
+/// The number in an answer to [`Probe::Read`].
+fn counted(asked: &Asked) -> Option<u64> {
+    let answer = asked.answer.as_ref().ok().filter(|answer| answer.status == 200)?;
+    api::count(&answer.body)
 }
 
 /// It changes with a restart only, which the heartbeat nearly always notices.

@@ -170,6 +170,12 @@ impl Asker {
         Asking { api, asked }
     }
 
+    /// Counts the collections once more, after a moment.
+    pub(super) async fn read_again(&self, api: Api) -> Asked {
+        tokio::time::sleep(AGAIN_AFTER).await;
+        self.once(api, Probe::Read).await
+    }
+
     /// Asks a second time after a moment when the first answer would be an alarm: a server that is restarted is away
     /// for a second. One that took its full time is not asked again.
     async fn again(&self, api: Api, probe: Probe) -> Asked {

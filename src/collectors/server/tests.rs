@@ -15,6 +15,7 @@ use std::{
 use super::*;
 use crate::{
     config::{Config, Store},
+    findings::Severity,
     host::Host,
     sample::Sample,
 };
@@ -273,4 +274,57 @@ fn a_store_whose_server_is_not_given_asks_nobody() {
     let mut none = server(None);
     let seen = turn(&mut none, 0);
     assert!(seen.samples.is_empty() && seen.problems.is_empty() && none.codes().is_empty());
+}
+
+/// A server on the fixture `base`, which counts so many collections.
+fn counts(base: &str, count: &'static str) -> (Fake, Server) {
+    let fake = Fake::of(&[
+        ("/api/v2/heartbeat", 200, "{\"nanosecond heartbeat\":1}"),
+        ("/api/v2/version", 200, "\"1.0.0\""),
+        ("/api/v2/tenants/default_tenant", 200, "{}"),
+        ("/api/v2/tenants/default_tenant/databases/default_database/collections_count", 200, count),
+    ]);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(base);
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store { server: Some(at(fake.url())), ..Store::new("main", path) });
+    let server = Server::new(&Context::new(&config, &store, &Arc::new(Host::read_only(&config))));
+    (fake, server)
+}
+
+#[test]
+fn a_server_that_lists_other_collections_serves_another_directory() {
+    for (base, count, want) in [
+        ("chroma-1.5.9", "0", Some(Severity::Critical)),
+        ("chroma-1.5.9", "3", Some(Severity::Warning)),
+        ("chroma-1.5.9", "2", None),
+        ("chroma-1.5.9-empty", "0", None),
+        ("chroma-0.4.24", "0", Some(Severity::Critical)),
+        ("none", "0", None),
+    ] {
+        let (fake, mut server) = counts(base, count);
+        let seen = turn(&mut server, 0);
+        let said: Vec<_> = seen.findings.iter().map(|f| (f.code, f.severity)).collect();
+        let want: Vec<_> =
+            want.map(|severity| (Code::ServerElsewhere, severity)).into_iter().collect();
+        assert_eq!(said, want, "{base} {count}");
+        assert!(seen.problems.is_empty(), "{base}: {:?}", seen.problems);
+        if let Some(finding) = seen.findings.first() {
+            let words = format!("the server at {} has {count} collections", fake.url());
+            assert!(finding.evidence.contains(&words), "{}", finding.evidence);
+            assert!(finding.evidence.contains("the directory has 2"), "{}", finding.evidence);
+        }
+    }
+}
+
+#[test]
+fn what_was_said_of_the_directory_stays_until_it_can_be_compared_again() {
+    let (fake, mut server) = counts("chroma-1.5.9", "0");
+    assert_eq!(codes(&turn(&mut server, 0)), [Code::ServerElsewhere]);
+    // The database cannot be asked.
+    let database = server.context.database.clone();
+    server.context.database = Arc::new(crate::store::database::Database::new("/none".into()));
+    assert_eq!(codes(&turn(&mut server, 1)), [Code::ServerElsewhere]);
+    server.context.database = database;
+    drop(fake);
+    assert_eq!(codes(&turn(&mut server, 2)), [Code::ServerUnreachable]);
 }
