@@ -71,7 +71,8 @@ impl Nearby {
         if let Some(stores) = stores {
             evidence = format!("{evidence}; {stores}");
         }
-        let told = Finding::new(finding.code, finding.subject, evidence);
+        let told =
+            Finding::new(finding.code, finding.subject, evidence).with_severity(finding.severity);
         match remedy {
             Some((store, words)) => told.with_remedy(format!(
                 "{words}: chroma_exporter check {}",

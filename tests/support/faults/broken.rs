@@ -148,6 +148,9 @@ pub(super) const DIRECTORY: &[Fault] = &[
         fs::write(d.join("chroma-embeddings.parquet"), b"PAR1").unwrap();
         fs::write(d.join("chroma-collections.parquet"), b"PAR1").unwrap();
     }),
+    file("files of Chroma 0.3 beside a database that a newer one made", &["1.5.9-empty"], &["not_a_store"], |d| {
+        fs::write(d.join("chroma-collections.parquet"), b"PAR1").unwrap();
+    }),
 ];
 
 #[rustfmt::skip]

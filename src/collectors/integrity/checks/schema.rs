@@ -59,7 +59,21 @@ pub(super) fn check(
         let evidence = format!("no collection is listed; {}", remains.describe());
         findings.push(Finding::new(Code::CatalogEmpty, "collections", evidence));
     }
+    if seen.collections == Some(0) {
+        findings.extend(older_data(context));
+    }
     Ok(findings)
+}
+
+/// Data of Chroma 0.3 beside a database that lists nothing: a newer Chroma was started on them.
+fn older_data(context: &Context) -> Option<Finding> {
+    let remains = Remains::of(&context.store.seen_path).ok().filter(|remains| remains.ancient)?;
+    let evidence = format!(
+        "{DATABASE_FILE} lists no collection, and files of Chroma 0.3 or older lie beside it ({} entries in all): a newer Chroma was started on them, and reads none of them",
+        remains.entries
+    );
+    let remedy = "Nothing is lost. Keep a copy of the directory, then move the old data into a new directory with the chroma-migrate tool, and start Chroma on that.";
+    Some(Finding::new(Code::NotAStore, "", evidence).with_remedy(remedy))
 }
 
 /// Whether a folder was last written before the database file was made. Folders of collections that were deleted in the
