@@ -307,7 +307,7 @@ impl Backups {
             let evidence = format!("the newest backup {} is not complete: {words}", path.display());
             let lacks = fault.reason == Reason::WithoutVectors;
             let code = if lacks { Code::BackupIncomplete } else { Code::BackupInvalid };
-            findings.push(Finding::new(code, name_of(path), evidence));
+            findings.push(Finding::new(code, name_of(path), evidence).with_items(&fault.missing));
         }
         let (Some(newest), Some(age)) = (newest, age) else {
             let evidence =

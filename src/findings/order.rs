@@ -143,7 +143,7 @@ const fn leads_to(code: Code) -> &'static [Code] {
         LogPanic => &[ServerGone],
         ServerGone => &[ServerUnreachable],
         CollectorFailing => &[CheckOverdue],
-        BackupInvalid => &[BackupStale],
+        BackupInvalid | BackupIncomplete => &[BackupMissing, BackupStale, BackupShrunk],
         _ => &[],
     }
 }

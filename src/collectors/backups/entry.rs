@@ -29,6 +29,8 @@ pub(super) struct Fault {
     pub(super) words: String,
     /// With which error of the operating system, for the hint.
     pub(super) kind: io::ErrorKind,
+    /// All that is missing in it, one each.
+    pub(super) missing: Vec<String>,
 }
 
 /// The closed list of reasons.
@@ -79,7 +81,7 @@ impl Reason {
 
 impl Fault {
     pub(super) fn new(reason: Reason, words: impl Into<String>) -> Self {
-        Self { reason, words: words.into(), kind: io::ErrorKind::Other }
+        Self { reason, words: words.into(), kind: io::ErrorKind::Other, missing: Vec::new() }
     }
 
     pub(super) fn unreadable(error: &io::Error) -> Self {

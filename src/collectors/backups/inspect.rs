@@ -2,8 +2,10 @@
 //! structure where that costs little, otherwise from its end, and what cannot be told is unknown, not a success.
 
 use std::{
+    ffi::OsStr,
     fs::{File, Metadata},
     ops::ControlFlow,
+    os::unix::ffi::OsStrExt,
     path::Path,
 };
 
@@ -21,10 +23,12 @@ use crate::{
             GzipEnd, HEAD_LEN, Kind, ZIP_TAIL_MAX, ZstdFrame, ends_bzip2, ends_xz, tail_range,
             zstd_block,
         },
+        lfs,
         sqlite::{HEADER_LEN, SqliteHeader},
+        uuid::parse_uuid,
         zip,
     },
-    host::walk::{Bounds, DEPTH_MAX, walk},
+    host::walk::{self, Bounds, DEPTH_MAX, walk},
     store::{
         DATABASE_FILE,
         database::{open_bytes, read_up_to},
@@ -64,7 +68,8 @@ pub(super) fn directory(
             Ok(entry) if !entry.meta.is_directory() => {
                 bytes = bytes.saturating_add(entry.meta.size_bytes);
                 changed = changed.max(entry.meta.changed);
-                if entry.meta.file_type() == FileType::RegularFile {
+                let file = entry.meta.file_type() == FileType::RegularFile;
+                if file && !is_pointer(path, &entry) {
                     holds.note(entry.path, entry.meta.size_bytes);
                 }
             }
@@ -80,6 +85,23 @@ pub(super) fn directory(
         (Ok(_), None) => database_of(entry).map(|()| Content { bytes, holds: Some(holds) }),
     };
     (content, changed)
+}
+
+/// Whether git put a few lines in place of this file of an index.
+fn is_pointer(root: &Path, entry: &walk::Entry<'_>) -> bool {
+    let small = entry.meta.size_bytes <= lfs::HEAD_LEN as u64;
+    let folder = entry.folder().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    if !small || parse_uuid(folder).is_none() {
+        return false;
+    }
+    let head = open(&root.join(OsStr::from_bytes(entry.path)))
+        .and_then(|file| read(&file, 0, lfs::HEAD_LEN));
+    head.is_ok_and(|head| lfs::Pointer::parse(&head).is_some())
+}
+
+fn pointer() -> Fault {
+    let words = "git put the few lines of a Git LFS pointer in its place; git lfs pull fetches it";
+    Fault::new(Reason::Damaged, words)
 }
 
 fn database_of(entry: &Entry) -> Result<(), Fault> {
@@ -105,6 +127,9 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
     let file = open(path)?;
     let head = read(&file, 0, HEAD_LEN)?;
     let name = name_of(path);
+    if lfs::Pointer::parse(&head).is_some() {
+        return Err(pointer());
+    }
     let (is, should) = (Kind::of_bytes(&head), Kind::of_name(&name));
     if let Some(should) = should.filter(|should| is != Some(*should)) {
         let words = format!("it does not begin like a {} file", should.as_str());
@@ -255,7 +280,11 @@ fn sqlite(file: &File, size: u64) -> Result<(), Fault> {
         return Err(Fault::new(Reason::Empty, "its database has no bytes"));
     }
     let damaged = |words: String| Err(Fault::new(Reason::Damaged, words));
-    match SqliteHeader::parse(&read(file, 0, HEADER_LEN)?) {
+    let head = read(file, 0, HEADER_LEN)?;
+    if lfs::Pointer::parse(&head).is_some() {
+        return Err(pointer());
+    }
+    match SqliteHeader::parse(&head) {
         Err(error) => damaged(format!("its database has no sound header: {error}")),
         Ok(header) => match header.stated_bytes() {
             Some(stated) if size < stated => {

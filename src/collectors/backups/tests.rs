@@ -533,6 +533,11 @@ fn a_backup_without_the_folders_of_a_purged_store_is_not_complete() {
         let evidence = &seen.findings[0].evidence;
         let names = "index folders of 2 of 2 collections (\"notes\", \"articles\")";
         assert!(evidence.contains(names), "{name}: {evidence}");
+        let items = [
+            "11f4c994-921f-420d-b9b5-cbe3dd08f50d of \"notes\"",
+            "c2acc258-3dd5-40e9-927a-253f486f8565 of \"articles\"",
+        ];
+        assert_eq!(seen.findings[0].items, items, "{name}");
         if !with.is_empty() {
             pack(&store, &place.join("whole").with_extension(name), with, NOW - 2 * 3600);
             let (seen, codes) = look(&mut collector, now);
@@ -639,4 +644,32 @@ fn what_is_too_large_to_be_unpacked_is_unknown_unless_it_is_larger_than_the_data
     let lacking = |bytes| collector.vectors.lacking(taken, &content(bytes)).map(|f| f.reason);
     assert_eq!(lacking(4096), Some(Reason::Unknown));
     assert_eq!(lacking(1 << 30), None);
+}
+
+#[test]
+fn what_git_left_in_place_of_a_file_is_no_backup() {
+    const POINTER: &str =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 184320\n";
+    for name in ["chroma.sqlite3", "chroma.tar.gz", "chroma_backup"] {
+        let fault = said(name, POINTER.as_bytes(), true).unwrap_err();
+        assert_eq!(fault.reason, Reason::Damaged, "{name}");
+        assert!(fault.words.contains("git lfs pull"), "{name}: {}", fault.words);
+    }
+    let (_scratch, store, place) = old_store("chroma-1.5.9");
+    let copy = place.join("a");
+    pack(&store, &copy, "cp -R $S $B", NOW);
+    let now = clock::now().as_secs() + 3600;
+    let mut collector = backups_of(&store, &place, "*");
+    assert!(!look(&mut collector, now).1.contains(&"backup_incomplete"));
+    for folder in fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().path()) {
+        if folder.is_dir() {
+            fs::write(folder.join("header.bin"), POINTER).unwrap();
+        }
+    }
+    assert!(look(&mut backups_of(&store, &place, "*"), now).1.contains(&"backup_incomplete"));
+    fs::write(copy.join("chroma.sqlite3"), POINTER).unwrap();
+    touch(&copy.join("chroma.sqlite3"), NOW);
+    let (seen, codes) = look(&mut collector, now);
+    assert!(codes.contains(&"backup_invalid"), "{codes:?}");
+    assert!(seen.findings[0].evidence.contains("git lfs pull"), "{}", seen.findings[0].evidence);
 }

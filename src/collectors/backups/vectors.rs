@@ -152,17 +152,12 @@ impl Vectors {
                 )
             };
         };
-        let missing: Vec<_> = due
-            .iter()
-            .filter(|(uuid, _)| !holds.folder(**uuid))
-            .map(|(_, flushed)| *flushed)
-            .collect();
-        if let Some(first) = missing.first() {
-            let names: Vec<_> = missing
-                .iter()
-                .take(NAMES_MAX)
-                .map(|flushed| format!("\"{}\"", flushed.collection))
-                .collect();
+        let missing: Vec<_> =
+            due.iter().filter(|(uuid, _)| !holds.folder(**uuid)).copied().collect();
+        if let Some((_, first)) = missing.first() {
+            let name = |flushed: &Flushed| format!("\"{}\"", flushed.collection);
+            let names: Vec<_> =
+                missing.iter().take(NAMES_MAX).map(|(_, flushed)| name(flushed)).collect();
             let more = if missing.len() > names.len() { ", …" } else { "" };
             let words = format!(
                 "it lacks the index folders of {} of {} collections ({}{more}), and since {} their vectors are nowhere else",
@@ -171,7 +166,11 @@ impl Vectors {
                 names.join(", "),
                 first.since
             );
-            return Some(Fault::new(Reason::WithoutVectors, words));
+            let all = missing
+                .iter()
+                .map(|(uuid, flushed)| format!("{} of {}", uuid_text(**uuid), name(flushed)));
+            let fault = Fault::new(Reason::WithoutVectors, words);
+            return Some(Fault { missing: all.collect(), ..fault });
         }
         let undecided = self.undecided.iter().any(|uuid| !holds.folder(*uuid));
         if undecided || !self.known && !holds.any_folder() {
