@@ -194,9 +194,8 @@ fn a_server_on_another_directory_is_told_until_it_is_on_this_one() {
         fs::write(&config, text).unwrap();
         let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
         let elsewhere = "server_elsewhere".to_owned();
-        let page = exporter.wait_page("server_elsewhere", SOON, |page| {
-            page.findings("main").contains(&elsewhere)
-        });
+        let page = exporter
+            .wait_page("server_elsewhere", SOON, |page| page.findings("main").contains(&elsewhere));
         let labels = [("code", "server_elsewhere"), ("severity", "critical")];
         assert_eq!(page.get("chroma_finding", &labels), Some(1.0), "{version}: {}", page.text);
         let state = format!("--state.dir={}", root.join("state").display());
