@@ -52,7 +52,10 @@ fn the_dashboards_in_the_tree_are_what_this_code_makes() {
         let file = directory().join(format!("{}.json", dashboard.uid));
         let made = serde_json::to_string_pretty(&dashboard.json()).unwrap() + "\n";
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(&file, &made).unwrap();
+            // Whole at once: the other tests read it meanwhile.
+            let new = file.with_extension("new");
+            fs::write(&new, &made).unwrap();
+            fs::rename(new, &file).unwrap();
         }
         let kept = fs::read_to_string(&file).unwrap_or_default();
         assert!(kept == made, "{} differs; UPDATE_GOLDEN=1 writes it anew", file.display());
