@@ -321,10 +321,12 @@ catalogue! {
     SegmentOrphan "segment_orphan" Info: "A folder with an index belongs to no collection any more: Chroma leaves it when a collection is deleted."
         => "Nothing is wrong. When you are sure that {path} holds the right chroma.sqlite3 and a backup is there, stop Chroma and move the folder named here away; do not if collections are missing from the list.";
     // processes
-    SecondWriter "second_writer" Critical: "Two processes hold the directory open for writing; each loses vectors of the other without any error."
-        => "Stop all but one of them now, then restart the one that stays.";
+    SecondWriter "second_writer" Critical: "Two processes have the directory open for writing, or had and one of them has not been restarted since; each loses vectors of the other without any error."
+        => "Stop all but one of them now, then restart the one that stays: only a new start reads what the others wrote.";
+    SqliteToolOpen "sqlite_tool_open" Info: "A SQLite tool has chroma.sqlite3 open for writing beside Chroma. It takes no vectors away; while it has a transaction open Chroma cannot write, and what it changes in the tables the indexes do not know."
+        => "Close it when it is not needed, and only look through it: sqlite3 -readonly {path}/chroma.sqlite3";
     ServerGone "server_gone" Critical: "The process that served this directory is gone and no other has taken its place."
-        => "Start Chroma again, and look in its log and in the kernel's (journalctl -k) for why it ended.";
+        => "Start Chroma again when nothing critical about its files stands beside this, and look in its log and in the kernel's (journalctl -k) for why it ended.";
     StoreReplaced "store_replaced" Critical: "A running process holds a deleted or replaced chroma.sqlite3: its reads answer from a file that goes when it ends, and its writes fail (code 1032)."
         => "Do not stop that process before its open file is saved outside {path}: cp /proc/PID/fd/N /var/tmp/chroma.sqlite3.saved (PID and N as found).";
     LockHeld "lock_held" Warning: "A process holds a lock on chroma.sqlite3 for long; all writers wait for it in silence."

@@ -95,6 +95,17 @@ pub struct Observation {
     /// The codes that a failed run could judge all the same: absent findings of these are disproved. Without it, one
     /// folder that can never be read would keep a full disk alarming for ever.
     pub judged: Vec<Code>,
+    /// The codes that a run could not judge although nothing failed: what they are about cannot be seen from here. Their series
+    /// are left out, and a finding of the run before stays.
+    pub unjudged: Vec<Code>,
+}
+
+impl Observation {
+    /// Whether the absence of a finding with this code disproves it.
+    #[must_use]
+    pub fn disproves(&self, code: Code) -> bool {
+        (self.problems.is_empty() || self.judged.contains(&code)) && !self.unjudged.contains(&code)
+    }
 }
 
 /// The five answers of an integrity check. Busy is not corrupt, unknown is not healthy.
@@ -165,7 +176,7 @@ impl Reading {
     /// Whether the absence of a finding with this code disproves it.
     #[must_use]
     pub fn judged(&self, code: Code) -> bool {
-        self.success() || self.observation.judged.contains(&code)
+        self.observation.disproves(code)
     }
 
     /// How the run fared, a value for each family of [`HEALTH`].

@@ -103,9 +103,7 @@ impl Board {
         let Some(row) = rows.iter_mut().find(|row| &*row.empty.store == store) else { return };
         if let Some(before) = row.readings.get(&name) {
             reading.last_success = reading.last_success.or(before.last_success);
-            if !reading.success() {
-                keep_undisproved(&mut reading.observation, &before.observation.findings);
-            }
+            keep_undisproved(&mut reading.observation, &before.observation.findings);
         }
         let judged = reading.answers().filter(|code| reading.judged(*code));
         let mut firsts = Firsts::clone(&row.firsts);
@@ -166,15 +164,15 @@ impl Board {
     }
 }
 
-fn keep_undisproved(failed: &mut Observation, before: &[Finding]) {
-    let Observation { findings, judged, .. } = failed;
+/// What the run before found and this one neither found nor disproved.
+fn keep_undisproved(seen: &mut Observation, before: &[Finding]) {
     let kept: Vec<Finding> = before
         .iter()
-        .filter(|f| !judged.contains(&f.code))
-        .filter(|f| !findings.iter().any(|g| g.code == f.code && g.subject == f.subject))
+        .filter(|f| !seen.disproves(f.code))
+        .filter(|f| !seen.findings.iter().any(|g| g.code == f.code && g.subject == f.subject))
         .map(|f| Finding { kept: true, ..f.clone() })
         .collect();
-    findings.extend(kept);
+    seen.findings.extend(kept);
 }
 
 /// Runs the collectors of one store until `stop`. Their threads may outlive it when the filesystem hangs.
@@ -644,5 +642,9 @@ mod tests {
             let codes: Vec<Code> = failed.findings.iter().map(|f| f.code).collect();
             assert_eq!(codes, want, "{before:?} {judged:?}");
         }
+        let mut well = Observation { unjudged: vec![High], ..observation(&[], &[], false) };
+        keep_undisproved(&mut well, &observation(&[High, Headroom], &[], false).findings);
+        let codes: Vec<Code> = well.findings.iter().map(|f| f.code).collect();
+        assert_eq!(codes, [High], "a run that went well disproves what it could look at");
     }
 }

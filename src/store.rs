@@ -6,11 +6,15 @@ pub mod device;
 pub mod pagecache;
 pub mod view;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
+    collectors::CollectError,
     config::{CollectorName, Config, Store},
-    host::Host,
+    host::{
+        Host,
+        processes::{FileId, Held},
+    },
     progress::Progress,
 };
 
@@ -45,6 +49,15 @@ impl Context {
                 CollectorName::ALL.into_iter().map(|name| (name, Progress::default())).collect(),
             ),
         }
+    }
+
+    /// Whether any process but this one holds the database, the file `file`, so that it may write to it; where not everybody can
+    /// be seen, the kernel may still know that nobody does.
+    pub fn held(&self, file: FileId, max_age: Duration) -> Result<Held, CollectError> {
+        Ok(match self.host.processes.held(file, max_age)? {
+            Held::Unknown if matches!(self.database.writers(), Ok(Some(false))) => Held::No,
+            held => held,
+        })
     }
 
     /// How far the long work of `collector` is. Whoever works tells it, whoever shows it asks.

@@ -14,7 +14,7 @@ use std::{
 
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, MetadataKind, ModifyKind},
+    event::{AccessKind, AccessMode, MetadataKind, ModifyKind},
 };
 use tokio::sync::Notify;
 
@@ -33,7 +33,7 @@ impl Wake {
     pub const NAMES: Self = Self(2);
     /// Owner or mode of an entry changed.
     pub const ATTRIBUTES: Self = Self(4);
-    /// Somebody opened the database.
+    /// Somebody opened the database, or closed it who could write to it.
     pub const OPENED: Self = Self(8);
     /// The journal came, changed or went.
     pub const JOURNAL: Self = Self(16);
@@ -260,7 +260,9 @@ fn classify(event: &Event, root: &Path) -> Wake {
         };
     }
     match event.kind {
-        EventKind::Access(AccessKind::Open(_)) if about(&|name| name == DATABASE_FILE) => {
+        EventKind::Access(AccessKind::Open(_) | AccessKind::Close(AccessMode::Write))
+            if about(&|name| name == DATABASE_FILE) =>
+        {
             Wake::OPENED
         }
         EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
@@ -330,6 +332,10 @@ mod tests {
         assert_eq!(all.take(), Wake::NONE);
 
         drop(fs::File::open(&database).unwrap());
+        collect(&all, Wake::OPENED);
+        let writer = fs::File::options().write(true).open(&database).unwrap();
+        collect(&all, Wake::OPENED);
+        drop(writer);
         collect(&all, Wake::OPENED);
         fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).unwrap();
         collect(&all, Wake::ATTRIBUTES);

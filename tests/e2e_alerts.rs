@@ -115,7 +115,7 @@ fn a_broken_database_and_a_second_chroma_are_told_at_once() {
     let broken = fixture("chroma-1.5.9", scratch.path());
     let busy = scratch.path().join("busy");
     fs::create_dir(&busy).unwrap();
-    let _server = chroma::Server::start("1.5.9", &busy);
+    let mut server = chroma::Server::start("1.5.9", &busy);
     let hook = Hook::start();
     let config = write_config(
         scratch.path(),
@@ -133,7 +133,16 @@ fn a_broken_database_and_a_second_chroma_are_told_at_once() {
 
     let second = chroma::Embedded::start("1.5.9", &busy);
     wait_told(&hook, "busy", "ChromaSecondWriter", "firing");
+    // It has written: the server knows nothing of that before it starts anew.
     drop(second);
+    let left = || {
+        let status = support::get(exporter.address, "/api/v1/status").body;
+        status.contains("not restarted since").then_some(())
+    };
+    wait_for("the writer that has left to be told", SOON, left);
+    assert_eq!(hook.count("busy", "ChromaSecondWriter", "resolved"), 0);
+    server.end();
+    server.start_again(&busy);
     wait_told(&hook, "busy", "ChromaSecondWriter", "resolved");
 }
 

@@ -232,6 +232,25 @@ fn embed_again_and_again(scene: &mut Scene) {
     scene.others.push(Box::new(last));
 }
 
+/// A program of the release that serves the store opens it, does this with the collection `articles`, is seen beside the server,
+/// and ends.
+fn beside(scene: &mut Scene, what: &str) {
+    let release = scene.servers[0].version;
+    let code = format!(
+        "import sys, chromadb\nc = chromadb.PersistentClient(sys.argv[1]).get_collection('articles')\n\
+         sys.stdin.readline()\n{what}\nprint('done', flush=True)\nsys.stdin.read()\n"
+    );
+    let mut program = Kill(python(release, &code, &[&scene.dir]));
+    scene.until(&["second_writer"]);
+    let mut input = program.0.stdin.take().unwrap();
+    writeln!(input, "go").unwrap();
+    let mut line = String::new();
+    BufReader::new(program.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "done");
+    drop(input);
+    wait_for("the program to end", SOON, || program.0.try_wait().unwrap().map(drop));
+}
+
 const READER: &str = "
 import sqlite3, sys
 d = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)
@@ -272,6 +291,22 @@ const CASES: &[Live] = &[
         let embedded = Embedded::start("1.5.9", &s.dir);
         s.others.push(Box::new(embedded));
     } },
+    Live { what: "a program that embeds Chroma has written beside the server and ended", release: "1.5.9", codes: &["second_writer"], disk: false, before: serve, strike: |s| beside(s, "c.add(ids=['beside'], embeddings=[[0.5] * 8])") },
+    Live { what: "a program that embeds Chroma has written beside the server and ended", release: "0.6.3", codes: &["second_writer"], disk: false, before: |s| s.serve("0.6.3"), strike: |s| beside(s, "c.add(ids=['beside'], embeddings=[[0.5] * 8])") },
+    Live { what: "a program that embeds Chroma has only counted beside the server and ended", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |s| beside(s, "c.count()") },
+    Live { what: "a program that embeds Chroma has written beside the server and ended, and the server was started again", release: "1.5.9", codes: &[], disk: false, before: serve, strike: |s| {
+        beside(s, "c.add(ids=['beside'], embeddings=[[0.5] * 8])");
+        s.restart(|_| {});
+    } },
+    Live { what: "a sqlite3 shell beside the server", release: "1.5.9", codes: &["sqlite_tool_open"], disk: false, before: serve, strike: |s| {
+        let mut shell = Command::new("sqlite3").arg(s.database()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It opens the file with the first question.
+        writeln!(shell.stdin.as_mut().unwrap(), "SELECT count(*) FROM embeddings;").unwrap();
+        let mut line = String::new();
+        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.trim().parse::<u64>().is_ok(), "{line:?}");
+        s.others.push(Box::new(Kill(shell)));
+    } },
     Live { what: "a forgotten reader holds a lock", release: "1.5.9", codes: &["lock_held"], disk: false, before: serve, strike: |s| {
         let mut reader = Kill(python("1.5.9", READER, &[&s.database()]));
         let mut line = String::new();
@@ -284,7 +319,7 @@ const CASES: &[Live] = &[
         let status = Command::new("prlimit").arg(format!("--nofile={}", open + 1)).arg(format!("--pid={pid}")).status().unwrap();
         assert!(status.success());
     } },
-    Live { what: "migrated by a newer Chroma under the server of an older one", release: "1.1.1", codes: &["schema_newer_than_server"], disk: false, before: |s| s.serve("1.1.1"), strike: |s| drop(Embedded::start("1.5.9", &s.dir)) },
+    Live { what: "migrated by a newer Chroma under the server of an older one", release: "1.1.1", codes: &["schema_newer_than_server", "second_writer"], disk: false, before: |s| s.serve("1.1.1"), strike: |s| drop(Embedded::start("1.5.9", &s.dir)) },
     Live { what: "panic in the log", release: "1.5.9", codes: &["log_error", "log_panic"], disk: false, before: serve, strike: |s| {
         let mut log = fs::OpenOptions::new().append(true).open(&s.log).unwrap();
         writeln!(log, "thread '<unnamed>' panicked at rust/sqlite/src/db.rs:157:42:\nrange start index 10 out of range for slice of length 9").unwrap();

@@ -664,7 +664,7 @@ impl Drop for Segments {
 /// Time between the two readings that call something wrong.
 fn settle_time(context: &Context) -> Duration {
     let held = match context.database.stamp() {
-        Ok(stamp) => context.host.processes.held(stamp.id, PROCESSES_AGE_MAX).ok(),
+        Ok(stamp) => context.held(stamp.id, PROCESSES_AGE_MAX).ok(),
         Err(_) => None,
     };
     match held {

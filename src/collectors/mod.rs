@@ -23,6 +23,7 @@ use crate::{
     clock::Timestamp,
     config::CollectorName,
     findings::Code,
+    host::processes::Blind,
     sample::{Desc, Observation},
     store::Context,
     watch::Wake,
@@ -124,6 +125,14 @@ pub enum CollectError {
         /// The bound.
         bound: usize,
     },
+    /// Who holds the database could not be seen in full.
+    #[error("{what}: {why}")]
+    Unseen {
+        /// What is known and what is not.
+        what: &'static str,
+        /// Why.
+        why: Blind,
+    },
     /// A collector panicked; the others go on.
     #[error("the collector panicked: {0}")]
     Panicked(String),
@@ -157,6 +166,7 @@ impl CollectError {
             Self::TooMany { .. } => {
                 "raise the bound in the configuration if the directory is meant to be so large"
             }
+            Self::Unseen { why, .. } => why.hint(),
             Self::Panicked(_) => {
                 "this is a fault of chroma_exporter: please report it with the log"
             }

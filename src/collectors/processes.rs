@@ -1,14 +1,16 @@
 //! Who holds the database of a store, by the identity of its file: how many for writing, servers or programs that embed
 //! Chroma, what they use, and the four ways in which that goes wrong: a second writer, no server any more, a server that
-//! works on a file which is no longer there, a forgotten lock.
+//! works on a file which is no longer there, a forgotten lock. What may hold it unseen is neither counted nor called absent.
 //!
-//! It never touches the persist directory but for one `stat` of the database while its filesystem answers; otherwise the
-//! last known identity serves.
+//! It touches the persist directory only while its filesystem answers: one `stat` of the database, and now and then one
+//! question about the newest row of the queue, or one to the kernel for who writes; otherwise the last known identity serves.
 
 mod judge;
 mod locks;
+mod overlap;
+mod unseen;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use rustix::{
     fs::{AtFlags, FileType, Statx, StatxFlags},
@@ -16,36 +18,43 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::{judge::Served, locks::LockWatch};
+use self::{
+    judge::Served,
+    locks::LockWatch,
+    overlap::{Overlap, Queue},
+    unseen::{Lease, Unseen},
+};
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
-    clock::Timestamp,
+    clock::{self, Ticks, Timestamp},
     config::CollectorName,
     findings::Code,
-    host::processes::{Attributes, FileId, Holder, Suspect, Walk, walk::ended},
+    host::processes::{Attributes, Blind, FileId, Holder, Walk, walk::ended},
     sample::{Desc, Observation, Sample},
-    store::{Context, DATABASE_FILE},
+    store::{Context, DATABASE_FILE, database::Limits},
     watch::Wake,
 };
 
 static PROCESSES: Desc = Desc::gauge(
     "chroma_processes",
-    "Processes that hold chroma.sqlite3, by how they opened it; absent when none is seen but a Python program could not be looked into.",
+    "Processes that hold chroma.sqlite3, by how they opened it; absent when others may hold it unseen.",
 )
 .labelled(&["access"]);
 static WRITERS: Desc = Desc::gauge(
     "chroma_process_writers",
-    "Processes that hold chroma.sqlite3 open for writing; forked children that only inherited it are their parent.",
+    "Processes that hold chroma.sqlite3 open for writing; forked children that only inherited it are their parent. Absent when others may hold it unseen.",
 );
-static SERVERS: Desc =
-    Desc::gauge("chroma_process_servers", "Chroma servers that hold chroma.sqlite3.");
+static SERVERS: Desc = Desc::gauge(
+    "chroma_process_servers",
+    "Chroma servers that hold chroma.sqlite3; absent when others may hold it unseen.",
+);
 static CHILDREN: Desc = Desc::gauge(
     "chroma_process_children",
     "Forked children that only inherited chroma.sqlite3 from a process that holds it.",
 );
 static UNREADABLE: Desc = Desc::gauge(
     "chroma_processes_unreadable",
-    "Processes of the host whose open files could not be looked at; each may hold this store.",
+    "Processes of the host whose open files could not be looked at; each may hold this store. Absent when not all processes are listed.",
 );
 static RESIDENT: Desc = Desc::gauge(
     "chroma_process_resident_memory_bytes",
@@ -92,8 +101,9 @@ pub(super) static DESCS: [&Desc; 12] = [
     &CAPABILITY,
 ];
 
-static CODES: [Code; 5] = [
+static CODES: [Code; 6] = [
     Code::SecondWriter,
+    Code::SqliteToolOpen,
     Code::ServerGone,
     Code::StoreReplaced,
     Code::LockHeld,
@@ -112,6 +122,19 @@ pub struct Processes {
     doubled: bool,
     /// Whether the last look was for somebody who has just opened the database.
     opened: bool,
+    /// What the kernel said of who has it open.
+    lease: Lease,
+    /// The newest row of the queue at an earlier look.
+    newest: Option<Newest>,
+}
+
+/// The newest row of the queue, as far as it could be read, and of which state of the file.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    at: Ticks,
+    file: FileId,
+    version: Version,
+    row: Option<i64>,
 }
 
 /// What must survive a restart of this program.
@@ -126,6 +149,9 @@ struct Memory {
     former: Vec<FileId>,
     /// Who served the store last.
     served: Option<Served>,
+    /// Who had it open for writing together.
+    #[serde(default)]
+    overlap: Option<Overlap>,
 }
 
 /// Where the path of the database leads.
@@ -165,7 +191,16 @@ impl Processes {
     #[must_use]
     pub fn new(context: &Context) -> Self {
         let (seen, locks) = (BTreeMap::new(), LockWatch::default());
-        Self { context: context.clone(), memory: None, seen, locks, doubled: false, opened: false }
+        Self {
+            context: context.clone(),
+            memory: None,
+            seen,
+            locks,
+            doubled: false,
+            opened: false,
+            lease: Lease::default(),
+            newest: None,
+        }
     }
 
     /// With `fresh` no walk from before this turn will do.
@@ -180,7 +215,8 @@ impl Processes {
         let mut memory = before.clone();
         memory.note(located);
 
-        let table = &self.context.host.processes;
+        let host = Arc::clone(&self.context.host);
+        let table = &host.processes;
         let devices: Vec<u64> = device.into_iter().collect();
         let max_age = if fresh { Duration::ZERO } else { self.context.config.collect.interval / 2 };
         let mut walk = table.walk(&memory.files(), &devices, max_age)?;
@@ -191,12 +227,19 @@ impl Processes {
             walk = table.walk(&memory.files(), &devices, max_age)?;
         }
         let mut held = self.held(&walk, &memory, located, &named);
-        let doubled = judge::second_writer(&union(&held)).into_iter().next().is_some();
+        let doubled = judge::second_writer(&union(&held)).is_some();
         if doubled && !self.doubled {
             // A child on its way from fork to exec holds what its parent holds and looks like a stranger for a moment.
             std::thread::sleep(SECOND_LOOK);
             walk = table.walk(&memory.files(), &devices, Duration::ZERO)?;
             held = self.held(&walk, &memory, located, &named);
+        }
+        let mut unseen = self.unseen(&walk, located);
+        if matches!(unseen, Unseen::Writer(_)) {
+            // The walk may be older than the answer about who writes.
+            walk = table.walk(&memory.files(), &devices, Duration::ZERO)?;
+            held = self.held(&walk, &memory, located, &named);
+            unseen = self.unseen(&walk, located);
         }
         let is_held = |file| held.iter().any(|held| held.file == file && !held.holders.is_empty());
         memory.former.retain(|file| is_held(*file));
@@ -206,40 +249,30 @@ impl Processes {
 
         let holders = union(&held);
         let main = judge::main(&holders);
-        // Who may not be looked into is known by the command line, so that unknown can be told from none.
-        let suspects = if holders.iter().any(|holder| holder.server) {
-            Vec::new()
-        } else {
-            table.suspects(walk.unreadable())
-        };
-        let hidden = suspects.iter().find(|suspect| suspect.server);
         let seen = self.seen_since(&holders, turn.now);
-        out.samples.extend(counts(&holders, walk.unreadable().len(), &suspects));
+        let listed = walk.hidden().is_none().then_some(walk.unreadable().len());
+        out.samples.extend(counts(&holders, listed, &unseen));
         let second_writer = judge::second_writer(&holders);
-        self.doubled = second_writer.iter().next().is_some();
-        out.findings.extend(second_writer);
+        self.doubled = second_writer.is_some();
+        memory.overlap = self.overlap(memory.overlap.as_ref(), &holders, located, turn);
+        let left = memory.overlap.as_ref().and_then(Overlap::finding);
+        out.findings.extend(second_writer.or(left));
+        out.findings.extend(judge::sqlite_tool(&holders));
         out.findings.extend(judge::store_replaced(&held, located));
-        let server_judged = match judge::serving(memory.served.as_ref(), &holders, &seen, turn.now)
-        {
+        match judge::serving(memory.served.as_ref(), &holders, &seen, turn.now) {
             judge::Serving::By(served) => {
                 memory.served = Some(served);
-                true
+                out.judged.push(Code::ServerGone);
             }
+            _ if unseen.maybe_server() => out.unjudged.push(Code::ServerGone),
             judge::Serving::Nobody(served) => {
-                if let Some(Suspect { pid, comm, .. }) = hidden {
-                    out.problems.push(CollectError::Other(format!(
-                        "process {pid} ({comm}) may be the server, but its open files cannot be looked at: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would allow it"
-                    )));
-                } else {
-                    out.findings.push(served.gone(turn.now));
-                    memory.served = Some(served);
-                }
-                hidden.is_none()
+                out.findings.push(served.gone(turn.now));
+                memory.served = Some(served);
             }
-            judge::Serving::Unjudged => true,
-        };
-        out.judged.extend([Code::SecondWriter, Code::StoreReplaced]);
-        out.judged.extend(server_judged.then_some(Code::ServerGone));
+            judge::Serving::Unjudged => out.judged.push(Code::ServerGone),
+        }
+        judged_with(&unseen, walk.hidden(), out);
+        out.problems.extend(unseen.problem());
 
         let attributes = self.attributes(&holders, out);
         if let Some(main) = main {
@@ -252,6 +285,46 @@ impl Processes {
         }
         self.memory = Some(memory);
         Ok(())
+    }
+
+    /// Who may hold the file that the path leads to besides those whom `walk` has seen.
+    fn unseen(&mut self, walk: &Walk, located: Located) -> Unseen {
+        let blind = self.context.host.processes.blind(walk);
+        let (writers, seen) = match located {
+            Located::At(file, _) if blind.is_some() => {
+                let seen = walk.holders(file).iter().any(|holder| holder.writes);
+                (self.lease.writers(&self.context, file), seen)
+            }
+            _ => (None, false),
+        };
+        Unseen::judge(blind, writers, seen)
+    }
+
+    /// The overlap of writers after this look.
+    fn overlap(
+        &mut self,
+        before: Option<&Overlap>,
+        holders: &[Holder],
+        located: Located,
+        turn: &Turn,
+    ) -> Option<Overlap> {
+        let writers = judge::chromas(holders);
+        let table = &self.context.host.processes;
+        // One whose state is not known counts as alive.
+        let lives =
+            |member: &overlap::Member| table.lives(member.pid, member.start_ticks) != Some(false);
+        let earlier = match located {
+            Located::At(file, _) => self.newest.filter(|newest| newest.file == file),
+            _ => None,
+        };
+        let mut rows = Rows { context: &self.context, turn, earlier, now: None, located };
+        let after = overlap::step(before, &writers, lives, &mut rows, turn.now);
+        // What is known now is what was before the next one comes.
+        if writers.len() == 1 && rows.due() {
+            rows.now();
+        }
+        self.newest = rows.now.or(rows.earlier);
+        after
     }
 
     /// Where the path leads, and the device of the directory.
@@ -393,7 +466,9 @@ impl Processes {
         match self.locks.look(turn, version, main, read) {
             Ok(held) => {
                 let longest = held.iter().map(|held| held.lasted).max().unwrap_or_default();
-                out.samples.push(LOCK_SECONDS.sample(longest.as_secs_f64()));
+                if !out.unjudged.contains(&Code::LockHeld) {
+                    out.samples.push(LOCK_SECONDS.sample(longest.as_secs_f64()));
+                }
                 out.findings.extend(locks::lock_held(&held, holders));
                 out.judged.push(Code::LockHeld);
             }
@@ -494,20 +569,90 @@ fn union(held: &[Held]) -> Vec<Holder> {
     holders
 }
 
-/// How many hold it. A zero that may be false is left out: nobody was seen, but there are suspects.
-fn counts(holders: &[Holder], unreadable: usize, suspects: &[Suspect]) -> Vec<Sample> {
+/// The queue of a store, read when its newest row matters.
+struct Rows<'a> {
+    context: &'a Context,
+    turn: &'a Turn,
+    located: Located,
+    earlier: Option<Newest>,
+    now: Option<Newest>,
+}
+
+impl Rows<'_> {
+    /// Whether the newest row should be read anew: the file has changed, and a while ago, for reading opens the file, of which
+    /// the kernel tells everybody who watches it, us included.
+    fn due(&self) -> bool {
+        let Located::At(_, version) = self.located else { return false };
+        self.now.is_none()
+            && self.earlier.is_none_or(|earlier| {
+                earlier.version != version
+                    && earlier.at.elapsed() >= self.context.config.collect.interval / 2
+            })
+    }
+
+    fn read(&self) -> Option<i64> {
+        let mut connection = self.context.database.connect().ok()?;
+        let limits = Limits { hold: HOLD, hold_unwaited: HOLD, stop: &self.turn.stop };
+        let newest = "SELECT max(seq_id) FROM embeddings_queue";
+        let asked = connection.within(&limits, |connection| {
+            connection.query_row(newest, [], |row| row.get::<_, Option<i64>>(0))
+        });
+        asked.result.ok().map(Option::unwrap_or_default)
+    }
+}
+
+impl Queue for Rows<'_> {
+    fn earlier(&self) -> Option<i64> {
+        self.earlier?.row
+    }
+
+    fn now(&mut self) -> Option<i64> {
+        let Located::At(file, version) = self.located else { return None };
+        let row = match self.earlier {
+            // Nothing was written since.
+            Some(earlier) if earlier.version == version && earlier.row.is_some() => earlier.row,
+            _ => self.read(),
+        };
+        self.now = Some(Newest { at: clock::ticks(), file, version, row });
+        row
+    }
+}
+
+/// Which codes this look could judge, with somebody unseen or none.
+fn judged_with(unseen: &Unseen, hidden: Option<&Blind>, out: &mut Observation) {
+    if unseen.writers_known() {
+        out.judged.extend([Code::SecondWriter, Code::SqliteToolOpen]);
+    } else {
+        // A server that works on a deleted file has it open by no path.
+        out.unjudged.extend([Code::SecondWriter, Code::SqliteToolOpen, Code::DescriptorsLow]);
+    }
+    if *unseen == Unseen::Nobody {
+        out.judged.push(Code::StoreReplaced);
+    } else {
+        out.unjudged.push(Code::StoreReplaced);
+    }
+    if hidden == Some(&Blind::Namespace) && !unseen.writers_known() {
+        // The table of locks leaves out those of other namespaces.
+        out.unjudged.push(Code::LockHeld);
+    }
+}
+
+/// How many hold it. A number that somebody unseen may belong to is left out. `unreadable` is not known where not even all
+/// processes are listed.
+fn counts(holders: &[Holder], unreadable: Option<usize>, unseen: &Unseen) -> Vec<Sample> {
     let count = |test: &dyn Fn(&&Holder) -> bool| holders.iter().filter(test).count() as f64;
-    let mut out = vec![UNREADABLE.sample(unreadable as f64)];
-    if !holders.is_empty() || suspects.is_empty() {
+    let mut out = Vec::new();
+    out.extend(unreadable.map(|unreadable| UNREADABLE.sample(unreadable as f64)));
+    if unseen.writers_known() {
         let writers = count(&|holder| holder.writes);
         out.push(PROCESSES.with(vec!["write".into()], writers));
-        out.push(PROCESSES.with(vec!["read".into()], count(&|holder| !holder.writes)));
         out.push(WRITERS.sample(writers));
+        out.push(SERVERS.sample(count(&|holder| holder.server)));
+    }
+    if *unseen == Unseen::Nobody {
+        out.push(PROCESSES.with(vec!["read".into()], count(&|holder| !holder.writes)));
         let children: usize = holders.iter().map(|holder| holder.children.len()).sum();
         out.push(CHILDREN.sample(children as f64));
-    }
-    if !suspects.iter().any(|suspect| suspect.server) {
-        out.push(SERVERS.sample(count(&|holder| holder.server)));
     }
     out
 }
@@ -525,6 +670,8 @@ fn main_samples(main: &Holder, attributes: Option<&Attributes>) -> Vec<Sample> {
     out
 }
 
+/// The newest row of the queue is the end of one index.
+const HOLD: Duration = Duration::from_millis(10);
 const STATE_KIND: &str = "processes";
 const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 /// Former databases that are followed while somebody holds them.

@@ -173,10 +173,21 @@ pub fn is_chroma_server(arguments: &[&[u8]]) -> bool {
     chroma && rest.contains(&b"run".as_slice())
 }
 
-/// Whether a program may embed Chroma, which is a Python package first of all.
+/// Whether a program may embed Chroma, which is a Python package first of all. Programs of the distribution do not, and many
+/// hosts have some in Python that run all the time (`networkd-dispatcher`, `fail2ban-server`).
 #[must_use]
 pub fn may_embed_chroma(comm: &str, arguments: &[&[u8]]) -> bool {
     let names = |name: &[u8]| PYTHON_PROGRAMS.iter().any(|program| contains(name, program));
+    let system = |path: &[u8]| {
+        SYSTEM_PROGRAMS.iter().any(|dir| path.starts_with(dir)) && !contains(path, b"-packages/")
+    };
+    if let Some((first, rest)) = arguments.split_first()
+        && contains(base_name(first), b"python")
+        && let Some((script, _)) = script(rest)
+        && system(script)
+    {
+        return names(base_name(script));
+    }
     names(comm.as_bytes()) || arguments.iter().take(2).any(|argument| names(base_name(argument)))
 }
 
@@ -365,7 +376,8 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-const PYTHON_PROGRAMS: [&[u8]; 9] = [
+/// Also those that a distribution has as programs of its own and which run what others wrote.
+const PYTHON_PROGRAMS: [&[u8]; 13] = [
     b"python",
     b"pypy",
     b"chroma",
@@ -375,7 +387,14 @@ const PYTHON_PROGRAMS: [&[u8]; 9] = [
     b"uwsgi",
     b"celery",
     b"jupyter",
+    b"flask",
+    b"django",
+    b"streamlit",
+    b"airflow",
 ];
+/// Where distributions have their programs; what `pip` installs goes elsewhere.
+const SYSTEM_PROGRAMS: [&[u8]; 5] =
+    [b"/usr/bin/", b"/usr/sbin/", b"/usr/lib/", b"/usr/libexec/", b"/usr/share/"];
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// The last field that is read is the 28th; the first after `comm` is the third.
 const STAT_FIELDS_AFTER_COMM: usize = 28 - 2;
@@ -503,6 +522,12 @@ mod tests {
             ("sh", "/bin/sh /usr/bin/jupyter-lab", true),
             ("systemd", "/sbin/init", false),
             ("bash", "bash -c python app.py", false),
+            ("fail2ban-server", "/usr/bin/python3 /usr/bin/fail2ban-server -xf start", false),
+            ("firewalld", "/usr/bin/python3 -s /usr/sbin/firewalld --nofork", false),
+            ("gunicorn", "/usr/bin/python3 /usr/bin/gunicorn app:app", true),
+            ("python3", "python3 /usr/lib/python3/site-packages/tool/main.py", true),
+            ("python3", "/usr/bin/python3 /usr/local/bin/tool", true),
+            ("python3", "/usr/bin/python3 -c x /usr/bin/tool", true),
         ] {
             let text = line.replace(' ', "\0");
             assert_eq!(

@@ -69,6 +69,27 @@ pub(crate) fn cached_pages(file: BorrowedFd<'_>, start: u64, len: u64) -> io::Re
     if result == 0 { Ok(answer[0]) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether any process of this kernel, in whatever namespace, has a file open for writing: while one has, the kernel gives no
+/// read lease. A lease that was given is given back at once; whoever opens the file for writing in between waits those
+/// microseconds. `file` must be open for reading alone. Errs without the right: the owner's, root's or `CAP_LEASE`.
+pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let call = |operation, value: libc::c_int| {
+        // SAFETY: three numbers, no memory.
+        let result = unsafe { libc::fcntl(file.as_raw_fd(), operation, value) };
+        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // Whoever has to wait for a lease makes the kernel send its holder a signal: SIGIO, which would end this program, unless
+    // another one is named. SIGURG does nothing. The kernel forgets the name with the lease.
+    call(F_SETSIG, libc::SIGURG)?;
+    match call(libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => call(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// `asm-generic/fcntl.h`.
+const F_SETSIG: libc::c_int = 10;
 /// `asm-generic/unistd.h`; the same on all architectures but Alpha.
 const SYS_CACHESTAT: libc::c_long = 451;
 /// `linux/ioprio.h`: the target is a thread; no class of its own, and the class that is served when nobody else asks.

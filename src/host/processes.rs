@@ -15,6 +15,7 @@ pub(crate) mod walk;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -116,6 +117,47 @@ pub struct Suspect {
     pub server: bool,
 }
 
+/// Why somebody may hold a file whom a walk has not seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blind {
+    /// The procfs shows one PID namespace only, as in a container; Chroma may run in another one.
+    Namespace,
+    /// The procfs hides the processes of other users (`hidepid`).
+    Hidden,
+    /// This process may be a Chroma, and its open files could not be looked at.
+    Suspect(Suspect),
+}
+
+impl fmt::Display for Blind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace => f.write_str("/proc shows the processes of this container alone"),
+            Self::Hidden => f.write_str("/proc hides the processes of other users (hidepid)"),
+            Self::Suspect(Suspect { pid, comm, .. }) => {
+                write!(f, "the open files of process {pid} ({comm}) may not be looked at")
+            }
+        }
+    }
+}
+
+impl Blind {
+    /// What an operator can do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Namespace => {
+                "share the processes of the host with this program: docker run --pid host, hostPID in Kubernetes, or mount the host's /proc and name it with --path.procfs"
+            }
+            Self::Hidden => {
+                "run the exporter as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, or in the group that the mount option gid= of /proc names; under systemd without ProtectProc="
+            }
+            Self::Suspect(_) => {
+                "run the exporter as root, as the user of that process, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+            }
+        }
+    }
+}
+
 /// A file without a name that a process keeps alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deleted {
@@ -140,6 +182,8 @@ pub struct Walk {
     devices: Vec<u64>,
     deleted: Vec<Deleted>,
     unreadable: Vec<u32>,
+    /// Why processes may be missing from it altogether.
+    hidden: Option<Blind>,
 }
 
 impl Walk {
@@ -160,6 +204,12 @@ impl Walk {
     #[must_use]
     pub fn unreadable(&self) -> &[u32] {
         &self.unreadable
+    }
+
+    /// Why processes may be missing from it altogether.
+    #[must_use]
+    pub const fn hidden(&self) -> Option<&Blind> {
+        self.hidden.as_ref()
     }
 
     fn covers(&self, files: &[FileId], devices: &[u64]) -> bool {
@@ -225,7 +275,7 @@ impl ProcessTable {
         let walk = self.walk(&[file], &[], max_age)?;
         Ok(if !walk.holders(file).is_empty() {
             Held::Yes
-        } else if self.suspects(walk.unreadable()).is_empty() {
+        } else if self.blind(&walk).is_none() {
             Held::No
         } else {
             Held::Unknown
@@ -297,6 +347,27 @@ impl ProcessTable {
             };
             let changed = self.shared.changed.wait_timeout(state, wait);
             state = changed.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Why somebody may hold a file whom `walk` has not seen; `None` when it has seen everybody who may be a Chroma.
+    #[must_use]
+    pub fn blind(&self, walk: &Walk) -> Option<Blind> {
+        // The most telling one: a server.
+        let suspect = || self.suspects(walk.unreadable()).into_iter().max_by_key(|s| s.server);
+        walk.hidden.clone().or_else(|| suspect().map(Blind::Suspect))
+    }
+
+    /// Whether the process with this pid is still the one that started at `start_ticks`; `None` when that cannot be told.
+    #[must_use]
+    pub fn lives(&self, pid: u32, start_ticks: u64) -> Option<bool> {
+        match walk::read(&self.shared.procfs, pid, "stat") {
+            Ok(text) => {
+                let stat = parse_stat(&text).ok()?;
+                Some(stat.start_ticks == start_ticks && !matches!(stat.state, b'Z' | b'X'))
+            }
+            Err(error) if walk::ended(&error) => Some(false),
+            Err(_) => None,
         }
     }
 
@@ -447,7 +518,7 @@ fn look(
     let Finder { hits, deleted, open_descriptors, .. } = finder;
     let (files, lost) = holders::build(procfs, began, files, &hits, &open_descriptors, memory);
     let unreadable = walked.unreadable.into_iter().chain(lost).collect();
-    Ok(Walk { files, devices, deleted, unreadable })
+    Ok(Walk { files, devices, deleted, unreadable, hidden: rights::hidden(procfs) })
 }
 
 /// Picks the descriptors that somebody asked for.
@@ -505,8 +576,19 @@ pub(crate) fn is_sqlite_tool(comm: &str) -> bool {
     SQLITE_TOOLS.contains(&comm)
 }
 
-const SQLITE_TOOLS: [&str; 6] =
-    ["sqlite3", "sqlite3_analyze", "sqldiff", "sqlite3_rsync", "sqlitebrowser", "litestream"];
+const SQLITE_TOOLS: [&str; 11] = [
+    "sqlite3",
+    "sqlite3_analyze",
+    "sqldiff",
+    "sqlite3_rsync",
+    "sqlitebrowser",
+    "sqlitestudio",
+    "sqlite-utils",
+    "sqlite_web",
+    "litecli",
+    "datasette",
+    "litestream",
+];
 
 /// A store that asks no more is forgotten after this long.
 const FORGET_AFTER: Duration = Duration::from_mins(10);

@@ -19,7 +19,10 @@ pub(crate) use shared::SharedLock;
 use std::{
     fs::{File, Metadata},
     io,
-    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -27,7 +30,12 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Flock, FlockOffsetType, FlockType};
 
-use crate::{clock::Timestamp, format::sqlite, host::processes::FileId};
+use super::view::REMOTE_MAGICS;
+use crate::{
+    clock::Timestamp,
+    format::sqlite,
+    host::{kernel, processes::FileId},
+};
 
 /// The database file of one store and who in this process has it open.
 #[derive(Debug)]
@@ -159,6 +167,18 @@ impl Database {
             }
         }
         Ok(())
+    }
+
+    /// Whether any process of this kernel has it open for writing, also one that `/proc` does not show; readers do not count,
+    /// and neither does this program. `None` where that cannot be told: without the right to ask (the owner, root or
+    /// `CAP_LEASE`), and on a filesystem that others write to by another way than this kernel.
+    pub fn writers(&self) -> io::Result<Option<bool>> {
+        let plain = self.open_plain()?;
+        let kind = rustix::fs::fstatfs(&*plain)?.f_type;
+        if REMOTE_MAGICS.iter().any(|magic| i128::from(*magic) == i128::from(kind)) {
+            return Ok(None);
+        }
+        Ok(kernel::is_open_for_writing(plain.as_fd()).ok())
     }
 
     fn open_file(&self) -> io::Result<File> {
@@ -396,6 +416,63 @@ mod tests {
         assert!(!locked(database.path()), "nothing is held between two statements");
         drop(check);
         assert!(database.lock().kept.is_empty());
+    }
+
+    /// A child that has the file open as `redirect` says until it is killed.
+    fn opener(path: &Path, redirect: &str, script: &str) -> std::process::Child {
+        let script = format!("exec 3{redirect}\"$1\"; echo ready; {script}");
+        let mut child = Command::new("sh")
+            .args(["-c", &script, "sh"])
+            .arg(path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 6];
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        child
+    }
+
+    #[test]
+    fn the_kernel_tells_whether_anybody_has_it_open_for_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path());
+        assert_eq!(database.writers().unwrap(), Some(false));
+        let connection = database.connect().unwrap();
+        let plain = database.open_plain().unwrap();
+        let mut reader = opener(database.path(), "<", "read end");
+        assert_eq!(database.writers().unwrap(), Some(false), "readers do not count, nor do we");
+        let mut writer = opener(database.path(), "<>", "read end");
+        assert_eq!(database.writers().unwrap(), Some(true));
+        for child in [&mut reader, &mut writer] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(database.writers().unwrap(), Some(false));
+        drop((plain, connection));
+        assert!(Database::new(dir.path().join("none")).writers().is_err());
+    }
+
+    /// Whoever opens the file while the question is under way waits, and the kernel sends a signal because of it that would end
+    /// this program.
+    #[test]
+    fn asking_who_writes_beside_somebody_who_opens_and_closes_it_harms_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path());
+        let mut busy = opener(database.path(), "<", "while :; do : <>\"$1\"; done");
+        let (mut free, mut held) = (0, 0);
+        let began = crate::clock::ticks();
+        while began.elapsed() < Duration::from_mins(1) && (free < 3_000 || held < 100) {
+            match database.writers().unwrap() {
+                Some(true) => held += 1,
+                Some(false) => free += 1,
+                None => panic!("the owner may ask"),
+            }
+        }
+        assert!(busy.try_wait().unwrap().is_none(), "it goes on");
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        assert!(free > 0 && held > 0, "both were met: {free} and {held}");
     }
 
     #[test]

@@ -532,7 +532,7 @@ const DAMAGED: ViewError = ViewError::Unsuited("its header is damaged");
 /// Room for growth while we copy, besides an eighth of the size.
 const GROWTH_BYTES: u64 = 64 << 20;
 /// `f_type` of filesystems whose files others may change unseen: NFS, SMB (three), FUSE, 9P, Ceph, AFS, Coda, GFS2, OCFS2.
-const REMOTE_MAGICS: [u32; 11] = [
+pub(crate) const REMOTE_MAGICS: [u32; 11] = [
     0x6969,
     0x517b,
     0xff53_4d42,

@@ -25,7 +25,7 @@ pub fn python(version: &str) -> PathBuf {
 pub struct Server {
     pub child: Child,
     pub port: u16,
-    version: &'static str,
+    pub version: &'static str,
 }
 
 impl Server {

@@ -87,8 +87,13 @@ impl Exporter {
     ) -> Self {
         let mut command = Command::new(binary());
         command.args(["--web.listen-address", "127.0.0.1:0"]).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         change(&mut command);
+        Self::start_command(command)
+    }
+
+    /// The same by a command of the caller, which has the address in it; killed with it when that hands a kill on.
+    pub fn start_command(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("exporter starts");
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("piped");

@@ -25,7 +25,7 @@ impl Number {
 pub(super) const fn of(code: Code) -> Option<Number> {
     let (query, words) = match code {
         Code::SecondWriter => {
-            ("chroma_process_writers{AT}", "{{ .Value }} processes hold it open for writing.")
+            ("chroma_process_writers{AT} > 1", "{{ .Value }} processes hold it open for writing.")
         }
         Code::ServerGone | Code::StoreReplaced => (
             r#"chroma_processes{access="write",AT}"#,

@@ -89,7 +89,8 @@ impl DeletedOpen {
         let Ok(directory) = context.store.seen_path.canonicalize() else { return Ok(None) };
         let processes = &context.host.processes;
         let bytes = processes.deleted_bytes(&directory, device, PROCESSES_AGE_MAX)?;
-        let all_seen = processes.walk(&[], &[device], PROCESSES_AGE_MAX)?.unreadable().is_empty();
+        let walk = processes.walk(&[], &[device], PROCESSES_AGE_MAX)?;
+        let all_seen = walk.unreadable().is_empty() && walk.hidden().is_none();
         Ok(Some(Self { at: clock::ticks(), bytes: (bytes > 0 || all_seen).then_some(bytes) }))
     }
 }

@@ -102,7 +102,7 @@ fn held(context: &Context, folders: &[&Folder]) -> Vec<Held> {
     else {
         return vec![Held::Unknown; folders.len()];
     };
-    let hidden = !table.suspects(walk.unreadable()).is_empty();
+    let hidden = table.blind(&walk).is_some();
     let mut held: Vec<Held> = files
         .iter()
         .map(|file| match walk.holders(*file).first() {

@@ -290,7 +290,7 @@ impl Asking<'_> {
         }
         // Whether anybody would have to wait for us; not knowing is as good as yes.
         let file = self.context.database.stamp().map_err(QueryError::File)?.id;
-        let held = self.context.host.processes.held(file, HOLDERS_AGE_MAX);
+        let held = self.context.held(file, HOLDERS_AGE_MAX);
         if matches!(held, Ok(Held::No)) {
             let file = self.context.database.open_plain().map_err(QueryError::File)?;
             let manner = pagecache::Manner {

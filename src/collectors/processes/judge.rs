@@ -117,28 +117,50 @@ pub(super) fn main(holders: &[Holder]) -> Option<&Holder> {
     ranked(holders).first().copied()
 }
 
-/// Two that write. A SQLite tool opens the database for writing even to read it, and has no vectors to lose: with only
-/// one Chroma beside it, a warning.
+/// Those that write as Chroma does, with an index in their memory: all but SQLite tools.
+pub(super) fn chromas(holders: &[Holder]) -> Vec<&Holder> {
+    let mut chromas = ranked(holders);
+    chromas.retain(|holder| holder.writes && !is_sqlite_tool(&holder.comm));
+    chromas
+}
+
+/// Two Chromas that write.
 pub(super) fn second_writer(holders: &[Holder]) -> Option<Finding> {
-    let writers: Vec<&Holder> =
-        ranked(holders).into_iter().filter(|holder| holder.writes).collect();
+    let writers = chromas(holders);
     if writers.len() < 2 {
         return None;
     }
     let mut evidence =
         format!("{} processes hold {DATABASE_FILE} open for writing: ", writers.len());
     list(&mut evidence, &writers, |holder| {
-        let kind = match (holder.server, is_sqlite_tool(&holder.comm)) {
-            (true, _) => "server",
-            (false, true) => "SQLite tool",
-            (false, false) => "embedded in",
-        };
+        let kind = if holder.server { "server" } else { "embedded in" };
         format!("{kind} {} (pid {}, started {})", holder.comm, holder.pid, holder.started)
     });
-    let chromas = writers.iter().filter(|holder| !is_sqlite_tool(&holder.comm)).count();
     let pids = writers.iter().map(|holder| holder.pid.to_string());
-    let finding = Finding::new(Code::SecondWriter, "", evidence).with_items(pids);
-    Some(if chromas < 2 { finding.with_severity(Severity::Warning) } else { finding })
+    Some(Finding::new(Code::SecondWriter, "", evidence).with_items(pids))
+}
+
+/// A SQLite tool beside a Chroma. It opens the database for writing even to read it, and has no index in memory.
+pub(super) fn sqlite_tool(holders: &[Holder]) -> Option<Finding> {
+    let chroma = *chromas(holders).first()?;
+    let tools: Vec<&Holder> =
+        holders.iter().filter(|holder| holder.writes && is_sqlite_tool(&holder.comm)).collect();
+    let first = tools.first()?;
+    let named = |holder: &&Holder| {
+        format!("{} (pid {}, started {})", holder.comm, holder.pid, holder.started)
+    };
+    let mut evidence = String::new();
+    list(&mut evidence, &tools, named);
+    let verb = if tools.len() == 1 { "has" } else { "have" };
+    // Writing to a string cannot fail.
+    write!(
+        evidence,
+        " {verb} {DATABASE_FILE} open for writing beside {} (pid {})",
+        chroma.comm, chroma.pid
+    )
+    .unwrap_or_default();
+    let pids = tools.iter().map(|holder| holder.pid.to_string());
+    Some(Finding::new(Code::SqliteToolOpen, &first.comm, evidence).with_items(pids))
 }
 
 /// Writers of a file that the path no longer leads to.
@@ -190,7 +212,7 @@ pub(super) fn descriptors_low(holder: &Holder, attributes: &Attributes) -> Optio
 }
 
 /// The first few in words, the rest as a number.
-fn list<T>(out: &mut String, items: &[T], say: impl Fn(&T) -> String) {
+pub(super) fn list<T>(out: &mut String, items: &[T], say: impl Fn(&T) -> String) {
     let said: Vec<String> = items.iter().take(LISTED_MAX).map(say).collect();
     out.push_str(&said.join("; "));
     if let Some(more) = items.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
@@ -201,4 +223,4 @@ fn list<T>(out: &mut String, items: &[T], say: impl Fn(&T) -> String) {
 
 /// A program that embeds Chroma is missed when it has held the store for this long.
 const EMBEDDED_SERVES_AFTER: Duration = Duration::from_mins(10);
-const LISTED_MAX: usize = 4;
+pub(super) const LISTED_MAX: usize = 4;

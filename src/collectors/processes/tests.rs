@@ -11,7 +11,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::{Config, Store},
+    config::{Collect, Config, Store},
     findings::{Finding, Severity},
     host::{
         Host,
@@ -33,10 +33,10 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        Self::with_procfs(Path::new("/proc"))
+        Self::with_procfs(Path::new("/proc"), Config::default().collect.interval)
     }
 
-    fn with_procfs(procfs: &Path) -> Self {
+    fn with_procfs(procfs: &Path, interval: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().canonicalize().unwrap().join("store");
         fs::create_dir(&store).unwrap();
@@ -44,6 +44,7 @@ impl Lab {
         let config = Arc::new(Config {
             state_dir: Some(dir.path().join("state")),
             procfs: procfs.into(),
+            collect: Collect { interval, ..Collect::default() },
             ..Config::default()
         });
         let collector = collector(&config, &store);
@@ -162,20 +163,69 @@ fn holders_are_counted_and_the_server_is_measured() {
         assert!(finding.evidence.contains(&part), "{part} in {}", finding.evidence);
     }
     drop(embedded);
-    assert_eq!(lab.codes(10), []);
+    let left = lab.findings(10);
+    assert_eq!(left.len(), 1, "what it wrote is not known: {left:?}");
+    assert!(left[0].evidence.starts_with(&format!("the server chroma (pid {}, ", server.pid())));
 }
 
 #[test]
-fn a_sqlite_shell_beside_one_chroma_is_a_warning() {
+fn a_sqlite_shell_beside_a_chroma_is_no_second_one() {
     let mut lab = Lab::new();
-    let _server = lab.server();
     let shell = lab.named("sqlite3", "x");
-    assert_eq!(lab.codes(0), [(Code::SecondWriter, WARNING)]);
-    assert!(
-        lab.findings(1)[0].evidence.contains(&format!("SQLite tool sqlite3 (pid {}", shell.pid()))
-    );
+    assert_eq!(lab.codes(0), [], "alone it is nobody's business");
+    let _server = lab.server();
+    assert_eq!(lab.codes(5), [(Code::SqliteToolOpen, Severity::Info)]);
+    let evidence = &lab.findings(6)[0].evidence;
+    assert!(evidence.starts_with(&format!("sqlite3 (pid {}, started ", shell.pid())), "{evidence}");
     let _second = lab.server();
-    assert_eq!(lab.codes(5), [(Code::SecondWriter, CRITICAL)]);
+    let both = [(Code::SecondWriter, CRITICAL), (Code::SqliteToolOpen, Severity::Info)];
+    assert_eq!(lab.codes(10), both);
+    drop(shell);
+    assert_eq!(lab.codes(15), [(Code::SecondWriter, CRITICAL)]);
+}
+
+#[test]
+fn a_writer_that_has_left_is_told_until_the_one_that_stays_has_restarted() {
+    let mut lab = Lab::new();
+    fs::remove_file(lab.database()).unwrap();
+    let own = rusqlite::Connection::open(lab.database()).unwrap();
+    own.execute_batch("CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY)").unwrap();
+    let add = || own.execute_batch("INSERT INTO embeddings_queue DEFAULT VALUES").unwrap();
+    add();
+    let server = lab.server();
+    assert_eq!(lab.codes(0), []);
+    let second_writer = [(Code::SecondWriter, CRITICAL)];
+
+    let reads = Running::shell("<>", &lab.database());
+    assert_eq!(lab.codes(5), second_writer);
+    drop(reads);
+    assert_eq!(lab.codes(10), [], "nothing was written meanwhile");
+
+    let job = Running::shell("<>", &lab.database());
+    assert_eq!(lab.codes(15), second_writer);
+    add();
+    let pid = job.pid();
+    drop(job);
+    let left = lab.findings(20);
+    assert_eq!((left.len(), left[0].code, left[0].severity), (1, Code::SecondWriter, CRITICAL));
+    for part in [
+        format!("the server chroma (pid {}, ", server.pid()),
+        format!("together with the program sh (pid {pid}, "),
+        "which had ended by 1970-01-01T00:00:20Z".to_owned(),
+    ] {
+        assert!(left[0].evidence.contains(&part), "{part} in {}", left[0].evidence);
+    }
+    let remedy = left[0].remedy(Path::new("/"));
+    assert!(remedy.starts_with(&format!("Restart chroma (pid {})", server.pid())), "{remedy}");
+    add();
+    assert_eq!(lab.findings(25), left, "it stays as it was");
+    lab.restart();
+    assert_eq!(lab.findings(30), left, "over a restart of ours too");
+    drop(server);
+    let _again = lab.server();
+    assert_eq!(lab.codes(35), []);
+    lab.restart();
+    assert_eq!(lab.codes(40), []);
 }
 
 #[test]
@@ -292,8 +342,11 @@ fn an_inode_that_became_another_file_accuses_nobody() {
 #[test]
 fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
     let fake = Fake::new();
-    let mut lab = Lab::with_procfs(fake.dir.path());
+    let mut lab = Lab::with_procfs(fake.dir.path(), Duration::ZERO);
     fs::write(fake.dir.path().join("locks"), "").unwrap();
+    for (pid, comm, flags) in [(1, "init", 0), (2, "kthreadd", 0x0020_0000)] {
+        fs::create_dir(fake.process(pid, comm, flags, "").join("fd")).unwrap();
+    }
     let process = fake.process(100, "chroma", 0, "/usr/bin/chroma run");
     for name in ["statm", "limits"] {
         fs::write(process.join(name), "9 7\nMax open files 100 100 files\n").unwrap();
@@ -306,14 +359,33 @@ fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
 
     fs::rename(process.join("fd"), process.join("hidden")).unwrap();
     fs::write(process.join("fd"), "").unwrap();
+    // As the server would have it; this process is not in that procfs.
+    let own = fs::OpenOptions::new().write(true).open(lab.database()).unwrap();
     let hidden = lab.turn(5);
     let got = read(&hidden);
     assert_eq!(got["chroma_processes_unreadable"], 1.0);
-    for absent in ["chroma_processes write", "chroma_process_writers", "chroma_process_servers"] {
+    for absent in COUNTS {
         assert!(!got.contains_key(absent), "{absent} would be a false zero");
     }
-    assert!(hidden.findings.is_empty() && !hidden.judged.contains(&Code::ServerGone));
-    assert!(hidden.problems[0].to_string().contains("process 100 (chroma)"), "{hidden:?}");
+    assert!(hidden.findings.is_empty(), "{hidden:?}");
+    for code in [Code::ServerGone, Code::SecondWriter, Code::StoreReplaced, Code::DescriptorsLow] {
+        assert!(!hidden.disproves(code), "{code:?}");
+    }
+    assert!(hidden.disproves(Code::LockHeld), "the table of locks is whole");
+    let [problem] = &hidden.problems[..] else { panic!("{hidden:?}") };
+    let problem = problem.chain();
+    assert!(problem.starts_with("a process that this program cannot see has"), "{problem}");
+    assert!(problem.contains("process 100 (chroma)"), "{problem}");
+
+    // The kernel knows that nobody writes; who has the file open by no name it does not tell.
+    drop(own);
+    let nobody = lab.turn(6);
+    assert_eq!(nobody.findings[0].code, Code::ServerGone);
+    assert!(nobody.problems.is_empty() && nobody.disproves(Code::SecondWriter), "{nobody:?}");
+    assert!(!nobody.disproves(Code::StoreReplaced));
+    let got = read(&nobody);
+    assert_eq!((got["chroma_process_writers"], got["chroma_processes write"]), (0.0, 0.0));
+    assert!(!got.contains_key("chroma_processes read"), "a reader may be hidden");
 
     // Another process that may not be looked into, but which is no server.
     fs::write(process.join("cmdline"), "sshd").unwrap();
@@ -323,9 +395,50 @@ fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
 }
 
 #[test]
+fn who_is_alone_in_a_container_does_not_take_it_for_the_host() {
+    let fake = Fake::new();
+    let mut lab = Lab::with_procfs(fake.dir.path(), Duration::ZERO);
+    fs::write(fake.dir.path().join("locks"), "").unwrap();
+    fs::create_dir(fake.process(1, "chroma_exporter", 0, "chroma_exporter").join("fd")).unwrap();
+    assert_eq!(lab.codes(0), [], "the kernel says that nobody has it open for writing");
+    let elsewhere = fs::OpenOptions::new().write(true).open(lab.database()).unwrap();
+    let seen = lab.turn(5);
+    assert!(seen.findings.is_empty(), "{seen:?}");
+    assert!(COUNTS.iter().all(|absent| !read(&seen).contains_key(*absent)), "{seen:?}");
+    assert!(!read(&seen).contains_key("chroma_processes_unreadable"), "most are not even listed");
+    assert!(CODES.iter().all(|code| !seen.disproves(*code)), "{seen:?}");
+    assert!(seen.problems[0].hint().contains("--pid host"), "{seen:?}");
+
+    // One that is seen says nothing of the others.
+    let server = fake.process(9, "chroma", 0, "/usr/bin/chroma run");
+    for name in ["statm", "limits"] {
+        fs::write(server.join(name), "9 7\nMax open files 100 100 files\n").unwrap();
+    }
+    fs::create_dir(server.join("fd")).unwrap();
+    symlink(lab.database(), server.join("fd/9")).unwrap();
+    let seen = lab.turn(10);
+    assert!(seen.problems[0].chain().contains("nor whether two write to it"), "{seen:?}");
+    assert!(!read(&seen).contains_key("chroma_process_writers"));
+    assert!(seen.disproves(Code::ServerGone), "there it is");
+    drop(elsewhere);
+    fs::remove_file(fake.dir.path().join("1/stat")).unwrap();
+    let seen = lab.turn(15);
+    assert!(seen.problems.is_empty(), "nobody writes, whoever is hidden: {seen:?}");
+}
+
+/// The series that may not be told while somebody may be hidden.
+const COUNTS: [&str; 5] = [
+    "chroma_processes write",
+    "chroma_processes read",
+    "chroma_process_writers",
+    "chroma_process_servers",
+    "chroma_process_children",
+];
+
+#[test]
 fn without_a_procfs_only_the_capabilities_are_told() {
     let dir = tempfile::tempdir().unwrap();
-    let mut lab = Lab::with_procfs(&dir.path().join("none"));
+    let mut lab = Lab::with_procfs(&dir.path().join("none"), Duration::ZERO);
     let observation = lab.turn(0);
     assert_eq!((observation.problems.len(), observation.judged.len()), (1, 0));
     assert!(observation.samples.iter().all(|sample| sample.desc == &CAPABILITY));

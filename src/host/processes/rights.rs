@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{read_own, walk};
+use super::{Blind, read_own, walk};
 use crate::format::proc::{parse_stat, parse_status};
 
 /// One thing that brings readings of other users' processes or files, or of databases under any load, and whether it is there.
@@ -38,6 +38,16 @@ pub(super) fn read(procfs: &Path) -> Vec<Right> {
     .into_iter()
     .filter_map(|(name, held)| Some(Right { name, held: held? }))
     .collect()
+}
+
+/// Why `procfs` does not list every process of this kernel; `None` when it does.
+pub(super) fn hidden(procfs: &Path) -> Option<Blind> {
+    match walk::read(procfs, 1, "stat") {
+        // With `hidepid=1` its files are refused, from 2 on it is not there; without, everybody may read this one.
+        Err(_) => Some(Blind::Hidden),
+        Ok(_) if host_namespace(procfs, Some(true)) == Some(false) => Some(Blind::Namespace),
+        Ok(_) => None,
+    }
 }
 
 /// Threads of the kernel are to be seen in the first namespace only, where their ancestor is process 2.

@@ -363,15 +363,37 @@ fn what_cannot_be_looked_into_is_told_and_kernel_threads_are_not() {
     fs::write(fake.dir.path().join("41/stat"), "41 (true) R 1").unwrap();
     assert_eq!(table.suspects(&unreadable).len(), 1, "what cannot be read may be anything");
     fs::remove_dir_all(fake.dir.path().join("41")).unwrap();
-    assert_eq!(
-        table.rested().held(id(&path), Duration::ZERO).unwrap(),
-        Held::No,
-        "sshd holds no store"
-    );
     let rights = table.rights();
     let right = |name| rights.iter().find(|right| right.name == name).map(|right| right.held);
     assert_eq!(right("all_processes_visible"), Some(false), "there is no process 1");
     assert_eq!(right("host_pid_namespace"), Some(true), "there is a kthreadd");
+    let held = || table.rested().held(id(&path), Duration::ZERO).unwrap();
+    assert_eq!(held(), Held::Unknown, "others may be hidden as the first one is");
+    let init = fake.process(1, "systemd", 0, "/sbin/init");
+    fs::create_dir(init.join("fd")).unwrap();
+    assert_eq!(held(), Held::No, "sshd holds no store");
+    fs::remove_dir_all(fake.dir.path().join("2")).unwrap();
+    assert_eq!(held(), Held::Unknown, "without kthreadd it is a container");
+    fs::remove_file(init.join("stat")).unwrap();
+    let walk = table.rested().walk(&[id(&path)], &[], Duration::ZERO).unwrap();
+    assert_eq!(walk.hidden(), Some(&Blind::Hidden), "hidepid=1 lists it and refuses its files");
+}
+
+#[test]
+fn a_process_is_known_to_live_by_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = database(dir.path());
+    let holder = Running::shell("<", &path);
+    let table = table();
+    let found = table.rested().holders(id(&path), Duration::ZERO).unwrap();
+    let (pid, start) = (holder.pid(), found[0].start_ticks);
+    assert_eq!(table.lives(pid, start), Some(true));
+    assert_eq!(table.lives(pid, start + 1), Some(false), "another process has its pid");
+    drop(holder);
+    assert_eq!(table.lives(pid, start), Some(false));
+    let fake = Fake::new();
+    fs::create_dir_all(fake.dir.path().join("7/stat")).unwrap();
+    assert_eq!(fake.table().lives(7, start), None, "it could not be asked");
 }
 
 #[test]
