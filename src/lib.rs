@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod progress;
 pub mod publish;
 pub mod receivers;
+mod remedies;
 pub mod runbooks;
 pub mod sample;
 pub mod scheduler;

@@ -15,6 +15,7 @@ use crate::{
     findings::{Code, Severity, order::sort_by_cause},
     firsts::Firsts,
     human::plain,
+    remedies,
     sample::{CheckState, Observation},
 };
 
@@ -110,6 +111,8 @@ impl StoreReport {
             integrity: Vec::new(),
             problems: Vec::new(),
         };
+        let seen: Vec<(&'static str, &Observation)> = seen.collect();
+        let standing = remedies::standing(seen.iter().flat_map(|(_, seen)| &seen.findings));
         for (collector, observation) in seen {
             report
                 .problems
@@ -123,7 +126,11 @@ impl StoreReport {
                     subject: plain(&finding.subject),
                     summary: finding.code.cause(),
                     evidence: plain(&finding.evidence),
-                    remedy: plain(&finding.remedy(path)),
+                    remedy: plain(&remedies::settled(
+                        finding.code,
+                        finding.remedy(path),
+                        &standing,
+                    )),
                     items: finding.items.iter().take(items).map(|item| plain(item)).collect(),
                     items_total: finding.items_total,
                     runbook: finding.code.runbook(),

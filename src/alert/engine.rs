@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     findings::Code,
+    remedies,
     sample::{Reading, Snapshot, StoreReadings},
 };
 
@@ -196,6 +197,15 @@ impl Engine {
             "" => code.runbook(),
             base => format!("{base}/{}", code.runbook()),
         };
+        let standing = || {
+            remedies::standing(
+                store.readings.iter().flat_map(|reading| &reading.observation.findings),
+            )
+        };
+        let remedy = |code: Code| {
+            let alone = found.remedy.unwrap_or_else(|| code.remedy(path));
+            remedies::settled(code, alone, &standing())
+        };
         Alert {
             name: rule.name.to_string(),
             severity: found.severity,
@@ -206,7 +216,7 @@ impl Engine {
             count: found.count,
             reading: found.number,
             cause: code.map(|code| code.cause().to_owned()).unwrap_or_default(),
-            remedy: found.remedy.or_else(|| code.map(|code| code.remedy(path))).unwrap_or_default(),
+            remedy: code.map(remedy).unwrap_or_default(),
             runbook: code.map(runbook).unwrap_or_default(),
             labels: rule.labels.clone(),
             since,

@@ -1,0 +1,350 @@
+//! One consistent instruction where several findings of a store stand together. Each remedy of the catalogue is right by itself;
+//! two of them may contradict each other: "start Chroma" beside "upgrade it first", "stop Chroma" beside "do not stop that process
+//! before its open file is saved". Here the order is decided, once for all places that show a remedy: what must come first is
+//! said first, and the rest follows.
+
+use std::collections::BTreeSet;
+
+use crate::findings::{Code, Finding, Severity};
+
+/// The codes that stand in one store.
+pub(crate) type Standing = BTreeSet<Code>;
+
+/// What a remedy makes people do that another finding may forbid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// Start Chroma, or start it anew.
+    Start,
+    /// Stop Chroma, or a process that holds the store.
+    Stop,
+    /// Open the database with a tool that writes.
+    Open,
+    /// Give up what the queue still holds.
+    Vacuum,
+    /// Move folders of vectors away.
+    Move,
+    /// Make an index anew from a text that may be the damaged one.
+    Rebuild,
+}
+
+/// Those of the findings that count here: what is merely worth knowing forbids nothing.
+pub(crate) fn standing<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Standing {
+    let count = |finding: &&Finding| finding.severity > Severity::Info;
+    findings.into_iter().filter(count).map(|finding| finding.code).collect()
+}
+
+/// `remedy`, the one of a finding with this code, with what must come before it in a store where `standing` stand.
+pub(crate) fn settled(code: Code, remedy: String, standing: &Standing) -> String {
+    let acts = acts(code);
+    let fits = RULES.iter().find_map(|(act, blockers, words)| {
+        let blocker = blockers.iter().find(|other| **other != code && standing.contains(other))?;
+        acts.contains(act).then(|| (act, words.replace("{code}", blocker.as_str())))
+    });
+    match fits {
+        // To stop what does harm is never put off.
+        Some((Act::Start, words)) if acts.contains(&Act::Stop) => {
+            format!("{remedy} Before the new start: {words}")
+        }
+        Some((_, words)) => format!("First {words} Then: {remedy}"),
+        None => remedy,
+    }
+}
+
+/// What the remedy of a code makes people do.
+const fn acts(code: Code) -> &'static [Act] {
+    use Code as C;
+    match code {
+        C::ServerGone | C::HotJournal => &[Act::Start],
+        C::SecondWriter | C::DescriptorsLow => &[Act::Stop, Act::Start],
+        C::QueueNotPurged => &[Act::Stop, Act::Open, Act::Vacuum],
+        C::SegmentOrphan => &[Act::Stop, Act::Move],
+        C::SqliteIndexCorrupt | C::FtsCorrupt | C::FtsMissing | C::FtsOutOfStep => {
+            &[Act::Stop, Act::Open, Act::Rebuild]
+        }
+        C::SqliteCorrupt
+        | C::WalMode
+        | C::DefaultTenantMissing
+        | C::DefaultDatabaseMissing
+        | C::CollectionConfigInvalid
+        | C::CollectionDimensionMismatch
+        | C::CollectionWithoutSegments
+        | C::SeqIdInvalid
+        | C::QueuePoisoned => &[Act::Stop, Act::Open],
+        C::SqliteValueMismatch => &[Act::Open],
+        C::SqliteMissing
+        | C::SqliteEmpty
+        | C::SqliteNotRegular
+        | C::SqliteNotADatabase
+        | C::SqliteHeaderDamaged
+        | C::SqliteTruncated
+        | C::MigrationMismatch
+        | C::MigrationsMissing
+        | C::TableMissing
+        | C::CatalogEmpty
+        | C::SegmentMissing
+        | C::SegmentIncomplete
+        | C::SegmentTruncated
+        | C::SegmentHeaderInvalid
+        | C::SegmentMetadataInvalid
+        | C::SegmentMetadataHostile
+        | C::SegmentInconsistent
+        | C::SegmentBloated
+        | C::SegmentBehind
+        | C::SegmentAhead
+        | C::RecordsWithoutVector
+        | C::LockHeld
+        | C::DiskUsageCritical => &[Act::Stop],
+        _ => &[],
+    }
+}
+
+/// An act, the findings in whose presence something else comes first, and what. The first rule that fits is told: what cannot be
+/// made good again stands first.
+const RULES: &[(Act, &[Code], &str)] = &[
+    (
+        Act::Stop,
+        &[Code::StoreReplaced],
+        "save the open file as {code} says: the process that holds it has the only copy, which goes when it ends.",
+    ),
+    (
+        Act::Start,
+        &[Code::StoreReplaced],
+        "save the open file as {code} says: it goes when the process that holds it ends.",
+    ),
+    (
+        Act::Start,
+        &[Code::SegmentMetadataHostile],
+        "exchange the folder as {code} says: a start may run the code in it.",
+    ),
+    (
+        Act::Start,
+        &[
+            Code::StoreMissing,
+            Code::SqliteMissing,
+            Code::SqliteEmpty,
+            Code::SqliteNotRegular,
+            Code::NotAStore,
+            Code::CatalogEmpty,
+        ],
+        "do what {code} says: a start now would begin an empty database, or go on with one.",
+    ),
+    (
+        Act::Start,
+        &[Code::JournalForeign],
+        "do what {code} says: the next open would play the wrong journal over the database.",
+    ),
+    (
+        Act::Open,
+        &[Code::JournalForeign],
+        "do what {code} says: the next open would play the wrong journal over the database.",
+    ),
+    (
+        Act::Start,
+        &[Code::SchemaNewerThanServer],
+        "upgrade chromadb as {code} says: the installed release cannot open this directory.",
+    ),
+    (
+        Act::Start,
+        &[
+            Code::SqliteNotADatabase,
+            Code::SqliteHeaderDamaged,
+            Code::SqliteTruncated,
+            Code::SqliteCorrupt,
+            Code::SqliteIndexCorrupt,
+            Code::WalMode,
+            Code::MigrationMismatch,
+            Code::MigrationsMissing,
+            Code::TableMissing,
+            Code::SeqIdInvalid,
+            Code::SegmentMissing,
+            Code::SegmentIncomplete,
+            Code::SegmentTruncated,
+            Code::SegmentHeaderInvalid,
+            Code::SegmentMetadataInvalid,
+            Code::SegmentInconsistent,
+            Code::SegmentBloated,
+            Code::SegmentBehind,
+            Code::SegmentAhead,
+            Code::DiskReadonly,
+            Code::DiskUsageCritical,
+            Code::PermissionUnwritable,
+        ],
+        "do what {code} says: a start before would make it worse, or fail.",
+    ),
+    (
+        Act::Vacuum,
+        &[
+            Code::SegmentMissing,
+            Code::SegmentIncomplete,
+            Code::SegmentTruncated,
+            Code::SegmentHeaderInvalid,
+            Code::SegmentMetadataInvalid,
+            Code::SegmentMetadataHostile,
+            Code::SegmentInconsistent,
+            Code::SegmentBloated,
+            Code::SegmentBehind,
+            Code::SegmentAhead,
+            Code::RecordsWithoutVector,
+            Code::SeqIdInvalid,
+            Code::QueuePoisoned,
+            Code::QueueBacklog,
+            Code::IndexLag,
+            Code::SqliteCorrupt,
+            Code::SqliteTruncated,
+            Code::SecondWriter,
+        ],
+        "do what {code} says: until then the queue may be the only place of some vectors.",
+    ),
+    (
+        Act::Move,
+        &[
+            Code::SqliteMissing,
+            Code::SqliteEmpty,
+            Code::CatalogEmpty,
+            Code::TableMissing,
+            Code::CollectionWithoutSegments,
+            Code::SegmentMissing,
+            Code::SegmentInconsistent,
+            Code::SegmentBehind,
+            Code::SegmentAhead,
+            Code::SqliteCorrupt,
+            Code::SqliteTruncated,
+        ],
+        "do what {code} says: until then the folder may be the one that is wanted.",
+    ),
+    (
+        Act::Rebuild,
+        &[Code::SqliteValueMismatch],
+        "do what {code} says: an index that is made anew makes the damaged text the only one.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(code: Code, standing: &[Code]) -> String {
+        let standing: Standing = standing.iter().copied().chain([code]).collect();
+        settled(code, code.remedy_template().to_owned(), &standing)
+    }
+
+    #[test]
+    fn what_must_come_first_is_said_first() {
+        use Code as C;
+        for (code, standing, first) in [
+            (C::ServerGone, &[][..], None),
+            (C::ServerGone, &[C::HotJournal, C::BackupStale], None),
+            (
+                C::ServerGone,
+                &[C::SchemaNewerThanServer],
+                Some("upgrade chromadb as schema_newer_than_server says"),
+            ),
+            (
+                C::ServerGone,
+                &[C::SchemaNewerThanServer, C::SqliteMissing],
+                Some("do what sqlite_missing says: a start now would begin an empty"),
+            ),
+            (C::HotJournal, &[C::SqliteEmpty], Some("do what sqlite_empty says")),
+            (
+                C::ServerGone,
+                &[C::JournalForeign],
+                Some("do what journal_foreign says: the next open"),
+            ),
+            (C::SqliteIndexCorrupt, &[C::JournalForeign], Some("do what journal_foreign says")),
+            (
+                C::ServerGone,
+                &[C::SegmentMetadataHostile, C::SegmentMissing],
+                Some("exchange the folder as segment_metadata_hostile"),
+            ),
+            (
+                C::SqliteMissing,
+                &[C::StoreReplaced],
+                Some("save the open file as store_replaced says"),
+            ),
+            (
+                C::SecondWriter,
+                &[C::StoreReplaced],
+                Some("save the open file as store_replaced says"),
+            ),
+            (C::StoreReplaced, &[C::SqliteMissing], None),
+            (
+                C::QueueNotPurged,
+                &[C::SegmentMissing],
+                Some("do what segment_missing says: until then the queue"),
+            ),
+            (
+                C::SegmentOrphan,
+                &[C::CatalogEmpty],
+                Some("do what catalog_empty says: until then the folder"),
+            ),
+            (
+                C::FtsOutOfStep,
+                &[C::SqliteValueMismatch],
+                Some("do what sqlite_value_mismatch says"),
+            ),
+        ] {
+            let (got, remedy) = (told(code, standing), code.remedy_template());
+            match first {
+                None => assert_eq!(got, remedy, "{code:?} beside {standing:?}"),
+                Some(first) => {
+                    assert!(got.starts_with(&format!("First {first}")), "{code:?}: {got}");
+                    assert!(got.ends_with(&format!(" Then: {remedy}")), "{code:?}: {got}");
+                }
+            }
+        }
+        let doubled = told(C::SecondWriter, &[C::SchemaNewerThanServer]);
+        assert!(doubled.starts_with("Stop all but one of them now"), "not put off: {doubled}");
+        assert!(doubled.contains(" Before the new start: upgrade chromadb as"), "{doubled}");
+    }
+
+    #[test]
+    fn what_is_merely_worth_knowing_forbids_nothing() {
+        let missing = Finding::new(Code::SegmentMissing, "", "never flushed");
+        assert!(standing([&missing]).contains(&Code::SegmentMissing));
+        assert!(standing([&missing.with_severity(Severity::Info)]).is_empty());
+    }
+
+    /// A remedy that is added or changed must not be forgotten here.
+    #[test]
+    fn what_the_catalogue_makes_people_do_is_known() {
+        for code in Code::ALL {
+            let words = code.remedy_template();
+            let does = |signs: &[&str]| signs.iter().any(|sign| words.contains(sign));
+            let known = |act| acts(*code).contains(&act);
+            let starts =
+                does(&["Start Chroma", "start Chroma again", "then restart", "and restart it"]);
+            assert_eq!(starts, known(Act::Start), "{code:?} starts Chroma: {words}");
+            let stops = does(&[
+                "Stop Chroma",
+                "stop Chroma",
+                "Stop all",
+                "Stop writing",
+                "end it if",
+                "With Chroma stopped",
+                "and restart it",
+            ]);
+            assert_eq!(stops, known(Act::Stop), "{code:?} stops Chroma: {words}");
+            assert!(!does(&["sqlite3 {path}"]) || known(Act::Open), "{code:?}: {words}");
+            let vacuums = does(&["chroma vacuum --path"]);
+            assert!(!vacuums || known(Act::Vacuum), "{code:?} vacuums: {words}");
+            let moves = does(&["move the folder"]);
+            assert!(!moves || known(Act::Move), "{code:?} moves folders: {words}");
+            let rebuilds = does(&["REINDEX", "rebuild the index", "create it again"]);
+            let warns = *code == Code::SqliteValueMismatch;
+            assert!(!rebuilds || warns || known(Act::Rebuild), "{code:?} rebuilds: {words}");
+        }
+    }
+
+    #[test]
+    fn no_finding_waits_for_one_that_waits_for_it() {
+        let waits = |code: Code, other: Code| told(code, &[other]) != code.remedy_template();
+        for code in Code::ALL {
+            for other in Code::ALL {
+                assert!(
+                    !(waits(*code, *other) && waits(*other, *code)),
+                    "{code:?} and {other:?} wait for each other"
+                );
+            }
+        }
+    }
+}
