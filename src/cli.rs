@@ -18,7 +18,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StringValueParser};
 
 use crate::{
     config::{Config, ConfigError, Overrides, file},
@@ -64,7 +64,7 @@ enum Command {
     /// Print the runbook of a finding or of an alert; without a name, list them all
     Explain {
         /// The name of the finding or of its alert: `second_writer`, `ChromaSecondWriter`
-        #[arg(value_name = "NAME", value_parser = words::findings(), hide_possible_values = true)]
+        #[arg(value_name = "NAME", value_parser = words::findings(StringValueParser::new()), hide_possible_values = true)]
         name: Option<String>,
     },
     /// Check the configuration, or print what it comes to

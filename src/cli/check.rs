@@ -12,8 +12,9 @@ use std::{
 
 use clap::ValueHint;
 
-use super::{Ended, flags::store_flag, to_stderr, to_stdout};
+use super::{Ended, flags::store_flag, to_stderr, to_stdout, words};
 use crate::{
+    alert::builtin,
     collectors::CollectError,
     config::{Config, Store, StoreFlag},
     discover,
@@ -44,10 +45,10 @@ pub(super) struct Options {
     #[arg(long)]
     progress: bool,
 
-    /// Print nothing but what the findings are about (ids of records, rows, entries), one each line; with a code only those
-    /// of that finding. What they are goes to standard error
+    /// Print only the ids that the findings are about (records, rows, entries), one per line; with CODE only those of that
+    /// finding. What they are is printed to standard error
     #[arg(long, value_name = "CODE", num_args = 0..=1, require_equals = true, default_missing_value = ALL,
-        value_parser = code_or_all, conflicts_with = "output")]
+        value_parser = words::findings(code_or_all), hide_possible_values = true, conflicts_with = "output")]
     ids: Option<Ids>,
 
     /// What to print: text for people, JSON for programs
@@ -151,7 +152,8 @@ fn code_or_all(text: &str) -> Result<Ids, String> {
     if text == ALL {
         return Ok(Ids(None));
     }
-    let code = Code::ALL.iter().find(|code| code.as_str() == text);
+    let meant = builtin::key(text);
+    let code = Code::ALL.iter().find(|code| builtin::key(code.as_str()) == meant);
     code.map(|code| Ids(Some(*code)))
         .ok_or_else(|| "no finding has this code; `chroma_exporter explain` lists them".to_owned())
 }

@@ -2,7 +2,7 @@
 
 use clap::{
     Arg, Command,
-    builder::{PossibleValue, StringValueParser, TypedValueParser},
+    builder::{PossibleValue, TypedValueParser},
 };
 
 use crate::{alert::builtin, findings::Code};
@@ -52,9 +52,9 @@ impl<P: TypedValueParser> TypedValueParser for Suggesting<P> {
     }
 }
 
-/// Any word; the shell completes codes and names of alerts.
-pub(super) fn findings() -> Suggesting<StringValueParser> {
-    Suggesting { words: FINDINGS, inner: StringValueParser::new() }
+/// What `inner` takes; the shell completes codes and names of alerts.
+pub(super) fn findings<P: TypedValueParser>(inner: P) -> Suggesting<P> {
+    Suggesting { words: FINDINGS, inner }
 }
 
 /// What `inner` takes; the shell completes names of alerts.
