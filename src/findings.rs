@@ -105,7 +105,7 @@ impl Finding {
         self
     }
 
-    /// The same with a command that names what this case is about.
+    /// The same with a command that names what this case is about; `{path}` stands for the persist directory.
     #[must_use]
     pub fn with_remedy(self, remedy: impl AsRef<str>) -> Self {
         Self { remedy: Some(clean(remedy.as_ref())), ..self }
@@ -120,7 +120,10 @@ impl Finding {
     /// What to do about it in the store at `path`.
     #[must_use]
     pub fn remedy(&self, path: &std::path::Path) -> String {
-        self.remedy.clone().unwrap_or_else(|| self.code.remedy(path))
+        match &self.remedy {
+            Some(remedy) => with_path(remedy, path),
+            None => self.code.remedy(path),
+        }
     }
 
     /// The same with another severity.
@@ -164,6 +167,11 @@ fn clean(text: &str) -> String {
         out.push('…');
     }
     out
+}
+
+/// Puts the path into a remedy.
+fn with_path(remedy: &str, path: &std::path::Path) -> String {
+    remedy.replace("{path}", &shell_word(&clean(&path.to_string_lossy())))
 }
 
 /// A path as a shell takes it for one word.
@@ -221,7 +229,7 @@ catalogue! {
     // directory
     StoreMissing "store_missing" Critical: "The persist directory does not exist or is not a directory; Chroma would silently start an empty one."
         => "Mount or restore {path} before anything starts Chroma on it.";
-    SqliteMissing "sqlite_missing" Critical: "There is no chroma.sqlite3 although segment folders or a server are there; Chroma would silently start an empty one and leave the folders as orphans."
+    SqliteMissing "sqlite_missing" Critical: "There is no chroma.sqlite3 although segment folders, a journal or a server are there; Chroma would silently start an empty one and leave the folders as orphans."
         => "Stop Chroma, keep {path} as it is, and put the newest verified backup of chroma.sqlite3 back; do not start Chroma first.";
     SqliteEmpty "sqlite_empty" Critical: "chroma.sqlite3 has no bytes; Chroma would silently start an empty database over it."
         => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back; do not start Chroma first.";
@@ -256,7 +264,7 @@ catalogue! {
         => "Start Chroma on {path}: it rolls back by itself. Never delete chroma.sqlite3-journal: without it the database is damaged.";
     JournalForeign "journal_foreign" Critical: "chroma.sqlite3-journal belongs to another database or another state of it; the next open would play it over this one."
         => "Do not open the database. Move chroma.sqlite3-journal out of {path} into a safe place, then run check again.";
-    WalMode "wal_mode" Warning: "The database is in WAL mode, which Chroma never sets: newest rows may live only in chroma.sqlite3-wal."
+    WalMode "wal_mode" Warning: "The database has a write-ahead log or is in WAL mode, which Chroma never sets: newest rows may live only in chroma.sqlite3-wal."
         => "Stop Chroma, never delete the -wal file, then: sqlite3 {path}/chroma.sqlite3 'PRAGMA journal_mode=DELETE'";
     // schema
     SchemaNewerThanServer "schema_newer_than_server" Critical: "The directory was migrated by a newer Chroma than the one that opens it, which then panics with 'range start index out of range', or (below 1.0) lacks columns. Nothing is damaged."
@@ -394,7 +402,7 @@ impl Code {
     /// What to do about it in the store at `path`.
     #[must_use]
     pub fn remedy(self, path: &std::path::Path) -> String {
-        self.remedy_template().replace("{path}", &shell_word(&clean(&path.to_string_lossy())))
+        with_path(self.remedy_template(), path)
     }
 }
 

@@ -89,6 +89,10 @@ pub struct Observation {
     pub findings: Vec<Finding>,
     /// States of the checks of the `integrity` collector, for `check` and the status page; empty for the others.
     pub checks: Vec<(&'static str, CheckState)>,
+    /// Why a check is in another state than ok, for each that is and that no finding explains.
+    pub reasons: Vec<(&'static str, String)>,
+    /// What a single turn left out because it was not asked for: the verdict is not about it.
+    pub left_out: Vec<&'static str>,
     /// What could not be read. Not empty means that the run failed, whatever else it gave; then a finding that is
     /// absent was not disproved, unless its code is in `judged`.
     pub problems: Vec<CollectError>,

@@ -56,6 +56,12 @@ pub(crate) struct StoreReport {
     /// In the order of the collector; a map in JSON.
     #[serde(serialize_with = "as_map")]
     pub(crate) integrity: Vec<(&'static str, CheckState)>,
+    /// Why checks are in another state than ok; a map in JSON.
+    #[serde(serialize_with = "texts_as_map", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) integrity_reasons: Vec<(&'static str, String)>,
+    /// What was not asked for, so that the status is not about it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<&'static str>,
     pub(crate) problems: Vec<ProblemReport>,
 }
 
@@ -92,14 +98,13 @@ pub(crate) struct ProblemReport {
 }
 
 impl StoreReport {
-    /// What the collectors saw in the store `name` at `path`, in their order. `asked`: a check that has not run leaves the
-    /// store unknown; otherwise it was not asked for. `items`: so many items of each finding at most. `firsts`: since when its
-    /// findings are there.
+    /// What the collectors saw in the store `name` at `path`, in their order. A check without a verdict leaves the store
+    /// unknown, whatever kept it from one; what was not asked for stands in `left_out`, and not among the checks. `items`:
+    /// so many items of each finding at most. `firsts`: since when its findings are there.
     pub(crate) fn new<'a>(
         name: &str,
         path: &Path,
         seen: impl Iterator<Item = (&'static str, &'a Observation)>,
-        asked: bool,
         items: usize,
         firsts: &Firsts,
     ) -> Self {
@@ -109,6 +114,8 @@ impl StoreReport {
             status: Status::Ok,
             findings: Vec::new(),
             integrity: Vec::new(),
+            integrity_reasons: Vec::new(),
+            left_out: Vec::new(),
             problems: Vec::new(),
         };
         let seen: Vec<(&'static str, &Observation)> = seen.collect();
@@ -118,6 +125,9 @@ impl StoreReport {
                 .problems
                 .extend(observation.problems.iter().map(|p| ProblemReport::new(collector, p)));
             report.integrity.extend(observation.checks.iter().copied());
+            let reasons = observation.reasons.iter().map(|(check, why)| (*check, plain(why)));
+            report.integrity_reasons.extend(reasons);
+            report.left_out.extend(observation.left_out.iter().copied());
             for finding in &observation.findings {
                 report.findings.push(FindingReport {
                     code: finding.code,
@@ -141,11 +151,23 @@ impl StoreReport {
         }
         // Among equals the collectors keep their order.
         report.findings = sort_by_cause(report.findings, |f| (f.code, f.severity));
-        report.status = report.judge(asked);
+        report.status = report.judge();
         report
     }
 
-    fn judge(&self, asked: bool) -> Status {
+    /// Why checks came to no verdict, those with the same reason together.
+    pub(crate) fn reasons(&self) -> Vec<(Vec<&'static str>, &str)> {
+        let mut out: Vec<(Vec<&'static str>, &str)> = Vec::new();
+        for (check, why) in &self.integrity_reasons {
+            match out.iter_mut().find(|(_, known)| known == why) {
+                Some((checks, _)) => checks.push(check),
+                None => out.push((vec![check], why)),
+            }
+        }
+        out
+    }
+
+    fn judge(&self) -> Status {
         let findings = self.findings.iter().map(|finding| match finding.severity {
             Severity::Critical => Status::Critical,
             Severity::Warning => Status::Warning,
@@ -154,7 +176,6 @@ impl StoreReport {
         let checks = self.integrity.iter().map(|(_, state)| match state {
             CheckState::Ok => Status::Ok,
             CheckState::Corrupt => Status::Critical,
-            CheckState::Unknown if !asked => Status::Ok,
             CheckState::Busy | CheckState::Unreadable | CheckState::Unknown => Status::Unknown,
         });
         let problems = self.problems.iter().map(|_| Status::Unknown);
@@ -180,6 +201,13 @@ fn moment<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok,
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+fn texts_as_map<S: Serializer>(
+    texts: &[(&'static str, String)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(texts.iter().map(|(name, text)| (*name, text)))
 }
 
 fn as_map<S: Serializer>(

@@ -60,6 +60,25 @@ impl Context {
         })
     }
 
+    /// For how long one question may hold its lock while no writer waits for it. Where no process holds the file nobody has
+    /// to wait for it, and a machine that is busy is no reason to give it up; `deep` says that it may take as long as a check.
+    #[must_use]
+    pub fn question_time(&self, deep: bool) -> Duration {
+        let collect = &self.config.collect;
+        let held = |stamp: database::Stamp| self.held(stamp.id, HOLDERS_AGE_MAX);
+        match self.database.stamp().map(held) {
+            Ok(Ok(Held::No)) if deep => collect.check_deadline.max(collect.statement_deadline),
+            Ok(Ok(Held::No)) => (collect.deadline / 2).max(collect.statement_deadline),
+            _ => collect.statement_deadline,
+        }
+    }
+
+    /// Whether a turn is the only one that this program takes, so that nothing may be left to the next: it is `check`.
+    #[must_use]
+    pub fn single_turn(&self) -> bool {
+        self.host.state.is_read_only()
+    }
+
     /// How far the long work of `collector` is. Whoever works tells it, whoever shows it asks.
     #[must_use]
     pub fn progress(&self, collector: CollectorName) -> &Progress {
@@ -68,5 +87,41 @@ impl Context {
     }
 }
 
+/// How old the knowledge may be that nobody holds the file.
+const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
+
 /// Chroma's one SQLite file.
 pub const DATABASE_FILE: &str = "chroma.sqlite3";
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn a_question_may_take_its_time_where_nobody_would_wait_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(DATABASE_FILE), "x").unwrap();
+        let config = Arc::new(Config::default());
+        let store = Arc::new(Store::new("main", dir.path()));
+        let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+        let collect = &context.config.collect;
+        // Where this user may not look into a Chroma of another, it is not known that nobody does.
+        for (deep, most) in [(true, collect.check_deadline), (false, collect.deadline / 2)] {
+            let time = context.question_time(deep);
+            assert!([most, collect.statement_deadline].contains(&time), "{deep}: {time:?}");
+        }
+        let file = std::fs::File::options().append(true).open(dir.path().join(DATABASE_FILE));
+        let mut holder =
+            Command::new("sleep").arg("600").stdin(Stdio::from(file.unwrap())).spawn().unwrap();
+        let began = clock::ticks();
+        while context.question_time(true) != collect.statement_deadline {
+            assert!(began.elapsed() < Duration::from_mins(2), "the holder is not seen");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+    }
+}

@@ -33,7 +33,7 @@ pub(super) struct Options {
     #[arg(value_name = "[NAME=]DIR", value_parser = store_flag, value_hint = ValueHint::DirPath)]
     pub(super) dirs: Vec<StoreFlag>,
 
-    /// Skip the checks that read whole files: SQLite's quick and full check
+    /// Skip what reads everything: SQLite's full check, documents and vectors; what was skipped is named
     #[arg(long)]
     quick: bool,
 
@@ -89,7 +89,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
             });
             for (store, looks) in stores.iter().zip(looks) {
                 let firsts = host.state.load(firsts::KIND, &store.path).unwrap_or_default();
-                report.add_store(store, &looks, !options.quick, &firsts);
+                report.add_store(store, &looks, &firsts);
             }
         }
         Err(problem) => report.add_problem(&problem),

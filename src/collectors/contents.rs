@@ -31,7 +31,7 @@ use self::{
 };
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Ticks, Timestamp},
     config::CollectorName,
     findings::{Code, Finding},
     format::{
@@ -42,7 +42,7 @@ use crate::{
     sample::{Desc, Observation, Sample},
     store::{
         Context, DATABASE_FILE,
-        database::{QueryError, Stamp},
+        database::{Abort, QueryError, Stamp},
     },
     watch::Wake,
 };
@@ -83,12 +83,16 @@ pub struct Contents {
     /// Whether a question of the last look took too long: it is asked again, although the file is the same.
     partial: bool,
     tried: Option<Timestamp>,
+    /// When it was first tried.
+    first_try: Option<Timestamp>,
     scan: Option<Scan>,
     queue: Option<Queue>,
     still: BTreeMap<String, Still>,
     lagging: Vec<Finding>,
     walk: Option<Walk>,
     saved: Option<Timestamp>,
+    /// Why the last try gave no answer, or not all of it.
+    unread: Option<QueryError>,
 }
 
 impl Contents {
@@ -105,12 +109,14 @@ impl Contents {
             looked: None,
             partial: false,
             tried: None,
+            first_try: None,
             scan: None,
             queue: None,
             still: BTreeMap::new(),
             lagging: Vec::new(),
             walk: None,
             saved: None,
+            unread: None,
         }
     }
 
@@ -132,7 +138,8 @@ impl Contents {
         }
         let budget = if turn.deep { collect.check_deadline } else { TURN_BUDGET };
         let mut connection = context.database.connect()?;
-        let mut asker = Asker::new(&mut connection, turn, collect);
+        let time = context.question_time(turn.deep);
+        let mut asker = Asker::new(&mut connection, turn, time);
         if look_due {
             self.tried = Some(turn.now);
             asker.slices_for(budget);
@@ -248,14 +255,43 @@ impl Contents {
         let began = clock::ticks();
         loop {
             match self.work(turn) {
-                Err(QueryError::Busy)
-                    if turn.deep && !turn.stopped() && began.elapsed() < PATIENCE =>
-                {
+                Err(
+                    QueryError::Busy
+                    | QueryError::Replaced
+                    | QueryError::Aborted(Abort::WriterWaiting | Abort::Deadline(_)),
+                ) if self.may_try_again(turn, began) => std::thread::sleep(CONFIRM_PAUSE),
+                Ok(()) if self.partial && self.may_try_again(turn, began) => {
                     std::thread::sleep(CONFIRM_PAUSE);
                 }
                 answer => return answer,
             }
         }
+    }
+
+    fn may_try_again(&self, turn: &Turn, began: Ticks) -> bool {
+        (turn.deep || self.context.single_turn())
+            && !turn.stopped()
+            && began.elapsed() < if turn.deep { PATIENCE } else { PATIENCE_QUICK }
+    }
+
+    /// What is not known although it was asked for. Beside a writer a running exporter asks again, and the last look stands
+    /// with its age; for a while only.
+    fn not_known(&self, turn: &Turn) -> Option<CollectError> {
+        let path = self.context.database.path();
+        let single = turn.deep || self.context.single_turn();
+        let old = self.looked.is_none_or(|(at, _)| turn.now.since(at) > STALE);
+        let waits = self.first_try.is_some_and(|at| turn.now.since(at) > STALE);
+        let words = match &self.unread {
+            // Told by `integrity`.
+            Some(QueryError::HotJournal) => return None,
+            Some(error @ QueryError::Aborted(_)) => error.chain(),
+            Some(error) if single || old && waits => error.chain(),
+            _ if self.partial => "a question took too long".to_owned(),
+            _ => return None,
+        };
+        let what =
+            format!("the tables of {} were not read, or not in full: {words}", path.display());
+        Some(CollectError::Other(what))
     }
 
     fn samples(&self, now: Timestamp) -> Vec<Sample> {
@@ -299,6 +335,20 @@ impl Contents {
 
     fn problem(&self, error: QueryError) -> CollectError {
         error.into_problem(self.context.database.path())
+    }
+
+    /// What a single turn that is not to read everything had no time for.
+    fn left_out(&self, turn: &Turn) -> Vec<&'static str> {
+        let mut out = Vec::new();
+        if self.context.single_turn() && !turn.deep && self.looked.is_some() {
+            if self.queue.is_none() {
+                out.push("the queue");
+            }
+            if self.walk.as_ref().is_none_or(|walk| walk.done.is_none()) {
+                out.push("the documents");
+            }
+        }
+        out
     }
 
     /// What a deep turn should have read and has not.
@@ -360,21 +410,24 @@ impl Collector for Contents {
 
     fn collect(&mut self, turn: &Turn) -> Observation {
         let mut problems = Vec::new();
+        self.first_try.get_or_insert(turn.now);
         match self.work_patiently(turn) {
             // Chroma was writing, or had just been killed: the last look stands, its age grows.
-            Ok(())
-            | Err(
-                QueryError::Busy
+            Ok(()) => self.unread = None,
+            Err(
+                error @ (QueryError::Busy
                 | QueryError::HotJournal
                 | QueryError::Replaced
-                | QueryError::Aborted(_),
-            ) => {}
+                | QueryError::Aborted(_)),
+            ) => self.unread = Some(error),
             Err(error) => {
+                self.unread = None;
                 // Nothing that was read from this file before may pass for its present content.
                 self.looked = None;
                 problems.push(self.problem(error));
             }
         }
+        problems.extend(self.not_known(turn));
         problems.extend(self.unfinished(turn));
         if let Some((_, stamp)) = &self.looked {
             self.release = self.server.release(&self.context, stamp.id, turn.now);
@@ -383,6 +436,7 @@ impl Collector for Contents {
             samples: self.samples(turn.now),
             findings: self.findings(),
             problems,
+            left_out: self.left_out(turn),
             ..Observation::default()
         }
     }
@@ -395,6 +449,9 @@ const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
 const TURN_BUDGET: Duration = Duration::from_millis(250);
 /// How long a single turn waits for its moment beside a writer.
 const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_QUICK: Duration = Duration::from_secs(2);
+/// A running exporter says that it could not look for so long.
+const STALE: Duration = Duration::from_mins(10);
 /// The place of a long walk is written down so often.
 const SAVE_EVERY: Duration = Duration::from_mins(1);
 
@@ -421,6 +478,34 @@ mod tests {
     fn fixture(name: &str, to: &Path) {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
         std::fs::copy(from.join("chroma.sqlite3"), to.join("chroma.sqlite3")).unwrap();
+    }
+
+    #[test]
+    fn what_was_given_up_is_a_problem_and_what_a_writer_keeps_out_when_no_turn_follows() {
+        use QueryError::{Aborted, Busy, HotJournal};
+        let dir = tempfile::tempdir().unwrap();
+        let (mut contents, _) = contents(dir.path());
+        let began = Timestamp::from_secs(1_795_000_000);
+        contents.first_try = Some(began);
+        let slow = || Aborted(Abort::Deadline(Duration::from_millis(250)));
+        for (error, partial, deep, minutes, told) in [
+            (None, false, true, 0, false),
+            (None, true, true, 0, true),
+            (None, true, false, 0, true),
+            (Some(slow()), false, true, 0, true),
+            (Some(slow()), false, false, 0, true),
+            (Some(Busy), false, true, 0, true),
+            (Some(Busy), false, false, 0, false), // the next turn asks again
+            (Some(Busy), false, false, 11, true), // for a while
+            (Some(HotJournal), false, true, 0, false), // a finding of its own
+        ] {
+            let case = format!("{error:?} {partial} {deep} {minutes}");
+            (contents.unread, contents.partial) = (error, partial);
+            let now = began.plus(Duration::from_mins(minutes));
+            let turn = Turn { now, wake: Wake::NONE, deep, stop: std::sync::Arc::default() };
+            let problem = contents.not_known(&turn).map(|problem| problem.chain());
+            assert_eq!(problem.is_some(), told, "{case}: {problem:?}");
+        }
     }
 
     /// Turns until everything was walked over: one does for a small store, unless the machine has other work.

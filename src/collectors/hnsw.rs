@@ -30,7 +30,7 @@ use std::{
 };
 
 use self::{
-    catalogue::{Catalogue, Row, told_elsewhere},
+    catalogue::{Catalogue, Row, told_elsewhere, told_nowhere},
     deep::{Deep, Outcome, Task},
     judge::{Case, State, Verdict, judge, judge_lost},
     look::{FileLook, Folder, Look},
@@ -241,12 +241,15 @@ impl Segments {
             }
         }
         self.catalogue_tried = Some(clock::ticks());
-        match Catalogue::read(&self.context, &self.limits(&turn.stop)) {
+        match self.ask_catalogue(turn) {
             Ok(catalogue) => self.catalogue = Some(catalogue),
             Err(error) if told_elsewhere(&error) => {
                 // The same file knows the same folders, but for the newest; another one may know none of them.
                 let gone = matches!(error, QueryError::Other(_));
                 self.catalogue.take_if(|catalogue| gone || catalogue.stamp.id != stamp.id);
+                if self.is_single(turn) && told_nowhere(&error) {
+                    return Some(self.problem(error));
+                }
             }
             Err(error) => {
                 self.catalogue = None;
@@ -256,8 +259,33 @@ impl Segments {
         None
     }
 
-    fn limits<'a>(&self, stop: &'a AtomicBool) -> Limits<'a> {
-        let hold = self.context.config.collect.statement_deadline;
+    /// Whether no turn follows, to which something could be left.
+    fn is_single(&self, turn: &Turn) -> bool {
+        turn.deep || self.context.single_turn()
+    }
+
+    /// Asks again for a while beside a writer when no turn follows.
+    fn ask_catalogue(&self, turn: &Turn) -> Result<Catalogue, QueryError> {
+        let began = clock::ticks();
+        let patience = match (turn.deep, self.is_single(turn)) {
+            (true, _) => PATIENCE,
+            (false, true) => PATIENCE_QUICK,
+            (false, false) => Duration::ZERO,
+        };
+        loop {
+            match Catalogue::read(&self.context, &self.limits(turn)) {
+                Err(error)
+                    if told_nowhere(&error) && !turn.stopped() && began.elapsed() < patience =>
+                {
+                    std::thread::sleep(AGAIN);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn limits<'a>(&self, turn: &'a Turn) -> Limits<'a> {
+        let (hold, stop) = (self.context.question_time(turn.deep), &*turn.stop);
         Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop }
     }
 
@@ -641,6 +669,13 @@ impl Collector for Segments {
             // A turn that others follow leaves the second reading to the next one.
             if !unsure || !first || looks >= LOOKS_MAX || turn.stopped() {
                 self.remember();
+                if unsure && self.is_single(turn) {
+                    let what = "an index looks wrong, and was another at each look: run check again when Chroma writes less";
+                    out.problems.push(CollectError::Other(what.to_owned()));
+                }
+                if self.context.single_turn() && !turn.deep && self.compared.is_none() {
+                    out.left_out.push("the vectors of the records");
+                }
                 out.problems.extend(self.problems.iter().cloned().map(CollectError::Other));
                 if let Some(look) = &self.look {
                     let told = look.problems.iter().map(CollectError::chain);
@@ -680,6 +715,10 @@ const FIRST_OF_RUST: Release = (1, 0, 0);
 const HOLD_BESIDE_WRITER: Duration = Duration::from_millis(10);
 
 const STATE_KIND: &str = "hnsw";
+/// How long the tables are asked for beside a writer when no turn follows, and the time between two tries.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_QUICK: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(100);
 /// Clocks are disciplined by so much while nothing is wrong.
 const CLOCK_SLACK: Duration = Duration::from_mins(1);
 

@@ -22,7 +22,7 @@ use std::{
 };
 
 use self::{
-    checks::{Check, GAVE_UP},
+    checks::{Check, GAVE_UP, TORN_FULL_TEXT},
     decay::Ledger,
     job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
@@ -162,10 +162,8 @@ impl Integrity {
             }
             if attempt + 1 == LOOKS_MAX {
                 // Something is at work on it: nothing can be said this time.
-                for verdict in [&mut judged.header, &mut judged.journal] {
-                    verdict.state = CheckState::Busy;
-                    verdict.findings.clear();
-                }
+                judged.header.make_busy();
+                judged.journal.make_busy();
             }
         }
         self.name_the_store(&mut judged, turn.now);
@@ -276,6 +274,7 @@ impl Integrity {
         let (dear, light): (Vec<Check>, Vec<Check>) = Check::ALL
             .into_iter()
             .filter(|check| turn.deep || self.due(*check, content, turn.now) <= turn.now)
+            .filter(|check| !self.left_out(turn, *check))
             .partition(|check| check.reads_whole_files());
         let order = Order {
             now: turn.now,
@@ -406,9 +405,13 @@ fn without_consequences(findings: &mut Vec<Finding>) {
     let gave_up = |finding: &Finding| finding.evidence.starts_with(GAVE_UP);
     let torn_index = of(Code::SqliteIndexCorrupt).any(|f| f.evidence.starts_with("Tree "));
     let torn_table = of(Code::SqliteCorrupt).any(|finding| !gave_up(finding));
+    // With a torn page the full text can be neither rebuilt nor dropped (tried): its own finding would say to do that.
+    let torn_text =
+        of(Code::SqliteCorrupt).any(|finding| finding.evidence.contains(TORN_FULL_TEXT));
     findings.retain(|finding| match finding.code {
         Code::SqliteCorrupt => !(gave_up(finding) && torn_index),
         Code::SqliteIndexCorrupt => !torn_table || finding.evidence.starts_with("Tree "),
+        Code::FtsCorrupt => !torn_text,
         _ => true,
     });
 }
@@ -447,7 +450,9 @@ impl Collector for Integrity {
         self.reap(|_| false);
         let started = self.start(turn);
         if turn.deep {
-            self.wait(turn);
+            self.wait(turn, self.context.config.collect.check_deadline);
+        } else if self.context.single_turn() {
+            self.wait(turn, self.quick_time());
         } else if started {
             // A small database is checked within a moment; then the first page has its verdict.
             std::thread::sleep(SMALL_WAIT);
@@ -455,8 +460,17 @@ impl Collector for Integrity {
         self.reap(|_| false);
         self.note_overdue(turn.now);
         let due = |check| self.due(check, self.content(), turn.now);
-        let (mut samples, checks) =
+        let (mut samples, mut checks) =
             samples::samples(self.cheap.as_ref(), self.memory.as_ref(), due, turn.now);
+        let mut left_out: Vec<&'static str> = Vec::new();
+        for (check, words) in [(Check::Full, "the full check"), (Check::Decay, "silent decay")] {
+            let never = self.past(check).is_none_or(|past| past.last_run.is_none());
+            if self.left_out(turn, check) && never {
+                checks.retain(|(name, _)| *name != check.as_str());
+                left_out.push(words);
+            }
+        }
+        let reasons = self.reasons(&checks);
         let standing = self.context.progress(CollectorName::Integrity).standing();
         samples.extend(standing.as_ref().map(samples::progress));
         let mut problems: Vec<CollectError> =
@@ -467,16 +481,65 @@ impl Collector for Integrity {
         }
         let mut findings = self.findings();
         findings.extend(self.overdue_findings(turn.now, turn.deep));
-        Observation { samples, findings, checks, problems, ..Observation::default() }
+        Observation {
+            samples,
+            findings,
+            checks,
+            reasons,
+            left_out,
+            problems,
+            ..Observation::default()
+        }
     }
 }
 
 impl Integrity {
-    /// Until the jobs have ended, their time is over or nobody wants them any more.
-    fn wait(&mut self, turn: &Turn) {
+    /// Whether a check is none of a turn that no other follows and that is not to read everything: `check --quick`.
+    fn left_out(&self, turn: &Turn, check: Check) -> bool {
+        let last = self.context.single_turn();
+        last && !turn.deep && matches!(check, Check::Full | Check::Decay)
+    }
+
+    /// How long such a turn waits for the quick check: in time for its own deadline.
+    fn quick_time(&self) -> Duration {
+        self.context.config.collect.deadline * 2 / 3
+    }
+
+    /// Why each check is in another state than ok, where no finding says it.
+    fn reasons(&self, checks: &[(&'static str, CheckState)]) -> Vec<(&'static str, String)> {
+        let why = |name: &str, state: CheckState| {
+            let cheap = self.cheap.as_ref()?;
+            let verdict = match name {
+                "header" => Some(&cheap.judged.header),
+                "journal" => Some(&cheap.judged.journal),
+                _ => None,
+            };
+            if let Some(verdict) = verdict {
+                return verdict.why.clone();
+            }
+            if let Some(obstacle) = self.obstacle() {
+                return Some(obstacle.why().to_owned());
+            }
+            let check = Check::ALL.into_iter().find(|check| check.as_str() == name)?;
+            match self.past(check) {
+                Some(past) if past.last_run.is_some() => past.reason.clone(),
+                _ if self.jobs.iter().any(|job| job.checks.contains(&check)) => {
+                    Some("it is under way, and never ran before".to_owned())
+                }
+                _ => Some(format!("it has not run yet ({})", state.as_str())),
+            }
+        };
+        let open = checks
+            .iter()
+            .filter(|(_, state)| !matches!(state, CheckState::Ok | CheckState::Corrupt));
+        open.filter_map(|(name, state)| Some((*name, why(name, *state)?))).collect()
+    }
+
+    /// Until the jobs have ended, `time_max` is over or nobody wants them any more.
+    fn wait(&mut self, turn: &Turn, time_max: Duration) {
         let began = clock::ticks();
         while self.jobs.iter().any(|job| !job.is_finished()) {
-            if turn.stopped() || began.elapsed() > self.context.config.collect.check_deadline {
+            if turn.stopped() || began.elapsed() > time_max {
                 self.jobs.iter().for_each(Job::stop);
             }
             std::thread::sleep(LOOK_PAUSE);

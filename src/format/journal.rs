@@ -52,6 +52,18 @@ impl Start {
     }
 }
 
+/// Size in pages that a database had before a transaction whose journal was never synced: its header then begins with
+/// zeros, and the rest of it was written. `None` when that is not to be told.
+#[must_use]
+pub fn initial_pages_unsynced(bytes: &[u8]) -> Option<u32> {
+    let mut head = *bytes.first_chunk::<HEADER_LEN>()?;
+    if head[..12] != [0; 12] {
+        return None;
+    }
+    head[..8].copy_from_slice(MAGIC);
+    JournalHeader::parse(&head).map(|header| header.initial_pages)
+}
+
 impl JournalHeader {
     /// Reads the header at the beginning of `bytes`; `None` when SQLite would not play it back.
     #[must_use]
@@ -253,6 +265,9 @@ mod tests {
         let mut unsynced = whole.clone();
         unsynced[..12].fill(0);
         assert_eq!(Start::parse(&unsynced), Start::Zeroed, "the count is written at the sync");
+        assert_eq!(initial_pages_unsynced(&unsynced), Some(46));
+        assert_eq!(initial_pages_unsynced(&whole), None);
+        assert_eq!(initial_pages_unsynced(&[0; 512]), None, "nothing was written");
         // A transaction that only appended pages: nothing to restore, but the file is cut back.
         assert!(matches!(
             Start::parse(&header(0)),

@@ -24,6 +24,7 @@ pub mod schema;
 pub mod sqlite;
 pub mod tar;
 pub(crate) mod uuid;
+pub mod wal;
 pub mod window;
 pub(crate) mod words;
 pub mod zip;

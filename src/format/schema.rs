@@ -9,6 +9,10 @@ use std::{
 
 use super::hash::{FNV_START, fnv1a};
 
+mod start;
+
+pub use start::NextStart;
+
 /// A directory of migrations, as the column `dir` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dir {

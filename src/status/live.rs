@@ -209,7 +209,7 @@ impl LiveStore {
     fn new(store: &StoreReadings, figures: Figures, ring: Option<&Ring>) -> Self {
         let seen = store.readings.iter().map(|r| (r.collector, &r.observation));
         let mut report =
-            StoreReport::new(&store.store, &store.path, seen, true, ITEMS_SHOWN, &store.firsts);
+            StoreReport::new(&store.store, &store.path, seen, ITEMS_SHOWN, &store.firsts);
         let missing = store.collectors.saturating_sub(store.readings.len());
         if missing > 0 {
             report.status = report.status.max(Status::Unknown);

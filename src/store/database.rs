@@ -117,8 +117,9 @@ impl Database {
     }
 
     /// Opens it by SQLite, read-only, so that nothing a hostile schema says is run and no page comes by a mapping that a
-    /// truncation could turn into SIGBUS. Takes no lock before the first statement. Refused in WAL mode, where even a
-    /// read-only open makes `-wal` and `-shm` files, and for what is no regular file, where it could block for ever.
+    /// truncation could turn into SIGBUS. Takes no lock before the first statement. Refused in WAL mode and beside a `-wal`
+    /// with bytes, whatever the header says of the mode: there even a read-only open makes `-wal` and `-shm` files. Refused
+    /// without locks, and for what is no regular file, where it could block for ever.
     pub fn connect(&self) -> Result<ReadConnection<'_>, QueryError> {
         // Counted before the open: from here on nobody may close a plain descriptor.
         self.lock().connections += 1;
@@ -138,6 +139,7 @@ impl Database {
             return Err(QueryError::Wal);
         }
         self.nothing_odd_beside()?;
+        writer(plain).map_err(QueryError::NoLocks)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&self.path, flags)?;
         let opened = connection.connection.insert(opened);
@@ -163,6 +165,8 @@ impl Database {
                     let words = format!("{} is {}", path.display(), kind_of(&meta));
                     return Err(QueryError::File(io::Error::other(words)));
                 }
+                // What has no bytes SQLite passes over.
+                Ok(meta) if suffix == "-wal" && meta.len() > 0 => return Err(QueryError::Wal),
                 _ => {}
             }
         }
@@ -526,6 +530,15 @@ mod tests {
         drop(writer);
         assert!(matches!(database.connect(), Err(QueryError::Wal)));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        // SQLite plays a log whatever the header says of the mode, and makes its files for it.
+        let file = File::options().write(true).open(database.path()).unwrap();
+        file.write_all_at(&[1, 1], 18).unwrap();
+        drop(database.connect().unwrap());
+        for (log, opens) in [(&b""[..], true), (b"no log at all", false)] {
+            std::fs::write(dir.path().join("chroma.sqlite3-wal"), log).unwrap();
+            assert_eq!(database.connect().is_ok(), opens, "{log:?}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -23,11 +23,13 @@ mod copying;
 mod gate;
 mod plan;
 mod scratch;
+mod still;
 mod touched;
 mod transfer;
 
 pub use chain::Unproven;
 pub use scratch::{NoRoom, Places};
+pub use still::take_still;
 
 use std::{
     fs::{self, File},

@@ -26,11 +26,10 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Adds what was seen in one store. `deep`: the checks of whole files were asked for. `firsts`: since when a running
-    /// exporter has known of what.
-    pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], deep: bool, firsts: &Firsts) {
+    /// Adds what was seen in one store. `firsts`: since when a running exporter has known of what.
+    pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], firsts: &Firsts) {
         let seen = looks.iter().map(|look| (look.collector.as_str(), &look.observation));
-        let report = StoreReport::new(&store.name, &store.path, seen, deep, usize::MAX, firsts);
+        let report = StoreReport::new(&store.name, &store.path, seen, usize::MAX, firsts);
         self.status = self.status.max(report.status);
         self.stores.push(report);
     }
@@ -79,28 +78,26 @@ mod tests {
     fn the_worst_that_is_known_decides_and_the_unknown_only_without_it() {
         use CheckState::{Busy, Corrupt, Ok as Fine, Unknown, Unreadable};
         use Code::{BackupSameDisk as Info, HotJournal as Warning, SqliteCorrupt as Critical};
-        for (codes, checks, failed, deep, want) in [
-            (&[][..], &[Fine][..], false, true, Status::Ok),
-            (&[Info], &[Fine, Fine], false, true, Status::Ok),
-            (&[Info, Warning], &[Fine], false, true, Status::Warning),
-            (&[Warning, Critical], &[], true, true, Status::Critical),
-            (&[], &[Fine, Busy], false, true, Status::Unknown),
-            (&[], &[Unreadable], false, false, Status::Unknown),
-            (&[], &[Fine, Unknown], false, true, Status::Unknown),
-            (&[], &[Fine, Unknown], false, false, Status::Ok), // not asked for
-            (&[], &[Fine, Corrupt], false, true, Status::Critical),
-            (&[], &[], true, true, Status::Unknown),
-            (&[Warning], &[Busy], true, true, Status::Warning),
+        for (codes, checks, failed, want) in [
+            (&[][..], &[Fine][..], false, Status::Ok),
+            (&[Info], &[Fine, Fine], false, Status::Ok),
+            (&[Info, Warning], &[Fine], false, Status::Warning),
+            (&[Warning, Critical], &[], true, Status::Critical),
+            (&[], &[Fine, Busy], false, Status::Unknown),
+            (&[], &[Unreadable], false, Status::Unknown),
+            (&[], &[Fine, Unknown], false, Status::Unknown),
+            (&[], &[Fine, Corrupt], false, Status::Critical),
+            (&[], &[], true, Status::Unknown),
+            (&[Warning], &[Busy], true, Status::Warning),
         ] {
             let mut report = Report::default();
             report.add_store(
                 &Store::new("a", "/a"),
                 &[look(codes, checks, failed)],
-                deep,
                 &Firsts::default(),
             );
-            assert_eq!(report.status, want, "{codes:?} {checks:?} {failed} {deep}");
-            report.add_store(&Store::new("b", "/b"), &[], deep, &Firsts::default());
+            assert_eq!(report.status, want, "{codes:?} {checks:?} {failed}");
+            report.add_store(&Store::new("b", "/b"), &[], &Firsts::default());
             assert_eq!(report.status, want, "a healthy store hides nothing");
         }
         let mut report = Report::default();
@@ -117,7 +114,6 @@ mod tests {
         report.add_store(
             &Store::new("docs", "/srv/docs"),
             &[look(&[Code::HotJournal], &[CheckState::Busy], true)],
-            true,
             &Firsts::default(),
         );
         let document: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
@@ -145,6 +141,24 @@ mod tests {
     }
 
     #[test]
+    fn a_check_without_a_verdict_says_why_and_what_was_left_out_is_named() {
+        let mut seen = look(&[], &[CheckState::Ok, CheckState::Unknown], false);
+        seen.observation.reasons = vec![("quick", "given up after 250 ms".to_owned())];
+        seen.observation.left_out = vec!["the full check", "documents"];
+        let mut report = Report::default();
+        report.add_store(&Store::new("docs", "/srv/docs"), &[seen], &Firsts::default());
+        assert_eq!(
+            report.text(Style::default()),
+            "docs  /srv/docs  unknown\n  integrity: header ok, quick unknown\n    quick: given up after 250 ms\n  \
+             not looked at with --quick, and not part of the verdict: the full check, documents\n\n"
+        );
+        let document: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        let store = &document["stores"][0];
+        assert_eq!(store["integrity_reasons"]["quick"], "given up after 250 ms");
+        assert_eq!(store["left_out"], serde_json::json!(["the full check", "documents"]));
+    }
+
+    #[test]
     fn names_from_disk_do_not_drive_the_terminal() {
         let nasty = "a\u{1b}[2J\u{9b}1m\n\u{202e}b";
         let mut failed = look(&[], &[], false);
@@ -154,7 +168,6 @@ mod tests {
         report.add_store(
             &Store::new("docs", format!("/srv/{nasty}")),
             &[failed],
-            true,
             &Firsts::default(),
         );
         report.add_problem(&CollectError::Other(nasty.to_owned()));

@@ -8,7 +8,6 @@ use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::Turn,
-    config::Collect,
     store::database::{Abort, Limits, QueryError, ReadConnection},
 };
 
@@ -88,7 +87,8 @@ pub(super) fn first(connection: &Connection, sql: &str) -> rusqlite::Result<Opti
 pub(super) struct Asker<'a, 'd> {
     connection: &'a mut ReadConnection<'d>,
     turn: &'a Turn,
-    collect: &'a Collect,
+    /// How long a question may take while no writer waits.
+    time: Duration,
     /// Slices end then.
     until: Option<(Ticks, Duration)>,
     /// Rows of a slice.
@@ -100,9 +100,9 @@ impl<'a, 'd> Asker<'a, 'd> {
     pub(super) fn new(
         connection: &'a mut ReadConnection<'d>,
         turn: &'a Turn,
-        collect: &'a Collect,
+        time: Duration,
     ) -> Self {
-        Self { connection, turn, collect, until: None, rows: ROWS_FIRST, gave_up: false }
+        Self { connection, turn, time, until: None, rows: ROWS_FIRST, gave_up: false }
     }
 
     /// Whether a question took too long, so that its answer is not known.
@@ -126,7 +126,7 @@ impl<'a, 'd> Asker<'a, 'd> {
         &mut self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, QueryError> {
-        let hold = self.collect.statement_deadline;
+        let hold = self.time;
         match self.within(HOLD_BESIDE_WRITER.min(hold), hold, question) {
             Ok((answer, _)) => Ok(Some(answer)),
             // It took too long: that number is not known, the others may be.
@@ -149,7 +149,7 @@ impl<'a, 'd> Asker<'a, 'd> {
                 return Ok(None);
             }
             let rows = self.rows;
-            let deadline = self.collect.statement_deadline;
+            let deadline = self.time;
             match self
                 .within(SLICE.min(deadline), deadline, |connection| question(connection, rows))
             {

@@ -471,7 +471,7 @@ mod tests {
         Connection::open(database.path()).unwrap().execute_batch(change).unwrap();
         let (turn, collect) = (turn(), patient());
         let mut connection = database.connect().unwrap();
-        let mut asker = Asker::new(&mut connection, &turn, &collect);
+        let mut asker = Asker::new(&mut connection, &turn, collect.statement_deadline);
         asker.slices_for(Duration::from_mins(1));
         let catalogue = Catalogue::read(&mut asker).unwrap().unwrap();
         let parts = Parts::of(&catalogue).unwrap();

@@ -65,6 +65,11 @@ pub(super) fn told_elsewhere(error: &QueryError) -> bool {
     }
 }
 
+/// Whether nothing else says why there is no answer: whoever looks once must say it.
+pub(super) fn told_nowhere(error: &QueryError) -> bool {
+    told_elsewhere(error) && !matches!(error, QueryError::HotJournal | QueryError::Other(_))
+}
+
 /// What the tables say, and of which state of the file.
 #[derive(Debug)]
 pub(super) struct Catalogue {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    catalogue::{Row, told_elsewhere},
+    catalogue::{Row, told_elsewhere, told_nowhere},
     judge::{Case, judge},
     look::{FileLook, Folder, Look, Part},
     moving::{Lost, Moving, Unsettled},
@@ -99,7 +99,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     progress.begin(Phase::Checking, bytes);
     let manner = Manner { stop, gentle: task.gentle, progress };
     let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
-    let statement = task.context.config.collect.statement_deadline;
+    let statement = task.context.question_time(!task.gentle);
     let limits = Limits { hold: HOLD.min(statement), hold_unwaited: statement, stop };
     let mut tables = None;
     if task.compare.is_some() {
@@ -122,8 +122,14 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
                 outcome.segments.extend(found.deep.map(|deep| (*uuid, deep)));
                 outcome.lost.extend(found.lost.map(|lost| (*uuid, lost)));
             }
-            // It comes again in a later turn.
-            Err(Refused::Changed) => outcome.compared = false,
+            // It comes again in a later turn, if there is one.
+            Err(Refused::Changed) => {
+                outcome.compared = false;
+                if !task.gentle && outcome.problems.len() < PROBLEMS_MAX {
+                    let what = format!("{}: its files changed at each reading", folder.name);
+                    outcome.problems.push(CollectError::Other(what));
+                }
+            }
             Err(Refused::Stopped) => (outcome.compared, outcome.complete) = (false, false),
             Err(Refused::Io(part, source)) => {
                 outcome.compared = false;
@@ -293,7 +299,7 @@ impl Outcome {
     /// Notes that the tables gave no answer. Busy is no fault.
     fn refused(&mut self, task: &Task, error: QueryError) {
         self.compared = false;
-        if !told_elsewhere(&error) {
+        if !told_elsewhere(&error) || !task.gentle && told_nowhere(&error) {
             self.problems.push(error.into_problem(task.context.database.path()));
         }
     }

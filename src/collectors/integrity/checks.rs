@@ -7,6 +7,7 @@ mod counts;
 mod fulltext;
 mod meeting;
 pub mod pages;
+mod places;
 #[cfg(test)]
 #[path = "../../../tests/support/random.rs"]
 mod random;
@@ -23,14 +24,14 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::pages::GAVE_UP;
 use self::pages::Verdict;
+pub(super) use self::{pages::GAVE_UP, places::TORN_FULL_TEXT};
 use super::decay::{self, Ledger};
 use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
-    findings::Finding,
+    findings::{Finding, Severity},
     host::{priority, processes::Held},
     progress::{Phase, Progress},
     sample::CheckState,
@@ -38,7 +39,7 @@ use crate::{
         Context,
         database::{Abort, Limits, QueryError},
         pagecache,
-        view::{self, Cost, Options, Places, ViewError},
+        view::{self, Cost, Options, Places, View, ViewError},
     },
 };
 
@@ -157,7 +158,8 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
     };
     match answer {
         Ok(said) => {
-            if !said.findings.is_empty() {
+            // What is only worth knowing is no damage.
+            if said.findings.iter().any(|finding| finding.severity > Severity::Info) {
                 outcome.state = CheckState::Corrupt;
             }
             outcome.findings = said.findings;
@@ -258,6 +260,7 @@ fn state_of(error: &QueryError) -> CheckState {
         | QueryError::Unreadable(_) => CheckState::Unreadable,
         QueryError::HotJournal
         | QueryError::Wal
+        | QueryError::NoLocks(_)
         | QueryError::Aborted(_)
         | QueryError::Other(_) => CheckState::Unknown,
     }
@@ -284,14 +287,38 @@ impl Asking<'_> {
     }
 
     fn ask(&mut self, check: Check) -> Result<Said, QueryError> {
+        match self.ask_file(check) {
+            // SQLite may not be asked in the file itself.
+            Err(error @ (QueryError::Wal | QueryError::NoLocks(_))) => {
+                match self.in_still_copies(check) {
+                    Ok(said) => Ok(said),
+                    Err(ViewError::Stopped) => Err(QueryError::Aborted(Abort::Stopped)),
+                    Err(ViewError::Query(QueryError::Damaged(error))) => {
+                        Err(QueryError::Damaged(error))
+                    }
+                    Err(refused) => {
+                        self.reason = Some(format!("nor can it be copied: {refused}"));
+                        Err(error)
+                    }
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether no other process holds the file, so that nobody has to wait for us; not knowing is as good as yes.
+    fn held(&self) -> Result<bool, QueryError> {
+        let file = self.context.database.stamp().map_err(QueryError::File)?.id;
+        let held = self.context.held(file, HOLDERS_AGE_MAX);
+        Ok(!matches!(held, Ok(Held::No)))
+    }
+
+    fn ask_file(&mut self, check: Check) -> Result<Said, QueryError> {
         let collect = &self.context.config.collect;
         if check == Check::Schema {
             return self.schema();
         }
-        // Whether anybody would have to wait for us; not knowing is as good as yes.
-        let file = self.context.database.stamp().map_err(QueryError::File)?.id;
-        let held = self.context.held(file, HOLDERS_AGE_MAX);
-        if matches!(held, Ok(Held::No)) {
+        if !self.held()? {
             let file = self.context.database.open_plain().map_err(QueryError::File)?;
             let manner = pagecache::Manner {
                 rate_bytes_max: collect.read_rate_bytes_max,
@@ -327,13 +354,31 @@ impl Asking<'_> {
     }
 
     /// Asks for the schema, again and again while a writer keeps it out. The answer takes moments, and one of them comes
-    /// beside any writer; busy is said only of a lock that stays.
+    /// beside any writer; busy is said only of a lock that stays. Where nobody has to wait for it, it may take its time, and
+    /// beside a holder a copy answers what takes too long in the file.
     fn schema(&mut self) -> Result<Said, QueryError> {
+        match self.schema_in_file() {
+            Err(QueryError::Aborted(abort)) if abort != Abort::Stopped => {
+                match self.in_one_copy(Check::Schema) {
+                    Ok(verdict) => Ok(Said { findings: verdict.findings, pages: None }),
+                    Err(ViewError::Stopped) => Err(QueryError::Aborted(Abort::Stopped)),
+                    Err(refused) => {
+                        self.reason = Some(refused.to_string());
+                        Err(QueryError::Aborted(abort))
+                    }
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn schema_in_file(&mut self) -> Result<Said, QueryError> {
         let collect = &self.context.config.collect;
+        let time = self.context.question_time(true);
         let (began, patience) = (clock::ticks(), SCHEMA_PATIENCE.min(collect.check_deadline));
         let mut tries = 0;
         loop {
-            let kept_out = match self.in_file(Check::Schema, collect.statement_deadline) {
+            let kept_out = match self.in_file(Check::Schema, time) {
                 Err(
                     error @ (QueryError::Busy
                     | QueryError::Replaced
@@ -361,8 +406,9 @@ impl Asking<'_> {
             Limits { hold: LOCK_BUDGET.min(hold_unwaited), hold_unwaited, stop: self.stop };
         let mut connection = database.connect()?;
         let said = if check == Check::Schema {
-            let findings = schema::check(self.context, &mut connection, &limits, &mut self.held)?;
-            Said { findings, pages: None }
+            let timed = connection.within(&limits, schema::read);
+            self.held = timed.held.max(self.held);
+            Said { findings: schema::findings(self.context, &timed.result?), pages: None }
         } else {
             self.progress().begin(Phase::Checking, before.size_bytes);
             let lanes = [connection, database.connect()?];
@@ -413,29 +459,68 @@ impl Asking<'_> {
         }
     }
 
-    fn in_one_copy(&mut self, check: Check) -> Result<Verdict, ViewError> {
-        let places = places(self.context);
-        let options = Options {
-            places: &places,
+    /// Asks in a copy of a file that nobody is writing. Damage is said only when a second copy has it too.
+    fn in_still_copies(&mut self, check: Check) -> Result<Said, ViewError> {
+        if self.held().map_err(ViewError::Query)? {
+            return Err(ViewError::Unsuited("a process may hold it"));
+        }
+        let mut found = None;
+        for _ in 0..2 {
+            let places = places(self.context);
+            let view = view::take_still(&self.context.database, &self.options(&places))?;
+            self.way = Way::Copy;
+            let verdict = self.in_view(check, view)?;
+            if verdict.findings.is_empty() {
+                if found.is_some() {
+                    return Err(ViewError::Unsuited(
+                        "of two copies one was damaged and one was not",
+                    ));
+                }
+                found = Some(verdict);
+                break;
+            }
+            found = Some(verdict);
+        }
+        let Verdict { findings, pages } = found.ok_or(ViewError::Unsuited("there is no copy"))?;
+        Ok(Said { findings, pages: (check != Check::Schema).then_some(pages) })
+    }
+
+    fn options<'b>(&'b self, places: &'b Places) -> Options<'b> {
+        Options {
+            places,
             rate_bytes_max: self.context.config.collect.read_rate_bytes_max,
             lock_hold_max: LOCK_BUDGET,
             time_max: VIEW_TIME_MAX,
             stop: self.stop,
             progress: self.progress(),
-        };
+        }
+    }
+
+    fn in_one_copy(&mut self, check: Check) -> Result<Verdict, ViewError> {
+        let places = places(self.context);
         let mut cost = Cost::default();
-        let taken = view::take_telling(&self.context.database, &options, &mut cost);
+        let taken = view::take_telling(&self.context.database, &self.options(&places), &mut cost);
         // Also of copies that came to nothing.
         self.held = self.held.max(cost.held);
-        let mut view = taken?;
+        let view = taken?;
         self.way = Way::Copy;
         tracing::debug!(
             store = %self.context.store.name, pages = view.pages(), tries = cost.tries, transactions = cost.transactions,
             "A consistent copy was taken."
         );
+        self.in_view(check, view)
+    }
+
+    /// Asks in a copy, which nobody else has.
+    fn in_view(&self, check: Check, mut view: View) -> Result<Verdict, ViewError> {
+        let pages = view.pages();
         let bytes = u64::from(view.pages()) * u64::from(view.header().page_bytes);
         self.progress().begin(Phase::Checking, bytes);
         let deadline = self.context.config.collect.check_deadline;
+        if check == Check::Schema {
+            let seen = view.within(deadline, self.stop, schema::read).result?;
+            return Ok(Verdict { findings: schema::findings(self.context, &seen), pages });
+        }
         let limits = Limits { hold: deadline, hold_unwaited: deadline, stop: self.stop };
         let quiet = if bytes < LONG_BYTES { Quiet::Nice } else { Quiet::Idle };
         let progress = self.progress();
@@ -444,7 +529,7 @@ impl Asking<'_> {
         match answer {
             // Nobody else has this file: what SQLite comes upon is damage.
             Err(QueryError::Damaged(error)) => {
-                Ok(Verdict { findings: vec![pages::gave_up(&error)], pages: view.pages() })
+                Ok(Verdict { findings: vec![pages::gave_up(&error)], pages })
             }
             other => Ok(other?),
         }

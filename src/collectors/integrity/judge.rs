@@ -1,7 +1,7 @@
 //! What a cheap look means: pure, so that every case stands in a table. A state that may be of this moment only, such as
 //! a file that is growing under a commit, is never called damage: it is `busy`, and the caller looks again.
 
-use super::look::{DatabaseLook, JournalLook, Look, PageOne, Refused};
+use super::look::{DatabaseLook, JournalLook, Look, PageOne, Refused, WalLook, Writer};
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
@@ -29,6 +29,8 @@ pub(super) struct Verdict {
     pub(super) state: CheckState,
     pub(super) findings: Vec<Finding>,
     pub(super) problem: Option<CollectError>,
+    /// Why it is another state than ok, where no finding says it.
+    pub(super) why: Option<String>,
 }
 
 /// What both say, and what stands in the way of asking SQLite.
@@ -47,8 +49,6 @@ pub(super) enum Obstacle {
     NoFile,
     /// An interrupted transaction must be rolled back first.
     HotJournal,
-    /// It would make files in the directory.
-    Wal,
 }
 
 impl Obstacle {
@@ -56,18 +56,36 @@ impl Obstacle {
     pub(super) const fn state(self) -> CheckState {
         match self {
             Self::NoFile => CheckState::Unreadable,
-            Self::HotJournal | Self::Wal => CheckState::Unknown,
+            Self::HotJournal => CheckState::Unknown,
+        }
+    }
+
+    /// Why, in words.
+    pub(super) const fn why(self) -> &'static str {
+        match self {
+            Self::NoFile => "there is no database that could be checked",
+            Self::HotJournal => "the transaction that was cut off must be rolled back first",
         }
     }
 }
 
 impl Verdict {
-    fn state(state: CheckState) -> Self {
-        Self { state, findings: Vec::new(), problem: None }
+    fn fine() -> Self {
+        Self { state: CheckState::Ok, findings: Vec::new(), problem: None, why: None }
+    }
+
+    /// Nothing can be said, because of `why`.
+    fn open(state: CheckState, why: impl Into<String>) -> Self {
+        Self { state, why: Some(why.into()), ..Self::fine() }
     }
 
     fn found(state: CheckState, finding: Finding) -> Self {
-        Self { state, findings: vec![finding], problem: None }
+        Self { state, findings: vec![finding], ..Self::fine() }
+    }
+
+    /// Something is at work on the file all the while.
+    pub(super) fn make_busy(&mut self) {
+        *self = Self::open(CheckState::Busy, "it was written to during every look");
     }
 }
 
@@ -96,27 +114,17 @@ impl Judged {
 
 /// Judges `look`. What it finds is to be said only when a second look, with the same stamps, says the same.
 pub(super) fn judge(look: Look, background: Background) -> Judged {
-    let Look { stamps, database, journal, writer } = look;
-    let no_file = |header| Judged {
-        header,
-        journal: Verdict::state(CheckState::Unknown),
-        database: None,
-        obstacle: Some(Obstacle::NoFile),
-    };
+    let Look { stamps: _, database, journal, wal, writer } = look;
     let (stamp, head) = match database {
         DatabaseLook::File(stamp, head) => (stamp, head),
-        other => return no_file(judge_absence(other, background)),
+        other => return judge_absence(other, &journal, &wal, background),
     };
     let parsed = SqliteHeader::parse(head.as_bytes());
     let file = File { stamp, head: head.as_bytes(), parsed };
-    let (journal, rollback) = judge_journal(&file, journal, writer);
-    let wal_bytes = stamps.wal.map(|wal| wal.size_bytes);
-    let header = judge_header(&file, rollback, writer, wal_bytes);
-    let obstacle = match (rollback, parsed) {
-        (Rollback::No, Ok(header)) if header.wal => Some(Obstacle::Wal),
-        (Rollback::No, _) => None,
-        (Rollback::Pending { .. }, _) => Some(Obstacle::HotJournal),
-    };
+    let (journal, rollback) = judge_journal(&file, journal, &writer);
+    let mut header = judge_header(&file, rollback, &writer);
+    judge_wal(&file, wal, &mut header);
+    let obstacle = (rollback != Rollback::No).then_some(Obstacle::HotJournal);
     Judged { header, journal, database: Some((stamp, parsed.ok())), obstacle }
 }
 
@@ -136,20 +144,31 @@ enum Rollback {
     },
 }
 
-fn judge_absence(look: DatabaseLook, background: Background) -> Verdict {
+/// What it means that no database is there, or none with bytes.
+fn judge_absence(
+    look: DatabaseLook,
+    journal: &JournalLook,
+    wal: &WalLook,
+    background: Background,
+) -> Judged {
     use CheckState::{Busy, Corrupt, Unreadable};
     let unreadable = |code, evidence: String| {
         let subject = if code == Code::SqliteNotRegular { DATABASE_FILE } else { "" };
         Verdict::found(Unreadable, Finding::new(code, subject, evidence))
     };
-    match look {
+    let beside = beside(journal, wal);
+    let header = match look {
         DatabaseLook::NoDirectory(what) => unreadable(Code::StoreMissing, format!("it is {what}")),
         DatabaseLook::NotRegular(what) => {
             unreadable(Code::SqliteNotRegular, format!("it is {what}"))
         }
-        DatabaseLook::Missing(remains) if remains.folders > 0 || background.was_there => {
+        DatabaseLook::Missing(remains)
+            if remains.folders + remains.torn > 0 || beside.is_some() || background.was_there =>
+        {
             let before = if background.was_there { "; a database was there before" } else { "" };
-            let evidence = format!("there is no {DATABASE_FILE}; {}{before}", remains.describe());
+            let beside = beside.map(|what| format!("; {what}")).unwrap_or_default();
+            let evidence =
+                format!("there is no {DATABASE_FILE}; {}{beside}{before}", remains.describe());
             unreadable(Code::SqliteMissing, evidence)
         }
         DatabaseLook::Missing(remains) => {
@@ -165,28 +184,90 @@ fn judge_absence(look: DatabaseLook, background: Background) -> Verdict {
             if remains.folders == 0
                 && background.now.since(stamp.modified).as_secs() < YOUNG_SECS =>
         {
-            Verdict::state(Busy)
+            Verdict::open(Busy, "the file was made a moment ago and has no bytes yet")
+        }
+        DatabaseLook::Empty(_, ref remains)
+            if remains.with_vectors.is_empty()
+                && !background.was_there
+                && let Some(stamp) = first_transaction(journal) =>
+        {
+            return Judged {
+                header: Verdict::open(CheckState::Unknown, Obstacle::HotJournal.why()),
+                journal: cut_first_transaction(stamp),
+                database: None,
+                obstacle: Some(Obstacle::HotJournal),
+            };
         }
         DatabaseLook::Empty(_, remains) => {
-            let evidence = format!("{DATABASE_FILE} has no bytes; {}", remains.describe());
+            let mut evidence = format!("{DATABASE_FILE} has no bytes; {}", remains.describe());
+            if let JournalLook::File { start: Start::Hot(header), .. } = journal
+                && header.initial_pages > 0
+            {
+                evidence = format!(
+                    "{evidence}; a journal of a database of {} pages is beside it, which the next start deletes: keep a copy of it",
+                    header.initial_pages
+                );
+            }
             Verdict::found(Corrupt, Finding::new(Code::SqliteEmpty, DATABASE_FILE, evidence))
         }
         DatabaseLook::Refused(refused) => refused_verdict(refused),
-        DatabaseLook::File(..) => Verdict::state(CheckState::Unknown),
-    }
+        DatabaseLook::File(..) => Verdict::open(CheckState::Unknown, "it was not looked at"),
+    };
+    let journal = Verdict::open(CheckState::Unknown, Obstacle::NoFile.why());
+    Judged { header, journal, database: None, obstacle: Some(Obstacle::NoFile) }
+}
+
+/// What of a database lies there although it is not, in words.
+fn beside(journal: &JournalLook, wal: &WalLook) -> Option<String> {
+    let journal = match journal {
+        JournalLook::File { stamp, .. } => {
+            Some(format!("{DATABASE_FILE}-journal of {} bytes is there", stamp.size_bytes))
+        }
+        _ => None,
+    };
+    let wal = match wal {
+        WalLook::Log { stamp, .. } | WalLook::Unusable(stamp) => {
+            Some(format!("{DATABASE_FILE}-wal of {} bytes is there", stamp.size_bytes))
+        }
+        _ => None,
+    };
+    let both: Vec<String> = journal.into_iter().chain(wal).collect();
+    (!both.is_empty()).then(|| both.join("; "))
+}
+
+/// The journal of a transaction that was to make the database; `None` for any other.
+fn first_transaction(journal: &JournalLook) -> Option<Stamp> {
+    let JournalLook::File { stamp, start, unsynced_pages, .. } = journal else { return None };
+    let is_first = match start {
+        Start::Empty => true,
+        Start::Zeroed => *unsynced_pages == Some(0),
+        Start::Hot(header) => header.initial_pages == 0,
+        Start::Unusable => false,
+    };
+    is_first.then_some(*stamp)
+}
+
+/// Nothing was in the database yet, and the next start begins anew.
+fn cut_first_transaction(journal: Stamp) -> Verdict {
+    let evidence = format!(
+        "the first start of Chroma was cut off in its first transaction, last written {}; nothing was stored in the \
+         database yet",
+        journal.modified
+    );
+    let subject = format!("{DATABASE_FILE}-journal");
+    Verdict::found(CheckState::Unknown, Finding::new(Code::HotJournal, subject, evidence))
 }
 
 fn refused_verdict(refused: Refused) -> Verdict {
-    Verdict { problem: Some(refused.into_problem()), ..Verdict::state(CheckState::Unreadable) }
+    Verdict {
+        state: CheckState::Unreadable,
+        problem: Some(refused.into_problem()),
+        ..Verdict::fine()
+    }
 }
 
-fn judge_header(
-    file: &File<'_>,
-    rollback: Rollback,
-    writer: bool,
-    wal_bytes: Option<u64>,
-) -> Verdict {
-    use CheckState::{Busy, Corrupt, Ok as Fine, Unknown};
+fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict {
+    use CheckState::{Busy, Corrupt, Unknown};
     let corrupt = |code, evidence: String| {
         Verdict::found(Corrupt, Finding::new(code, DATABASE_FILE, evidence))
     };
@@ -194,7 +275,7 @@ fn judge_header(
     let header = match file.parsed {
         // The journal holds page 1: what stands there now will be overwritten.
         Err(_) if rollback == (Rollback::Pending { page_one: true }) => {
-            return Verdict::state(Unknown);
+            return Verdict::open(Unknown, Obstacle::HotJournal.why());
         }
         Err(HeaderError::Magic) => {
             if lfs::Pointer::parse(file.head).is_some() {
@@ -218,11 +299,13 @@ fn judge_header(
     let stated = header.stated_bytes().unwrap_or(0);
     if size < stated && !header.wal {
         // A commit writes page 1 first and what it appends last; a rollback cuts and fills the file as well.
-        if writer {
-            return Verdict::state(Busy);
+        match writer {
+            Writer::Yes => return Verdict::open(Busy, "a writer is at work on it"),
+            Writer::Unknown(error) => return Verdict::open(Unknown, no_locks(error)),
+            Writer::No => {}
         }
         if rollback != Rollback::No {
-            return Verdict::state(Unknown);
+            return Verdict::open(Unknown, Obstacle::HotJournal.why());
         }
         let evidence = format!(
             "it has {size} bytes, its header states {} pages of {} bytes, {stated} bytes in all",
@@ -231,29 +314,85 @@ fn judge_header(
         return corrupt(Code::SqliteTruncated, evidence);
     }
     // Longer than stated is no damage: SQLite goes by the header and uses the rest when it grows.
-    if header.wal {
-        let rows = match wal_bytes {
-            None | Some(0) => "there is no -wal file with rows beside it".to_owned(),
-            Some(bytes) => format!("{bytes} bytes are in {DATABASE_FILE}-wal"),
-        };
-        return Verdict::found(Fine, Finding::new(Code::WalMode, DATABASE_FILE, rows));
-    }
-    Verdict::state(Fine)
+    Verdict::fine()
 }
 
-fn judge_journal(file: &File<'_>, journal: JournalLook, writer: bool) -> (Verdict, Rollback) {
-    let plain = |state| (Verdict::state(state), Rollback::No);
-    let (stamp, start, page_one) = match journal {
-        JournalLook::Absent => return plain(CheckState::Ok),
-        JournalLook::Refused(refused) => return (refused_verdict(refused), Rollback::No),
-        JournalLook::File { stamp, start, page_one } => (stamp, start, page_one),
+/// Adds what the log means. SQLite plays it whatever the header says of the mode.
+fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
+    let Ok(parsed) = file.parsed else { return };
+    let mode = if parsed.wal {
+        ""
+    } else {
+        "; its header says that it is not in WAL mode, and SQLite plays the log all the same"
+    };
+    let words = match wal {
+        WalLook::Refused(refused) => {
+            if header.findings.is_empty() && header.problem.is_none() {
+                *header = refused_verdict(refused);
+            }
+            return;
+        }
+        WalLook::Log { committed, page_bytes, .. } if committed.transactions > 0 => {
+            let at_least = if committed.whole { "" } else { "at least " };
+            let size = if page_bytes == parsed.page_bytes {
+                String::new()
+            } else {
+                format!(" of {page_bytes} bytes, where the database has {}", parsed.page_bytes)
+            };
+            format!(
+                "{at_least}{} transactions with {} pages{size} are in {DATABASE_FILE}-wal: a copy of {DATABASE_FILE} alone does \
+                 not have the newest of them{mode}",
+                committed.transactions, committed.frames
+            )
+        }
+        WalLook::Log { committed, stamp, .. } if !committed.whole => format!(
+            "{DATABASE_FILE}-wal of {} bytes is longer than could be followed, and SQLite plays what was brought to its \
+             end{mode}",
+            stamp.size_bytes
+        ),
+        _ if !parsed.wal => return,
+        WalLook::Absent => "there is no -wal file with rows beside it".to_owned(),
+        WalLook::Log { stamp, .. } | WalLook::Unusable(stamp) => format!(
+            "{DATABASE_FILE}-wal has {} bytes, and no transaction that was brought to its end",
+            stamp.size_bytes
+        ),
+    };
+    header.findings.push(Finding::new(Code::WalMode, DATABASE_FILE, words));
+}
+
+fn no_locks(error: &std::io::Error) -> String {
+    format!(
+        "whether a writer is at work cannot be asked, because its filesystem gives no locks: {error}"
+    )
+}
+
+fn judge_journal(file: &File<'_>, journal: JournalLook, writer: &Writer) -> (Verdict, Rollback) {
+    let (stamp, start, page_one) = match &journal {
+        JournalLook::Absent => return (Verdict::fine(), Rollback::No),
+        JournalLook::Refused(_) => {
+            let JournalLook::Refused(refused) = journal else {
+                return (Verdict::fine(), Rollback::No);
+            };
+            return (refused_verdict(refused), Rollback::No);
+        }
+        JournalLook::File { stamp, start, page_one, .. } => (*stamp, *start, *page_one),
     };
     let subject = format!("{DATABASE_FILE}-journal");
     let pending = Rollback::Pending { page_one: matches!(page_one, PageOne::Found(_)) };
+    match (start, writer) {
+        // It is nothing to SQLite, or belongs to a transaction that is under way.
+        (Start::Empty | Start::Zeroed, _) | (_, Writer::Yes) => {
+            return (Verdict::fine(), Rollback::No);
+        }
+        (Start::Hot(_) | Start::Unusable, Writer::Unknown(error)) => {
+            return (Verdict::open(CheckState::Unknown, no_locks(error)), pending);
+        }
+        _ => {}
+    }
     match start {
-        Start::Empty | Start::Zeroed => plain(CheckState::Ok),
-        // It belongs to a transaction that is under way.
-        Start::Hot(_) | Start::Unusable if writer => plain(CheckState::Ok),
+        Start::Hot(header) if header.initial_pages == 0 => {
+            judge_first_transaction(file, stamp, subject)
+        }
         Start::Hot(header) => {
             if let Some(reason) = foreign(file, &header, page_one) {
                 let evidence = format!("{reason}; the journal was last written {}", stamp.modified);
@@ -292,7 +431,42 @@ fn judge_journal(file: &File<'_>, journal: JournalLook, writer: bool) -> (Verdic
                 Verdict::found(CheckState::Unknown, finding.with_severity(Severity::Critical));
             (verdict, Rollback::Pending { page_one: false })
         }
+        Start::Empty | Start::Zeroed => (Verdict::fine(), Rollback::No),
     }
+}
+
+/// A journal of a database that had no page before: to play it back empties the file. That is as it should be when the file
+/// is what that transaction was about to make, and the worst that a journal can do to any other.
+fn judge_first_transaction(file: &File<'_>, stamp: Stamp, subject: String) -> (Verdict, Rollback) {
+    let fresh = match file.parsed {
+        Ok(header) => {
+            header.change_counter <= 1
+                && header.schema_cookie <= FIRST_SCHEMA_MAX
+                && header.pages_stated <= FIRST_PAGES_MAX
+        }
+        // Page 1 was not written yet.
+        Err(_) => {
+            file.head.iter().all(|byte| *byte == 0)
+                && file.stamp.size_bytes <= u64::from(FIRST_PAGES_MAX) * 4096
+        }
+    };
+    if fresh {
+        return (cut_first_transaction(stamp), Rollback::Pending { page_one: true });
+    }
+    let what = match file.parsed {
+        Ok(header) => format!(
+            "the database has change counter {} and {} pages",
+            header.change_counter, header.pages_stated
+        ),
+        Err(_) => format!("the file has {} bytes", file.stamp.size_bytes),
+    };
+    let evidence = format!(
+        "it is of the first transaction of a new database, and {what}: to play it back would empty the database; the \
+         journal was last written {}",
+        stamp.modified
+    );
+    let finding = Finding::new(Code::JournalForeign, subject, evidence);
+    (Verdict::found(CheckState::Corrupt, finding), Rollback::Pending { page_one: false })
 }
 
 /// Why a hot journal cannot belong to this state of this database; `None` when it can. Strict on the safe side: whoever
@@ -350,3 +524,8 @@ fn hex(head: &[u8]) -> String {
 
 /// A file that was made less than this ago may still be on its way.
 pub(super) const YOUNG_SECS: u64 = 10;
+
+/// What the first transaction of Chroma makes at most: one table (0.4.24, 0.6.3, 1.1.1 and 1.5.9 make three pages). The
+/// schema counts every table that was ever made, also after a VACUUM and in a database that was put in again from SQL.
+const FIRST_SCHEMA_MAX: u32 = 1;
+const FIRST_PAGES_MAX: u32 = 16;

@@ -12,7 +12,7 @@ use std::{
 use super::remains::Remains;
 use crate::{
     collectors::CollectError,
-    format::{journal, sqlite},
+    format::{journal, sqlite, wal},
     store::database::{Database, Stamp, beside, kind_of, open_bytes, read_up_to},
 };
 
@@ -43,8 +43,8 @@ pub(super) struct Look {
     pub(super) stamps: Stamps,
     pub(super) database: DatabaseLook,
     pub(super) journal: JournalLook,
-    /// Whether a process writes, is about to, or waits for readers; also when that cannot be asked.
-    pub(super) writer: bool,
+    pub(super) wal: WalLook,
+    pub(super) writer: Writer,
 }
 
 /// What stands at `chroma.sqlite3`.
@@ -61,6 +61,41 @@ pub(super) enum DatabaseLook {
     /// A file; its first bytes.
     File(Stamp, Head),
     /// The operating system refused.
+    Refused(Refused),
+}
+
+/// Whether a process writes, is about to, or waits for readers.
+#[derive(Debug)]
+pub(super) enum Writer {
+    No,
+    Yes,
+    /// The filesystem does not tell who holds locks.
+    Unknown(io::Error),
+}
+
+impl Writer {
+    fn of(answer: io::Result<bool>) -> Self {
+        match answer {
+            Ok(true) => Self::Yes,
+            Ok(false) => Self::No,
+            Err(error) => Self::Unknown(error),
+        }
+    }
+}
+
+/// What stands at `chroma.sqlite3-wal`.
+#[derive(Debug)]
+pub(super) enum WalLook {
+    /// No such file, or one without bytes, which SQLite passes over.
+    Absent,
+    /// SQLite takes it for a log.
+    Log {
+        stamp: Stamp,
+        page_bytes: u32,
+        committed: wal::Committed,
+    },
+    /// Its header does not hold: SQLite plays nothing of it.
+    Unusable(Stamp),
     Refused(Refused),
 }
 
@@ -81,7 +116,13 @@ impl Head {
 #[derive(Debug)]
 pub(super) enum JournalLook {
     Absent,
-    File { stamp: Stamp, start: journal::Start, page_one: PageOne },
+    File {
+        stamp: Stamp,
+        start: journal::Start,
+        page_one: PageOne,
+        /// See [`journal::initial_pages_unsynced`].
+        unsynced_pages: Option<u32>,
+    },
     Refused(Refused),
 }
 
@@ -116,14 +157,20 @@ impl Look {
             stamps: Stamps::default(),
             database: DatabaseLook::NoDirectory(""),
             journal: JournalLook::Absent,
-            writer: false,
+            wal: WalLook::Absent,
+            writer: Writer::No,
         };
         match look_at_database(dir, database) {
             Ok((seen, writer_before)) => {
                 look.database = seen;
-                look.journal = look_at_journal(database, &look.database, writer_before);
+                let written = !matches!(writer_before, Writer::No);
+                look.journal = look_at_journal(database, &look.database, written);
+                look.wal = look_at_wal(&beside(database.path(), "-wal"));
                 // Asked again after the journal was read: one that belongs to a transaction of this moment is normal.
-                look.writer = writer_before || writer(database);
+                look.writer = match writer_before {
+                    Writer::No => writer(database),
+                    known => known,
+                };
             }
             Err(refused) => look.database = DatabaseLook::Refused(refused),
         }
@@ -132,32 +179,34 @@ impl Look {
     }
 }
 
-fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, bool), Refused> {
+fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, Writer), Refused> {
     let refused = |path: &Path, error| Refused { path: path.to_owned(), error };
     match fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => {}
-        Ok(meta) => return Ok((DatabaseLook::NoDirectory(kind_of(&meta)), false)),
-        Err(error) if absent(&error) => return Ok((DatabaseLook::NoDirectory("missing"), false)),
+        Ok(meta) => return Ok((DatabaseLook::NoDirectory(kind_of(&meta)), Writer::No)),
+        Err(error) if absent(&error) => {
+            return Ok((DatabaseLook::NoDirectory("missing"), Writer::No));
+        }
         Err(error) => return Err(refused(dir, error)),
     }
     let path = database.path();
     let remains = || Remains::of(dir).map_err(|error| refused(dir, error));
     match fs::metadata(path) {
         Ok(meta) if meta.is_file() => {}
-        Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), false)),
+        Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), Writer::No)),
         Err(error) if !absent(&error) => return Err(refused(path, error)),
         Err(_) if fs::symlink_metadata(path).is_ok() => {
-            return Ok((DatabaseLook::NotRegular("a link that leads nowhere"), false));
+            return Ok((DatabaseLook::NotRegular("a link that leads nowhere"), Writer::No));
         }
-        Err(_) => return Ok((DatabaseLook::Missing(remains()?), false)),
+        Err(_) => return Ok((DatabaseLook::Missing(remains()?), Writer::No)),
     }
     let file = match database.open_plain() {
         Ok(file) => file,
         // It vanished in between; the next look will tell.
-        Err(error) if absent(&error) => return Ok((DatabaseLook::Missing(remains()?), false)),
+        Err(error) if absent(&error) => return Ok((DatabaseLook::Missing(remains()?), Writer::No)),
         Err(error) => return Err(refused(path, error)),
     };
-    let writer = file.writer().unwrap_or(true);
+    let writer = Writer::of(file.writer());
     let mut head = Head { bytes: [0; sqlite::HEADER_LEN], len: 0 };
     head.len = file.read_up_to(&mut head.bytes, 0).map_err(|error| refused(path, error))?;
     let meta = file.metadata().map_err(|error| refused(path, error))?;
@@ -169,11 +218,43 @@ fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, bo
     Ok((seen, writer))
 }
 
-fn writer(database: &Database) -> bool {
+fn writer(database: &Database) -> Writer {
     match database.open_plain() {
-        Ok(file) => file.writer().unwrap_or(true),
-        Err(_) => false,
+        Ok(file) => Writer::of(file.writer()),
+        Err(_) => Writer::No,
     }
+}
+
+fn look_at_wal(path: &Path) -> WalLook {
+    match read_wal(path) {
+        Ok(look) => look,
+        Err(error) if absent(&error) => WalLook::Absent,
+        Err(error) => WalLook::Refused(Refused { path: path.to_owned(), error }),
+    }
+}
+
+fn read_wal(path: &Path) -> io::Result<WalLook> {
+    let file = open_bytes(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other(format!("it is {}", kind_of(&meta))));
+    }
+    let stamp = Stamp::of(&meta);
+    if stamp.size_bytes == 0 {
+        return Ok(WalLook::Absent);
+    }
+    let mut head = [0; wal::HEADER_LEN];
+    let len = read_up_to(&file, &mut head, 0)?;
+    let Some(header) = wal::WalHeader::parse(&head[..len]) else {
+        return Ok(WalLook::Unusable(stamp));
+    };
+    let read = |at: u64, buffer: &mut [u8]| Ok(read_up_to(&file, buffer, at)? == buffer.len());
+    let mut committed = wal::walk(&header, FRAMES_MAX, read, |_| Ok(()))?;
+    if committed.transactions == 0 && !committed.whole {
+        // The end of its first transaction is further on.
+        committed = wal::walk(&header, FRAMES_OF_FIRST_MAX, read, |_| Ok(()))?;
+    }
+    Ok(WalLook::Log { stamp, page_bytes: header.page_bytes, committed })
 }
 
 fn look_at_journal(database: &Database, seen: &DatabaseLook, writer: bool) -> JournalLook {
@@ -205,7 +286,8 @@ fn read_journal(path: &Path, seen: &DatabaseLook, writer: bool) -> io::Result<Op
         }
         _ => PageOne::Unknown,
     };
-    Ok(Some(JournalLook::File { stamp: Stamp::of(&meta), start, page_one }))
+    let unsynced_pages = journal::initial_pages_unsynced(&bytes[..len]);
+    Ok(Some(JournalLook::File { stamp: Stamp::of(&meta), start, page_one, unsynced_pages }))
 }
 
 fn find_page_one(
@@ -247,3 +329,7 @@ pub(super) fn absent(error: &io::Error) -> bool {
 
 /// Most page numbers of a journal that are read to find page 1: a transaction over 256 MiB of pages.
 const RECORDS_MAX: u32 = 65_536;
+
+/// Most frames of a log that are followed in a look, 2 MiB of pages, and in search of the end of its first transaction.
+const FRAMES_MAX: u32 = 512;
+const FRAMES_OF_FIRST_MAX: u32 = 65_536;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checks::{Check, Outcome};
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding},
+    findings::{Code, Finding, Severity},
     format::sqlite::SqliteHeader,
     sample::CheckState,
     store::database::Stamp,
@@ -53,6 +53,9 @@ pub(super) struct Past {
     pub(super) coverage: Option<f64>,
     /// The content that the state is about.
     pub(super) about: Option<Content>,
+    /// Why the newest run came to no verdict.
+    #[serde(default)]
+    pub(super) reason: Option<String>,
     /// Code, subject, evidence.
     pub(super) findings: Vec<(String, String, String)>,
     /// The remedy of each, where it is another than the catalogue's.
@@ -61,6 +64,9 @@ pub(super) struct Past {
     /// What each is about, one by one, and how many there are.
     #[serde(default)]
     pub(super) items: Vec<(Vec<String>, u64)>,
+    /// The severity of each, where it is another than the catalogue's.
+    #[serde(default)]
+    pub(super) severities: Vec<Option<Severity>>,
 }
 
 impl Default for Past {
@@ -77,9 +83,11 @@ impl Default for Past {
             pages: None,
             coverage: None,
             about: None,
+            reason: None,
             findings: Vec::new(),
             remedies: Vec::new(),
             items: Vec::new(),
+            severities: Vec::new(),
         }
     }
 }
@@ -115,8 +123,11 @@ impl Past {
     pub(super) fn told(&self) -> impl Iterator<Item = Finding> {
         self.findings.iter().enumerate().filter_map(|(at, (code, subject, evidence))| {
             let code = Code::ALL.iter().find(|known| known.as_str() == code)?;
+            let severity = self.severities.get(at).copied().flatten().unwrap_or(code.severity());
             let (items, total) = self.items.get(at).map_or((&[][..], 0), |(list, n)| (list, *n));
-            let finding = Finding::new(*code, subject, evidence).with_items_of(items, total);
+            let finding = Finding::new(*code, subject, evidence)
+                .with_severity(severity)
+                .with_items_of(items, total);
             Some(match self.remedies.get(at).and_then(Option::as_ref) {
                 Some(remedy) => finding.with_remedy(remedy),
                 None => finding,
@@ -141,6 +152,7 @@ impl Past {
         if verdict {
             self.last_verdict = Some(ended);
         }
+        self.reason = outcome.reason.clone().filter(|_| !verdict);
         if !verdict && self.state == CheckState::Corrupt {
             return;
         }
@@ -159,6 +171,8 @@ impl Past {
             .collect();
         self.remedies = outcome.findings.iter().map(|f| f.remedy.clone()).collect();
         self.items = outcome.findings.iter().map(|f| (f.items.clone(), f.items_total)).collect();
+        let severity = |f: &Finding| (f.severity != f.code.severity()).then_some(f.severity);
+        self.severities = outcome.findings.iter().map(severity).collect();
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Remains {
     pub(super) unreadable: u32,
     /// The names of those whose header counts at least one vector.
     pub(super) with_vectors: Vec<String>,
+    /// Folders with the name of a segment and some other file of an index.
+    pub(super) torn: u32,
     /// Vectors in them, deleted ones included, as far as the headers are to be believed.
     pub(super) vectors: u64,
     /// Files of Chroma 0.3 and older.
@@ -37,7 +39,11 @@ impl Remains {
             }
             let vectors = match vectors_of(&entry.path().join("header.bin")) {
                 Ok(Some(vectors)) => vectors,
-                Ok(None) => continue,
+                Ok(None) => {
+                    let has = |file: &&str| entry.path().join(file).is_file();
+                    remains.torn += u32::from(FILES.iter().any(has));
+                    continue;
+                }
                 Err(_) => {
                     remains.unreadable += 1;
                     0
@@ -59,6 +65,9 @@ impl Remains {
             count => format!("; {count} of them may not be looked into"),
         };
         let told = match (self.folders, self.with_vectors.len()) {
+            (0, _) if self.torn > 0 => {
+                format!("{} segment folder(s) without header.bin are there", self.torn)
+            }
             (0, _) => "no segment folder is there".to_owned(),
             (folders, 0) => {
                 format!("{folders} segment folder(s) without flushed vectors are there")
@@ -97,6 +106,10 @@ fn vectors_of(header: &Path) -> io::Result<Option<u64>> {
     Ok(Some(head.last_chunk().filter(|_| whole).map_or(0, |count| u64::from_le_bytes(*count))))
 }
 
+/// What lies in the folder of a segment beside its header.
+const FILES: [&str; 4] =
+    ["index_metadata.pickle", "data_level0.bin", "length.bin", "link_lists.bin"];
+
 /// What Chroma before 0.4 kept its data in.
 const ANCIENT: [&str; 3] =
     ["chroma-collections.parquet", "chroma-embeddings.parquet", "chroma.duckdb"];
@@ -125,10 +138,13 @@ mod tests {
         folder("1d2b7a0c-1111-4222-8333-944455556666", Some(0));
         folder("2d2b7a0c-1111-4222-8333-944455556666", None);
         folder("some-other-folder", Some(7));
+        let pickle = dir.path().join("2d2b7a0c-1111-4222-8333-944455556666/index_metadata.pickle");
+        fs::write(pickle, b"").unwrap();
         fs::write(dir.path().join("chroma-collections.parquet"), b"PAR1").unwrap();
         let remains = Remains::of(dir.path()).unwrap();
         assert_eq!((remains.folders, remains.vectors, remains.entries), (2, 240, 5));
         assert_eq!(remains.with_vectors, ["0d2b7a0c-1111-4222-8333-944455556666"]);
         assert!(remains.ancient);
+        assert_eq!(remains.torn, 1);
     }
 }

@@ -167,6 +167,9 @@ fn checks(h: &mut Html, store: &LiveStore, now: Timestamp) {
     for (state, names) in &bad {
         h.raw("<dd>").raw(state.as_str()).raw(": ").text(&names.join(", ")).raw("</dd>");
     }
+    for (checks, why) in store.report.reasons() {
+        h.raw("<dd>").text(&checks.join(", ")).raw(": ").text(why).raw("</dd>");
+    }
     line_chart(h, store, "Duration of the quick check", Series::CheckDuration, Scale::Seconds);
     for check in checks.iter().filter(|check| WHOLE_FILE.contains(&check.name)) {
         h.raw("<dd>").raw(check.name).raw(" ");

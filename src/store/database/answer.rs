@@ -21,9 +21,16 @@ pub enum QueryError {
     /// Another file took its place meanwhile.
     #[error("another file took its place meanwhile")]
     Replaced,
-    /// It is in WAL mode: opening it would make files beside it.
-    #[error("it is in WAL mode; opening it would make files in the directory")]
+    /// It is in WAL mode or has a log: opening it would make files beside it.
+    #[error(
+        "it is in WAL mode, or a -wal file lies beside it; opening it would make files in the directory"
+    )]
     Wal,
+    /// Its filesystem gives no locks (`ENOLCK`, `EINVAL`): what is read beside a writer could be torn.
+    #[error(
+        "its filesystem gives no locks, so that it cannot be read safely beside a writer; run check on the host that has the disk"
+    )]
+    NoLocks(#[source] io::Error),
     /// A writer is at work.
     #[error("a writer is at work")]
     Busy,
@@ -57,7 +64,7 @@ pub enum Abort {
     #[error("for a writer that was waiting")]
     WriterWaiting,
     /// The program comes to an end, or the caller wants no answer any more.
-    #[error("because the program was stopping")]
+    #[error("because the time for it was over or the program was stopping")]
     Stopped,
 }
 
@@ -66,6 +73,9 @@ impl From<rusqlite::Error> for QueryError {
         let Some(failure) = error.sqlite_error() else { return Self::Other(error) };
         match failure.code {
             _ if failure.extended_code == ffi::SQLITE_READONLY_ROLLBACK => Self::HotJournal,
+            _ if LOCK_FAILURES.contains(&failure.extended_code) => {
+                Self::NoLocks(io::Error::other(error))
+            }
             // The schema changed between two steps: as good as busy.
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
@@ -83,6 +93,14 @@ impl From<rusqlite::Error> for QueryError {
     }
 }
 
+/// What SQLite answers when a lock was refused for another reason than that somebody has it.
+const LOCK_FAILURES: [i32; 4] = [
+    ffi::SQLITE_IOERR_RDLOCK,
+    ffi::SQLITE_IOERR_LOCK,
+    ffi::SQLITE_IOERR_UNLOCK,
+    ffi::SQLITE_IOERR_CHECKRESERVEDLOCK,
+];
+
 impl QueryError {
     /// The same for a collector that could not read the database at `path`.
     #[must_use]
@@ -90,6 +108,9 @@ impl QueryError {
         let path = path.to_owned();
         match self {
             Self::File(source) => CollectError::Unreadable { path, source },
+            Self::NoLocks(_) => {
+                CollectError::Other(format!("cannot query {}: {}", path.display(), self.chain()))
+            }
             Self::NotADatabase(source)
             | Self::Damaged(source)
             | Self::Unreadable(source)

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    super::support::copy_tree, Fault, NEWEST, PURGED, V4, V6, V15, cut, database, file, overwrite,
-    sql,
+    super::support::copy_tree, Fault, NEWEST, PURGED, V4, V6, V11, V15, cut, database, file,
+    overwrite, sql,
 };
 
 fn db(dir: &Path) -> PathBuf {
@@ -105,6 +105,46 @@ fn beside(dir: &Path, fixture: &str) -> PathBuf {
     dir
 }
 
+/// Puts another fixture in the place of this one.
+pub(super) fn instead(dir: &Path, fixture: &str) {
+    fs::remove_dir_all(dir).unwrap();
+    fs::rename(beside(dir, fixture), dir).unwrap();
+}
+
+/// Leaves nothing in the directory but one file.
+fn leave(dir: &Path, file: &Path) {
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            fs::remove_dir_all(entry).unwrap();
+        } else if entry != file {
+            fs::remove_file(entry).unwrap();
+        }
+    }
+}
+
+/// Rows that stand in the -wal file alone, as after a kill: copies of the files while they are open. The header says that
+/// the database is not in WAL mode, as that of an older copy does.
+fn log_without_the_mode(dir: &Path) {
+    let keeper = database(dir);
+    keeper.execute_batch("PRAGMA journal_mode=WAL; INSERT INTO collection_metadata SELECT id, 'wal', 'x', NULL, NULL, NULL FROM collections").unwrap();
+    let saved = dir.with_file_name("saved");
+    copy_tree(dir, &saved);
+    drop(keeper);
+    fs::remove_dir_all(dir).unwrap();
+    fs::rename(saved, dir).unwrap();
+    fs::remove_file(dir.join("chroma.sqlite3-shm")).unwrap();
+    overwrite(&db(dir), 18, &[1, 1]);
+    for name in ["chroma.sqlite3", "chroma.sqlite3-wal"] {
+        rest(&dir.join(name));
+    }
+}
+
+/// As if it had not been written for long.
+fn rest(file: &Path) {
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_hours(400_000);
+    File::open(file).unwrap().set_modified(long_ago).unwrap();
+}
+
 fn journal(dir: &Path) -> PathBuf {
     dir.join("chroma.sqlite3-journal")
 }
@@ -126,6 +166,20 @@ pub(super) const DIRECTORY: &[Fault] = &[
     }),
     file("database gone, folders there", PURGED, &["sqlite_missing"], |d| fs::remove_file(db(d)).unwrap()),
     file("database of 0 bytes, folders there", PURGED, &["sqlite_empty"], |d| fs::write(db(d), "").unwrap()),
+    file("only a journal left", NEWEST, &["sqlite_missing"], |d| {
+        instead(d, "chroma-1.5.9-hot-journal");
+        leave(d, &journal(d));
+    }),
+    file("only a -wal file left", NEWEST, &["sqlite_missing"], |d| {
+        log_without_the_mode(d);
+        leave(d, &d.join("chroma.sqlite3-wal"));
+    }),
+    file("only metadata of indexes left", PURGED, &["sqlite_missing"], |d| {
+        fs::remove_file(db(d)).unwrap();
+        for folder in fs::read_dir(d).unwrap().map(|entry| entry.unwrap().path()) {
+            leave(&folder, &folder.join("index_metadata.pickle"));
+        }
+    }),
     file("a directory in the place of the database", NEWEST, &["sqlite_not_regular"], |d| {
         fs::remove_file(db(d)).unwrap();
         fs::create_dir(db(d)).unwrap();
@@ -170,7 +224,8 @@ pub(super) const SQLITE: &[Fault] = &[
     file("last byte gone", NEWEST, &["sqlite_truncated"], |d| cut(&db(d), length(d) - 1)),
     file("root of a table damaged", NEWEST, &["sqlite_corrupt"], |d| overwrite(&db(d), at(d, "embedding_metadata"), &[0xa5; 64])),
     file("inner page of a table of zeros", &[V4, V15], &["sqlite_corrupt"], |d| zero_page(d, root(d, "embedding_metadata"))),
-    file("leaf of a table of zeros", NEWEST, &["sqlite_corrupt"], |d| zero_page(d, child(d, "embedding_metadata", 1))),
+    file("leaf of a table of zeros", NEWEST, &["sqlite_corrupt"], |d| zero_page(d, child(d, "embedding_metadata", 1))).saying("is of the table embedding_metadata: documents and metadata of at most"),
+    file("leaf of the full-text index of zeros", NEWEST, &["sqlite_corrupt"], |d| zero_page(d, child(d, "embedding_fulltext_search_data", 1))).saying("is of the table embedding_fulltext_search_data: no record is affected"),
     file("table of collections of zeros", NEWEST, &["sqlite_corrupt"], |d| zero_page(d, root(d, "collections"))),
     file("table of segments of zeros", NEWEST, &["sqlite_corrupt"], |d| zero_page(d, root(d, "segments"))),
     file("leaf of the queue of zeros", NEWEST, &["sqlite_corrupt"], |d| zero_page(d, root(d, "embeddings_queue"))),
@@ -179,7 +234,7 @@ pub(super) const SQLITE: &[Fault] = &[
         overwrite(&db(d), (child(d, "embedding_metadata", 1) - 1) * PAGE, &noise);
     }),
     file("page of an index damaged", NEWEST, &["sqlite_index_corrupt"], |d| overwrite(&db(d), at(d, "embedding_metadata_int_value") + 8, &[0xff; 16])),
-    file("page of an index of zeros", NEWEST, &["sqlite_index_corrupt"], |d| zero_page(d, root(d, "embedding_metadata_int_value"))),
+    file("page of an index of zeros", NEWEST, &["sqlite_index_corrupt"], |d| zero_page(d, root(d, "embedding_metadata_int_value"))).saying("is of the index embedding_metadata_int_value: no record is affected"),
     file("rows missing from an index", NEWEST, &["sqlite_index_corrupt"], |d| {
         behind_the_back_of(d, "embedding_metadata_int_value", "UPDATE embedding_metadata SET int_value = int_value + 7 WHERE key = 'page' AND id < 4");
     }),
@@ -234,8 +289,24 @@ pub(super) const JOURNAL: &[Fault] = &[
     file("journal of another database", NEWEST, &["journal_foreign"], |d| {
         fs::copy(journal(&beside(d, "chroma-1.5.9-hot-journal")), journal(d)).unwrap();
     }),
+    file("first start killed in its first transaction", NEWEST, &["hot_journal"], |d| instead(d, "cut-1.5.9-first-start")).saying("nothing was stored"),
+    file("first start killed before its first page", NEWEST, &["hot_journal"], |d| {
+        instead(d, "cut-1.5.9-unwritten");
+        rest(&db(d));
+    }).saying("nothing was stored"),
+    file("journal of a first transaction beside a database", NEWEST, &["journal_foreign"], |d| {
+        fs::copy(journal(&beside(d, "cut-1.5.9-first-start")), journal(d)).unwrap();
+    }).saying("would empty the database"),
+    file("journal of a store beside a database of 0 bytes", &["1.5.9-hot-journal"], &["sqlite_empty"], |d| fs::write(db(d), "").unwrap()).saying("which the next start deletes"),
     file("text in the place of the journal", NEWEST, &["hot_journal critical"], |d| fs::write(journal(d), "not a journal").unwrap()),
     file("journal of 0 bytes left behind", NEWEST, &[], |d| File::create(journal(d)).unwrap().write_all(b"").unwrap()),
+    file("rows in a -wal file beside a database that is not in WAL mode", &[V6, V11, V15], &["wal_mode"], log_without_the_mode).saying("not in WAL mode, and SQLite plays the log"),
+    file("a -wal file that is none", NEWEST, &[], |d| {
+        let path = d.join("chroma.sqlite3-wal");
+        fs::write(&path, "not a log").unwrap();
+        rest(&path);
+        rest(&db(d));
+    }),
     sql("WAL mode, everything in the file", NEWEST, &["wal_mode"], "", "PRAGMA journal_mode=WAL"),
     file("WAL mode, the newest rows in the -wal file only", NEWEST, &["wal_mode"], |d| {
         let keeper = database(d);

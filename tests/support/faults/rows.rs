@@ -1,6 +1,6 @@
 //! Rows of the tables: schema, catalogue, queue, documents; and what is odd and healthy.
 
-use super::{ALL, Fault, NEWEST, V4, V6, V11, V15, file, segments, sql};
+use super::{ALL, Fault, NEWEST, V4, V6, V11, V15, broken, file, segments, sql};
 
 const CONFIG: &[&str] = &["collection_config_invalid"];
 const DIMENSION: &[&str] = &["collection_dimension_mismatch"];
@@ -116,6 +116,8 @@ pub(super) const SCHEMA: &[Fault] = &[
     sql("newest migration of the queue not written down", &[V6], MISMATCH, "embeddings_queue 2", "DELETE FROM migrations WHERE dir='embeddings_queue' AND version=2"),
     sql("a hole in the migrations", &[V6, V15], MISMATCH, "sysdb 4", "DELETE FROM migrations WHERE dir='sysdb' AND version=4"),
     sql("migrations of the queue gone", &[V15], MISMATCH, "embeddings_queue 1", "DELETE FROM migrations WHERE dir='embeddings_queue'"),
+    file("first start of 0.4 killed between two migrations", NEWEST, &["migration_mismatch info"], |d| broken::instead(d, "cut-0.4.24-between")).saying("the next start goes on"),
+    file("first start of 0.4 killed within a migration", NEWEST, MISMATCH, |d| broken::instead(d, "cut-0.4.24-within")).saying("duplicate column name: dimension"),
     sql("no migration written down", &[V4, V15], &["migrations_missing"], "no row", "DELETE FROM migrations"),
     sql("table migrations gone", &[V15], &["migrations_missing"], "", "DROP TABLE migrations"),
     sql("table embedding_metadata_array gone", &[V15], TABLE, "embedding_metadata_array", "DROP TABLE embedding_metadata_array"),

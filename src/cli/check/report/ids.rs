@@ -67,7 +67,7 @@ mod tests {
             Observation { findings: vec![nothing, orphans, lost], ..Observation::default() };
         let look = Look { collector: CollectorName::Hnsw, observation };
         let mut report = Report::default();
-        report.add_store(&Store::new("docs", "/srv/docs"), &[look], true, &Firsts::default());
+        report.add_store(&Store::new("docs", "/srv/docs"), &[look], &Firsts::default());
         let all = report.ids(None);
         assert_eq!(all.out.lines().count(), 701);
         assert!(all.out.starts_with("doc 0\ndoc 1\n") && all.out.ends_with("doc 699\nx\n"));

@@ -79,6 +79,16 @@ impl Page {
             let answers: Vec<String> =
                 checks.map(|(check, state)| format!("{check} {}", self.check(*state))).collect();
             self.lines.push(format!("  integrity: {}", answers.join(", ")));
+            for (checks, why) in store.reasons() {
+                self.wrapped("    ", &format!("{}: {why}", checks.join(", ")));
+            }
+        }
+        if !store.left_out.is_empty() {
+            let left_out = store.left_out.join(", ");
+            self.wrapped(
+                "  ",
+                &format!("not looked at with --quick, and not part of the verdict: {left_out}"),
+            );
         }
         self.lines.push(String::new());
     }
@@ -230,7 +240,7 @@ mod tests {
     /// One of everything that can stand in a report.
     fn report() -> Report {
         let mut report = Report::default();
-        report.add_store(&Store::new("wiki", "/srv/wiki"), &[], true, &Firsts::default());
+        report.add_store(&Store::new("wiki", "/srv/wiki"), &[], &Firsts::default());
         let info = Finding::new(
             Code::BackupSameDisk,
             "",
@@ -239,7 +249,6 @@ mod tests {
         report.add_store(
             &Store::new("notes", "/srv/notes"),
             &[look(CollectorName::Backups, vec![info.clone()])],
-            true,
             &Firsts::default(),
         );
         let long = "page 12: btree page says that it has more cells than fit, and ".repeat(12);
@@ -282,7 +291,7 @@ mod tests {
             look(CollectorName::Processes, vec![writers, replaced.with_remedy(command)]),
             look(CollectorName::Backups, vec![info]),
         ];
-        report.add_store(&Store::new("docs", "/srv/my docs"), &looks, true, &Firsts::default());
+        report.add_store(&Store::new("docs", "/srv/my docs"), &looks, &Firsts::default());
         report
     }
 

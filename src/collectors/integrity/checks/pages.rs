@@ -23,6 +23,7 @@ use super::{
     counts,
     fulltext::{self, Doubt, Parts, Share, Text},
     meeting,
+    places::{self, Tree},
     trees::{self, Shape},
 };
 use crate::{
@@ -127,6 +128,8 @@ struct Said {
     pages: u32,
     /// Whether it is known that indexes have no entry too many.
     entries_agree: bool,
+    /// Whether SQLite gave up after these lines.
+    gave_up: bool,
 }
 
 /// What a side of the full text says, or why that is not known.
@@ -158,9 +161,13 @@ impl<L: Lane> Asking<'_, L> {
         let findings = if said.lines.is_empty() {
             Vec::new()
         } else {
-            // They only tell an index from a table.
-            let roots = self.alone(|connection, _| index_roots(connection)).unwrap_or_default();
-            classify(&said.lines, &roots)
+            let (lines, gave_up) = (&said.lines, said.gave_up);
+            // What they are about; damage may keep that from being known.
+            let trees = self.alone(|connection, _| places::trees(connection)).unwrap_or_default();
+            let described = self
+                .alone(|connection, file| Ok(places::describe(connection, file, lines, &trees)))
+                .unwrap_or_default();
+            classify(lines, &trees, &described, gave_up)
         };
         Ok(Verdict { findings, pages: said.pages })
     }
@@ -328,7 +335,7 @@ fn structure(
     if let Some(shape) = shape {
         let full = pragma == FULL;
         match trees::read(connection, file, shape, full, progress) {
-            Ok(pages) => return Ok(Said { lines: Vec::new(), pages, entries_agree: full }),
+            Ok(pages) => return Ok(Said { pages, entries_agree: full, ..Said::default() }),
             Err(trees::Doubt::GivenUp) => {
                 return Err(meeting::interrupted());
             }
@@ -366,6 +373,14 @@ fn said(connection: &Connection, sql: &str) -> rusqlite::Result<Said> {
             {
                 break;
             }
+            // What it has said until then says more than that it goes no further.
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
+                    && !said.lines.is_empty() =>
+            {
+                said.gave_up = true;
+                break;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -382,19 +397,18 @@ pub(super) fn gave_up(error: &rusqlite::Error) -> Finding {
     Finding::new(code, DATABASE_FILE, format!("{GAVE_UP}{error}"))
 }
 
-/// First pages of all indexes.
-fn index_roots(connection: &Connection) -> rusqlite::Result<Vec<u32>> {
-    let mut statement =
-        connection.prepare("SELECT rootpage FROM sqlite_schema WHERE type='index'")?;
-    statement.query_map([], |row| row.get(0))?.take(ROOTS_MAX).collect()
-}
-
-/// One finding per code, with the first lines as evidence.
-fn classify(said: &[String], index_roots: &[u32]) -> Vec<Finding> {
+/// One finding per code, with the first lines as evidence, and what the pages in them belong to.
+fn classify(
+    said: &[String],
+    trees: &[Tree],
+    described: &[(u32, String)],
+    gave_up: bool,
+) -> Vec<Finding> {
+    let in_index = |root: u32| trees.iter().any(|tree| tree.root == root && tree.is_index);
     let mut by_code: Vec<(Code, Vec<&str>)> = Vec::new();
     for line in said.iter().filter(|line| !line.is_empty() && !line.starts_with("*** in database"))
     {
-        let code = code_of(line, tree_of(line).is_some_and(|root| index_roots.contains(&root)));
+        let code = code_of(line, places::named_in(line).is_some_and(|(root, _)| in_index(root)));
         match by_code.iter_mut().find(|(known, _)| *known == code) {
             Some((_, lines)) => lines.push(line),
             None => by_code.push((code, vec![line])),
@@ -405,6 +419,17 @@ fn classify(said: &[String], index_roots: &[u32]) -> Vec<Finding> {
         let mut evidence = lines.iter().take(LINES_QUOTED).copied().collect::<Vec<_>>().join("; ");
         if more > 0 {
             evidence = format!("{evidence}; and {more} more");
+        }
+        let of_code = |root: u32| match code {
+            Code::SqliteIndexCorrupt => in_index(root),
+            Code::SqliteCorrupt => !in_index(root),
+            _ => false,
+        };
+        for (_, words) in described.iter().filter(|(root, _)| of_code(*root)) {
+            evidence = format!("{evidence}; {words}");
+        }
+        if gave_up && code != Code::FtsCorrupt {
+            evidence = format!("{evidence}; SQLite gave up there, so that there may be more");
         }
         Finding::new(code, DATABASE_FILE, evidence).with_items(lines)
     };
@@ -425,17 +450,11 @@ fn code_of(line: &str, in_index: bool) -> Code {
     }
 }
 
-/// The first page of the tree that a line is about: `Tree 7 page 12 cell 3: …`.
-fn tree_of(line: &str) -> Option<u32> {
-    line.strip_prefix("Tree ")?.split(' ').next()?.parse().ok()
-}
-
 /// The check after which entries of indexes are counted.
 pub(super) const FULL: &str = "integrity_check";
 const ROWS_MAX: u32 = 100;
 const LINE_MAX: usize = 300;
 const LINES_QUOTED: usize = 3;
-const ROOTS_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
@@ -444,6 +463,15 @@ mod tests {
 
     #[test]
     fn rows_of_the_pragmas_are_told_apart() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE a(x); CREATE TABLE b(x); CREATE TABLE c(x); CREATE TABLE d(x); CREATE TABLE e(x);
+                 CREATE INDEX i ON a(x); CREATE TABLE f(x);",
+            )
+            .unwrap();
+        let trees = places::trees(&connection).unwrap();
+        assert_eq!(trees.iter().find(|tree| tree.is_index).unwrap().root, 7);
         for (line, code) in [
             ("row 3 missing from index sqlite_autoindex_embeddings_1", Code::SqliteIndexCorrupt),
             ("wrong # of entries in index embedding_metadata_int_value", Code::SqliteIndexCorrupt),
@@ -455,12 +483,16 @@ mod tests {
                 Code::FtsCorrupt,
             ),
         ] {
-            let findings =
-                classify(&["*** in database main ***".to_owned(), line.to_owned()], &[7]);
+            let findings = classify(
+                &["*** in database main ***".to_owned(), line.to_owned()],
+                &trees,
+                &[],
+                false,
+            );
             assert_eq!(findings.iter().map(|f| f.code).collect::<Vec<_>>(), [code], "{line}");
         }
         let many: Vec<String> = (0..10).map(|n| format!("row {n} missing from index x")).collect();
-        let findings = classify(&many, &[]);
+        let findings = classify(&many, &[], &[], false);
         assert_eq!(findings.len(), 1);
         assert!(findings[0].evidence.ends_with("and 7 more"), "{}", findings[0].evidence);
     }

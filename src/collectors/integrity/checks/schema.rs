@@ -1,22 +1,19 @@
 //! The schema check: tables, migrations, default tenant and database, each query short.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     collectors::integrity::remains::Remains,
-    findings::{Code, Finding},
-    format::schema::{self, Applied, Dir, Fault, Mark, Schema},
-    store::{
-        Context, DATABASE_FILE,
-        database::{Limits, QueryError, ReadConnection},
-    },
+    findings::{Code, Finding, Severity},
+    format::schema::{self, Applied, Dir, Fault, Mark, NextStart, Schema},
+    store::{Context, DATABASE_FILE},
 };
 
 /// What the schema check reads in one transaction.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     schema: Schema,
     /// `None` when there is no such table.
     tenant: Option<bool>,
@@ -24,20 +21,31 @@ struct Seen {
     tenants: Option<i64>,
     collections: Option<i64>,
     segments: Option<i64>,
+    /// Whether a record or an operation is there.
+    written: bool,
+    /// Whether a mark of a migration that is not recorded holds anything: a column with a value, a table with a row.
+    filled: BTreeMap<Mark, bool>,
 }
 
-pub(super) fn check(
-    context: &Context,
-    connection: &mut ReadConnection<'_>,
-    limits: &Limits<'_>,
-    held: &mut Duration,
-) -> Result<Vec<Finding>, QueryError> {
-    let timed = connection.within(limits, read_schema);
-    *held = timed.held.max(*held);
-    let seen = timed.result?;
-    let mut findings = schema_findings(&seen.schema, context.store.chroma_version.as_deref());
-    if !seen.schema.is_chroma() {
-        return Ok(findings);
+impl Seen {
+    /// Whether nothing was ever stored.
+    fn is_unused(&self) -> bool {
+        self.collections.unwrap_or(0) == 0 && !self.written
+    }
+
+    /// What the next start does, when the first one was cut off. Where anything was stored, some other accident has taken
+    /// the rows of the migrations away.
+    fn cut_first_start(&self) -> Option<NextStart> {
+        self.schema.cut_first_start().filter(|_| self.is_unused())
+    }
+}
+
+/// What the schema of the store says, as it was read.
+pub(super) fn findings(context: &Context, seen: &Seen) -> Vec<Finding> {
+    let mut findings = schema_findings(seen, context.store.chroma_version.as_deref());
+    // A start that was cut off has not come to what follows.
+    if !seen.schema.is_chroma() || seen.cut_first_start().is_some() {
+        return findings;
     }
     if seen.tenant == Some(false) {
         let evidence = format!("{} other tenants are there", seen.tenants.unwrap_or(0));
@@ -62,7 +70,7 @@ pub(super) fn check(
     if seen.collections == Some(0) {
         findings.extend(older_data(context));
     }
-    Ok(findings)
+    findings
 }
 
 /// Data of Chroma 0.3 beside a database that lists nothing: a newer Chroma was started on them.
@@ -86,7 +94,8 @@ fn older_than_database(context: &Context, folders: &[String]) -> bool {
     folders.iter().any(|folder| written(&header(folder)).is_ok_and(|at| at < made))
 }
 
-fn read_schema(connection: &Connection) -> rusqlite::Result<Seen> {
+/// Reads the schema within a transaction.
+pub(super) fn read(connection: &Connection) -> rusqlite::Result<Seen> {
     let mut seen = Seen::default();
     let mut statement = connection.prepare(
         "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%'",
@@ -130,19 +139,38 @@ fn read_schema(connection: &Connection) -> rusqlite::Result<Seen> {
     if has("tenants") {
         seen.tenant = Some(exists("SELECT 1 FROM tenants WHERE id='default_tenant'")?);
     }
+    for table in ["embeddings_queue", "embeddings"] {
+        seen.written |= has(table) && exists(&format!("SELECT 1 FROM {table}"))?;
+    }
+    for fault in seen.schema.faults() {
+        let Fault::NotRecorded { mark, .. } = fault else { continue };
+        // The names are constants of this program.
+        let sql = match mark {
+            Mark::Column(table, column) => {
+                format!("SELECT 1 FROM {table} WHERE {column} IS NOT NULL")
+            }
+            Mark::Table(table) => format!("SELECT 1 FROM {table}"),
+            _ => continue,
+        };
+        seen.filled.insert(mark, exists(&sql)?);
+    }
     if has("databases") {
         seen.database = Some(exists("SELECT 1 FROM databases WHERE name='default_database'")?);
     }
     Ok(seen)
 }
 
-fn schema_findings(schema: &Schema, server: Option<&str>) -> Vec<Finding> {
+fn schema_findings(seen: &Seen, server: Option<&str>) -> Vec<Finding> {
+    let schema = &seen.schema;
     if !schema.is_chroma() {
         let evidence =
             format!("the database has {} tables, none of them Chroma's", schema.tables.len());
         return vec![Finding::new(Code::NotAStore, DATABASE_FILE, evidence)];
     }
-    let mut findings: Vec<Finding> = schema.faults().iter().map(fault_finding).collect();
+    let mut findings = match seen.cut_first_start() {
+        Some(next) => vec![cut_first_start(schema, next)],
+        None => fault_findings(seen),
+    };
     let counts = schema.counts();
     if let Some(release) = server.and_then(schema::parse_release)
         && !schema::opens(release, counts)
@@ -160,7 +188,98 @@ fn schema_findings(schema: &Schema, server: Option<&str>) -> Vec<Finding> {
     findings
 }
 
-fn fault_finding(fault: &Fault) -> Finding {
+/// The first start of Chroma was cut off among its migrations.
+fn cut_first_start(schema: &Schema, next: NextStart) -> Finding {
+    let counts = schema.counts();
+    let code = if counts == [0; 3] { Code::MigrationsMissing } else { Code::MigrationMismatch };
+    let [sysdb, metadb, queue] = counts;
+    let cut = format!(
+        "the first start of Chroma was cut off after {sysdb}/{metadb}/{queue} migrations (sysdb/metadb/embeddings_queue)"
+    );
+    match next {
+        NextStart::GoesOn => {
+            let evidence = format!("{cut}; the next start goes on from there");
+            Finding::new(code, "migrations", evidence)
+                .with_severity(Severity::Info)
+                .with_remedy(GOES_ON)
+        }
+        NextStart::Fails(dir, version, mark) => {
+            let evidence = format!(
+                "{cut}; {mark} is there, but {dir} {version}, which makes it, is not recorded: every release tries it again \
+                 and fails with '{}'",
+                failure(mark)
+            );
+            Finding::new(code, "migrations", evidence).with_remedy(NEW_DATABASE)
+        }
+    }
+}
+
+/// What Chroma says when a migration meets what it is to make.
+fn failure(mark: Mark) -> String {
+    match mark {
+        Mark::Column(_, column) => format!("duplicate column name: {column}"),
+        Mark::Table(table) | Mark::FullText(table) => format!("table {table} already exists"),
+        Mark::NoColumn(_, column) => format!("no such column: \"{column}\""),
+        Mark::Integer(table, column) => format!("{table}.{column} is an integer already"),
+    }
+}
+
+fn fault_findings(seen: &Seen) -> Vec<Finding> {
+    let schema = &seen.schema;
+    let mut faults = schema.faults();
+    let cut = |fault: &Fault| match fault {
+        Fault::NotRecorded { .. } => true,
+        Fault::MarkMissing { mark: Mark::Table(table), .. } => replacement(schema, table).is_some(),
+        _ => false,
+    };
+    if faults.iter().any(cut) || schema.tables.contains_key(SEGMENTS_TEMP) {
+        // A start that was cut off had not come to the later directories.
+        faults.retain(|fault| !matches!(fault, Fault::Gap { version: 1, .. }));
+    }
+    let mut findings: Vec<Finding> =
+        faults.iter().map(|fault| fault_finding(fault, seen)).collect();
+    let there = |table: &str| schema.tables.contains_key(table);
+    if there(SEGMENTS_TEMP) && there("segments") {
+        let evidence = format!(
+            "table {SEGMENTS_TEMP} is left of sysdb 9, which was cut off and is not recorded: every release tries it again \
+             and fails with 'table {SEGMENTS_TEMP} already exists'"
+        );
+        let remedy = undo(&[format!("DROP TABLE {SEGMENTS_TEMP}")]);
+        findings.push(
+            Finding::new(Code::MigrationMismatch, "migrations", evidence).with_remedy(remedy),
+        );
+    }
+    findings
+}
+
+/// What takes back the part of a migration that was done before it was cut off, so that the next start can do it again.
+fn steps_back(schema: &Schema, dir: Dir, version: i64, mark: Mark) -> Vec<String> {
+    let has = |table: &str, column: &str| {
+        let columns = schema.tables.get(table);
+        columns.is_some_and(|columns| columns.iter().any(|(name, _)| name == column))
+    };
+    match mark {
+        // It adds the column to two tables.
+        Mark::Column(_, column) if (dir, version) == (Dir::Sysdb, 6) => {
+            ["collection_metadata", "segment_metadata"]
+                .into_iter()
+                .filter(|table| has(table, column))
+                .map(|table| format!("ALTER TABLE {table} DROP COLUMN {column}"))
+                .collect()
+        }
+        Mark::Column(table, column) => vec![format!("ALTER TABLE {table} DROP COLUMN {column}")],
+        Mark::Table(table) => vec![format!("DROP TABLE {table}")],
+        // It takes the column from two tables.
+        Mark::NoColumn(_, column) => ["collections", "segments"]
+            .into_iter()
+            .filter(|table| !has(table, column))
+            .map(|table| format!("ALTER TABLE {table} ADD COLUMN {column} TEXT"))
+            .collect(),
+        Mark::FullText(_) | Mark::Integer(..) => Vec::new(),
+    }
+}
+
+fn fault_finding(fault: &Fault, seen: &Seen) -> Finding {
     let mismatch = |evidence: String| Finding::new(Code::MigrationMismatch, "migrations", evidence);
     match fault {
         Fault::NoMigrationsTable => {
@@ -171,19 +290,64 @@ fn fault_finding(fault: &Fault) -> Finding {
         Fault::Changed { dir, version } => {
             mismatch(format!("{dir} {version} has another text or hash than Chroma's"))
         }
-        Fault::NotRecorded { dir, version, mark } => mismatch(format!(
-            "{mark} is there, but {dir} {version}, which made it, is not recorded"
-        )),
+        Fault::NotRecorded { dir, version, mark } => {
+            let finding = mismatch(format!(
+                "{mark} is there, but {dir} {version}, which made it, is not recorded: every release tries it again and fails \
+                 with '{}'",
+                failure(*mark)
+            ));
+            // What a migration that was cut off has made is empty. Anything else is no such cut.
+            let empty = seen.filled.get(mark) == Some(&false) || matches!(mark, Mark::NoColumn(..));
+            let steps = steps_back(&seen.schema, *dir, *version, *mark);
+            match seen.is_unused() {
+                true => finding.with_remedy(NEW_DATABASE),
+                false if empty && !steps.is_empty() => finding.with_remedy(undo(&steps)),
+                false => finding,
+            }
+        }
         Fault::MarkMissing { dir, version, mark } => {
             let evidence = format!("{mark} of {dir} {version} is missing");
             match mark {
                 Mark::FullText(table) => Finding::new(Code::FtsMissing, *table, evidence),
-                Mark::Table(table) => Finding::new(Code::TableMissing, *table, evidence),
+                Mark::Table(table) => match replacement(&seen.schema, table) {
+                    Some(ready) => {
+                        let evidence = format!(
+                            "{evidence}; {ready} is there, which a migration was about to put in its place when it was cut off"
+                        );
+                        let step = format!("ALTER TABLE {ready} RENAME TO {table}");
+                        Finding::new(Code::TableMissing, *table, evidence)
+                            .with_remedy(undo(&[step]))
+                    }
+                    None => Finding::new(Code::TableMissing, *table, evidence),
+                },
                 _ => mismatch(evidence),
             }
         }
     }
 }
 
+/// The table that a migration fills before it takes the old one away and gives it its name.
+fn replacement(schema: &Schema, table: &str) -> Option<&'static str> {
+    let ready = match table {
+        "collections" => "collections_tmp",
+        "segments" => SEGMENTS_TEMP,
+        _ => return None,
+    };
+    schema.tables.contains_key(ready).then_some(ready)
+}
+
+/// Takes back what a migration that was cut off had done, so that the next start does it again.
+fn undo(steps: &[String]) -> String {
+    format!(
+        "Stop Chroma, keep a copy of {{path}}, then take back what the migration had done before it was cut off, and start \
+         Chroma, which does it again: sqlite3 {{path}}/chroma.sqlite3 \"{}\"",
+        steps.join("; ")
+    )
+}
+
+const SEGMENTS_TEMP: &str = "segments_temp";
+
+const GOES_ON: &str = "Start Chroma on {path}: it goes on by itself. Nothing was stored yet.";
+const NEW_DATABASE: &str = "Nothing was stored in it yet. Stop Chroma, then move the database aside, and the next start makes a new one: mv {path}/chroma.sqlite3 {path}/chroma.sqlite3.cut";
 const TABLES_MAX: usize = 1000;
 const MIGRATIONS_MAX: usize = 10_000;
