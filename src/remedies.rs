@@ -55,8 +55,8 @@ const fn acts(code: Code) -> &'static [Act] {
     use Code as C;
     match code {
         C::ServerGone | C::HotJournal => &[Act::Start],
-        C::SecondWriter | C::DescriptorsLow => &[Act::Stop, Act::Start],
-        C::QueueNotPurged => &[Act::Stop, Act::Open, Act::Vacuum],
+        C::SecondWriter | C::DescriptorsLow | C::ServerElsewhere => &[Act::Stop, Act::Start],
+        C::QueueNotPurged | C::FreePagesHigh => &[Act::Stop, Act::Open, Act::Vacuum],
         C::SegmentOrphan => &[Act::Stop, Act::Move],
         C::SqliteIndexCorrupt | C::FtsCorrupt | C::FtsMissing | C::FtsOutOfStep => {
             &[Act::Stop, Act::Open, Act::Rebuild]
@@ -70,7 +70,7 @@ const fn acts(code: Code) -> &'static [Act] {
         | C::CollectionWithoutSegments
         | C::SeqIdInvalid
         | C::QueuePoisoned => &[Act::Stop, Act::Open],
-        C::SqliteValueMismatch => &[Act::Open],
+        C::SqliteValueMismatch | C::BackupIncomplete => &[Act::Open],
         C::SqliteMissing
         | C::SqliteEmpty
         | C::SqliteNotRegular
@@ -311,8 +311,13 @@ mod tests {
             let words = code.remedy_template();
             let does = |signs: &[&str]| signs.iter().any(|sign| words.contains(sign));
             let known = |act| acts(*code).contains(&act);
-            let starts =
-                does(&["Start Chroma", "start Chroma again", "then restart", "and restart it"]);
+            let starts = does(&[
+                "Start Chroma",
+                "start Chroma again",
+                "then restart",
+                "Then start it on {path}",
+                "and restart it",
+            ]);
             assert_eq!(starts, known(Act::Start), "{code:?} starts Chroma: {words}");
             let stops = does(&[
                 "Stop Chroma",
@@ -320,7 +325,7 @@ mod tests {
                 "Stop all",
                 "Stop writing",
                 "end it if",
-                "With Chroma stopped",
+                "ith Chroma stopped",
                 "and restart it",
             ]);
             assert_eq!(stops, known(Act::Stop), "{code:?} stops Chroma: {words}");
