@@ -11,7 +11,7 @@ use super::hash::{FNV_START, fnv1a};
 
 mod start;
 
-pub use start::NextStart;
+pub use start::{NextStart, is_repeatable};
 
 /// A directory of migrations, as the column `dir` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -27,11 +27,19 @@ impl Schema {
         let faults = self.faults();
         let cut = |fault: &Fault| match fault {
             Fault::NoMigrations => true,
-            Fault::Gap { dir, version: 1 } | Fault::NotRecorded { dir, .. } => without_row(*dir),
+            Fault::Gap { dir, version: 1 } => without_row(*dir),
+            Fault::NotRecorded { dir, version, .. } => {
+                without_row(*dir) || is_repeatable(*dir, *version)
+            }
             _ => false,
         };
         if faults.is_empty() || !faults.iter().all(cut) {
             return None;
+        }
+        // It is made to take the place of `segments`, and its migration does not pass over it.
+        let half_made = ["segments_temp", "segments"];
+        if half_made.iter().all(|table| self.tables.contains_key(*table)) {
+            return Some(NextStart::Fails(Dir::Sysdb, 9, Mark::Table("segments_temp")));
         }
         // The order in which they are applied.
         let dirs = [Dir::EmbeddingsQueue, Dir::Sysdb, Dir::Metadb];
@@ -45,6 +53,12 @@ impl Schema {
             Some((migration, mark)) => NextStart::Fails(migration.dir, migration.version, mark),
         })
     }
+}
+
+/// Whether a migration does no harm when it is done again after it was cut off: what it makes it makes unless it is there.
+#[must_use]
+pub fn is_repeatable(dir: Dir, version: i64) -> bool {
+    (dir, version) == (Dir::Sysdb, 4)
 }
 
 impl Mark {
@@ -68,6 +82,10 @@ mod tests {
         for (tables, want) in [
             (&["migrations"][..], Some(NextStart::GoesOn)),
             (&["migrations", "acquire_write", "tenants"], Some(NextStart::GoesOn)),
+            (
+                &["migrations", "segments", "segments_temp"],
+                Some(NextStart::Fails(Dir::Sysdb, 9, Mark::Table("segments_temp"))),
+            ),
             (
                 &["migrations", "embeddings_queue"],
                 Some(NextStart::Fails(Dir::EmbeddingsQueue, 1, Mark::Table("embeddings_queue"))),

@@ -227,6 +227,11 @@ fn failure(mark: Mark) -> String {
 fn fault_findings(seen: &Seen) -> Vec<Finding> {
     let schema = &seen.schema;
     let mut faults = schema.faults();
+    // The next start does it again, and passes over what is there.
+    faults.retain(|fault| match fault {
+        Fault::NotRecorded { dir, version, .. } => !schema::is_repeatable(*dir, *version),
+        _ => true,
+    });
     let cut = |fault: &Fault| match fault {
         Fault::NotRecorded { .. } => true,
         Fault::MarkMissing { mark: Mark::Table(table), .. } => replacement(schema, table).is_some(),
