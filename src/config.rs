@@ -21,7 +21,15 @@ pub use rules::Listen;
 pub use secret::Secret;
 pub use validate::{Overrides, PatternFlag, StoreFlag};
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::format::window::Window;
 
@@ -167,6 +175,19 @@ pub struct Store {
     pub server: Option<ServerProbe>,
     /// The release of Chroma that serves it, when the operator says so.
     pub chroma_version: Option<String>,
+    /// The process through whose root `seen_path` leads, when it was found by itself and has no path here.
+    pub through: Option<Through>,
+}
+
+/// A process through whose root a directory is seen: that of a container's own layer has no path on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Through {
+    /// Process id in the namespace of the procfs that was read.
+    pub pid: u32,
+    /// When it started, in clock ticks after boot: with the pid it names one process.
+    pub start_ticks: u64,
+    /// The directory as it sees it.
+    pub path: PathBuf,
 }
 
 impl Store {
@@ -183,6 +204,21 @@ impl Store {
             logs: Vec::new(),
             server: None,
             chroma_version: None,
+            through: None,
+        }
+    }
+
+    /// What documents about it are filed under: the path, or where that leads through a process, which is another one after
+    /// every start of a container, the name.
+    #[must_use]
+    pub fn subject(&self) -> Cow<'_, Path> {
+        match &self.through {
+            None => Cow::Borrowed(&self.path),
+            Some(through) => {
+                let mut subject = OsString::from(format!("{}:", self.name));
+                subject.push(&through.path);
+                Cow::Owned(subject.into())
+            }
         }
     }
 }

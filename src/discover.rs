@@ -5,8 +5,10 @@
 //! work. Copies that another `chroma_exporter` works on, and databases that somebody looks at in a SQLite shell, are not
 //! stores.
 
+pub mod roster;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -20,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     collectors::CollectError,
-    config::{Store, rules},
+    config::{Store, Through, rules},
     format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo, parse_stat},
     host::processes::{
         FileId, is_sqlite_tool, mounts,
@@ -29,10 +31,43 @@ use crate::{
     store::{DATABASE_FILE, device::Device},
 };
 
-/// The directories that running Chroma processes hold, at most `max`, ordered by path and named by the directory's name.
+/// A directory that running Chroma processes hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// It, named by the name of the directory; other ones may have the same.
+    pub store: Store,
+    /// Its database.
+    pub file: FileId,
+    /// Who holds it.
+    pub holders: Vec<Process>,
+}
+
+/// A process, and not another one that got its pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Process id in the namespace of the procfs that was read.
+    pub pid: u32,
+    /// When it started, in clock ticks after boot.
+    pub start_ticks: u64,
+}
+
+/// The directories that running Chroma processes hold, ordered by path, each with a name of its own: what a program that looks
+/// once may check. Errs like [`found`].
+pub fn stores(procfs: &Path, rootfs: &Path) -> Result<Vec<Store>, CollectError> {
+    let mut stores: Vec<Store> = Vec::new();
+    for Found { mut store, .. } in found(procfs, rootfs)? {
+        store.name = roster::unused_name(&store.name, |name| {
+            stores.iter().any(|other| &*other.name == name)
+        });
+        stores.push(store);
+    }
+    Ok(stores)
+}
+
+/// The directories that running Chroma processes hold, ordered by path and named by the directory's name.
 /// A path of a container is translated to one below `rootfs` or at least to one that this process can see, and verified
 /// by the identity of the file. Errs when `procfs` cannot be read; nothing is said of processes that cannot be looked into.
-pub fn stores(procfs: &Path, rootfs: &Path, max: usize) -> Result<Vec<Store>, CollectError> {
+pub fn found(procfs: &Path, rootfs: &Path) -> Result<Vec<Found>, CollectError> {
     let mut finder = Finder { found: BTreeMap::new() };
     let except = walk::own_pid(procfs);
     let walked = walk::walk(procfs, except, &mut KernelThreads::default(), &mut finder)?;
@@ -45,28 +80,26 @@ pub fn stores(procfs: &Path, rootfs: &Path, max: usize) -> Result<Vec<Store>, Co
     }
     let own = walk::read_text(&procfs.join("self/mountinfo")).unwrap_or_default();
     let eyes = Eyes { procfs, rootfs, mounts: parse_mountinfo(&own) };
-    let mut dirs = BTreeSet::new();
+    let mut dirs: BTreeMap<PathBuf, Found> = BTreeMap::new();
     for (file, holders) in &finder.found {
-        let mut holders = holders.iter().filter(|holder| eyes.is_chroma(holder.pid)).peekable();
-        let Some(first) = holders.peek().copied() else { continue };
-        match holders.find_map(|holder| eyes.find(holder, *file)) {
-            Some(dir) => {
-                dirs.insert(dir);
+        let chromas: Vec<(&Holder, Process)> =
+            holders.iter().filter_map(|holder| Some((holder, eyes.chroma(holder.pid)?))).collect();
+        let Some((first, _)) = chromas.first() else { continue };
+        match chromas.iter().find_map(|(holder, process)| eyes.find(holder, *process, *file)) {
+            Some((dir, through)) => {
+                let found = dirs.entry(dir).or_insert_with_key(|dir| Found {
+                    store: eyes.store(dir.clone(), through),
+                    file: *file,
+                    holders: Vec::new(),
+                });
+                found.holders.extend(chromas.iter().map(|(_, process)| *process));
             }
             None => {
                 debug!(pid = first.pid, path = %first.path.display(), "A process holds a Chroma database that this program cannot reach.");
             }
         }
     }
-    if dirs.len() > max {
-        debug!(
-            found = dirs.len(),
-            max,
-            "More stores are in use than may be watched; name those that matter in the configuration."
-        );
-    }
-    let mut names = BTreeSet::new();
-    Ok(dirs.into_iter().take(max).map(|dir| eyes.store(dir, &mut names)).collect())
+    Ok(dirs.into_values().collect())
 }
 
 /// A process and the name under which it holds a database.
@@ -123,13 +156,20 @@ struct Eyes<'a> {
 }
 
 impl Eyes<'_> {
-    fn is_chroma(&self, pid: u32) -> bool {
-        let stat = walk::read(self.procfs, pid, "stat").ok().and_then(|t| parse_stat(&t).ok());
-        stat.is_some_and(|stat| !is_sqlite_tool(&stat.comm) && stat.comm != OWN_COMM)
+    fn chroma(&self, pid: u32) -> Option<Process> {
+        let stat = parse_stat(&walk::read(self.procfs, pid, "stat").ok()?).ok()?;
+        let chroma = !is_sqlite_tool(&stat.comm) && stat.comm != OWN_COMM;
+        chroma.then_some(Process { pid, start_ticks: stat.start_ticks })
     }
 
-    /// The directory of what `holder` holds, by a path that leads to the same file here.
-    fn find(&self, holder: &Holder, file: FileId) -> Option<PathBuf> {
+    /// The directory of what `holder` holds, by a path that leads to the same file here, and how when that leads through the
+    /// process.
+    fn find(
+        &self,
+        holder: &Holder,
+        process: Process,
+        file: FileId,
+    ) -> Option<(PathBuf, Option<Through>)> {
         let below_root = holder.path.strip_prefix("/").ok()?;
         let place = || {
             let theirs = walk::read(self.procfs, holder.pid, "mountinfo").ok()?;
@@ -142,31 +182,28 @@ impl Eyes<'_> {
             let place = place();
             place.iter().flat_map(|place| mounts::paths_to(&self.mounts, place)).collect()
         };
-        let through_process = || self.procfs.join(format!("{}/root", holder.pid)).join(below_root);
-        std::iter::once(rules::below_root(self.rootfs, &holder.path))
+        let here = std::iter::once(rules::below_root(self.rootfs, &holder.path))
             .chain(std::iter::once_with(translated).flatten())
-            .chain(std::iter::once_with(through_process))
             .filter(|path| path.file_name().is_some_and(|name| name == DATABASE_FILE))
             .filter(|path| leads_to(path, file))
-            .find_map(|path| path.parent().map(Path::to_owned))
+            .find_map(|path| path.parent().map(Path::to_owned));
+        if let Some(dir) = here {
+            return Some((dir, None));
+        }
+        let path = self.procfs.join(format!("{}/root", holder.pid)).join(below_root);
+        let Process { pid, start_ticks } = process;
+        let through = Through { pid, start_ticks, path: holder.path.parent()?.to_owned() };
+        // Seen through this process, not through another one that got its pid meanwhile.
+        (leads_to(&path, file) && walk::runs(self.procfs, pid, start_ticks))
+            .then(|| Some((path.parent()?.to_owned(), Some(through))))?
     }
 
-    fn store(&self, seen_path: PathBuf, names: &mut BTreeSet<String>) -> Store {
+    fn store(&self, seen_path: PathBuf, through: Option<Through>) -> Store {
         let path = match seen_path.strip_prefix(self.rootfs) {
             Ok(rest) => Path::new("/").join(rest),
             Err(_) => seen_path.clone(),
         };
-        let base = name_of(&path);
-        let numbered = (2_usize..).map(|number| {
-            let suffix = format!("-{number}");
-            format!("{}{suffix}", &base[..base.len().min(NAME_BYTES_MAX - suffix.len())])
-        });
-        let name = std::iter::once(base.clone())
-            .chain(numbered)
-            .find(|name| !names.contains(name))
-            .unwrap_or_default(); // there is always a next number
-        names.insert(name.clone());
-        Store { seen_path, ..Store::new(name, path) }
+        Store { seen_path, through, ..Store::new(name_of(&path), path) }
     }
 }
 
@@ -189,7 +226,6 @@ fn name_of(path: &Path) -> String {
 
 /// The kernel keeps 15 bytes of a name, which is just enough for ours.
 const OWN_COMM: &str = "chroma_exporter";
-const NAME_BYTES_MAX: usize = 64;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Bounds of what is remembered of a host where somebody opens the name again and again.
 const FILES_MAX: usize = 4096;
@@ -197,7 +233,7 @@ const HOLDERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink, sync::Arc};
+    use std::{collections::BTreeSet, fs, os::unix::fs::symlink, sync::Arc};
 
     use super::*;
     use crate::host::processes::tests::{Fake, Running};
@@ -211,7 +247,7 @@ mod tests {
 
     /// What is found below `dir` on this host, where other tests run too.
     fn found(rootfs: &Path, dir: &Path) -> Vec<Store> {
-        let mut found = stores(Path::new("/proc"), rootfs, 10_000).unwrap();
+        let mut found = stores(Path::new("/proc"), rootfs).unwrap();
         found.retain(|store| store.seen_path.starts_with(dir));
         found
     }
@@ -239,7 +275,7 @@ mod tests {
             symlink("socket:[1]", fds.join("8")).unwrap();
             symlink(root.join("not-chroma.sqlite3"), fds.join("9")).unwrap();
         }
-        let stores = stores(fake.dir.path(), Path::new("/"), 64).unwrap();
+        let stores = stores(fake.dir.path(), Path::new("/")).unwrap();
         let got: Vec<_> = stores.iter().map(|s| (&*s.name, s.path.clone())).collect();
         let want = [
             ("chroma", root.join("a/chroma")),
@@ -249,19 +285,20 @@ mod tests {
         ];
         assert_eq!(got, want);
         assert!(stores.iter().all(|store| store.path == store.seen_path));
-        assert_eq!(super::stores(fake.dir.path(), Path::new("/"), 2).unwrap().len(), 2);
     }
 
     #[test]
     fn names_are_unique_whatever_their_length() {
         let eyes = Eyes { procfs: Path::new("/"), rootfs: Path::new("/"), mounts: Vec::new() };
-        let mut names = BTreeSet::new();
+        let mut names: BTreeSet<std::sync::Arc<str>> = BTreeSet::new();
         let long = "x".repeat(80);
         for path in
             [format!("/a/{long}"), format!("/b/{long}"), "/".to_owned(), "/_data".to_owned()]
         {
-            let store = eyes.store(path.into(), &mut names);
-            assert!(rules::store_name(&store.name).is_ok(), "{}", store.name);
+            let store = eyes.store(path.into(), None);
+            let name = roster::unused_name(&store.name, |name| names.contains(name));
+            assert!(rules::store_name(&name).is_ok(), "{name}");
+            names.insert(name);
         }
         assert_eq!(names.len(), 4, "{names:?}");
     }
@@ -298,6 +335,7 @@ mod tests {
         let stores = found(Path::new("/"), &root);
         assert_eq!(stores.len(), 1);
         assert_eq!((&*stores[0].name, &stores[0].path), ("chroma", &root.join("srv/chroma")));
+        assert_eq!(stores[0].through, None, "it has a path here");
         drop(holder);
 
         // A filesystem that is mounted nowhere here is reached through the process.
@@ -307,5 +345,13 @@ mod tests {
         let stores = found(Path::new("/"), &through);
         assert_eq!(stores.len(), 1);
         assert_eq!((&*stores[0].name, &stores[0].seen_path), ("data", &through));
+        let by = stores[0].through.as_ref().unwrap();
+        assert_eq!((by.pid, &by.path), (holder.pid(), &root.join("data")));
+        assert_eq!(stores[0].subject().to_string_lossy(), format!("data:{}/data", root.display()));
+        let (pid, ticks) = (by.pid, by.start_ticks);
+        assert!(walk::runs(Path::new("/proc"), pid, ticks));
+        assert!(!walk::runs(Path::new("/proc"), pid, ticks + 1), "another process with that pid");
+        drop(holder);
+        assert!(!walk::runs(Path::new("/proc"), pid, ticks), "ended");
     }
 }

@@ -1,18 +1,29 @@
 //! The stores that are being watched now: started, stopped and exchanged as the configuration or the host changes.
 //! Stores that a change does not touch go on undisturbed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    clock,
+    collectors::CollectError,
     config::{Config, Store},
-    discover,
-    host::Host,
+    discover::{
+        self, Process,
+        roster::{self, Change, Roster},
+    },
+    host::{Host, processes::walk},
     scheduler::{self, Board},
-    store::Context,
+    store::{self, Context, DATABASE_FILE, device::Device},
     watch::Watches,
 };
 
@@ -26,26 +37,30 @@ pub async fn run(
     mut configs: mpsc::Receiver<Arc<Config>>,
     stop: CancellationToken,
 ) {
-    let mut fleet = Fleet { host, board, watches: Arc::default(), running: BTreeMap::new() };
+    let names = host.state.load(NAMES_KIND, Path::new(NAMES_SUBJECT)).unwrap_or_default();
+    let mut fleet = Fleet {
+        host,
+        board,
+        watches: Arc::default(),
+        running: BTreeMap::new(),
+        roster: Roster::new(names),
+        said_none: false,
+        placing: Placing::default(),
+    };
     let mut config: Option<Arc<Config>> = None;
-    let mut said_none = false;
     loop {
-        let discovers = config.as_ref().is_some_and(|c| c.stores.is_empty());
+        let looks = config.as_ref().is_some_and(|c| c.stores.is_empty() || is_below(c));
         tokio::select! {
             () = stop.cancelled() => break,
             next = configs.recv() => {
                 let Some(next) = next else { break };
-                said_none = false;
-                if next.stores.is_empty() {
-                    fleet.discover(&next, config.as_deref(), &mut said_none).await;
-                } else {
-                    fleet.apply(&next, &next.stores).await;
-                }
+                fleet.said_none = false;
+                fleet.look(&next).await;
                 config = Some(next);
             }
-            () = tokio::time::sleep(DISCOVERY_INTERVAL), if discovers => {
+            () = tokio::time::sleep(DISCOVERY_INTERVAL), if looks => {
                 if let Some(config) = &config {
-                    fleet.discover(config, Some(config), &mut said_none).await;
+                    fleet.look(config).await;
                 }
             }
         }
@@ -58,6 +73,15 @@ struct Fleet {
     board: Board,
     watches: Arc<Watches>,
     running: BTreeMap<Arc<str>, Running>,
+    /// Those that were found by themselves.
+    roster: Roster,
+    said_none: bool,
+    placing: Placing,
+}
+
+/// Whether paths are those of a host whose root is seen elsewhere, so that its links are followed by ourselves.
+fn is_below(config: &Config) -> bool {
+    config.rootfs != Path::new("/")
 }
 
 struct Running {
@@ -67,6 +91,21 @@ struct Running {
 }
 
 impl Fleet {
+    /// Finds out which stores there are now, and watches them.
+    async fn look(&mut self, config: &Arc<Config>) {
+        if config.stores.is_empty() {
+            self.discover(config).await;
+            return;
+        }
+        self.roster.clear();
+        if is_below(config) {
+            let stores = self.placing.place(config).await;
+            self.apply(config, &stores).await;
+        } else {
+            self.apply(config, &config.stores).await;
+        }
+    }
+
     /// Makes `stores` the ones that are watched.
     async fn apply(&mut self, config: &Arc<Config>, stores: &[Arc<Store>]) {
         let wanted = |running: &Running| {
@@ -90,57 +129,57 @@ impl Fleet {
         self.board.order(stores.iter().map(|store| &*store.name));
     }
 
-    /// Adds the directories that running Chroma processes hold. One that was found stays, so that it is missed when its
-    /// server goes.
-    async fn discover(
-        &mut self,
-        config: &Arc<Config>,
-        before: Option<&Config>,
-        said_none: &mut bool,
-    ) {
-        let (procfs, rootfs, max) =
-            (config.procfs.clone(), config.rootfs.clone(), config.collect.discovered_max);
-        let found = match tokio::task::spawn_blocking(move || {
-            discover::stores(&procfs, &rootfs, max)
-        })
-        .await
-        {
-            Ok(Ok(found)) => found,
-            Ok(Err(problem)) => {
+    /// Watches the directories that running Chroma processes hold; see [`roster`] for how long.
+    async fn discover(&mut self, config: &Arc<Config>) {
+        let (procfs, rootfs) = (config.procfs.clone(), config.rootfs.clone());
+        let max = config.collect.discovered_max;
+        let mut roster = std::mem::take(&mut self.roster);
+        // A filesystem that hangs keeps the thread that asks it, and nothing else.
+        let answers = self
+            .running
+            .iter()
+            .map(|(name, running)| (Arc::clone(name), Arc::clone(&running.context.device)));
+        let eyes = HostEyes {
+            procfs: procfs.clone(),
+            timeout: config.collect.device_timeout,
+            devices: answers.collect(),
+        };
+        let looked = tokio::task::spawn_blocking(move || {
+            let names = roster.names().to_vec();
+            let changes = discover::found(&procfs, &rootfs)
+                .map(|found| roster.update(found, &eyes, max, clock::ticks()));
+            let renamed = names != roster.names();
+            (roster, changes, renamed)
+        });
+        // The runtime is shutting down.
+        let Ok((roster, changes, renamed)) = looked.await else { return };
+        self.roster = roster;
+        match changes {
+            Ok(changes) => changes.iter().for_each(|change| say(change, max)),
+            Err(problem) => {
                 warn!(problem = %problem.chain(), hint = problem.hint(), "Looking for Chroma processes failed.");
                 return;
             }
-            Err(_) => return, // the runtime is shutting down
-        };
-        let keep = before.is_some_and(|before| before.stores.is_empty());
-        let mut stores: Vec<Arc<Store>> = self
-            .running
-            .values()
-            .filter(|_| keep)
-            .map(|running| Arc::clone(&running.context.store))
-            .collect();
-        for mut store in found {
-            if stores
-                .iter()
-                .any(|known| known.path == store.path || known.seen_path == store.seen_path)
-            {
-                continue;
-            }
-            if stores.len() >= max {
-                warn!(path = %store.path.display(), max, "More Chroma directories than the bound; this one is not watched.");
-                continue;
-            }
-            store.name = unused_name(&store.name, &stores);
-            info!(store = %store.name, path = %store.path.display(), "Found a directory that a Chroma process holds.");
-            stores.push(Arc::new(store));
         }
-        if stores.is_empty() && !std::mem::replace(said_none, true) {
+        if renamed {
+            self.save_names();
+        }
+        let stores = self.roster.stores();
+        if stores.is_empty() && !std::mem::replace(&mut self.said_none, true) {
             warn!(
                 "No store is configured and no running Chroma process was found; looking again every {} s. Name one with --store.path DIR.",
                 DISCOVERY_INTERVAL.as_secs()
             );
         }
         self.apply(config, &stores).await;
+    }
+
+    /// Nobody waits for the state directory, which may hang.
+    fn save_names(&self) {
+        let (host, names) = (Arc::clone(&self.host), self.roster.names().to_vec());
+        drop(tokio::task::spawn_blocking(move || {
+            host.state.save(NAMES_KIND, Path::new(NAMES_SUBJECT), &names);
+        }));
     }
 
     fn start_store(&mut self, config: &Arc<Config>, store: &Arc<Store>) {
@@ -183,13 +222,102 @@ fn same_collecting(a: &Config, b: &Config) -> bool {
     a.collect == b.collect && a.enabled == b.enabled
 }
 
-fn unused_name(name: &str, stores: &[Arc<Store>]) -> Arc<str> {
-    let taken = |candidate: &str| stores.iter().any(|store| &*store.name == candidate);
-    if !taken(name) {
-        return name.into();
-    }
-    let stem: String = name.chars().take(56).collect();
-    // One more name than there are stores: one of them is free.
-    let mut candidates = (2..stores.len() + 3).map(|n| format!("{stem}-{n}"));
-    candidates.find(|candidate| !taken(candidate)).unwrap_or(stem).into()
+/// Where configured stores are, below another root than ours: links are followed anew at each look, because a link may lead
+/// elsewhere by now.
+#[derive(Default)]
+struct Placing {
+    /// What is being asked; a filesystem that hangs has one thread for each store, and is not asked again.
+    asked: BTreeMap<Arc<str>, JoinHandle<Arc<Store>>>,
+    /// The last answers.
+    known: BTreeMap<Arc<str>, Arc<Store>>,
 }
+
+impl Placing {
+    async fn place(&mut self, config: &Arc<Config>) -> Vec<Arc<Store>> {
+        for store in &config.stores {
+            if !self.asked.contains_key(&store.name) {
+                let (store, rootfs) = (Arc::clone(store), config.rootfs.clone());
+                let name = Arc::clone(&store.name);
+                let asked = tokio::task::spawn_blocking(move || store::placed(&store, &rootfs));
+                self.asked.insert(name, asked);
+            }
+        }
+        let began = clock::ticks();
+        let mut stores = Vec::new();
+        for store in &config.stores {
+            let patience = config.collect.device_timeout.saturating_sub(began.elapsed());
+            if let Some(asked) = self.asked.get_mut(&store.name)
+                && let Ok(answer) = tokio::time::timeout(patience, asked).await
+            {
+                self.asked.remove(&store.name);
+                if let Ok(placed) = answer {
+                    self.known.insert(Arc::clone(&store.name), placed);
+                }
+            }
+            // An answer about a store that is configured otherwise by now is none.
+            let known = self.known.get(&store.name);
+            let known = known.filter(|known| {
+                Store { seen_path: store.seen_path.clone(), ..(***known).clone() } == **store
+            });
+            stores.push(Arc::clone(known.unwrap_or(store)));
+        }
+        stores
+    }
+}
+
+fn say(change: &Change, max: usize) {
+    match change {
+        Change::Begun(store) => {
+            info!(store = %store.name, path = %store.path.display(), "Found a directory that a Chroma process holds.");
+        }
+        Change::Moved(store) => {
+            info!(store = %store.name, path = %store.path.display(), "The process that holds a directory has started anew.");
+        }
+        Change::Missed(store) => {
+            warn!(store = %store.name, path = %store.path.display(), "No process holds the directory any more; it is watched for 24 h. Name it with --store.path to watch it for good.");
+        }
+        Change::Ended(store, why) => {
+            info!(store = %store.name, path = %store.path.display(), %why, "A directory that was found by itself is watched no more; its alerts end in 15 minutes.");
+        }
+        Change::Full(over) => {
+            warn!(
+                over,
+                max,
+                "More Chroma directories are in use than may be watched; name those that matter in the configuration, or raise limits.discovered_stores."
+            );
+        }
+    }
+}
+
+/// The host, asked by a thread that may wait.
+struct HostEyes {
+    procfs: PathBuf,
+    timeout: Duration,
+    devices: BTreeMap<Arc<str>, Arc<Device>>,
+}
+
+impl roster::Eyes for HostEyes {
+    fn runs(&self, process: Process) -> bool {
+        walk::runs(&self.procfs, process.pid, process.start_ticks)
+    }
+
+    fn exists(&self, store: &Store) -> bool {
+        let device = self.devices.get(&store.name);
+        match device.map(|device| device.ask(self.timeout)) {
+            Some(Err(CollectError::Unreadable { source, .. })) => !is_absent(&source),
+            Some(Err(_)) => true,
+            _ => match std::fs::symlink_metadata(store.seen_path.join(DATABASE_FILE)) {
+                Err(error) => !is_absent(&error),
+                Ok(_) => true,
+            },
+        }
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// The document of the names that were given to what was found.
+const NAMES_KIND: &str = "names";
+const NAMES_SUBJECT: &str = "found by itself";

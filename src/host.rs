@@ -1,6 +1,7 @@
 //! What all stores of this host share: the process table and the state directory.
 
 pub(crate) mod kernel;
+pub(crate) mod links;
 pub mod priority;
 pub mod processes;
 pub mod state;

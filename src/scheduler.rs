@@ -362,8 +362,9 @@ fn spawn_run(
 fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Reading, bool) {
     let began = clock::ticks();
     let mut panicked = false;
-    let observation = match gate(&collector.pace(), context) {
-        Err(problem) => Observation { problems: vec![problem], ..Observation::default() },
+    let failed = |problem| Observation { problems: vec![problem], ..Observation::default() };
+    let mut observation = match gate(&collector.pace(), context) {
+        Err(problem) => failed(problem),
         Ok(()) => {
             catch_unwind(AssertUnwindSafe(|| collector.collect(turn))).unwrap_or_else(|panic| {
                 panicked = true;
@@ -372,12 +373,18 @@ fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Readin
             })
         }
     };
+    // What was read while that process ended may have been another file.
+    if let Err(problem) = context.within_reach() {
+        observation = failed(problem);
+    }
     let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
     (reading_of(name, descs, codes, observation, turn, began.elapsed()), panicked)
 }
 
-/// Only a filesystem that hangs closes the gate; one that answers with an error is the collector's own business.
+/// Only a filesystem that hangs closes the gate, or a store that is out of reach; a filesystem that answers with an error is the
+/// collector's own business.
 fn gate(pace: &Pace, context: &Context) -> Result<(), CollectError> {
+    context.within_reach()?;
     if !pace.touches_store {
         return Ok(());
     }

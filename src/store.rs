@@ -6,14 +6,14 @@ pub mod device;
 pub mod pagecache;
 pub mod view;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     collectors::CollectError,
-    config::{CollectorName, Config, Store},
+    config::{CollectorName, Config, Store, Through},
     host::{
-        Host,
-        processes::{FileId, Held},
+        Host, links,
+        processes::{FileId, Held, walk},
     },
     progress::Progress,
 };
@@ -31,6 +31,8 @@ pub struct Context {
     pub device: Arc<device::Device>,
     /// How its database may be opened.
     pub database: Arc<database::Database>,
+    /// The process through whose root the store is seen.
+    pub(crate) through: Option<Arc<Through>>,
     /// How far the long work of each collector is.
     pub(crate) progress: Arc<BTreeMap<CollectorName, Progress>>,
 }
@@ -44,7 +46,11 @@ impl Context {
             store: Arc::clone(store),
             host: Arc::clone(host),
             device: Arc::new(device::Device::new(store.seen_path.clone())),
-            database: Arc::new(database::Database::new(store.seen_path.join(DATABASE_FILE))),
+            database: Arc::new(database::Database::below(
+                store.seen_path.join(DATABASE_FILE),
+                config.rootfs.clone(),
+            )),
+            through: through(config, store).map(Arc::new),
             progress: Arc::new(
                 CollectorName::ALL.into_iter().map(|name| (name, Progress::default())).collect(),
             ),
@@ -79,6 +85,21 @@ impl Context {
         self.host.state.is_read_only()
     }
 
+    /// Errs when the store is seen through the root of a process that has ended: its pid may be another's by now, and the path
+    /// would lead to another file.
+    pub fn within_reach(&self) -> Result<(), CollectError> {
+        match &self.through {
+            Some(by) if !walk::runs(&self.config.procfs, by.pid, by.start_ticks) => {
+                Err(CollectError::Other(format!(
+                    "the process {} has ended, by whose root the directory {} was seen",
+                    by.pid,
+                    by.path.display()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// How far the long work of `collector` is. Whoever works tells it, whoever shows it asks.
     #[must_use]
     pub fn progress(&self, collector: CollectorName) -> &Progress {
@@ -89,6 +110,28 @@ impl Context {
 
 /// How old the knowledge may be that nobody holds the file.
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// The process through whose root the store is seen, also when its path was written so.
+fn through(config: &Config, store: &Store) -> Option<Through> {
+    if let Some(through) = &store.through {
+        return Some(through.clone());
+    }
+    let (pid, path) = links::through_process(&config.procfs, &store.seen_path)?;
+    // None has started at 0 but those of the kernel.
+    let start_ticks = walk::started(&config.procfs, pid).unwrap_or(0);
+    Some(Through { pid, start_ticks, path })
+}
+
+/// `store` with `seen_path` as the host whose root is seen at `rootfs` would follow its links: an absolute target begins there,
+/// not at our own root. Where both are one, the kernel does that.
+#[must_use]
+pub fn placed(store: &Arc<Store>, rootfs: &Path) -> Arc<Store> {
+    if rootfs == Path::new("/") {
+        return Arc::clone(store);
+    }
+    let seen_path = links::placed(rootfs, store.seen_path.clone());
+    Arc::new(Store { seen_path, ..(**store).clone() })
+}
 
 /// Chroma's one SQLite file.
 pub const DATABASE_FILE: &str = "chroma.sqlite3";

@@ -22,6 +22,7 @@ use crate::{
     firsts,
     host::Host,
     status::Status,
+    store,
 };
 use progress::Manner;
 use report::{Report, Style};
@@ -81,7 +82,15 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         Ok(stores) if stores.is_empty() => {
             report.add_problem(&CollectError::Other(NO_STORE.to_owned()));
         }
-        Ok(stores) => {
+        Ok(mut stores) => {
+            let max = config.collect.discovered_max;
+            if config.stores.is_empty() && stores.len() > max {
+                report.add_problem(&CollectError::Other(format!(
+                    "{} directories are in use and {max} were looked at; name those that matter, or raise limits.discovered_stores",
+                    stores.len()
+                )));
+                stores.truncate(max);
+            }
             let host = Arc::new(Host::read_only(&config));
             let manner = Manner::of(options.progress, options.output == Output::Text);
             let looks = progress::shown(manner, stores.len(), |running| {
@@ -121,9 +130,13 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
 /// The stores that are configured; without any, the directories that running Chroma processes hold.
 fn stores(config: &Config) -> Result<Vec<Arc<Store>>, CollectError> {
     if !config.stores.is_empty() {
-        return Ok(config.stores.clone());
+        return Ok(config
+            .stores
+            .iter()
+            .map(|store| store::placed(store, &config.rootfs))
+            .collect());
     }
-    let found = discover::stores(&config.procfs, &config.rootfs, config.collect.discovered_max)?;
+    let found = discover::stores(&config.procfs, &config.rootfs)?;
     Ok(found.into_iter().map(Arc::new).collect())
 }
 

@@ -147,6 +147,7 @@ impl Backups {
                 continue;
             }
             glob.look(&mut Look {
+                root: &self.context.config.rootfs,
                 entries_left: collect.entries_max,
                 stopped: &|| turn.stopped(),
                 found: &mut found,
@@ -373,7 +374,8 @@ impl Collector for Backups {
             let id = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
             self.vectors.refresh(&self.context, turn.now, &turn.stop);
             let directory = id(&self.context.store.seen_path);
-            self.own = directory.into_iter().chain(id(self.context.database.path())).collect();
+            self.own =
+                directory.into_iter().chain(id(&self.context.database.real_path())).collect();
             store_device = directory.map(|(device, _)| device);
         }
         let backups = self.look(turn, &mut out.problems);

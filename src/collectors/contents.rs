@@ -230,13 +230,13 @@ impl Contents {
         let old = self.saved.is_none_or(|at| at > now || now.since(at) >= SAVE_EVERY);
         if old || matches!(ended, Ok(true)) {
             self.saved = Some(now);
-            self.context.host.state.save(STATE_KIND, &self.context.store.path, walk);
+            self.context.host.state.save(STATE_KIND, &self.context.store.subject(), walk);
         }
         ended.map(|_| ())
     }
 
     fn load_walk(&self) -> Walk {
-        self.context.host.state.load(STATE_KIND, &self.context.store.path).unwrap_or_default()
+        self.context.host.state.load(STATE_KIND, &self.context.store.subject()).unwrap_or_default()
     }
 
     /// From the header alone; no lock. A header that cannot be read is the business of `integrity`.

@@ -182,7 +182,7 @@ impl Segments {
     fn remember(&mut self) {
         if std::mem::take(&mut self.news) {
             let memory = Memory::of(&self.known, self.last_full, self.compared);
-            self.context.host.state.save(STATE_KIND, &self.context.store.path, &memory);
+            self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
         }
     }
 

@@ -124,7 +124,7 @@ impl Integrity {
     fn recall(&mut self) {
         if self.memory.is_none() {
             let state = &self.context.host.state;
-            let known = state.load(STATE_KIND, &self.context.store.path);
+            let known = state.load(STATE_KIND, &self.context.store.subject());
             self.memory = Some(known.unwrap_or_default());
         }
     }
@@ -227,7 +227,7 @@ impl Integrity {
         // Once for each occasion: what a restart would forget is that there was one.
         let began = hot && was_hot.is_none_or(|at| now.since(at) > UNCLEAN_APART || at > now);
         if another || began {
-            self.context.host.state.save(STATE_KIND, &self.context.store.path, memory);
+            self.context.host.state.save(STATE_KIND, &self.context.store.subject(), memory);
         }
     }
 
@@ -262,7 +262,7 @@ impl Integrity {
             }
             memory.past_mut(check).note(&outcome, duration, ended, about);
         }
-        self.context.host.state.save(STATE_KIND, &self.context.store.path, memory);
+        self.context.host.state.save(STATE_KIND, &self.context.store.subject(), memory);
     }
 
     /// Starts what is due and not under way. Gives whether anything was.

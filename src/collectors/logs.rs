@@ -74,7 +74,7 @@ impl Logs {
     }
 
     fn load(&self) -> Memory {
-        self.context.host.state.load(STATE_KIND, &self.context.store.path).unwrap_or_default()
+        self.context.host.state.load(STATE_KIND, &self.context.store.subject()).unwrap_or_default()
     }
 }
 
@@ -173,7 +173,8 @@ impl Collector for Logs {
         let mut memory = self.memory.take().unwrap_or_else(|| self.load());
         let shape = memory.tail.shape();
         let mut scanner = Scanner::default();
-        let look = memory.tail.read(&self.context.store.logs, turn, &mut scanner);
+        let root = &self.context.config.rootfs;
+        let look = memory.tail.read(&self.context.store.logs, root, turn, &mut scanner);
         let counted = !scanner.is_empty();
         let file = look.noted_in.as_ref().and_then(|path| path.file_name());
         memory.note(scanner, &file.unwrap_or_default().to_string_lossy(), turn.now);
@@ -193,7 +194,7 @@ impl Collector for Logs {
         // Lines without a signature may be read twice after a crash and count nothing, so their positions can wait.
         let waited = self.saved.is_none_or(|saved| turn.now.since(saved) >= SAVE_INTERVAL);
         if counted || waited || memory.tail.shape() != shape {
-            self.context.host.state.save(STATE_KIND, &self.context.store.path, &memory);
+            self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
             self.saved = Some(turn.now);
         }
         self.memory = Some(memory);

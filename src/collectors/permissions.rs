@@ -323,7 +323,7 @@ impl Permissions {
     }
 
     fn load(&self) -> Memory {
-        let (state, path) = (&self.context.host.state, &self.context.store.path);
+        let (state, path) = (&self.context.host.state, &self.context.store.subject());
         let history: History = state.load(HISTORY_DOCUMENT, path).unwrap_or_default();
         Memory {
             baseline: state.load(BASELINE_DOCUMENT, path).unwrap_or_default(),
@@ -335,7 +335,7 @@ impl Permissions {
     }
 
     fn save(&self, memory: &mut Memory) {
-        let (state, path) = (&self.context.host.state, &self.context.store.path);
+        let (state, path) = (&self.context.host.state, &self.context.store.subject());
         memory.history.servers.clone_from(&memory.servers.seen);
         if memory.history != memory.saved_history {
             state.save(HISTORY_DOCUMENT, path, &memory.history);

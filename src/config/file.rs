@@ -16,7 +16,7 @@ use super::{
     validate::Surroundings,
     yaml::{self, SOURCE_BYTES_MAX},
 };
-use crate::format::accounts::Accounts;
+use crate::{format::accounts::Accounts, host::links};
 
 /// The configuration that file, flags and host give together, or every problem of it.
 pub fn load(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
@@ -70,7 +70,7 @@ fn read_source(file: &Path) -> Result<String, ConfigError> {
 
 fn account_file(rootfs: &Path, name: &str, report: &Report) -> Vec<u8> {
     let path = rootfs.join(name);
-    match read_bounded(&path, ACCOUNT_BYTES_MAX) {
+    match read_bounded(&links::placed(rootfs, path.clone()), ACCOUNT_BYTES_MAX) {
         Ok(bytes) => bytes,
         // A slim image may have none; every name is then reported as unknown.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

@@ -482,6 +482,7 @@ fn any_store() -> impl Strategy<Value = Store> {
             logs,
             server,
             chroma_version,
+            through: None,
         },
     )
 }

@@ -327,6 +327,7 @@ fn stores(
                 .collect(),
             server: raw.server,
             chroma_version: raw.chroma_version,
+            through: None,
         }));
     }
     stores

@@ -1,13 +1,18 @@
-//! System calls that no crate in use here has.
+//! System calls that no crate in use here has, and two doors of SQLite that `rusqlite` leaves shut.
 //!
-//! The only room with unsafe code. None of these calls can break what Rust promises: they are asked about the thread that calls,
-//! by the number 0, or about a descriptor that is open, and take numbers or structures that live on our stack.
-#![expect(unsafe_code, reason = "a few system calls; see above")]
+//! The only room with unsafe code. None of the system calls can break what Rust promises: they are asked about the thread that
+//! calls, by the number 0, or about a descriptor that is open, and take numbers or structures that live on our stack. What is
+//! asked of SQLite says at its place why it is sound.
+#![expect(unsafe_code, reason = "a few system calls, and two doors of SQLite; see above")]
 
 use std::{
+    ffi::{CStr, c_char, c_int, c_void},
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    sync::OnceLock,
 };
+
+use rusqlite::{Connection, ffi};
 
 /// The class in which the disk serves this thread.
 pub(super) fn set_disk_class(class: libc::c_int) -> io::Result<()> {
@@ -90,9 +95,145 @@ pub(crate) fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// `asm-generic/fcntl.h`.
 const F_SETSIG: libc::c_int = 10;
+
+/// The name of a layer of SQLite between it and the files, which opens a path as it is given. The usual one (`unix`, of which
+/// this is a copy) turns links into text first, also those of `/proc` that stand for a place without a path of ours, and
+/// would then open another file. Errs when SQLite has no such layer.
+pub(crate) fn paths_as_given() -> io::Result<&'static CStr> {
+    static LAYER: OnceLock<Option<Layer>> = OnceLock::new();
+    match LAYER.get_or_init(Layer::register) {
+        Some(_) => Ok(AS_GIVEN),
+        None => Err(io::Error::other("SQLite does not take a layer for files")),
+    }
+}
+
+/// A layer that SQLite knows; it is never taken away.
+struct Layer;
+
+impl Layer {
+    fn register() -> Option<Self> {
+        // SAFETY: a text that ends in NUL. What comes back is null or one of SQLite's own structures, which live as long as the
+        // program; its `pNext`, which another registration might write, is not kept, and nobody else registers any.
+        let usual = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()).as_ref() }?;
+        let copy = ffi::sqlite3_vfs {
+            pNext: std::ptr::null_mut(),
+            zName: AS_GIVEN.as_ptr(),
+            xFullPathname: Some(as_given),
+            ..*usual
+        };
+        // SAFETY: the structure is complete, and lives for ever because it is leaked. The functions in it are those of `unix`,
+        // which take from the structure only what was copied.
+        let result = unsafe { ffi::sqlite3_vfs_register(Box::leak(Box::new(copy)), 0) };
+        (result == ffi::SQLITE_OK).then_some(Self)
+    }
+}
+
+/// SQLite's `xFullPathname`: says that an absolute path is one already.
+///
+/// # Safety
+/// For SQLite alone: `path` must end in NUL, and `out` have room for `room` bytes.
+unsafe extern "C" fn as_given(
+    _layer: *mut ffi::sqlite3_vfs,
+    path: *const c_char,
+    room: c_int,
+    out: *mut c_char,
+) -> c_int {
+    // SAFETY: it ends in NUL, as SQLite promises.
+    let path = unsafe { CStr::from_ptr(path) }.to_bytes_with_nul();
+    let fits = usize::try_from(room).is_ok_and(|room| path.len() <= room);
+    if !fits || path.first() != Some(&b'/') {
+        return ffi::SQLITE_CANTOPEN;
+    }
+    // SAFETY: `out` has room for `room` bytes, which are no fewer, and is another place than the text that SQLite keeps.
+    unsafe { std::ptr::copy_nonoverlapping(path.as_ptr().cast(), out, path.len()) };
+    ffi::SQLITE_OK
+}
+
+/// Device and inode of the file that SQLite really has open as the database of `connection`, which was opened by the layer
+/// [`paths_as_given`]. Errs when SQLite does not tell.
+pub(crate) fn opened_by_sqlite(connection: &Connection) -> io::Result<(u64, u64)> {
+    let mut file: *mut UnixFile = std::ptr::null_mut();
+    // SAFETY: the handle is open as long as the connection is borrowed, and the control writes one pointer to where one is.
+    let result = unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast(),
+        )
+    };
+    // SAFETY: SQLite's structure for an open file lives as long as the connection, nobody else uses a connection that is
+    // borrowed here, and it begins with what `UnixFile` has.
+    let seen = unsafe { file.as_ref() }.filter(|_| result == ffi::SQLITE_OK);
+    let unknown = || io::Error::other("SQLite does not say which file it has opened");
+    let seen = seen.ok_or_else(unknown)?;
+    // SAFETY: as above; the layer is ours, which lives for ever.
+    let name = unsafe { seen.layer.as_ref() }.ok_or_else(unknown)?.zName;
+    if !std::ptr::eq(name, AS_GIVEN.as_ptr()) {
+        return Err(unknown());
+    }
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a number, which the kernel refuses if it is no descriptor, and room for what it writes.
+    if unsafe { libc::fstat(seen.descriptor, stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has written all of it.
+    let stat = unsafe { stat.assume_init() };
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The beginning of `struct unixFile` in `os_unix.c` of the SQLite that is built in. A test holds it.
+#[repr(C)]
+struct UnixFile {
+    methods: *const c_void,
+    layer: *const ffi::sqlite3_vfs,
+    inode: *const c_void,
+    descriptor: c_int,
+}
+
+const AS_GIVEN: &CStr = c"as-given";
+
 /// `asm-generic/unistd.h`; the same on all architectures but Alpha.
 const SYS_CACHESTAT: libc::c_long = 451;
 /// `linux/ioprio.h`: the target is a thread; no class of its own, and the class that is served when nobody else asks.
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 pub(super) const IOPRIO_NONE: libc::c_int = 0;
 pub(super) const IOPRIO_IDLE: libc::c_int = 3 << 13;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    use rusqlite::OpenFlags;
+
+    use super::*;
+
+    #[test]
+    fn sqlite_opens_the_path_that_is_given_and_says_which_file_that_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("database");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        let place = std::fs::File::open(dir.path()).unwrap();
+        let given = format!("/proc/self/fd/{}/database", place.as_raw_fd());
+        let open = |path: &str, layer: &CStr| {
+            Connection::open_with_flags_and_vfs(path, OpenFlags::SQLITE_OPEN_READ_ONLY, layer)
+        };
+        let layer = paths_as_given().unwrap();
+        let connection = open(&given, layer).unwrap();
+        assert_eq!(connection.path(), Some(&*given), "not turned into text");
+        let meta = std::fs::metadata(&path).unwrap();
+        assert_eq!(opened_by_sqlite(&connection).unwrap(), (meta.dev(), meta.ino()));
+        // The file is what counts, whatever its name leads to by now.
+        std::fs::rename(&path, dir.path().join("away")).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(opened_by_sqlite(&connection).unwrap(), (meta.dev(), meta.ino()));
+        let other = open(&given, c"unix").unwrap();
+        assert_ne!(other.path(), Some(&*given));
+        assert!(opened_by_sqlite(&other).is_err(), "another layer");
+        symlink("away", dir.path().join("link")).unwrap();
+        let link = given.replace("database", "link");
+        assert!(open(&link, layer).is_err(), "a link is followed before, or not at all");
+        assert!(open("away", layer).is_err(), "a path that is not whole");
+        assert!(open(&format!("/{}", "x".repeat(5000)), layer).is_err());
+    }
+}

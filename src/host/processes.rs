@@ -40,6 +40,7 @@ use crate::{
         is_chroma_server, may_embed_chroma, parse_cmdline, parse_fdinfo_mount, parse_mountinfo,
         parse_stat,
     },
+    host::links,
 };
 
 /// The identity of a file on this host.
@@ -431,7 +432,13 @@ impl ProcessTable {
     /// Both paths in terms in which they can be compared.
     fn place_of(&self, deleted: &Deleted, path: &Path) -> Option<(PathBuf, PathBuf)> {
         let procfs = &self.shared.procfs;
-        let own = parse_mountinfo(&read_own(procfs, "mountinfo")?);
+        // A path through the root of another process is a name among its mounts.
+        let through = links::through_process(procfs, path);
+        let (eyes, path) = match &through {
+            Some((pid, inner)) => (pid.to_string(), inner.as_path()),
+            None => ("self".to_owned(), path),
+        };
+        let own = parse_mountinfo(&walk::read_text(&procfs.join(&eyes).join("mountinfo")).ok()?);
         let theirs = walk::read(procfs, deleted.pid, "mountinfo").ok()?;
         let theirs = parse_mountinfo(&theirs);
         let info = walk::read(procfs, deleted.pid, &format!("fdinfo/{}", deleted.descriptor));
@@ -445,7 +452,7 @@ impl ProcessTable {
         // often ours.
         let namespace = |pid: &str| std::fs::read_link(procfs.join(pid).join("ns/mnt")).ok();
         let shared =
-            namespace("self").is_some_and(|own| namespace(&deleted.pid.to_string()) == Some(own));
+            namespace(&eyes).is_some_and(|own| namespace(&deleted.pid.to_string()) == Some(own));
         shared.then(|| (deleted.path.clone(), path.to_owned()))
     }
 }

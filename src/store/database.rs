@@ -6,6 +6,7 @@
 //! its lock and could call a page torn by Chroma's writer corrupt. So plain descriptors that are closed while a
 //! connection is open are kept aside, and used again, until the last connection is gone.
 
+mod anchor;
 mod answer;
 mod guard;
 mod shared;
@@ -13,6 +14,7 @@ mod shared;
 pub use answer::{Abort, QueryError};
 pub use guard::{Limits, Timed};
 
+pub(crate) use anchor::Anchor;
 pub(crate) use guard::within as run_within;
 pub(crate) use shared::SharedLock;
 
@@ -30,17 +32,19 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::{Flock, FlockOffsetType, FlockType};
 
-use super::view::REMOTE_MAGICS;
+use super::{DATABASE_FILE, view::REMOTE_MAGICS};
 use crate::{
     clock::Timestamp,
     format::sqlite,
-    host::{kernel, processes::FileId},
+    host::{kernel, links, processes::FileId},
 };
 
 /// The database file of one store and who in this process has it open.
 #[derive(Debug)]
 pub struct Database {
     path: PathBuf,
+    /// Where absolute targets of links begin.
+    root: PathBuf,
     open: Mutex<Open>,
 }
 
@@ -65,6 +69,8 @@ pub struct ReadConnection<'a> {
     /// The same file, to see who waits for our lock and whether the file changes below it.
     plain: Option<File>,
     database: &'a Database,
+    /// The directory, in which SQLite looks for the journal as long as it is connected.
+    anchor: Anchor,
 }
 
 /// What `stat` says of a file that changes when its bytes do.
@@ -97,23 +103,41 @@ impl Database {
     /// The database at `path`. Touches nothing yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, open: Mutex::default() }
+        Self::below(path, "/".into())
     }
 
-    /// Its path as this process sees it.
+    /// The same for a path of a host whose root is seen at `root`.
+    #[must_use]
+    pub fn below(path: PathBuf, root: PathBuf) -> Self {
+        Self { path, root, open: Mutex::default() }
+    }
+
+    /// Its path as this process sees it, for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The path of the file itself, without links; SQLite has the journal beside it, not beside a link to it. Links that
+    /// lead to each other are left as they are.
+    #[must_use]
+    pub fn real_path(&self) -> PathBuf {
+        links::follow(&self.root, &self.path).unwrap_or_else(|_| self.path.clone())
+    }
+
+    /// Holds the directory that the file lies in now.
+    pub(crate) fn anchor(&self) -> io::Result<Anchor> {
+        Anchor::new(&links::follow(&self.root, &self.path)?)
+    }
+
     /// What `stat` says of it now. Opens nothing.
     pub fn stamp(&self) -> io::Result<Stamp> {
-        std::fs::metadata(&self.path).map(|meta| Stamp::of(&meta))
+        std::fs::metadata(self.real_path()).map(|meta| Stamp::of(&meta))
     }
 
     /// Opens it as bytes, read-only; never blocks on a FIFO or a device put in its place.
     pub fn open_plain(&self) -> io::Result<PlainFile<'_>> {
-        Ok(PlainFile { file: Some(self.open_file()?), database: self })
+        Ok(PlainFile { file: Some(self.open_file(&self.anchor()?)?), database: self })
     }
 
     /// Opens it by SQLite, read-only, so that nothing a hostile schema says is run and no page comes by a mapping that a
@@ -121,10 +145,14 @@ impl Database {
     /// with bytes, whatever the header says of the mode: there even a read-only open makes `-wal` and `-shm` files. Refused
     /// without locks, and for what is no regular file, where it could block for ever.
     pub fn connect(&self) -> Result<ReadConnection<'_>, QueryError> {
+        let anchor = self.anchor().map_err(QueryError::File)?;
+        let path = anchor.path();
         // Counted before the open: from here on nobody may close a plain descriptor.
         self.lock().connections += 1;
-        let mut connection = ReadConnection { connection: None, plain: None, database: self };
-        let plain = connection.plain.insert(self.open_file().map_err(QueryError::File)?);
+        let mut connection =
+            ReadConnection { connection: None, plain: None, database: self, anchor };
+        let opened = self.open_file(&connection.anchor);
+        let plain = connection.plain.insert(opened.map_err(QueryError::File)?);
         let meta = plain.metadata().map_err(QueryError::File)?;
         if !meta.is_file() {
             return Err(QueryError::NotRegular(kind_of(&meta)));
@@ -138,11 +166,24 @@ impl Database {
         if sqlite::SqliteHeader::parse(&head[..read]).is_ok_and(|header| header.wal) {
             return Err(QueryError::Wal);
         }
-        self.nothing_odd_beside()?;
+        nothing_odd_beside(&path)?;
         writer(plain).map_err(QueryError::NoLocks)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let opened = Connection::open_with_flags(&self.path, flags)?;
+        let layer = kernel::paths_as_given().map_err(QueryError::File)?;
+        let opened = Connection::open_with_flags_and_vfs(&path, flags, layer)
+            .map_err(|error| self.named(error, &path))?;
         let opened = connection.connection.insert(opened);
+        let meant = Stamp::of(&meta).id;
+        let found = kernel::opened_by_sqlite(opened).map_err(QueryError::File)?;
+        let found = FileId { device: found.0, inode: found.1 };
+        if found != meant {
+            let exchanged = std::fs::metadata(&path).is_ok_and(|meta| Stamp::of(&meta).id == found);
+            return Err(if exchanged {
+                QueryError::Replaced
+            } else {
+                QueryError::OtherFile { meant, opened: found }
+            });
+        }
         opened.busy_timeout(std::time::Duration::ZERO)?;
         // None of these reads the file.
         opened.execute_batch(
@@ -150,27 +191,21 @@ impl Database {
              PRAGMA temp_store=MEMORY;",
         )?;
         let now = self.stamp().map_err(QueryError::File)?;
-        if now.id != Stamp::of(&meta).id {
+        if now.id != meant {
             return Err(QueryError::Replaced);
         }
         Ok(connection)
     }
 
-    /// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
-    fn nothing_odd_beside(&self) -> Result<(), QueryError> {
-        for suffix in ["-journal", "-wal", "-shm"] {
-            let path = beside(&self.path, suffix);
-            match std::fs::metadata(&path) {
-                Ok(meta) if !meta.is_file() => {
-                    let words = format!("{} is {}", path.display(), kind_of(&meta));
-                    return Err(QueryError::File(io::Error::other(words)));
-                }
-                // What has no bytes SQLite passes over.
-                Ok(meta) if suffix == "-wal" && meta.len() > 0 => return Err(QueryError::Wal),
-                _ => {}
+    /// SQLite's words about the path that it was given, with the name by which the file is known here.
+    fn named(&self, error: rusqlite::Error, given: &Path) -> rusqlite::Error {
+        match error {
+            rusqlite::Error::SqliteFailure(failure, Some(words)) => {
+                let (given, known) = (given.to_string_lossy(), self.path.to_string_lossy());
+                rusqlite::Error::SqliteFailure(failure, Some(words.replace(&*given, &known)))
             }
+            other => other,
         }
-        Ok(())
     }
 
     /// Whether any process of this kernel has it open for writing, also one that `/proc` does not show; readers do not count,
@@ -185,17 +220,35 @@ impl Database {
         Ok(kernel::is_open_for_writing(plain.as_fd()).ok())
     }
 
-    fn open_file(&self) -> io::Result<File> {
-        let wanted = self.stamp()?.id;
+    fn open_file(&self, anchor: &Anchor) -> io::Result<File> {
+        let path = anchor.path();
+        let wanted = std::fs::metadata(&path).map(|meta| Stamp::of(&meta))?.id;
         if let Some(file) = self.lock().take_kept(wanted)? {
             return Ok(file);
         }
-        open_bytes(&self.path)
+        open_bytes(&path)
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
+fn nothing_odd_beside(database: &Path) -> Result<(), QueryError> {
+    for suffix in ["-journal", "-wal", "-shm"] {
+        match std::fs::metadata(beside(database, suffix)) {
+            Ok(meta) if !meta.is_file() => {
+                let name = beside(Path::new(DATABASE_FILE), suffix);
+                let words = format!("{} is {}", name.display(), kind_of(&meta));
+                return Err(QueryError::File(io::Error::other(words)));
+            }
+            // What has no bytes SQLite passes over.
+            Ok(meta) if suffix == "-wal" && meta.len() > 0 => return Err(QueryError::Wal),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl Open {

@@ -32,7 +32,7 @@ pub use scratch::{NoRoom, Places};
 pub use still::take_still;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -265,8 +265,9 @@ fn attempt(
     manner: Manner,
     cost: &mut Cost,
 ) -> Result<View, ViewError> {
-    // SQLite follows links, and puts the journal where the file is.
-    let path = fs::canonicalize(database.path())?;
+    // SQLite has the journal where the file is, not where a link to it is.
+    let anchor = database.anchor()?;
+    let path = anchor.path();
     let plain = database.open_plain()?;
     suited(&plain, &path)?;
     let mut connection = database.connect()?;

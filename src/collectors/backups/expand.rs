@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::collectors::CollectError;
+use crate::{collectors::CollectError, host::links};
 
 /// One pattern.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ enum Part {
 
 /// How far a look goes, and who hears of what it finds.
 pub(super) struct Look<'a> {
+    /// Where the host's root is seen: targets of links begin there.
+    pub(super) root: &'a Path,
     /// Entries that may still be looked at.
     pub(super) entries_left: usize,
     /// Whether to end early.
@@ -35,6 +37,13 @@ pub(super) struct Look<'a> {
     /// Gets every name that fits; one that vanishes meanwhile may be among them.
     pub(super) found: &'a mut dyn FnMut(PathBuf),
     pub(super) problems: &'a mut Vec<CollectError>,
+}
+
+impl Look<'_> {
+    /// Where `path` leads for the host.
+    fn placed(&self, path: PathBuf) -> PathBuf {
+        links::placed(self.root, path)
+    }
 }
 
 /// The look is over before its end.
@@ -75,11 +84,11 @@ impl Glob {
         &self.root
     }
 
-    /// Looks for it. What cannot be read is told as a problem, and the rest goes on; a folder that is not there holds
+    /// Looks for it. Below another root than ours, what is found is told by its path without links. What cannot be read is told as a problem, and the rest goes on; a folder that is not there holds
     /// nothing.
     pub(super) fn look(&self, look: &mut Look<'_>) {
         // Whether it was stopped or reached a bound is among the problems, or known to the caller.
-        drop(self.descend(&self.root, &self.parts, 0, look));
+        drop(self.descend(&look.placed(self.root.clone()), &self.parts, 0, look));
     }
 
     fn descend(
@@ -94,8 +103,9 @@ impl Glob {
             Part::Plain(name) => {
                 let path = folder.join(name);
                 if !rest.is_empty() {
-                    return self.descend(&path, rest, depth, look);
+                    return self.descend(&look.placed(path), rest, depth, look);
                 }
+                let path = look.placed(path);
                 match fs::symlink_metadata(&path) {
                     Ok(_) => (look.found)(path),
                     Err(error) => tell(error, &path, look),
@@ -107,12 +117,16 @@ impl Glob {
                     return Ok(());
                 }
                 if rest.is_empty() {
-                    (look.found)(entry.path());
+                    let path = look.placed(entry.path());
+                    (look.found)(path);
                     return Ok(());
                 }
                 // A link may lead to a folder; `each` tells of what is none.
                 let file = entry.file_type().is_ok_and(|is| !is.is_dir() && !is.is_symlink());
-                if file { Ok(()) } else { self.descend(&entry.path(), rest, depth, look) }
+                if file {
+                    return Ok(());
+                }
+                self.descend(&look.placed(entry.path()), rest, depth, look)
             }),
             Part::Deep => {
                 self.descend(folder, rest, depth, look)?;
@@ -210,6 +224,7 @@ mod tests {
     fn look(pattern: &str, entries_left: usize) -> (Vec<String>, usize) {
         let (mut found, mut problems) = (Vec::new(), Vec::new());
         Glob::new(pattern).unwrap().look(&mut Look {
+            root: Path::new("/"),
             entries_left,
             stopped: &|| false,
             found: &mut |path| found.push(path.to_string_lossy().into_owned()),

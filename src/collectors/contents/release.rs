@@ -33,7 +33,7 @@ impl Server {
         if let Some(configured) = &context.store.chroma_version {
             return Some(configured.clone());
         }
-        let (state, subject) = (&context.host.state, &context.store.path);
+        let (state, subject) = (&context.host.state, &context.store.subject());
         if !std::mem::replace(&mut self.loaded, true) {
             self.installed = state.load(STATE_KIND, subject);
         }

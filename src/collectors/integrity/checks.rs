@@ -198,7 +198,7 @@ pub(super) fn decay(
     now: Timestamp,
     stop: &AtomicBool,
 ) -> Option<Outcome> {
-    let (host, path) = (&context.host, &context.store.path);
+    let (host, path) = (&context.host, &context.store.subject());
     let in_memory = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
     let ledger: Option<Ledger> = in_memory.or_else(|| host.state.load(DECAY_KIND, path));
     if ledger.is_none() && host.state.is_read_only() {
@@ -256,6 +256,7 @@ fn state_of(error: &QueryError) -> CheckState {
         QueryError::NotADatabase(_) | QueryError::Damaged(_) => CheckState::Corrupt,
         QueryError::File(_)
         | QueryError::NotRegular(_)
+        | QueryError::OtherFile { .. }
         | QueryError::Empty
         | QueryError::Unreadable(_) => CheckState::Unreadable,
         QueryError::HotJournal

@@ -165,7 +165,7 @@ impl Look {
                 look.database = seen;
                 let written = !matches!(writer_before, Writer::No);
                 look.journal = look_at_journal(database, &look.database, written);
-                look.wal = look_at_wal(&beside(database.path(), "-wal"));
+                look.wal = look_at_wal(&beside(&database.real_path(), "-wal"));
                 // Asked again after the journal was read: one that belongs to a transaction of this moment is normal.
                 look.writer = match writer_before {
                     Writer::No => writer(database),
@@ -174,7 +174,7 @@ impl Look {
             }
             Err(refused) => look.database = DatabaseLook::Refused(refused),
         }
-        look.stamps = Stamps::take(database.path());
+        look.stamps = Stamps::take(&database.real_path());
         look
     }
 }
@@ -189,13 +189,13 @@ fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, Wr
         }
         Err(error) => return Err(refused(dir, error)),
     }
-    let path = database.path();
+    let path = &*database.real_path();
     let remains = || Remains::of(dir).map_err(|error| refused(dir, error));
     match fs::metadata(path) {
         Ok(meta) if meta.is_file() => {}
         Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), Writer::No)),
         Err(error) if !absent(&error) => return Err(refused(path, error)),
-        Err(_) if fs::symlink_metadata(path).is_ok() => {
+        Err(_) if fs::symlink_metadata(database.path()).is_ok() => {
             return Ok((DatabaseLook::NotRegular("a link that leads nowhere"), Writer::No));
         }
         Err(_) => return Ok((DatabaseLook::Missing(remains()?), Writer::No)),
@@ -258,7 +258,7 @@ fn read_wal(path: &Path) -> io::Result<WalLook> {
 }
 
 fn look_at_journal(database: &Database, seen: &DatabaseLook, writer: bool) -> JournalLook {
-    let path = beside(database.path(), "-journal");
+    let path = beside(&database.real_path(), "-journal");
     match read_journal(&path, seen, writer) {
         Ok(Some(look)) => look,
         Ok(None) => JournalLook::Absent,

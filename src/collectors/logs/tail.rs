@@ -21,7 +21,7 @@ use crate::{
         hash::{FNV_START, fnv1a},
         log::{LINE_BYTES_MAX, Scanner},
     },
-    host::processes::FileId,
+    host::{links, processes::FileId},
 };
 
 /// The files of one store, and how far each was read.
@@ -141,10 +141,17 @@ pub(super) struct Look {
 
 impl Tail {
     /// Reads what was appended to the files of `patterns` since the turn before, at most [`BYTES_MAX`] of it, and gives
-    /// it to `scanner`. A file that is there at the first look at its pattern is read from its end.
-    pub(super) fn read(&mut self, patterns: &[String], turn: &Turn, scanner: &mut Scanner) -> Look {
+    /// it to `scanner`. A file that is there at the first look at its pattern is read from its end. Targets of links begin at
+    /// `root`.
+    pub(super) fn read(
+        &mut self,
+        patterns: &[String],
+        root: &Path,
+        turn: &Turn,
+        scanner: &mut Scanner,
+    ) -> Look {
         let mut look = Look::default();
-        let present = self.present(patterns, &mut look.problems);
+        let present = self.present(patterns, root, &mut look.problems);
         for followed in &mut self.files {
             followed.fits = false;
         }
@@ -204,18 +211,26 @@ impl Tail {
         fnv1a(FNV_START, words.flat_map(u64::to_le_bytes))
     }
 
-    fn present(&mut self, patterns: &[String], problems: &mut Vec<CollectError>) -> Vec<Present> {
+    fn present(
+        &mut self,
+        patterns: &[String],
+        root: &Path,
+        problems: &mut Vec<CollectError>,
+    ) -> Vec<Present> {
         let mut found: Vec<Present> = Vec::new();
         let mut known = Vec::new();
         for pattern in patterns {
             let old = !self.known_patterns.contains(pattern);
             // The configuration refuses patterns that are none.
-            let Ok(paths) = glob::glob(pattern) else { continue };
+            let Ok(paths) = glob::glob(&links::follow_pattern(root, pattern)) else { continue };
             let (mut any, mut readable) = (false, true);
             for path in paths.take(ENTRIES_MAX) {
                 let opened = match path {
                     Ok(path) if is_packed(&path) => continue,
-                    Ok(path) => open(&path).map_err(|source| unreadable(&path, source)),
+                    Ok(path) => {
+                        let path = links::placed(root, path);
+                        open(&path).map_err(|source| unreadable(&path, source))
+                    }
                     Err(error) => {
                         let path = error.path().to_owned();
                         Err(CollectError::Unreadable { path, source: error.into() })

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Timestamp,
     format::{access::Identity, proc::parse_status},
-    host::processes::{FileId, Holder},
+    host::{
+        links,
+        processes::{FileId, Holder},
+    },
     store::Context,
 };
 
@@ -132,9 +135,15 @@ impl Servers {
         Some(mounts_of(process)? == self.our_mounts()?)
     }
 
-    /// The namespace that the path of the store belongs to: ours, or that of the host when its root is seen elsewhere.
+    /// The namespace that the path of the store belongs to: ours, that of the process through which it leads, or that of the
+    /// host when its root is seen elsewhere.
     fn our_mounts(&self) -> Option<OsString> {
         let config = &self.context.config;
+        if let Some((pid, _)) =
+            links::through_process(&config.procfs, &self.context.store.seen_path)
+        {
+            return mounts_of(&config.procfs.join(pid.to_string()));
+        }
         if config.rootfs == Path::new("/") {
             mounts_of(Path::new("/proc/self"))
         } else {
@@ -161,12 +170,21 @@ impl Servers {
         if servers.is_empty() || servers.iter().any(|s| s.our_mounts == Some(false)) {
             return Vec::new();
         }
-        let Ok(path) = self.context.store.seen_path.canonicalize() else { return Vec::new() };
-        let below = self.context.config.rootfs.canonicalize().unwrap_or_else(|_| "/".into());
+        let below = &self.context.config.rootfs;
+        let Ok(path) = links::follow(below, &self.context.store.seen_path) else {
+            return Vec::new();
+        };
+        // One that leads through another process is below its root.
+        let through = links::through_process(&self.context.config.procfs, &path);
+        let root = through.and_then(|(_, inner)| {
+            let depth = inner.components().count().saturating_sub(1);
+            path.ancestors().nth(depth)
+        });
+        let below = root.unwrap_or(below);
         let mut parents: Vec<PathBuf> = path
             .ancestors()
             .skip(1)
-            .take_while(|p| p.starts_with(&below))
+            .take_while(|p| p.starts_with(below))
             .map(Path::to_owned)
             .collect();
         parents.reverse();

@@ -188,6 +188,17 @@ fn kernel_thread(procfs: &Path, pid: u32) -> Option<bool> {
     }
 }
 
+/// Whether the process that started then still runs, and is not another one that got its pid.
+pub(crate) fn runs(procfs: &Path, pid: u32, start_ticks: u64) -> bool {
+    started(procfs, pid) == Some(start_ticks)
+}
+
+/// When the process started, in clock ticks after boot; `None` when none runs under this pid.
+pub(crate) fn started(procfs: &Path, pid: u32) -> Option<u64> {
+    let stat = parse_stat(&read(procfs, pid, "stat").ok()?).ok()?;
+    (!matches!(stat.state, b'Z' | b'X')).then_some(stat.start_ticks)
+}
+
 /// Whether an error of procfs means that the process is no more.
 pub(crate) fn ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound

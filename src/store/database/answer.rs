@@ -4,7 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use rusqlite::ffi::{self, ErrorCode};
 
-use crate::collectors::CollectError;
+use crate::{collectors::CollectError, host::processes::FileId};
 
 /// Why the database gave no answer to a question.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,14 @@ pub enum QueryError {
     /// Another file took its place meanwhile.
     #[error("another file took its place meanwhile")]
     Replaced,
+    /// SQLite has opened another file than the one that is meant.
+    #[error("SQLite opened another file (device {}, inode {}) than the one that is meant (device {}, inode {}); nothing was read of it", .opened.device, .opened.inode, .meant.device, .meant.inode)]
+    OtherFile {
+        /// What the path leads to.
+        meant: FileId,
+        /// What SQLite has.
+        opened: FileId,
+    },
     /// It is in WAL mode or has a log: opening it would make files beside it.
     #[error(
         "it is in WAL mode, or a -wal file lies beside it; opening it would make files in the directory"

@@ -64,7 +64,10 @@ impl Places {
         let said = |error: io::Error| error.to_string();
         let dir = fs::canonicalize(dir).map_err(said)?;
         let store = watched.parent().unwrap_or(watched);
-        if dir.starts_with(store) {
+        let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+        let store = id(store).map_err(said)?;
+        // By what they are: the same directory may have many paths.
+        if dir.ancestors().any(|above| id(above).is_ok_and(|id| id == store)) {
             return Err("it lies in the watched directory".to_owned());
         }
         let vfs = rustix::fs::statvfs(&dir).map_err(|errno| said(errno.into()))?;

@@ -1,6 +1,6 @@
 //! What can be seen with one process; writers of their own stand in `tests/e2e_view.rs`.
 
-use std::{os::unix::fs::FileExt, path::PathBuf};
+use std::{fs, os::unix::fs::FileExt, path::PathBuf};
 
 use super::*;
 

@@ -87,7 +87,7 @@ fn older_data(context: &Context) -> Option<Finding> {
 /// Whether a folder was last written before the database file was made. Folders of collections that were deleted in the
 /// life of the database are younger, and normal.
 fn older_than_database(context: &Context, folders: &[String]) -> bool {
-    let made = fs::metadata(context.database.path()).and_then(|meta| meta.created());
+    let made = fs::metadata(context.database.real_path()).and_then(|meta| meta.created());
     let Ok(made) = made else { return false };
     let header = |folder: &String| context.store.seen_path.join(folder).join("header.bin");
     let written = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
