@@ -354,6 +354,12 @@ catalogue! {
         => "Remount or repair the filesystem when the kernel's log has said why: dmesg | tail";
     HeadroomLow "headroom_low" Warning: "Less than twice the size of the database is free: neither a vacuum nor a backup beside it has room."
         => "Free space on the filesystem of {path}, or put backups and temporary files on another one.";
+    DiskRemote "disk_remote" Warning: "The directory lies on a filesystem of another host, or one that is handed through by another program: SQLite's locks are not reliable there, so that two processes may write at once and damage the database."
+        => "Move the directory to a disk of the host that runs Chroma, while Chroma is stopped; other hosts ask the server instead of the files.";
+    DiskTemporary "disk_temporary" Warning: "The directory lies where nothing is kept: in memory, or in the layer of a container that goes away with it."
+        => "Put the directory on a disk: for a container on a volume, docker run -v chroma-data:PATH; stop Chroma and copy {path} there first.";
+    StoreSynced "store_synced" Warning: "A tool like Syncthing or Dropbox copies the files of the directory to and from other hosts while Chroma writes them: database and index folders of different moments come together."
+        => "Stop Chroma, take {path} out of the folder that the tool keeps in step, and check the store before it is started again: chroma_exporter check --store.path {path}";
     // permissions
     PermissionDrift "permission_drift" Warning: "Owner, group, mode or type of an entry differs from what was declared or learnt."
         => "Mend it with chown and chmod as shown in the evidence; if the change was wanted, declare it in the configuration.";

@@ -172,6 +172,9 @@ impl Fleet {
             );
         }
         self.apply(config, &stores).await;
+        for (name, running) in &self.running {
+            running.context.held_by(self.roster.holders(name));
+        }
     }
 
     /// Nobody waits for the state directory, which may hang.
@@ -184,7 +187,9 @@ impl Fleet {
 
     fn start_store(&mut self, config: &Arc<Config>, store: &Arc<Store>) {
         info!(store = %store.name, path = %store.path.display(), "Watching.");
-        let context = Context::new(config, store, &self.host);
+        let found = config.stores.is_empty().then(Arc::default);
+        let context = Context { found, ..Context::new(config, store, &self.host) };
+        context.held_by(self.roster.holders(&store.name));
         self.board.add(&context);
         let stop = CancellationToken::new();
         let (board, watches) = (self.board.clone(), Arc::clone(&self.watches));

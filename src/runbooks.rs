@@ -22,7 +22,7 @@ pages! {
     "Queue": seq_id_invalid, seq_id_missing, queue_poisoned, queue_backlog, queue_not_purged, index_lag;
     "HNSW folders": segment_missing, segment_incomplete, segment_truncated, segment_header_invalid, segment_metadata_invalid, segment_metadata_hostile, segment_inconsistent, segment_bloated, segment_behind, segment_ahead, records_without_vector, segment_orphan;
     "Processes": second_writer, sqlite_tool_open, server_gone, lock_held, descriptors_low;
-    "Disk": disk_usage_high, disk_usage_critical, disk_will_fill, inodes_low, disk_readonly, headroom_low;
+    "Disk": disk_usage_high, disk_usage_critical, disk_will_fill, inodes_low, disk_readonly, headroom_low, disk_remote, disk_temporary, store_synced;
     "Permissions": permission_drift, permission_unwritable, permission_world_writable;
     "Backups": backup_missing, backup_stale, backup_invalid, backup_incomplete, backup_shrunk, backup_same_disk;
     "Server and logs": server_unreachable, server_failing, server_elsewhere, log_panic, log_error;

@@ -476,7 +476,8 @@ impl ProblemLog {
         // Durations in a message change with every turn; the variant and the path tell whether it is a new one.
         let kinds: Vec<String> = reading.observation.problems.iter().map(problem_key).collect();
         for (problem, kind) in reading.observation.problems.iter().zip(&kinds) {
-            if !self.said.contains(kind) {
+            // The fleet tells once that a store ends, instead of each collector.
+            if !self.said.contains(kind) && !matches!(problem, CollectError::OutOfReach(_)) {
                 warn!(store = %context.store.name, collector = reading.collector, problem = %problem.chain(), hint = problem.hint(), "Reading failed.");
             }
         }

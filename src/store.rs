@@ -6,11 +6,19 @@ pub mod device;
 pub mod pagecache;
 pub mod view;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
+    clock::{self, Ticks},
     collectors::CollectError,
     config::{CollectorName, Config, Store, Through},
+    discover::Process,
     host::{
         Host, links,
         processes::{FileId, Held, walk},
@@ -33,6 +41,8 @@ pub struct Context {
     pub database: Arc<database::Database>,
     /// The process through whose root the store is seen.
     pub(crate) through: Option<Arc<Through>>,
+    /// Who held it, when it was found by itself.
+    pub(crate) found: Option<Arc<FoundHeld>>,
     /// How far the long work of each collector is.
     pub(crate) progress: Arc<BTreeMap<CollectorName, Progress>>,
 }
@@ -51,6 +61,7 @@ impl Context {
                 config.rootfs.clone(),
             )),
             through: through(config, store).map(Arc::new),
+            found: None,
             progress: Arc::new(
                 CollectorName::ALL.into_iter().map(|name| (name, Progress::default())).collect(),
             ),
@@ -85,19 +96,46 @@ impl Context {
         self.host.state.is_read_only()
     }
 
-    /// Errs when the store is seen through the root of a process that has ended: its pid may be another's by now, and the path
-    /// would lead to another file.
+    /// Errs when nothing is to be said of the store any more. One that is seen through the root of a process ends with it: the
+    /// pid may be another's by now, and the path would lead to another file. One that was found by itself and is not there
+    /// has most likely gone with its process, as temporary directories do; it is missed when that goes on without it.
     pub fn within_reach(&self) -> Result<(), CollectError> {
-        match &self.through {
-            Some(by) if !walk::runs(&self.config.procfs, by.pid, by.start_ticks) => {
-                Err(CollectError::Other(format!(
-                    "the process {} has ended, by whose root the directory {} was seen",
-                    by.pid,
-                    by.path.display()
-                )))
-            }
+        if let Some(by) = &self.through
+            && !walk::runs(&self.config.procfs, by.pid, by.start_ticks)
+        {
+            return Err(CollectError::OutOfReach(format!(
+                "the process {} has ended, by whose root the directory {} was seen",
+                by.pid,
+                by.path.display()
+            )));
+        }
+        match &self.found {
+            Some(found) if found.gone(self) => Err(CollectError::OutOfReach(format!(
+                "the directory {} is gone, most likely with the process that held it",
+                self.store.path.display()
+            ))),
             _ => Ok(()),
         }
+    }
+
+    /// Notes who holds the store that was found by itself.
+    pub(crate) fn held_by(&self, holders: Vec<Process>) {
+        if let Some(found) = &self.found {
+            found.lock().holders = holders;
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        let timeout = self.config.collect.device_timeout;
+        let error = match self.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout) {
+            Err(CollectError::Unreadable { source, .. }) => source,
+            Err(_) => return true,
+            Ok(_) => match std::fs::symlink_metadata(self.database.path()) {
+                Err(error) => error,
+                Ok(_) => return true,
+            },
+        };
+        !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }
 
     /// How far the long work of `collector` is. Whoever works tells it, whoever shows it asks.
@@ -110,6 +148,43 @@ impl Context {
 
 /// How old the knowledge may be that nobody holds the file.
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Who held a directory that was found by itself when processes were last looked at.
+#[derive(Debug, Default)]
+pub(crate) struct FoundHeld(Mutex<HeldState>);
+
+#[derive(Debug, Default)]
+struct HeldState {
+    holders: Vec<Process>,
+    /// Since when the database is not there.
+    gone: Option<Ticks>,
+}
+
+impl FoundHeld {
+    /// Whether the database is gone, and it is not known yet that a process goes on without it.
+    fn gone(&self, context: &Context) -> bool {
+        let there = context.is_there();
+        let mut state = self.lock();
+        if there {
+            state.gone = None;
+            return false;
+        }
+        let since = *state.gone.get_or_insert_with(clock::ticks);
+        let procfs = &context.config.procfs;
+        let goes_on =
+            state.holders.iter().any(|holder| walk::runs(procfs, holder.pid, holder.start_ticks));
+        !goes_on || since.elapsed() < ENDS_WITHIN
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HeldState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A program that removes its directory ends within this time, most likely.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+
+const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// The process through whose root the store is seen, also when its path was written so.
 fn through(config: &Config, store: &Store) -> Option<Through> {

@@ -325,7 +325,7 @@ const CASES: &[Live] = &[
         writeln!(log, "thread '<unnamed>' panicked at rust/sqlite/src/db.rs:157:42:\nrange start index 10 out of range for slice of length 9").unwrap();
     } },
     Live { what: "writer killed (kill -9) in a transaction", release: "1.5.9", codes: &["hot_journal"], disk: false, before: |_| {}, strike: kill_in_a_transaction },
-    Live { what: "filesystem really full", release: "1.5.9", codes: &["disk_usage_critical", "disk_usage_high", "headroom_low"], disk: true, before: small_disk, strike: fill_disk },
+    Live { what: "filesystem really full", release: "1.5.9", codes: &["disk_temporary", "disk_usage_critical", "disk_usage_high", "headroom_low"], disk: true, before: small_disk, strike: fill_disk },
 ];
 
 fn findings(exporter: &Exporter, disk: bool) -> Vec<String> {

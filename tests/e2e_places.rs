@@ -379,8 +379,10 @@ fn a_temporary_directory_ends_with_its_process_and_a_server_that_went_is_missed(
     exporter.wait_page("the server", SOON, |page| {
         page.has("chroma_process_servers", &[("store", "kept")], |count| count > 0.0)
     });
-    drop(script);
+    // As a temporary directory of Python goes: first the files, and a moment later the process.
     fs::remove_dir_all(&short).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    drop(script);
     drop(server);
     exporter.wait_page("the temporary one to end", SOON, |page| names(page) == ["kept"]);
     exporter.wait_page("the server to be missed", SOON, |page| {

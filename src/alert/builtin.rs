@@ -97,6 +97,8 @@ fn patience(code: Code) -> (u64, u64) {
         "disk_will_fill" | "headroom_low" | "inodes_low" | "queue_backlog" | "index_lag" => {
             (0, 300)
         }
+        // Tests and scripts often have a store in memory for some minutes.
+        "disk_temporary" => (900, 0),
         _ => (0, 0),
     }
 }

@@ -247,7 +247,12 @@ impl Engine {
         for key in gone {
             if let Some(tracked) = self.tracked.remove(&key) {
                 if tracked.state.firing() {
-                    out.events.push(Event::Resolved(Alert { ended: Some(now), ..tracked.alert }));
+                    let mut alert = Alert { ended: Some(now), ..tracked.alert };
+                    if !stores.contains(&*key.0) {
+                        // Nobody has seen that it is over.
+                        NOT_WATCHED.clone_into(&mut alert.evidence);
+                    }
+                    out.events.push(Event::Resolved(alert));
                 }
                 out.touched.insert(key);
             }
@@ -258,6 +263,9 @@ impl Engine {
         });
     }
 }
+
+/// What is said of an alert that ends with its store.
+const NOT_WATCHED: &str = "the store is not watched any more; whether this is over is not known";
 
 /// Less than every key of the store.
 fn first_of(store: &Arc<str>) -> Key {

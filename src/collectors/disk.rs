@@ -6,6 +6,7 @@
 
 mod count;
 mod judge;
+mod lies;
 mod low_water;
 mod mount;
 mod orphans;
@@ -28,7 +29,7 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::CollectorName,
-    findings::Code,
+    findings::{Code, Finding},
     sample::{Desc, Observation, Sample},
     store::{Context, device::Space},
     watch::Wake,
@@ -138,7 +139,7 @@ impl Disk {
     #[must_use]
     pub fn new(context: &Context) -> Self {
         let memory: Memory =
-            context.host.state.load(STATE_KIND, &context.store.path).unwrap_or_default();
+            context.host.state.load(STATE_KIND, &context.store.subject()).unwrap_or_default();
         let points = memory.points.iter().map(|(secs, avail_bytes)| Point {
             at: Timestamp::from_secs(*secs),
             avail_bytes: *avail_bytes,
@@ -170,7 +171,7 @@ impl Disk {
             points: self.trend.points().map(|p| (p.at.as_secs(), p.avail_bytes)).collect(),
             on: self.on.iter().map(|code| code.as_str().to_owned()).collect(),
         };
-        self.context.host.state.save(STATE_KIND, &self.context.store.path, &memory);
+        self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
         self.kept = Some((clock::ticks(), self.on.clone()));
     }
 }
@@ -232,7 +233,10 @@ impl Collector for Disk {
             readonly: survey.as_ref().map(|s| readonly_for_chroma(&space, s)),
             database_bytes: survey.as_ref().and_then(|s| s.database_bytes),
         };
-        let (findings, judged) = judge(&facts, &self.context.config.collect, &self.on);
+        let (mut findings, mut judged) = judge(&facts, &self.context.config.collect, &self.on);
+        if let Some(survey) = &survey {
+            place(survey, &self.context.config.rootfs, &mut findings, &mut judged);
+        }
         // A code that could not be judged stays as it was.
         self.on.retain(|code| !judged.contains(code));
         self.on.extend(findings.iter().map(|finding| finding.code));
@@ -346,6 +350,37 @@ impl Surveys {
     }
 }
 
+/// What is to be said of where the directory lies.
+fn place(survey: &Survey, rootfs: &Path, findings: &mut Vec<Finding>, judged: &mut Vec<Code>) {
+    if let Some(view) = &survey.mount {
+        let point = host_path(&view.mount.mount_point, rootfs);
+        findings.extend(lies::judge(&view.mount, view.whose, &point));
+        judged.extend([Code::DiskRemote, Code::DiskTemporary]);
+    }
+    if let Some(synced) = &survey.synced {
+        findings.extend(store_synced(synced, rootfs));
+        judged.push(Code::StoreSynced);
+    }
+}
+
+fn store_synced(synced: &count::Synced, rootfs: &Path) -> Option<Finding> {
+    let mut words: Vec<String> = Vec::new();
+    for (file, tool) in synced.files.iter().take(SYNCED_NAMED_MAX) {
+        words.push(format!("{} was left by {tool}", file.display()));
+    }
+    let more = synced.count.saturating_sub(words.len() as u64);
+    if more > 0 {
+        words.push(format!("and {more} more files like that"));
+    }
+    if let Some((folder, tool)) = &synced.folder {
+        let folder = host_path(folder, rootfs);
+        words.push(format!("{tool} keeps {folder} in step with other hosts"));
+    }
+    (!words.is_empty()).then(|| Finding::new(Code::StoreSynced, "", words.join("; ")))
+}
+
+const SYNCED_NAMED_MAX: usize = 8;
+
 /// Whether the error is one of the filesystem. A directory that is not there, or not ours to enter, says nothing of it.
 fn device_fails(problem: &CollectError) -> bool {
     match problem {
@@ -429,6 +464,9 @@ const CODES: &[Code] = &[
     Code::InodesLow,
     Code::DiskReadonly,
     Code::HeadroomLow,
+    Code::DiskRemote,
+    Code::DiskTemporary,
+    Code::StoreSynced,
 ];
 
 /// How long a turn waits for a survey: enough for some ten thousand files, too little to be late with a full disk.

@@ -133,6 +133,9 @@ pub enum CollectError {
         /// Why.
         why: Blind,
     },
+    /// Nothing is to be said of the store any more: the next look for processes ends it.
+    #[error("{0}")]
+    OutOfReach(String),
     /// A collector panicked; the others go on.
     #[error("the collector panicked: {0}")]
     Panicked(String),
@@ -167,6 +170,7 @@ impl CollectError {
                 "raise the bound in the configuration if the directory is meant to be so large"
             }
             Self::Unseen { why, .. } => why.hint(),
+            Self::OutOfReach(_) => "nothing to do: it is watched no more within half a minute",
             Self::Panicked(_) => {
                 "this is a fault of chroma_exporter: please report it with the log"
             }

@@ -29,7 +29,10 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     config::CollectorName,
     findings::Code,
-    host::processes::{Attributes, Blind, FileId, Holder, Walk, walk::ended},
+    host::{
+        links,
+        processes::{Attributes, Blind, FileId, Holder, Walk, walk::ended},
+    },
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, database::Limits},
     watch::Wake,
@@ -47,6 +50,10 @@ static WRITERS: Desc = Desc::gauge(
 static SERVERS: Desc = Desc::gauge(
     "chroma_process_servers",
     "Chroma servers that hold chroma.sqlite3; absent when others may hold it unseen.",
+);
+static DISCOVERED: Desc = Desc::gauge(
+    "chroma_store_discovered",
+    "Whether the directory was found by itself (1), and ends with the process that holds it, or is configured (0).",
 );
 static CHILDREN: Desc = Desc::gauge(
     "chroma_process_children",
@@ -86,7 +93,8 @@ static CAPABILITY: Desc = Desc::gauge(
 )
 .labelled(&["capability"]);
 
-pub(super) static DESCS: [&Desc; 12] = [
+pub(super) static DESCS: [&Desc; 13] = [
+    &DISCOVERED,
     &PROCESSES,
     &WRITERS,
     &SERVERS,
@@ -281,7 +289,7 @@ impl Processes {
         self.watch_locks(turn, located, &holders, out);
         self.seen = seen;
         if memory != before {
-            self.context.host.state.save(STATE_KIND, &self.context.store.path, &memory);
+            self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
         }
         self.memory = Some(memory);
         Ok(())
@@ -356,7 +364,7 @@ impl Processes {
 
     fn recall(&self) -> Memory {
         let loaded: Option<Memory> =
-            self.context.host.state.load(STATE_KIND, &self.context.store.path);
+            self.context.host.state.load(STATE_KIND, &self.context.store.subject());
         let boot =
             std::fs::read_to_string(self.context.config.procfs.join("sys/kernel/random/boot_id"));
         let boot = boot.ok().map(|id| id.trim().to_owned());
@@ -394,10 +402,7 @@ impl Processes {
     /// The path of the database without links, as far as it still exists.
     fn real_path(&self) -> PathBuf {
         let dir = &self.context.store.seen_path;
-        let real = dir.ancestors().find_map(|above| {
-            let real = above.canonicalize().ok()?;
-            Some(real.join(dir.strip_prefix(above).ok()?))
-        });
+        let real = links::follow(&self.context.config.rootfs, dir);
         real.as_ref().unwrap_or(dir).join(DATABASE_FILE)
     }
 
@@ -532,6 +537,8 @@ impl Collector for Processes {
         out.samples.extend(self.context.host.processes.rights().iter().map(|right| {
             CAPABILITY.with(vec![right.name.into()], f64::from(u8::from(right.held)))
         }));
+        let discovered = self.context.found.is_some();
+        out.samples.push(DISCOVERED.sample(f64::from(u8::from(discovered))));
         if let Err(problem) = self.look(turn, fresh, &mut out) {
             out.problems.push(problem);
         }

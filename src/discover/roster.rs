@@ -122,6 +122,13 @@ impl Roster {
         stores
     }
 
+    /// Who held the store when it was last looked for.
+    #[must_use]
+    pub fn holders(&self, store: &str) -> Vec<Process> {
+        let known = self.known.iter().find(|known| &*known.store.name == store);
+        known.map(|known| known.holders.clone()).unwrap_or_default()
+    }
+
     /// The names that were given, to be kept over a restart.
     #[must_use]
     pub fn names(&self) -> &[Named] {
@@ -388,6 +395,7 @@ mod tests {
         host.run(&[(10, 1), (20, 1)]);
         let both = vec![inside("/data", 7, (10, 1)), inside("/data", 8, (20, 1))];
         let changes = roster.update(both.clone(), &host, 64, now);
+        assert_eq!(roster.holders("data-2"), [process((20, 1))]);
         assert_eq!(said(&changes), ["+data /proc/10/root/data", "+data-2 /proc/20/root/data"]);
         assert!(roster.update(both, &host, 64, now).is_empty());
         // One stops and comes again under another pid.

@@ -46,7 +46,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
         },
         Own {
             alert: "ChromaStoreUnwatched",
-            expr: "(\n  last_over_time(chroma_store_info[6h])\n  and on (instance, job) chroma_exporter_build_info\n)\nunless on (instance, job, store) chroma_store_info".to_owned(),
+            // One that was found by itself ends with its process, and what is to be said of that the exporter says.
+            expr: "(\n  last_over_time(chroma_store_info[6h])\n  and on (instance, job) chroma_exporter_build_info\n  unless on (instance, job, store) last_over_time(chroma_store_discovered[6h]) == 1\n)\nunless on (instance, job, store) chroma_store_info".to_owned(),
             hold: minutes(10),
             severity: "warning",
             summary: "A Chroma store is not watched any more",

@@ -25,5 +25,9 @@ const VERDICT: &str = r#"max by (job, instance, store) (
   or
     (1 - chroma_exporter_collector_success)
   or
-    (last_over_time(chroma_store_info[6h]) unless on (job, instance, store) chroma_store_info)
+    (
+      last_over_time(chroma_store_info[6h])
+      unless on (job, instance, store) chroma_store_info
+      unless on (job, instance, store) last_over_time(chroma_store_discovered[6h]) == 1
+    )
 )"#;

@@ -9,6 +9,7 @@ use std::{
 
 use rustix::{fs::FileType, io::Errno};
 
+use super::lies::synced_by;
 use crate::{
     collectors::CollectError,
     format::uuid::{Uuid, parse_uuid},
@@ -108,6 +109,17 @@ impl Failure {
     }
 }
 
+/// The marks of a tool that keeps the directory in step with other hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Synced {
+    /// Files that it made, with the tool; at most [`SYNCED_MAX`].
+    pub(crate) files: Vec<(PathBuf, &'static str)>,
+    /// How many there are.
+    pub(crate) count: u64,
+    /// The folder that it has marked, this one or one above, with the tool.
+    pub(crate) folder: Option<(PathBuf, &'static str)>,
+}
+
 /// The sums.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
@@ -128,6 +140,8 @@ pub(crate) struct Count {
     pub(crate) failures: Vec<Failure>,
     /// `st_dev` of the directory.
     pub(crate) device: Option<u64>,
+    /// What tools have left that copy files between hosts.
+    pub(crate) synced: Synced,
     /// Files with several names that were counted, and as what.
     linked: HashMap<u64, Class>,
 }
@@ -151,6 +165,12 @@ impl Count {
         let class = class_of(top, folder || entry.depth > 1);
         if !folder {
             self.files += 1;
+            if let Some(tool) = synced_by(entry.name()) {
+                self.synced.count += 1;
+                if self.synced.files.len() < SYNCED_MAX {
+                    self.synced.files.push((OsStr::from_bytes(entry.path).into(), tool));
+                }
+            }
             if meta.links > 1 {
                 bytes = self.not_counted(meta.inode, class, bytes);
             }
@@ -279,6 +299,8 @@ fn class_of(name: &[u8], folder: bool) -> Class {
 const FOLDERS_MAX: usize = 100_000;
 
 const FAILURES_MAX: usize = 3;
+
+const SYNCED_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

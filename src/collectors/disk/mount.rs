@@ -10,6 +10,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use super::lies::Whose;
 use crate::format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo};
 
 /// A mount, and who else sees it.
@@ -19,20 +20,30 @@ pub(crate) struct MountView {
     pub(crate) mount: Mount,
     /// Whether it is a mount of the host's own first process, and not one of a container or a hardened unit.
     pub(crate) shared_with_host: bool,
+    /// Whether it is one of the host, or of a container.
+    pub(crate) whose: Whose,
 }
 
 impl MountView {
     /// The mount under `directory`; `None` when the kernel or a sandbox does not tell. `procfs` is where the host's
-    /// `/proc` is seen.
-    pub(crate) fn of(directory: &Path, procfs: &Path) -> Option<Self> {
+    /// `/proc` is seen; `through` is the process through whose root the path leads.
+    pub(crate) fn of(directory: &Path, procfs: &Path, through: Option<u32>) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
         let fdinfo = read(Path::new(&format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))).ok()?;
         let id = parse_fdinfo_mount(&fdinfo).ok()?;
+        if let Some(pid) = through {
+            // A mount of another namespace stands in the table of who has it.
+            let mount = find(&procfs.join(format!("{pid}/mountinfo")), id)?;
+            return Some(Self { mount, shared_with_host: false, whose: Whose::Container });
+        }
         let mount = find(Path::new("/proc/self/mountinfo"), id)?;
         // Asked only where the answer matters.
-        let shared_with_host = mount.readonly_here && is_of_host(id, procfs);
-        Some(Self { mount, shared_with_host })
+        let union = mount.fstype.contains("overlay") || mount.fstype == "aufs";
+        let is_root = union && mount.mount_point == Path::new("/");
+        let of_host = (mount.readonly_here || is_root) && is_of_host(id, procfs);
+        let whose = if is_root && !of_host { Whose::Container } else { Whose::Host };
+        Some(Self { shared_with_host: mount.readonly_here && of_host, mount, whose })
     }
 
     /// Whether Chroma, too, finds it read-only. A mount of ours alone may be read-only while Chroma's is not: that is
@@ -72,7 +83,7 @@ mod tests {
     #[test]
     fn the_mount_is_the_one_that_findmnt_names() {
         for directory in ["/", "/dev/shm", "/proc"] {
-            let view = MountView::of(Path::new(directory), Path::new("/proc")).unwrap();
+            let view = MountView::of(Path::new(directory), Path::new("/proc"), None).unwrap();
             let said = std::process::Command::new("findmnt")
                 .args(["-n", "-o", "FSTYPE,TARGET", "-T", directory])
                 .output()
@@ -83,7 +94,7 @@ mod tests {
             let last = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
             assert_eq!(last.join(" "), ours);
         }
-        assert_eq!(MountView::of(Path::new("/does/not/exist"), Path::new("/proc")), None);
+        assert_eq!(MountView::of(Path::new("/does/not/exist"), Path::new("/proc"), None), None);
     }
 
     #[test]
@@ -99,7 +110,7 @@ mod tests {
                 readonly_here: mount_readonly,
                 readonly_everywhere: filesystem_readonly,
             };
-            MountView { mount, shared_with_host }.readonly_for_all()
+            MountView { mount, shared_with_host, whose: Whose::Host }.readonly_for_all()
         };
         assert!(!view(false, false, true));
         assert!(!view(true, false, false));

@@ -3,7 +3,7 @@
 
 use std::{
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,14 +15,18 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    count::{Bytes, Class, Count, Failure},
+    count::{Bytes, Class, Count, Failure, Synced},
+    lies,
     mount::MountView,
     orphans::Orphans,
 };
 use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::CollectError,
-    host::walk::{self, Bounds, DEPTH_MAX, Summary},
+    host::{
+        links,
+        walk::{self, Bounds, DEPTH_MAX, Summary},
+    },
     store::Context,
 };
 
@@ -41,6 +45,8 @@ pub(crate) struct Survey {
     pub(crate) database_bytes: Option<u64>,
     /// The mount under the directory.
     pub(crate) mount: Option<MountView>,
+    /// Marks of a tool that keeps the directory in step with other hosts, when all of it was looked at.
+    pub(crate) synced: Option<Synced>,
     /// Deleted files that are still open.
     pub(crate) deleted: Option<DeletedOpen>,
     /// What the database said of the folders, for the next survey.
@@ -86,7 +92,8 @@ impl DeletedOpen {
         if known.is_some_and(|known| known.at.elapsed() < context.config.collect.interval) {
             return Ok(known);
         }
-        let Ok(directory) = context.store.seen_path.canonicalize() else { return Ok(None) };
+        let seen = &context.store.seen_path;
+        let Ok(directory) = links::follow(&context.config.rootfs, seen) else { return Ok(None) };
         let processes = &context.host.processes;
         let bytes = processes.deleted_bytes(&directory, device, PROCESSES_AGE_MAX)?;
         let walk = processes.walk(&[], &[device], PROCESSES_AGE_MAX)?;
@@ -172,7 +179,8 @@ fn survey(task: Task, progress: &Progress) -> Survey {
     let began = clock::ticks();
     let Task { context, now, known, ask_database, deleted } = task;
     let root = &context.store.seen_path;
-    let mount = MountView::of(root, &context.config.procfs);
+    let through = context.through.as_ref().map(|through| through.pid);
+    let mount = MountView::of(root, &context.config.procfs, through);
     let bounds = Bounds { entries_max: context.config.collect.entries_max, depth_max: DEPTH_MAX };
     let mut count = Count::default();
     let walked = walk::walk(root, bounds, &mut |visit| {
@@ -202,11 +210,28 @@ fn survey(task: Task, progress: &Progress) -> Survey {
         files: (whole && count.incomplete.is_empty()).then_some(count.files),
         database_bytes,
         mount,
+        synced: (whole && count.incomplete.is_empty()).then(|| {
+            count.synced.folder = marked_above(&context);
+            count.synced
+        }),
         deleted: deleted.flatten(),
         orphans,
         failures: count.failures,
         duration,
     }
+}
+
+/// The nearest folder above the directory that a tool has marked as its own, and the tool.
+fn marked_above(context: &Context) -> Option<(PathBuf, &'static str)> {
+    let (rootfs, procfs) = (&context.config.rootfs, &context.config.procfs);
+    let dir = links::follow(rootfs, &context.store.seen_path).ok()?;
+    let root = if context.through.is_some() { procfs } else { rootfs };
+    dir.ancestors().take_while(|above| above.starts_with(root)).find_map(|above| {
+        let (_, tool) = lies::MARKS
+            .iter()
+            .find(|(mark, _)| std::fs::symlink_metadata(above.join(mark)).is_ok())?;
+        Some((above.to_owned(), *tool))
+    })
 }
 
 /// Whether the walk saw all that it could; notes why not.

@@ -441,7 +441,9 @@ fn without_a_procfs_only_the_capabilities_are_told() {
     let mut lab = Lab::with_procfs(&dir.path().join("none"), Duration::ZERO);
     let observation = lab.turn(0);
     assert_eq!((observation.problems.len(), observation.judged.len()), (1, 0));
-    assert!(observation.samples.iter().all(|sample| sample.desc == &CAPABILITY));
+    assert!(
+        observation.samples.iter().all(|sample| [&CAPABILITY, &DISCOVERED].contains(&sample.desc))
+    );
 }
 
 #[test]

@@ -8,9 +8,12 @@ use std::{
 };
 
 use super::{Holder, ProcessTable, walk};
-use crate::format::{
-    proc::parse_stat,
-    python::{is_metadata_of, package_dirs, version_of},
+use crate::{
+    format::{
+        proc::parse_stat,
+        python::{is_metadata_of, package_dirs, version_of},
+    },
+    host::links,
 };
 
 /// An installed Chroma.
@@ -54,7 +57,10 @@ pub fn installed_in(packages: &Path) -> Option<String> {
         let name = entry.ok()?.file_name();
         if is_metadata_of(&name, PACKAGE) {
             let mut text = Vec::new();
-            let file = fs::File::open(packages.join(&name).join("METADATA")).ok()?;
+            // Some installers leave links into their cache, which begin at the root of that process.
+            let real =
+                links::follow(Path::new("/"), &packages.join(&name).join("METADATA")).ok()?;
+            let file = fs::File::open(real).ok()?;
             file.take(METADATA_BYTES_MAX).read_to_end(&mut text).ok()?;
             versions.push(version_of(&text)?.to_owned());
         }

@@ -50,6 +50,20 @@ pub(super) const PERMISSIONS: &[Fault] = &[
     }).configured(DECLARED),
 ];
 
+#[rustfmt::skip]
+pub(super) const SYNCED: &[Fault] = &[
+    file("a conflicted copy of the database, left by Dropbox", NEWEST, &["store_synced"], |d| {
+        fs::copy(d.join("chroma.sqlite3"), d.join("chroma (web1's conflicted copy 2026-11-29).sqlite3")).unwrap();
+    }).saying("was left by Dropbox or Nextcloud"),
+    file("a conflict of Syncthing in the folder of an index", NEWEST, &["store_synced"], |d| {
+        let copy = articles(d, "header.bin").with_file_name("header.sync-conflict-20261129-101500-ABCDEFG.bin");
+        fs::copy(articles(d, "header.bin"), copy).unwrap();
+    }).saying("was left by Syncthing"),
+    file("the directory in a folder of Syncthing", NEWEST, &["store_synced"], |d| {
+        fs::create_dir(d.join(".stfolder")).unwrap();
+    }).saying("in step with other hosts"),
+];
+
 /// A backup beside the store, as old as is said.
 fn backup(dir: &Path, name: &str, bytes: &[u8], hours: u64) {
     let folder = dir.with_file_name("backups");

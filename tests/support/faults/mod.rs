@@ -150,6 +150,7 @@ pub fn classes() -> Vec<(&'static str, &'static [Fault])> {
         ("HNSW folders", segments::FOLDERS),
         ("Permissions", host::PERMISSIONS),
         ("Backups", host::BACKUPS),
+        ("Copies of other hosts", host::SYNCED),
         ("Nothing wrong, though it may look so", rows::HEALTHY),
         ("Blind spots", rows::BLIND),
     ]
