@@ -29,6 +29,9 @@ pub mod scheduler;
 mod status;
 pub mod store;
 mod tls;
+#[cfg(test)]
+#[path = "../tests/support/wait.rs"]
+mod wait;
 pub mod watch;
 
 /// The release of this program.

@@ -302,19 +302,15 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
     use super::*;
+    use crate::wait::{SOON, wait};
 
     /// Waits until every kind in `want` has come to the slot; gives what came.
     fn collect(slot: &WakeSlot, want: Wake) -> Wake {
         let mut seen = Wake::NONE;
-        // Half a minute: a machine may stand still for some seconds.
-        for _ in 0..3_000 {
+        wait(&format!("{want:?}"), SOON, || {
             seen = seen | slot.take();
-            if seen.0 & want.0 == want.0 {
-                return seen;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("{want:?} did not come, only {seen:?}");
+            if seen.0 & want.0 == want.0 { Ok(seen) } else { Err(format!("only {seen:?}")) }
+        })
     }
 
     #[test]

@@ -64,14 +64,7 @@ impl Drop for Alertmanager {
 }
 
 async fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let began = clock::ticks();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(began.elapsed() < SOON, "waited {SOON:?} in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    support::wait_within(what, SOON, async || ready().ok_or_else(|| "nothing".to_owned())).await
 }
 
 fn receiver(dir: &Path, address: SocketAddr) -> Receiver {
@@ -188,18 +181,15 @@ async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
 
 /// Sends until Alertmanager has begun to answer its API.
 async fn until_taken(receiver: &Receiver, message: &Notification) -> Outcome {
-    let began = clock::ticks();
-    loop {
+    support::wait_within("Alertmanager to take it", SOON, async || {
         let answer = receiver.send(message, clock::now()).await;
         match answer.outcome {
-            Outcome::Retry { .. } => {
-                assert!(began.elapsed() < SOON, "Alertmanager takes nothing: {}", answer.text);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Outcome::Retry { .. } => Err(answer.text),
             outcome => {
                 assert_eq!(outcome, Outcome::Delivered, "{}", answer.text);
-                return outcome;
+                Ok(outcome)
             }
         }
-    }
+    })
+    .await
 }

@@ -256,15 +256,10 @@ fn ask_rules(prometheus: &Prometheus) {
         }
     }
     // A scrape that failed a moment ago is no answer.
-    let began = support::now();
-    loop {
+    support::wait("series that every rule can see", SOON, || {
         series.retain(|series| prometheus.query(series).is_empty());
-        if series.is_empty() {
-            return;
-        }
-        assert!(began.elapsed() < SOON, "series that no rule can ever see: {series:#?}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+        if series.is_empty() { Ok(()) } else { Err(format!("not there: {series:#?}")) }
+    });
 }
 
 /// What a person would see first.

@@ -402,19 +402,13 @@ fn play(case: &Live) -> Row {
     wait_for(&format!("{}: nothing before", case.what), SOON, || calm(&told(&scene)).then_some(()));
     (case.strike)(&mut scene);
     let log = |scene: &Scene| scene.exporter.as_ref().unwrap().log();
-    let began = support::now();
-    let mut seen = told(&scene);
-    while seen != case.codes {
-        assert!(
-            began.elapsed() < 2 * SOON,
-            "{}: {seen:?} instead of {:?}\n{}",
-            case.what,
-            case.codes,
-            log(&scene)
-        );
-        std::thread::sleep(Duration::from_millis(50));
-        seen = told(&scene);
-    }
+    support::wait(case.what, 2 * SOON, || {
+        let seen = told(&scene);
+        if seen == case.codes {
+            return Ok(());
+        }
+        Err(format!("{seen:?} instead of {:?}\n{}", case.codes, log(&scene)))
+    });
     // What comes after it is not wanted either.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(told(&scene), case.codes, "{}: it does not stay\n{}", case.what, log(&scene));

@@ -242,8 +242,23 @@ fn a_real_chroma_is_copied_whole() {
     server.verify(&ledger.stdout);
     println!("{:<45} {tally}", "Chroma 1.5.9");
     assert!(tally.proven * 2 > rounds, "{tally}");
-    // One that was held longer was so because this machine had other work; the usual one tells what is asked of it.
-    assert!(tally.held_usually() < Duration::from_millis(100), "{tally}");
+    // One that was held longer was so because this machine had other work; the usual one tells what is asked of it, as far
+    // as threads are woken in time here.
+    let late = usual_delay();
+    assert!(tally.held_usually() < Duration::from_millis(100) + 20 * late, "{tally}, {late:?}");
+}
+
+/// By how much a thread that sleeps for a moment is usually woken late.
+fn usual_delay() -> Duration {
+    let moment = Duration::from_millis(1);
+    let delays = (0..101).map(|_| {
+        let began = support::now();
+        std::thread::sleep(moment);
+        began.elapsed().saturating_sub(moment)
+    });
+    let mut delays: Vec<_> = delays.collect();
+    delays.sort_unstable();
+    delays[delays.len() / 2]
 }
 
 #[test]
@@ -252,8 +267,11 @@ fn a_deep_check_beside_a_busy_chroma_comes_to_its_end() {
     let store = scratch.path().join("store");
     std::fs::create_dir(&store).unwrap();
     let server = chroma::Server::start("1.5.9", &store);
+    let database = store.join("chroma.sqlite3");
+    let written = || std::fs::metadata(&database).unwrap().modified().unwrap();
+    let before = written();
     let load = server.start_load(10);
-    std::thread::sleep(Duration::from_secs(3));
+    support::wait_until("the load to write", support::SOON, || written() != before);
     let store = store.to_str().unwrap();
     let out =
         support::run(&["check", "--output", "json", "--state.dir", "", "--store.path", store]);

@@ -21,7 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything that should take a moment.
-const SOON: Duration = Duration::from_secs(30);
+#[path = "support/wait.rs"]
+mod wait;
+
+use wait::SOON;
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_hours(1);
@@ -90,16 +93,18 @@ impl Server {
     }
 
     async fn open_connections(&self, want: i64) {
-        wait_for(&format!("{want} connections"), || self.own.connections().get() == want).await;
+        let what = format!("{want} connections");
+        wait::wait_within(&what, SOON, async || {
+            let open = self.own.connections().get();
+            if open == want { Ok(()) } else { Err(format!("{open}")) }
+        })
+        .await;
     }
 }
 
 async fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
-    let began = clock::ticks();
-    while !ready() {
-        assert!(began.elapsed() < SOON, "waited in vain for {what}");
-        sleep(Duration::from_millis(5)).await;
-    }
+    let look = async || if ready() { Ok(()) } else { Err("not yet".to_owned()) };
+    wait::wait_within(what, SOON, look).await;
 }
 
 struct Client {

@@ -8,7 +8,7 @@ use std::{fs, net::SocketAddr, path::Path, sync::Once, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::{Certificate, Client, Identity, Response};
-use support::{Exporter, SOON, now, run};
+use support::{Exporter, SOON, now, run, wait_within};
 
 /// An authority, and certificates that it has signed: PEM of certificate and key.
 struct Pki {
@@ -65,15 +65,13 @@ async fn until(
     address: SocketAddr,
     suits: impl Fn(reqwest::Result<u16>) -> bool,
 ) {
-    let began = now();
-    loop {
+    wait_within(what, SOON, async || {
         let answer = get(client, address, "/metrics").await;
-        if suits(answer.map(|answer| answer.status().as_u16())) {
-            return;
-        }
-        assert!(began.elapsed() < SOON, "waited in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        let answer = answer.map(|answer| answer.status().as_u16());
+        let seen = format!("{answer:?}");
+        if suits(answer) { Ok(()) } else { Err(seen) }
+    })
+    .await;
 }
 
 async fn until_page(
@@ -82,15 +80,11 @@ async fn until_page(
     address: SocketAddr,
     suits: impl Fn(&support::Page) -> bool,
 ) {
-    let began = now();
-    loop {
+    wait_within(what, SOON, async || {
         let text = get(client, address, "/metrics").await.unwrap().text().await.unwrap();
-        if suits(&support::Page::parse(&text)) {
-            return;
-        }
-        assert!(began.elapsed() < SOON, "waited in vain for {what}: {text}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        if suits(&support::Page::parse(&text)) { Ok(()) } else { Err(text) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -189,11 +183,11 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
         assert_ne!(ask(path, Some(("alice", "sesame"))).await.status(), 401, "{path}");
     }
     support::replace_file(&dir.path().join("web.yml"), web("other"));
-    let began = now();
-    while ask("/metrics", Some(("alice", "other"))).await.status() != 200 {
-        assert!(began.elapsed() < SOON, "the new password does not count");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_within("the new password to count", SOON, async || {
+        let status = ask("/metrics", Some(("alice", "other"))).await.status();
+        if status == 200 { Ok(()) } else { Err(status.to_string()) }
+    })
+    .await;
     assert_eq!(ask("/metrics", Some(("alice", "sesame"))).await.status(), 401);
     assert!(!exporter.log().contains("$2"), "hashes are secrets: {}", exporter.log());
 
@@ -202,11 +196,12 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
     for less in ["", "# nothing\n", rate] {
         let told = exporter.log().matches("has no basic_auth_users any more").count();
         support::replace_file(&dir.path().join("web.yml"), less);
-        let began = now();
-        while exporter.log().matches("has no basic_auth_users any more").count() == told {
-            assert!(began.elapsed() < SOON, "nothing said of {less:?}: {}", exporter.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        wait_within(&format!("a word about {less:?}"), SOON, async || {
+            let log = exporter.log();
+            let now = log.matches("has no basic_auth_users any more").count();
+            if now == told { Err(log) } else { Ok(()) }
+        })
+        .await;
         assert_eq!(ask("/metrics", None).await.status(), 401, "{less:?}");
     }
 

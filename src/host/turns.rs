@@ -105,7 +105,6 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
-    use crate::clock;
 
     #[test]
     fn who_is_next() {
@@ -159,11 +158,9 @@ mod tests {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let first = scope.spawn(|| turns.take(7, &stop).is_none());
-            let began = clock::ticks();
-            while turns.lock().waiting.is_empty() {
-                assert!(began.elapsed() < Duration::from_secs(30), "it does not wait");
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            crate::wait::wait_until("it to wait", crate::wait::SOON, || {
+                !turns.lock().waiting.is_empty()
+            });
             // Another disk is nobody's business.
             assert!(turns.take(8, &go).is_some());
             stop.store(true, Ordering::Relaxed);

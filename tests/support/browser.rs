@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::support::{SOON, now};
+use super::support::{SOON, wait_every};
 
 /// Longest wait for the browser itself, which has much to do on a loaded machine.
 const PATIENCE: Duration = Duration::from_mins(6);
@@ -97,19 +97,13 @@ impl Browser {
 
     /// Waits until the body of a function gives something true, and gives it.
     pub fn wait(&self, what: &str, body: &str) -> Value {
-        let began = now();
-        loop {
+        wait_every(Duration::from_millis(100), what, SOON * 2, || {
             let value = self.run(body);
             if value.as_bool().unwrap_or(!value.is_null()) {
-                return value;
+                return Ok(value);
             }
-            assert!(
-                began.elapsed() < SOON * 2,
-                "waited in vain for {what}; page:\n{}",
-                self.text()
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            Err(format!("page:\n{}", self.text()))
+        })
     }
 
     /// What a person sees.

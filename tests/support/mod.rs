@@ -11,30 +11,13 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Longest wait for anything that should take a moment: also where the machine is slow, has other work, or stands still for
-/// some seconds. Only a test that fails waits for so long.
-pub const SOON: Duration = Duration::from_mins(2);
+mod wait;
 
-/// Waits until `ready` gives something, at most `bound`; panics with `what` when it does not.
-pub fn wait_for<T>(what: &str, bound: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
-    let began = now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(began.elapsed() < bound, "waited {bound:?} in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Tests measure real time.
-#[allow(clippy::disallowed_methods, reason = "a test of the whole program waits in real time")]
-pub fn now() -> Instant {
-    Instant::now()
-}
+#[allow(unused_imports, reason = "each test binary uses its own part")]
+pub use wait::{SOON, now, wait, wait_every, wait_for, wait_until, wait_within};
 
 /// A fixture made by real Chroma, copied so that the test may change it.
 pub fn fixture(name: &str, to: &Path) -> PathBuf {
@@ -148,33 +131,22 @@ impl Exporter {
         bound: Duration,
         mut test: impl FnMut(&Page) -> bool,
     ) -> Page {
-        let began = now();
-        loop {
+        wait_every(Duration::from_millis(50), what, bound, || {
             let page = self.page();
             if test(&page) {
-                return page;
+                return Ok(page);
             }
-            assert!(
-                began.elapsed() < bound,
-                "waited {bound:?} in vain for {what}; page:\n{}\nlog:\n{}",
-                page.text,
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            Err(format!("page:\n{}\nlog:\n{}", page.text, self.log()))
+        })
     }
 
     /// Sends TERM and waits for the end.
     pub fn stop(mut self) -> ExitStatus {
         self.signal("TERM");
-        let began = now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("child") {
-                return status;
-            }
-            assert!(began.elapsed() < SOON, "exporter does not end; log:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait("the end of the exporter", SOON, || {
+            let status = self.child.try_wait().expect("child");
+            status.ok_or_else(|| format!("it runs; log:\n{}", self.log()))
+        })
     }
 }
 

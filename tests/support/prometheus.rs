@@ -94,15 +94,10 @@ impl Prometheus {
     /// Waits until the query gives a value that satisfies `test`.
     pub fn wait(&self, query: &str, mut test: impl FnMut(f64) -> bool) -> f64 {
         let mut last = None;
-        let deadline = support::now() + SOON;
-        loop {
+        support::wait_every(Duration::from_millis(200), query, SOON, || {
             last = self.ask(query).or(last);
-            match last {
-                Some(value) if test(value) => return value,
-                _ => assert!(support::now() < deadline, "{query} stayed at {last:?}"),
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
+            last.filter(|value| test(*value)).ok_or_else(|| format!("{last:?}"))
+        })
     }
 }
 

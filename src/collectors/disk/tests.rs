@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     config::{Collect, Config, Store},
     host::Host,
+    wait::{SOON, wait, wait_until},
 };
 
 fn context_with(path: &Path, change: impl FnOnce(&mut Config)) -> Context {
@@ -284,10 +285,7 @@ fn a_deleted_file_counts_as_long_as_somebody_holds_it() {
             .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
             .any(|link| link.starts_with(dir.path()))
     };
-    assert!((0..10_000).any(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        holds()
-    }));
+    wait_until("a process to hold it", SOON, holds);
     fs::remove_file(dir.path().join("chroma.sqlite3")).unwrap();
     let seen = disk.collect(&turn(true));
     let held = value(&seen, &DELETED_OPEN_BYTES, &[]);
@@ -306,11 +304,10 @@ fn a_small_directory_is_walked_at_every_turn() {
     let files = value(&files, &FILES, &[]).unwrap();
     fs::write(store.join("one-more"), b"").unwrap();
     // On a busy host a walk takes long, and the next one comes so many times later.
-    let seen_soon = (0..60_000).any(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        value(&disk.collect(&turn(false)), &FILES, &[]) == Some(files + 1.0)
+    wait("one file more", SOON, || {
+        let seen = value(&disk.collect(&turn(false)), &FILES, &[]);
+        if seen == Some(files + 1.0) { Ok(()) } else { Err(format!("{seen:?}")) }
     });
-    assert!(seen_soon);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     host::Host,
     sample::Sample,
     scheduler,
+    wait::{SOON, wait},
 };
 
 /// A collector over a copy of a fixture.
@@ -100,15 +101,10 @@ fn turns(
     what: &str,
     wanted: impl Fn(&Observation) -> bool,
 ) -> Observation {
-    let began = clock::ticks();
-    loop {
+    wait(what, SOON, || {
         let seen = scheduler::run_once(segments, context, false, Arc::default()).observation;
-        if wanted(&seen) {
-            return seen;
-        }
-        assert!(began.elapsed() < Duration::from_mins(1), "waited in vain for {what}: {seen:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        if wanted(&seen) { Ok(seen) } else { Err(format!("{seen:?}")) }
+    })
 }
 
 #[test]

@@ -154,16 +154,13 @@ pub(super) fn device(context: &Context) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collectors::testing::context;
-
-    const SOON: Duration = Duration::from_secs(30);
+    use crate::{
+        collectors::testing::context,
+        wait::{SOON, wait, wait_until},
+    };
 
     fn wait_end(job: &Job) {
-        let began = clock::ticks();
-        while !job.is_finished() {
-            assert!(began.elapsed() < SOON, "the job does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the end of the job", SOON, || job.is_finished());
     }
 
     fn order(now: Timestamp) -> Order {
@@ -179,15 +176,11 @@ mod tests {
         let now = Timestamp::from_secs(1_795_000_000);
         let kept = Arc::default();
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
-        let began = clock::ticks();
-        let waits = || {
+        wait("a word that it waits", SOON, || {
             let standing = context.progress(CollectorName::Integrity).standing();
-            standing.is_some_and(|s| (s.task, s.phase.as_str()) == ("quick", "waiting"))
-        };
-        while !waits() {
-            assert!(began.elapsed() < SOON, "it does not say that it waits");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            let waits = standing.as_ref().map(|s| (s.task, s.phase.as_str()));
+            if waits == Some(("quick", "waiting")) { Ok(()) } else { Err(format!("{waits:?}")) }
+        });
         assert!(!job.is_finished(), "it is another's turn");
         // What reads no whole file waits for nobody.
         let light = Job::start(vec![Check::Schema], None, &context, order(now), &kept).unwrap();
@@ -239,11 +232,7 @@ mod tests {
         let stop = Arc::clone(&job.stop);
         drop(job);
         assert!(stop.load(Ordering::Relaxed));
-        let began = clock::ticks();
         // The thread has the other clone.
-        while Arc::strong_count(&stop) > 1 {
-            assert!(began.elapsed() < SOON, "its thread does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("the end of its thread", SOON, || Arc::strong_count(&stop) == 1);
     }
 }

@@ -585,16 +585,13 @@ fn who_holds_the_database_is_the_server_and_is_remembered() {
         .args(["exec sleep 600 3<>\"$0\"", stand.path(DATABASE).to_str().unwrap()])
         .spawn()
         .unwrap();
-    for _ in 0..6_000 {
+    crate::wait::wait_until("a process of another user to hold it", crate::wait::SOON, || {
         let held = fs::read_dir(format!("/proc/{}/fd", holder.id())).is_ok_and(|fds| {
             fds.flatten()
                 .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == stand.path(DATABASE)))
         });
-        if held && fs::read(format!("/proc/{}/comm", holder.id())).is_ok_and(|c| c == b"sleep\n") {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+        held && fs::read(format!("/proc/{}/comm", holder.id())).is_ok_and(|c| c == b"sleep\n")
+    });
     let seen = stand.look();
     assert_eq!(value(&seen, &UNWRITABLE, &[]), Some((ENTRIES_MADE - 1) as f64));
     let said = evidence(&seen, Code::PermissionUnwritable).unwrap();

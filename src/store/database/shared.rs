@@ -177,11 +177,9 @@ mod tests {
             .args([".timeout 60000", "INSERT INTO t VALUES(3)"])
             .spawn()
             .unwrap();
-        let began = clock::ticks();
-        while !first.writer_waits().unwrap() {
-            assert!(began.elapsed() < Duration::from_mins(1), "the writer never asks for its lock");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        crate::wait::wait_until("the writer to ask for its lock", crate::wait::SOON, || {
+            first.writer_waits().unwrap()
+        });
         assert!(!second.try_lock().unwrap(), "no new reader while a writer waits");
         first.unlock().unwrap();
         assert!(writer.wait().unwrap().success());

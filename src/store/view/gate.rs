@@ -154,14 +154,14 @@ mod tests {
     };
 
     use super::*;
-    use crate::store::database::Database;
+    use crate::{
+        store::database::Database,
+        wait::{SOON, wait_every},
+    };
 
     fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
-        let began = clock::ticks();
-        while !is() {
-            assert!(began.elapsed() < Duration::from_mins(2), "{what} does not come");
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        let look = || if is() { Ok(()) } else { Err("nothing".to_owned()) };
+        wait_every(Duration::from_micros(200), what, SOON, look);
     }
 
     struct End<'a>(&'a AtomicBool);
