@@ -326,6 +326,8 @@ catalogue! {
         => "Stop Chroma, keep a copy of {path}, and restore database and folder from the same backup. Do not delete the folder: it holds the vectors of the records that are known.";
     RecordsWithoutVector "records_without_vector" Critical: "Records are in the database, but their vectors are neither in the index nor in the queue; that is what two processes writing to one directory leave, without any error and with every count right."
         => "Stop all processes but one that write to {path} (check names them), keep a copy, then upsert the records named here again with their embeddings; their texts and metadata are whole.";
+    RecordsUnreachable "records_unreachable" Warning: "Records whose vectors are in the index are not found by any query: after many deletes and updates no link of the graph leads to them, while get still gives them."
+        => "Nothing is lost. Make a new collection and copy every record into it with its embedding (get with include embeddings, documents and metadatas, then add), then use that one. Do not delete the folder: it holds the vectors.";
     SegmentOrphan "segment_orphan" Info: "A folder with an index belongs to no collection any more: Chroma leaves it when a collection is deleted."
         => "Nothing is wrong. When you are sure that {path} holds the right chroma.sqlite3 and a backup is there, stop Chroma and move the folder named here away; do not if collections are missing from the list.";
     // processes

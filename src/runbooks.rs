@@ -20,7 +20,7 @@ pages! {
     "Schema": schema_newer_than_server, migration_mismatch, migrations_missing, table_missing, default_tenant_missing, default_database_missing, catalog_empty;
     "Catalogue rows": collection_config_invalid, collection_dimension_mismatch, collection_without_segments, orphan_rows;
     "Queue": seq_id_invalid, seq_id_missing, queue_poisoned, queue_backlog, queue_not_purged, index_lag;
-    "HNSW folders": segment_missing, segment_incomplete, segment_truncated, segment_header_invalid, segment_metadata_invalid, segment_metadata_hostile, segment_inconsistent, segment_bloated, segment_behind, segment_ahead, records_without_vector, segment_orphan;
+    "HNSW folders": segment_missing, segment_incomplete, segment_truncated, segment_header_invalid, segment_metadata_invalid, segment_metadata_hostile, segment_inconsistent, segment_bloated, segment_behind, segment_ahead, records_without_vector, records_unreachable, segment_orphan;
     "Processes": second_writer, sqlite_tool_open, server_gone, lock_held, descriptors_low;
     "Disk": disk_usage_high, disk_usage_critical, disk_will_fill, inodes_low, disk_readonly, headroom_low, disk_remote, disk_temporary, store_synced;
     "Permissions": permission_drift, permission_unwritable, permission_world_writable;

@@ -7,10 +7,12 @@ mod chroma;
 mod support;
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     process::{Child, Stdio},
 };
 
+use chroma_exporter::format::hnsw::{Elements, Header, Read, Search, Space, UpperLinks};
 use support::run;
 
 /// What the collector finds in `dir`, as codes and their evidence.
@@ -134,6 +136,63 @@ fn what_an_index_that_is_gone_costs_is_what_the_chroma_that_opens_it_cannot_give
             };
             assert_eq!(counted, lost(opener, &dir), "{case}: {evidence}");
         }
+    }
+}
+
+/// All elements of an index, read into memory.
+struct Bytes(Vec<u8>);
+
+impl Elements for Bytes {
+    type Error = ();
+
+    fn read(&mut self, index: u32, into: &mut [u8]) -> Result<(), ()> {
+        let at = usize::try_from(index).unwrap() * into.len();
+        into.copy_from_slice(&self.0[at..at + into.len()]);
+        Ok(())
+    }
+}
+
+/// Labels of the elements that are not found by their own vectors.
+fn unfound(folder: &Path, ef: usize) -> BTreeSet<u64> {
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let header = Header::parse(&read("header.bin")).unwrap();
+    let upper = UpperLinks::parse(read("link_lists.bin"), &header).unwrap();
+    let bytes = Bytes(read("data_level0.bin"));
+    let mut search = Search::new(header, Space::L2, &upper, bytes).unwrap();
+    let elements = u32::try_from(header.elements).unwrap();
+    let all: Vec<Read> = (0..elements).map(|index| search.element(index).unwrap()).collect();
+    let deletions = all.iter().any(|element| element.deleted);
+    let lost = |(index, own): &(u32, &Read)| {
+        let found = search.nearest(&own.vector, ef, deletions).unwrap();
+        !own.deleted && found.iter().all(|(_, other)| other != index)
+    };
+    (0..).zip(&all).filter(lost).map(|(_, own)| own.label).collect()
+}
+
+#[test]
+fn a_search_over_the_files_finds_what_hnswlib_finds() {
+    for version in ["1.5.9", "0.6.3"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        assert!(write(version, &dir, "r-", "6").wait().unwrap().success());
+        let folders = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        let folder = folders.into_iter().find(|path| path.is_dir()).unwrap();
+        let mut differing = 0;
+        for ef in [1, 2, 5, 100] {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/reach.py");
+            let mut hnswlib = std::process::Command::new(chroma::python("0.6.3"));
+            let out = hnswlib.arg(script).arg(&folder).args(["l2", "16", &ef.to_string()]).output();
+            let out = out.unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            let text = String::from_utf8(out.stdout).unwrap();
+            let want: BTreeSet<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+            let found = unfound(&folder, ef);
+            // hnswlib adds numbers up in another order, which may decide between two that are equally near.
+            differing += found.symmetric_difference(&want).count();
+            println!("{version}, ef {ef}: {} by hnswlib, {} by us", want.len(), found.len());
+            assert!(ef > 1 || !want.is_empty(), "{version}: a search for one misses some");
+        }
+        assert!(differing <= 2, "{version}: {differing} differ");
     }
 }
 

@@ -12,6 +12,7 @@ mod look;
 mod memory;
 mod moving;
 mod orphans;
+mod reach;
 mod records;
 mod samples;
 mod walk;
@@ -37,6 +38,7 @@ use self::{
     memory::Memory,
     moving::Lost,
     orphans::Orphans,
+    reach::Reach,
     records::{Compared, Replay},
 };
 use super::{
@@ -61,7 +63,7 @@ use crate::{
     watch::Wake,
 };
 
-static CODES: [Code; 12] = [
+static CODES: [Code; 13] = [
     Code::SegmentMissing,
     Code::SegmentIncomplete,
     Code::SegmentTruncated,
@@ -73,6 +75,7 @@ static CODES: [Code; 12] = [
     Code::SegmentBehind,
     Code::SegmentAhead,
     Code::RecordsWithoutVector,
+    Code::RecordsUnreachable,
     Code::SegmentOrphan,
 ];
 
@@ -89,6 +92,8 @@ struct Known {
     /// Records without a vector, as of the newest comparison that nothing spoke against.
     without_vector: Option<u64>,
     suspicion: Option<Suspicion>,
+    /// What the newest searches gave, of whatever state of the files.
+    reach: Option<Reach>,
     /// The state of the files in which one of them could not be read.
     unread: Option<[Option<FileLook>; 5]>,
     /// What was said last.
@@ -402,6 +407,9 @@ impl Segments {
             }
             known.deep = Some(deep);
         }
+        for (uuid, reach) in outcome.reach {
+            self.known.entry(uuid).or_default().reach = Some(reach);
+        }
         for (uuid, stamps) in outcome.unread {
             self.known.entry(uuid).or_default().unread = Some(stamps);
         }
@@ -504,6 +512,9 @@ impl Segments {
             }
             *states.entry(verdict.state).or_insert(0) += 1;
             findings.extend(verdict.finding.iter().chain(&verdict.loss).cloned());
+            // In an index that is damaged it says nothing of its own.
+            let reach = known.reach.filter(|_| verdict.finding.is_none() && folder.is_some());
+            findings.extend(reach.and_then(|reach| reach.finding(&name)));
             if verdict.finding.is_some() || known.suspicion.is_none() {
                 let before = known.said.as_ref().and_then(|said| said.finding.as_ref());
                 self.news |= before != verdict.finding.as_ref();

@@ -76,6 +76,10 @@ pub(super) const fn of(code: Code) -> Option<Number> {
         Code::QueueBacklog | Code::IndexLag => {
             (r#"chroma_queue_lag_records{scope="vector",AT}"#, "{{ .Value }} operations behind.")
         }
+        Code::RecordsUnreachable => (
+            "chroma_hnsw_unfound_ratio{AT}",
+            "Searches miss {{ .Value | humanizePercentage }} of all elements.",
+        ),
         Code::FreePagesHigh => (
             "chroma_sqlite_reclaimable_bytes{AT}",
             "A vacuum would give back {{ .Value | humanize1024 }}B.",

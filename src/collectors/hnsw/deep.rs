@@ -17,6 +17,7 @@ use super::{
     judge::{Case, judge},
     look::{FileLook, Folder, Look, Part},
     moving::{Lost, Moving, Unsettled},
+    reach::{Reach, reach},
     records::{self, Asker, Compared, Comparison, Queue, Replay},
     walk::{self, Manner, MetadataLook, Refused, Walked},
 };
@@ -66,6 +67,8 @@ pub(super) struct Outcome {
     pub(super) segments: BTreeMap<Uuid, Deep>,
     /// What is known of those whose files changed meanwhile, or were not walked over.
     pub(super) lost: BTreeMap<Uuid, Lost>,
+    /// How well searches find what is in those that were searched.
+    pub(super) reach: BTreeMap<Uuid, Reach>,
     /// Those of which a file may not be read, and in which state that was so.
     pub(super) unread: BTreeMap<Uuid, [Option<FileLook>; 5]>,
     pub(super) problems: Vec<CollectError>,
@@ -83,6 +86,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     let mut outcome = Outcome {
         segments: BTreeMap::new(),
         lost: BTreeMap::new(),
+        reach: BTreeMap::new(),
         unread: BTreeMap::new(),
         problems: Vec::new(),
         duration: Duration::ZERO,
@@ -121,6 +125,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
                 }
                 outcome.segments.extend(found.deep.map(|deep| (*uuid, deep)));
                 outcome.lost.extend(found.lost.map(|lost| (*uuid, lost)));
+                outcome.reach.extend(found.reach.map(|reach| (*uuid, reach)));
             }
             // It comes again in a later turn, if there is one.
             Err(Refused::Changed) => {
@@ -225,6 +230,7 @@ struct Found {
     deep: Option<Deep>,
     /// What it has lost, as far as that is all that will be known of it for now.
     lost: Option<Lost>,
+    reach: Option<Reach>,
 }
 
 fn segment(
@@ -254,12 +260,16 @@ fn segment(
         }
         read => read?,
     };
+    let reach = match (&walked, row) {
+        (Some(walked), Some(row)) if task.full => searched(root, folder, row, walked, manner)?,
+        _ => None,
+    };
     let mut deep = Deep { stamps: folder.stamps(), walked, compared: None };
     let readable = matches!(metadata, MetadataLook::Sound(_) | MetadataLook::Absent);
     let Some(((asker, queue), row)) = tables.filter(|_| readable) else {
         // What was read of files that changed meanwhile is about no state of theirs.
         walk::unchanged(root, folder)?;
-        return Ok((Found { deep: Some(deep), lost: None }, None));
+        return Ok((Found { deep: Some(deep), lost: None, reach }, None));
     };
     let position = positions.get(&uuid).copied();
     let compared = records::compare(asker, queue, uuid, row, position, pairs);
@@ -267,7 +277,7 @@ fn segment(
         Ok(comparison) => comparison,
         Err(error) => {
             walk::unchanged(root, folder)?;
-            return Ok((Found { deep: Some(deep), lost: None }, Some(error)));
+            return Ok((Found { deep: Some(deep), lost: None, reach }, Some(error)));
         }
     };
     match walk::unchanged(root, folder) {
@@ -276,8 +286,9 @@ fn segment(
     }
     let compared = Arc::new(compared);
     deep.compared = Some(Arc::clone(&compared));
+    let reach = reach.filter(|_| still);
     if still && deep.walked.is_some() {
-        return Ok((Found { deep: Some(deep), lost: None }, None));
+        return Ok((Found { deep: Some(deep), lost: None, reach }, None));
     }
     let moving = Moving { root, folder, segment: uuid, row, manner };
     let lost = match moving.settle(asker, queue, &compared, suspects) {
@@ -292,7 +303,27 @@ fn segment(
             }
         }
     };
-    Ok((Found { deep: still.then_some(deep), lost }, None))
+    Ok((Found { deep: still.then_some(deep), lost, reach }, None))
+}
+
+/// Searches an index that is sound.
+fn searched(
+    root: &Path,
+    folder: &Folder,
+    row: &Row,
+    walked: &Walked,
+    manner: Manner<'_>,
+) -> Result<Option<Reach>, Refused> {
+    let sound = matches!(walked.metadata, MetadataLook::Sound(_)) && !walked.labels.contradict();
+    // Norms of another distance than cosine are numbers or not.
+    let damaged = walked.damage.iter().any(|(part, _)| *part != Part::Lengths);
+    if !sound || damaged {
+        return Ok(None);
+    }
+    match reach(root, folder, row.distance, walked.deleted, manner) {
+        Err(Refused::Changed) => Ok(None),
+        answer => answer,
+    }
 }
 
 impl Outcome {

@@ -10,6 +10,7 @@ use super::{
     deep::Deep,
     judge::{State, Verdict},
     look::FileLook,
+    reach::Reach,
     records::{self, Compared},
     uuid_text,
     walk::Walked,
@@ -42,6 +43,8 @@ struct Kept {
     /// When they were last walked over, and how many elements were marked as deleted then.
     walk: Option<(Timestamp, u64)>,
     said: Option<Said>,
+    #[serde(default)]
+    reach: Option<Reach>,
 }
 
 /// A verdict that is no good news.
@@ -92,7 +95,7 @@ impl Kept {
     /// `None` when there is nothing to keep.
     fn of(known: &Known, all: bool) -> Option<Self> {
         let said = known.said.as_ref().and_then(Said::of);
-        if !all && said.is_none() {
+        if !all && said.is_none() && known.reach.is_none() {
             return None;
         }
         let small = |compared: &&Arc<Compared>| compared.pending_deletes.len() <= DELETES_MAX;
@@ -106,6 +109,7 @@ impl Kept {
             current: current.is_some_and(|(deep, newest)| deep == newest),
             walk: known.walked,
             said,
+            reach: known.reach,
         })
     }
 
@@ -125,6 +129,7 @@ impl Kept {
             walked: self.walk,
             compared,
             suspicion: None,
+            reach: self.reach,
             unread: None,
             said: self.said.and_then(Said::verdict),
             by_look: false, // the first look of this run tells

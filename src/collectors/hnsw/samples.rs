@@ -26,6 +26,10 @@ pub(super) static WITHOUT_VECTOR: Desc = Desc::gauge(
     "chroma_records_without_vector",
     "Records of all collections whose vector is neither in the index nor in the queue, cached; 0 in every healthy store.",
 );
+static UNFOUND: Desc = Desc::gauge(
+    "chroma_hnsw_unfound_ratio",
+    "Share of the elements of all indexes that a search with their own vector does not find, from a sample of each index at its newest full walk, cached; a few hundredths are normal after updates.",
+);
 static ORPHAN_FOLDERS: Desc = Desc::gauge(
     "chroma_hnsw_orphan_folders",
     "Folders with an index that no collection has any more, by whether a process holds them open.",
@@ -49,12 +53,13 @@ static DEEP_DURATION: Desc = Desc::gauge(
     "How long the newest walk over indexes and the comparison with the records took, cached.",
 );
 
-pub(in crate::collectors) static DESCS: [&Desc; 10] = [
+pub(in crate::collectors) static DESCS: [&Desc; 11] = [
     &SEGMENTS,
     &ELEMENTS,
     &MAX_ELEMENTS,
     &DELETED_ELEMENTS,
     &WITHOUT_VECTOR,
+    &UNFOUND,
     &ORPHAN_FOLDERS,
     &ORPHAN_BYTES,
     &WALK_TIMESTAMP,
@@ -103,6 +108,7 @@ impl Segments {
                 out.push(COMPARED_TIMESTAMP.sample(at.as_secs_f64()));
             }
         }
+        out.extend(self.unfound().map(|share| UNFOUND.sample(share)));
         out.extend(self.last_deep.map(|(_, took)| DEEP_DURATION.sample(took.as_secs_f64())));
         if let Some(orphans) = orphans {
             for (held, count, bytes) in orphans.by_held() {
@@ -111,5 +117,22 @@ impl Segments {
             }
         }
         out
+    }
+
+    /// Over all indexes with an element; `None` while one of them was not searched.
+    fn unfound(&self) -> Option<f64> {
+        let look = self.look.as_ref()?;
+        let (mut unfound, mut live) = (0.0, 0.0);
+        for (uuid, _) in self.subjects() {
+            let header = look.folders.get(&uuid).and_then(Folder::sound_header);
+            if header.is_none_or(|header| header.elements == 0) {
+                continue;
+            }
+            let reach = self.known.get(&uuid)?.reach?;
+            let share = reach.unfound as f64 / reach.tried as f64;
+            unfound += share * reach.live as f64;
+            live += reach.live as f64;
+        }
+        (live > 0.0).then(|| unfound / live)
     }
 }

@@ -306,13 +306,18 @@ fn each_piece(
     Ok(())
 }
 
-fn rest(manner: Manner<'_>, worked: Duration) {
+pub(super) fn rest(manner: Manner<'_>, worked: Duration) {
     if manner.gentle {
         std::thread::sleep(worked.min(REST_MAX));
     }
 }
 
-fn open(root: &Path, folder: &Folder, part: Part, look: FileLook) -> Result<File, Refused> {
+pub(super) fn open(
+    root: &Path,
+    folder: &Folder,
+    part: Part,
+    look: FileLook,
+) -> Result<File, Refused> {
     let file = match open_bytes(&root.join(&folder.name).join(part.name())) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refused::Changed),

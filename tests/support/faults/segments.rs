@@ -114,6 +114,7 @@ pub(super) const FOLDERS: &[Fault] = &[
     }),
     file("database newer than folder", PURGED, &["segment_behind"], advance_database),
     file("database older than folder", ALL, &["segment_ahead"], rewind_database),
+    file("elements that no link leads to", ALL, &["records_unreachable"], unlink_elements).saying("of 80 records that were tried"),
     file("a record that only the tables have", ALL, &["records_without_vector"], rename_record).saying("1 of 86 records"),
     file("unpersisted folder missing", &["1.5.9-fresh"], &["segment_missing info"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("all 25 vectors are still in the queue"),
     file("unpersisted folder without its header", &["1.5.9-fresh"], &["segment_incomplete info"], |d| fs::remove_file(articles(d, "header.bin")).unwrap()).saying("all 25 vectors are still in the queue"),
@@ -181,6 +182,37 @@ fn rewind_database(dir: &Path) {
              DELETE FROM embeddings_queue WHERE seq_id < 90 AND seq_id > 60"
         ))
         .unwrap();
+}
+
+/// Turns every link to the elements 40 to 59 to one that is no such element, so that the graph is sound and lacks them.
+fn unlink_elements(dir: &Path) {
+    let header = fs::read(articles(dir, "header.bin")).unwrap();
+    let entry = u32::from_le_bytes(header[56..60].try_into().unwrap());
+    let lost = if (40..60).contains(&entry) { 10..30 } else { 40..60 };
+    let turn = |ids: &mut [u8]| {
+        for id in ids.chunks_exact_mut(4) {
+            if lost.contains(&u32::from_le_bytes((*id).try_into().unwrap())) {
+                id.copy_from_slice(&entry.to_le_bytes());
+            }
+        }
+    };
+    let (elements, links) = (articles(dir, "data_level0.bin"), articles(dir, "link_lists.bin"));
+    let mut bytes = fs::read(&elements).unwrap();
+    for element in bytes.chunks_exact_mut(usize::try_from(ELEMENT).unwrap()).take(80) {
+        turn(&mut element[4..4 + 4 * 32]);
+    }
+    fs::write(&elements, bytes).unwrap();
+    let mut bytes = fs::read(&links).unwrap();
+    let mut at = 0;
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let end = at + 4 + usize::try_from(length).unwrap();
+        for level in bytes[at + 4..end].chunks_exact_mut(4 + 4 * 16) {
+            turn(&mut level[4..]);
+        }
+        at = end;
+    }
+    fs::write(&links, bytes).unwrap();
 }
 
 /// The folders under names that the database does not know.
