@@ -220,7 +220,7 @@ async fn every_route_answers_as_the_table_says() {
         ("GET", "/favicon.ico", 404),
         ("POST", "/nothing", 404),
         ("OPTIONS", "*", 404),
-        ("CONNECT", "x:80", 404),
+        ("CONNECT", "x:80", 421), // not a name of this machine
     ] {
         let answer = server.ask(&request(method, path, "")).await;
         assert_eq!(answer.status, status, "{method} {path}");
