@@ -37,6 +37,8 @@ pub enum Signature {
     Tenant,
     /// Memory ran out.
     Memory,
+    /// A worker of the server was killed, mostly for its memory or because it did not answer.
+    Worker,
     /// File descriptors ran out.
     Descriptors,
     /// A request ended with a status of 500 or more; releases from 1.0 on log no more of it.
@@ -45,7 +47,7 @@ pub enum Signature {
 
 impl Signature {
     /// All of them, the gravest first.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Panic,
         Self::Migration,
         Self::Malformed,
@@ -59,6 +61,7 @@ impl Signature {
         Self::Catalogue,
         Self::Tenant,
         Self::Memory,
+        Self::Worker,
         Self::Descriptors,
         Self::FailedRequest,
     ];
@@ -80,6 +83,7 @@ impl Signature {
             Self::Catalogue => "catalogue",
             Self::Tenant => "tenant",
             Self::Memory => "memory",
+            Self::Worker => "worker",
             Self::Descriptors => "descriptors",
             Self::FailedRequest => "failed_request",
         }
@@ -94,6 +98,8 @@ impl Signature {
                 "Fatal Python error",
                 "Segmentation fault",
                 "SIGSEGV",
+                "fatal runtime error: ",
+                "Rust cannot catch foreign exceptions",
             ],
             Self::Migration => &[
                 "out of range for slice of length",
@@ -142,6 +148,7 @@ impl Signature {
                 "Nothing found on disk",
                 "Index seems to be corrupted",
                 "EOFError: Ran out of input",
+                "Label not found",
             ],
             Self::Queue => &[
                 "Failed to pull logs from the log store",
@@ -159,6 +166,9 @@ impl Signature {
             ],
             Self::Memory => {
                 &["Cannot allocate memory", "memory allocation of", "MemoryError", "Out of memory"]
+            }
+            Self::Worker => {
+                &["was sent SIGKILL!", "was terminated due to signal 9", "WORKER TIMEOUT (pid:"]
             }
             Self::Descriptors => &["Too many open files"],
             Self::FailedRequest => &["Status code: 50"],
@@ -198,10 +208,18 @@ impl Scanner {
             panic.push(' ');
             panic.push_str(&shown(text));
         }
-        if text.is_empty() || is_quiet(text) || quotes_request(text) {
+        if text.is_empty() || quotes_request(text) {
             return;
         }
-        let Some(signature) = Signature::of(text) else { return };
+        let signature = if is_child_died(text) {
+            Signature::Worker
+        } else if is_quiet(text) {
+            return;
+        } else if let Some(signature) = Signature::of(text) {
+            signature
+        } else {
+            return;
+        };
         // Rust writes the place of a panic in one line and its message in the next.
         self.message_follows = signature == Signature::Panic && text.ends_with(':');
         let index = signature as usize;
@@ -244,6 +262,17 @@ fn is_quiet(text: &str) -> bool {
     let level =
         text[..end].split(|c: char| !c.is_ascii_alphabetic()).find(|word| LEVELS.contains(word));
     level.is_some_and(|level| QUIET.contains(&level))
+}
+
+/// Whether uvicorn tells that one of its workers ended although nobody asked it to. It calls that an INFO (0.30 and newer,
+/// `supervisors/multiprocess.py`), so the line must have its form and nothing else.
+fn is_child_died(text: &str) -> bool {
+    let said = text.strip_prefix("INFO:").unwrap_or(text).trim_start();
+    let Some(pid) = said.strip_prefix("Child process [").and_then(|s| s.strip_suffix("] died"))
+    else {
+        return false;
+    };
+    !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether the line holds words that a client chose.
@@ -380,6 +409,23 @@ mod tests {
             ),
             ("NotFoundError: Tenant somebody's not found", None),
             ("OSError: [Errno 24] Too many open files", Some("descriptors")),
+            ("fatal runtime error: Rust cannot catch foreign exceptions", Some("panic")),
+            ("RuntimeError: Label not found", Some("index")),
+            (
+                "[2026-11-29 10:00:00 +0000] [7] [ERROR] Worker (pid:25) was sent SIGKILL! Perhaps out of memory?",
+                Some("worker"),
+            ),
+            (
+                "[2026-11-29 10:00:00 +0000] [7] [WARNING] Worker with pid 25 was terminated due to signal 9",
+                Some("worker"),
+            ),
+            ("[2026-11-29 10:00:00 +0000] [7] [CRITICAL] WORKER TIMEOUT (pid:25)", Some("worker")),
+            ("INFO:     Child process [25] died", Some("worker")),
+            ("Child process [25] died", Some("worker")),
+            ("INFO:     Child process [25] died of nothing", None),
+            ("INFO:     query \"Child process [25] died\"", None),
+            ("INFO:     127.0.0.1:3 - \"GET /x?q=Label not found HTTP/1.1\" 200", None),
+            ("DEBUG:    fatal runtime error: x", None),
             ("", None),
         ] {
             let scanner = scan(&[line]);
