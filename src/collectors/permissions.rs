@@ -1,5 +1,6 @@
 //! Owners, groups, modes, types and access lists of a store against what was declared or learnt, and whether the user that
-//! Chroma runs as can write what it must.
+//! Chroma runs as can write what it must: the user of a process that holds the database, now or earlier, or else, as a guess,
+//! who owns most of the store. Of a directory that is no store nothing is said.
 //!
 //! Three looks, by what they cost. The directory itself, the database and its journal are looked at in every turn. A wake
 //! brings a walk of everything, or, where the last one was too dear for that, a look at what lies directly in the
@@ -61,6 +62,8 @@ pub struct Permissions {
     allowance: Duration,
     /// When the allowance was reckoned.
     allowed_at: Option<Ticks>,
+    /// As whom Chroma seems to run, and when that was told.
+    majority: Option<(Ticks, Option<Server>)>,
     /// The identity of the directory that was looked at.
     directory: Option<FileId>,
     next: Duration,
@@ -138,6 +141,7 @@ impl Permissions {
             owed: false,
             allowance: ALLOWANCE_MAX,
             allowed_at: None,
+            majority: None,
             directory: None,
             next: context.config.collect.interval,
         }
@@ -146,15 +150,24 @@ impl Permissions {
     fn look(&mut self, turn: &Turn, memory: &mut Memory) -> Result<Observation, CollectError> {
         let root = look::open(&self.context.store.seen_path)?;
         let core = Core::read(root, &self.context.store.seen_path)?;
-        let servers = memory.servers.look(core.database_id(), core.owner(), turn.now);
+        if !core.is_store(&self.context.store.seen_path) && memory.baseline.learnt_at.is_none() {
+            // A path that was mistyped: whatever is to be said of `/tmp`, nobody wants commands for it.
+            self.scan = None;
+            return Ok(Observation::default());
+        }
+        let mut servers = memory.servers.look(core.database_id(), core.owner(), turn.now);
         memory.baseline.learn_creator(servers.first().map(|s| &s.identity));
+        let guessed = servers.is_empty();
+        if guessed {
+            servers.extend(self.majority(turn));
+        }
         let readonly = self.readonly(&core, &memory.servers, &servers);
         if self.directory.replace(core.directory_id()) != Some(core.directory_id()) {
             // Another directory has taken its place; what is under way belongs to the old one.
             self.scan = None;
             self.owed = true;
         }
-        let users = Users { servers, readonly };
+        let users = Users { servers, readonly, guessed };
         let scan_differs = self.scan.as_ref().is_some_and(|s| s.users != users);
         if scan_differs || self.last.as_ref().is_some_and(|l| l.users != users) {
             self.owed = true;
@@ -173,7 +186,23 @@ impl Permissions {
             note_first_seen(&mut memory.history, &sum, turn.now);
             total = Some(sum);
         }
-        Ok(self.observation(memory, total.as_ref(), &core_tally, &users.servers))
+        Ok(self.observation(memory, total.as_ref(), &core_tally, &users))
+    }
+
+    /// As whom Chroma seems to run; asked anew when something happened, and seldom without that.
+    fn majority(&mut self, turn: &Turn) -> Option<Server> {
+        let now = clock::ticks();
+        let rest = self.context.config.collect.permissions_interval;
+        let known = self
+            .majority
+            .as_ref()
+            .filter(|(at, _)| turn.wake.is_empty() && !turn.deep && now.since(*at) < rest);
+        if let Some((_, server)) = known {
+            return server.clone();
+        }
+        let server = look::majority(&self.context);
+        self.majority = Some((now, server.clone()));
+        server
     }
 
     fn readonly(&self, core: &Core, known: &Servers, servers: &[Server]) -> bool {
@@ -300,7 +329,7 @@ impl Permissions {
         memory: &Memory,
         total: Option<&Tally>,
         core: &Tally,
-        servers: &[Server],
+        users: &Users,
     ) -> Observation {
         let mut samples = Vec::new();
         if let Some(last) = &self.last {
@@ -308,14 +337,14 @@ impl Permissions {
             samples.push(WALK_TIMESTAMP.sample(last.ended_at.as_secs_f64()));
         }
         if let Some(total) = total {
-            samples.extend(samples_of(total, &memory.history, !servers.is_empty()));
+            samples.extend(samples_of(total, &memory.history, users));
         }
         // Before the first walk has ended, what the core shows is worth saying already.
         let known = total.unwrap_or(core);
         let path = &self.context.store.path;
         Observation {
             samples,
-            findings: report::findings(known, path, &memory.history.first_seen),
+            findings: report::findings(known, path, &memory.history.first_seen, users.guessed),
             problems: report::problems(known, self.last.as_ref(), &self.context),
             judged: if total.is_some() { CODES.to_vec() } else { Vec::new() },
             ..Observation::default()
@@ -390,7 +419,7 @@ impl Collector for Permissions {
     }
 }
 
-fn samples_of(total: &Tally, history: &History, server_known: bool) -> Vec<Sample> {
+fn samples_of(total: &Tally, history: &History, users: &Users) -> Vec<Sample> {
     let mut samples = vec![
         ENTRIES.sample(total.entries as f64),
         WORLD_WRITABLE.sample(total.world_writable as f64),
@@ -401,7 +430,8 @@ fn samples_of(total: &Tally, history: &History, server_known: bool) -> Vec<Sampl
             first_seen.map(|at| FIRST_SEEN.with(vec![kind.as_str().into()], at.as_secs_f64())),
         );
     }
-    if server_known {
+    // Of a user that is a guess, nothing but what it cannot write is worth a number.
+    if !users.servers.is_empty() && (!users.guessed || total.unwritable > 0) {
         samples.push(UNWRITABLE.sample(total.unwritable as f64));
     }
     samples
@@ -432,7 +462,7 @@ static FIRST_SEEN: Desc = Desc::gauge(
 .labelled(&["kind"]);
 static UNWRITABLE: Desc = Desc::gauge(
     "chroma_permission_unwritable",
-    "Entries that the user Chroma runs as cannot write although it must, cached; absent while that user is not known.",
+    "Entries that the user Chroma runs as, or else the owner of most of the store, cannot write although it must, cached; absent while that user is not known.",
 );
 static WORLD_WRITABLE: Desc = Desc::gauge(
     "chroma_permission_world_writable",

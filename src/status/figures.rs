@@ -36,7 +36,7 @@ pub(crate) struct Check {
 
 /// Every series of which a figure is made; where one has labels it is the sum. In the document each stands under its name
 /// without `chroma_`.
-pub(crate) const FIGURES: [&str; 21] = [
+pub(crate) const FIGURES: [&str; 22] = [
     "chroma_disk_used_ratio",
     "chroma_disk_avail_bytes",
     "chroma_disk_size_bytes",
@@ -55,6 +55,7 @@ pub(crate) const FIGURES: [&str; 21] = [
     "chroma_permission_entries",
     "chroma_permission_drift",
     "chroma_permission_unwritable",
+    "chroma_permission_world_writable",
     "chroma_backups",
     "chroma_backup_age_seconds",
     "chroma_backup_size_bytes",

@@ -94,7 +94,7 @@ impl Place {
 }
 
 /// Whether it is written like the id of a segment: `9f3c…-…`, 36 characters.
-fn is_segment_name(name: &[u8]) -> bool {
+pub(super) fn is_segment_name(name: &[u8]) -> bool {
     name.len() == 36
         && name.iter().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => *byte == b'-',

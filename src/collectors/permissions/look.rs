@@ -1,6 +1,7 @@
 //! The looks themselves: at the core of a store in every turn, at what lies directly in it, and at everything in slices.
 
 use std::{
+    collections::BTreeMap,
     ffi::CStr,
     io,
     ops::ControlFlow,
@@ -20,14 +21,18 @@ use rustix::{
 use super::{
     Memory,
     baseline::{List, Shape},
-    judge::{Judge, LISTED_MAX, Place, Prepared, Refused, Tally, Tier},
+    judge::{Judge, LISTED_MAX, Place, Prepared, Refused, Tally, Tier, inode_of, is_segment_name},
     lists::{self, Lists},
     servers::{Server, Users},
 };
 use crate::{
     clock::{self, Timestamp},
     collectors::{CollectError, Turn},
-    format::{access, hash::path_hash},
+    format::{
+        access::{self, Identity},
+        accounts::Accounts,
+        hash::path_hash,
+    },
     host::{
         processes::FileId,
         walk::{self, Bounds, Entry, Meta, Problem, Summary, Walk, walk_on_two_threads},
@@ -95,6 +100,19 @@ impl Core {
         let named = self.files.first().filter(|(name, _)| *name == FILES[0]).map(|(_, meta)| meta);
         let meta = self.target.as_ref().or(named)?;
         Some(FileId { device: meta.device, inode: meta.inode })
+    }
+
+    /// Whether Chroma ever worked here: its database or what SQLite leaves beside one, or the folder of a segment. Of the first
+    /// entries only: a directory with more that has none of it is another one.
+    pub(super) fn is_store(&self, path: &Path) -> bool {
+        if !self.files.is_empty() {
+            return true;
+        }
+        let entries = std::fs::read_dir(path).into_iter().flatten().take(TOP_ENTRIES_MAX);
+        entries.flatten().any(|entry| {
+            is_segment_name(entry.file_name().as_bytes())
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        })
     }
 
     /// Owner and group of the directory.
@@ -204,6 +222,53 @@ pub(super) fn at_top(
     let whole = summary.is_ok_and(|s| s.problems == 0 && !s.truncated);
     let tally = std::mem::take(&mut judge.tallies[Tier::Top as usize]);
     (whole.then_some(tally), began.elapsed())
+}
+
+/// As whom Chroma runs, told from who owns what it made, for the time when no process was ever seen: the owner of more than half
+/// of it, when that user may write in the directory itself. `None` when there is no such user, when it is root, who may do
+/// everything, or when there is too much to look at. A store that nobody may write is one to read from.
+pub(super) fn majority(context: &Context) -> Option<Server> {
+    let mut owners: BTreeMap<(u32, u32), u64> = BTreeMap::new();
+    let (mut entries, mut directory) = (0_u64, None);
+    let bounds = Bounds { entries_max: TOP_ENTRIES_MAX, depth_max: 2 };
+    let summary = walk::walk(&context.store.seen_path, bounds, &mut |found| {
+        if let Ok(entry) = found {
+            let place = Place::of(&entry);
+            if place == Place::Directory {
+                directory = Some(*entry.meta);
+            }
+            if !matches!(place, Place::Other | Place::Journal) {
+                entries += 1;
+                *owners.entry((entry.meta.uid, entry.meta.gid)).or_default() += 1;
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    if !summary.is_ok_and(|summary| summary.problems == 0) {
+        return None;
+    }
+    let ((uid, gid), owned) = owners.into_iter().max_by_key(|(_, owned)| *owned)?;
+    if uid == 0 || owned * 2 <= entries {
+        return None;
+    }
+    let identity = Identity { uid, gids: groups_of(context, uid, gid), overrides: false };
+    let inode = inode_of(&directory?, false);
+    access::may(&identity, &inode, None, access::WRITE | access::SEARCH).ok()?;
+    // Nothing is known of the mounts that it sees.
+    Some(Server { identity, our_mounts: Some(false), writes: false })
+}
+
+/// The groups of a user as the host's files name them, the one that its files belong to first.
+fn groups_of(context: &Context, uid: u32, gid: u32) -> Vec<u32> {
+    let file = |name: &str| {
+        std::fs::read(context.config.rootfs.join("etc").join(name)).unwrap_or_default()
+    };
+    let (passwd, group) = (file("passwd"), file("group"));
+    let accounts = Accounts { passwd: &passwd, group: &group };
+    let mut gids = vec![gid];
+    let named = accounts.user_by_id(uid).map(|user| accounts.groups_of(user)).unwrap_or_default();
+    gids.extend(named.into_iter().filter(|named| *named != gid));
+    gids
 }
 
 /// What a walk could not look at.

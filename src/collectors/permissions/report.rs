@@ -13,7 +13,7 @@ use crate::{
     clock::Timestamp,
     collectors::CollectError,
     findings::{Code, Finding},
-    format::access::{Refusal, mode_text},
+    format::access::{Refusal, TYPE_DIRECTORY, mode_text},
     store::Context,
 };
 
@@ -28,13 +28,14 @@ pub(super) fn findings(
     total: &Tally,
     path: &Path,
     first_seen: &[Option<Timestamp>; 5],
+    guessed: bool,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
     if total.drifted > 0 {
         found.push(drift(total, path, first_seen));
     }
     if total.unwritable > 0 {
-        found.push(unwritable(total, path));
+        found.push(unwritable(total, path, guessed));
     }
     if total.world_writable > 0 {
         let examples = total
@@ -46,7 +47,12 @@ pub(super) fn findings(
             format!("{}: {list}", count(total.world_writable, "may be changed by everybody"));
         let entries = total.world_writable_examples.iter().map(|(entry, _)| item(entry));
         let finding = Finding::new(Code::PermissionWorldWritable, "", evidence);
-        found.push(finding.with_items_of(entries, total.world_writable));
+        let finding = finding.with_items_of(entries, total.world_writable);
+        let named = total.world_writable_examples.iter().map(|(entry, _)| entry.as_slice());
+        found.push(match typed(path, named, total.world_writable) {
+            Some(named) => finding.with_remedy(format!("Take it away with: chmod o-w {named}")),
+            None => finding,
+        });
     }
     found
 }
@@ -80,7 +86,7 @@ fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Fin
     }
 }
 
-fn unwritable(total: &Tally, path: &Path) -> Finding {
+fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
     let examples = total.refused_examples.iter().map(|Refused { path, is, refusal, .. }| {
         format!("{} is {}: {}", name(path), words(is), refusal.as_str())
     });
@@ -89,22 +95,88 @@ fn unwritable(total: &Tally, path: &Path) -> Finding {
     let Some(refused) = total.refused_examples.first() else {
         return Finding::new(Code::PermissionUnwritable, "", format!("{entries} cannot be used"));
     };
-    let Refused { server, refusal, .. } = refused;
+    let Refused { server, .. } = refused;
     let groups: Vec<String> = server.gids.iter().take(5).map(u32::to_string).collect();
-    let mendable =
-        matches!(refusal, Refusal::Mode | Refusal::List) && !refused.path.starts_with(b"/");
-    let command = shell_word(path).filter(|_| mendable).map_or_else(String::new, |target| {
-        let group = groups.first().map_or_else(String::new, |gid| format!(":{gid}"));
-        format!("; give it back with: chown -R {}{group} {target}", server.uid)
-    });
-    let evidence = format!(
-        "uid {} (groups {}) cannot use {entries} as Chroma must: {list}{command}",
-        server.uid,
-        groups.join(" ")
-    );
-    let entries = total.refused_examples.iter().map(|refused| item(&refused.path));
-    Finding::new(Code::PermissionUnwritable, "", evidence).with_items_of(entries, total.unwritable)
+    let who = if guessed {
+        format!(
+            "no process was seen that serves this directory; most of it belongs to uid {}, who cannot use {entries} as Chroma must, as after a command that ran as another user (sudo)",
+            server.uid
+        )
+    } else {
+        format!(
+            "uid {} (groups {}) cannot use {entries} as Chroma must",
+            server.uid,
+            groups.join(" ")
+        )
+    };
+    let command = give_back(total, path);
+    let told = command
+        .as_ref()
+        .map_or_else(String::new, |command| format!("; give it back with: {command}"));
+    let items = total.refused_examples.iter().map(|refused| item(&refused.path));
+    let finding = Finding::new(Code::PermissionUnwritable, "", format!("{who}: {list}{told}"))
+        .with_items_of(items, total.unwritable);
+    match command {
+        Some(command) => finding.with_remedy(format!("Give it back with: {command}")),
+        None => finding,
+    }
 }
+
+/// The command that lets the server's user write: owner and mode of each entry when they are few, and otherwise of the
+/// directory, the database and the folders of segments, and of nothing else that may lie there. `None` when no command does,
+/// as for what lies above the directory.
+fn give_back(total: &Tally, path: &Path) -> Option<String> {
+    let refused = &total.refused_examples;
+    let server = &refused.first()?.server;
+    let mendable = |refused: &Refused| {
+        matches!(refused.refusal, Refusal::Mode | Refusal::List) && !refused.path.starts_with(b"/")
+    };
+    if !refused.iter().all(|refused| mendable(refused) && refused.server == *server) {
+        return None;
+    }
+    let owner = match server.gids.first() {
+        Some(gid) => format!("{}:{gid}", server.uid),
+        None => server.uid.to_string(),
+    };
+    let entries = |wanted: &dyn Fn(&Refused) -> bool| {
+        let chosen: Vec<&[u8]> =
+            refused.iter().filter(|one| wanted(one)).map(|one| one.path.as_slice()).collect();
+        let count = chosen.len() as u64;
+        typed(path, chosen.into_iter(), count)
+    };
+    let foreign = |one: &Refused| one.is.uid != server.uid;
+    let locked = |one: &Refused| {
+        let needed = if one.is.file_type() == TYPE_DIRECTORY { 0o300 } else { 0o600 };
+        one.is.mode & needed != needed
+    };
+    if refused.len() as u64 == total.unwritable
+        && let (Some(foreign), Some(locked)) = (entries(&foreign), entries(&locked))
+    {
+        // What belongs to the user may still be locked against it.
+        let chown = (!foreign.is_empty()).then(|| format!("chown {owner} {foreign}"));
+        let chmod = (!locked.is_empty()).then(|| format!("chmod u+rwX {locked}"));
+        let commands: Vec<String> = chown.into_iter().chain(chmod).collect();
+        return (!commands.is_empty()).then(|| commands.join(" && "));
+    }
+    let dir = shell_word(path)?;
+    Some(format!(
+        "chown {owner} {dir} {dir}/chroma.sqlite3 && chown -R {owner} {dir}/{SEGMENT_GLOB}"
+    ))
+}
+
+/// Entries as a shell takes them, to be typed behind a command; `None` when these are not all, or too many, or not safe to type.
+fn typed<'a>(path: &Path, entries: impl Iterator<Item = &'a [u8]>, total: u64) -> Option<String> {
+    if total > EXAMPLES_MAX as u64 {
+        return None;
+    }
+    let words: Vec<String> =
+        entries.map(|entry| shell_word(&below(path, entry))).collect::<Option<_>>()?;
+    let words = words.join(" ");
+    (words.len() <= EXAMPLES_CHARS_MAX).then_some(words)
+}
+
+/// The names of segments' folders, as a shell finds them.
+const SEGMENT_GLOB: &str = "????????-????-????-????-????????????";
 
 /// What the walk could not look at.
 pub(super) fn problems(total: &Tally, last: Option<&Last>, context: &Context) -> Vec<CollectError> {

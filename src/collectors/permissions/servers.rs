@@ -40,6 +40,8 @@ pub(super) struct Users {
     pub(super) servers: Vec<Server>,
     /// Whether the filesystem is read-only for them.
     pub(super) readonly: bool,
+    /// Whether no process was ever seen, so that they are who owns most of the store.
+    pub(super) guessed: bool,
 }
 
 /// Finds them out.

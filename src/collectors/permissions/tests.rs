@@ -481,7 +481,11 @@ fn a_server_that_cannot_write_is_told_with_the_command_that_helps() {
     assert_eq!(value(&seen, &UNWRITABLE, &[]), Some(ENTRIES_MADE as f64));
     assert_eq!(drift(&seen), "", "it is so from the beginning, and told all the same");
     let said = evidence(&seen, Code::PermissionUnwritable).unwrap();
-    let command = format!("chown -R {}:3000 {}", uid + 1_000, stand.path("").display());
+    let owner = format!("{}:3000", uid + 1_000);
+    let dir = stand.path("").display().to_string();
+    let command = format!(
+        "chown {owner} {dir} {dir}/chroma.sqlite3 && chown -R {owner} {dir}/????????-????-????-????-????????????"
+    );
     assert!(said.contains("the directory itself") && said.contains(&command), "{said}");
 
     for entry in walkdir(&stand.path("")) {
@@ -503,6 +507,64 @@ fn a_server_that_cannot_write_is_told_with_the_command_that_helps() {
     assert_eq!(value(&seen, &UNWRITABLE, &[]), Some(1.0));
     let said = evidence(&seen, Code::PermissionUnwritable).unwrap();
     assert!(said.contains(stand.scratch.path().to_str().unwrap()), "{said}");
+}
+
+#[test]
+fn without_a_server_the_owner_of_most_of_a_store_must_be_able_to_write() {
+    let (uid, _) = me();
+    let owner = if is_root() { 4_321 } else { uid };
+    let mut stand = Stand::new();
+    if is_root() {
+        assert_eq!(value(&stand.look(), &UNWRITABLE, &[]), None, "nothing is told of root");
+        for entry in walkdir(&stand.path("")) {
+            chown(entry, Some(owner), Some(owner)).unwrap();
+        }
+        stand.restart();
+    }
+    let seen = stand.look();
+    assert_eq!(value(&seen, &UNWRITABLE, &[]), None, "not known, only likely");
+    assert_eq!(evidence(&seen, Code::PermissionUnwritable), None);
+    let database = stand.path(DATABASE);
+    set_mode(&database, 0o444);
+    if is_root() {
+        chown(&database, Some(0), Some(0)).unwrap();
+    }
+    let seen = stand.look();
+    let said = evidence(&seen, Code::PermissionUnwritable).unwrap();
+    for want in
+        [format!("most of it belongs to uid {owner}"), "chroma.sqlite3 is -r--r--r-- ".to_owned()]
+    {
+        assert!(said.contains(&want), "{said}");
+    }
+    let finding = seen.findings.iter().find(|f| f.code == Code::PermissionUnwritable).unwrap();
+    let remedy = finding.remedy.clone().unwrap();
+    assert!(remedy.ends_with(&format!("chmod u+rwX {}", database.display())), "{remedy}");
+    assert_eq!(remedy.contains(&format!("chown {owner}:")), is_root(), "{remedy}");
+    // The next turn knows it too.
+    assert_eq!(evidence(&stand.turn(Wake::NONE, false), Code::PermissionUnwritable), Some(said));
+    // A directory in which its owner may not write is one to read from.
+    set_mode(&stand.path(""), 0o555);
+    assert_eq!(evidence(&stand.look(), Code::PermissionUnwritable), None);
+}
+
+#[test]
+fn of_a_directory_that_is_no_store_nothing_is_told() {
+    let mut stand = Stand::new();
+    fs::remove_dir_all(stand.path("")).unwrap();
+    fs::create_dir_all(stand.path("somebody's")).unwrap();
+    set_mode(&stand.path(""), 0o1777);
+    for _ in 0..2 {
+        let seen = stand.look();
+        assert!(seen.findings.is_empty() && seen.samples.is_empty() && seen.problems.is_empty());
+    }
+    // A store that lost its database is one.
+    make_segment(&stand.path(SEGMENTS[0]));
+    let remedy = |seen: &Observation| {
+        let open = seen.findings.iter().find(|f| f.code == Code::PermissionWorldWritable);
+        open.unwrap().remedy.clone()
+    };
+    let command = format!("Take it away with: chmod o-w {}", stand.path("").display());
+    assert_eq!(remedy(&stand.look()), Some(command));
 }
 
 #[test]

@@ -238,6 +238,7 @@ fn permissions(h: &mut Html, f: &Figures) {
     let Some(drift) = f.get("chroma_permission_drift") else { return };
     tile(h, "Permissions");
     let unwritable = f.get("chroma_permission_unwritable").unwrap_or(0.0);
+    let open = f.get("chroma_permission_world_writable").unwrap_or(0.0);
     if unwritable > 0.0 {
         h.raw("<dd class=\"value critical\"><b>")
             .text(&human::count(unwritable))
@@ -246,6 +247,10 @@ fn permissions(h: &mut Html, f: &Figures) {
         h.raw("<dd class=\"value warning\"><b>")
             .text(&human::count(drift))
             .raw(" changed</b></dd>");
+    } else if open > 0.0 {
+        h.raw("<dd class=\"value warning\"><b>")
+            .text(&human::count(open))
+            .raw(" open to everybody</b></dd>");
     } else {
         h.raw("<dd class=\"value\">as they should be</dd>");
     }
