@@ -245,20 +245,24 @@ catalogue! {
     SqliteTruncated "sqlite_truncated" Critical: "chroma.sqlite3 is shorter than its header says: pages at its end are gone."
         => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back; do not let Chroma write to it.";
     SqliteCorrupt "sqlite_corrupt" Critical: "chroma.sqlite3 holds damaged bytes: SQLite's own check found them in a table, an overflow chain or the freelist, or they changed although nobody wrote them."
-        => "Stop Chroma, keep a copy of {path}, then: sqlite3 copy/chroma.sqlite3 .dump (not .recover of Debian 12, which leaves an empty file)";
+        => "Stop Chroma, keep a copy of {path}, and put the newest verified backup back. Without one, save the rows that can be read into a new file: sqlite3 {path}/chroma.sqlite3 .dump | sed 's/^ROLLBACK; -- due to errors$/COMMIT;/' | sqlite3 /var/tmp/chroma.sqlite3.rescued (what stood on the damaged pages is lost: compare the number of rows of each table, and run check over the new file, before it takes the place of the old one; not .recover of Debian 12, which leaves an empty file)";
     SqliteIndexCorrupt "sqlite_index_corrupt" Critical: "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole."
-        => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 REINDEX";
+        => "Stop Chroma, keep a copy of {path}, then: sqlite3 {path}/chroma.sqlite3 REINDEX (when that says malformed, the page of sqlite_corrupt in the runbooks tells how to write the rows to a new file)";
     SqliteValueMismatch "sqlite_value_mismatch" Warning: "The two copies of a document (in embedding_metadata and in the full-text table) have one length and differ: one was damaged in silence, which no check of SQLite sees."
         => "Look at both and put the right one in the place of the other: sqlite3 {path}/chroma.sqlite3 \"SELECT m.string_value, f.c0 FROM embedding_metadata m JOIN embedding_fulltext_search_content f ON f.id=m.id WHERE m.key='chroma:document' AND m.id=N\". Neither REINDEX nor rebuild before that: they make the damage permanent. Then test disk and memory.";
     FreePagesHigh "free_pages_high" Info: "Most of chroma.sqlite3 is free pages: room that deleted rows once took, which SQLite keeps and no delete gives back to the disk."
         => "Nothing is wrong. To shrink the file: with Chroma stopped, a backup made, twice its size free and no finding about segments: chroma vacuum --path {path}. Never while a segment folder is missing or unreadable.";
     // full text
     FtsCorrupt "fts_corrupt" Critical: "The full-text index is damaged; documents themselves stand elsewhere and may be whole."
-        => "Stop Chroma, keep a copy of {path}, then rebuild the index embedding_fulltext_search from embedding_metadata.";
+        => "Stop Chroma, keep a copy of {path}, then make the table anew from embedding_metadata: sqlite3 {path}/chroma.sqlite3 \"BEGIN; DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\" (with another finding about this database, mend that first; when DROP fails, see the runbook)";
     FtsMissing "fts_missing" Critical: "The full-text table embedding_fulltext_search is missing: searches in documents fail."
-        => "Stop Chroma, keep a copy of {path}, then create embedding_fulltext_search again and fill it from embedding_metadata.";
+        => "Stop Chroma, keep a copy of {path}, then create it again and fill it from embedding_metadata: sqlite3 {path}/chroma.sqlite3 \"BEGIN; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"";
+    FtsCutAtNul "fts_cut_at_nul" Info: "Documents hold the character U+0000. SQLite up to 3.46, which Chroma 1.x carries, puts only the text before it into the full-text index, so that $contains does not find what stands behind it. Nothing is damaged."
+        => "Nothing has to be mended. To find that text too, upsert the records named here with documents without U+0000. Do not rebuild the full-text index with a newer sqlite3: Chroma's own would then call it damaged.";
+    FtsLostAtUpgrade "fts_lost_at_upgrade" Warning: "Chroma below 0.4.6 made this store. The next newer Chroma that opens it fills the full-text table by wrong numbers: $contains then finds no document or wrong ones, and Chroma 1.x refuses every addition."
+        => "Before the upgrade keep a copy of {path}. After it, open the store once, stop Chroma before anything is written, and make the table anew: sqlite3 {path}/chroma.sqlite3 \"BEGIN; DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"";
     FtsOutOfStep "fts_out_of_step" Warning: "The full-text table does not have the documents that the records have: searches in documents miss records or find wrong ones, and on Chroma 1.x additions may fail."
-        => "Stop Chroma, keep a copy of {path}, then drop embedding_fulltext_search, create it again (fts5(string_value, tokenize='trigram')) and fill it: INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'. Its command 'rebuild' does not mend this.";
+        => "Stop Chroma, keep a copy of {path}, then make the table anew: sqlite3 {path}/chroma.sqlite3 \"BEGIN; DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\" (its own command 'rebuild' does not mend this)";
     // journal
     HotJournal "hot_journal" Warning: "A transaction was cut off (power loss, kill -9, full disk) and is waiting to be rolled back from the journal; nothing is lost."
         => "Start Chroma on {path}: it rolls back by itself. Never delete chroma.sqlite3-journal: without it the database is damaged.";
@@ -269,6 +273,8 @@ catalogue! {
     // schema
     SchemaNewerThanServer "schema_newer_than_server" Critical: "The directory was migrated by a newer Chroma than the one that opens it, which then panics with 'range start index out of range', or (below 1.0) lacks columns. Nothing is damaged."
         => "Upgrade chromadb (pip install --upgrade chromadb) at least to the release named in the evidence. Do not delete {path} and do not undo migrations: its data is healthy.";
+    SchemaNewerThanExporter "schema_newer_than_exporter" Info: "A Chroma that is newer than this program has migrated the store. Nothing is wrong with it for that; what is new in it is not judged."
+        => "Upgrade chroma_exporter, so that it knows this store. Judge what it says of it meanwhile as of a store that it knows only in part.";
     MigrationMismatch "migration_mismatch" Critical: "The table of applied migrations has a gap or a changed hash; Chroma refuses to open the database."
         => "Stop Chroma, keep a copy of {path}, and compare the migrations table with a healthy database of the same Chroma version.";
     MigrationsMissing "migrations_missing" Critical: "The table of applied migrations is missing or empty; Chroma would apply all of them again and fail."
@@ -285,7 +291,7 @@ catalogue! {
     CollectionConfigInvalid "collection_config_invalid" Critical: "Chroma cannot read the configuration of a collection or of the queue; one such row breaks the listing of all collections, one for the queue every opening."
         => "Stop Chroma, keep a copy of {path}, and put back the text of that row from a backup, or that of a like collection: sqlite3 {path}/chroma.sqlite3 \"SELECT id, name, config_json_str FROM collections\". Do not delete the collection: its data are whole.";
     CollectionDimensionMismatch "collection_dimension_mismatch" Critical: "The dimension that the catalogue states is not the one of the vectors: queries and additions are refused, or queries give nothing without an error."
-        => "Stop Chroma, keep a copy of {path}, and set collections.dimension to what the vectors have (named in the evidence, or by header.bin of the segment); do not delete the segment folder.";
+        => "Stop Chroma, keep a copy of {path}, and write the number that the vectors have, as the evidence names it, into collections.dimension of that collection. Do not delete the segment folder. When other vectors than those of the collection are in its folder (segment_inconsistent), put the right folder back instead.";
     CollectionWithoutSegments "collection_without_segments" Critical: "A collection has not exactly one metadata and one vector segment that Chroma can use; its records and vectors may be whole and are out of reach."
         => "Stop Chroma, keep a copy of {path}, and put the rows of the table segments back from a backup; the id of a vector segment is the name of its folder. Do not delete folders, nor the collection unless the evidence says that it never had a record.";
     OrphanRows "orphan_rows" Warning: "Rows belong to nothing that the catalogue knows: what they hold is out of reach, and still on the disk."
@@ -296,11 +302,11 @@ catalogue! {
     SeqIdMissing "seq_id_missing" Info: "A segment has applied rows of the queue, and its place is not written down."
         => "Nothing to do on Chroma 1.x, which writes it at the next flush; below 1.0 put the row of max_seq_id back from a backup.";
     QueuePoisoned "queue_poisoned" Critical: "A row of the queue cannot be applied; no later row is either, and on Chroma 1.x reads of the collection, or of all, fail with it."
-        => "Stop Chroma, keep a copy of {path}, save the row named in the evidence (sqlite3 {path}/chroma.sqlite3 \"SELECT quote(id), quote(metadata) FROM embeddings_queue WHERE seq_id=N\"), delete that one row and add the record again. Never empty the whole queue: it holds vectors that are nowhere else.";
+        => "Stop Chroma, keep a copy of {path}, save the row named in the evidence (sqlite3 {path}/chroma.sqlite3 \"SELECT quote(id), quote(metadata) FROM embeddings_queue WHERE seq_id=N\"), delete that one row and upsert the record again with its vector. Never empty the whole queue: it holds vectors that are nowhere else.";
     QueueBacklog "queue_backlog" Warning: "A segment is further behind the queue than its sync threshold allows: the next start takes long and much memory, and nothing is purged."
         => "Look in the log of Chroma for errors of the flush (compaction, hnsw segment writer); do not vacuum before it is gone.";
     QueueNotPurged "queue_not_purged" Info: "The queue keeps rows that all segments have applied: it takes room, and deleted texts stay on the disk."
-        => "With Chroma stopped, a backup made and no finding about segments: chroma vacuum --path {path}";
+        => "With Chroma stopped, a backup made and no finding about segments: chroma vacuum --path {path} (0.5.6 to 0.6.3: chroma utils vacuum --path {path}; both ask before they begin)";
     IndexLag "index_lag" Warning: "A segment stands still while writes go on: what is written cannot be found, or grows the queue without end."
         => "Look in the log of Chroma for the first error of the flush, and keep a copy of {path} before a restart; never delete the segment folder to make it go on.";
     // HNSW folders
@@ -366,9 +372,9 @@ catalogue! {
     PermissionDrift "permission_drift" Warning: "Owner, group, mode or type of an entry differs from what was declared or learnt."
         => "Mend it with chown and chmod as shown in the evidence; if the change was wanted, declare it in the configuration.";
     PermissionUnwritable "permission_unwritable" Critical: "The user that Chroma runs as cannot write a file or directory that it must write."
-        => "Give it back with: chown -R USER {path} (USER as in the evidence); the directory itself must be writable too, for the journal.";
+        => "Give owner and mode back to the entries that the evidence names, by its command. The directory itself must be writable too, for the journal.";
     PermissionWorldWritable "permission_world_writable" Warning: "Everybody on this host may change an entry of the directory."
-        => "Take it away with: chmod -R o-w {path}";
+        => "Take the right away from each entry that is named: chmod o-w ENTRY (find them all with: find {path} -maxdepth 2 -perm -o+w -ls)";
     // backups
     BackupMissing "backup_missing" Warning: "No complete backup is to be found where one is expected."
         => "Make one now, and look in the log of the backup job for why it made none.";
@@ -395,7 +401,7 @@ catalogue! {
         => "Read the lines around it in the log, then run chroma_exporter check, which tells the cause where it can.";
     // ourselves
     CheckOverdue "check_overdue" Warning: "An integrity check has come to no verdict for more than twice its interval: damage would not be noticed."
-        => "Run it in a quiet hour with: chroma_exporter check --store.path {path}; why it was given up stands in the evidence.";
+        => "Run it in a quiet hour with: chroma_exporter check --store.path {path} (why it was given up stands in the evidence)";
     CollectorFailing "collector_failing" Warning: "A collector cannot read what it should: what it watches is not known, and findings of it neither come nor go."
         => "See what it could not read in the evidence, or with: chroma_exporter check --quick --store.path {path}";
 }

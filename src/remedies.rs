@@ -58,9 +58,11 @@ const fn acts(code: Code) -> &'static [Act] {
         C::SecondWriter | C::DescriptorsLow | C::ServerElsewhere => &[Act::Stop, Act::Start],
         C::QueueNotPurged | C::FreePagesHigh => &[Act::Stop, Act::Open, Act::Vacuum],
         C::SegmentOrphan => &[Act::Stop, Act::Move],
-        C::SqliteIndexCorrupt | C::FtsCorrupt | C::FtsMissing | C::FtsOutOfStep => {
-            &[Act::Stop, Act::Open, Act::Rebuild]
-        }
+        C::SqliteIndexCorrupt
+        | C::FtsCorrupt
+        | C::FtsMissing
+        | C::FtsOutOfStep
+        | C::FtsLostAtUpgrade => &[Act::Stop, Act::Open, Act::Rebuild],
         C::SqliteCorrupt
         | C::WalMode
         | C::DefaultTenantMissing

@@ -15,9 +15,9 @@ macro_rules! pages {
 pages! {
     "Directory": store_missing, sqlite_missing, sqlite_empty, sqlite_not_regular, not_a_store, store_replaced;
     "SQLite file": sqlite_not_a_database, sqlite_header_damaged, sqlite_truncated, sqlite_corrupt, sqlite_index_corrupt, sqlite_value_mismatch, free_pages_high;
-    "Full text": fts_corrupt, fts_missing, fts_out_of_step;
+    "Full text": fts_corrupt, fts_missing, fts_cut_at_nul, fts_lost_at_upgrade, fts_out_of_step;
     "Journal": hot_journal, journal_foreign, wal_mode;
-    "Schema": schema_newer_than_server, migration_mismatch, migrations_missing, table_missing, default_tenant_missing, default_database_missing, catalog_empty;
+    "Schema": schema_newer_than_server, schema_newer_than_exporter, migration_mismatch, migrations_missing, table_missing, default_tenant_missing, default_database_missing, catalog_empty;
     "Catalogue rows": collection_config_invalid, collection_dimension_mismatch, collection_without_segments, orphan_rows;
     "Queue": seq_id_invalid, seq_id_missing, queue_poisoned, queue_backlog, queue_not_purged, index_lag;
     "HNSW folders": segment_missing, segment_incomplete, segment_truncated, segment_header_invalid, segment_metadata_invalid, segment_metadata_hostile, segment_inconsistent, segment_bloated, segment_behind, segment_ahead, records_without_vector, records_unreachable, segment_orphan;

@@ -102,6 +102,8 @@ pub struct Observation {
     /// The codes that a run could not judge although nothing failed: what they are about cannot be seen from here. Their series
     /// are left out, and a finding of the run before stays.
     pub unjudged: Vec<Code>,
+    /// Which releases of Chroma open the store, in words, as far as its migrations say.
+    pub opened_by: Option<String>,
 }
 
 impl Observation {

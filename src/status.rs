@@ -63,6 +63,9 @@ pub(crate) struct StoreReport {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) left_out: Vec<&'static str>,
     pub(crate) problems: Vec<ProblemReport>,
+    /// Which releases of Chroma open the store; absent while that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) opened_by: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,10 +120,14 @@ impl StoreReport {
             integrity_reasons: Vec::new(),
             left_out: Vec::new(),
             problems: Vec::new(),
+            opened_by: None,
         };
         let seen: Vec<(&'static str, &Observation)> = seen.collect();
         let standing = remedies::standing(seen.iter().flat_map(|(_, seen)| &seen.findings));
         for (collector, observation) in seen {
+            if let Some(releases) = &observation.opened_by {
+                report.opened_by = Some(plain(releases));
+            }
             report
                 .problems
                 .extend(observation.problems.iter().map(|p| ProblemReport::new(collector, p)));

@@ -17,7 +17,7 @@ use support::{Exporter, SOON, fixture};
 
 const BUSY_FOR: Duration = Duration::from_secs(15);
 
-const CODES: [&str; 13] = [
+const CODES: [&str; 16] = [
     "schema_newer_than_server",
     "collection_config_invalid",
     "collection_without_segments",
@@ -30,6 +30,9 @@ const CODES: [&str; 13] = [
     "index_lag",
     "orphan_rows",
     "fts_out_of_step",
+    "fts_cut_at_nul",
+    "fts_lost_at_upgrade",
+    "schema_newer_than_exporter",
     "sqlite_value_mismatch",
 ];
 
@@ -125,5 +128,45 @@ fn an_emptied_queue_loses_writes_as_the_finding_says() {
         let out = python(version, ADD, &dir).wait_with_output().unwrap();
         assert!(out.status.success(), "acknowledged");
         assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), "86 86 0", "{version}: and lost");
+    }
+}
+
+const NUL: &str = r#"
+import sys, chromadb
+c = chromadb.PersistentClient(path=sys.argv[1]).create_collection("captured", metadata={"hnsw:batch_size": 10, "hnsw:sync_threshold": 20})
+ids = [f"plain-{i}" for i in range(40)]
+c.add(ids=ids, embeddings=[[float(i), 1.0] for i in range(40)], documents=[f"words {i}" for i in range(40)])
+c.upsert(ids=["one", "many", "last"], embeddings=[[0.5, 0.5]] * 3, documents=["before\0behind", "early" + "\0" * 9000 + "hindmost", "nothing follows\0"])
+print(*[len(c.get(where_document={"$contains": word})["ids"]) for word in ["words", "before", "early", "behind", "hindmost"]])
+"#;
+
+#[test]
+fn a_document_with_a_nul_is_no_damage_and_what_it_hides_is_told() {
+    for version in ["0.4.24", "0.6.3", "1.1.1", "1.5.9"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        std::fs::create_dir(&dir).unwrap();
+        let out = python(version, NUL, &dir).wait_with_output().unwrap();
+        assert!(out.status.success(), "{version}");
+        // What the finding says of searches.
+        assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), "40 1 1 0 0", "{version}");
+        let config = scratch.path().join("c.yml");
+        std::fs::write(&config, "collect: {statement_deadline: 1m, device_timeout: 20s}\n")
+            .unwrap();
+        let (config, store) = (config.to_str().unwrap(), dir.to_str().unwrap());
+        let words = ["check", "--output", "json", "--config.file", config, "--state.dir", ""];
+        let out = support::run(&[&words[..], &["--store.path", store]].concat());
+        let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let store = &document["stores"][0];
+        let found: Vec<&serde_json::Value> = store["findings"].as_array().unwrap().iter().collect();
+        let ours = found.iter().filter(|f| CODES.contains(&f["code"].as_str().unwrap()));
+        let [cut] = ours.collect::<Vec<_>>()[..] else { panic!("{version}: {found:?}") };
+        assert_eq!((&cut["code"], &cut["severity"]), (&"fts_cut_at_nul".into(), &"info".into()));
+        let evidence = cut["evidence"].as_str().unwrap();
+        assert!(evidence.ends_with("2 records, one, many"), "{version}: {evidence}");
+        assert!(found.iter().all(|f| f["code"] != "fts_corrupt"), "{version}: {found:?}");
+        for check in ["quick", "full"] {
+            assert_eq!(store["integrity"][check], "ok", "{version}: {check}");
+        }
     }
 }

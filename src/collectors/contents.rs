@@ -48,11 +48,13 @@ use crate::{
 };
 
 /// Those that a look judges, then those that need a whole queue, then those that need all records.
-static CODES: [Code; 14] = [
+static CODES: [Code; 17] = [
     Code::SchemaNewerThanServer,
     Code::FreePagesHigh,
     Code::CollectionConfigInvalid,
     Code::CollectionWithoutSegments,
+    Code::FtsLostAtUpgrade,
+    Code::SchemaNewerThanExporter,
     Code::CollectionDimensionMismatch,
     Code::SeqIdInvalid,
     Code::SeqIdMissing,
@@ -62,10 +64,11 @@ static CODES: [Code; 14] = [
     Code::IndexLag,
     Code::OrphanRows,
     Code::FtsOutOfStep,
+    Code::FtsCutAtNul,
     Code::SqliteValueMismatch,
 ];
-const CODES_OF_LOOK: usize = 4;
-const CODES_OF_QUEUE: usize = 11;
+const CODES_OF_LOOK: usize = 6;
+const CODES_OF_QUEUE: usize = 13;
 
 /// The collector.
 #[derive(Debug)]
@@ -195,6 +198,7 @@ impl Contents {
         }
         self.facts.read(asker, &catalogue)?;
         faults.extend(self.facts.key_taken(catalogue.family));
+        faults.extend(self.facts.upgrade_trap());
         self.faults = faults;
         if self.scan.is_none() {
             self.scan = Scan::begin(asker, &catalogue, &self.context.store.seen_path)?;
@@ -212,7 +216,7 @@ impl Contents {
             self.scan = Some(scan);
             return Ok(());
         }
-        let queue = scan.finish(catalogue);
+        let queue = scan.finish(catalogue, &self.context.store.seen_path);
         self.lagging = judge_still(&mut self.still, now, &queue.segments);
         self.queue = Some(queue);
         Ok(())
@@ -312,6 +316,7 @@ impl Contents {
     fn findings(&self) -> Vec<Finding> {
         let (Some(_), Some(catalogue)) = (&self.looked, &self.catalogue) else { return Vec::new() };
         let mut out: Vec<Finding> = self.skew(catalogue).into_iter().collect();
+        out.extend(catalogue.newer_than_known());
         out.extend(self.faults.iter().cloned());
         out.extend(self.facts.free.and_then(mostly_free));
         out.extend(self.queue.iter().flat_map(|queue| queue.findings.iter().cloned()));
@@ -331,6 +336,13 @@ impl Contents {
         }
         let lists = self.queue.as_ref().and_then(|queue| queue.lists.as_ref())?;
         Some(new("embeddings_queue", schema::lists_skew(release, lists)?))
+    }
+
+    /// Which releases open the store; `None` while nothing was read, or when no known one has all of its migrations.
+    fn opened_by(&self) -> Option<String> {
+        let (Some(_), Some(catalogue)) = (&self.looked, &self.catalogue) else { return None };
+        let made = catalogue.counts.iter().all(|count| *count > 0);
+        made.then(|| schema::opened_by(catalogue.counts)).flatten()
     }
 
     fn problem(&self, error: QueryError) -> CollectError {
@@ -437,6 +449,7 @@ impl Collector for Contents {
             findings: self.findings(),
             problems,
             left_out: self.left_out(turn),
+            opened_by: self.opened_by(),
             ..Observation::default()
         }
     }

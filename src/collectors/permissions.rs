@@ -153,7 +153,7 @@ impl Permissions {
         if !core.is_store(&self.context.store.seen_path) && memory.baseline.learnt_at.is_none() {
             // A path that was mistyped: whatever is to be said of `/tmp`, nobody wants commands for it.
             self.scan = None;
-            return Ok(Observation::default());
+            return Ok(Observation { unjudged: CODES.to_vec(), ..Observation::default() });
         }
         let mut servers = memory.servers.look(core.database_id(), core.owner(), turn.now);
         memory.baseline.learn_creator(servers.first().map(|s| &s.identity));

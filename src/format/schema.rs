@@ -167,6 +167,20 @@ impl Schema {
         self.applied.is_some() || MIGRATIONS.iter().flat_map(|m| m.marks).any(ours)
     }
 
+    /// Tables that are gone beside `migrations`, when others are there: as after a `reset()` of Chroma 1.x that was cut off. It drops
+    /// each table in a transaction of its own, `migrations` first (measured on 1.5.9 with a kill at each commit).
+    #[must_use]
+    pub fn dropped(&self) -> Vec<&'static str> {
+        if self.applied.is_some() {
+            return Vec::new();
+        }
+        let there = |table: &&&str| self.tables.contains_key(**table);
+        if SINCE_TENANTS.iter().filter(there).count() == 0 {
+            return Vec::new();
+        }
+        SINCE_TENANTS.iter().filter(|table| !there(table)).copied().collect()
+    }
+
     /// Everything that contradicts the migrations, each once.
     #[must_use]
     pub fn faults(&self) -> BTreeSet<Fault> {
@@ -257,6 +271,26 @@ pub fn parse_release(text: &str) -> Option<Release> {
 #[must_use]
 pub fn opens(release: Release, counts: [u32; 3]) -> bool {
     release >= TOLERANT || family_of(release).is_none_or(|family| fits(counts, family.opens))
+}
+
+/// Which releases open a database in which `counts` migrations are recorded, in words for people: from the lowest to the newest
+/// that is known. `None` when no release that is known has all of its migrations.
+#[must_use]
+pub fn opened_by(counts: [u32; 3]) -> Option<String> {
+    let (knows, newest) = (lowest_that_knows(counts)?, FAMILIES.last()?.last);
+    let lowest = lowest_that_opens(counts);
+    let note = if knows == lowest {
+        String::new()
+    } else {
+        format!("; {} is the lowest that knows all of its migrations", written(knows))
+    };
+    Some(format!("chromadb {} to {}{note}", written(lowest), written(newest)))
+}
+
+/// The newest release that is known here, and how many migrations of each directory it has.
+#[must_use]
+pub fn newest_known() -> (String, [u32; 3]) {
+    FAMILIES.last().map(|family| (written(family.last), family.counts)).unwrap_or_default()
 }
 
 /// The lowest release known to open a database in which `counts` migrations are recorded.
@@ -361,6 +395,21 @@ const FAMILIES: &[Releases] = &[
     Releases::new((1, 0, 0), (1, 2, 2), [9, 5, 2]),
     Releases::new((1, 3, 0), (1, 4, 1), [10, 5, 2]),
     Releases::new((1, 5, 0), (1, 5, 9), [10, 6, 2]),
+];
+
+/// Tables of every release since 0.4.15.
+const SINCE_TENANTS: [&str; 11] = [
+    "collection_metadata",
+    "segment_metadata",
+    "tenants",
+    "databases",
+    "collections",
+    "segments",
+    "embeddings",
+    "embedding_metadata",
+    "max_seq_id",
+    "embedding_fulltext_search",
+    "embeddings_queue",
 ];
 
 struct Migration {

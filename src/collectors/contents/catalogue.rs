@@ -15,7 +15,7 @@ use crate::{
     findings::{Code, Finding, Severity},
     format::{
         config::{SYNC_THRESHOLD, judge_config, judge_queue_config, judge_schema},
-        schema::{Dir, Family},
+        schema::{self, Dir, Family},
     },
     store::database::QueryError,
 };
@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Catalogue {
     pub(super) family: Family,
     pub(super) counts: [u32; 3],
+    /// Migrations of directories that are not known.
+    unknown_dirs: u32,
     pub(super) tables: BTreeSet<String>,
     /// Ids; `None` when this release has no such table.
     pub(super) tenants: Option<BTreeSet<String>>,
@@ -127,19 +129,50 @@ impl Catalogue {
         Ok(Some(catalogue))
     }
 
+    /// Migrations that no release has which is known here.
+    pub(super) fn newer_than_known(&self) -> Option<Finding> {
+        let unknown = self.unknown_dirs > 0 || schema::lowest_that_knows(self.counts).is_none();
+        unknown.then(|| {
+            let words = |counts: [u32; 3]| counts.map(|count| count.to_string()).join("/");
+            let (newest, known) = schema::newest_known();
+            let others = match self.unknown_dirs {
+                0 => String::new(),
+                more => format!(" and {more} of a kind that is not known"),
+            };
+            let evidence = format!(
+                "it has {}{others} migrations, the newest Chroma that is known here, {newest}, has {}",
+                words(self.counts),
+                words(known)
+            );
+            Finding::new(Code::SchemaNewerThanExporter, "migrations", evidence)
+        })
+    }
+
+    /// Whether the full-text table that all releases since 0.4.6 have is still to be made.
+    pub(super) fn full_text_to_come(&self) -> bool {
+        let has = |table: &str| self.tables.contains(table);
+        matches!(self.counts, [_, 1 | 2, _])
+            && has("embedding_metadata")
+            && !has("embedding_fulltext_search")
+    }
+
     /// The small tables.
     fn read_roots(connection: &Connection) -> rusqlite::Result<Self> {
         let tables = tables(connection)?;
-        let mut counts = [0; 3];
+        let (mut counts, mut unknown_dirs) = ([0; 3], 0);
         if tables.contains("migrations") {
             for (count, dir) in counts.iter_mut().zip(Dir::ALL) {
                 let sql = "SELECT count(*) FROM migrations WHERE dir=?1";
                 *count = connection.query_row(sql, [dir.as_str()], |row| row.get(0))?;
             }
+            let sql = "SELECT count(*) FROM migrations WHERE dir NOT IN (?1, ?2, ?3)";
+            let dirs = Dir::ALL.map(Dir::as_str);
+            unknown_dirs = connection.query_row(sql, dirs, |row| row.get(0))?;
         }
         let mut catalogue = Self {
             family: family(connection, &tables, counts)?,
             counts,
+            unknown_dirs,
             tenants: None,
             databases: None,
             collections: BTreeMap::new(),

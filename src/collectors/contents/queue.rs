@@ -7,23 +7,28 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     time::Duration,
 };
 
 use rusqlite::Connection;
+use rustix::fs::{Mode, OFlags};
 
 use super::{
     ask::{Asker, Cell, bounded},
     catalogue::{Catalogue, Scope, Segment},
     position::Position,
-    tally::Tally,
+    tally::{Cases, Tally},
 };
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Severity},
-    format::{queue::Row, schema::Family},
+    format::{
+        hnsw::{self, Header},
+        queue::Row,
+        schema::Family,
+    },
     store::database::QueryError,
 };
 
@@ -46,6 +51,13 @@ struct Topic {
     behind: [u64; 2],
     /// Rows that all segments have applied.
     applied: u64,
+    /// Rows still to be applied whose vector has as many numbers as the collection says.
+    fitting: u64,
+    /// Those with another number of them, and the first of these numbers.
+    other: Cases,
+    other_dimension: Option<u64>,
+    /// Whether there are several such numbers.
+    others_differ: bool,
 }
 
 /// A walk over the queue.
@@ -340,21 +352,58 @@ impl Scan {
         if let Some(fault) = row.fault {
             let words = || format!("row {} for \"{}\": {fault}", row.seq_id, home.name);
             self.tally.add(Code::QueuePoisoned, "embeddings_queue", words);
-        } else if let (Some(is), Some(wanted @ 1..)) = (row.dimension, home.dimension)
-            && i64::try_from(is) != Ok(wanted)
-        {
-            let words = || {
+        } else if let (Some(is), Some(wanted @ 1..)) = (row.dimension, home.dimension) {
+            if i64::try_from(is) == Ok(wanted) {
+                topic.fitting += 1;
+                return;
+            }
+            let first = *topic.other_dimension.get_or_insert(is);
+            topic.others_differ |= first != is;
+            topic.other.add(|| {
                 format!(
                     "\"{}\" has {wanted} dimensions, row {} of the queue brings a vector of {is}",
                     home.name, row.seq_id
                 )
+            });
+        }
+    }
+
+    /// Rows whose vectors have another number of dimensions than their collection: a row is the odd one when others, or the
+    /// index, agree with the collection. Measured: Chroma before 1.0 passes over it, 1.x takes it for a vector and answers
+    /// wrongly; without the row, an upsert of its record makes all whole (0.4.24, 0.6.3, 1.1.1, 1.5.9).
+    fn tell_dimensions(&mut self, dir: &Path) {
+        for (key, topic) in &mut self.topics {
+            let (Some(first), Some(home)) = (topic.other_dimension, self.homes.get(key)) else {
+                continue;
             };
-            self.tally.add(Code::CollectionDimensionMismatch, "embeddings_queue", words);
+            let wanted = home.dimension.and_then(|wanted| u64::try_from(wanted).ok());
+            let of_index = home.segments[Scope::Vector as usize]
+                .as_ref()
+                .and_then(|(segment, _)| dimension_of_index(&dir.join(segment)));
+            let row_is_odd = match of_index {
+                Some(of_index) => Some(of_index) == wanted,
+                None => topic.fitting > 0 || topic.others_differ,
+            };
+            let cases = std::mem::take(&mut topic.other);
+            let code =
+                if row_is_odd { Code::QueuePoisoned } else { Code::CollectionDimensionMismatch };
+            let words = || {
+                let rows = cases.words("; ");
+                match (row_is_odd, of_index) {
+                    (true, _) => format!("{rows}: its record is not found by its vector"),
+                    (false, Some(of_index)) => format!("{rows}; the index has {of_index}"),
+                    (false, None) => {
+                        format!("{rows}; no row has the dimension that is stated, all have {first}")
+                    }
+                }
+            };
+            self.tally.add_about(code, code.severity(), "embeddings_queue", words, cases.clone());
         }
     }
 
     /// What the whole walk says.
-    pub(super) fn finish(mut self, catalogue: &Catalogue) -> Queue {
+    pub(super) fn finish(mut self, catalogue: &Catalogue, dir: &Path) -> Queue {
+        self.tell_dimensions(dir);
         let mut queue = Queue {
             rows: self.rows,
             homeless: self.homeless,
@@ -430,6 +479,17 @@ impl Scan {
         queue.lists = self.lists;
         queue
     }
+}
+
+/// How many numbers the vectors of an index have; `None` when it has no header that can be read.
+fn dimension_of_index(folder: &Path) -> Option<u64> {
+    let mut head = [0; hnsw::HEADER_LEN];
+    // Opening a pipe that stands in its place would never end.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let path = folder.join("header.bin");
+    let file: std::fs::File = rustix::fs::open(path, flags, Mode::empty()).ok()?.into();
+    file.read_exact_at(&mut head, 0).ok()?;
+    Header::parse(&head).ok().map(|header| header.dimension)
 }
 
 /// Whether a segment was flushed, and not just now: the position is written after the files.

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, types::ValueRef};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -20,7 +20,10 @@ use super::{
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Severity},
-    format::schema::Family,
+    format::{
+        fts5::{self, Trigrams},
+        schema::Family,
+    },
     host::processes::FileId,
     store::database::QueryError,
 };
@@ -34,8 +37,17 @@ pub(super) struct Seen {
     pub(super) changed: Cases,
     /// Of different lengths.
     pub(super) other: Cases,
+    /// The full-text table has them at the number of their metadata row, as the third migration of Chroma's records puts them.
+    #[serde(default)]
+    pub(super) by_rowid: Cases,
     /// Documents that the full-text table has not.
     pub(super) missing: Cases,
+    /// Documents with U+0000 and text behind it, by the id of their record: the index has only what stands before.
+    #[serde(default)]
+    pub(super) cut_at_nul: Cases,
+    /// The same: the index has all of it.
+    #[serde(default)]
+    pub(super) whole_with_nul: Cases,
     /// Texts in the full-text table for records without a document.
     pub(super) stale: Cases,
     /// Texts in the full-text table for records that are gone.
@@ -146,9 +158,10 @@ impl Walk {
 
     /// What the last whole walk found, and what the one under way found that it had not.
     pub(super) fn findings(&self, catalogue: &Catalogue) -> Vec<Finding> {
-        let mut findings = self.done.as_ref().map(|(_, seen)| seen.findings()).unwrap_or_default();
+        let of = |seen: &Seen| seen.findings(catalogue);
+        let mut findings = self.done.as_ref().map(|(_, seen)| of(seen)).unwrap_or_default();
         findings.extend(self.done.iter().filter_map(|(_, seen)| seen.homeless(catalogue)));
-        let new = self.under_way.as_ref().map(Seen::findings).unwrap_or_default();
+        let new = self.under_way.as_ref().map(of).unwrap_or_default();
         for finding in new {
             if !findings.iter().any(|f| f.code == finding.code && f.subject == finding.subject) {
                 findings.push(finding);
@@ -166,9 +179,12 @@ impl Seen {
         for (cases, more) in [
             (&mut self.changed, slice.changed),
             (&mut self.other, slice.other),
+            (&mut self.by_rowid, slice.by_rowid),
             (&mut self.missing, slice.missing),
             (&mut self.stale, slice.stale),
             (&mut self.headless, slice.headless),
+            (&mut self.cut_at_nul, slice.cut_at_nul),
+            (&mut self.whole_with_nul, slice.whole_with_nul),
         ] {
             cases.merge(more);
         }
@@ -201,7 +217,7 @@ impl Seen {
         all
     }
 
-    fn findings(&self) -> Vec<Finding> {
+    fn findings(&self, catalogue: &Catalogue) -> Vec<Finding> {
         let mut tally = Tally::default();
         let records = |cases: &Cases| {
             let s = if cases.count == 1 { "" } else { "s" };
@@ -215,16 +231,54 @@ impl Seen {
         };
         let text = "the two copies of the document have one length and differ";
         add(Code::SqliteValueMismatch, "embedding_metadata", &self.changed, text);
-        let table = "embedding_fulltext_search";
+        let table = FULLTEXT;
         let text = "the document is not in the full-text table";
         add(Code::FtsOutOfStep, table, &self.missing, text);
         let text = "the full-text table has another text";
         add(Code::FtsOutOfStep, table, &self.other, text);
+        let text = "the upgrade from Chroma below 0.4.6 put the document at a wrong number of the full-text table";
+        add(Code::FtsOutOfStep, table, &self.by_rowid, text);
         let text = "the full-text table has a text and the record has no document";
         add(Code::FtsOutOfStep, table, &self.stale, text);
         let text = "metadata are there and their record is not";
         add(Code::OrphanRows, "embedding_metadata", &self.headless, text);
-        tally.into_findings()
+        let mut findings = tally.into_findings();
+        findings.extend(self.beyond_nul(catalogue));
+        findings
+    }
+
+    /// What is said of documents with U+0000: that the text behind it is not found, or, when a newer SQLite than Chroma's wrote
+    /// it into the index, that Chroma's calls the index damaged. Measured on 0.6.3 with SQLite 3.40, where an upsert of such a
+    /// record fails, and on 1.5.9, where it leaves entries behind. Python may bring a newer one to Chroma below 1.0.
+    fn beyond_nul(&self, catalogue: &Catalogue) -> Option<Finding> {
+        let (cut, whole) = (&self.cut_at_nul, &self.whole_with_nul);
+        if cut.count + whole.count == 0 {
+            return None;
+        }
+        let of = |cases: &Cases| {
+            let s = if cases.count == 1 { "" } else { "s" };
+            format!("{} record{s}, {}", cases.count, cases.words(", "))
+        };
+        let mut evidence = Vec::new();
+        if cut.count > 0 {
+            evidence
+                .push(format!("$contains does not find what stands behind U+0000: {}", of(cut)));
+        }
+        if whole.count > 0 {
+            evidence.push(format!(
+                "the index goes on behind U+0000, so a newer SQLite than 3.46 wrote it; an older one calls it malformed, and fails or leaves entries behind when these records change: {}",
+                of(whole)
+            ));
+        }
+        let finding = Finding::new(Code::FtsCutAtNul, FULLTEXT, evidence.join("; "))
+            .with_items_of(cut.listed.iter().chain(&whole.listed), cut.count + whole.count);
+        if whole.count == 0 || catalogue.family != Family::Rust {
+            return Some(finding);
+        }
+        let finding = finding.with_severity(Severity::Warning);
+        Some(finding.with_remedy(
+            "Before these records change: stop Chroma, keep a copy of {path}, and with a sqlite3 whose --version is 3.34 to 3.46: sqlite3 {path}/chroma.sqlite3 \"INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES('rebuild')\"",
+        ))
     }
 
     /// Records whose segment is not there. Chroma before 1.0.15 leaves them behind when a collection is deleted, with their
@@ -255,6 +309,10 @@ fn still_homeless<'a>(
     catalogue: &Catalogue,
     segments: impl Iterator<Item = &'a String>,
 ) -> rusqlite::Result<BTreeMap<String, bool>> {
+    // That the table is gone is a finding of its own; then nothing has a home.
+    if !catalogue.tables.contains("segments") {
+        return Ok(BTreeMap::new());
+    }
     let position = if catalogue.tables.contains("max_seq_id") {
         "EXISTS(SELECT 1 FROM max_seq_id WHERE segment_id=?1)"
     } else {
@@ -281,7 +339,8 @@ fn still_homeless<'a>(
 struct Parts {
     metadata: bool,
     arrays: bool,
-    fulltext: bool,
+    /// `None` without documents or the full text; whether the sizes of the full text are there.
+    fulltext: Option<bool>,
 }
 
 impl Parts {
@@ -291,7 +350,8 @@ impl Parts {
         has("embeddings").then(|| Self {
             metadata: has("embedding_metadata"),
             arrays: has("embedding_metadata_array"),
-            fulltext: has("embedding_metadata") && has("embedding_fulltext_search") && has(CONTENT),
+            fulltext: (has("embedding_metadata") && has(FULLTEXT) && has(CONTENT))
+                .then(|| has(DOCSIZE)),
         })
     }
 
@@ -317,8 +377,8 @@ impl Parts {
             ids(connection, &headless("embedding_metadata_array"), range, &mut cases)?;
             seen.lists = cases.count;
         }
-        if self.fulltext {
-            compare(connection, range, &mut seen)?;
+        if let Some(sizes) = self.fulltext {
+            compare(connection, range, sizes, &mut seen)?;
         }
         Ok(Slice { upto, seen })
     }
@@ -330,7 +390,7 @@ impl Parts {
             (true, "embeddings"),
             (self.metadata, "embedding_metadata"),
             (self.arrays, "embedding_metadata_array"),
-            (self.fulltext, CONTENT),
+            (self.fulltext.is_some(), CONTENT),
         ] {
             if !there {
                 continue;
@@ -354,6 +414,25 @@ fn headless(table: &str) -> String {
     )
 }
 
+/// Whether the index has the tokens behind the U+0000 of a text too, as the number of tokens at `size` says; `None` when there
+/// are none.
+fn indexed_whole(text: &[u8], before: &[u8], size: Option<&[u8]>) -> Option<bool> {
+    if text[before.len()..].iter().all(|byte| *byte == 0) {
+        return None;
+    }
+    let tokens = |text| CHROMAS.count(text).ok();
+    let stated = size.and_then(|size| fts5::tokens_of_row(size).ok());
+    Some(stated.is_some() && stated == tokens(text) && stated != tokens(before))
+}
+
+/// A record by the id that its user gave it.
+fn named(id: i64, name: Option<&str>) -> String {
+    match name {
+        Some(name) => name.to_owned(),
+        None => format!("embeddings.id {id}"),
+    }
+}
+
 fn ids(
     connection: &Connection,
     sql: &str,
@@ -369,25 +448,56 @@ fn ids(
     Ok(())
 }
 
-/// Documents of the records in the range whose two copies differ. The order of the tables is written down: left to itself
-/// SQLite takes the index over all texts, and each slice would read every document.
-fn differing() -> String {
+/// Documents of the records in the range whose two copies differ, and those with U+0000. The order of the tables is written
+/// down: left to itself SQLite takes the index over all texts, and each slice would read every document.
+fn differing(sizes: bool) -> String {
+    let (size, join) = if sizes {
+        ("d.sz", format!("LEFT JOIN {DOCSIZE} AS d ON d.id = m.id"))
+    } else {
+        ("NULL", String::new())
+    };
+    let nul = "instr(m.string_value, char(0)) > 0";
     format!(
-        "SELECT m.id, f.id IS NULL, octet_length(f.c0) = octet_length(m.string_value) FROM embeddings AS e \
+        "SELECT m.id, f.id IS NULL, octet_length(f.c0) = octet_length(m.string_value), \
+         CASE WHEN {nul} THEN m.string_value END, CASE WHEN {nul} THEN f.c0 END, {size}, e.embedding_id, \
+         m.rowid <> m.id AND EXISTS (SELECT 1 FROM {CONTENT} AS w WHERE w.id = m.rowid AND w.c0 = m.string_value) \
+         FROM embeddings AS e \
          CROSS JOIN embedding_metadata AS m ON m.id = e.id AND m.key = 'chroma:document' \
-         LEFT JOIN {CONTENT} AS f ON f.id = m.id WHERE e.id > ?1 AND e.id <= ?2 \
-         AND m.string_value IS NOT NULL AND (f.id IS NULL OR f.c0 IS NOT m.string_value)"
+         LEFT JOIN {CONTENT} AS f ON f.id = m.id {join} WHERE e.id > ?1 AND e.id <= ?2 \
+         AND m.string_value IS NOT NULL AND (f.id IS NULL OR f.c0 IS NOT m.string_value OR {nul})"
     )
 }
 
-fn compare(connection: &Connection, range: (i64, i64), seen: &mut Seen) -> rusqlite::Result<()> {
-    let sql = differing();
+fn compare(
+    connection: &Connection,
+    range: (i64, i64),
+    sizes: bool,
+    seen: &mut Seen,
+) -> rusqlite::Result<()> {
+    let sql = differing(sizes);
     let mut statement = connection.prepare(&sql)?;
     let mut rows = statement.query(range)?;
     while let Some(row) = rows.next()? {
         let (id, missing, same_length): (i64, bool, Option<bool>) =
             (row.get(0)?, row.get(1)?, row.get(2)?);
+        if let (ValueRef::Text(text), ValueRef::Text(searched), false) =
+            (row.get_ref(3)?, row.get_ref(4)?, missing)
+        {
+            let before = fts5::before_nul(text).unwrap_or(text);
+            // Searches read neither of the copies beyond it.
+            if searched == text || searched == before {
+                let size = row.get_ref(5)?.as_blob().ok();
+                if let Some(whole) = indexed_whole(text, before, size) {
+                    let cases = if whole { &mut seen.whole_with_nul } else { &mut seen.cut_at_nul };
+                    let name = Cell::of(row, 6)?;
+                    cases.add(|| named(id, name.text()));
+                }
+                continue;
+            }
+        }
+        let by_rowid: bool = row.get(7)?;
         let cases = match (missing, same_length) {
+            _ if by_rowid => &mut seen.by_rowid,
             (true, _) => &mut seen.missing,
             (false, Some(true)) => &mut seen.changed,
             (false, _) => &mut seen.other,
@@ -411,9 +521,14 @@ fn compare(connection: &Connection, range: (i64, i64), seen: &mut Seen) -> rusql
     Ok(())
 }
 
+const FULLTEXT: &str = "embedding_fulltext_search";
 /// Where FTS5 keeps the texts themselves.
 pub(super) const CONTENT: &str = "embedding_fulltext_search_content";
+/// Where it keeps how many tokens they have.
+const DOCSIZE: &str = "embedding_fulltext_search_docsize";
 const HOMELESS_MAX: usize = 10_000;
+/// The tokenizer of the table that Chroma makes.
+const CHROMAS: Trigrams = Trigrams { folds: true };
 
 /// What a label shows of a name; Chroma takes up to 512.
 const NAME_CHARS_MAX: usize = 128;
@@ -446,7 +561,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = copy(dir.path());
         let connection = Connection::open(database.path()).unwrap();
-        let mut asked = vec![differing(), headless("embedding_metadata")];
+        let mut asked = vec![differing(true), headless("embedding_metadata")];
         asked.push(headless("embedding_metadata_array"));
         for sql in asked {
             let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();

@@ -165,13 +165,13 @@ pub(super) fn of_queue(queue: &Queue) -> Vec<Sample> {
 pub(super) fn of_walk(walk: &Walk) -> Vec<Sample> {
     let Some((at, seen)) = &walk.done else { return vec![COMPARED.sample(0.0)] };
     let mut out = vec![COMPARED.sample(at.as_secs_f64())];
-    for (how, cases) in [
-        ("changed", &seen.changed),
-        ("other", &seen.other),
-        ("missing", &seen.missing),
-        ("stale", &seen.stale),
+    for (how, count) in [
+        ("changed", seen.changed.count),
+        ("other", seen.other.count.saturating_add(seen.by_rowid.count)),
+        ("missing", seen.missing.count),
+        ("stale", seen.stale.count),
     ] {
-        out.push(DOCUMENTS.with(vec![how.into()], cases.count as f64));
+        out.push(DOCUMENTS.with(vec![how.into()], count as f64));
     }
     for (table, rows) in [
         ("embeddings", seen.homeless.values().sum::<u64>()),

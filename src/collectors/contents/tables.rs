@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) opens: Option<i64>,
     /// The largest key of the full-text table, and that of the records.
     keys: Option<(i64, i64)>,
+    /// Rows of metadata whose own number is not that of their record, in a store whose full text is still to be made anew.
+    misplaced: Option<i64>,
 }
 
 impl Facts {
@@ -54,6 +56,11 @@ impl Facts {
             })?;
             self.keys = keys;
         }
+        self.misplaced = None;
+        if catalogue.full_text_to_come() {
+            let sql = "SELECT count(*) FROM embedding_metadata WHERE rowid <> id";
+            self.misplaced = asker.ask(|c| c.query_row(sql, [], |row| row.get(0)))?;
+        }
         self.records = None;
         if has("embeddings") {
             let sql = "SELECT count(*) FROM embeddings";
@@ -73,6 +80,20 @@ impl Facts {
             Finding::new(Code::FtsOutOfStep, "embedding_fulltext_search", evidence)
                 .with_severity(Severity::Critical)
         })
+    }
+}
+
+impl Facts {
+    /// The third migration of Chroma's records (0.4.6) fills the full-text table by the numbers of the rows of
+    /// `embedding_metadata` and looks it up by those of the records. Measured with a store of 0.4.3, opened by 0.4.24, 0.6.3,
+    /// 1.1.1 and 1.5.9: two wrong records of nine are found, and both of 1.x refuse additions.
+    pub(super) fn upgrade_trap(&self) -> Option<Finding> {
+        let rows = self.misplaced.filter(|rows| *rows > 0)?;
+        let evidence = format!(
+            "Chroma below 0.4.6 made this store, and {rows} rows of its metadata have another number than their record"
+        );
+        let finding = Finding::new(Code::FtsLostAtUpgrade, "embedding_metadata", evidence);
+        Some(finding)
     }
 }
 

@@ -263,6 +263,7 @@ fn state_of(error: &QueryError) -> CheckState {
         | QueryError::Wal
         | QueryError::NoLocks(_)
         | QueryError::Aborted(_)
+        | QueryError::Unjudged(_)
         | QueryError::Other(_) => CheckState::Unknown,
     }
 }

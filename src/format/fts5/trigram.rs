@@ -14,7 +14,23 @@ pub struct Trigrams {
     pub folds: bool,
 }
 
+/// The part of a text that SQLite up to 3.46 makes tokens of: its tokenizer stops at the first U+0000, that of later ones
+/// passes over it. `None` when there is none.
+#[must_use]
+pub fn before_nul(text: &[u8]) -> Option<&[u8]> {
+    // A single pass over what is nearly always all of it.
+    if !text.contains(&0) {
+        return None;
+    }
+    text.split(|byte| *byte == 0).next()
+}
+
 impl Trigrams {
+    /// How many tokens a text has, of as many as can be told; see [`Self::add`].
+    pub fn count(self, text: &[u8]) -> Result<u64, Odd> {
+        self.add(0, text, &mut Sum::default())
+    }
+
     /// Adds the tokens of a text to `sum`, and says how many there are. Bytes that are no UTF-8 are read as FTS5 reads
     /// them; what it makes characters of that Unicode has not is odd.
     pub fn add(self, rowid: i64, text: &[u8], sum: &mut Sum) -> Result<u64, Odd> {

@@ -57,6 +57,9 @@ pub enum QueryError {
     /// Given up before the end.
     #[error("given up {0}")]
     Aborted(Abort),
+    /// What was read allows no judgement.
+    #[error("it cannot be judged: {0}")]
+    Unjudged(&'static str),
     /// Anything else: a missing table, no memory.
     #[error("SQLite gave an error")]
     Other(#[source] rusqlite::Error),

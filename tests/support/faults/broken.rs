@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Write,
+    os::unix::fs::PermissionsExt as _,
     os::unix::fs::{FileExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -195,6 +196,13 @@ pub(super) const DIRECTORY: &[Fault] = &[
     file("an empty database over the folders of another", NEWEST, &["catalog_empty"], |d| {
         fs::remove_file(db(d)).unwrap();
         fs::copy(beside(d, "chroma-1.5.9-empty").join("chroma.sqlite3"), db(d)).unwrap();
+    }),
+    file("another directory, open to everybody", NEWEST, &["not_a_store"], |d| {
+        fs::remove_dir_all(d).unwrap();
+        fs::create_dir_all(d.join("somebody's")).unwrap();
+        for open in [d.join("somebody's"), d.to_owned()] {
+            fs::set_permissions(open, fs::Permissions::from_mode(0o1777)).unwrap();
+        }
     }),
     file("files of Chroma 0.3", NEWEST, &["not_a_store"], |d| {
         fs::remove_dir_all(d).unwrap();

@@ -88,7 +88,7 @@ pub(super) const QUEUE: &[Fault] = &[
     sql("vector cut within a number", &[V15], POISON, "within a number", "UPDATE embeddings_queue SET vector=x'0000803f00' WHERE seq_id={LAST}-1"),
     sql("metadata of an operation are no JSON", &[V15], POISON, "no JSON", "UPDATE embeddings_queue SET metadata='garbage' WHERE seq_id={LAST}-1"),
     sql("metadata of an operation have a map as value", &[V11], POISON, "plain value", "UPDATE embeddings_queue SET metadata='{\"a\":{\"b\":1}}' WHERE seq_id={LAST}-1"),
-    sql("vector of one number", &[V15], DIMENSION, "vector of 1", "UPDATE embeddings_queue SET vector=x'0000803f' WHERE seq_id={LAST}-1"),
+    sql("vector of one number", &[V15], POISON, "not found by its vector", "UPDATE embeddings_queue SET vector=x'0000803f' WHERE seq_id={LAST}-1"),
     sql("12,000 operations that nothing has applied", &[V15], &["queue_backlog"], "metadata segment of \"articles\" is 12000 operations behind", "{MORE}"),
     sql("12,000 operations that all have applied", &[V15], &["queue_not_purged", "segment_behind", "segment_behind"], "although automatically_purge is on", "{MORE} UPDATE max_seq_id SET seq_id=(SELECT max(seq_id) FROM embeddings_queue)"),
 ];
@@ -101,8 +101,45 @@ pub(super) const DOCUMENTS: &[Fault] = &[
     sql("one text not in the full-text table", &[V4], STEP, "not in the full-text table", "DELETE FROM embedding_fulltext_search WHERE rowid=5"),
     sql("a text in the full-text table only", &[V11], STEP, "has no document", "DELETE FROM embedding_metadata WHERE key='chroma:document' AND id=4"),
     sql("a text in the full-text table at the place of the next record", &[V15], &["fts_out_of_step critical"], "additions fail", "INSERT INTO embedding_fulltext_search(rowid,string_value) VALUES((SELECT max(id)+1 FROM embeddings),'stale')"),
+    sql("made before 0.4.6, and not upgraded yet", &[V4], &["fts_lost_at_upgrade"], "rows of its metadata have another number", BEFORE_FULL_TEXT),
+    Fault { opened_by: Some(V6), ..sql("made before 0.4.6, and upgraded to 0.6", &[V4], &["fts_lost_at_upgrade"], "", BEFORE_FULL_TEXT) },
+    Fault { opened_by: Some(V15), ..sql("made before 0.4.6, and upgraded to 1.5", &[V4], &["fts_lost_at_upgrade"], "", BEFORE_FULL_TEXT) },
+    sql("made before 0.4.6, without metadata: the upgrade does no harm", &[V4], &[], "", BEFORE_FULL_TEXT_PLAIN),
+    sql("full-text table as the upgrade from before 0.4.6 fills it", &[V4, V6], STEP, "put the document at a wrong number", BY_ROWID),
+    sql("full-text table as the upgrade from before 0.4.6 fills it, 1.x", &[V11, V15], &["fts_out_of_step", "fts_out_of_step critical"], "put the document at a wrong number", BY_ROWID),
+    sql("a document with U+0000", ALL, &["fts_cut_at_nul"], "1 record, articles-002", NUL),
+    sql("a document with U+0000 beside a damaged index", &[V6, V15], &["fts_corrupt", "fts_cut_at_nul"], "inverted index", NUL_BESIDE_DAMAGE),
+    sql("a document with U+0000, indexed by a newer SQLite", &[V11, V15], &["fts_cut_at_nul warning"], "a newer SQLite than 3.46 wrote it", NUL_OF_NEWER),
+    sql("a document with U+0000, indexed by a newer SQLite, before 1.0", &[V4, V6], &["fts_cut_at_nul"], "a newer SQLite than 3.46 wrote it", NUL_OF_NEWER),
     sql("a row of the full-text content gone beneath its index", &[V15], BOTH, "not in the full-text table", "DELETE FROM embedding_fulltext_search_content WHERE id=5"),
 ];
+
+/// What 0.4.0 to 0.4.3 make: no full-text table that is looked up by number, no truth values.
+const BEFORE_FULL_TEXT: &str = "DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext USING fts5(id, string_value); \
+    INSERT INTO embedding_fulltext(id, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; \
+    ALTER TABLE embedding_metadata DROP COLUMN bool_value; DELETE FROM migrations WHERE dir='metadb' AND version>1";
+/// Each record has one row of metadata, under its own number.
+const BEFORE_FULL_TEXT_PLAIN: &str = "DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext USING fts5(id, string_value); \
+    DELETE FROM embedding_metadata WHERE key<>'chroma:document'; UPDATE embedding_metadata SET rowid=-id; UPDATE embedding_metadata SET rowid=id; \
+    ALTER TABLE embedding_metadata DROP COLUMN bool_value; DELETE FROM migrations WHERE dir='metadb' AND version>1";
+/// The third migration of the records, word by word.
+const BY_ROWID: &str = "DELETE FROM embedding_fulltext_search; \
+    INSERT INTO embedding_fulltext_search (rowid, string_value) SELECT rowid, string_value FROM embedding_metadata";
+
+/// As SQLite up to 3.46 leaves it, which all releases have: the index ends before the U+0000.
+const NUL: &str = "UPDATE embedding_fulltext_search SET string_value='captured' WHERE rowid=3; \
+    UPDATE embedding_fulltext_search_content SET c0='captured'||char(0)||'output' WHERE id=3; \
+    UPDATE embedding_metadata SET string_value='captured'||char(0)||'output' WHERE id=3 AND key='chroma:document'";
+const NUL_BESIDE_DAMAGE: &str = "UPDATE embedding_fulltext_search SET string_value='captured' WHERE rowid=3; \
+    UPDATE embedding_fulltext_search_content SET c0='captured'||char(0)||'output' WHERE id=3; \
+    UPDATE embedding_metadata SET string_value='captured'||char(0)||'output' WHERE id=3 AND key='chroma:document'; \
+    UPDATE embedding_fulltext_search_data SET block=x'ff00ff00ff00ff00' WHERE id>10";
+const NUL_OF_NEWER: &str = "UPDATE embedding_fulltext_search SET string_value='captured'||char(0)||'output' WHERE rowid=3; \
+    UPDATE embedding_metadata SET string_value='captured'||char(0)||'output' WHERE id=3 AND key='chroma:document'";
+
+/// In the order in which Chroma 1.5.9 drops them.
+const HALF_A_RESET: &str = "DROP TABLE migrations; DROP TABLE acquire_write; DROP TABLE collection_metadata; DROP TABLE segment_metadata; \
+    DROP TABLE tenants; DROP TABLE databases; DROP TABLE collections; DROP TABLE maintenance_log; DROP TABLE segments";
 
 #[rustfmt::skip]
 pub(super) const SCHEMA: &[Fault] = &[
@@ -119,6 +156,8 @@ pub(super) const SCHEMA: &[Fault] = &[
     file("first start of 0.4 killed between two migrations", NEWEST, &["migration_mismatch info"], |d| broken::instead(d, "cut-0.4.24-between")).saying("the next start goes on"),
     file("first start of 0.4 killed within a migration", NEWEST, MISMATCH, |d| broken::instead(d, "cut-0.4.24-within")).saying("duplicate column name: dimension"),
     sql("no migration written down", &[V4, V15], &["migrations_missing"], "no row", "DELETE FROM migrations"),
+    sql("a reset that was cut off at the third table", &[V11, V15], &["migrations_missing"], "after a reset()", "DROP TABLE migrations; DROP TABLE acquire_write; DROP TABLE collection_metadata"),
+    sql("a reset that was cut off among the tables of the records", NEWEST, &["migrations_missing", "orphan_rows info"], "after a reset()", HALF_A_RESET),
     sql("table migrations gone", &[V15], &["migrations_missing"], "", "DROP TABLE migrations"),
     sql("table embedding_metadata_array gone", &[V15], TABLE, "embedding_metadata_array", "DROP TABLE embedding_metadata_array"),
     sql("table embeddings_queue gone", &[V15], TABLE, "embeddings_queue", "DROP TABLE embeddings_queue"),
@@ -164,7 +203,7 @@ pub(super) const HEALTHY: &[Fault] = &[
     sql("position of a segment that is not there", NEWEST, &[], "", "INSERT INTO max_seq_id VALUES({NEW},5)"),
     sql("what 0.6 leaves of a deleted collection", &[V6], &[], "", "INSERT INTO collection_metadata(collection_id,key) VALUES({NEW},'a'); INSERT INTO max_seq_id VALUES({NEW},x'0000000000000005')"),
     sql("an index and a table of somebody else", NEWEST, &[], "", "CREATE INDEX mine ON embeddings(seq_id); CREATE TABLE theirs(x)"),
-    sql("a newer Chroma than any that is known", NEWEST, &[], "", "INSERT INTO migrations VALUES('sysdb',11,'00011-x.sqlite.sql','x','x'); UPDATE segments SET type='urn:chroma:segment/vector/new' WHERE id={VECTOR}; UPDATE collections SET config_json_str='{\"vector_index\":{\"new\":{},\"hnsw\":{}}}'"),
+    sql("a newer Chroma than any that is known", NEWEST, &["schema_newer_than_exporter"], "11/6/2", "INSERT INTO migrations VALUES('sysdb',11,'00011-x.sqlite.sql','x','x'); UPDATE segments SET type='urn:chroma:segment/vector/new' WHERE id={VECTOR}; UPDATE collections SET config_json_str='{\"vector_index\":{\"new\":{},\"hnsw\":{}}}'"),
     file("folder of an index behind a link", NEWEST, &[], |dir| {
         let folder = super::folder(dir, "articles");
         let elsewhere = dir.with_file_name("elsewhere");

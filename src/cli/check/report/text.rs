@@ -90,6 +90,9 @@ impl Page {
                 &format!("not looked at with --quick, and not part of the verdict: {left_out}"),
             );
         }
+        if let Some(releases) = &store.opened_by {
+            self.lines.push(format!("  opened by: {releases}"));
+        }
         self.lines.push(String::new());
     }
 

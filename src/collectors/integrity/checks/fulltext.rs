@@ -22,6 +22,9 @@ use crate::{
 pub(super) enum Doubt {
     #[error("{0}")]
     Odd(#[from] Odd),
+    /// Nothing contradicts itself; it is of a form that is not known here.
+    #[error("{0}")]
+    Form(&'static str),
     #[error(transparent)]
     Query(#[from] rusqlite::Error),
 }
@@ -152,11 +155,12 @@ fn documents(
         let text = match content.get_ref(1)? {
             ValueRef::Null => &[],
             ValueRef::Text(text) => text,
-            _ => return Err(Odd("a document that is no text").into()),
+            _ => return Err(Doubt::Form("a document that is no text")),
         };
-        let tokens = tokenizer.add(id, text, &mut sum)?;
         let size = size.get_ref(1)?.as_blob().map_err(|_| Odd("a document's size"))?;
-        if fts5::tokens_of_row(size)? != tokens {
+        let stated = fts5::tokens_of_row(size)?;
+        let tokens = tokens(tokenizer, id, text, stated, &mut sum)?;
+        if stated != tokens {
             return Err(Odd("a document of another size").into());
         }
         totals = Totals { rows: totals.rows + 1, tokens: totals.tokens + tokens };
@@ -165,6 +169,45 @@ fn documents(
         return Err(Odd("sizes of other documents").into());
     }
     Ok(Said { sum, totals })
+}
+
+/// Adds the tokens of a document to `sum`, and says how many there are. The SQLite that wrote them may have stopped at a
+/// U+0000; the size that it `stated` tells whether it did.
+fn tokens(
+    tokenizer: Trigrams,
+    id: i64,
+    text: &[u8],
+    stated: u64,
+    sum: &mut Sum,
+) -> Result<u64, Doubt> {
+    let unknown = |odd: Odd| Doubt::Form(odd.0);
+    if let Some(before) = fts5::before_nul(text) {
+        let mut cut = Sum::default();
+        let tokens = tokenizer.add(id, before, &mut cut).map_err(unknown)?;
+        if tokens == stated {
+            *sum = sum.and(cut);
+            return Ok(tokens);
+        }
+    }
+    tokenizer.add(id, text, sum).map_err(unknown)
+}
+
+/// Whether a document of the full-text table `name` has a U+0000. Then SQLite as we have it calls an index damaged that an
+/// older one wrote and finds whole, so that its word on the index says nothing.
+pub(super) fn has_nul(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let table = format!("{name}_content");
+    let mut statement = connection
+        .prepare("SELECT name FROM pragma_table_info(?1) WHERE name GLOB 'c[0-9]*' LIMIT 100")?;
+    let columns = statement.query_map([&table], |row| row.get(0))?;
+    let columns = columns.collect::<Result<Vec<String>, _>>()?;
+    let any = columns.iter().map(|column| format!("instr({}, char(0)) > 0", quoted(column)));
+    let any = any.collect::<Vec<_>>().join(" OR ");
+    if any.is_empty() {
+        return Ok(false);
+    }
+    let sql = format!("SELECT EXISTS(SELECT 1 FROM {} WHERE {any})", quoted(&table));
+    connection.query_row(&sql, [], |row| row.get(0))
 }
 
 /// What the index says, and the small records beside it: totals, version.
@@ -178,7 +221,7 @@ pub(super) fn of_index(
     let totals = Totals::parse(&tables.record(TOTALS_ID)?)?;
     let structure = Structure::parse(&tables.record(STRUCTURE_ID)?)?;
     if structure.segments.len() > SEGMENTS_MAX {
-        return Err(Odd("too many segments").into());
+        return Err(Doubt::Form("too many segments"));
     }
     let mut leaves = Vec::new();
     let mut splits = Vec::new();
@@ -240,11 +283,11 @@ impl<'a> Tables<'a> {
         while let Some(row) = rows.next()? {
             let key = row.get_ref(0)? == ValueRef::Text(b"version");
             if !key || row.get_ref(1)? != ValueRef::Integer(FORMAT_VERSION) {
-                return Err(Odd("a table that is configured").into());
+                return Err(Doubt::Form("a table that is configured"));
             }
             known += 1;
         }
-        if known == 1 { Ok(()) } else { Err(Odd("a table without a version").into()) }
+        if known == 1 { Ok(()) } else { Err(Doubt::Form("a table without a version")) }
     }
 }
 

@@ -64,7 +64,12 @@ pub(super) fn findings(context: &Context, seen: &Seen) -> Vec<Finding> {
         && !remains.with_vectors.is_empty()
         && (seen.tenants == Some(0) || older_than_database(context, &remains.with_vectors))
     {
-        let evidence = format!("no collection is listed; {}", remains.describe());
+        let cut = if seen.tenants == Some(0) {
+            "; a reset() that was cut off leaves the same, with everything deleted but the folders"
+        } else {
+            ""
+        };
+        let evidence = format!("no collection is listed; {}{cut}", remains.describe());
         findings.push(Finding::new(Code::CatalogEmpty, "collections", evidence));
     }
     if seen.collections == Some(0) {
@@ -171,6 +176,12 @@ fn schema_findings(seen: &Seen, server: Option<&str>) -> Vec<Finding> {
         Some(next) => vec![cut_first_start(schema, next)],
         None => fault_findings(seen),
     };
+    let dropped = schema.dropped();
+    if !dropped.is_empty() {
+        for finding in findings.iter_mut().filter(|f| f.code == Code::MigrationsMissing) {
+            *finding = half_a_reset(&dropped);
+        }
+    }
     let counts = schema.counts();
     if let Some(release) = server.and_then(schema::parse_release)
         && !schema::opens(release, counts)
@@ -186,6 +197,17 @@ fn schema_findings(seen: &Seen, server: Option<&str>) -> Vec<Finding> {
         findings.push(Finding::new(Code::SchemaNewerThanServer, "migrations", evidence));
     }
     findings
+}
+
+fn half_a_reset(dropped: &[&str]) -> Finding {
+    let evidence = format!(
+        "there is no table migrations, and {} more of Chroma's tables are gone ({}), as after a reset() of Chroma 1.x that was cut off",
+        dropped.len(),
+        dropped.join(", ")
+    );
+    Finding::new(Code::MigrationsMissing, "migrations", evidence).with_remedy(
+        "Chroma does not start on it. When everything was to be deleted: stop Chroma, move the content of the directory elsewhere, and start it on the empty directory. When not: keep a copy and put the newest verified backup back; what the remaining tables and the segment folders hold can still be read.",
+    )
 }
 
 /// The first start of Chroma was cut off among its migrations.

@@ -176,6 +176,42 @@ fn damage(path: &Path, case: u64, random: &mut Random) -> String {
 }
 
 #[test]
+fn what_an_older_sqlite_left_out_behind_a_nul_is_no_damage_and_hides_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, path) = (dir.path().join("whole"), dir.path().join("broken"));
+    build(&whole, 4050, 3);
+    // The index as SQLite 3.46 makes it: of what stands before the first U+0000.
+    let cut = "UPDATE text SET string_value='before' WHERE rowid=2;
+        UPDATE text_content SET c0='before'||char(0)||' and behind'||char(0) WHERE id=2;";
+    for (more, want) in [
+        ("", true),
+        // Nothing stands before it.
+        (
+            "UPDATE text SET string_value='' WHERE rowid=4; UPDATE text_content SET c0=char(0)||'all of it' WHERE id=4",
+            true,
+        ),
+        // One that this SQLite wrote.
+        ("UPDATE text SET string_value='one'||char(0)||'two' WHERE rowid=4", true),
+        ("UPDATE text_content SET c0='befora'||char(0)||' and behind' WHERE id=2", false),
+        ("UPDATE text_docsize SET sz=x'0e' WHERE id=2", false),
+        ("UPDATE text_content SET c0='changed!' WHERE id=4", false),
+        ("DELETE FROM text_data WHERE id>10", false),
+    ] {
+        std::fs::copy(&whole, &path).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(cut).unwrap();
+        connection.execute_batch(more).unwrap();
+        assert!(has_nul(&connection, "text").unwrap(), "{more}");
+        drop(connection);
+        assert_ne!(sqlites(&path), "ok", "the bundled SQLite no longer goes on behind U+0000");
+        assert_eq!(ours(&path), want, "{more}");
+    }
+    let connection = Connection::open(&whole).unwrap();
+    assert!(!has_nul(&connection, "text").unwrap());
+    assert!(!has_nul(&connection, "not \"there").unwrap());
+}
+
+#[test]
 fn parts_are_all_ids_there_can_be_and_about_equal() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("whole");
