@@ -129,10 +129,28 @@ fn record(desk: &mut Desk, sent: Result<Sent, tokio::task::JoinError>, log: &mut
             return;
         }
     };
+    let why = match &answer.outcome {
+        Outcome::Delivered => None,
+        Outcome::Retry { failure, .. } | Outcome::Rejected { failure } => {
+            Some(why(*failure, &answer))
+        }
+    };
+    desk.note_failure(&receiver, why, clock::now());
     let Some(recorded) = desk.record(&receiver, &answer.outcome, jitter(), clock::now()) else {
         return;
     };
     log.note(&receiver, &notification, &answer, recorded);
+}
+
+/// Why an attempt failed, as a person says it.
+fn why(failure: Failure, answer: &Answer) -> String {
+    let words = failure.words();
+    match (answer.status, answer.text.trim()) {
+        (Some(status), "") => format!("{words} (status {status})"),
+        (Some(status), text) => format!("{words} (status {status}): {text}"),
+        (None, "") => words.to_owned(),
+        (None, text) => text.to_owned(),
+    }
 }
 
 /// The receivers of the configuration, each with its own connections.

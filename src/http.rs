@@ -1,18 +1,20 @@
-//! The HTTP side. Every answer is made of bytes that were ready before the request came, except a reload's and a runbook,
-//! which is rendered from what is part of the program.
+//! The HTTP side. Every answer is made of bytes that were ready before the request came, except a reload's, a page of items, and
+//! a runbook, which is rendered from what is part of the program.
 //!
 //! | path | methods | answer |
 //! |---|---|---|
 //! | `/` | GET, HEAD | status page for people; it keeps itself fresh by asking for itself |
 //! | `/metrics` (configurable) | GET, HEAD | metrics |
 //! | `/api/v1/status` | GET, HEAD | the status page as JSON: what `check --output json` says, and alerts, silences, receivers, history |
+//! | `/api/v1/status/items?store=…&code=…` | GET, HEAD | what the findings of a code are about (ids of records, rows, entries), in pages: `subject`, `page` from 1, `per_page` up to 10,000 |
 //! | `/runbooks/`, `/runbooks/CODE` | GET, HEAD | what a finding means and what to do; CODE may end in `.md` |
 //! | `/-/healthy` | GET, HEAD | 200 while the process runs |
 //! | `/-/ready` | GET, HEAD | 200 once every collector of every store has run, 503 before |
 //! | `/-/reload` | POST, PUT | loads the configuration anew: 200, or 500 with every problem; 403 unless switched on |
 //!
 //! Pages are gzipped for those who accept it; the first and the third have an entity tag, and 304 for who has them already.
-//! Anything else is 404, another method 405; a `Host` that is not this server's is 421 on loopback, none at all 400; query strings are ignored; request bodies are not read. A connection over
+//! Anything else is 404, another method 405; a `Host` that is not this server's is 421 on loopback, none at all 400; other query
+//! strings are ignored; request bodies are not read. A connection over
 //! the cap gets 503 and is closed; those that are open go on.
 
 mod connection;
@@ -49,6 +51,7 @@ use crate::{
     config::Web,
     metrics::{self, Own, Rejection, Route},
     publish::{self, Body, CONTENT_SECURITY_POLICY, Published},
+    status::items::Query,
 };
 
 /// A wish to load the configuration anew. The answer holds every problem, ready to be shown: no secret may be in it.
@@ -196,8 +199,14 @@ impl Server {
     }
 
     async fn admitted(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (route, response) =
-            self.route(request.method(), request.uri().path(), request.headers()).await;
+        let uri = request.uri();
+        let (route, response) = match uri.path() {
+            ITEMS => {
+                let query = uri.query().unwrap_or_default();
+                (Route::Items, self.get(request.method(), |page| items(page, query)))
+            }
+            path => self.route(request.method(), path, request.headers()).await,
+        };
         self.app.own.count_request(route, response.status().as_u16());
         response
     }
@@ -314,6 +323,28 @@ fn status_document(page: &Published, headers: &HeaderMap) -> Response<Full<Bytes
     set(&mut response, header::CACHE_CONTROL, "no-cache");
     response
 }
+
+/// A page of what the findings of a store are about.
+fn items(page: &Published, query: &str) -> Response<Full<Bytes>> {
+    let query = match Query::parse(query) {
+        Ok(query) => query,
+        Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}.\n")),
+    };
+    let Some(items) = query.answer(&page.snapshot) else {
+        return text(StatusCode::NOT_FOUND, "No store of this name is watched.\n");
+    };
+    match serde_json::to_string(&items) {
+        Ok(json) => {
+            let body = (json + "\n").into();
+            let mut response = with_body(StatusCode::OK, "application/json", body);
+            set(&mut response, header::CACHE_CONTROL, "no-store");
+            response
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+const ITEMS: &str = "/api/v1/status/items";
 
 fn runbook(code: &str) -> Response<Full<Bytes>> {
     let html =

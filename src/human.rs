@@ -1,25 +1,34 @@
-//! Numbers as people read them in evidence: bytes in binary units, ratios in per cent, spans of time in two units; and text
+//! Numbers as people read them in evidence: bytes in decimal units, as disks are sold and `df -H` tells, ratios in per cent, spans of time in two units; and text
 //! from disk as it can be shown. Series never carry these.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// `512 bytes`, `1.5 KiB`, `83.2 GiB`.
+/// `512 bytes`, `1.5 kB`, `83.2 GB`.
 #[must_use]
 pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1024 {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if count < 1000 {
         return if count == 1 { "1 byte".to_owned() } else { format!("{count} bytes") };
     }
-    let mut value = count as f64 / 1024.0;
+    let mut value = count as f64 / 1000.0;
     let mut unit = 0;
-    // What would be rounded to 1024.0 goes to the next unit.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
+    // What would be rounded to 1000.0 goes to the next unit.
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `12.3 MB (12,345,678 bytes)`: where a few bytes more or less make the difference.
+#[must_use]
+pub(crate) fn exact_bytes(number: u64) -> String {
+    match number {
+        0..1000 => bytes(number),
+        _ => format!("{} ({} bytes)", bytes(number), count(number as f64)),
+    }
 }
 
 /// `83.4 %`.
@@ -114,15 +123,17 @@ mod tests {
         for (count, want) in [
             (0, "0 bytes"),
             (1, "1 byte"),
-            (1023, "1023 bytes"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (1024 * 1024 - 1, "1.0 MiB"),
-            (89_335_000_000, "83.2 GiB"),
-            (u64::MAX, "16.0 EiB"),
+            (999, "999 bytes"),
+            (1000, "1.0 kB"),
+            (1536, "1.5 kB"),
+            (999_999, "1.0 MB"),
+            (89_335_000_000, "89.3 GB"),
+            (u64::MAX, "18.4 EB"),
         ] {
             assert_eq!(bytes(count), want);
         }
+        assert_eq!(exact_bytes(12_345_678), "12.3 MB (12,345,678 bytes)");
+        assert_eq!(exact_bytes(999), "999 bytes");
         assert_eq!(ratio(0.8339), "83.4 %");
         for (value, want) in [
             (0.0, "0"),

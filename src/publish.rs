@@ -51,6 +51,8 @@ pub struct Published {
     pub index: Body,
     /// `/api/v1/status`, JSON.
     pub status: Body,
+    /// What they were made of.
+    pub snapshot: Arc<Snapshot>,
     /// Whether every collector of every store had run once at some moment up to now.
     pub ready: bool,
 }
@@ -218,7 +220,7 @@ impl Maker {
             self.people.made = Some(Made { at, took, ready });
         }
         let (index, status) = (self.people.index.clone(), self.people.status.clone());
-        Ok(Published { metrics, index, status, ready })
+        Ok(Published { metrics, index, status, snapshot: Arc::clone(snapshot), ready })
     }
 
     fn for_people(
@@ -231,7 +233,8 @@ impl Maker {
         let rows = snapshot.stores.iter().zip(&figures);
         self.past.note(snapshot.taken_at, rows.map(|(store, f)| (&store.store, f.row())));
         let host = desk::about(config).host;
-        let live = Live::new(&host, snapshot, figures, alerts, self.past.history());
+        let live = Live::new(&host, snapshot, figures, alerts, self.past.history())
+            .with_refused(self.own.reload_problems());
         let stale_after = (config.collect.interval * 3).max(STALE_MIN) + STATUS_PAUSE_MAX;
         self.people.count += 1;
         let tag = format!("{}-{}", self.run, self.people.count);

@@ -3,9 +3,10 @@
 
 pub(crate) mod command;
 pub(crate) mod figures;
+pub(crate) mod items;
 pub(crate) mod live;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Serialize, Serializer};
 
@@ -53,6 +54,9 @@ pub(crate) struct StoreReport {
     pub(crate) status: Status,
     /// The most urgent first, and causes above what they brought about.
     pub(crate) findings: Vec<FindingReport>,
+    /// What to begin with, where several kinds of findings are critical: the remedy of the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) do_first: Option<String>,
     /// In the order of the collector; a map in JSON.
     #[serde(serialize_with = "as_map")]
     pub(crate) integrity: Vec<(&'static str, CheckState)>,
@@ -116,6 +120,7 @@ impl StoreReport {
             path: plain(&path.to_string_lossy()),
             status: Status::Ok,
             findings: Vec::new(),
+            do_first: None,
             integrity: Vec::new(),
             integrity_reasons: Vec::new(),
             left_out: Vec::new(),
@@ -158,6 +163,12 @@ impl StoreReport {
         }
         // Among equals the collectors keep their order.
         report.findings = sort_by_cause(report.findings, |f| (f.code, f.severity));
+        let critical = |finding: &&FindingReport| finding.severity == Severity::Critical;
+        let kinds: BTreeSet<Code> =
+            report.findings.iter().filter(critical).map(|f| f.code).collect();
+        if kinds.len() > 1 {
+            report.do_first = report.findings.first().map(|first| first.remedy.clone());
+        }
         report.status = report.judge();
         report
     }

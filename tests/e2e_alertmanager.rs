@@ -91,6 +91,8 @@ fn message() -> Notification {
         count: 1,
         reading: None,
         cause: code.cause().into(),
+        code: code.as_str().to_owned(),
+        items: 0,
         remedy: code.remedy(Path::new("/srv/chroma")),
         runbook: code.runbook(),
         labels: [("team".into(), "search & \"find\"".into()), ("empty".into(), String::new())]

@@ -10,6 +10,7 @@ use chroma_exporter::{
     http::{self, App, Limits, Listeners, ReloadRequest},
     metrics::{CONTENT_TYPE, Own, Page},
     publish::{Body, CONTENT_SECURITY_POLICY, Published},
+    sample::Snapshot,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -51,6 +52,7 @@ fn page(text: &str) -> Published {
         },
         index: body("<html>"),
         status: body("{}"),
+        snapshot: Arc::new(Snapshot { taken_at: Timestamp::from_secs(0), stores: Vec::new() }),
         ready: true,
     }
 }
@@ -205,6 +207,10 @@ async fn every_route_answers_as_the_table_says() {
         ("PUT", "/api/v1/status", 405),
         ("GET", "/api/v1/status/", 404),
         ("GET", "/api/v1", 404),
+        ("GET", "/api/v1/status/items", 400),
+        ("GET", "/api/v1/status/items?store=a&code=nonsense", 400),
+        ("GET", "/api/v1/status/items?store=a&code=hot_journal", 404),
+        ("POST", "/api/v1/status/items?store=a&code=hot_journal", 405),
         ("GET", "/runbooks/", 200),
         ("HEAD", "/runbooks/hot_journal", 200),
         ("GET", "/runbooks/hot_journal.md", 200),

@@ -17,6 +17,7 @@ use chroma_exporter::{
     http::{self, App, Limits, Listeners},
     metrics::{Own, Page},
     publish::{Body, Published},
+    sample::Snapshot,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -59,6 +60,7 @@ fn the_server_outlives_a_time_without_descriptors() {
         metrics: page,
         index: Body::default(),
         status: Body::default(),
+        snapshot: Arc::new(Snapshot { taken_at: Timestamp::from_secs(0), stores: Vec::new() }),
         ready: true,
     }));
     let (reload, _reloads) = mpsc::channel(1);

@@ -417,7 +417,7 @@ fn own_health_is_told() {
     let watched = family(&families, "chroma_exporter_watch").unwrap();
     assert_eq!(watched.series.len(), 1, "a store that is gone has no series");
 
-    own.reload_failed();
+    own.reload_failed("stores: none", Timestamp::from_secs(0));
     let families = page(&own);
     let reload = |families: &[Family], what: &str| {
         value(families, &format!("chroma_exporter_config_last_reload_{what}"), &[])

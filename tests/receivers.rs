@@ -77,6 +77,8 @@ fn message() -> Notification {
         count: 1,
         reading: None,
         cause: "It is.".into(),
+        code: String::new(),
+        items: 0,
         remedy: "Free space on it.".into(),
         runbook: String::new(),
         labels: [].into(),

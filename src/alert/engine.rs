@@ -70,7 +70,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// `tracked` is what was written down before a restart; `runbooks` is what links to runbooks begin with.
+    /// `tracked` is what was written down before a restart; `runbooks` is what links to runbooks begin with; empty
+    /// for none.
     #[must_use]
     pub fn new(rules: Vec<Rule>, runbooks: &str, tracked: BTreeMap<Key, Tracked>) -> Self {
         Self { rules, runbooks: runbooks.to_owned(), tracked, ..Self::default() }
@@ -193,8 +194,9 @@ impl Engine {
             On::Series(level) => level.code,
         };
         let path: &Path = &store.path;
+        // A path alone leads nowhere from a message.
         let runbook = |code: Code| match &*self.runbooks {
-            "" => code.runbook(),
+            "" => String::new(),
             base => format!("{base}/{}", code.runbook()),
         };
         let standing = || {
@@ -216,6 +218,8 @@ impl Engine {
             count: found.count,
             reading: found.number,
             cause: code.map(|code| code.cause().to_owned()).unwrap_or_default(),
+            code: code.map(|code| code.as_str().to_owned()).unwrap_or_default(),
+            items: found.items,
             remedy: code.map(remedy).unwrap_or_default(),
             runbook: code.map(runbook).unwrap_or_default(),
             labels: rule.labels.clone(),

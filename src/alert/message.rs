@@ -22,7 +22,7 @@ pub struct Notification {
     pub host: String,
     /// Base of the links to the status page, without a slash at its end; empty when none is configured.
     pub external_url: String,
-    /// What it tells, firing first, then by severity, most urgent first; never empty.
+    /// What it tells, firing first, then the most urgent, causes above what they brought about; never empty.
     pub alerts: Vec<Alert>,
     /// Alerts that belong to it and were left out by the bound of the receiver.
     pub left_out: usize,
@@ -128,9 +128,15 @@ pub struct Alert {
     pub reading: Option<Number>,
     /// The cause and what it leads to, in one sentence; empty for a rule of the operator's own.
     pub cause: String,
+    /// The entry of the catalogue behind it; empty for a rule of the operator's own.
+    #[serde(default)]
+    pub code: String,
+    /// How many records, rows or entries it is about, where those are listed one by one.
+    #[serde(default)]
+    pub items: u64,
     /// The one thing to do; empty for a rule of the operator's own.
     pub remedy: String,
-    /// Link or path of the runbook; empty for a rule of the operator's own.
+    /// Link to the runbook; empty where no address is known, and for a rule of the operator's own.
     pub runbook: String,
     /// Labels that the operator gave the rule.
     pub labels: BTreeMap<String, String>,
@@ -272,6 +278,22 @@ impl Failure {
         Self::Command,
     ];
 
+    /// The reason as a person says it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Config => "cannot be used as it is configured",
+            Self::Connect => "no connection",
+            Self::Timeout => "no answer in time",
+            Self::Broken => "the connection broke off",
+            Self::RateLimited => "it asked for fewer messages",
+            Self::Client => "it refused the message",
+            Self::Server => "it had an error of its own",
+            Self::Answer => "its answer made no sense",
+            Self::Command => "the command failed",
+        }
+    }
+
     /// The word of the `reason` label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -297,7 +319,7 @@ mod tests {
     fn numbers_are_told_in_their_unit() {
         for (series, value, threshold, want) in [
             ("chroma_disk_used_ratio", 0.873, 0.8, "87.3 % (limit 80.0 %)"),
-            ("chroma_disk_avail_bytes", 1536.0, 2_147_483_648.0, "1.5 KiB (limit 2.0 GiB)"),
+            ("chroma_disk_avail_bytes", 1536.0, 2_147_483_648.0, "1.5 kB (limit 2.1 GB)"),
             ("chroma_backup_age_seconds", 97_200.0, 93_600.0, "1 d 3 h (limit 1 d 2 h)"),
             ("chroma_queue_records{topic=\"a_bytes\"}", 5001.0, 5000.0, "5001 (limit 5000)"),
             ("chroma_x_timestamp_seconds", 1.5, 1.0, "1.5 (limit 1)"),

@@ -24,7 +24,10 @@ use super::{
     message::{Alert, Failure, Notification, Outcome, Reason, Status},
     silence::Silence,
 };
-use crate::{clock::Timestamp, findings::Severity};
+use crate::{
+    clock::Timestamp,
+    findings::{Code, Severity, order::order},
+};
 use policy::{Grouping, Policy};
 
 /// What one receiver knows of one episode.
@@ -465,6 +468,7 @@ impl Lane {
             alerts.extend(told.take(room).map(|e| Alert { known: true, ..e.alert.clone() }));
         }
         alerts.sort_by_key(urgency);
+        let alerts = causes_first(alerts);
         Notification {
             id,
             group,
@@ -704,6 +708,29 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 fn urgency(alert: &Alert) -> (bool, bool, std::cmp::Reverse<Severity>, Timestamp, String) {
     let ended = alert.ended.is_some();
     (alert.known, ended, std::cmp::Reverse(alert.severity), alert.since, alert.key())
+}
+
+/// Among those of one store that are told anew and fire, causes stand above what they brought about.
+fn causes_first(alerts: Vec<Alert>) -> Vec<Alert> {
+    let (firing, rest): (Vec<Alert>, Vec<Alert>) =
+        alerts.into_iter().partition(|alert| alert.ended.is_none() && !alert.known);
+    let one_store = firing.windows(2).all(|pair| pair[0].store == pair[1].store);
+    let codes: Option<Vec<(Code, Severity)>> = firing
+        .iter()
+        .map(|alert| {
+            let code = Code::ALL.iter().find(|code| code.as_str() == alert.code)?;
+            Some((*code, alert.severity))
+        })
+        .collect();
+    // A rule of the operator's own has no place among causes.
+    let firing = match codes.filter(|_| one_store) {
+        None => firing,
+        Some(codes) => {
+            let mut firing: Vec<Option<Alert>> = firing.into_iter().map(Some).collect();
+            order(&codes).into_iter().filter_map(|at| firing[at].take()).collect()
+        }
+    };
+    firing.into_iter().chain(rest).collect()
 }
 
 /// The same for the same news, so that a program that could not write down what it sent, and was killed, sends it again under

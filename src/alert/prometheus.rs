@@ -26,9 +26,10 @@ pub struct File {
 /// What differs from one installation to the other.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What links to runbooks begin with, without a slash at its end; empty for their paths alone.
+    /// What links to runbooks begin with, without a slash at its end; empty for the exporter that is scraped, which serves them
+    /// under the address of its target.
     pub runbooks: String,
-    /// Address of Grafana, without a slash at its end; empty for the path alone.
+    /// Address of Grafana, without a slash at its end; empty for no links to dashboards.
     pub grafana: String,
     /// The job that scrapes the exporters; only an exporter that never answered is known by it alone.
     pub job: String,
@@ -124,11 +125,12 @@ fn alerting(rule: &Rule, options: &Options) -> Alerting {
     let mut annotations = BTreeMap::from([
         // Without names, so that it is the same for all alerts of a group.
         ("summary", LitString(format!("{} in a Chroma store", rule.summary))),
-        ("dashboard_url", LitString(format!("{}{STORE_DASHBOARD}", options.grafana))),
     ]);
+    annotations.extend(dashboard(options, STORE_DASHBOARD));
     let description = if let Some(code) = code {
-        annotations.insert("runbook_url", LitString(under(&options.runbooks, &code.runbook())));
-        let remedy = code.remedy_template().replace("{path}", "{{ $path }}");
+        let base = if options.runbooks.is_empty() { OWN_RUNBOOKS } else { &options.runbooks };
+        annotations.insert("runbook_url", LitString(format!("{base}/{}", code.runbook())));
+        let remedy = told_elsewhere(code.remedy_template()).replace("{path}", "{{ $path }}");
         let numbers = number::of(code).map(|number| number.template()).unwrap_or_default();
         format!("{HEAD}\n{WHERE} {}{value}{numbers}\nWhat to do: {remedy}", code.cause())
     } else {
@@ -163,8 +165,36 @@ fn level_expr(name: &str, level: &Level) -> String {
     }
 }
 
-fn under(base: &str, path: &str) -> String {
-    if base.is_empty() { path.to_owned() } else { format!("{base}/{path}") }
+/// A link to a dashboard, where somebody said where Grafana is: a path alone leads nowhere from a message.
+fn dashboard(options: &Options, page: &str) -> Option<(&'static str, LitString)> {
+    let grafana = &options.grafana;
+    (!grafana.is_empty()).then(|| ("dashboard_url", LitString(format!("{grafana}{page}"))))
+}
+
+/// A remedy where there is no evidence beside it: Prometheus knows that something is wrong and not what it is about.
+fn told_elsewhere(remedy: &str) -> String {
+    let mut out = remedy.to_owned();
+    for (here, there) in [
+        ("folder named here", "folder that chroma_exporter check names"),
+        ("records named here", "records that chroma_exporter check --ids lists"),
+        ("(check names them)", "(chroma_exporter check names them)"),
+        ("the release named in the evidence", "the release that chroma_exporter check names"),
+        ("(named in the evidence, or by", "(chroma_exporter check names it, or"),
+        ("the row named in the evidence", "the row that chroma_exporter check names"),
+        ("the process named in the evidence", "the process that chroma_exporter check names"),
+        ("the evidence says", "chroma_exporter check says"),
+        ("as shown in the evidence", "as chroma_exporter check shows"),
+        ("USER as in the evidence", "USER as chroma_exporter check says"),
+        ("PID and N as found", "PID and N as chroma_exporter check says"),
+        ("; why it was given up stands in the evidence", "; it says why it was given up"),
+        (
+            "See what it could not read in the evidence, or with:",
+            "See what it could not read with:",
+        ),
+    ] {
+        out = out.replace(here, there);
+    }
+    out
 }
 
 fn span(span: Duration) -> Option<String> {
@@ -178,6 +208,9 @@ fn quoted(text: &str) -> String {
 /// A series that is missing ends an alert of Prometheus like one that is healthy. A restart of the exporter, a scrape that
 /// timed out, or a reading that failed once is no recovery, so every alert of a store outlasts this gap.
 const GAP: Duration = Duration::from_mins(5);
+
+/// The exporter itself, as Prometheus reaches it.
+const OWN_RUNBOOKS: &str = "http://{{ $labels.instance }}";
 
 /// The dashboard of one store; its uid is fixed (`dashboards/chroma-store.json`).
 const STORE_DASHBOARD: &str = "/d/chroma-store?var-job={{ $labels.job | urlquery }}\
@@ -228,6 +261,28 @@ mod tests {
         assert!(text.contains("https://x/runbooks/second_writer.md"));
         assert!(text.contains("https://g/d/chroma-store?var-job="));
         assert!(!text.contains("{path}"));
+    }
+
+    #[test]
+    fn links_lead_somewhere_and_no_text_speaks_of_what_is_not_there() {
+        let rules = builtin::rules(&Collect::default());
+        let bare = Options { runbooks: String::new(), grafana: String::new(), ..options() };
+        let text = File::new(&rules, &bare).to_yaml().unwrap();
+        assert!(!text.contains("dashboard_url") && !text.contains("/d/chroma"));
+        assert!(text.contains("http://{{ $labels.instance }}/runbooks/second_writer.md"));
+        for line in text.lines() {
+            let (start, link) = line.split_once("runbooks/").unwrap_or((line, ""));
+            assert!(link.is_empty() || start.ends_with("http://{{ $labels.instance }}/"), "{line}");
+        }
+        for code in Code::ALL {
+            let told = told_elsewhere(code.remedy_template());
+            for word in ["named here", "the evidence", "as found", "shown below"] {
+                assert!(
+                    !told.contains(word),
+                    "{code:?} speaks of what an alert does not have: {told}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -33,4 +33,6 @@ pub struct ReceiverReport {
     pub queued: usize,
     /// Since when the oldest of them waits.
     pub oldest: Option<Timestamp>,
+    /// When its last attempt failed and why, in words; `None` after one that arrived.
+    pub failure: Option<(Timestamp, String)>,
 }

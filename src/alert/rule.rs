@@ -136,8 +136,10 @@ pub struct Found {
     pub evidence: String,
     /// The command with the numbers of this case; else that of the catalogue.
     pub remedy: Option<String>,
-    /// How many findings or samples there are.
+    /// How many findings or samples there are; those that are only worth knowing do not count beside graver ones.
     pub count: usize,
+    /// How many records, rows or entries the findings are about, where those are listed.
+    pub items: u64,
     /// The number and its level.
     pub number: Option<Number>,
 }
@@ -159,6 +161,7 @@ fn judge_finding(rule: &Rule, code: Code, store: &StoreReadings) -> (Condition, 
         .filter(|finding| finding.code == code && !finding.kept)
         .collect();
     seen.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let grave = |severity| severity > Severity::Info;
     if let Some(first) = seen.first() {
         let evidence = match &*first.subject {
             "" => first.evidence.clone(),
@@ -170,7 +173,8 @@ fn judge_finding(rule: &Rule, code: Code, store: &StoreReadings) -> (Condition, 
             Some(Found {
                 severity,
                 evidence,
-                count: seen.len(),
+                count: seen.iter().filter(|f| grave(f.severity) == grave(first.severity)).count(),
+                items: seen.iter().fold(0, |sum, f| f.items_total.saturating_add(sum)),
                 number: None,
                 remedy: first.remedy.clone(),
             }),
@@ -223,7 +227,10 @@ fn judge_series(
             let severity = rule.usual_severity();
             let evidence = String::new();
             let number = Some(number);
-            (Condition::Bad, Some(Found { severity, evidence, count, number, remedy: None }))
+            (
+                Condition::Bad,
+                Some(Found { severity, evidence, count, items: 0, number, remedy: None }),
+            )
         }
         None if owners > 0 && known => (Condition::Good, None),
         None => (Condition::Unknown, None),

@@ -70,13 +70,12 @@ fn told(name: &str, kind: &str, answer: &Answer) -> (String, Ended) {
     let (verdict, ended) = match &answer.outcome {
         Outcome::Delivered => ("delivered".to_owned(), Ended::Well),
         Outcome::Retry { failure, .. } => (
-            format!("not delivered ({}), it would be tried again", failure.as_str()),
+            format!("not delivered ({}), it would be tried again", failure.words()),
             Ended::Warning,
         ),
-        Outcome::Rejected { failure } => (
-            format!("refused ({}), it would not be tried again", failure.as_str()),
-            Ended::Critical,
-        ),
+        Outcome::Rejected { failure } => {
+            (format!("refused ({}), it would not be tried again", failure.words()), Ended::Critical)
+        }
     };
     let seconds = answer.took.as_secs_f64();
     let status = answer.status.map(|status| format!("{status} ")).unwrap_or_default();
@@ -94,8 +93,9 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
     let store = config.stores.first();
     let path = store.map_or_else(|| "/var/lib/chroma".into(), |store| store.path.clone());
     let name = store.map_or("test", |store| &*store.name);
-    let runbook = match &*config.alerts.runbook_url {
-        "" => code.runbook(),
+    let about = desk::about(config);
+    let runbook = match desk::runbooks(config, &about) {
+        "" => String::new(),
         base => format!("{base}/{}", code.runbook()),
     };
     let alert = Alert {
@@ -113,6 +113,8 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
             threshold: config.collect.disk_warn_ratio,
         }),
         cause: code.cause().to_owned(),
+        code: code.as_str().to_owned(),
+        items: 0,
         remedy: code.remedy(&path),
         runbook,
         labels: BTreeMap::from([("test".to_owned(), "true".to_owned())]),
@@ -122,7 +124,6 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
         known: false,
         merged: 0,
     };
-    let about = desk::about(config);
     Notification {
         id: format!("{:032x}", now.as_nanos()),
         group: format!("store={name}"),

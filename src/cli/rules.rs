@@ -14,7 +14,7 @@ pub(super) struct Options {
     /// The Prometheus job that scrapes the exporters; its targets that never answered raise an alert too
     #[arg(long, value_name = "NAME", default_value = "chroma")]
     job: String,
-    /// Address of Grafana for links to the dashboards; without it a link is a path only
+    /// Address of Grafana for links to the dashboards; no links without it
     #[arg(long = "grafana.url", value_name = "URL", default_value = "")]
     grafana: String,
     /// Print only this group; repeatable

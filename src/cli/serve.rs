@@ -259,8 +259,8 @@ impl Reloader {
         let config = match loaded {
             Ok(Ok(config)) => Arc::new(config),
             Ok(Err(problems)) => {
-                self.own.reload_failed();
                 let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                self.own.reload_failed(&text.join("\n"), clock::now());
                 for problem in &text {
                     error!(problem, "Configuration problem.");
                 }

@@ -36,6 +36,7 @@ use crate::{
     clock::Timestamp,
     config::CollectorName,
     findings::{Code, Finding, Severity},
+    human,
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, device::Device},
     watch::Wake,
@@ -328,8 +329,11 @@ impl Backups {
             findings.push(Finding::new(Code::BackupStale, "", evidence).with_severity(severity));
         }
         if let Some((size, usual)) = shrunk(backups, newest) {
-            let evidence =
-                format!("the newest backup has {size} bytes, those before it had {usual}");
+            let evidence = format!(
+                "the newest backup has {}, those before it had {}",
+                human::bytes(size),
+                human::bytes(usual)
+            );
             findings.push(Finding::new(Code::BackupShrunk, name_of(&newest.path), evidence));
         }
         if store_device == Some(newest.device) {

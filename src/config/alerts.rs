@@ -27,9 +27,10 @@ use crate::{
 pub struct Alerts {
     /// How messages call this host; `None` takes its name from the kernel.
     pub host: Option<String>,
-    /// Base of the links to the status page, without a slash at its end; empty for no links.
+    /// Base of the links to the status page, without a slash at its end; empty for the address that the program listens on.
     pub external_url: String,
-    /// What links to runbooks begin with, without a slash at its end; empty gives their paths in this repository.
+    /// What links to runbooks begin with, without a slash at its end; empty for the exporter, which
+    /// serves them.
     pub runbook_url: String,
     /// Changes of built-in rules, and rules of the operator's own.
     pub rules: Vec<RuleChange>,

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -36,6 +37,8 @@ pub struct Desk {
     about: About,
     touched: BTreeSet<Key>,
     rows: Vec<Row>,
+    /// Why the last attempt of a receiver failed, in words; none after one that arrived.
+    failures: BTreeMap<String, (Timestamp, String)>,
     /// When the first lane wants to be asked again.
     wake: Option<Timestamp>,
 }
@@ -52,6 +55,7 @@ impl Desk {
             about: About::default(),
             touched: BTreeSet::new(),
             rows: Vec::new(),
+            failures: BTreeMap::new(),
             wake: None,
         };
         let mut roads = kept.roads;
@@ -66,13 +70,12 @@ impl Desk {
     /// Puts a configuration into force. What waits for a receiver that is no longer there is dropped; answers with how
     /// many alerts that were, by receiver.
     pub fn configure(&mut self, config: &Config, now: Timestamp) -> Vec<(String, usize)> {
-        self.engine.set_rules(
-            alerts::rules(&config.collect, &config.alerts.rules),
-            &config.alerts.runbook_url,
-        );
         self.about = about(config);
+        let rules = alerts::rules(&config.collect, &config.alerts.rules);
+        self.engine.set_rules(rules, runbooks(config, &self.about));
         let told = config.receivers.iter().filter(|r| !matches!(r.kind, Kind::Heartbeat { .. }));
         self.kinds = told.clone().map(|r| (r.name.to_string(), r.kind.as_str())).collect();
+        self.failures.retain(|name, _| self.kinds.contains_key(name));
         let mut dropped = Vec::new();
         let gone: Vec<String> =
             self.lanes.keys().filter(|name| !self.kinds.contains_key(*name)).cloned().collect();
@@ -162,6 +165,14 @@ impl Desk {
         Some(self.lanes.get_mut(receiver)?.record(outcome, jitter, now))
     }
 
+    /// Notes in words why an attempt failed; `None` for one that arrived.
+    pub fn note_failure(&mut self, receiver: &str, why: Option<String>, now: Timestamp) {
+        match why {
+            Some(why) => drop(self.failures.insert(receiver.to_owned(), (now, why))),
+            None => drop(self.failures.remove(receiver)),
+        }
+    }
+
     /// The rows that changed since the last call.
     pub fn take_rows(&mut self) -> Vec<Row> {
         let mut rows = std::mem::take(&mut self.rows);
@@ -205,7 +216,9 @@ impl Desk {
         let receivers = self.lanes.iter().map(|(name, lane)| {
             let (queued, oldest) = lane.queue(now);
             let kind = self.kinds.get(name).copied().unwrap_or_default();
-            (name.clone(), ReceiverReport { kind, counts: lane.counts().clone(), queued, oldest })
+            let failure = self.failures.get(name).cloned();
+            let counts = lane.counts().clone();
+            (name.clone(), ReceiverReport { kind, counts, queued, oldest, failure })
         });
         let tracked = self.engine.tracked().values();
         AlertReport {
@@ -252,13 +265,35 @@ pub fn policy_of(receiver: &Receiver) -> Policy {
     }
 }
 
-/// What every notification says of this host.
+/// What every notification says of this host. Where no address is configured links lead to the one that the program listens
+/// on, unless that is of this host alone, or behind a password or certificate of which nothing is known here.
 #[must_use]
 pub fn about(config: &Config) -> About {
     let kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
-    About {
-        host: config.alerts.host.clone().unwrap_or_else(kernel),
-        external_url: config.alerts.external_url.clone(),
+    let host = config.alerts.host.clone().unwrap_or_else(kernel);
+    let external_url = match &*config.alerts.external_url {
+        "" if config.web.config_file.is_none() => listening(&config.web.listen, &kernel()),
+        configured => configured.to_owned(),
+    };
+    About { host, external_url }
+}
+
+/// The address under which others reach the program, without a slash at its end; empty when there is none.
+fn listening(listen: &[SocketAddr], name: &str) -> String {
+    let reached = listen.iter().find(|at| !at.ip().is_loopback() && at.port() != 0);
+    match reached {
+        None => String::new(),
+        Some(at) if at.ip().is_unspecified() => format!("http://{name}:{}", at.port()),
+        Some(at) => format!("http://{at}"),
+    }
+}
+
+/// What links to runbooks begin with: the exporter has them too.
+#[must_use]
+pub fn runbooks<'a>(config: &'a Config, about: &'a About) -> &'a str {
+    match &*config.alerts.runbook_url {
+        "" => &about.external_url,
+        configured => configured,
     }
 }
 
@@ -267,3 +302,46 @@ const QUIET_MAX: Duration = Duration::from_mins(1);
 
 /// How often time alone is looked at while an alert waits for it.
 const TICK: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_lead_to_where_the_program_is_reached() {
+        for (listen, want) in [
+            (&["127.0.0.1:18000"][..], ""),
+            (&["127.0.0.1:18000", "10.0.0.7:18001"], "http://10.0.0.7:18001"),
+            (&["0.0.0.0:18000"], "http://db1:18000"),
+            (&["[::]:18000"], "http://db1:18000"),
+            (&["[fd00::1]:9"], "http://[fd00::1]:9"),
+            (&["0.0.0.0:0"], ""),
+            (&[], ""),
+        ] {
+            let listen: Vec<SocketAddr> = listen.iter().map(|at| at.parse().unwrap()).collect();
+            assert_eq!(listening(&listen, "db1"), want, "{listen:?}");
+        }
+        let mut config = Config::default();
+        config.web.listen = vec!["0.0.0.0:18000".parse().unwrap()];
+        assert!(about(&config).external_url.ends_with(":18000"));
+        assert_eq!(runbooks(&config, &about(&config)), about(&config).external_url);
+        config.web.config_file = Some("/etc/web.yml".into());
+        assert_eq!(about(&config).external_url, "", "nobody knows whether it is https");
+        config.alerts.external_url = "https://x".to_owned();
+        assert_eq!(runbooks(&config, &about(&config)), "https://x");
+        config.alerts.runbook_url = "https://wiki".to_owned();
+        assert_eq!(runbooks(&config, &about(&config)), "https://wiki");
+    }
+
+    #[test]
+    fn the_last_failure_of_a_receiver_is_told_until_one_arrives() {
+        let mut desk = Desk::new(&Config::default(), Kept::default(), Timestamp::from_secs(0));
+        desk.note_failure("team", Some("refused".to_owned()), Timestamp::from_secs(1));
+        assert_eq!(desk.failures["team"], (Timestamp::from_secs(1), "refused".to_owned()));
+        desk.note_failure("team", None, Timestamp::from_secs(2));
+        assert!(desk.failures.is_empty());
+        desk.note_failure("gone", Some("refused".to_owned()), Timestamp::from_secs(3));
+        desk.configure(&Config::default(), Timestamp::from_secs(4));
+        assert!(desk.failures.is_empty(), "a receiver that is gone has no failure");
+    }
+}

@@ -1,12 +1,18 @@
 //! In which order findings are told: the gravest first, and what brought others about above them, so that whoever begins at
 //! the top begins at the cause. The table is the one place that says what leads to what; text, document, page and messages
 //! all ask it.
+#![allow(clippy::enum_glob_use, reason = "a table of codes")]
 
-use std::{cmp::Reverse, collections::BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use super::{Code, Severity};
 
 /// What a code can bring about, or whose remedy it would undo or make worse. Only what comes next: the rest follows.
+#[expect(clippy::too_many_lines, reason = "a table")]
 const fn leads_to(code: Code) -> &'static [Code] {
     use Code::*;
     match code {
@@ -82,7 +88,7 @@ const fn leads_to(code: Code) -> &'static [Code] {
         ],
         SqliteIndexCorrupt => &[OrphanRows, ServerFailing, LogError],
         FtsCorrupt | FtsMissing => &[FtsOutOfStep, ServerFailing, LogError],
-        HotJournal => &[CheckOverdue],
+        HotJournal | CollectorFailing => &[CheckOverdue],
         MigrationsMissing => &[MigrationMismatch, TableMissing, ServerFailing, LogError],
         SchemaNewerThanServer | MigrationMismatch | TableMissing => {
             &[ServerFailing, LogPanic, LogError]
@@ -142,51 +148,71 @@ const fn leads_to(code: Code) -> &'static [Code] {
         ServerFailing => &[LogError],
         LogPanic => &[ServerGone],
         ServerGone => &[ServerUnreachable],
-        CollectorFailing => &[CheckOverdue],
         BackupInvalid | BackupIncomplete => &[BackupMissing, BackupStale, BackupShrunk],
         _ => &[],
     }
 }
 
-/// All that `code` leads to, by however many steps.
-fn follows(code: Code) -> BTreeSet<Code> {
-    let (mut all, mut open) = (BTreeSet::new(), vec![code]);
-    while let Some(next) = open.pop() {
-        open.extend(leads_to(next).iter().filter(|effect| all.insert(**effect)));
-    }
-    all
+/// All that each code leads to, by however many steps; in the order of the catalogue.
+static FOLLOWS: LazyLock<Vec<BTreeSet<Code>>> = LazyLock::new(|| {
+    let all = |code: &Code| {
+        let (mut all, mut open) = (BTreeSet::new(), vec![*code]);
+        while let Some(next) = open.pop() {
+            open.extend(leads_to(next).iter().filter(|effect| all.insert(**effect)));
+        }
+        all
+    };
+    Code::ALL.iter().map(all).collect()
+});
+
+fn follows(code: Code) -> &'static BTreeSet<Code> {
+    // The catalogue lists every code, in the order in which the language counts them.
+    &FOLLOWS[code as usize]
+}
+
+/// Whether it may have brought others about. One that is lighter than the catalogue says did not: a SQLite shell beside Chroma
+/// loses no vectors.
+fn active(code: Code, severity: Severity) -> bool {
+    severity >= code.severity() && severity > Severity::Info
+}
+
+/// What is there of one code.
+#[derive(Default)]
+struct Present {
+    gravest: Option<Severity>,
+    count: usize,
+    active: usize,
 }
 
 /// The places of `findings` in the order in which they are told. A cause is as urgent as the gravest of what it brought
-/// about, and stands above it; the gravest stand first; equals keep their order, those that explain most first. A finding that
-/// is lighter than the catalogue says brought nothing about: a SQLite shell beside Chroma loses no vectors.
+/// about, and stands above it; the gravest stand first; among equals those that explain most, then those that came first.
 #[must_use]
 pub fn order(findings: &[(Code, Severity)]) -> Vec<usize> {
-    let effects: Vec<Vec<usize>> = findings
-        .iter()
-        .map(|(code, severity)| {
-            if *severity < code.severity() || *severity == Severity::Info {
-                return Vec::new();
+    let mut present: BTreeMap<Code, Present> = BTreeMap::new();
+    for (code, severity) in findings {
+        let of = present.entry(*code).or_default();
+        of.gravest = of.gravest.max(Some(*severity));
+        of.count += 1;
+        of.active += usize::from(active(*code, *severity));
+    }
+    let mut keys: BTreeMap<(Code, Severity), _> = BTreeMap::new();
+    for (code, severity) in findings {
+        keys.entry((*code, *severity)).or_insert_with(|| {
+            let follows = if active(*code, *severity) { Some(follows(*code)) } else { None };
+            let effects = follows.into_iter().flatten().filter_map(|effect| present.get(effect));
+            let (mut urgency, mut explained) = (*severity, 0);
+            for effect in effects {
+                urgency = effect.gravest.map_or(urgency, |gravest| gravest.max(urgency));
+                explained += effect.count;
             }
-            let follows = follows(*code);
-            let others = findings.iter().enumerate();
-            others.filter(|(_, (other, _))| follows.contains(other)).map(|(at, _)| at).collect()
-        })
-        .collect();
-    let urgency: Vec<Severity> = findings
-        .iter()
-        .zip(&effects)
-        .map(|((_, own), effects)| {
-            effects.iter().map(|at| findings[*at].1).fold(*own, std::cmp::max)
-        })
-        .collect();
-    // How many stand above it: more for an effect than for each of its causes, because all follows from all above.
-    let mut above = vec![0_usize; findings.len()];
-    for effects in &effects {
-        effects.iter().for_each(|at| above[*at] += 1);
+            // More for an effect than for each of its causes, because it follows from all that those follow from.
+            let causes = present.iter().filter(|(cause, _)| self::follows(**cause).contains(code));
+            let above: usize = causes.map(|(_, of)| of.active).sum();
+            (Reverse(urgency), above, Reverse(explained))
+        });
     }
     let mut places: Vec<usize> = (0..findings.len()).collect();
-    places.sort_by_key(|at| (Reverse(urgency[*at]), above[*at], Reverse(effects[*at].len())));
+    places.sort_by_key(|at| keys.get(&findings[*at]));
     places
 }
 
@@ -209,7 +235,8 @@ mod tests {
 
     #[test]
     fn nothing_brings_itself_about() {
-        for code in Code::ALL {
+        for (place, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(*code as usize, place);
             assert!(!follows(*code).contains(code), "{code:?}");
         }
     }
@@ -267,7 +294,7 @@ mod tests {
             prop_assert_eq!(sorted, (0..findings.len()).collect::<Vec<_>>());
             let brought = |a: usize, b: usize| {
                 let (code, severity) = findings[a];
-                severity >= code.severity() && severity > Severity::Info && follows(code).contains(&findings[b].0)
+                active(code, severity) && follows(code).contains(&findings[b].0)
             };
             for (n, b) in places.iter().enumerate() {
                 for a in &places[..n] {

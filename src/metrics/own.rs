@@ -147,6 +147,8 @@ pub enum Route {
     Index,
     /// The same as JSON.
     Status,
+    /// What findings are about, in pages.
+    Items,
     /// The runbooks.
     Runbook,
     /// The metrics page.
@@ -162,9 +164,10 @@ pub enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Index,
         Self::Status,
+        Self::Items,
         Self::Runbook,
         Self::Metrics,
         Self::Healthy,
@@ -177,6 +180,7 @@ impl Route {
     const fn statuses(self) -> &'static [u16] {
         match self {
             Self::Index | Self::Status => &[200, 304, 405],
+            Self::Items => &[200, 400, 404, 405, 500],
             Self::Runbook => &[200, 404, 405],
             Self::Metrics | Self::Healthy => &[200, 405],
             Self::Ready => &[200, 405, 503],
@@ -223,9 +227,10 @@ pub struct Own {
     reload: Arc<Mutex<Reload>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Reload {
-    successful: bool,
+    /// When a configuration was refused, and why; `None` when the newest is in force.
+    failed: Option<(Timestamp, String)>,
     success_at: Timestamp,
 }
 
@@ -241,6 +246,7 @@ impl Own {
                 let path = match route {
                     Route::Index => "/",
                     Route::Status => "/api/v1/status",
+                    Route::Items => "/api/v1/status/items",
                     Route::Runbook => "/runbooks/",
                     Route::Metrics => telemetry_path,
                     Route::Healthy => "/-/healthy",
@@ -265,7 +271,7 @@ impl Own {
             by_route,
             connections: IntGauge::with_opts(opts(&CONNECTIONS))?,
             refused: IntCounter::with_opts(opts(&CONNECTIONS_REFUSED))?,
-            reload: Arc::new(Mutex::new(Reload { successful: true, success_at: loaded_at })),
+            reload: Arc::new(Mutex::new(Reload { failed: None, success_at: loaded_at })),
         })
     }
 
@@ -297,12 +303,18 @@ impl Own {
 
     /// Notes that a configuration was loaded and is in force.
     pub fn reload_succeeded(&self, now: Timestamp) {
-        *self.reload() = Reload { successful: true, success_at: now };
+        *self.reload() = Reload { failed: None, success_at: now };
     }
 
-    /// Notes that a configuration was refused and the one before stays in force.
-    pub fn reload_failed(&self) {
-        self.reload().successful = false;
+    /// Notes that a configuration was refused, with its problems, and the one before stays in force.
+    pub fn reload_failed(&self, problems: &str, now: Timestamp) {
+        self.reload().failed = Some((now, problems.to_owned()));
+    }
+
+    /// When the newest configuration was refused, and why; `None` when it is in force.
+    #[must_use]
+    pub fn reload_problems(&self) -> Option<(Timestamp, String)> {
+        self.reload().failed.clone()
     }
 
     pub(super) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
@@ -324,8 +336,8 @@ impl Own {
                 families.add(&WATCH, &[&store.store], flag(*works));
             }
         }
-        let reload = *self.reload();
-        families.add(&RELOAD_SUCCESSFUL, &[], flag(reload.successful));
+        let reload = self.reload().clone();
+        families.add(&RELOAD_SUCCESSFUL, &[], flag(reload.failed.is_none()));
         families.add(&RELOAD_SUCCESS_TIMESTAMP, &[], reload.success_at.as_secs_f64());
         if let Some(process) = &facts.process {
             process.add_to(families);

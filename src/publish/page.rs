@@ -9,7 +9,7 @@ mod markup;
 mod runbook;
 mod spark;
 
-use std::{sync::LazyLock, time::Duration};
+use std::{collections::BTreeSet, sync::LazyLock, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use self::markup::Html;
 use crate::{
     clock::Timestamp,
+    findings::Severity,
     format::hash::{FNV_START, fnv1a},
     human,
     status::{
@@ -121,13 +122,70 @@ fn top(h: &mut Html, live: &Live, telemetry_path: &str) {
         h.raw("Name a directory with <code>--store.path</code> or in the configuration, or start Chroma: the directories that running ");
         h.raw("servers hold are found by themselves; those of other users by root only.");
     }
-    h.raw("</p></div>\n");
+    h.raw("</p>");
+    broken(h, live);
+    h.raw("</div>\n");
+    if let Some(refused) = &live.configuration_refused {
+        h.raw("<div id=\"refused\" class=\"note\" data-part>The newest configuration is not in force: it was refused ");
+        h.text(&ago(refused.at, live.generated_at)).raw(", and the one before it goes on.<ul>");
+        for problem in refused.problems.iter().take(PROBLEMS_MAX) {
+            h.raw("<li>").text(problem).raw("</li>");
+        }
+        h.raw("</ul></div>\n");
+    } else {
+        h.raw("<div id=\"refused\" data-part></div>\n");
+    }
     alerts::line(h, live);
     h.raw("<p class=\"counts\"><span class=\"soft\">As of ");
     h.raw("<time id=\"as-of\" data-part datetime=\"").show(live.generated_at).raw("\">");
     moment(h, live.generated_at);
     h.raw("</time></span><noscript> · load the page anew for later readings</noscript></p>\n");
     h.raw("<p id=\"live\" class=\"note\" hidden></p>\n</header>\n");
+}
+
+/// Which stores are not well, the worst first, with what to begin with.
+fn broken(h: &mut Html, live: &Live) {
+    let ill: Vec<&LiveStore> =
+        live.worst_first().into_iter().filter(|s| s.report.status != Status::Ok).collect();
+    if ill.is_empty() {
+        return;
+    }
+    h.raw("<ul class=\"which\">");
+    for store in ill.iter().take(NAMED_MAX) {
+        let (report, id) = (&store.report, store_id(store));
+        let status = report.status.as_str();
+        h.raw("<li><b class=\"").raw(status).raw("\">").raw(status).raw("</b> <a id=\"w").text(&id);
+        h.raw("\" href=\"#s").text(&id).raw("\">").text(&report.store).raw("</a>");
+        let mut codes: Vec<&str> = report
+            .findings
+            .iter()
+            .filter(|finding| finding.severity > Severity::Info)
+            .map(|finding| finding.code.as_str())
+            .collect();
+        let mut seen = BTreeSet::new();
+        codes.retain(|code| seen.insert(*code));
+        if let Some(first) = report.findings.first().filter(|f| f.severity > Severity::Info) {
+            let more = codes.len() - 1;
+            h.raw(": <code>").raw(first.code.as_str()).raw("</code>");
+            if more > 0 {
+                h.raw(" and ").show(more).raw(" more");
+            }
+            if first.severity == Severity::Critical {
+                let several = report.do_first.is_some();
+                h.raw(if several { ". <b>Do this first:</b> " } else { ". <b>Do this:</b> " });
+                h.text(&first.remedy);
+            }
+        } else if let Some(problem) = report.problems.first() {
+            h.raw(": ").text(problem.collector).raw(" cannot be read");
+        } else {
+            h.raw(": ").text(&figures::line(store, live.generated_at));
+        }
+        h.raw("</li>");
+    }
+    if ill.len() > NAMED_MAX {
+        h.raw("<li class=\"soft\">… and ").show(ill.len() - NAMED_MAX).raw(" more below</li>");
+    }
+    h.raw("</ul>");
 }
 
 fn title(live: &Live) -> String {
@@ -163,8 +221,7 @@ fn verdict(live: &Live) -> String {
 fn store_block(h: &mut Html, store: &LiveStore, open: Option<bool>, now: Timestamp) {
     let report = &store.report;
     let status = report.status.as_str();
-    let id = fnv1a(FNV_START, report.store.bytes());
-    let id = format!("{id:016x}");
+    let id = store_id(store);
     let Some(open) = open else {
         h.raw("<div class=\"store ")
             .raw(status)
@@ -180,10 +237,15 @@ fn store_block(h: &mut Html, store: &LiveStore, open: Option<bool>, now: Timesta
     h.raw("><summary id=\"t").text(&id).raw("\">");
     heading(h, store, now);
     h.raw("</summary>\n<div class=\"body\">\n");
-    finding::urgent(h, store, &id);
+    finding::urgent(h, store, &id, now);
     figures::render(h, store, now);
-    finding::notes(h, store, &id);
+    finding::notes(h, store, &id, now);
     h.raw("</div></details>\n");
+}
+
+/// Names the store in ids of the page, whatever it is called.
+fn store_id(store: &LiveStore) -> String {
+    format!("{:016x}", fnv1a(FNV_START, store.report.store.bytes()))
 }
 
 fn heading(h: &mut Html, store: &LiveStore, now: Timestamp) {
@@ -241,6 +303,10 @@ const OPEN_MAX: usize = 20;
 const BODIES_MAX: usize = 60;
 /// Stores with a line at least.
 const ROWS_MAX: usize = 1_000;
+/// Stores that are named below the verdict.
+const NAMED_MAX: usize = 8;
+/// Problems of a configuration that are shown.
+const PROBLEMS_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,9 @@
 //! says what an answer means. What a body means for one kind of receiver is judged in that kind's own room.
 
 use std::{
-    error::Error as _,
+    error::Error,
     fs,
-    io::Read,
+    io::{self, Read},
     net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::Path,
@@ -384,8 +384,48 @@ impl Ready {
             () if error.is_builder() => (Failure::Config, false),
             () => (Failure::Broken, true),
         };
-        NoReply { failure, unclear, text: self.redactor.clean(&said(error), 300) }
+        NoReply {
+            failure,
+            unclear,
+            text: self.redactor.clean(&in_words(&error.without_url()), 300),
+        }
     }
+}
+
+/// Why there was no answer, as a person says it; what we have no words for is said in those of the innermost cause.
+fn in_words(error: &reqwest::Error) -> String {
+    // Chains of causes are short; a bound costs nothing.
+    let mut causes: Vec<&(dyn Error + 'static)> = vec![error];
+    let mut cause = error.source();
+    while let Some(next) = cause.filter(|_| causes.len() < 16) {
+        causes.push(next);
+        cause = next.source();
+    }
+    let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
+    let kinds = causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let system = kinds.map(io::Error::kind).next_back();
+    let words = match system {
+        Some(io::ErrorKind::ConnectionRefused) => {
+            "connection refused: nothing listens at that address and port"
+        }
+        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
+            "the connection was cut off before an answer came"
+        }
+        Some(io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
+            "the connection ended before an answer came"
+        }
+        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            "no network leads to that address"
+        }
+        _ if innermost.contains("failed to lookup address") => "the name of its host is not known",
+        _ if error.is_timeout() && error.is_connect() => "no connection came about in time",
+        _ if error.is_timeout() => "no answer came in time",
+        _ if innermost.contains("invalid peer certificate") => {
+            return format!("its certificate is not trusted: {innermost}");
+        }
+        _ => return innermost,
+    };
+    words.to_owned()
 }
 
 /// The error with its causes, without the URL.
@@ -431,5 +471,34 @@ impl Resolve for Judged {
                 _ => Ok(Box::new(good.into_iter()) as Addrs),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn why_nobody_answers_is_told_in_words() {
+        crate::tls::install();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .timeout(Duration::from_millis(200))
+            .build()
+            .unwrap();
+        let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = port(&gone);
+        drop(gone);
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (at, want) in [
+            (nobody, "connection refused: nothing listens at that address and port"),
+            (port(&silent), "no answer came in time"),
+        ] {
+            let sent = client.get(format!("http://127.0.0.1:{at}/?token=secret")).send().await;
+            let said = in_words(&sent.unwrap_err().without_url());
+            assert_eq!(said, want);
+        }
     }
 }

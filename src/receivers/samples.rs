@@ -4,9 +4,12 @@
 use proptest::prelude::*;
 
 use crate::{
-    alert::message::{Alert, Notification, Number, Reason},
+    alert::{
+        builtin,
+        message::{Alert, Notification, Number, Reason},
+    },
     clock::Timestamp,
-    findings::Severity,
+    findings::{Code, Severity},
 };
 
 /// Mon, 23 Nov 2026 08:57:54 UTC.
@@ -49,6 +52,8 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
         evidence: String::new(),
         reading: None,
         cause: String::new(),
+        code: String::new(),
+        items: 0,
         remedy: String::new(),
         runbook: String::new(),
         ..usage()
@@ -102,7 +107,7 @@ fn usage() -> Alert {
             threshold: 0.8,
         }),
         labels: [("team".to_owned(), "search".to_owned())].into(),
-        ..of(USAGE, Severity::Warning, "2.5 GiB of 20.0 GiB left on /srv (ext4)")
+        ..of(USAGE, Severity::Warning, "2.5 GB of 20.0 GB left on /srv (ext4)")
     }
 }
 
@@ -155,6 +160,8 @@ fn of((name, cause, remedy): Told, severity: Severity, evidence: &str) -> Alert 
         count: if name == DRIFT.0 { 2 } else { 1 },
         reading: None,
         cause: cause.to_owned(),
+        code: code_of(name),
+        items: if name == DRIFT.0 { 40 } else { 0 },
         remedy: remedy.to_owned(),
         runbook: format!("https://example.org/runbooks/{name}.md"),
         labels: std::collections::BTreeMap::new(),
@@ -164,6 +171,11 @@ fn of((name, cause, remedy): Told, severity: Severity, evidence: &str) -> Alert 
         known: false,
         merged: 0,
     }
+}
+
+fn code_of(name: &str) -> String {
+    let code = Code::ALL.iter().find(|code| builtin::name(**code) == name);
+    code.map(|code| code.as_str().to_owned()).unwrap_or_default()
 }
 
 fn any_text() -> impl Strategy<Value = String> {
@@ -179,7 +191,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 fn any_alert() -> impl Strategy<Value = Alert> {
-    let texts = proptest::collection::vec(any_text(), 9);
+    let texts = proptest::collection::vec(any_text(), 10);
     (texts, 0..3_usize, any::<bool>(), any::<f64>(), any::<bool>(), any::<bool>()).prop_map(
         |(mut texts, severity, ended, value, numbered, known)| {
             let mut text = || texts.pop().unwrap_or_default();
@@ -191,6 +203,8 @@ fn any_alert() -> impl Strategy<Value = Alert> {
                 summary: text(),
                 evidence: text(),
                 cause: text(),
+                code: text(),
+                items: 7,
                 remedy: text(),
                 runbook: format!("https://{}", text()),
                 labels: [("a".to_owned(), text())].into(),

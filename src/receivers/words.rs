@@ -11,6 +11,9 @@ use crate::{
     human::{self, moment},
 };
 
+/// The evidence names so many of what an alert is about.
+const ITEMS_SAID: u64 = 3;
+
 /// Stores that a summary names.
 const STORES_NAMED: usize = 10;
 
@@ -130,8 +133,14 @@ pub(crate) fn alert(n: &Notification, alert: &Alert, whole: bool) -> Vec<Line> {
         lines.push(vec![text(format!("{word}{first}: {}", alert.evidence))]);
     }
     if alert.ended.is_none() {
+        if alert.items > ITEMS_SAID && !alert.code.is_empty() {
+            lines.push(vec![
+                text(format!("All {}: ", human::count(alert.items as f64))),
+                Piece::Code(format!("chroma_exporter check --ids={}", alert.code)),
+            ]);
+        }
         lines.extend(why(alert).map(|why| vec![text(why)]));
-        lines.push(remedy(&alert.remedy));
+        lines.push(remedy(&alert.remedy, first(n, alert)));
     }
     lines.push(further(n, alert));
     lines
@@ -225,11 +234,20 @@ fn why(alert: &Alert) -> Option<String> {
     Some(first.to_uppercase().chain(rest).collect())
 }
 
-fn remedy(words: &str) -> Line {
+/// Whether it is what to begin with: the first of several critical ones that are news.
+fn first(n: &Notification, alert: &Alert) -> bool {
+    let (news, _) = split(n);
+    let critical = |other: &&&Alert| other.ended.is_none() && other.severity == Severity::Critical;
+    n.store().is_some()
+        && news.iter().filter(critical).count() > 1
+        && news.first().is_some_and(|other| other.episode == alert.episode)
+}
+
+fn remedy(words: &str, first: bool) -> Line {
     if words.is_empty() {
         return Vec::new();
     }
-    let start = Piece::Strong("Do this:".into());
+    let start = Piece::Strong(if first { "Do this first:" } else { "Do this:" }.into());
     match command(words) {
         Some((before, command)) => {
             vec![start, text(format!(" {before}")), Piece::Block(command.to_owned())]
@@ -261,6 +279,9 @@ fn further(n: &Notification, alert: &Alert) -> Line {
     }
     if !alert.runbook.is_empty() {
         line.extend([text(" · "), Piece::Link("Runbook", alert.runbook.clone())]);
+    } else if !alert.code.is_empty() {
+        let command = format!("chroma_exporter explain {}", alert.code);
+        line.extend([text(" · Runbook: "), Piece::Code(command)]);
     }
     let page = page(n);
     if !page.is_empty() {

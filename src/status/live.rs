@@ -12,7 +12,7 @@ use crate::{
         report::AlertReport,
     },
     clock::Timestamp,
-    findings::Severity,
+    findings::{Code, Severity},
     history::{History, Ring, STEP, Series},
     human::plain,
     sample::{Reading, Snapshot, StoreReadings},
@@ -35,6 +35,9 @@ pub(crate) struct Live {
     pub(crate) alerts: Vec<LiveAlert>,
     pub(crate) silences: Vec<LiveSilence>,
     pub(crate) receivers: Vec<LiveReceiver>,
+    /// What is wrong with a configuration that was refused; then the one before it is still in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) configuration_refused: Option<Refused>,
     /// Whether alerts and messages are on disk; without it a restart forgets them.
     pub(crate) alerts_persistent: bool,
 }
@@ -71,6 +74,8 @@ pub(crate) struct LiveAlert {
     /// `firing` or `pending`.
     pub(crate) state: &'static str,
     pub(crate) severity: Severity,
+    /// The code of the finding behind it; empty for a rule of the operator's own.
+    pub(crate) code: &'static str,
     pub(crate) store: String,
     #[serde(serialize_with = "moment")]
     pub(crate) since: Timestamp,
@@ -115,6 +120,26 @@ pub(crate) struct LiveReceiver {
     pub(crate) failed: BTreeMap<&'static str, u64>,
     /// Alerts that were given up.
     pub(crate) dead_letters: u64,
+    /// Why the last attempt failed, in words; absent after one that arrived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_failure: Option<LastFailure>,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Serialize)]
+pub(crate) struct LastFailure {
+    #[serde(serialize_with = "moment")]
+    pub(crate) at: Timestamp,
+    pub(crate) why: String,
+}
+
+/// A configuration that could not be loaded.
+#[derive(Debug, Serialize)]
+pub(crate) struct Refused {
+    #[serde(serialize_with = "moment")]
+    pub(crate) at: Timestamp,
+    /// One each; without secrets.
+    pub(crate) problems: Vec<String>,
 }
 
 /// The last hours of a store, oldest point first; `null` where nothing is known.
@@ -157,8 +182,19 @@ impl Live {
             .map(|alert| LiveAlert::new(alert, "firing", report))
             .chain(report.pending.iter().map(|alert| LiveAlert::new(alert, "pending", report)))
             .collect();
-        // The sort is stable: among equals those that fire stand first, by store and name.
-        alerts.sort_by_key(|alert| std::cmp::Reverse(alert.severity));
+        // By the place of what they are about among the findings of the store, so that causes stand first here too. The sorts
+        // are stable: among equals those that fire stand first, by store and name.
+        let places: BTreeMap<(&str, &str), usize> = stores
+            .iter()
+            .flat_map(|store| {
+                let findings = store.report.findings.iter().enumerate();
+                findings.rev().map(|(at, f)| ((&*store.report.store, f.code.as_str()), at))
+            })
+            .collect();
+        alerts.sort_by_cached_key(|alert| {
+            let place = places.get(&(&*alert.store, alert.code)).copied().unwrap_or(usize::MAX);
+            (std::cmp::Reverse(alert.severity), alert.state, alert.store.clone(), place)
+        });
         Self {
             status: stores.iter().map(|s| s.report.status).max().unwrap_or(Status::Unknown),
             generated_at: snapshot.taken_at,
@@ -186,10 +222,22 @@ impl Live {
                         })
                         .collect(),
                     dead_letters: receiver.counts.dead_letters,
+                    last_failure: receiver
+                        .failure
+                        .as_ref()
+                        .map(|(at, why)| LastFailure { at: *at, why: plain(why) }),
                 })
                 .collect(),
+            configuration_refused: None,
             alerts_persistent: report.persistent,
         }
+    }
+
+    /// The same with what the newest configuration was refused for.
+    pub(crate) fn with_refused(self, refused: Option<(Timestamp, String)>) -> Self {
+        let configuration_refused =
+            refused.map(|(at, text)| Refused { at, problems: text.lines().map(plain).collect() });
+        Self { configuration_refused, ..self }
     }
 
     /// How many stores fare so.
@@ -243,6 +291,7 @@ impl LiveAlert {
             alert: plain(&alert.name),
             state,
             severity: alert.severity,
+            code: Code::ALL.iter().map(|c| c.as_str()).find(|c| *c == alert.code).unwrap_or(""),
             store: plain(&alert.store),
             since: alert.since,
             summary: plain(&alert.summary),

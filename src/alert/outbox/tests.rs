@@ -11,6 +11,8 @@ fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
         count: 1,
         reading: None,
         cause: String::new(),
+        code: String::new(),
+        items: 0,
         remedy: String::new(),
         runbook: String::new(),
         labels: BTreeMap::new(),

@@ -20,6 +20,8 @@ impl Number {
     }
 }
 
+const INDEXES: &str = "Indexes that are {{ .Labels.state }}: {{ .Value }}.";
+
 /// The number of a code; none where the finding itself is all there is.
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) const fn of(code: Code) -> Option<Number> {
@@ -63,9 +65,10 @@ pub(super) const fn of(code: Code) -> Option<Number> {
         Code::SchemaNewerThanServer => {
             ("chroma_installed_info{AT}", "Installed is chromadb {{ .Labels.version }}.")
         }
-        Code::SqliteValueMismatch => {
-            (r#"chroma_documents_differing{how="changed",AT}"#, "{{ .Value }} documents differ.")
-        }
+        Code::SqliteValueMismatch => (
+            r#"chroma_documents_differing{how="changed",AT} > 0"#,
+            "{{ .Value }} documents differ.",
+        ),
         Code::FtsOutOfStep => (
             r#"chroma_documents_differing{how!="changed",AT} > 0"#,
             "{{ .Value }} documents: {{ .Labels.how }}.",
@@ -73,36 +76,36 @@ pub(super) const fn of(code: Code) -> Option<Number> {
         Code::OrphanRows => {
             ("chroma_orphan_rows{AT} > 0", "{{ .Value }} rows in {{ .Labels.table }}.")
         }
-        Code::QueueBacklog | Code::IndexLag => {
-            (r#"chroma_queue_lag_records{scope="vector",AT}"#, "{{ .Value }} operations behind.")
-        }
+        Code::QueueBacklog | Code::IndexLag => (
+            r#"topk(3, chroma_queue_lag_records{scope="vector",AT} > 0)"#,
+            "{{ .Value }} operations behind.",
+        ),
         Code::RecordsUnreachable => (
             "chroma_hnsw_unfound_ratio{AT}",
             "Searches miss {{ .Value | humanizePercentage }} of all elements.",
         ),
         Code::FreePagesHigh => (
             "chroma_sqlite_reclaimable_bytes{AT}",
-            "A vacuum would give back {{ .Value | humanize1024 }}B.",
+            "A vacuum would give back {{ .Value | humanize }}B.",
         ),
         Code::QueueNotPurged => ("chroma_queue_records{AT}", "{{ .Value }} rows are in the queue."),
         Code::RecordsWithoutVector => {
-            ("chroma_records_without_vector{AT}", "{{ .Value }} records have no vector.")
+            ("sum(chroma_records_without_vector{AT}) > 0", "{{ .Value }} records have no vector.")
         }
-        Code::SegmentMissing
-        | Code::SegmentIncomplete
-        | Code::SegmentTruncated
-        | Code::SegmentHeaderInvalid
+        // Each counts what it is about: another alert tells of the others.
+        Code::SegmentMissing => (r#"chroma_hnsw_segments{state="missing",AT} > 0"#, INDEXES),
+        Code::SegmentIncomplete | Code::SegmentTruncated => {
+            (r#"chroma_hnsw_segments{state="truncated",AT} > 0"#, INDEXES)
+        }
+        Code::SegmentHeaderInvalid
         | Code::SegmentMetadataInvalid
         | Code::SegmentMetadataHostile
-        | Code::SegmentInconsistent
-        | Code::SegmentBloated
-        | Code::SegmentBehind
-        | Code::SegmentAhead => (
-            r#"chroma_hnsw_segments{state!~"ok|unpersisted|flushing|orphan",AT} > 0"#,
-            "Indexes that are {{ .Labels.state }}: {{ .Value }}.",
-        ),
+        | Code::SegmentInconsistent => (r#"chroma_hnsw_segments{state="torn",AT} > 0"#, INDEXES),
+        Code::SegmentBloated => (r#"chroma_hnsw_segments{state="bloated",AT} > 0"#, INDEXES),
+        Code::SegmentBehind => (r#"chroma_hnsw_segments{state="behind",AT} > 0"#, INDEXES),
+        Code::SegmentAhead => (r#"chroma_hnsw_segments{state="ahead",AT} > 0"#, INDEXES),
         Code::SegmentOrphan => {
-            ("sum(chroma_hnsw_orphan_bytes{AT})", "They take {{ .Value | humanize1024 }}B.")
+            ("sum(chroma_hnsw_orphan_bytes{AT})", "They take {{ .Value | humanize }}B.")
         }
         Code::DiskWillFill => (
             "chroma_disk_full_timestamp_seconds{AT} - time()",
@@ -113,15 +116,17 @@ pub(super) const fn of(code: Code) -> Option<Number> {
             "{{ .Value | humanizePercentage }} are left.",
         ),
         Code::HeadroomLow | Code::DiskUsageHigh | Code::DiskUsageCritical => {
-            ("chroma_disk_avail_bytes{AT}", "{{ .Value | humanize1024 }}B are free.")
+            ("chroma_disk_avail_bytes{AT}", "{{ .Value | humanize }}B are free.")
         }
         Code::PermissionDrift => (
             "chroma_permission_drift{AT} > 0",
             "{{ .Value }} entries differ in {{ .Labels.kind }}.",
         ),
-        Code::PermissionUnwritable => ("chroma_permission_unwritable{AT}", "{{ .Value }} entries."),
+        Code::PermissionUnwritable => {
+            ("sum(chroma_permission_unwritable{AT}) > 0", "{{ .Value }} entries.")
+        }
         Code::PermissionWorldWritable => {
-            ("chroma_permission_world_writable{AT}", "{{ .Value }} entries.")
+            ("sum(chroma_permission_world_writable{AT}) > 0", "{{ .Value }} entries.")
         }
         Code::BackupMissing | Code::BackupInvalid | Code::BackupIncomplete => (
             "chroma_backups_incomplete{AT} > 0",
@@ -130,9 +135,7 @@ pub(super) const fn of(code: Code) -> Option<Number> {
         Code::BackupStale => {
             ("chroma_backup_age_seconds{AT}", "It is {{ .Value | humanizeDuration }} old.")
         }
-        Code::BackupShrunk => {
-            ("chroma_backup_size_bytes{AT}", "It has {{ .Value | humanize1024 }}B.")
-        }
+        Code::BackupShrunk => ("chroma_backup_size_bytes{AT}", "It has {{ .Value | humanize }}B."),
         Code::ServerUnreachable | Code::ServerFailing => {
             ("chroma_server_probe_success{AT} == 0", "The probe {{ .Labels.probe }} fails.")
         }

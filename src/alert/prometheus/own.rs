@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_saphyr::LitString;
 
-use super::{Alerting, FLEET_DASHBOARD, GAP, Options, STORE_DASHBOARD, quoted, under};
+use super::{
+    Alerting, FLEET_DASHBOARD, GAP, OWN_RUNBOOKS, Options, STORE_DASHBOARD, dashboard, quoted,
+};
 use crate::format::duration;
 
 struct Own {
@@ -133,12 +135,17 @@ fn alerting(own: Own, options: &Options) -> Alerting {
     let page =
         if own.description.contains("$labels.store") { STORE_DASHBOARD } else { FLEET_DASHBOARD };
     let anchor = format!("runbooks/exporter.md#{}", own.alert.to_lowercase());
-    let words = [
-        ("summary", own.summary.to_owned()),
-        ("description", own.description.to_owned()),
-        ("dashboard_url", format!("{}{page}", options.grafana)),
-        ("runbook_url", under(&options.runbooks, &anchor)),
-    ];
+    let mut annotations = BTreeMap::from([
+        ("summary", LitString(own.summary.to_owned())),
+        ("description", LitString(own.description.to_owned())),
+    ]);
+    annotations.extend(dashboard(options, page));
+    // An exporter that is gone serves no runbook, and without an instance nobody is asked.
+    let answers = !NOBODY_ANSWERS.contains(&own.alert);
+    let base = if options.runbooks.is_empty() { OWN_RUNBOOKS } else { &options.runbooks };
+    if answers || !options.runbooks.is_empty() {
+        annotations.insert("runbook_url", LitString(format!("{base}/{anchor}")));
+    }
     // These speak of a gap or outlast it by their own means; only those about readings are ended by one.
     let keep = own.expr.starts_with("chroma_") || own.expr.starts_with("time()");
     Alerting {
@@ -147,6 +154,8 @@ fn alerting(own: Own, options: &Options) -> Alerting {
         hold: (!own.hold.is_zero()).then(|| duration::format(own.hold)),
         keep_firing_for: keep.then(|| duration::format(GAP)),
         labels: BTreeMap::from([("severity".to_owned(), own.severity.to_owned())]),
-        annotations: words.map(|(name, text)| (name, LitString(text))).into(),
+        annotations,
     }
 }
+
+const NOBODY_ANSWERS: [&str; 3] = ["ChromaExporterAbsent", "ChromaExporterDown", "ChromaWatchdog"];

@@ -92,7 +92,7 @@ fn cut(line: &str) -> String {
     line.chars().take(columns.saturating_sub(1)).collect()
 }
 
-/// `1 of 3 stores, docs: integrity full, checking [=====     ] 50 %, 120.0 MiB/s, 12 s left`.
+/// `1 of 3 stores, docs: integrity full, checking [=====     ] 50 %, 120.0 MB/s, 12 s left`.
 fn line(now: &[Now], done: usize, stores: usize, elapsed: Duration) -> String {
     let mut line = format!("{done} of {stores} stores");
     for Now { store, collector, standing } in now.iter().take(SHOWN_MAX) {
@@ -182,7 +182,7 @@ mod tests {
             (vec![None], "1 of 3 stores, docs: integrity (5 s)"),
             (
                 vec![Some(standing)],
-                "1 of 3 stores, docs: integrity full, checking [============        ] 60 %, 100.0 MiB/s, 1 min 15 s left",
+                "1 of 3 stores, docs: integrity full, checking [============        ] 60 %, 104.9 MB/s, 1 min 15 s left",
             ),
             (
                 vec![Some(Standing { phase: Phase::Waiting, remaining: None, ..standing })],

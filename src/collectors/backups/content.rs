@@ -19,6 +19,7 @@ use crate::{
             until_nul,
         },
     },
+    human,
     store::database::read_up_to,
 };
 
@@ -139,9 +140,11 @@ fn whole_database(header: &[u8], bytes: u64) -> Result<(), Fault> {
     match SqliteHeader::parse(header) {
         Err(error) => damaged(format!("its database has no sound header: {error}")),
         Ok(header) => match header.stated_bytes() {
-            Some(stated) if bytes < stated => {
-                damaged(format!("its database is cut off: {bytes} of {stated} bytes"))
-            }
+            Some(stated) if bytes < stated => damaged(format!(
+                "its database is cut off: {} of {}",
+                human::exact_bytes(bytes),
+                human::exact_bytes(stated)
+            )),
             _ => Ok(()),
         },
     }

@@ -29,6 +29,7 @@ use crate::{
         zip,
     },
     host::walk::{self, Bounds, DEPTH_MAX, walk},
+    human,
     store::{
         DATABASE_FILE,
         database::{open_bytes, read_up_to},
@@ -287,9 +288,11 @@ fn sqlite(file: &File, size: u64) -> Result<(), Fault> {
     match SqliteHeader::parse(&head) {
         Err(error) => damaged(format!("its database has no sound header: {error}")),
         Ok(header) => match header.stated_bytes() {
-            Some(stated) if size < stated => {
-                damaged(format!("its database is cut off: {size} of {stated} bytes"))
-            }
+            Some(stated) if size < stated => damaged(format!(
+                "its database is cut off: {} of {}",
+                human::exact_bytes(size),
+                human::exact_bytes(stated)
+            )),
             _ => Ok(()),
         },
     }

@@ -363,7 +363,9 @@ impl Catalogue {
                 )
             };
             let mut about = Cases::default();
-            own.iter().for_each(|segment| about.add(|| segment.id.clone()));
+            for segment in own {
+                about.add(|| segment.id.clone());
+            }
             tally.add_about(Code::OrphanRows, severity, "segments", words, about);
         }
     }

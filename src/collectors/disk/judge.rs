@@ -297,12 +297,12 @@ mod tests {
         let (findings, _) = judge(&low, &Collect::default(), &BTreeSet::new());
         assert_eq!(
             findings[1].evidence,
-            "93.0 % used, 7.0 GiB of 100.0 GiB available; the least of the last hour was 3.0 GiB (level 90.0 %)"
+            "93.0 % used, 7.5 GB of 107.4 GB available; the least of the last hour was 3.2 GB (level 90.0 %)"
         );
         let (findings, _) = judge(&facts(76), &Collect::default(), &[Code::DiskUsageHigh].into());
         assert_eq!(
             findings[0].evidence,
-            "76.0 % used, 24.0 GiB of 100.0 GiB available (level 80.0 %, ends below 75.0 %)"
+            "76.0 % used, 25.8 GB of 107.4 GB available (level 80.0 %, ends below 75.0 %)"
         );
     }
 }

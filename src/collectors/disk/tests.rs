@@ -263,7 +263,7 @@ fn a_large_database_on_a_small_rest_lacks_headroom() {
     fs::File::create(dir.path().join("chroma.sqlite3")).unwrap().set_len(1 << 43).unwrap();
     let seen = look(dir.path());
     let finding = seen.findings.iter().find(|f| f.code == Code::HeadroomLow).unwrap();
-    assert!(finding.evidence.ends_with("chroma.sqlite3 has 8.0 TiB"), "{}", finding.evidence);
+    assert!(finding.evidence.ends_with("chroma.sqlite3 has 8.8 TB"), "{}", finding.evidence);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::{
         hnsw::{Exchange, Header, HeaderError},
         lfs,
     },
+    human,
 };
 
 /// How a segment stands.
@@ -401,10 +402,11 @@ fn sizes(folder: &Folder, header: Header) -> Result<(), Fault> {
     ] {
         if size(part) < least {
             let evidence = format!(
-                "{} has {} bytes, {} elements take at least {least}",
+                "{} has {}, {} elements take at least {}",
                 part.name(),
-                size(part),
-                header.elements
+                human::exact_bytes(size(part)),
+                header.elements,
+                human::exact_bytes(least)
             );
             return Err(fault(State::Truncated, Code::SegmentTruncated, evidence));
         }
@@ -420,10 +422,12 @@ fn sizes(folder: &Folder, header: Header) -> Result<(), Fault> {
         if size(part) > most.saturating_add(SLACK_BYTES) {
             let allocated = folder.file(part).map_or(0, |file| file.allocated_bytes);
             let evidence = format!(
-                "{} has {} bytes ({allocated} on disk), {} elements take at most {most}",
+                "{} has {} ({} on disk), {} elements take at most {}",
                 part.name(),
-                size(part),
-                header.elements
+                human::bytes(size(part)),
+                human::bytes(allocated),
+                header.elements,
+                human::bytes(most)
             );
             return Err(fault(State::Bloated, Code::SegmentBloated, evidence));
         }

@@ -11,6 +11,7 @@ use crate::{
         lfs,
         sqlite::{HeaderError, SqliteHeader},
     },
+    human,
     sample::CheckState,
     store::{DATABASE_FILE, database::Stamp},
 };
@@ -287,7 +288,7 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
             }
             return corrupt(
                 Code::SqliteNotADatabase,
-                format!("its {size} bytes begin with {}", hex(file.head)),
+                format!("its {} begin with {}", human::bytes(size), hex(file.head)),
             );
         }
         Err(HeaderError::Truncated { found }) => {
@@ -308,8 +309,11 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
             return Verdict::open(Unknown, Obstacle::HotJournal.why());
         }
         let evidence = format!(
-            "it has {size} bytes, its header states {} pages of {} bytes, {stated} bytes in all",
-            header.pages_stated, header.page_bytes
+            "it has {}, its header states {} pages of {} bytes, {} in all",
+            human::exact_bytes(size),
+            header.pages_stated,
+            header.page_bytes,
+            human::exact_bytes(stated)
         );
         return corrupt(Code::SqliteTruncated, evidence);
     }
@@ -346,15 +350,15 @@ fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
             )
         }
         WalLook::Log { committed, stamp, .. } if !committed.whole => format!(
-            "{DATABASE_FILE}-wal of {} bytes is longer than could be followed, and SQLite plays what was brought to its \
+            "{DATABASE_FILE}-wal of {} is longer than could be followed, and SQLite plays what was brought to its \
              end{mode}",
-            stamp.size_bytes
+            human::bytes(stamp.size_bytes)
         ),
         _ if !parsed.wal => return,
         WalLook::Absent => "there is no -wal file with rows beside it".to_owned(),
         WalLook::Log { stamp, .. } | WalLook::Unusable(stamp) => format!(
-            "{DATABASE_FILE}-wal has {} bytes, and no transaction that was brought to its end",
-            stamp.size_bytes
+            "{DATABASE_FILE}-wal has {}, and no transaction that was brought to its end",
+            human::bytes(stamp.size_bytes)
         ),
     };
     header.findings.push(Finding::new(Code::WalMode, DATABASE_FILE, words));
@@ -401,9 +405,11 @@ fn judge_journal(file: &File<'_>, journal: JournalLook, writer: &Writer) -> (Ver
             }
             let pages = header.records.map_or("all its".to_owned(), |count| count.to_string());
             let evidence = format!(
-                "no process is writing, and a journal of {} bytes with {pages} pages to put back is there, last \
+                "no process is writing, and a journal of {} with {pages} pages to put back is there, last \
                  written {}; the database had {} pages before that transaction",
-                stamp.size_bytes, stamp.modified, header.initial_pages
+                human::bytes(stamp.size_bytes),
+                stamp.modified,
+                header.initial_pages
             );
             // SQLite counts pages in the header only when they are in the file: fewer mean that it was cut afterwards.
             let stated = header.records.zip(header.page_bytes).map(|(records, page_bytes)| {
@@ -412,7 +418,8 @@ fn judge_journal(file: &File<'_>, journal: JournalLook, writer: &Writer) -> (Ver
             let finding = match stated.filter(|stated| *stated > stamp.size_bytes) {
                 Some(stated) => {
                     let cut = format!(
-                        "{evidence}; it was cut off, {stated} bytes were written, so that not all can be put back"
+                        "{evidence}; it was cut off, {} were written, so that not all can be put back",
+                        human::exact_bytes(stated)
                     );
                     Finding::new(Code::HotJournal, subject, cut).with_severity(Severity::Critical)
                 }
@@ -422,9 +429,9 @@ fn judge_journal(file: &File<'_>, journal: JournalLook, writer: &Writer) -> (Ver
         }
         Start::Unusable => {
             let evidence = format!(
-                "no process is writing, and a journal of {} bytes is there whose header is damaged: SQLite would drop \
+                "no process is writing, and a journal of {} is there whose header is damaged: SQLite would drop \
                  it without putting anything back",
-                stamp.size_bytes
+                human::bytes(stamp.size_bytes)
             );
             let finding = Finding::new(Code::HotJournal, subject, evidence);
             let verdict =

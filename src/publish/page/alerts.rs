@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{ago, coarse, markup::Html, moment};
 use crate::{
+    alert::message::Failure,
     clock::Timestamp,
     status::live::{Live, LiveAlert, LiveReceiver, LiveSilence},
 };
@@ -70,6 +71,9 @@ pub(super) fn line(h: &mut Html, live: &Live) {
         h.raw(" · <b class=\"critical\">").show(receiver.queued);
         h.raw(if receiver.queued == 1 { " alert waits for " } else { " alerts wait for " });
         h.text(&receiver.receiver).raw("</b>");
+        if let Some(failure) = &receiver.last_failure {
+            h.raw(" (").text(&failure.why).raw(")");
+        }
     }
     h.raw("</p>\n");
 }
@@ -157,7 +161,15 @@ fn receiver_row(h: &mut Html, receiver: &LiveReceiver, now: Timestamp) {
     let failed: u64 = receiver.failed.values().sum();
     h.show(failed).raw(" of ").show(receiver.attempts);
     for (reason, count) in &receiver.failed {
-        h.raw("<br><span class=\"soft\">").raw(reason).raw(": ").show(count).raw("</span>");
+        let words = Failure::ALL.into_iter().find(|failure| failure.as_str() == *reason);
+        h.raw("<br><span class=\"soft\">").raw(words.map_or("", Failure::words));
+        h.raw(": ").show(count).raw("</span>");
+    }
+    if let Some(failure) = &receiver.last_failure {
+        h.raw("<br><b class=\"warning\">")
+            .text(&ago(failure.at, now))
+            .raw(": </b>")
+            .text(&failure.why);
     }
     h.raw(if receiver.dead_letters > 0 { "</td><td class=\"bad\">" } else { "</td><td>" });
     h.show(receiver.dead_letters).raw("</td></tr>\n");

@@ -187,7 +187,16 @@ fn checks(h: &mut Html, store: &LiveStore, now: Timestamp) {
 
 fn backups(h: &mut Html, store: &LiveStore) {
     let f = &store.figures;
-    let Some(count) = f.get("chroma_backups") else { return };
+    let Some(count) = f.get("chroma_backups") else {
+        // Nothing was configured, or it is switched off; a collector that failed says so itself.
+        let quiet = store.collectors.get("backups").is_none_or(|backups| backups.success);
+        if quiet && store.collectors_missing == 0 {
+            tile(h, "Newest backup");
+            h.raw("<dd class=\"value unknown\"><b>not watched</b></dd>");
+            h.raw("<dd>no backups are configured here, so nobody notices when there is none</dd></div>\n");
+        }
+        return;
+    };
     tile(h, "Newest backup");
     match f.get("chroma_backup_age_seconds") {
         Some(age) => h.raw("<dd class=\"value\">").text(&span(age)).raw(" old</dd>"),

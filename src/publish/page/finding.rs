@@ -2,29 +2,34 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use super::{markup::Html, runbook};
+use super::{ago, markup::Html, moment, runbook};
 use crate::{
+    clock::Timestamp,
     findings::Severity,
-    runbooks,
+    human, runbooks,
     status::{FindingReport, ProblemReport, command::split_command, live::LiveStore},
 };
 
 /// What is wrong in a store and what could not be read, the most urgent first; `id` begins the ids of what is in it.
-pub(super) fn urgent(h: &mut Html, store: &LiveStore, id: &str) {
+pub(super) fn urgent(h: &mut Html, store: &LiveStore, id: &str, now: Timestamp) {
     let urgent = store.report.findings.iter().filter(|finding| finding.severity > Severity::Info);
-    all(h, store, &grouped(urgent), id);
+    if let Some(first) = store.report.findings.first().filter(|_| store.report.do_first.is_some()) {
+        h.raw("<p class=\"first\"><b>Begin with <code>").raw(first.code.as_str());
+        h.raw("</code></b>: it may have brought about what stands below it.</p>\n");
+    }
+    all(h, store, &grouped(urgent), id, now);
     unread(h, &store.report.problems);
 }
 
 /// What is only worth knowing.
-pub(super) fn notes(h: &mut Html, store: &LiveStore, id: &str) {
+pub(super) fn notes(h: &mut Html, store: &LiveStore, id: &str, now: Timestamp) {
     let notes = store.report.findings.iter().filter(|finding| finding.severity == Severity::Info);
-    all(h, store, &grouped(notes), &format!("{id}-i"));
+    all(h, store, &grouped(notes), &format!("{id}-i"), now);
 }
 
-fn all(h: &mut Html, store: &LiveStore, groups: &[Vec<&FindingReport>], id: &str) {
+fn all(h: &mut Html, store: &LiveStore, groups: &[Vec<&FindingReport>], id: &str, now: Timestamp) {
     for (place, group) in groups.iter().enumerate().take(GROUPS_MAX) {
-        one(h, store, group, &format!("{id}-{place}"));
+        one(h, store, group, &format!("{id}-{place}"), now);
     }
     if groups.len() > GROUPS_MAX {
         h.raw("<p class=\"finding soft\">… and ").show(groups.len() - GROUPS_MAX);
@@ -81,7 +86,21 @@ fn grouped<'a>(findings: impl Iterator<Item = &'a FindingReport>) -> Vec<Vec<&'a
     groups
 }
 
-fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str) {
+/// A name as part of an address.
+fn percent(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let mut out = String::new();
+    for byte in name.bytes() {
+        if plain(byte) {
+            out.push(char::from(byte));
+        } else {
+            out.extend(["%", &format!("{byte:02X}")]);
+        }
+    }
+    out
+}
+
+fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str, now: Timestamp) {
     let finding = group[0];
     let (code, severity) = (finding.code.as_str(), finding.severity.as_str());
     h.raw("<section class=\"finding\"><span class=\"chip ").raw(severity).raw("\">").raw(severity);
@@ -95,6 +114,11 @@ fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str) {
         h.raw("<li>").text(&finding.subject);
         h.raw(if finding.subject.is_empty() || finding.evidence.is_empty() { "" } else { ": " });
         h.text(&finding.evidence);
+        if let Some(since) = finding.since {
+            h.raw(" <span class=\"soft\">since ");
+            moment(h, since);
+            h.raw(", ").text(&ago(since, now)).raw("</span>");
+        }
         if finding.kept {
             h.raw(" <span class=\"soft\">(of an earlier look; it cannot be looked at now)</span>");
         }
@@ -103,7 +127,15 @@ fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str) {
     if group.len() > EVIDENCE_MAX {
         h.raw("<li class=\"soft\">… and ").show(group.len() - EVIDENCE_MAX).raw(" more</li>");
     }
-    h.raw("</ul></dd></div>\n<div><dt>Do</dt><dd>");
+    h.raw("</ul>");
+    let items = group.iter().fold(0, |sum, f| f.items_total.saturating_add(sum));
+    if items > ITEMS_SAID {
+        h.raw("<a id=\"a").text(id).raw("\" href=\"api/v1/status/items?code=").raw(code);
+        h.raw("&amp;store=").text(&percent(&store.report.store)).raw("\">All ");
+        h.text(&human::count(items as f64)).raw(" as JSON</a>; <code>chroma_exporter check --ids=");
+        h.raw(code).raw("</code>");
+    }
+    h.raw("</dd></div>\n<div><dt>Do</dt><dd>");
     let (words, command) = split_command(&finding.remedy);
     h.text(&words);
     if let Some(command) = command {
@@ -151,4 +183,6 @@ static DO_NOT: LazyLock<BTreeMap<&'static str, Html>> = LazyLock::new(|| {
 /// Kinds of findings of one store; the catalogue has some seventy.
 const GROUPS_MAX: usize = 12;
 const EVIDENCE_MAX: usize = 5;
+/// The evidence names so many.
+const ITEMS_SAID: u64 = 3;
 const PROBLEMS_MAX: usize = 5;

@@ -90,6 +90,8 @@ fn alert(name: &str, store: &str) -> Alert {
         count: 1,
         reading: None,
         cause: String::new(),
+        code: String::new(),
+        items: 0,
         remedy: String::new(),
         runbook: String::new(),
         labels: BTreeMap::new(),
@@ -162,6 +164,58 @@ fn the_most_urgent_store_stands_first_with_what_to_do() {
 }
 
 #[test]
+fn at_night_the_page_says_which_stores_and_what_to_begin_with() {
+    let lost = Finding::new(Code::RecordsWithoutVector, "5a1c", "700 of 800 records")
+        .with_items((0..700).map(|n| n.to_string()))
+        .with_since(NOW.minus(Duration::from_hours(3)));
+    let writers = Finding::new(Code::SecondWriter, "", "2 processes hold it");
+    let stale = Finding::new(Code::BackupStale, "", "it is 3 d old");
+    let mut unwatched = store("bare", "/srv/bare", Vec::new());
+    let readings = Arc::get_mut(&mut unwatched.readings[0]).unwrap();
+    readings.observation.samples.retain(|sample| !sample.desc.name.starts_with("chroma_backup"));
+    let live = live(
+        vec![
+            store("late", "/srv/late", vec![stale]),
+            store("my docs", "/srv/docs", vec![lost, writers]),
+            unwatched,
+        ],
+        &AlertReport::default(),
+        &History::default(),
+    );
+    let live =
+        live.with_refused(Some((NOW.minus(Duration::from_mins(9)), "a = 1: b\nc <d>".to_owned())));
+    let page = shown(&live);
+    let text = words(&page);
+    for want in [
+        "1 of 3 stores needs action now 1 critical · 1 warning · 1 ok critical my docs : second_writer and 1 more. \
+         Do this first: Stop all but one of them now",
+        "warning late : backup_stale",
+        "The newest configuration is not in force: it was refused 9 min ago, and the one before it goes on. a = 1: b c &lt;d&gt;",
+        "Begin with second_writer : it may have brought about what stands below it.",
+        "5a1c: 700 of 800 records since 2026-11-23 05:57:54 UTC, 3 h ago All 700 as JSON ; \
+         chroma_exporter check --ids=records_without_vector",
+        "Newest backup not watched no backups are configured here",
+    ] {
+        assert!(text.contains(want), "{want}\n{text}");
+    }
+    assert!(
+        page.contains(
+            "href=\"api/v1/status/items?code=records_without_vector&amp;store=my%20docs\""
+        )
+    );
+    let link = page.split("href=\"#s").nth(1).unwrap().split('"').next().unwrap();
+    assert!(page.contains(&format!("id=\"s{link}\"")), "it leads to the store");
+    let document = serde_json::to_value(&live).unwrap();
+    let docs = &document["stores"][1];
+    assert_eq!(docs["findings"][0]["code"], "second_writer");
+    assert_eq!(docs["do_first"], docs["findings"][0]["remedy"]);
+    assert_eq!(docs["findings"][1]["since"], "2026-11-23T05:57:54Z");
+    assert_eq!(docs["findings"][1]["items_total"], 700);
+    assert_eq!(docs["findings"][1]["items"].as_array().unwrap().len(), 10);
+    assert_eq!(document["configuration_refused"]["problems"][1], "c <d>");
+}
+
+#[test]
 fn what_cannot_be_read_is_told_once_for_all_whom_it_stops() {
     let mut ill = store("ill", "/srv", Vec::new());
     ill.readings = ["disk", "hnsw"]
@@ -200,12 +254,13 @@ fn alerts_silences_and_receivers_are_shown() {
         kind: "slack",
         counts: Counts {
             attempts: 7,
-            failed: [(Failure::ALL[0], 4)].into(),
+            failed: [(Failure::Connect, 4)].into(),
             dead_letters: 2,
             last_success: None,
         },
         queued: 3,
         oldest: Some(NOW.minus(Duration::from_mins(5))),
+        failure: Some((NOW.minus(Duration::from_mins(2)), "connection refused <x>".to_owned())),
     };
     let report = AlertReport {
         firing: vec![alert("ChromaDiskReadonly", "a"), alert("ChromaX", "b")],
@@ -217,12 +272,12 @@ fn alerts_silences_and_receivers_are_shown() {
     let live = live(vec![store("a", "/a", Vec::new())], &report, &History::default());
     let text = words(&shown(&live));
     for want in [
-        "2 alerts fire , 1 pending, 1 silenced · 3 alerts wait for team",
+        "2 alerts fire , 1 pending, 1 silenced · 3 alerts wait for team (connection refused &lt;x&gt;)",
         "critical firing ChromaDiskReadonly silenced by 0a1b2c3d a What is the matter 2026-11-23 08:45:54 UTC 12 min ago",
         "critical pending ChromaY",
         "0a1b2c3d * ChromaDisk* 2026-11-23 10:27:54 UTC 1 h 30 min left ops a &amp; b",
         "Alerts are kept in memory only",
-        "team slack 3 the oldest 5 min ago none since the start 4 of 7",
+        "team slack 3 the oldest 5 min ago none since the start 4 of 7 no connection: 4 2 min ago: connection refused &lt;x&gt;",
     ] {
         assert!(text.contains(want), "{want}\n{text}");
     }

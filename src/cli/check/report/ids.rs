@@ -40,7 +40,7 @@ impl Report {
             writeln!(ids.err, "not known: {}", problem.problem).unwrap_or_default();
         }
         if ids.err.is_empty() {
-            ids.err = "No finding is about anything that could be listed.\n".to_owned();
+            ids.err.push_str("No finding is about anything that could be listed.\n");
         }
         ids
     }

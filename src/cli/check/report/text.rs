@@ -59,6 +59,14 @@ impl Page {
         let name = self.paint("1", &store.store);
         let status = self.status(store.status);
         self.lines.push(format!("{name}  {}  {status}", store.path));
+        if let Some(first) = store.findings.first().filter(|_| store.do_first.is_some()) {
+            self.lines.push(String::new());
+            let words = format!(
+                "Begin with {}, which may have brought about what stands below it.",
+                first.code.as_str()
+            );
+            self.wrapped("  ", &words);
+        }
         let mut before: Option<&FindingReport> = None;
         for finding in &store.findings {
             self.finding(finding, before);

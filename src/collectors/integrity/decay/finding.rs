@@ -94,7 +94,7 @@ mod tests {
         let text = evidence(&told(how, false), true);
         assert_eq!(
             text,
-            "bytes changed although nobody wrote them: 3 of 100 regions of 64.0 KiB differ from the last good reading at \
+            "bytes changed although nobody wrote them: 3 of 100 regions of 65.5 kB differ from the last good reading at \
          2026-11-18T11:06:40Z (change counter, size, inode and times of change are the same), from byte 0, 65536, …; found at \
          2026-11-18T12:06:40Z; two readings past the page cache gave the same; the page cache still has the good bytes"
         );
