@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration}
 
 use bytes::Bytes;
 use chroma_exporter::{
-    clock::{self, Timestamp},
+    clock::Timestamp,
     config::Web,
     http::{self, App, Limits, Listeners, ReloadRequest},
     metrics::{CONTENT_TYPE, Own, Page},
