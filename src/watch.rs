@@ -1,6 +1,8 @@
 //! File events: a hint, never a fact. They only bring the next turn of a collector forward; a full look happens anyway,
 //! so a lost event delays and hides nothing.
 
+mod space;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -18,6 +20,7 @@ use notify::{
 };
 use tokio::sync::Notify;
 
+use self::space::{Registered, SpaceWatch};
 use crate::store::DATABASE_FILE;
 
 /// A set of kinds of file events.
@@ -39,11 +42,19 @@ impl Wake {
     pub const JOURNAL: Self = Self(16);
     /// Events were lost, or the directory itself was exchanged: look at everything.
     pub const RESCAN: Self = Self(32);
+    /// The filesystem became fuller or emptier.
+    pub const SPACE: Self = Self(64);
 
     /// Whether the sets share a kind.
     #[must_use]
     pub const fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
+    }
+
+    /// Whether there is any besides `other`.
+    #[must_use]
+    pub const fn beyond(self, other: Self) -> bool {
+        self.0 & !other.0 != 0
     }
 
     /// Whether there is none.
@@ -63,7 +74,7 @@ impl BitOr for Wake {
 
 impl fmt::Debug for Wake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = ["data", "names", "attributes", "opened", "journal", "rescan"];
+        let names = ["data", "names", "attributes", "opened", "journal", "rescan", "space"];
         f.debug_set()
             .entries(
                 names
@@ -119,6 +130,7 @@ impl WakeSlot {
 #[derive(Debug, Default)]
 pub struct Watches {
     by_device: Mutex<BTreeMap<u64, Weak<Instance>>>,
+    space: SpaceWatch,
 }
 
 /// One inotify instance with its thread.
@@ -137,6 +149,7 @@ struct Routes(BTreeMap<PathBuf, Vec<Arc<WakeSlot>>>);
 pub struct StoreWatch {
     instance: Arc<Instance>,
     root: PathBuf,
+    _space: Option<Registered>,
 }
 
 impl Watches {
@@ -149,9 +162,13 @@ impl Watches {
         device: u64,
         slots: Vec<Arc<WakeSlot>>,
     ) -> notify::Result<StoreWatch> {
+        let space = self.space.add(dir, device, &slots).unwrap_or_else(|error| {
+            tracing::debug!(%error, dir = %dir.display(), "Its free space is looked at in every turn only.");
+            None
+        });
         let instance = self.instance(dir, device)?;
         lock(&instance.routes).0.insert(dir.to_owned(), slots);
-        let watch = StoreWatch { instance, root: dir.to_owned() };
+        let watch = StoreWatch { instance, root: dir.to_owned(), _space: space };
         let mut watcher = lock(&watch.instance.watcher);
         if let Err(error) = watcher.watch(dir, RecursiveMode::Recursive) {
             tracing::debug!(%error, dir = %dir.display(), "Folders cannot be watched, trying the directory alone.");

@@ -112,6 +112,27 @@ fn a_disk_that_fills_past_80_per_cent_is_told_and_its_recovery_too() {
     assert_eq!(hook.count("main", "ChromaDiskUsageHigh", "firing"), 1);
 }
 
+/// Nothing happens in the directory, and no turn comes within the hour.
+#[test]
+fn a_disk_that_others_fill_is_told_although_nothing_happens_in_the_directory() {
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = Tmpfs::new(&scratch.path().join("disk"), "20m");
+    let store = fixture("chroma-1.5.9", &disk.0);
+    let hook = Hook::start();
+    let rest = format!(
+        "collect:\n  interval: 1h\nreceivers:\n{}",
+        receiver("hook", &hook, "    group_interval: 0s\n")
+    );
+    let config = write_config(scratch.path(), &[("main".to_owned(), store)], &rest);
+    let exporter = Exporter::start(&["--config.file", &config]);
+    exporter.ready();
+    let filler = disk.0.join("filler");
+    fs::write(&filler, vec![1; 16_500_000]).unwrap();
+    wait_told(&hook, "main", "ChromaDiskUsageHigh", "firing");
+    fs::remove_file(&filler).unwrap();
+    wait_told(&hook, "main", "ChromaDiskUsageHigh", "resolved");
+}
+
 #[test]
 fn a_broken_database_and_a_second_chroma_are_told_at_once() {
     let scratch = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    judge::{Facts, judge, used_ratio},
+    judge::{Facts, judge},
     low_water::LowWater,
     orphans::Orphans,
     slope::{Point, Trend},
@@ -194,7 +194,7 @@ impl Collector for Disk {
         Pace {
             interval: collect.interval,
             deadline: collect.deadline,
-            wakes: Wake::DATA | Wake::NAMES | Wake::JOURNAL,
+            wakes: Wake::DATA | Wake::NAMES | Wake::JOURNAL | Wake::SPACE,
             // It is the one that must run to say that the filesystem hangs, and asks before it touches anything.
             touches_store: false,
         }
@@ -272,8 +272,10 @@ impl Surveys {
         turn: &Turn,
     ) -> Result<Option<Arc<Survey>>, CollectError> {
         let collect = &context.config.collect;
-        self.woken |= !turn.wake.is_empty();
-        self.changed_since_asked |= !turn.wake.is_empty();
+        // What others write to the filesystem changes nothing in the directory.
+        let changed = turn.wake.beyond(Wake::SPACE);
+        self.woken |= changed;
+        self.changed_since_asked |= changed;
         if self.running.is_none() && (turn.deep || self.due(collect.interval)) {
             self.start(context, turn.now).map_err(|source| CollectError::Unreadable {
                 path: context.store.seen_path.clone(),
@@ -410,7 +412,7 @@ fn space_samples(facts: &Facts, survey: Option<&Survey>) -> Vec<Sample> {
         READONLY.sample(f64::from(u8::from(space.readonly || stopped))),
         DEVICE_ERROR.sample(0.0),
     ];
-    out.extend(used_ratio(space).map(|ratio| USED_RATIO.sample(ratio)));
+    out.extend(space.used_ratio().map(|ratio| USED_RATIO.sample(ratio)));
     // btrfs has no inode limit. A zero would look like a disk without a free one.
     if space.inodes > 0 {
         out.push(INODES.sample(space.inodes as f64));

@@ -143,7 +143,8 @@ impl Device {
     }
 }
 
-fn statvfs(path: &std::path::Path) -> Result<Space, Errno> {
+/// One question, for as long as the filesystem takes.
+pub(crate) fn statvfs(path: &std::path::Path) -> Result<Space, Errno> {
     rustix::fs::statvfs(path).map(|vfs| Space::of(&vfs))
 }
 
@@ -159,6 +160,15 @@ impl Space {
             inodes_free: vfs.f_ffree,
             readonly: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
         }
+    }
+
+    /// `df`'s Use%, 0 to 1: used of what is used or available, so that the part reserved for root is neither. `None` for a
+    /// filesystem without blocks.
+    #[must_use]
+    pub fn used_ratio(&self) -> Option<f64> {
+        let used = self.size_bytes.saturating_sub(self.free_bytes);
+        let all = used.checked_add(self.avail_bytes).filter(|all| *all > 0)?;
+        Some(used as f64 / all as f64)
     }
 }
 
@@ -185,5 +195,29 @@ mod tests {
         assert!(matches!(device.ask(Duration::from_millis(10)), Err(CollectError::Hung { .. })));
         assert!(matches!(device.ask(Duration::ZERO), Err(CollectError::Hung { .. })));
         assert!(device.lock().answer.is_none(), "no thread was started");
+    }
+
+    const EMPTY: Space = Space {
+        size_bytes: 0,
+        free_bytes: 0,
+        avail_bytes: 0,
+        inodes: 0,
+        inodes_free: 0,
+        readonly: false,
+    };
+
+    #[test]
+    fn a_filesystem_without_blocks_or_with_absurd_numbers_is_not_full() {
+        assert_eq!(EMPTY.used_ratio(), None);
+        let free = Space { free_bytes: u64::MAX, avail_bytes: u64::MAX, ..EMPTY };
+        assert_eq!(free.used_ratio(), Some(0.0));
+        let absurd = Space { size_bytes: u64::MAX, avail_bytes: u64::MAX, ..EMPTY };
+        assert_eq!(absurd.used_ratio(), None, "more bytes than can be counted");
+    }
+
+    #[test]
+    fn the_part_reserved_for_root_is_neither_used_nor_available() {
+        let space = Space { size_bytes: 100, free_bytes: 30, avail_bytes: 25, ..EMPTY };
+        assert_eq!(space.used_ratio(), Some(70.0 / 95.0));
     }
 }

@@ -27,14 +27,6 @@ pub(crate) struct Facts {
     pub(crate) database_bytes: Option<u64>,
 }
 
-/// `df`'s Use%: used of what is used or available, so that the part reserved for root is neither. `None` for a
-/// filesystem without blocks.
-pub(crate) fn used_ratio(space: &Space) -> Option<f64> {
-    let used = space.size_bytes.saturating_sub(space.free_bytes);
-    let all = used.checked_add(space.avail_bytes).filter(|all| *all > 0)?;
-    Some(used as f64 / all as f64)
-}
-
 /// The findings, and the codes that could be judged. `on` holds the codes that were found the time before: they end
 /// only beyond a second level, so that a disk that sways around the first does not come and go.
 ///
@@ -46,7 +38,7 @@ pub(crate) fn judge(
     on: &BTreeSet<Code>,
 ) -> (Vec<Finding>, Vec<Code>) {
     let mut verdicts = Verdicts::default();
-    let ratio = used_ratio(&facts.space);
+    let ratio = facts.space.used_ratio();
     usage(facts, ratio, limits, on, &mut verdicts);
     will_fill(facts, ratio, limits, on, &mut verdicts);
     inodes(&facts.space, limits, on, &mut verdicts);
@@ -270,25 +262,6 @@ mod tests {
         let (findings, judged) = judge(&unknown, &Collect::default(), &BTreeSet::new());
         assert_eq!(findings.len(), 2);
         assert!(!judged.contains(&Code::DiskReadonly) && !judged.contains(&Code::HeadroomLow));
-    }
-
-    #[test]
-    fn a_filesystem_without_blocks_or_with_absurd_numbers_is_not_full() {
-        let mut space = facts(50).space;
-        (space.size_bytes, space.free_bytes, space.avail_bytes) = (0, 0, 0);
-        assert_eq!(used_ratio(&space), None);
-        space.free_bytes = u64::MAX;
-        space.avail_bytes = u64::MAX;
-        assert_eq!(used_ratio(&space), Some(0.0));
-        space.size_bytes = u64::MAX;
-        space.free_bytes = 0;
-        assert_eq!(used_ratio(&space), None, "more bytes than can be counted");
-    }
-
-    #[test]
-    fn the_part_reserved_for_root_is_neither_used_nor_available() {
-        let space = Space { size_bytes: 100, free_bytes: 30, avail_bytes: 25, ..facts(50).space };
-        assert_eq!(used_ratio(&space), Some(70.0 / 95.0));
     }
 
     #[test]

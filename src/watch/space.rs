@@ -1,0 +1,241 @@
+//! Notices that a filesystem fills up. The kernel tells nobody when somebody else takes the space of a store, and `statvfs` of a
+//! local filesystem takes half a microsecond: one thread asks each of them a few times a second, and wakes whoever waits for
+//! [`Wake::SPACE`] when enough has changed. Like every event it is a hint; the collector looks for itself.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use super::{Wake, WakeSlot};
+use crate::store::device::{Space, statvfs};
+
+/// The filesystems of the stores that are watched. The thread ends when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct SpaceWatch {
+    shared: Arc<Shared>,
+}
+
+/// One store's share in it; dropping it ends that.
+#[derive(Debug)]
+pub(super) struct Registered {
+    shared: Arc<Shared>,
+    place: Place,
+}
+
+/// Filesystem, and number of the registration.
+type Place = (u64, u64);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stores: BTreeMap<Place, (PathBuf, Vec<Arc<WakeSlot>>)>,
+    /// What was last told of each filesystem.
+    told: BTreeMap<u64, Level>,
+    next: u64,
+    running: bool,
+    closed: bool,
+}
+
+/// As much of a filesystem's state as somebody is woken for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Level {
+    /// Used share of its bytes and of its inodes, 0 to 1; zero where there is no limit.
+    ratios: [f64; 2],
+    readonly: bool,
+}
+
+impl SpaceWatch {
+    /// Watches the filesystem `device` of the directory `dir`, which answers now. `None` for a filesystem that may hang.
+    pub(super) fn add(
+        &self,
+        dir: &Path,
+        device: u64,
+        slots: &[Arc<WakeSlot>],
+    ) -> io::Result<Option<Registered>> {
+        let kind = rustix::fs::statfs(dir)?.f_type;
+        if !LOCAL.iter().any(|local| i64::from(*local) == kind) {
+            return Ok(None);
+        }
+        let mut state = self.shared.lock();
+        let place = (device, state.next);
+        state.next += 1;
+        state.stores.insert(place, (dir.to_owned(), slots.to_vec()));
+        // Whoever looked before it was registered must look once more.
+        state.told.remove(&device);
+        if !state.running {
+            let shared = Arc::clone(&self.shared);
+            thread::Builder::new()
+                .name("space".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn(move || shared.ask_on())?;
+            state.running = true;
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+        Ok(Some(Registered { shared: Arc::clone(&self.shared), place }))
+    }
+}
+
+impl Drop for SpaceWatch {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.stores.remove(&self.place);
+        let State { stores, told, .. } = &mut *state;
+        told.retain(|device, _| stores.range((*device, 0)..=(*device, u64::MAX)).next().is_some());
+    }
+}
+
+impl Shared {
+    fn ask_on(&self) {
+        loop {
+            let mut state = self.lock();
+            while state.stores.is_empty() && !state.closed {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.closed {
+                return;
+            }
+            // One directory of each filesystem is enough. Asked without the lock: a device may fail slowly.
+            let asked: BTreeMap<u64, PathBuf> =
+                state.stores.iter().map(|((device, _), (dir, _))| (*device, dir.clone())).collect();
+            drop(state);
+            for (device, dir) in asked {
+                if let Ok(space) = statvfs(&dir) {
+                    self.lock().note(device, Level::of(&space));
+                }
+            }
+            thread::sleep(ASK_EVERY);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, device: u64, now: Level) {
+        if self.told.get(&device).is_some_and(|told| !told.moved(&now)) {
+            return;
+        }
+        self.told.insert(device, now);
+        let stores = self.stores.range((device, 0)..=(device, u64::MAX));
+        for slot in stores.flat_map(|(_, (_, slots))| slots) {
+            slot.add(Wake::SPACE);
+        }
+    }
+}
+
+impl Level {
+    fn of(space: &Space) -> Self {
+        let inodes = match space.inodes {
+            0 => 0.0,
+            all => 1.0 - space.inodes_free as f64 / all as f64,
+        };
+        Self { ratios: [space.used_ratio().unwrap_or_default(), inodes], readonly: space.readonly }
+    }
+
+    /// Whether somebody should look: half a percentage point more or less, or another whole percentage point, since the levels
+    /// of rules are such. A share that sways around one by less than a hundredth of a point wakes nobody.
+    fn moved(&self, now: &Self) -> bool {
+        let percent = |ratio: f64| (ratio * 100.0).floor();
+        let moved = |before: f64, now: f64| {
+            let by = (now - before).abs();
+            by >= 0.005 || (by >= 0.0001 && (percent(before) - percent(now)).abs() >= 1.0)
+        };
+        let [bytes, inodes] = self.ratios;
+        self.readonly != now.readonly || moved(bytes, now.ratios[0]) || moved(inodes, now.ratios[1])
+    }
+}
+
+/// Half of it is what a store waits on average.
+const ASK_EVERY: Duration = Duration::from_millis(150);
+
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Filesystems that answer from memory (statfs(2), linux/magic.h): ext4, XFS, Btrfs, tmpfs, overlay, F2FS, ZFS, bcachefs. All
+/// others may wait for a network or a program.
+const LOCAL: [u32; 8] = [
+    0xEF53,
+    0x5846_5342,
+    0x9123_683E,
+    0x0102_1994,
+    0x794C_7630,
+    0xF2F5_2010,
+    0x2FC1_2FC1,
+    0xCA45_1A4E,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(bytes: f64, inodes: f64, readonly: bool) -> Level {
+        Level { ratios: [bytes, inodes], readonly }
+    }
+
+    #[test]
+    fn somebody_is_woken_at_each_percent_and_not_by_swaying() {
+        for (before, now, moved) in [
+            (level(0.7999, 0.0, false), level(0.8001, 0.0, false), true),
+            (level(0.8001, 0.0, false), level(0.7999, 0.0, false), true),
+            (level(0.799_96, 0.0, false), level(0.800_01, 0.0, false), false),
+            (level(0.801, 0.0, false), level(0.8055, 0.0, false), false),
+            (level(0.801, 0.0, false), level(0.806, 0.0, false), true),
+            (level(0.5, 0.0, false), level(0.5, 0.0, true), true),
+            (level(0.5, 0.949, false), level(0.5, 0.951, false), true),
+            (level(0.0, 0.0, false), level(0.0, 0.0, false), false),
+        ] {
+            assert_eq!(before.moved(&now), moved, "{before:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn the_stores_of_the_filesystem_that_moved_are_woken_and_no_others() {
+        let mut state = State::default();
+        let slots = [(1, 0), (1, 1), (2, 2)].map(|place| {
+            let slot = WakeSlot::new(Wake::SPACE);
+            state.stores.insert(place, (PathBuf::new(), vec![Arc::clone(&slot)]));
+            slot
+        });
+        let woken =
+            |slots: &[Arc<WakeSlot>; 3]| slots.each_ref().map(|slot| !slot.take().is_empty());
+        state.note(1, level(0.5, 0.0, false));
+        assert_eq!(woken(&slots), [true, true, false], "what changed before is not known");
+        state.note(1, level(0.5001, 0.0, false));
+        assert_eq!(woken(&slots), [false; 3]);
+        state.note(1, level(0.9, 0.0, false));
+        assert_eq!(woken(&slots), [true, true, false]);
+        state.note(2, level(0.9, 0.0, false));
+        assert_eq!(woken(&slots), [false, false, true]);
+    }
+
+    #[test]
+    fn what_is_no_longer_watched_is_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = SpaceWatch::default();
+        let slot = WakeSlot::new(Wake::SPACE);
+        // The filesystem of temporary files may be of any kind.
+        let Some(registered) = watch.add(dir.path(), 7, &[slot]).unwrap() else { return };
+        assert_eq!(watch.shared.lock().stores.len(), 1);
+        drop(registered);
+        assert!(watch.shared.lock().stores.is_empty());
+    }
+}
