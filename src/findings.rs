@@ -291,7 +291,7 @@ catalogue! {
     CollectionConfigInvalid "collection_config_invalid" Critical: "Chroma cannot read the configuration of a collection or of the queue; one such row breaks the listing of all collections, one for the queue every opening."
         => "Stop Chroma, keep a copy of {path}, and put back the text of that row from a backup, or that of a like collection: sqlite3 {path}/chroma.sqlite3 \"SELECT id, name, config_json_str FROM collections\". Do not delete the collection: its data are whole.";
     CollectionDimensionMismatch "collection_dimension_mismatch" Critical: "The dimension that the catalogue states is not the one of the vectors: queries and additions are refused, or queries give nothing without an error."
-        => "Stop Chroma, keep a copy of {path}, and write the number that the vectors have, as the evidence names it, into collections.dimension of that collection. Do not delete the segment folder. When other vectors than those of the collection are in its folder (segment_inconsistent), put the right folder back instead.";
+        => "Stop Chroma, keep a copy of {path}, and write the dimension that the vectors have (check names it) into collections.dimension of that collection. Do not delete the segment folder. When other vectors than those of the collection are in its folder (segment_inconsistent), put the right folder back instead.";
     CollectionWithoutSegments "collection_without_segments" Critical: "A collection has not exactly one metadata and one vector segment that Chroma can use; its records and vectors may be whole and are out of reach."
         => "Stop Chroma, keep a copy of {path}, and put the rows of the table segments back from a backup; the id of a vector segment is the name of its folder. Do not delete folders, nor the collection unless the evidence says that it never had a record.";
     OrphanRows "orphan_rows" Warning: "Rows belong to nothing that the catalogue knows: what they hold is out of reach, and still on the disk."
@@ -363,7 +363,7 @@ catalogue! {
     HeadroomLow "headroom_low" Warning: "Less than twice the size of the database is free: neither a vacuum nor a backup beside it has room."
         => "Free space on the filesystem of {path}, or put backups and temporary files on another one.";
     DiskRemote "disk_remote" Warning: "The directory lies on a filesystem of another host, or one that is handed through by another program: SQLite's locks are not reliable there, so that two processes may write at once and damage the database."
-        => "Move the directory to a disk of the host that runs Chroma, while Chroma is stopped; other hosts ask the server instead of the files.";
+        => "Stop Chroma and move the directory to a disk of the host that runs it; other hosts ask the server instead of the files.";
     DiskTemporary "disk_temporary" Warning: "The directory lies where nothing is kept: in memory, or in the layer of a container that goes away with it."
         => "Put the directory on a disk: for a container on a volume, docker run -v chroma-data:PATH; stop Chroma and copy {path} there first.";
     StoreSynced "store_synced" Warning: "A tool like Syncthing or Dropbox copies the files of the directory to and from other hosts while Chroma writes them: database and index folders of different moments come together."

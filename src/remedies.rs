@@ -95,7 +95,10 @@ const fn acts(code: Code) -> &'static [Act] {
         | C::SegmentAhead
         | C::RecordsWithoutVector
         | C::LockHeld
-        | C::DiskUsageCritical => &[Act::Stop],
+        | C::DiskUsageCritical
+        | C::DiskRemote
+        | C::DiskTemporary
+        | C::StoreSynced => &[Act::Stop],
         _ => &[],
     }
 }
