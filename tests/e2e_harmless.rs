@@ -32,8 +32,17 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
     let server = chroma::Server::start("1.5.9", &dir);
     let load = server.start_load(LOAD_SECONDS);
 
+    // A journal that was left beside a database, all of which belongs to somebody else: SQLite opens that each time, and as root
+    // would make it its own.
+    let left = support::fixture("chroma-1.5.9-journal-left", scratch.path());
+    for (entry, owner) in
+        [("", 12_345), ("chroma.sqlite3", 12_345), ("chroma.sqlite3-journal", 54_321)]
+    {
+        std::os::unix::fs::chown(left.join(entry), Some(owner), Some(owner)).unwrap();
+    }
+
     let config = scratch.path().join("config.yml");
-    fs::write(&config, paces(&dir, &scratch.path().join("state"))).unwrap();
+    fs::write(&config, paces(&[&dir, &left], &scratch.path().join("state"))).unwrap();
     let exporter = Exporter::start(&["--config.file", config.to_str().unwrap()]);
     let trace = scratch.path().join("trace");
     let mut strace = Command::new("strace")
@@ -66,6 +75,9 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
     assert!(strace.wait().unwrap().success() || trace.exists());
     let calls = fs::read_to_string(&trace).unwrap();
     let held = judge(&calls, &dir);
+    judge(&calls, &left);
+    let journal = fs::metadata(left.join("chroma.sqlite3-journal")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&journal), 54_321);
     let (usual, longest) = (held[held.len() / 2], held[held.len() - 1]);
     println!(
         "{} calls traced; {} shared locks, {usual:.4} s usually and {longest:.3} s at most",
@@ -92,12 +104,13 @@ fn nothing_is_written_locked_for_long_or_deleted_beside_a_busy_chroma() {
 }
 
 /// Every tier as often as the configuration allows.
-fn paces(dir: &Path, state: &Path) -> String {
+fn paces([dir, left]: &[&Path; 2], state: &Path) -> String {
     format!(
-        "stores:\n  - name: main\n    path: {}\n    backups: [\"{}/nothing*\"]\nstate:\n  dir: {}\ncollect:\n  interval: 1s\n  \
+        "stores:\n  - name: main\n    path: {}\n    backups: [\"{}/nothing*\"]\n  - name: left\n    path: {}\nstate:\n  dir: {}\ncollect:\n  interval: 1s\n  \
          quick_check_interval: 10s\n  full_check_interval: 15s\n  contents_interval: 1s\n  permissions_interval: 5s\n  backups_interval: 5s\n",
         dir.display(),
         dir.parent().unwrap().display(),
+        left.display(),
         state.display()
     )
 }

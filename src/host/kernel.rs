@@ -115,10 +115,12 @@ impl Layer {
         // SAFETY: a text that ends in NUL. What comes back is null or one of SQLite's own structures, which live as long as the
         // program; its `pNext`, which another registration might write, is not kept, and nobody else registers any.
         let usual = unsafe { ffi::sqlite3_vfs_find(c"unix".as_ptr()).as_ref() }?;
+        keep_owners_and_modes(usual)?;
         let copy = ffi::sqlite3_vfs {
             pNext: std::ptr::null_mut(),
             zName: AS_GIVEN.as_ptr(),
             xFullPathname: Some(as_given),
+            xDelete: Some(delete_nothing),
             ..*usual
         };
         // SAFETY: the structure is complete, and lives for ever because it is leaked. The functions in it are those of `unix`,
@@ -126,6 +128,42 @@ impl Layer {
         let result = unsafe { ffi::sqlite3_vfs_register(Box::leak(Box::new(copy)), 0) };
         (result == ffi::SQLITE_OK).then_some(Self)
     }
+}
+
+/// As root, SQLite gives a journal that it opens the owner of its database, and one without bytes its mode, also when it opens it
+/// for reading. Files that are watched are not ours to change, so both calls do nothing from now on, in the whole program.
+fn keep_owners_and_modes(usual: &ffi::sqlite3_vfs) -> Option<()> {
+    unsafe extern "C" fn fchown(_file: c_int, _user: libc::uid_t, _group: libc::gid_t) -> c_int {
+        0
+    }
+    unsafe extern "C" fn fchmod(_file: c_int, _mode: libc::mode_t) -> c_int {
+        0
+    }
+    type Call = unsafe extern "C" fn();
+    // SAFETY: functions are stored as pointers to one type and called by SQLite as what they are (`os_unix.c`, `osFchown` and
+    // `osFchmod`).
+    let calls = unsafe {
+        [
+            (c"fchown", std::mem::transmute::<*const (), Call>(fchown as *const ())),
+            (c"fchmod", std::mem::transmute::<*const (), Call>(fchmod as *const ())),
+        ]
+    };
+    let set = usual.xSetSystemCall?;
+    calls.into_iter().try_for_each(|(name, call)| {
+        // SAFETY: the layer is not looked at by the function, and the name ends in NUL. The table that is written is read by
+        // connections of other threads, as one pointer, and both its values do no harm.
+        let result = unsafe { set(std::ptr::null_mut(), name.as_ptr(), Some(call)) };
+        (result == ffi::SQLITE_OK).then_some(())
+    })
+}
+
+/// SQLite's `xDelete`: nothing beside a database that is watched is deleted, whatever SQLite takes it for.
+unsafe extern "C" fn delete_nothing(
+    _layer: *mut ffi::sqlite3_vfs,
+    _path: *const c_char,
+    _sync: c_int,
+) -> c_int {
+    ffi::SQLITE_IOERR_DELETE
 }
 
 /// SQLite's `xFullPathname`: says that an absolute path is one already.
@@ -202,11 +240,37 @@ pub(super) const IOPRIO_IDLE: libc::c_int = 3 << 13;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use rusqlite::OpenFlags;
 
     use super::*;
+
+    #[test]
+    fn sqlite_neither_changes_owners_nor_modes_nor_deletes_what_is_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("database");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        // What a journal that was cut to nothing looks like, of another mode than the database.
+        let journal = dir.path().join("database-journal");
+        std::fs::write(&journal, "").unwrap();
+        let mode = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&path, mode(0o640)).unwrap();
+        std::fs::set_permissions(&journal, mode(0o600)).unwrap();
+        let before = std::fs::metadata(&journal).unwrap();
+        let layer = paths_as_given().unwrap();
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let connection = Connection::open_with_flags_and_vfs(&path, flags, layer).unwrap();
+        connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+        let after = std::fs::metadata(&journal).unwrap();
+        assert_eq!((after.mode(), after.ctime_nsec()), (before.mode(), before.ctime_nsec()));
+        // With the right to write it would be deleted at the next lock.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let writer = Connection::open_with_flags_and_vfs(&path, flags, layer).unwrap();
+        drop(writer.execute_batch("INSERT INTO t VALUES(1)"));
+        drop(writer);
+        assert!(journal.exists());
+    }
 
     #[test]
     fn sqlite_opens_the_path_that_is_given_and_says_which_file_that_is() {
