@@ -186,8 +186,9 @@ impl Fleet {
     }
 
     fn start_store(&mut self, config: &Arc<Config>, store: &Arc<Store>) {
-        info!(store = %store.name, path = %store.path.display(), "Watching.");
         let found = config.stores.is_empty().then(Arc::default);
+        let why = if found.is_some() { "a Chroma process holds it" } else { "configured" };
+        info!(store = %store.name, path = %store.path.display(), why, "Watching.");
         let context = Context { found, ..Context::new(config, store, &self.host) };
         context.held_by(self.roster.holders(&store.name));
         self.board.add(&context);
@@ -272,9 +273,8 @@ impl Placing {
 
 fn say(change: &Change, max: usize) {
     match change {
-        Change::Begun(store) => {
-            info!(store = %store.name, path = %store.path.display(), "Found a directory that a Chroma process holds.");
-        }
+        // Told when its watch begins.
+        Change::Begun(_) => {}
         Change::Moved(store) => {
             info!(store = %store.name, path = %store.path.display(), "The process that holds a directory has started anew.");
         }
