@@ -23,7 +23,7 @@ use tracing::debug;
 use crate::{
     collectors::CollectError,
     config::{Store, Through, rules},
-    format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo, parse_stat},
+    format::proc::{Mount, OWN_COMM, parse_fdinfo_mount, parse_mountinfo, parse_stat},
     host::processes::{
         FileId, is_sqlite_tool, mounts,
         walk::{self, Descriptor, KernelThreads, Visitor},
@@ -224,8 +224,6 @@ fn name_of(path: &Path) -> String {
     rules::default_store_name(above.filter(|path| path.file_name().is_some()).unwrap_or(path))
 }
 
-/// The kernel keeps 15 bytes of a name, which is just enough for ours.
-const OWN_COMM: &str = "chroma_exporter";
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Bounds of what is remembered of a host where somebody opens the name again and again.
 const FILES_MAX: usize = 4096;

@@ -173,10 +173,16 @@ pub fn is_chroma_server(arguments: &[&[u8]]) -> bool {
     chroma && rest.contains(&b"run".as_slice())
 }
 
+/// Short name of this program. The kernel keeps 15 bytes of a name, which is just enough for ours.
+pub const OWN_COMM: &str = "chroma_exporter";
+
 /// Whether a program may embed Chroma, which is a Python package first of all. Programs of the distribution do not, and many
 /// hosts have some in Python that run all the time (`networkd-dispatcher`, `fail2ban-server`).
 #[must_use]
 pub fn may_embed_chroma(comm: &str, arguments: &[&[u8]]) -> bool {
+    if comm == OWN_COMM {
+        return false;
+    }
     let names = |name: &[u8]| PYTHON_PROGRAMS.iter().any(|program| contains(name, program));
     let system = |path: &[u8]| {
         SYSTEM_PROGRAMS.iter().any(|dir| path.starts_with(dir)) && !contains(path, b"-packages/")
@@ -521,6 +527,7 @@ mod tests {
             ("celery", "", true),
             ("sh", "/bin/sh /usr/bin/jupyter-lab", true),
             ("systemd", "/sbin/init", false),
+            ("chroma_exporter", "/usr/bin/chroma_exporter serve", false),
             ("bash", "bash -c python app.py", false),
             ("fail2ban-server", "/usr/bin/python3 /usr/bin/fail2ban-server -xf start", false),
             ("firewalld", "/usr/bin/python3 -s /usr/sbin/firewalld --nofork", false),
