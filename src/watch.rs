@@ -338,7 +338,7 @@ mod tests {
         let database = dir.path().join(DATABASE_FILE);
         fs::write(&database, "x").unwrap();
         // How full the disk is changes by itself.
-        let all = WakeSlot::new(Wake(0xff & !Wake::SPACE.0));
+        let all = WakeSlot::new(Wake(!Wake::SPACE.0));
         let only_opened = WakeSlot::new(Wake::OPENED);
         let watches = Watches::default();
         let _watch =

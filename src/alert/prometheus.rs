@@ -184,9 +184,12 @@ fn told_elsewhere(remedy: &str) -> String {
         ("the process named in the evidence", "the process that chroma_exporter check names"),
         ("the evidence says", "chroma_exporter check says"),
         ("as shown in the evidence", "as chroma_exporter check shows"),
-        ("USER as in the evidence", "USER as chroma_exporter check says"),
+        (
+            "the entries that the evidence names, by its command",
+            "the entries that chroma_exporter check names, by the command that it gives",
+        ),
         ("PID and N as found", "PID and N as chroma_exporter check says"),
-        ("; why it was given up stands in the evidence", "; it says why it was given up"),
+        (" (why it was given up stands in the evidence)", "; it says why it was given up"),
         (
             "See what it could not read in the evidence, or with:",
             "See what it could not read with:",
