@@ -183,11 +183,11 @@ impl Backups {
 
     /// One whose bytes are whole may still lack the vectors.
     fn complete(&self, backup: Backup<Content>) -> Backup {
-        let Backup { path, directory, taken, device, state } = backup;
+        let Backup { path, directory, taken, complete_by, device, state } = backup;
         let state = state.and_then(|content| {
-            self.vectors.lacking(taken, &content).map_or(Ok(content.bytes), Err)
+            self.vectors.lacking(complete_by, &content).map_or(Ok(content.bytes), Err)
         });
-        Backup { path, directory, taken, device, state }
+        Backup { path, directory, taken, complete_by, device, state }
     }
 
     /// `None` for what vanished meanwhile, for the store itself, and for another name of what was judged already.
@@ -206,6 +206,7 @@ impl Backups {
                     path: path.into(),
                     directory: false,
                     taken: name_date(path).unwrap_or(turn.now),
+                    complete_by: turn.now,
                     device: 0,
                     state: Err(Fault::unreadable(&error)),
                 });
@@ -225,7 +226,8 @@ impl Backups {
         let taken = entry.taken(path);
         let state = self.state(path, &entry, taken, turn, unpack_bytes);
         let (directory, device) = (entry.meta.is_dir(), entry.meta.dev());
-        Some(Backup { path: path.into(), directory, taken, device, state })
+        let complete_by = entry.complete_by();
+        Some(Backup { path: path.into(), directory, taken, complete_by, device, state })
     }
 
     fn state(
@@ -249,7 +251,8 @@ impl Backups {
         let stamp = entry.stamp();
         if let Some(seen) = self.seen.get(path).filter(|seen| seen.stamp == stamp) {
             // The stamp of a directory is that of its database: folders that it lacked may have come since.
-            let lacks = |content: &Content| self.vectors.lacking(taken, content).is_some();
+            let lacks =
+                |content: &Content| self.vectors.lacking(entry.complete_by(), content).is_some();
             if !(entry.meta.is_dir() && seen.content.as_ref().is_ok_and(lacks)) {
                 return seen.content.clone();
             }

@@ -17,6 +17,8 @@ pub(super) struct Backup<T = u64> {
     pub(super) directory: bool,
     /// When its data were copied; of one that may not be asked, by its name, or else unknown and as good as now.
     pub(super) taken: Timestamp,
+    /// See [`Entry::complete_by`].
+    pub(super) complete_by: Timestamp,
     pub(super) device: u64,
     /// Bytes when it is complete, otherwise why it is not.
     pub(super) state: Result<T, Fault>,
@@ -131,6 +133,12 @@ impl Entry {
             Some(date) if self.meta.is_dir() => date.max(written),
             _ => written,
         }
+    }
+
+    /// A moment at which its data were all there: no program can set it, and a new name or mode makes it later.
+    pub(super) fn complete_by(&self) -> Timestamp {
+        let meta = self.database.as_ref().map_or(&self.meta, |(_, database)| database);
+        Timestamp::from_parts(meta.ctime(), meta.ctime_nsec()).max(self.written())
     }
 
     /// What is equal as long as its bytes are.

@@ -576,13 +576,23 @@ fn a_store_that_never_purged_needs_no_folders() {
 #[test]
 fn a_backup_is_held_against_the_folders_of_its_time() {
     let (_scratch, store, place) = old_store("chroma-1.5.9");
-    // Made before the first flush: all vectors were in the database then.
-    pack(&store, &place.join("a.sqlite3"), "cp $S/chroma.sqlite3 $B", NOW - 120 * 3600);
+    let bare = place.join("a.sqlite3");
+    pack(&store, &bare, "cp $S/chroma.sqlite3 $B", NOW - 120 * 3600);
     let mut collector = backups_of(&store, &place, "*");
-    assert_eq!(look(&mut collector, NOW).1, ["backup_stale"]);
+    // A time that somebody gave it does not make it older than the folders.
+    assert_eq!(look(&mut collector, NOW).1, ["backup_incomplete", "backup_missing"]);
+    let lacks = |collector: &Backups, hours: i64| {
+        let content = collector.seen[&bare].content.clone().unwrap();
+        let by = Timestamp::from_secs(NOW - hours * 3600);
+        collector.vectors.lacking(by, &content).map(|fault| fault.reason)
+    };
+    // Made before the first flush: all vectors were in the database then.
+    assert_eq!(lacks(&collector, 120), None);
+    assert_eq!(lacks(&collector, 1), Some(Reason::WithoutVectors));
     // Unless one that is older still has the folders.
     pack(&store, &place.join("b.tar"), "tar -cf $B -C $S .", NOW - 130 * 3600);
     assert_eq!(look(&mut collector, NOW).1, ["backup_incomplete", "backup_stale"]);
+    assert_eq!(lacks(&collector, 120), Some(Reason::WithoutVectors));
     // A folder with a file missing or without a byte brings nothing back either.
     for command in [
         "tar -cf $B -C $S --exclude=header.bin .",

@@ -136,10 +136,12 @@ impl Vectors {
         }
     }
 
-    /// What a backup that was made at `taken` lacks; `None` when nothing is known to be missing.
-    pub(super) fn lacking(&self, taken: Timestamp, content: &Content) -> Option<Fault> {
+    /// What a backup that was written at `complete_by` or before lacks; `None` when nothing is known to be missing. Its own
+    /// times may be older than what is in it (`touch`, dates in names), so they excuse no folder; one that was made before the
+    /// first flush and renamed after it is called incomplete until the next one.
+    pub(super) fn lacking(&self, complete_by: Timestamp, content: &Content) -> Option<Fault> {
         let due: Vec<_> =
-            self.flushed.iter().filter(|(_, flushed)| flushed.since <= taken).collect();
+            self.flushed.iter().filter(|(_, flushed)| flushed.since <= complete_by).collect();
         let unknown = |words: &str| Some(Fault::new(Reason::Unknown, words));
         let Some(holds) = &content.holds else {
             // Packed vectors are nearly as large as they were, a packed database is a fraction of one.
