@@ -365,7 +365,7 @@ catalogue! {
     DiskRemote "disk_remote" Warning: "The directory lies on a filesystem of another host, or one that is handed through by another program: SQLite's locks are not reliable there, so that two processes may write at once and damage the database."
         => "Stop Chroma and move the directory to a disk of the host that runs it; other hosts ask the server instead of the files.";
     DiskTemporary "disk_temporary" Warning: "The directory lies where nothing is kept: in memory, or in the layer of a container that goes away with it."
-        => "Put the directory on a disk: for a container on a volume, docker run -v chroma-data:PATH; stop Chroma and copy {path} there first.";
+        => "Put the directory on a disk: for a container on a volume, docker run -v chroma-data:DIR; stop Chroma and copy {path} there first.";
     StoreSynced "store_synced" Warning: "A tool like Syncthing or Dropbox copies the files of the directory to and from other hosts while Chroma writes them: database and index folders of different moments come together."
         => "Stop Chroma, take {path} out of the folder that the tool keeps in step, and check the store before it is started again: chroma_exporter check --store.path {path}";
     // permissions

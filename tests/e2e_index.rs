@@ -112,7 +112,8 @@ fn what_an_index_that_is_gone_costs_is_what_the_chroma_that_opens_it_cannot_give
     ] {
         let scratch = tempfile::tempdir().unwrap();
         let whole = scratch.path().join("whole");
-        assert!(write(writer, &whole, "r-", "0").wait().unwrap().success());
+        // Long enough for some flushes.
+        assert!(write(writer, &whole, "r-", "0.1").wait().unwrap().success());
         for gone in ["folder", "index_metadata.pickle"] {
             let dir = scratch.path().join(format!("{gone}-gone"));
             support::copy_tree(&whole, &dir);

@@ -109,12 +109,18 @@ fn rows_beside_damaged_pages_are_saved_into_a_new_file() {
     for (_, fault, base) in damaged {
         let scratch = tempfile::tempdir().unwrap();
         let dir = fault.strike(base, scratch.path());
-        let new = scratch.path().join("new.sqlite3");
+        let rescued = scratch.path().join("rescued");
+        std::fs::create_dir(&rescued).unwrap();
+        let new = rescued.join("chroma.sqlite3");
         let remedy = Code::SqliteCorrupt.remedy(&dir);
         let command = command(&remedy).unwrap();
         let command = command.replace("/var/tmp/chroma.sqlite3.rescued", new.to_str().unwrap());
         // SQLite tells of the damage that it passes over.
         Command::new("sh").args(["-c", &command]).output().unwrap();
+        // Check over the new file tells when the full-text index has to be made anew from the documents.
+        if faults::check(&rescued, "").codes.iter().any(|code| code == "fts_corrupt") {
+            shell(self::command(&Code::FtsCorrupt.remedy(&rescued)).unwrap());
+        }
         let database = Connection::open(&new).unwrap();
         let ask = |sql: &str| database.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
         assert_eq!(ask("PRAGMA integrity_check"), "ok", "{}", fault.what);

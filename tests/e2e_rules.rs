@@ -105,14 +105,19 @@ fn play_findings(rules: &[Rule]) -> Play {
             )
         };
         let store = format!("s{at}");
+        // Everything lasts so much longer as the alert waits.
+        let hold = rule.hold_minutes();
         let next = codes[(at + 1) % codes.len()];
         let next_severity =
             Code::ALL.iter().find(|c| c.as_str() == next).unwrap().severity().as_str();
-        play.series(&finding("bad", &store, code, usual), "0 1x4 0x20");
-        play.series(&finding("gap", &store, code, usual), "1x3 stale _x2 1x20");
+        play.series(&finding("bad", &store, code, usual), &format!("0 1x{} 0x20", 4 + hold));
+        play.series(
+            &finding("gap", &store, code, usual),
+            &format!("1x{} stale _x2 1x20", 3 + hold),
+        );
         // Graver or lighter than usual: the series of the catalogue's severity stays at 0.
         play.series(&finding("other", &store, code, usual), "0x25");
-        play.series(&finding("other", &store, code, other), "1x25");
+        play.series(&finding("other", &store, code, other), &format!("1x{}", 25 + hold));
         play.series(&finding("well", &store, code, usual), "0x25");
         play.series(&finding("elsewhere", &store, code, usual), "0x25");
         play.series(&finding("elsewhere", &store, next, next_severity), "1x25");
@@ -120,12 +125,12 @@ fn play_findings(rules: &[Rule]) -> Play {
 
         let of = |instance: &str| format!("instance=\"{instance}\", store=\"s{at}\"");
         play.alert(name, &of("bad"), 0, &[]);
-        play.alert(name, &of("bad"), 3, &[&labels("bad", usual)]);
-        play.alert(name, &of("bad"), 20, &[]);
+        play.alert(name, &of("bad"), 3 + hold, &[&labels("bad", usual)]);
+        play.alert(name, &of("bad"), 20 + hold, &[]);
         for minute in [2, 4, 6, 20] {
-            play.alert(name, &of("gap"), minute, &[&labels("gap", usual)]);
+            play.alert(name, &of("gap"), minute + hold, &[&labels("gap", usual)]);
         }
-        play.alert(name, &of("other"), 4, &[&labels("other", other)]);
+        play.alert(name, &of("other"), 4 + hold, &[&labels("other", other)]);
         for instance in ["well", "elsewhere", "unknown"] {
             play.alert(name, &of(instance), 4, &[]);
             play.alert(name, &of(instance), 20, &[]);

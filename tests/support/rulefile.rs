@@ -39,6 +39,13 @@ pub struct Rule {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl Rule {
+    /// How many whole minutes it waits before it fires; less than one is none.
+    pub fn hold_minutes(&self) -> u32 {
+        self.hold.strip_suffix('m').map_or(0, |minutes| minutes.parse().expect("whole minutes"))
+    }
+}
+
 pub fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("alerts/chroma.rules.yml")
 }
