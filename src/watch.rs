@@ -372,7 +372,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
-        let slot = WakeSlot::new(Wake(0xff));
+        let slot = WakeSlot::new(Wake(!Wake::SPACE.0));
         let _watch = Watches::default().start(dir.path(), 1, vec![Arc::clone(&slot)]).unwrap();
         fs::write(outside.path().join("file"), "x").unwrap();
         fs::write(dir.path().join("marker"), "x").unwrap();
@@ -393,7 +393,8 @@ mod tests {
             fs::create_dir(dir).unwrap();
         }
         let watches = Watches::default();
-        let slots: [Arc<WakeSlot>; 4] = std::array::from_fn(|_| WakeSlot::new(Wake(0xff)));
+        let slots: [Arc<WakeSlot>; 4] =
+            std::array::from_fn(|_| WakeSlot::new(Wake(!Wake::SPACE.0)));
         let start = |dir: &Path, device, slot: usize| {
             watches.start(dir, device, vec![Arc::clone(&slots[slot])]).unwrap()
         };
