@@ -28,7 +28,12 @@ impl Mount {
             .stderr(Stdio::null())
             .spawn()
             .expect("bindfs");
-        wait_for("the FUSE mount", SOON, || at.join("chroma.sqlite3").exists().then_some(()));
+        let device =
+            |path: &Path| fs::metadata(path).map(|meta| std::os::unix::fs::MetadataExt::dev(&meta));
+        let below = device(at.parent().unwrap()).unwrap();
+        wait_for("the FUSE mount", SOON, || {
+            device(at).is_ok_and(|device| device != below).then_some(())
+        });
         Self { daemon, at: at.to_owned() }
     }
 }
@@ -146,16 +151,16 @@ fn a_hung_mount_of_backups_costs_their_collector_one_thread_and_is_told() {
     let scratch = tempfile::tempdir().unwrap();
     let store = fixture("chroma-1.5.9", scratch.path());
     let copies = scratch.path().join("copies");
-    fs::create_dir(&copies).unwrap();
-    let copy = copies.join("chroma.sqlite3");
-    fs::copy(store.join("chroma.sqlite3"), &copy).unwrap();
+    let backup = copies.join("store.1");
+    support::copy_tree(&store, &backup);
+    let copy = backup.join("chroma.sqlite3");
     let hour_ago = fs::metadata(&copy).unwrap().modified().unwrap() - Duration::from_hours(1);
     let times = fs::FileTimes::new().set_modified(hour_ago);
     fs::File::options().write(true).open(&copy).unwrap().set_times(times).unwrap();
     let mount = Mount::of(&copies, &scratch.path().join("mounted"));
     let config = scratch.path().join("exporter.yaml");
     let yaml = format!(
-        "stores:\n  - name: main\n    path: {}\n    backups: [\"{}/chroma.*\", \"{}/none*\"]\ncollect:\n  backups_interval: 1s\n",
+        "stores:\n  - name: main\n    path: {}\n    backups: [\"{}/store.*\", \"{}/none*\"]\ncollect:\n  backups_interval: 1s\n",
         store.display(),
         mount.at.display(),
         scratch.path().display()

@@ -103,7 +103,7 @@ fn page(name: &str) -> (String, bool) {
     let scratch = tempfile::tempdir().unwrap();
     let dir = support::fixture(name, scratch.path());
     set_modes(&dir);
-    back_up(&scratch.path().join("backups/chroma_db.backup"));
+    back_up(&dir, &scratch.path().join("backups/chroma_db.backup"));
     let proc = scratch.path().join("proc");
     procfs::build(&proc, &dir.join("chroma.sqlite3"));
 
@@ -154,10 +154,9 @@ fn page(name: &str) -> (String, bool) {
     (steady(std::str::from_utf8(&page.identity).unwrap()), limited)
 }
 
-/// A copy of a healthy directory, six hours old.
-fn back_up(to: &Path) {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9");
-    support::copy_tree(&from, to);
+/// A copy of the directory, six hours old.
+fn back_up(from: &Path, to: &Path) {
+    support::copy_tree(from, to);
     let now = u64::try_from(clock::now().as_secs()).unwrap();
     let made = FileTimes::new().set_modified(UNIX_EPOCH + Duration::from_secs(now - 6 * 3600));
     let database = File::options().write(true).open(to.join("chroma.sqlite3")).unwrap();
