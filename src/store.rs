@@ -68,6 +68,11 @@ impl Context {
         }
     }
 
+    /// The directory of the store, and how links in it are followed.
+    pub(crate) fn place(&self) -> links::Place {
+        links::Place::new(&self.config.rootfs, &self.store.seen_path)
+    }
+
     /// Whether any process but this one holds the database, the file `file`, so that it may write to it; where not everybody can
     /// be seen, the kernel may still know that nobody does.
     pub fn held(&self, file: FileId, max_age: Duration) -> Result<Held, CollectError> {
@@ -198,13 +203,13 @@ fn through(config: &Config, store: &Store) -> Option<Through> {
 }
 
 /// `store` with `seen_path` as the host whose root is seen at `rootfs` would follow its links: an absolute target begins there,
-/// not at our own root. Where both are one, the kernel does that.
+/// not at our own root. Below `/proc/PID/root` it begins there. Otherwise the kernel does that.
 #[must_use]
 pub fn placed(store: &Arc<Store>, rootfs: &Path) -> Arc<Store> {
-    if rootfs == Path::new("/") {
+    let seen_path = links::placed(rootfs, store.seen_path.clone());
+    if seen_path == store.seen_path {
         return Arc::clone(store);
     }
-    let seen_path = links::placed(rootfs, store.seen_path.clone());
     Arc::new(Store { seen_path, ..(**store).clone() })
 }
 

@@ -170,6 +170,42 @@ fn a_container_whose_path_the_host_does_not_have_is_read_all_the_same() {
 }
 
 #[test]
+fn a_segment_folder_that_is_an_absolute_link_lies_in_the_container_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    let seed = fixture("chroma-1.5.9", &root);
+    let at = root.join("at");
+    fs::create_dir(&at).unwrap();
+    let container = Container::start(&at, "data", &seed);
+    let inside = container.seen(&at);
+    let folder = fs::read_dir(&seed).unwrap().map(|entry| entry.unwrap().file_name());
+    let folder = folder.into_iter().find(|name| seed.join(name).is_dir()).unwrap();
+    // The same path leads to one folder in the container and to another one on the host.
+    let target = Path::new("elsewhere").join(&folder);
+    fs::create_dir(inside.join("elsewhere")).unwrap();
+    fs::rename(inside.join("data").join(&folder), inside.join(&target)).unwrap();
+    symlink(at.join(&target), inside.join("data").join(&folder)).unwrap();
+    fs::create_dir_all(at.join("elsewhere")).unwrap();
+    support::copy_tree(&seed.join(&folder), &at.join(&target));
+    let told = || {
+        let document = check_at(&inside.join("data"));
+        let findings = document["stores"][0]["findings"].as_array().unwrap().clone();
+        let codes =
+            findings.into_iter().map(|finding| finding["code"].as_str().unwrap().to_owned());
+        codes.filter(|code| code.starts_with("segment_")).collect::<Vec<_>>()
+    };
+    let cut = |root: &Path| {
+        let file = root.join(&target).join("data_level0.bin");
+        fs::OpenOptions::new().write(true).open(file).unwrap().set_len(100).unwrap();
+    };
+    cut(&at);
+    assert_eq!(told(), [""; 0], "the host's is cut, the container's is whole");
+    cut(&inside);
+    support::copy_tree(&seed.join(&folder), &at.join(&target));
+    assert_eq!(told(), ["segment_truncated"], "the container's is cut, the host's is whole");
+}
+
+#[test]
 fn below_another_root_absolute_links_begin_there() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().canonicalize().unwrap();

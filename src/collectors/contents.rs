@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, time::Duration};
 use self::{
     ask::Asker,
     catalogue::Catalogue,
-    queue::{Queue, Scan},
+    queue::{Queue, Scan, Unread},
     records::Walk,
     series::AGE,
     still::{Still, judge_still},
@@ -201,7 +201,7 @@ impl Contents {
         faults.extend(self.facts.upgrade_trap());
         self.faults = faults;
         if self.scan.is_none() {
-            self.scan = Scan::begin(asker, &catalogue, &self.context.store.seen_path)?;
+            self.scan = Scan::begin(asker, &catalogue, &self.context.place())?;
         }
         self.catalogue = Some(catalogue);
         self.looked = Some((now, stamp));
@@ -216,7 +216,7 @@ impl Contents {
             self.scan = Some(scan);
             return Ok(());
         }
-        let queue = scan.finish(catalogue, &self.context.store.seen_path);
+        let queue = scan.finish(catalogue, &self.context.place());
         self.lagging = judge_still(&mut self.still, now, &queue.segments);
         self.queue = Some(queue);
         Ok(())
@@ -439,6 +439,8 @@ impl Collector for Contents {
                 problems.push(self.problem(error));
             }
         }
+        let unread = self.queue.as_ref().and_then(|queue| queue.unread.as_ref());
+        problems.extend(unread.map(Unread::problem));
         problems.extend(self.not_known(turn));
         problems.extend(self.unfinished(turn));
         if let Some((_, stamp)) = &self.looked {
@@ -480,7 +482,11 @@ mod tests {
 
     use super::{catalogue::Scope, *};
     use crate::{
-        collectors::testing::context, config::Store, findings::Severity, sample::Reading, scheduler,
+        collectors::testing::{as_nobody, close, context, copy_fixture},
+        config::Store,
+        findings::Severity,
+        sample::Reading,
+        scheduler,
     };
 
     fn contents(dir: &Path) -> (Contents, Context) {
@@ -579,6 +585,46 @@ mod tests {
                 findings.iter().find(|f| f.code == Code::OrphanRows && f.subject == "embeddings");
             assert_eq!(told.map(|finding| finding.severity), Some(want), "{more:?}: {findings:?}");
         }
+    }
+
+    #[test]
+    fn an_index_that_may_not_be_looked_at_is_a_problem_and_not_absent() {
+        // Without its position Chroma 0.6 needs the index to have been flushed before: that is told from its files.
+        for closed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            copy_fixture("chroma-0.6.3", dir.path());
+            close(dir.path(), false);
+            let database = Connection::open(dir.path().join("chroma.sqlite3")).unwrap();
+            database
+                .execute_batch(
+                    "DELETE FROM max_seq_id WHERE segment_id IN (SELECT id FROM segments WHERE scope='VECTOR')",
+                )
+                .unwrap();
+            drop(database);
+            let (mut contents, context) = contents(dir.path());
+            let folders = || {
+                let all = std::fs::read_dir(dir.path()).unwrap();
+                all.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
+            };
+            folders().for_each(|folder| {
+                age(&folder.join("index_metadata.pickle"));
+                close(&folder, closed);
+            });
+            let seen = as_nobody(move || whole(&mut contents, &context).observation);
+            folders().for_each(|folder| close(&folder, false));
+            let missing = seen.findings.iter().any(|f| f.code == Code::SeqIdMissing);
+            assert_eq!(missing, !closed, "{:?}", seen.findings);
+            let refused = seen.problems.iter().map(CollectError::chain);
+            let refused: Vec<_> = refused.filter(|said| said.contains("ermission")).collect();
+            assert_eq!(refused.is_empty(), !closed, "{refused:?}");
+        }
+    }
+
+    /// Sets the time of the last change of a file back by an hour.
+    fn age(path: &std::path::Path) {
+        let at = std::fs::metadata(path).unwrap().modified().unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(at - Duration::from_hours(1)).unwrap();
     }
 
     #[test]

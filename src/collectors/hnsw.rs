@@ -585,7 +585,7 @@ impl Segments {
 
     /// One look at everything; whether something looked wrong for the first time.
     fn once(&mut self, turn: &Turn, first: bool, out: &mut Observation) -> bool {
-        let root = &self.context.store.seen_path;
+        let root = &self.context.place();
         let entries_max = self.context.config.collect.entries_max;
         let recent = self.look.as_ref().is_some_and(Look::recent) && turn.wake.is_empty();
         if turn.deep || !recent {

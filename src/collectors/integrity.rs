@@ -145,7 +145,7 @@ impl Integrity {
         }
         let background = Background { now: turn.now, was_there: self.was_there() };
         let take = || {
-            let look = Look::take(&self.context.store.seen_path, &self.context.database);
+            let look = Look::take(&self.context.place(), &self.context.database);
             (look.stamps, judge(look, background))
         };
         let (mut stamps, mut judged) = take();
@@ -181,7 +181,7 @@ impl Integrity {
             Some((at, nearby)) if now.since(at) < NEARBY_INTERVAL && now >= at => (at, nearby),
             _ => {
                 let store = &self.context.store;
-                (now, Nearby::of(&store.seen_path, &store.path))
+                (now, Nearby::of(&self.context.config.rootfs, &store.seen_path, &store.path))
             }
         };
         let findings = std::mem::take(&mut judged.header.findings);

@@ -70,10 +70,49 @@ pub(crate) fn follow(root: &Path, path: &Path) -> io::Result<PathBuf> {
 
 /// Where `path` leads below `root`. Where that is ours, the kernel follows links by itself, and the path stays as it is.
 pub(crate) fn placed(root: &Path, path: PathBuf) -> PathBuf {
-    if root == Path::new("/") {
+    if !is_foreign(root, &path) {
         return path;
     }
     follow(root, &path).unwrap_or(path)
+}
+
+/// A directory and the root at which absolute targets of links begin: whatever lies in the directory is named as the host or
+/// the process would find it whose directory it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    root: PathBuf,
+    dir: PathBuf,
+    foreign: bool,
+}
+
+impl Place {
+    /// `dir`, seen below `root`.
+    pub(crate) fn new(root: &Path, dir: &Path) -> Self {
+        Self { root: root.to_owned(), dir: dir.to_owned(), foreign: is_foreign(root, dir) }
+    }
+
+    /// `dir` of this process.
+    pub(crate) fn own(dir: &Path) -> Self {
+        Self::new(Path::new("/"), dir)
+    }
+
+    /// The directory itself.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of `name` in it, without links that would lead the kernel elsewhere. Errs when links lead to each other.
+    pub(crate) fn at(&self, name: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let path = self.dir.join(name);
+        if self.foreign { follow(&self.root, &path) } else { Ok(path) }
+    }
+}
+
+/// Whether the kernel might follow links of `path` to another place than those whose path it is. Says so of some paths that
+/// are ours as well, for which both ways lead to the same.
+fn is_foreign(root: &Path, path: &Path) -> bool {
+    let magic = |part: Component<'_>| MAGIC_DIRS.iter().any(|name| part.as_os_str() == *name);
+    root != Path::new("/") || path.components().any(magic)
 }
 
 /// A shell pattern below `root` whose leading folders, those without a wildcard, are followed in the same way. Where `root`
@@ -124,6 +163,8 @@ fn led_by_procfs(out: &Path) -> bool {
     out.ends_with("..") || std::fs::symlink_metadata(out).is_ok_and(|meta| meta.is_symlink())
 }
 
+/// The links of procfs through which a path can lead to what has none here.
+const MAGIC_DIRS: [&str; 3] = ["root", "cwd", "fd"];
 /// The links of procfs that are made of text (`proc(5)`).
 const TEXT_LINKS: [&str; 4] = ["self", "thread-self", "mounts", "net"];
 /// `linux/magic.h`.
@@ -177,6 +218,27 @@ mod tests {
             let real = Path::new(path).canonicalize().unwrap();
             assert_eq!(follow(Path::new("/"), Path::new(path)).unwrap(), real, "{path}");
         }
+    }
+
+    #[test]
+    fn what_lies_in_a_place_is_named_as_its_host_would_find_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("srv/store")).unwrap();
+        symlink("/mnt/segment", root.join("srv/store/one")).unwrap();
+        symlink("/srv/store/two", root.join("srv/store/two")).unwrap();
+        let place = Place::new(&root, &root.join("srv/store"));
+        assert_eq!(place.at("one/header.bin").unwrap(), root.join("mnt/segment/header.bin"));
+        assert_eq!(place.at("three").unwrap(), root.join("srv/store/three"));
+        assert!(place.at("two/x").is_err(), "never left to the kernel, which knows other links");
+        // Where the kernel follows links by itself, names stay as they are.
+        let own = Place::own(&root.join("srv/store"));
+        assert_eq!(own.at("one/x").unwrap(), root.join("srv/store/one/x"));
+        // Through the root of a process.
+        let through = PathBuf::from(format!("/proc/{}/root", std::process::id()));
+        let store = through.join(root.join("srv/store").strip_prefix("/").unwrap());
+        let place = Place::own(&store);
+        assert_eq!(place.at("one/x").unwrap(), through.join("mnt/segment/x"));
     }
 
     #[test]

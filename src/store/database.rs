@@ -343,6 +343,11 @@ fn writer(file: &File) -> io::Result<bool> {
 const PENDING_BYTE: u64 = 0x4000_0000;
 const LOCK_BYTES: u64 = 512;
 
+/// Whether an error says that nothing is there. Every other one leaves that open.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 /// Opens a file read-only; never blocks on a FIFO or a device in its place.
 pub(crate) fn open_bytes(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;

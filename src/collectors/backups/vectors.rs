@@ -4,9 +4,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
-    path::Path,
     sync::atomic::AtomicBool,
     time::Duration,
 };
@@ -22,9 +21,10 @@ use super::{
 use crate::{
     clock::Timestamp,
     format::uuid::{Uuid, parse_uuid, uuid_text},
+    host::links::Place,
     store::{
         Context,
-        database::{Limits, QueryError, Stamp},
+        database::{Limits, QueryError, Stamp, is_absent},
     },
 };
 
@@ -97,9 +97,15 @@ impl Vectors {
             match connection.within(limits, |database| out_of_queue(database, &records)).result {
                 Ok(false) => {}
                 Ok(true) => {
-                    let since = made(&context.store.seen_path.join(uuid_text(uuid))).unwrap_or(now);
-                    let collection = segment.collection;
-                    self.flushed.insert(uuid, Flushed { since: since.min(now), collection });
+                    match made(&context.place(), &uuid_text(uuid)) {
+                        Ok(since) => {
+                            let (since, collection) = (since.unwrap_or(now), segment.collection);
+                            self.flushed
+                                .insert(uuid, Flushed { since: since.min(now), collection });
+                        }
+                        // How old its vectors are nobody knows, so that no backup without it is called complete.
+                        Err(_) => drop(self.undecided.insert(uuid)),
+                    }
                 }
                 Err(_) => drop(self.undecided.insert(uuid)),
             }
@@ -241,16 +247,29 @@ fn position(value: ValueRef<'_>) -> Option<i64> {
     }
 }
 
-/// When the folder of a segment came to be, as far as its times tell: a copy that keeps times is as old as its files.
-fn made(folder: &Path) -> Option<Timestamp> {
-    let meta = fs::metadata(folder).ok()?;
+/// When the folder of a segment came to be, as far as its times tell: a copy that keeps times is as old as its files. `None` when
+/// there is none; errs when it may not be looked at.
+fn made(place: &Place, folder: &str) -> io::Result<Option<Timestamp>> {
+    let of = |meta: &fs::Metadata| Timestamp::from_parts(meta.mtime(), meta.mtime_nsec());
+    let folder = place.at(folder)?;
+    let meta = match fs::metadata(&folder) {
+        Err(error) if is_absent(&error) => return Ok(None),
+        meta => meta?,
+    };
     let born = meta.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
-    let born = born.and_then(|born| i64::try_from(born.as_secs()).ok()).map(Timestamp::from_secs);
-    let files = fs::read_dir(folder).ok()?.take(FILES_MAX).filter_map(|file| {
-        let meta = file.ok()?.metadata().ok()?;
-        Some(Timestamp::from_parts(meta.mtime(), meta.mtime_nsec()))
-    });
-    files.chain(born).min()
+    let mut first =
+        born.and_then(|born| i64::try_from(born.as_secs()).ok()).map(Timestamp::from_secs);
+    if !meta.is_dir() {
+        return Ok(first);
+    }
+    for file in fs::read_dir(&folder)?.take(FILES_MAX) {
+        match file.and_then(|file| file.metadata()) {
+            Ok(meta) => first = Some(first.map_or(of(&meta), |first| first.min(of(&meta)))),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(first)
 }
 
 const STATE_KIND: &str = "backups";

@@ -7,13 +7,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::unix::fs::{FileExt, MetadataExt},
-    path::Path,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use rusqlite::Connection;
-use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{
     ask::{Asker, Cell, bounded},
@@ -23,13 +24,15 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    collectors::CollectError,
     findings::{Code, Finding, Severity},
     format::{
         hnsw::{self, Header},
         queue::Row,
         schema::Family,
     },
-    store::database::QueryError,
+    host::links::Place,
+    store::database::{QueryError, is_absent, open_bytes, read_up_to},
 };
 
 /// One moment: all positions, and the newest row.
@@ -78,6 +81,7 @@ pub(super) struct Scan {
     newest_before: i64,
     tally: Tally,
     family: Family,
+    unread: Option<Unread>,
 }
 
 /// What of the catalogue matters for the rows of a collection.
@@ -120,6 +124,25 @@ pub(super) struct Queue {
     pub(super) lag: BTreeMap<Scope, u64>,
     pub(super) segments: Vec<Lag>,
     pub(super) findings: Vec<Finding>,
+    /// What could not be looked at, so that something may be amiss that is not told.
+    pub(super) unread: Option<Unread>,
+}
+
+/// A file that may not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unread {
+    path: PathBuf,
+    errno: Errno,
+}
+
+impl Unread {
+    fn of(path: PathBuf, error: &io::Error) -> Self {
+        Self { path, errno: Errno::from_io_error(error).unwrap_or(Errno::IO) }
+    }
+
+    pub(super) fn problem(&self) -> CollectError {
+        CollectError::Unreadable { path: self.path.clone(), source: self.errno.into() }
+    }
 }
 
 /// How far one segment is behind.
@@ -140,7 +163,7 @@ impl Scan {
     pub(super) fn begin(
         asker: &mut Asker<'_, '_>,
         catalogue: &Catalogue,
-        dir: &Path,
+        dir: &Place,
     ) -> Result<Option<Self>, QueryError> {
         let Some(moment) = asker.ask(|c| read_moment(c, catalogue))? else { return Ok(None) };
         let mut scan = Self {
@@ -154,6 +177,7 @@ impl Scan {
             tally: Tally::default(),
             family: catalogue.family,
             moment,
+            unread: None,
         };
         let segments = catalogue.segments_of();
         for (key, collection) in &catalogue.collections {
@@ -173,7 +197,8 @@ impl Scan {
             scan.homes.insert(key.clone(), home);
         }
         let now = asker.now();
-        if let Some(missing) = asker.ask(|c| scan.missing(c, catalogue, dir, now))? {
+        if let Some((missing, unread)) = asker.ask(|c| scan.missing(c, catalogue, dir, now))? {
+            scan.unread = unread;
             scan.tell_missing(&missing);
         }
         Ok(Some(scan))
@@ -203,12 +228,12 @@ impl Scan {
         &self,
         connection: &Connection,
         catalogue: &Catalogue,
-        dir: &Path,
+        dir: &Place,
         now: Timestamp,
-    ) -> rusqlite::Result<Vec<(Scope, String)>> {
-        let mut missing = Vec::new();
+    ) -> rusqlite::Result<(Vec<Missing>, Option<Unread>)> {
+        let (mut missing, mut unread) = (Vec::new(), None);
         if !catalogue.tables.contains("max_seq_id") {
-            return Ok(missing); // a finding of its own
+            return Ok((missing, None)); // a finding of its own
         }
         let has_embeddings = catalogue.tables.contains("embeddings");
         let mut records = connection.prepare(if has_embeddings {
@@ -228,7 +253,10 @@ impl Scan {
                     Scope::Vector => {
                         catalogue.purge == Some(true)
                             && self.family != Family::Oldest
-                            && flushed_before(&dir.join(id), now)
+                            && flushed_before(dir, id, now).unwrap_or_else(|problem| {
+                                unread.get_or_insert(problem);
+                                false
+                            })
                     }
                 };
                 if applied {
@@ -236,10 +264,10 @@ impl Scan {
                 }
             }
         }
-        Ok(missing)
+        Ok((missing, unread))
     }
 
-    fn tell_missing(&mut self, missing: &[(Scope, String)]) {
+    fn tell_missing(&mut self, missing: &[Missing]) {
         for (scope, name) in missing {
             let (severity, effect) = match (scope, self.family) {
                 (Scope::Vector, Family::Python) => (Severity::Critical, "queries fail"),
@@ -371,15 +399,20 @@ impl Scan {
     /// Rows whose vectors have another number of dimensions than their collection: a row is the odd one when others, or the
     /// index, agree with the collection. Measured: Chroma before 1.0 passes over it, 1.x takes it for a vector and answers
     /// wrongly; without the row, an upsert of its record makes all whole (0.4.24, 0.6.3, 1.1.1, 1.5.9).
-    fn tell_dimensions(&mut self, dir: &Path) {
+    fn tell_dimensions(&mut self, dir: &Place) {
         for (key, topic) in &mut self.topics {
             let (Some(first), Some(home)) = (topic.other_dimension, self.homes.get(key)) else {
                 continue;
             };
             let wanted = home.dimension.and_then(|wanted| u64::try_from(wanted).ok());
-            let of_index = home.segments[Scope::Vector as usize]
-                .as_ref()
-                .and_then(|(segment, _)| dimension_of_index(&dir.join(segment)));
+            let of_index = match &home.segments[Scope::Vector as usize] {
+                Some((segment, _)) => dimension_of_index(dir, segment),
+                None => Ok(None),
+            };
+            let of_index = of_index.unwrap_or_else(|problem| {
+                self.unread.get_or_insert(problem);
+                None
+            });
             let row_is_odd = match of_index {
                 Some(of_index) => Some(of_index) == wanted,
                 None => topic.fitting > 0 || topic.others_differ,
@@ -402,7 +435,7 @@ impl Scan {
     }
 
     /// What the whole walk says.
-    pub(super) fn finish(mut self, catalogue: &Catalogue, dir: &Path) -> Queue {
+    pub(super) fn finish(mut self, catalogue: &Catalogue, dir: &Place) -> Queue {
         self.tell_dimensions(dir);
         let mut queue = Queue {
             rows: self.rows,
@@ -477,27 +510,44 @@ impl Scan {
         queue.segments.sort_by(|a, b| a.segment.cmp(&b.segment));
         queue.findings = self.tally.into_findings();
         queue.lists = self.lists;
+        queue.unread = self.unread;
         queue
     }
 }
 
-/// How many numbers the vectors of an index have; `None` when it has no header that can be read.
-fn dimension_of_index(folder: &Path) -> Option<u64> {
-    let mut head = [0; hnsw::HEADER_LEN];
-    // Opening a pipe that stands in its place would never end.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let path = folder.join("header.bin");
-    let file: std::fs::File = rustix::fs::open(path, flags, Mode::empty()).ok()?.into();
-    file.read_exact_at(&mut head, 0).ok()?;
-    Header::parse(&head).ok().map(|header| header.dimension)
+/// How many numbers the vectors of an index have; `None` when it has no header, or one that cannot be judged.
+fn dimension_of_index(dir: &Place, segment: &str) -> Result<Option<u64>, Unread> {
+    let name = Path::new(segment).join("header.bin");
+    let read = || {
+        let mut head = [0; hnsw::HEADER_LEN];
+        let read = read_up_to(&open_bytes(&dir.at(&name)?)?, &mut head, 0)?;
+        Ok(Header::parse(&head[..read]).ok().map(|header| header.dimension))
+    };
+    unless_absent(read(), dir.dir().join(&name))
 }
 
 /// Whether a segment was flushed, and not just now: the position is written after the files.
-fn flushed_before(folder: &Path, now: Timestamp) -> bool {
-    let written = std::fs::metadata(folder.join("index_metadata.pickle"))
-        .map(|meta| Timestamp::from_parts(meta.mtime(), meta.mtime_nsec()));
-    written.is_ok_and(|at| now.since(at) >= FLUSH_SETTLES)
+fn flushed_before(dir: &Place, segment: &str, now: Timestamp) -> Result<bool, Unread> {
+    let name = Path::new(segment).join("index_metadata.pickle");
+    let written = || {
+        let meta = std::fs::metadata(dir.at(&name)?)?;
+        Ok(Some(Timestamp::from_parts(meta.mtime(), meta.mtime_nsec())))
+    };
+    let written = unless_absent(written(), dir.dir().join(&name))?;
+    Ok(written.is_some_and(|at| now.since(at) >= FLUSH_SETTLES))
 }
+
+/// What is not there has nothing to tell. What may not be looked at is something else.
+fn unless_absent<T>(read: io::Result<Option<T>>, path: PathBuf) -> Result<Option<T>, Unread> {
+    match read {
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(Unread::of(path, &error)),
+        Ok(read) => Ok(read),
+    }
+}
+
+/// A segment without position, by its scope and the name of its collection.
+type Missing = (Scope, String);
 
 /// One row.
 #[derive(Debug)]

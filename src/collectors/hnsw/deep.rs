@@ -27,6 +27,7 @@ use crate::{
     config::CollectorName,
     findings::Finding,
     format::uuid::Uuid,
+    host::links::Place,
     progress::{Phase, Progress},
     store::{
         Context,
@@ -154,6 +155,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
 
 /// Walks once over every index below `root`, without rests and without a database.
 pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
+    let root = &Place::own(root);
     let look = Look::take(root, usize::MAX, None)?;
     let (stop, progress) = (AtomicBool::new(false), Progress::default());
     let manner = Manner { stop: &stop, gentle: false, progress: &progress };
@@ -190,7 +192,7 @@ fn positions(task: &Task, manner: Manner<'_>) -> BTreeMap<Uuid, i64> {
     for (uuid, folder, row) in &task.segments {
         let Some(row) = row else { continue };
         let told = row.position.or_else(|| {
-            let root = &task.context.store.seen_path;
+            let root = &task.context.place();
             match walk::metadata(root, folder, manner) {
                 Ok((MetadataLook::Sound(metadata), _)) => {
                     metadata.max_seq_id.and_then(|at| i64::try_from(at).ok())
@@ -242,7 +244,7 @@ fn segment(
     tables: Option<&mut Tables<'_>>,
     positions: &BTreeMap<Uuid, i64>,
 ) -> Result<(Found, Option<QueryError>), Refused> {
-    let root = &task.context.store.seen_path;
+    let root = &task.context.place();
     let comparable = |row: &&Row| row.records_segment.is_some() && !row.twin;
     let tables = tables.zip(row.filter(comparable));
     let read = if task.walk.contains(&uuid) {
@@ -308,7 +310,7 @@ fn segment(
 
 /// Searches an index that is sound.
 fn searched(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     row: &Row,
     walked: &Walked,

@@ -24,6 +24,7 @@ use crate::{
         uuid::{Uuid, parse_uuid},
     },
     host::{
+        links::Place,
         processes::FileId,
         walk::{self, Bounds, Entry, Meta},
     },
@@ -121,9 +122,14 @@ impl Folder {
         Part::ALL.into_iter().filter(is_one).map(Part::name).collect()
     }
 
+    /// Where the file is that Chroma would open.
+    pub(super) fn path(&self, root: &Place, part: Part) -> io::Result<PathBuf> {
+        root.at(Path::new(&self.name).join(part.name()))
+    }
+
     /// The same with one of its files as it is now.
-    pub(super) fn with_now(mut self, root: &Path, part: Part) -> io::Result<Self> {
-        let look = match FileLook::at(&root.join(&self.name).join(part.name())) {
+    pub(super) fn with_now(mut self, root: &Place, part: Part) -> io::Result<Self> {
+        let look = match self.path(root, part).and_then(|path| FileLook::at(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             look => Some(look?),
         };
@@ -183,10 +189,11 @@ pub(super) struct Look {
 impl Look {
     /// Looks at the directory `root`. Headers that have not changed since `before` are not read again.
     pub(super) fn take(
-        root: &Path,
+        place: &Place,
         entries_max: usize,
         before: Option<&Self>,
     ) -> Result<Self, CollectError> {
+        let root = place.dir();
         let mut look = Self {
             at: clock::ticks(),
             took: Duration::ZERO,
@@ -216,8 +223,8 @@ impl Look {
             };
             look.problems.push(CollectError::TooMany { path: root.to_owned(), what, bound });
         }
-        look.read_elsewhere(root);
-        look.read_heads(root, before);
+        look.read_elsewhere(place);
+        look.read_heads(place, before);
         look.took = look.at.elapsed();
         Ok(look)
     }
@@ -280,9 +287,15 @@ impl Look {
         }
     }
 
-    fn read_elsewhere(&mut self, root: &Path) {
+    fn read_elsewhere(&mut self, root: &Place) {
         for (uuid, name) in std::mem::take(&mut self.elsewhere) {
-            let path = root.join(&name);
+            let path = match root.at(&name) {
+                Ok(path) => path,
+                Err(source) => {
+                    self.not_read(root.dir().join(&name), source);
+                    continue;
+                }
+            };
             let mut folder = Folder { name, ..Folder::default() };
             let bounds = Bounds { entries_max: ELSEWHERE_ENTRIES_MAX, depth_max: 1 };
             let mut problem = None;
@@ -318,7 +331,7 @@ impl Look {
         }
     }
 
-    fn read_heads(&mut self, root: &Path, before: Option<&Self>) {
+    fn read_heads(&mut self, root: &Place, before: Option<&Self>) {
         let mut unread = Vec::new();
         for (uuid, folder) in &mut self.folders {
             let known = before.and_then(|before| before.folders.get(uuid));
@@ -339,9 +352,9 @@ impl Look {
                 if !header && !short {
                     continue;
                 }
-                let path = root.join(&folder.name).join(part.name());
                 let mut bytes = [0; lfs::HEAD_LEN];
-                match open_bytes(&path).and_then(|file| read_up_to(&file, &mut bytes, 0)) {
+                let opened = folder.path(root, part).and_then(|path| open_bytes(&path));
+                match opened.and_then(|file| read_up_to(&file, &mut bytes, 0)) {
                     Ok(read) => {
                         let head = &bytes[..read];
                         folder.pointers[part as usize] = lfs::Pointer::parse(head).is_some();
@@ -353,6 +366,7 @@ impl Look {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(source) => {
                         folder.unreadable = true;
+                        let path = root.dir().join(&folder.name).join(part.name());
                         unread.push((path, source));
                     }
                 }

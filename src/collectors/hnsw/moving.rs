@@ -6,7 +6,7 @@
 //! the record, still there with an operation not above that position, in tables that are not behind the index, while the
 //! queue has nothing newer to say of it. Whatever adds, changes, deletes, flushes or purges in between makes one of them untrue.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use rusqlite::Connection;
 
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     collectors::pause,
     format::{hnsw::Pair, pickle, uuid::Uuid},
+    host::links::Place,
     store::database::QueryError,
 };
 
@@ -47,7 +48,7 @@ pub(super) enum Unsettled {
 /// An index that moves.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moving<'a> {
-    pub(super) root: &'a Path,
+    pub(super) root: &'a Place,
     pub(super) folder: &'a Folder,
     pub(super) segment: Uuid,
     pub(super) row: &'a Row,
@@ -229,7 +230,7 @@ mod tests {
             let mut suspects = comparison.suspects.unwrap();
             suspected += suspects.len();
             let moving = Moving {
-                root: dir.path(),
+                root: &Place::own(dir.path()),
                 folder: &Folder::default(),
                 segment: SEGMENT,
                 row: &row,

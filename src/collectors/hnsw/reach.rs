@@ -2,7 +2,7 @@
 //! where searches go: `get` still gives them, and no query does (chroma-core/chroma#7758). Nothing in the files contradicts
 //! itself then, so the only way to see it is to search: for a sample of the elements, with their own vectors, as hnswlib would.
 
-use std::{fs::File, io, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{fs::File, io, sync::atomic::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::{
     clock,
     findings::{Code, Finding},
     format::hnsw::{Elements, Header, Search, Space, UpperLinks},
+    host::links::Place,
     human,
     store::database::read_up_to,
 };
@@ -48,7 +49,7 @@ impl Reach {
 /// Searches for a sample of the elements of a sound index, of which `deleted` are marked. `None` when there is nothing to search,
 /// or it would take too much memory or time.
 pub(super) fn reach(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     distance: Distance,
     deleted: u64,

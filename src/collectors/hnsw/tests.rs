@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    collectors::testing::{context, copy_fixture, patient},
+    collectors::testing::{as_nobody, context, context_below, copy_fixture, patient},
     config::Config,
     format::{hnsw::LabelProblems, pickle},
     host::Host,
@@ -348,6 +348,42 @@ fn a_server_that_flushes_all_the_time_is_never_called_damaged() {
 }
 
 #[test]
+fn a_folder_that_is_an_absolute_link_lies_below_the_root_of_its_host() {
+    for inside_is_whole in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let rootfs = root.join("host");
+        let store = rootfs.join("srv/store");
+        copy_fixture("chroma-1.5.9", &store);
+        // The link has one target here and another one there.
+        let folder = header_of(&store, 80).parent().unwrap().to_owned();
+        let here = root.join("segments");
+        let there = rootfs.join(here.strip_prefix("/").unwrap());
+        std::fs::create_dir_all(there.parent().unwrap()).unwrap();
+        std::fs::rename(&folder, &there).unwrap();
+        std::fs::create_dir(&here).unwrap();
+        for file in std::fs::read_dir(&there).unwrap().map(|file| file.unwrap()) {
+            std::fs::copy(file.path(), here.join(file.file_name())).unwrap();
+        }
+        std::os::unix::fs::symlink(&here, &folder).unwrap();
+        let broken = if inside_is_whole { &here } else { &there };
+        std::fs::File::options()
+            .write(true)
+            .open(broken.join("data_level0.bin"))
+            .unwrap()
+            .set_len(100)
+            .unwrap();
+        let context = context_below(&rootfs, "/srv/store");
+        let mut segments = Segments::new(&context);
+        let reading = scheduler::run_once(&mut segments, &context, true, Arc::default());
+        assert!(reading.success(), "{:?}", reading.observation.problems);
+        let codes: Vec<Code> = reading.observation.findings.iter().map(|f| f.code).collect();
+        let want = if inside_is_whole { &[][..] } else { &[Code::SegmentTruncated] };
+        assert_eq!(codes, want, "inside is whole: {inside_is_whole}");
+    }
+}
+
+#[test]
 fn what_may_not_be_read_is_told_as_that_and_never_as_damage() {
     let root = rustix::process::geteuid().is_root();
     // Root reads everything; whoever owns the files may open them again.
@@ -372,15 +408,9 @@ fn what_may_not_be_read_is_told_as_that_and_never_as_damage() {
             None => header.parent().unwrap().to_owned(),
         };
         open(&path, mode);
-        let seen = std::thread::spawn(move || {
-            if root {
-                let nobody = Some(rustix::fs::Uid::from_raw(65_534));
-                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
-            }
+        let seen = as_nobody(move || {
             scheduler::run_once(&mut segments, &context, true, Arc::default()).observation
-        })
-        .join()
-        .unwrap();
+        });
         open(&path, 0o755);
         assert_eq!(seen.findings, [], "{what}");
         assert_eq!(value(&seen, &SEGMENTS, Some("unreadable")), Some(1.0), "{what}");

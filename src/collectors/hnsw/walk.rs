@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -21,7 +20,7 @@ use crate::{
         },
         pickle::{self, Metadata, PickleError},
     },
-    host::processes::FileId,
+    host::{links::Place, processes::FileId},
     progress::Progress,
     store::database::{Stamp, open_bytes, read_up_to},
 };
@@ -85,7 +84,7 @@ pub(super) struct Readable {
 
 /// Ids and labels of a metadata file; none when there is none that can be read.
 pub(super) fn metadata(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     manner: Manner<'_>,
 ) -> Result<(MetadataLook, Vec<Pair>), Refused> {
@@ -122,7 +121,7 @@ pub(super) fn metadata(
 
 /// The newest metadata file and its ids, whatever the other files are like. Comes again while Chroma writes it.
 pub(super) fn newest_ids(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     manner: Manner<'_>,
 ) -> Result<(Metadata, Vec<Pair>), Refused> {
@@ -146,7 +145,7 @@ pub(super) fn newest_ids(
 /// Walks over all files of `folder`, whose vectors have `dimension` numbers where that is known. Gives the ids of its metadata
 /// with what was found.
 pub(super) fn walk(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     dimension: Option<u64>,
     manner: Manner<'_>,
@@ -210,7 +209,7 @@ pub(super) fn walk(
 
 /// Counts the vectors that can be read whatever the header says. `None` when it cannot be told where they stand.
 fn readable(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     metadata: &MetadataLook,
     pairs: &[Pair],
@@ -258,7 +257,7 @@ fn readable(
 }
 
 fn links(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     header: Header,
     manner: Manner<'_>,
@@ -274,7 +273,7 @@ fn links(
 
 /// Hands the bytes of a file to `visit` until that has enough. A file that is not there has none.
 fn each_piece(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     part: Part,
     manner: Manner<'_>,
@@ -313,12 +312,12 @@ pub(super) fn rest(manner: Manner<'_>, worked: Duration) {
 }
 
 pub(super) fn open(
-    root: &Path,
+    root: &Place,
     folder: &Folder,
     part: Part,
     look: FileLook,
 ) -> Result<File, Refused> {
-    let file = match open_bytes(&root.join(&folder.name).join(part.name())) {
+    let file = match folder.path(root, part).and_then(|path| open_bytes(&path)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refused::Changed),
         Err(error) => return Err(Refused::Io(part, error)),
@@ -340,9 +339,9 @@ const fn same_file(a: FileId, b: FileId) -> bool {
 }
 
 /// Errs when a file of `folder` is not as it was looked at.
-pub(super) fn unchanged(root: &Path, folder: &Folder) -> Result<(), Refused> {
+pub(super) fn unchanged(root: &Place, folder: &Folder) -> Result<(), Refused> {
     for part in Part::ALL {
-        let now = std::fs::metadata(root.join(&folder.name).join(part.name()));
+        let now = folder.path(root, part).and_then(std::fs::metadata);
         let same = match (now, folder.file(part)) {
             (Ok(now), Some(look)) => {
                 let now = Stamp::of(&now);

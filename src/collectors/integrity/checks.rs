@@ -410,7 +410,7 @@ impl Asking<'_> {
         let said = if check == Check::Schema {
             let timed = connection.within(&limits, schema::read);
             self.held = timed.held.max(self.held);
-            Said { findings: schema::findings(self.context, &timed.result?), pages: None }
+            Said { findings: schema::findings(self.context, &timed.result?)?, pages: None }
         } else {
             self.progress().begin(Phase::Checking, before.size_bytes);
             let lanes = [connection, database.connect()?];
@@ -521,7 +521,7 @@ impl Asking<'_> {
         let deadline = self.context.config.collect.check_deadline;
         if check == Check::Schema {
             let seen = view.within(deadline, self.stop, schema::read).result?;
-            return Ok(Verdict { findings: schema::findings(self.context, &seen), pages });
+            return Ok(Verdict { findings: schema::findings(self.context, &seen)?, pages });
         }
         let limits = Limits { hold: deadline, hold_unwaited: deadline, stop: self.stop };
         let quiet = if bytes < LONG_BYTES { Quiet::Nice } else { Quiet::Idle };

@@ -276,11 +276,21 @@ impl Reading<'_> {
         }
     }
 
+    /// The path by which it is told.
     fn path(&self, subject: &Subject, seen: &Seen) -> PathBuf {
         if subject.is_database() {
             return self.context.database.path().to_owned();
         }
         self.context.store.seen_path.join(&subject.name).join(subject.file(seen))
+    }
+
+    /// The path by which it is opened.
+    fn place(&self, subject: &Subject, seen: &Seen) -> Result<PathBuf, NotRead> {
+        if subject.is_database() {
+            return Ok(self.context.database.path().to_owned());
+        }
+        let below = Path::new(&subject.name).join(subject.file(seen));
+        self.context.place().at(below).map_err(NotRead::Io)
     }
 
     /// The state of the file now: whatever it was read as before holds only while this is the same.
@@ -290,7 +300,7 @@ impl Reading<'_> {
                 .map_err(NotRead::Io)?
                 .map(|(stamp, counter)| ledger::state_of(&stamp, Some(counter)))
         } else {
-            let meta = fs::symlink_metadata(self.path(subject, seen)).map_err(NotRead::Io)?;
+            let meta = fs::metadata(self.place(subject, seen)?).map_err(NotRead::Io)?;
             Some(ledger::state_of(&Stamp::of(&meta), None))
         };
         if state == Some(seen.state) { Ok(()) } else { Err(NotRead::Changed) }
@@ -305,7 +315,7 @@ impl Reading<'_> {
         self.same(subject, seen)?;
         let size = seen.stamp.size_bytes;
         let hashes =
-            with_file(self.context, &self.path(subject, seen), subject.is_database(), |file| {
+            with_file(self.context, &self.place(subject, seen)?, subject.is_database(), |file| {
                 self.reader.hashes(&mut Source::new(file, true), size, region_log2)
             })?;
         self.same(subject, seen)?;
@@ -356,7 +366,7 @@ impl Reading<'_> {
         region_bytes: u64,
         number: usize,
     ) -> Result<Region, NotRead> {
-        let path = self.path(subject, seen);
+        let path = self.place(subject, seen)?;
         let size = seen.stamp.size_bytes;
         let reader = &mut self.reader;
         let mut read = |file: &File| {

@@ -13,7 +13,10 @@ use super::remains::Remains;
 use crate::{
     collectors::CollectError,
     format::{journal, sqlite, wal},
-    store::database::{Database, Stamp, beside, kind_of, open_bytes, read_up_to},
+    host::links::Place,
+    store::database::{
+        Database, Stamp, beside, is_absent as absent, kind_of, open_bytes, read_up_to,
+    },
 };
 
 /// What `stat` says of the files of a database. Equal stamps mean that nothing was written in between, to the
@@ -151,8 +154,8 @@ impl Refused {
 }
 
 impl Look {
-    /// Looks at the database in the directory `dir`.
-    pub(super) fn take(dir: &Path, database: &Database) -> Self {
+    /// Looks at the database in the directory `place`.
+    pub(super) fn take(place: &Place, database: &Database) -> Self {
         let mut look = Self {
             stamps: Stamps::default(),
             database: DatabaseLook::NoDirectory(""),
@@ -160,7 +163,7 @@ impl Look {
             wal: WalLook::Absent,
             writer: Writer::No,
         };
-        match look_at_database(dir, database) {
+        match look_at_database(place, database) {
             Ok((seen, writer_before)) => {
                 look.database = seen;
                 let written = !matches!(writer_before, Writer::No);
@@ -179,7 +182,8 @@ impl Look {
     }
 }
 
-fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, Writer), Refused> {
+fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook, Writer), Refused> {
+    let dir = place.dir();
     let refused = |path: &Path, error| Refused { path: path.to_owned(), error };
     match fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => {}
@@ -190,7 +194,7 @@ fn look_at_database(dir: &Path, database: &Database) -> Result<(DatabaseLook, Wr
         Err(error) => return Err(refused(dir, error)),
     }
     let path = &*database.real_path();
-    let remains = || Remains::of(dir).map_err(|error| refused(dir, error));
+    let remains = || Remains::of(place).map_err(|error| refused(dir, error));
     match fs::metadata(path) {
         Ok(meta) if meta.is_file() => {}
         Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), Writer::No)),
@@ -321,10 +325,6 @@ fn find_page_one(
         (None, journal::Walked::All) => PageOne::Absent,
         (None, _) => PageOne::Unknown,
     })
-}
-
-pub(super) fn absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Most page numbers of a journal that are read to find page 1: a transaction over 256 MiB of pages.

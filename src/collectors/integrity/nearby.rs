@@ -9,6 +9,7 @@ use std::{
 use crate::{
     findings::{Code, Finding, shell_word},
     format::words,
+    host::links,
     store::{DATABASE_FILE, database::kind_of},
 };
 
@@ -24,19 +25,19 @@ pub(super) struct Nearby {
 }
 
 impl Nearby {
-    /// Looks one level up, two down, and beside `seen`, as which this process sees `shown`.
-    pub(super) fn of(seen: &Path, shown: &Path) -> Self {
-        let mut nearby = Self { what: what(seen), ..Self::default() };
+    /// Looks one level up, two down, and beside `seen`, as which this process sees `shown`; absolute links begin at `root`.
+    pub(super) fn of(root: &Path, seen: &Path, shown: &Path) -> Self {
+        let mut nearby = Self { what: what(root, seen), ..Self::default() };
         // A file in the folder of a segment is two levels below its store.
         let above = seen.ancestors().zip(shown.ancestors()).skip(1).take(2);
         nearby
             .stores
-            .extend(above.filter(|(seen, _)| is_store(seen)).map(|(_, shown)| shown.into()));
+            .extend(above.filter(|(seen, _)| is_store(root, seen)).map(|(_, shown)| shown.into()));
         if nearby.stores.is_empty() {
-            nearby.stores = below(seen, shown);
+            nearby.stores = below(root, seen, shown);
         }
         if nearby.stores.is_empty() {
-            nearby.alike = beside(seen, shown);
+            nearby.alike = beside(root, seen, shown);
         }
         nearby
     }
@@ -90,31 +91,34 @@ fn list(stores: &[PathBuf]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
-fn is_store(dir: &Path) -> bool {
-    fs::metadata(dir.join(DATABASE_FILE)).is_ok_and(|meta| meta.is_file())
+fn is_store(root: &Path, dir: &Path) -> bool {
+    fs::metadata(links::placed(root, dir.join(DATABASE_FILE))).is_ok_and(|meta| meta.is_file())
 }
 
 /// What lies at the path, when it is neither a store nor just anything.
-fn what(seen: &Path) -> Option<String> {
+fn what(root: &Path, seen: &Path) -> Option<String> {
     let meta = fs::metadata(seen).ok()?;
     if !meta.is_dir() {
         let name = seen.file_name()?.to_string_lossy();
         let kind = if name == DATABASE_FILE { "the database itself" } else { kind_of(&meta) };
         return Some(format!("it is {kind}, not the directory of a store"));
     }
-    let index = ["header.bin", "data_level0.bin"].iter().all(|file| seen.join(file).is_file());
+    let index = ["header.bin", "data_level0.bin"]
+        .iter()
+        .all(|file| links::placed(root, seen.join(file)).is_file());
     index.then(|| "it is the folder of a segment, not the directory of its store".to_owned())
 }
 
 /// Stores in the folders of `seen`, or else in the folders of those.
-fn below(seen: &Path, shown: &Path) -> Vec<PathBuf> {
+fn below(root: &Path, seen: &Path, shown: &Path) -> Vec<PathBuf> {
     let mut left = ENTRIES_MAX;
     let mut level = vec![(seen.to_owned(), shown.to_owned())];
     for _ in 0..2 {
-        level = level.iter().flat_map(|(seen, shown)| folders(seen, shown, &mut left)).collect();
+        level =
+            level.iter().flat_map(|(seen, shown)| folders(root, seen, shown, &mut left)).collect();
         let mut stores: Vec<_> = level
             .iter()
-            .filter(|(seen, _)| is_store(seen))
+            .filter(|(seen, _)| is_store(root, seen))
             .map(|(_, shown)| shown.clone())
             .collect();
         if !stores.is_empty() {
@@ -126,7 +130,7 @@ fn below(seen: &Path, shown: &Path) -> Vec<PathBuf> {
 }
 
 /// Stores in the same folder with nearly the same name, the nearest first.
-fn beside(seen: &Path, shown: &Path) -> Vec<PathBuf> {
+fn beside(root: &Path, seen: &Path, shown: &Path) -> Vec<PathBuf> {
     let (Some(name), Some(parent), Some(shown_parent)) =
         (shown.file_name(), seen.parent(), shown.parent())
     else {
@@ -138,9 +142,9 @@ fn beside(seen: &Path, shown: &Path) -> Vec<PathBuf> {
         let changes = words::distance(&name, &other)?;
         (changes <= 1 + other.chars().count() / 4).then_some(changes)
     };
-    let mut found: Vec<_> = folders(parent, shown_parent, &mut ENTRIES_MAX.clone())
+    let mut found: Vec<_> = folders(root, parent, shown_parent, &mut ENTRIES_MAX.clone())
         .into_iter()
-        .filter(|(seen, _)| is_store(seen))
+        .filter(|(seen, _)| is_store(root, seen))
         .filter_map(|(_, shown)| Some((near(&shown)?, shown)))
         .collect();
     found.sort();
@@ -148,14 +152,15 @@ fn beside(seen: &Path, shown: &Path) -> Vec<PathBuf> {
 }
 
 /// The folders in `seen`; links are followed. What cannot be read has none.
-fn folders(seen: &Path, shown: &Path, left: &mut usize) -> Vec<(PathBuf, PathBuf)> {
+fn folders(root: &Path, seen: &Path, shown: &Path, left: &mut usize) -> Vec<(PathBuf, PathBuf)> {
     let Ok(entries) = fs::read_dir(seen) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.take(*left).flatten() {
         *left = left.saturating_sub(1);
         let file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if !file && entry.path().is_dir() {
-            found.push((entry.path(), shown.join(entry.file_name())));
+        let path = links::placed(root, entry.path());
+        if !file && path.is_dir() {
+            found.push((path, shown.join(entry.file_name())));
         }
     }
     found
@@ -189,7 +194,8 @@ mod tests {
 
     fn said(path: &str, code: Code) -> (String, String) {
         let dir = host();
-        let nearby = Nearby::of(&dir.path().join(path), &Path::new("/srv").join(path));
+        let nearby =
+            Nearby::of(Path::new("/"), &dir.path().join(path), &Path::new("/srv").join(path));
         let finding = nearby.add_to(Finding::new(code, "", "nothing is there"));
         let remedy = finding.remedy(Path::new("/srv"));
         (finding.evidence, remedy)
@@ -238,12 +244,13 @@ mod tests {
             fs::write(dir.path().join(store).join("chroma.sqlite3"), "x").unwrap();
         }
         let finding = Finding::new(Code::NotAStore, "", "x");
-        let told = Nearby::of(dir.path(), Path::new("/srv")).add_to(finding.clone());
+        let told =
+            Nearby::of(Path::new("/"), dir.path(), Path::new("/srv")).add_to(finding.clone());
         assert_eq!(told.evidence, "x; stores are /srv/b, /srv/c, /srv/d, /srv/e, …");
         for store in ["b", "c", "d", "e"] {
             fs::remove_dir_all(dir.path().join(store)).unwrap();
         }
-        let told = Nearby::of(dir.path(), Path::new("/srv")).add_to(finding);
+        let told = Nearby::of(Path::new("/"), dir.path(), Path::new("/srv")).add_to(finding);
         let remedy = told.remedy.unwrap();
         assert!(remedy.ends_with(": chroma_exporter check '/srv/my data'"), "{remedy}");
     }

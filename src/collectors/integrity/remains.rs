@@ -3,8 +3,10 @@
 
 use std::{fs, io, path::Path};
 
-use super::look::absent;
-use crate::store::database::{open_bytes, read_up_to};
+use crate::{
+    host::links::Place,
+    store::database::{is_absent as absent, open_bytes, read_up_to},
+};
 
 /// The segment folders and other entries of a directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,10 +28,10 @@ pub(super) struct Remains {
 }
 
 impl Remains {
-    /// Looks at the entries of `dir`, at most [`ENTRIES_MAX`].
-    pub(super) fn of(dir: &Path) -> io::Result<Self> {
+    /// Looks at the entries of the directory, at most [`ENTRIES_MAX`].
+    pub(super) fn of(place: &Place) -> io::Result<Self> {
         let mut remains = Self::default();
-        for entry in fs::read_dir(dir)?.take(ENTRIES_MAX) {
+        for entry in fs::read_dir(place.dir())?.take(ENTRIES_MAX) {
             let entry = entry?;
             remains.entries += 1;
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -37,10 +39,11 @@ impl Remains {
             if !is_segment(&name) {
                 continue;
             }
-            let vectors = match vectors_of(&entry.path().join("header.bin")) {
+            let at = |file: &str| place.at(Path::new(&name).join(file));
+            let vectors = match at("header.bin").and_then(|header| vectors_of(&header)) {
                 Ok(Some(vectors)) => vectors,
                 Ok(None) => {
-                    let has = |file: &&str| entry.path().join(file).is_file();
+                    let has = |file: &&str| at(file).is_ok_and(|path| path.is_file());
                     remains.torn += u32::from(FILES.iter().any(has));
                     continue;
                 }
@@ -122,6 +125,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_folder_that_is_an_absolute_link_is_looked_for_below_the_root_of_its_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let rootfs = root.join("host");
+        let store = rootfs.join("srv/store");
+        let (here, there) = (root.join("segment"), rootfs.join(root.strip_prefix("/").unwrap()));
+        for folder in [&store, &here, &there.join("segment")] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        let mut head = vec![0; 100];
+        for (folder, vectors) in [(here.clone(), 7_u64), (there.join("segment"), 240)] {
+            head[20..28].copy_from_slice(&vectors.to_le_bytes());
+            fs::write(folder.join("header.bin"), &head).unwrap();
+        }
+        let name = "0d2b7a0c-1111-4222-8333-944455556666";
+        std::os::unix::fs::symlink(&here, store.join(name)).unwrap();
+        let vectors = |place: &Place| Remains::of(place).unwrap().vectors;
+        assert_eq!(vectors(&Place::new(&rootfs, &store)), 240);
+        assert_eq!(vectors(&Place::own(&store)), 7);
+    }
+
+    #[test]
     fn segment_folders_are_told_from_the_rest() {
         let dir = tempfile::tempdir().unwrap();
         let folder = |name: &str, count: Option<u64>| {
@@ -133,7 +158,7 @@ mod tests {
                 fs::write(folder.join("header.bin"), head).unwrap();
             }
         };
-        assert_eq!(Remains::of(dir.path()).unwrap(), Remains::default());
+        assert_eq!(Remains::of(&Place::own(dir.path())).unwrap(), Remains::default());
         folder("0d2b7a0c-1111-4222-8333-944455556666", Some(240));
         folder("1d2b7a0c-1111-4222-8333-944455556666", Some(0));
         folder("2d2b7a0c-1111-4222-8333-944455556666", None);
@@ -141,7 +166,7 @@ mod tests {
         let pickle = dir.path().join("2d2b7a0c-1111-4222-8333-944455556666/index_metadata.pickle");
         fs::write(pickle, b"").unwrap();
         fs::write(dir.path().join("chroma-collections.parquet"), b"PAR1").unwrap();
-        let remains = Remains::of(dir.path()).unwrap();
+        let remains = Remains::of(&Place::own(dir.path())).unwrap();
         assert_eq!((remains.folders, remains.vectors, remains.entries), (2, 240, 5));
         assert_eq!(remains.with_vectors, ["0d2b7a0c-1111-4222-8333-944455556666"]);
         assert!(remains.ancient);

@@ -19,7 +19,7 @@ use crate::{
 /// Copies the database with its log. Errs when it has a journal with bytes that are not zero, when it was written to a
 /// moment ago, or while it was copied.
 pub fn take_still(database: &Database, options: &Options<'_>) -> Result<View, ViewError> {
-    let path = fs::canonicalize(database.path())?;
+    let path = database.real_path();
     let before = stamps(&path)?;
     let now = clock::now();
     if before.iter().flatten().any(|stamp| now.since(stamp.modified) < QUIET) {

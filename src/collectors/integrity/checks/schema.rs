@@ -1,6 +1,6 @@
 //! The schema check: tables, migrations, default tenant and database, each query short.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -8,7 +8,10 @@ use crate::{
     collectors::integrity::remains::Remains,
     findings::{Code, Finding, Severity},
     format::schema::{self, Applied, Dir, Fault, Mark, NextStart, Schema},
-    store::{Context, DATABASE_FILE},
+    store::{
+        Context, DATABASE_FILE,
+        database::{QueryError, is_absent},
+    },
 };
 
 /// What the schema check reads in one transaction.
@@ -40,12 +43,13 @@ impl Seen {
     }
 }
 
-/// What the schema of the store says, as it was read.
-pub(super) fn findings(context: &Context, seen: &Seen) -> Vec<Finding> {
+/// What the schema of the store says, as it was read. Errs when it says nothing and what lies beside the database may not be
+/// looked at, which could say something else.
+pub(super) fn findings(context: &Context, seen: &Seen) -> Result<Vec<Finding>, QueryError> {
     let mut findings = schema_findings(seen, context.store.chroma_version.as_deref());
     // A start that was cut off has not come to what follows.
     if !seen.schema.is_chroma() || seen.cut_first_start().is_some() {
-        return findings;
+        return Ok(findings);
     }
     if seen.tenant == Some(false) {
         let evidence = format!("{} other tenants are there", seen.tenants.unwrap_or(0));
@@ -58,11 +62,23 @@ pub(super) fn findings(context: &Context, seen: &Seen) -> Vec<Finding> {
             "no row has its name",
         ));
     }
-    if seen.collections == Some(0)
-        && seen.segments == Some(0)
-        && let Ok(remains) = Remains::of(&context.store.seen_path)
+    if seen.collections != Some(0) {
+        return Ok(findings);
+    }
+    let place = context.place();
+    let remains = match Remains::of(&place) {
+        Ok(remains) => remains,
+        Err(error) if findings.is_empty() => return Err(not_looked_at(place.dir(), &error)),
+        Err(_) => return Ok(findings),
+    };
+    let mut unread = None;
+    if seen.segments == Some(0)
         && !remains.with_vectors.is_empty()
-        && (seen.tenants == Some(0) || older_than_database(context, &remains.with_vectors))
+        && (seen.tenants == Some(0)
+            || older_than_database(context, &remains.with_vectors).unwrap_or_else(|error| {
+                unread = Some(error);
+                false
+            }))
     {
         let cut = if seen.tenants == Some(0) {
             "; a reset() that was cut off leaves the same, with everything deleted but the folders"
@@ -72,15 +88,28 @@ pub(super) fn findings(context: &Context, seen: &Seen) -> Vec<Finding> {
         let evidence = format!("no collection is listed; {}{cut}", remains.describe());
         findings.push(Finding::new(Code::CatalogEmpty, "collections", evidence));
     }
-    if seen.collections == Some(0) {
-        findings.extend(older_data(context));
+    findings.extend(older_data(&remains));
+    match unread {
+        Some(error) if findings.is_empty() => Err(error),
+        _ if findings.is_empty() && remains.unreadable > 0 => {
+            let error = io::Error::from(io::ErrorKind::PermissionDenied);
+            Err(not_looked_at(place.dir(), &error))
+        }
+        _ => Ok(findings),
     }
-    findings
+}
+
+/// No collection is listed, and the folders that could contradict it may not be looked into.
+fn not_looked_at(path: &Path, error: &io::Error) -> QueryError {
+    let words = format!("{} may not be looked into: {error}", path.display());
+    QueryError::File(io::Error::new(error.kind(), words))
 }
 
 /// Data of Chroma 0.3 beside a database that lists nothing: a newer Chroma was started on them.
-fn older_data(context: &Context) -> Option<Finding> {
-    let remains = Remains::of(&context.store.seen_path).ok().filter(|remains| remains.ancient)?;
+fn older_data(remains: &Remains) -> Option<Finding> {
+    if !remains.ancient {
+        return None;
+    }
     let evidence = format!(
         "{DATABASE_FILE} lists no collection, and files of Chroma 0.3 or older lie beside it ({} entries in all): a newer Chroma was started on them, and reads none of them",
         remains.entries
@@ -90,13 +119,24 @@ fn older_data(context: &Context) -> Option<Finding> {
 }
 
 /// Whether a folder was last written before the database file was made. Folders of collections that were deleted in the
-/// life of the database are younger, and normal.
-fn older_than_database(context: &Context, folders: &[String]) -> bool {
+/// life of the database are younger, and normal. Errs when a header may not be looked at and no other one is older.
+fn older_than_database(context: &Context, folders: &[String]) -> Result<bool, QueryError> {
+    // Not every filesystem keeps when a file was made.
     let made = fs::metadata(context.database.real_path()).and_then(|meta| meta.created());
-    let Ok(made) = made else { return false };
-    let header = |folder: &String| context.store.seen_path.join(folder).join("header.bin");
-    let written = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
-    folders.iter().any(|folder| written(&header(folder)).is_ok_and(|at| at < made))
+    let Ok(made) = made else { return Ok(false) };
+    let place = context.place();
+    let mut refused = None;
+    for folder in folders {
+        let name = Path::new(folder).join("header.bin");
+        match place.at(&name).and_then(fs::metadata).and_then(|meta| meta.modified()) {
+            Ok(written) if written < made => return Ok(true),
+            Err(error) if !is_absent(&error) => {
+                refused.get_or_insert_with(|| not_looked_at(&place.dir().join(name), &error));
+            }
+            _ => {}
+        }
+    }
+    refused.map_or(Ok(false), Err)
 }
 
 /// Reads the schema within a transaction.

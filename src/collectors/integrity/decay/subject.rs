@@ -10,7 +10,10 @@ use crate::{
         sqlite::{HEADER_LEN, SqliteHeader},
         uuid::parse_uuid,
     },
-    store::{Context, DATABASE_FILE, database::Stamp},
+    store::{
+        Context, DATABASE_FILE,
+        database::{Stamp, is_absent as absent},
+    },
 };
 
 /// A database, or the folder of a segment.
@@ -49,6 +52,7 @@ impl Subject {
 /// The database and the folders of segments, with the files that Chroma reads of them.
 pub(super) fn subjects(context: &Context) -> Result<Vec<Subject>, CollectError> {
     let root = &context.store.seen_path;
+    let place = context.place();
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| CollectError::Unreadable { path, source }
@@ -67,8 +71,19 @@ pub(super) fn subjects(context: &Context) -> Result<Vec<Subject>, CollectError> 
         }
         let mut files = Vec::new();
         for (part, file) in SEGMENT_FILES.into_iter().enumerate() {
-            // What cannot be looked at is told by the collector of the indexes.
-            let Ok(meta) = fs::symlink_metadata(entry.path().join(file)) else { continue };
+            // Chroma follows links of folders and of files; where they lead elsewhere, for us, only `place` knows.
+            let path = place.at(Path::new(&name).join(file));
+            let meta = match path.as_ref().map(fs::metadata) {
+                Ok(Ok(meta)) => meta,
+                Ok(Err(error)) if absent(&error) => continue,
+                Ok(Err(source)) => {
+                    return Err(CollectError::Unreadable {
+                        path: root.join(&name).join(file),
+                        source,
+                    });
+                }
+                Err(error) => return Err(unreadable(&entry.path())(io::Error::from(error.kind()))),
+            };
             if meta.is_file() && meta.len() > 0 {
                 let stamp = Stamp::of(&meta);
                 files.push(Seen { part, stamp, state: ledger::state_of(&stamp, None) });
