@@ -22,6 +22,7 @@ use crate::{
         log::{LINE_BYTES_MAX, Scanner},
     },
     host::{links, processes::FileId},
+    store::database::is_absent,
 };
 
 /// The files of one store, and how far each was read.
@@ -168,9 +169,12 @@ impl Tail {
         let mut copies = Vec::new();
         for followed in &mut self.files {
             match followed.check(turn.now) {
-                Ok(Some(position)) => copies.extend(followed.copy(position, turn.now)),
+                Ok(Some(position)) => match followed.copy(position, turn.now) {
+                    Ok(copy) => copies.extend(copy),
+                    Err(problem) => look.problems.push(problem),
+                },
                 Ok(None) => {}
-                Err(source) => look.problems.push(unreadable(&followed.path, source)),
+                Err(problem) => look.problems.push(problem),
             }
         }
         for copy in copies {
@@ -324,28 +328,37 @@ impl Followed {
     }
 
     /// Looks for the file where it may have been moved to, and whether it was emptied: gives the position before that.
-    fn check(&mut self, now: Timestamp) -> io::Result<Option<Position>> {
+    fn check(&mut self, now: Timestamp) -> Result<Option<Position>, CollectError> {
         if self.file.is_none() && (self.size_before.is_none() || self.may_grow(now)) {
-            let found = siblings(&self.path).into_iter().find(|present| present.id == self.id);
-            if let Some(present) = found {
+            let (found, refused) = siblings(&self.path);
+            if let Some(present) = found.into_iter().find(|present| present.id == self.id) {
                 self.seen(present);
+            } else if let Some(refused) = refused.filter(|refused| refused.may_be(self.id)) {
+                // The rest of its lines may stand in what may not be read.
+                return Err(refused.problem());
             }
         }
         let Some(file) = &self.file else { return Ok(None) };
-        self.size = file.metadata()?.len();
-        if self.position.fits(file, self.size)? {
+        let failed = |source| unreadable(&self.path, source);
+        self.size = file.metadata().map_err(failed)?.len();
+        if self.position.fits(file, self.size).map_err(failed)? {
             return Ok(None);
         }
         Ok(Some(std::mem::take(&mut self.position)))
     }
 
-    /// The copy of this file that was made before it was emptied, to be read from where this one had been read to.
-    fn copy(&self, position: Position, now: Timestamp) -> Option<Self> {
+    /// The copy of this file that was made before it was emptied, to be read from where this one had been read to. Errs when
+    /// it is not among what may be read, and something may not be read.
+    fn copy(&self, position: Position, now: Timestamp) -> Result<Option<Self>, CollectError> {
         let holds = |present: &Present| {
             present.id != self.id && position.fits(&present.file, present.size).unwrap_or(false)
         };
-        let copy = siblings(&self.path).into_iter().find(holds)?;
-        Some(Self::at(copy, position, now))
+        let (found, refused) = siblings(&self.path);
+        match (found.into_iter().find(holds), refused) {
+            (Some(copy), _) => Ok(Some(Self::at(copy, position, now))),
+            (None, Some(refused)) => Err(refused.problem()),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Whether `present` is called like a rotated form of this file and holds the same, as far as both go.
@@ -456,20 +469,56 @@ fn id(meta: &fs::Metadata) -> FileId {
     FileId { device: meta.dev(), inode: meta.ino() }
 }
 
-/// The files beside `path` whose names begin like its name, as those of rotated logs do.
-fn siblings(path: &Path) -> Vec<Present> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Vec::new() };
+/// The files beside `path` whose names begin like its name, as those of rotated logs do, and one that may not be read.
+fn siblings(path: &Path) -> (Vec<Present>, Option<Refused>) {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return (Vec::new(), None);
+    };
     let name = name.as_encoded_bytes();
     let stem = name.iter().skip(1).position(|byte| *byte == b'.').map_or(name, |at| &name[..=at]);
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if is_absent(&error) => return (Vec::new(), None),
+        Err(error) => return (Vec::new(), Some(Refused { path: dir.to_owned(), id: None, error })),
+    };
+    let others = entries
         .take(ENTRIES_MAX)
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|other| other.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(stem)))
         .filter(|other| !is_packed(other))
-        .take(FILES_MAX)
-        .filter_map(|other| open(&other).ok().flatten())
-        .collect()
+        .take(FILES_MAX);
+    let (mut found, mut refused) = (Vec::new(), None);
+    for other in others {
+        match open(&other) {
+            Ok(present) => found.extend(present),
+            // The one that is followed is told by its own name.
+            Err(_) if other == path => {}
+            Err(error) => {
+                let id = fs::metadata(&other).ok().map(|meta| id(&meta));
+                refused = Some(Refused { path: other, id, error });
+            }
+        }
+    }
+    (found, refused)
+}
+
+/// What may not be read of what lies beside a log.
+struct Refused {
+    path: PathBuf,
+    /// `None` when not even that may be asked.
+    id: Option<FileId>,
+    error: io::Error,
+}
+
+impl Refused {
+    /// Whether the file may be this, or in it.
+    fn may_be(&self, id: FileId) -> bool {
+        self.id.is_none_or(|own| own == id)
+    }
+
+    fn problem(self) -> CollectError {
+        unreadable(&self.path, self.error)
+    }
 }
 
 /// Whether `path` is called like `base` with something after it, in the same directory.

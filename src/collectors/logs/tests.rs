@@ -9,6 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
+    collectors::testing::{as_nobody, close},
     config::{Config, Store},
     host::Host,
 };
@@ -307,6 +308,43 @@ fn findings_hold_for_a_while_after_the_last_line_and_no_longer() {
     assert_eq!(told(&lab.observe()), []);
     lab.append("chroma.log", LOCKED);
     assert!(lab.observe().findings[0].evidence.starts_with("at 1970-01-01T"), "a new episode");
+}
+
+#[test]
+fn a_rotated_log_that_may_not_be_read_is_a_problem() {
+    for copied in [false, true] {
+        let mut lab = Lab::new(&["chroma.log"]);
+        close(lab.dir.path(), false);
+        lab.append("chroma.log", &banner());
+        assert_eq!(lab.total("locked"), 0);
+        lab.append("chroma.log", LOCKED);
+        if copied {
+            lab.copy_truncate("chroma.log", "chroma.log.1");
+        } else {
+            // The descriptor is not kept over a restart, so that the file has to be opened again.
+            lab.restart();
+            lab.rename("chroma.log", "chroma.log.1");
+        }
+        for kept in fs::read_dir(lab.path("state")).unwrap() {
+            close(&kept.unwrap().path(), false);
+        }
+        close(&lab.path("state"), false);
+        lab.append("chroma.log", "x\n");
+        close(&lab.path("chroma.log.1"), true);
+        let lab = as_nobody(move || {
+            let seen = lab.observe();
+            let told = seen
+                .problems
+                .iter()
+                .map(crate::collectors::CollectError::chain)
+                .collect::<Vec<_>>()
+                .join("; ");
+            let named = told.contains("chroma.log.1") && told.contains("ermission denied");
+            assert!(named, "copied: {copied}: {told}");
+            lab
+        });
+        close(&lab.path("chroma.log.1"), false);
+    }
 }
 
 #[test]
