@@ -174,6 +174,12 @@ impl Reading {
         self.observation.problems.is_empty()
     }
 
+    /// Whether all that it could not read is out of sight in the place that this program runs in, so that nothing failed.
+    #[must_use]
+    pub fn limited_by_place(&self) -> bool {
+        !self.success() && self.observation.problems.iter().all(CollectError::by_place)
+    }
+
     /// The codes that it answers for: those of the collector, and that it fails itself.
     pub fn answers(&self) -> impl Iterator<Item = Code> {
         self.codes.iter().copied().chain([Code::CollectorFailing])
@@ -238,6 +244,34 @@ pub struct StoreReadings {
     pub firsts: Arc<Firsts>,
     /// Number of collectors that shall run; the snapshot of the store is complete when as many readings are there.
     pub collectors: usize,
+}
+
+#[cfg(test)]
+impl StoreReadings {
+    /// A store of which one collector has given one reading, at moment 0.
+    pub(crate) fn of_one(
+        store: &str,
+        path: &str,
+        collector: &'static str,
+        observation: Observation,
+    ) -> Self {
+        let reading = Reading {
+            collector,
+            descs: &[],
+            observation,
+            taken_at: Timestamp::from_secs(0),
+            duration: Duration::ZERO,
+            last_success: None,
+            codes: &[],
+        };
+        Self {
+            store: store.into(),
+            path: std::path::Path::new(path).into(),
+            readings: vec![Arc::new(reading)],
+            firsts: Arc::default(),
+            collectors: 1,
+        }
+    }
 }
 
 /// Everything known at one moment. Immutable and replaced whole: page, hooks and status read the same one.

@@ -449,7 +449,9 @@ impl Failing {
     /// The finding once it has failed for more than three of its intervals, and not less than a minute: one bad reading is no
     /// news.
     fn note(&mut self, reading: &Reading, interval: Duration, now: Ticks) -> Option<Finding> {
-        let Some(problem) = reading.observation.problems.first() else {
+        // What cannot be seen from this place will not be seen tomorrow either: that is told, and is no failure.
+        let mut problems = reading.observation.problems.iter();
+        let Some(problem) = problems.find(|problem| !problem.by_place()) else {
             self.since = None;
             return None;
         };
@@ -477,7 +479,12 @@ impl ProblemLog {
         let kinds: Vec<String> = reading.observation.problems.iter().map(problem_key).collect();
         for (problem, kind) in reading.observation.problems.iter().zip(&kinds) {
             // The fleet tells once that a store ends, instead of each collector.
-            if !self.said.contains(kind) && !matches!(problem, CollectError::OutOfReach(_)) {
+            if self.said.contains(kind) || matches!(problem, CollectError::OutOfReach(_)) {
+                continue;
+            }
+            if problem.by_place() {
+                info!(store = %context.store.name, collector = reading.collector, problem = %problem.chain(), hint = problem.hint(), "Not everything can be seen from here.");
+            } else {
                 warn!(store = %context.store.name, collector = reading.collector, problem = %problem.chain(), hint = problem.hint(), "Reading failed.");
             }
         }
@@ -581,6 +588,40 @@ fn rewatch(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_from_here_is_no_failure() {
+        use crate::host::processes::{Blind, Suspect};
+        let suspect = Blind::Suspect(Suspect { pid: 7, comm: "chroma".to_owned(), server: true });
+        let began = clock::ticks();
+        for (blinds, other, fails, limited) in [
+            (vec![Blind::Namespace], false, false, true),
+            (vec![Blind::Hidden], false, false, true),
+            (vec![suspect.clone()], false, true, false),
+            (vec![Blind::Namespace, suspect], false, true, false),
+            (vec![Blind::Hidden], true, true, false),
+            (vec![], false, false, false),
+        ] {
+            let mut observation = observation(&[], &[], other);
+            let unseen = |why| CollectError::Unseen { what: "who has it open is not known", why };
+            observation.problems.splice(0..0, blinds.iter().cloned().map(unseen));
+            let turn = Turn {
+                now: Timestamp::from_secs(1_795_000_000),
+                wake: Wake::NONE,
+                deep: false,
+                stop: Arc::default(),
+            };
+            let name = CollectorName::Processes;
+            let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO);
+            let mut failing = Failing::default();
+            let interval = Duration::from_secs(5);
+            failing.note(&reading, interval, began);
+            let later = began.plus(Duration::from_hours(1));
+            let told = failing.note(&reading, interval, later).is_some();
+            assert_eq!((told, reading.limited_by_place()), (fails, limited), "{blinds:?} {other}");
+            assert_eq!(reading.success(), blinds.is_empty() && !other, "it is not called well");
+        }
+    }
 
     fn observation(codes: &[Code], judged: &[Code], failed: bool) -> Observation {
         Observation {

@@ -178,6 +178,13 @@ impl CollectError {
         }
     }
 
+    /// Whether it lies in the place that this program runs in, and stays as long as that does: a PID namespace of its own, a
+    /// procfs that hides. Nothing has failed then; who was not seen is unknown all the same.
+    #[must_use]
+    pub const fn by_place(&self) -> bool {
+        matches!(self, Self::Unseen { why: Blind::Namespace | Blind::Hidden, .. })
+    }
+
     /// The whole chain in one line: `cannot read x: Permission denied`.
     #[must_use]
     pub fn chain(&self) -> String {

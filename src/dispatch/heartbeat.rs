@@ -115,13 +115,16 @@ fn nothing(now: Timestamp) -> Notification {
     }
 }
 
-/// Whether every collector of every store has read all that it should, and not long ago.
+/// Whether every collector of every store has read all that it should, and not long ago; or all that can be seen from here.
 fn fresh(snapshot: &Snapshot, age_max: Duration, now: Timestamp) -> bool {
     snapshot.complete()
         && !snapshot.stores.is_empty()
-        && snapshot
-            .stores
-            .iter()
-            .flat_map(|store| &store.readings)
-            .all(|reading| reading.last_success.is_some_and(|at| now.since(at) <= age_max))
+        && snapshot.stores.iter().flat_map(|store| &store.readings).all(|reading| {
+            let read = if reading.limited_by_place() {
+                Some(reading.taken_at)
+            } else {
+                reading.last_success
+            };
+            read.is_some_and(|at| now.since(at) <= age_max)
+        })
 }

@@ -154,15 +154,14 @@ fn as_map<S: Serializer>(pairs: &[(String, f64)], serializer: S) -> Result<S::Ok
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc, time::Duration};
+    use std::sync::Arc;
 
     use super::*;
     use crate::{
-        clock::Timestamp,
         collectors,
         config::{CollectorName, Config, Store},
         host::Host,
-        sample::{Desc, Observation, Reading},
+        sample::{Desc, Observation},
         store::Context,
     };
 
@@ -199,22 +198,7 @@ mod tests {
             checks: vec![("quick", CheckState::Ok), ("full", CheckState::Unknown)],
             ..Observation::default()
         };
-        let reading = Reading {
-            collector: "x",
-            descs: &[],
-            observation,
-            taken_at: Timestamp::from_secs(0),
-            duration: Duration::ZERO,
-            last_success: None,
-            codes: &[],
-        };
-        let figures = Figures::of(&StoreReadings {
-            firsts: std::sync::Arc::default(),
-            store: "s".into(),
-            path: Path::new("/s").into(),
-            readings: vec![Arc::new(reading)],
-            collectors: 1,
-        });
+        let figures = Figures::of(&StoreReadings::of_one("s", "/s", "x", observation));
         assert_eq!(figures.row(), [None, None, Some(1.5), None]);
         let want = serde_json::json!({
             "figures": {"store_apparent_bytes": 12.0},

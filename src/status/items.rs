@@ -119,12 +119,10 @@ const PER_PAGE_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc, time::Duration};
-
     use super::*;
     use crate::{
         clock::Timestamp,
-        sample::{Observation, Reading, StoreReadings},
+        sample::{Observation, StoreReadings},
     };
 
     fn snapshot() -> Snapshot {
@@ -136,22 +134,7 @@ mod tests {
             findings: vec![lost("a ", 3), Finding::new(Code::HotJournal, "", ""), lost("b", 4)],
             ..Observation::default()
         };
-        let reading = Reading {
-            collector: "hnsw",
-            descs: &[],
-            observation,
-            taken_at: Timestamp::from_secs(0),
-            duration: Duration::ZERO,
-            last_success: None,
-            codes: &[],
-        };
-        let store = StoreReadings {
-            store: "my docs".into(),
-            path: Path::new("/srv").into(),
-            readings: vec![Arc::new(reading)],
-            firsts: Arc::default(),
-            collectors: 1,
-        };
+        let store = StoreReadings::of_one("my docs", "/srv", "hnsw", observation);
         Snapshot { taken_at: Timestamp::from_secs(0), stores: vec![store] }
     }
 
