@@ -11,6 +11,7 @@ mod entry;
 mod expand;
 mod holds;
 mod inspect;
+mod log;
 mod packed;
 mod vectors;
 
@@ -29,6 +30,7 @@ use self::{
     },
     expand::{Glob, Look},
     inspect::{Content, Effort, UNPACK_MAX},
+    log::Log,
     vectors::Vectors,
 };
 use super::{CollectError, Collector, Pace, Turn};
@@ -93,6 +95,7 @@ pub struct Backups {
     devices: BTreeMap<PathBuf, Device>,
     seen: BTreeMap<PathBuf, Seen>,
     vectors: Vectors,
+    log: Log,
     /// The directory and database of the store itself, as (device, inode), when last known.
     own: Vec<(u64, u64)>,
 }
@@ -111,6 +114,7 @@ impl Backups {
             devices,
             seen: BTreeMap::new(),
             vectors: Vectors::default(),
+            log: Log::default(),
             own: Vec::new(),
         }
     }
@@ -181,11 +185,13 @@ impl Backups {
         judged.into_iter().map(|backup| self.complete(backup)).collect()
     }
 
-    /// One whose bytes are whole may still lack the vectors.
+    /// One whose bytes are whole may still lack the vectors, or rows that are in a log.
     fn complete(&self, backup: Backup<Content>) -> Backup {
         let Backup { path, directory, taken, complete_by, device, state } = backup;
         let state = state.and_then(|content| {
-            self.vectors.lacking(complete_by, &content).map_or(Ok(content.bytes), Err)
+            let lacks = self.vectors.lacking(complete_by, &content);
+            let lacks = lacks.or_else(|| self.log.lacking(complete_by, content.holds.as_ref()));
+            lacks.map_or(Ok(content.bytes), Err)
         });
         Backup { path, directory, taken, complete_by, device, state }
     }
@@ -380,6 +386,7 @@ impl Collector for Backups {
         if self.context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout).is_ok() {
             let id = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
             self.vectors.refresh(&self.context, turn.now, &turn.stop);
+            self.log = Log::of(&self.context);
             let directory = id(&self.context.store.seen_path);
             self.own =
                 directory.into_iter().chain(id(&self.context.database.real_path())).collect();

@@ -9,6 +9,8 @@ use crate::format::uuid::{Uuid, parse_uuid};
 pub(super) struct Holds {
     /// Whether a database, or a dump of one, is in it.
     pub(super) database: bool,
+    /// Whether a write-ahead log with bytes is in it.
+    pub(super) log: bool,
     /// Which files of an index each folder has, a bit for each of [`FILES`].
     folders: BTreeMap<Uuid, u8>,
 }
@@ -16,7 +18,7 @@ pub(super) struct Holds {
 impl Holds {
     /// Nothing but a database: a plain copy of the file, or a dump.
     pub(super) fn database_alone() -> Self {
-        Self { database: true, folders: BTreeMap::new() }
+        Self { database: true, log: false, folders: BTreeMap::new() }
     }
 
     /// Takes in a regular file of so many bytes; `path` has slashes between its parts.
@@ -24,6 +26,7 @@ impl Holds {
         let mut parts = path.rsplit(|byte| *byte == b'/');
         let name = parts.next().unwrap_or_default();
         self.database |= is_database(name);
+        self.log |= bytes > 0 && name.ends_with(b"-wal");
         let Some(folder) = parts.next().and_then(parse_uuid) else { return };
         let Some(at) = FILES.iter().position(|(file, _)| file.as_bytes() == name) else { return };
         if bytes > 0 || FILES[at].1 {
@@ -82,6 +85,10 @@ mod tests {
         assert!(!holds.folder(uuid + 1));
         holds.note(b"srv/chroma/chroma.sqlite3-journal", 512);
         assert!(!holds.database);
+        holds.note(b"chroma.sqlite3-wal", 0);
+        assert!(!holds.log, "nothing is in it");
+        holds.note(b"chroma.sqlite3-wal", 4152);
+        assert!(holds.log && !holds.database);
         holds.note(b"chroma.sqlite3", 512);
         assert!(holds.database);
     }

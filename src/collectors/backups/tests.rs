@@ -683,3 +683,32 @@ fn what_git_left_in_place_of_a_file_is_no_backup() {
     assert!(codes.contains(&"backup_invalid"), "{codes:?}");
     assert!(seen.findings[0].evidence.contains("git lfs pull"), "{}", seen.findings[0].evidence);
 }
+
+#[test]
+fn a_backup_without_the_log_of_the_store_is_not_called_complete() {
+    for (name, command, complete) in [
+        ("a.tar", "tar -cf $B -C $S --exclude=chroma.sqlite3-wal .", false),
+        ("a.tgz", "tar -czf $B -C $S --exclude=chroma.sqlite3-wal .", false),
+        ("a.copy", "cp -R $S $B; rm -f $B/chroma.sqlite3-wal", false),
+        ("b.tar", "tar -cf $B -C $S .", true),
+        ("b.copy", "cp -R $S $B", true),
+    ] {
+        let (_scratch, store, place) = old_store("chroma-1.5.9");
+        let now = clock::now().as_secs() + 3600;
+        let pack = |name: &str| pack(&store, &place.join(name), command, now - 3 * 3600);
+        let told = || {
+            let (seen, _) = look(&mut backups_of(&store, &place, "*"), now);
+            (value(&seen, &COUNT), incomplete(&seen, "unknown") > 0.0)
+        };
+        let database = rusqlite::Connection::open(store.join("chroma.sqlite3")).unwrap();
+        database.pragma_update(None, "journal_mode", "WAL").unwrap();
+        database.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
+        database.execute_batch("INSERT INTO tenants(id) VALUES('new')").unwrap();
+        pack(name);
+        assert_eq!(told(), (Some(f64::from(complete)), !complete), "{name}");
+        // What SQLite has put back into the database is in a copy of that.
+        database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        pack(&format!("later-{name}"));
+        assert!(told().0 >= Some(1.0) && !told().1, "{name}");
+    }
+}
