@@ -450,7 +450,9 @@ fn classify(
         let more = lines.len().saturating_sub(LINES_QUOTED);
         let mut evidence = lines.iter().take(LINES_QUOTED).copied().collect::<Vec<_>>().join("; ");
         if more > 0 {
-            evidence = format!("{evidence}; and {more} more");
+            // SQLite ended there, whatever else there is.
+            let least = if said.len() >= ROWS_MAX as usize { "at least " } else { "" };
+            evidence = format!("{evidence}; and {least}{more} more");
         }
         let of_code = |root: u32| match code {
             Code::SqliteIndexCorrupt => in_index(root),
@@ -487,7 +489,8 @@ const MALFORMED_INDEX: &str = "malformed inverted index for FTS5 table main.";
 const UNSURE: &str = "documents hold U+0000, at which SQLite up to 3.46 stops and this one does not, and their full-text table is of a form that SQLite alone can judge";
 /// The check after which entries of indexes are counted.
 pub(super) const FULL: &str = "integrity_check";
-const ROWS_MAX: u32 = 100;
+/// SQLite says 100 unless it is asked for more. Who looks for how far damage goes wants more, and memory has an end.
+const ROWS_MAX: u32 = 1000;
 const LINE_MAX: usize = 300;
 const LINES_QUOTED: usize = 3;
 
@@ -530,6 +533,39 @@ mod tests {
         let findings = classify(&many, &[], &[], false);
         assert_eq!(findings.len(), 1);
         assert!(findings[0].evidence.ends_with("and 7 more"), "{}", findings[0].evidence);
+        // More than SQLite says at once.
+        let row = |n| format!("row {n} missing from index x");
+        let many: Vec<String> = (0..ROWS_MAX).map(row).collect();
+        let evidence = &classify(&many, &[], &[], false)[0].evidence;
+        assert!(evidence.ends_with("and at least 997 more"), "{evidence}");
+    }
+
+    #[test]
+    fn more_rows_are_told_than_sqlite_says_unless_it_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(DATABASE_FILE);
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA synchronous=OFF; CREATE TABLE a(x); CREATE INDEX i ON a(x);
+                 CREATE TABLE spare(x); CREATE INDEX other ON spare(x);
+                 WITH RECURSIVE n(v) AS (SELECT 1 UNION ALL SELECT v+1 FROM n WHERE v<300)
+                 INSERT INTO a SELECT v FROM n;
+                 PRAGMA writable_schema=ON;
+                 UPDATE sqlite_schema SET rootpage=(SELECT rootpage FROM sqlite_schema WHERE name='other')
+                 WHERE name='i'; DELETE FROM sqlite_schema WHERE name='other';",
+            )
+            .unwrap();
+        drop(connection);
+        let database = Database::new(path);
+        let stop = AtomicBool::new(false);
+        let long = Duration::from_mins(10);
+        let limits = Limits { hold: long, hold_unwaited: long, stop: &stop };
+        let lanes = [database.connect().unwrap(), database.connect().unwrap()];
+        let findings =
+            whole(lanes, "integrity_check", &limits, &Progress::default()).result.unwrap();
+        let found = findings.findings.iter().find(|f| f.code == Code::SqliteIndexCorrupt).unwrap();
+        assert!(found.items_total >= 300, "{}", found.evidence);
     }
 
     /// What a check of a database says that these statements make.
