@@ -132,6 +132,9 @@ fn records(h: &mut Html, store: &LiveStore) {
         h.raw("<dd>in ");
         counted(h, collections, " collection</dd>", " collections</dd>");
     }
+    if let Some(releases) = &store.report.opened_by {
+        h.raw("<dd>opened by ").text(releases).raw("</dd>");
+    }
     if let Some(queue) = f.get("chroma_queue_records").filter(|queue| *queue > 0.0) {
         h.raw("<dd>").text(&human::count(queue)).raw(" in the queue</dd>");
     }

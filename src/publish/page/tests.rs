@@ -46,6 +46,7 @@ fn store(name: &str, path: &str, findings: Vec<Finding>) -> StoreReadings {
         checks: ["header", "journal", "schema", "quick", "full"]
             .map(|c| (c, CheckState::Ok))
             .into(),
+        opened_by: Some("chromadb 1.0.0 to 1.5.9".to_owned()),
         ..Observation::default()
     };
     let reading = Reading {
@@ -100,6 +101,7 @@ fn alert(name: &str, store: &str) -> Alert {
         episode: "0".to_owned(),
         known: false,
         merged: 0,
+        stands_since: None,
     }
 }
 
@@ -154,7 +156,7 @@ fn the_most_urgent_store_stands_first_with_what_to_do() {
         "du -xh --max-depth=2 &#39;/srv/my ill&#39; | sort -h | tail Copy the command for disk_usage_high in ill",
         "Beware Do not delete anything in DIR to make room.",
         "it is there (of an earlier look; it cannot be looked at now)",
-        "Disk used 43.7 % Records 12,345 Integrity checks all ok",
+        "Disk used 43.7 % Records 12,345 opened by chromadb 1.0.0 to 1.5.9 Integrity checks all ok",
         "Newest backup 2 h 1 min old 3 complete Held by one process Permissions as they should be",
         "well /srv/well disk 43.7 % · 12,345 records · backup 2 h 1 min old",
     ] {
