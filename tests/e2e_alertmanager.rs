@@ -102,6 +102,7 @@ fn message() -> Notification {
         episode: "0011223344556677".into(),
         known: false,
         merged: 0,
+        stands_since: None,
     });
     Notification {
         id: "0123456789abcdef0123456789abcdef".into(),

@@ -224,6 +224,7 @@ impl Engine {
             runbook: code.map(runbook).unwrap_or_default(),
             labels: rule.labels.clone(),
             since,
+            stands_since: found.stands_since,
             ended: None,
             episode: episode(&store.store, &rule.name, since),
             known: false,

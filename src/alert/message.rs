@@ -142,6 +142,10 @@ pub struct Alert {
     pub labels: BTreeMap<String, String>,
     /// When it began to fire.
     pub since: Timestamp,
+    /// Since when the oldest finding behind it is there, as far as it is known: an alert may begin later, after a silence of this
+    /// program or a change of its rule.
+    #[serde(default)]
+    pub stands_since: Option<Timestamp>,
     /// When it ended.
     pub ended: Option<Timestamp>,
     /// Identifies the episode for good: 16 hexadecimal digits.

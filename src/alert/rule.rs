@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{message::Number, step::Condition};
 use crate::{
+    clock::Timestamp,
     findings::{Code, Finding, Severity},
     sample::{HEALTH, StoreReadings},
 };
@@ -142,6 +143,8 @@ pub struct Found {
     pub items: u64,
     /// The number and its level.
     pub number: Option<Number>,
+    /// Since when the oldest of the findings is there, as far as it is known.
+    pub stands_since: Option<Timestamp>,
 }
 
 /// What the readings of a store say about a rule; `firing` tells whether it fires now, for its recovery level.
@@ -177,6 +180,7 @@ fn judge_finding(rule: &Rule, code: Code, store: &StoreReadings) -> (Condition, 
                 items: seen.iter().fold(0, |sum, f| f.items_total.saturating_add(sum)),
                 number: None,
                 remedy: first.remedy.clone(),
+                stands_since: seen.iter().filter_map(|f| store.firsts.since(f)).min(),
             }),
         );
     }
@@ -229,7 +233,15 @@ fn judge_series(
             let number = Some(number);
             (
                 Condition::Bad,
-                Some(Found { severity, evidence, count, items: 0, number, remedy: None }),
+                Some(Found {
+                    severity,
+                    evidence,
+                    count,
+                    items: 0,
+                    number,
+                    remedy: None,
+                    stands_since: None,
+                }),
             )
         }
         None if owners > 0 && known => (Condition::Good, None),

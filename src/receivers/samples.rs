@@ -170,6 +170,7 @@ fn of((name, cause, remedy): Told, severity: Severity, evidence: &str) -> Alert 
         episode: "00112233445566aa".to_owned(),
         known: false,
         merged: 0,
+        stands_since: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a message says, in words that all receivers share: status and severity, where, what, since when, the number, the
 //! cause, the one thing to do, and where to read on. Pure; how it is marked up is the business of `markup`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::markup::{Line, Piece};
 use crate::{
@@ -218,6 +218,10 @@ fn since(n: &Notification, alert: &Alert) -> Line {
             format!("{severity} since {since}, for {} now", human::span(n.at.since(alert.since)))
         }
     };
+    let found = alert.stands_since.filter(|first| alert.since.since(*first) >= STOOD_BEFORE);
+    if let Some(first) = found {
+        words = format!("{words}; the fault itself is there since {}", moment(first));
+    }
     if alert.merged > 0 {
         words = format!("{words}; it came and went {} before", counted(alert.merged, "time"));
     }
@@ -317,6 +321,9 @@ fn lasted(alert: &Alert, ended: Timestamp) -> String {
     human::span(ended.since(alert.since))
 }
 
+/// A fault that was found so much earlier is worth a word.
+const STOOD_BEFORE: Duration = Duration::from_mins(5);
+
 /// `1 store`, `3 stores`.
 fn counted(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
@@ -334,6 +341,22 @@ fn text(words: impl Into<String>) -> Piece {
 mod tests {
     use super::*;
     use crate::findings::Code;
+
+    #[test]
+    fn a_fault_that_is_older_than_its_alert_says_so() {
+        let sample = crate::receivers::samples::disk();
+        let said = |before: Option<u64>| {
+            let mut n = sample.clone();
+            let since = n.alerts[0].since;
+            n.alerts[0].stands_since =
+                before.map(|secs| Timestamp::from_secs(since.as_secs() - secs.cast_signed()));
+            format!("{:?}", alert(&n, &n.alerts[0], true))
+        };
+        assert!(said(Some(86_400)).contains("the fault itself is there since "));
+        for before in [None, Some(0), Some(200)] {
+            assert!(!said(before).contains("the fault itself"), "{before:?}");
+        }
+    }
 
     #[test]
     fn a_remedy_that_ends_in_a_command_shows_it_alone() {
