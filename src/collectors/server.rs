@@ -9,10 +9,13 @@ mod judge;
 
 use std::time::Duration;
 
-use self::ask::{Api, Asked, Asker, Asking, Probe};
+use self::{
+    ask::{Api, Asked, Asker, Asking, Probe},
+    compare::{Listed, Other},
+};
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     config::{CollectorName, ServerProbe},
     findings::{Code, Finding},
     format::api,
@@ -63,14 +66,30 @@ pub struct Server {
     /// The version, and when it was asked for.
     version: Option<(Timestamp, String)>,
     /// What the newest comparison with the directory said.
-    elsewhere: Option<Finding>,
+    elsewhere: Option<Elsewhere>,
+    /// When databases that are not the default one were last compared.
+    others_at: Option<Timestamp>,
+}
+
+/// The server has something else than the directory.
+#[derive(Debug)]
+struct Elsewhere {
+    finding: Finding,
+    /// In a database that is not the default one.
+    other: bool,
 }
 
 impl Server {
     /// Asks nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        Self { context: context.clone(), api: None, version: None, elsewhere: None }
+        Self {
+            context: context.clone(),
+            api: None,
+            version: None,
+            elsewhere: None,
+            others_at: None,
+        }
     }
 
     /// Asks all that is due, on this thread.
@@ -85,13 +104,64 @@ impl Server {
         let listed = || compare::listed(&self.context, &turn.stop);
         let Some(first) = listed() else { return };
         if first.collections == served {
-            self.elsewhere = None;
+            self.elsewhere = self.elsewhere.take().filter(|elsewhere| elsewhere.other);
+            self.compare_others(probe, asking.api, &first, turn);
             return;
         }
         let again = on_this_thread(probe, async |asker| asker.read_again(asking.api).await);
         let again = again.ok().and_then(|asked| counted(&asked));
-        if again == Some(served) && listed() == Some(first) {
-            self.elsewhere = Some(compare::elsewhere(&self.context, &probe.url, served, first));
+        if again == Some(served) && listed().as_ref() == Some(&first) {
+            let finding = compare::elsewhere(&self.context, &probe.url, served, &first, None);
+            self.elsewhere = Some(Elsewhere { finding, other: false });
+        }
+    }
+
+    /// The same for databases that are not the default one: now and then, for each is a question to the server.
+    fn compare_others(&mut self, probe: &ServerProbe, api: Api, listed: &Listed, turn: &Turn) {
+        let recent = |at: &Timestamp| turn.now.since(*at) < OTHERS_INTERVAL;
+        if self.elsewhere.is_none() && self.others_at.as_ref().is_some_and(recent) {
+            return;
+        }
+        self.others_at = Some(turn.now);
+        // The first that differs twice, and whether all could be compared.
+        let differing = on_this_thread(probe, async |asker| {
+            let count = async |other: &Other| {
+                counted(&asker.count_of(api, &other.tenant, &other.database).await?)
+            };
+            let (began, mut all) = (clock::ticks(), true);
+            for other in &listed.others {
+                // A server that is slow has other work.
+                if turn.stopped() || began.elapsed() >= probe.timeout / 2 {
+                    return (None, false);
+                }
+                match count(other).await {
+                    Some(served) if served == other.collections => {}
+                    Some(served) => {
+                        tokio::time::sleep(ask::AGAIN_AFTER).await;
+                        if count(other).await == Some(served) {
+                            return (Some((other, served)), all);
+                        }
+                        all = false;
+                    }
+                    // A server that may not be asked, or a name that no address of it can hold.
+                    None => all = false,
+                }
+            }
+            (None, all)
+        });
+        match differing {
+            Ok((Some((other, served)), _)) => {
+                let still = compare::listed(&self.context, &turn.stop);
+                if still.as_ref() == Some(listed) {
+                    let url = &probe.url;
+                    let finding =
+                        compare::elsewhere(&self.context, url, served, listed, Some(other));
+                    self.elsewhere = Some(Elsewhere { finding, other: true });
+                }
+            }
+            Ok((None, true)) => self.elsewhere = None,
+            // What was found before stays until it can be compared again.
+            Ok((None, false)) | Err(_) => {}
         }
     }
 
@@ -127,7 +197,7 @@ impl Collector for Server {
             interval: probe.map_or(collect.interval, |probe| probe.interval),
             // Every question may take its full time, some of them twice.
             deadline: probe
-                .map_or(collect.deadline, |probe| collect.deadline.max(probe.timeout * 8)),
+                .map_or(collect.deadline, |probe| collect.deadline.max(probe.timeout * 12)),
             wakes: Wake::NONE,
             touches_store: false,
         }
@@ -166,7 +236,7 @@ impl Collector for Server {
             None => {}
         }
         out.findings = verdict.findings;
-        out.findings.extend(self.elsewhere.clone());
+        out.findings.extend(self.elsewhere.as_ref().map(|elsewhere| elsewhere.finding.clone()));
         out.problems = verdict.problems;
         out.judged = verdict.judged;
         out
@@ -197,6 +267,9 @@ fn counted(asked: &Asked) -> Option<u64> {
 
 /// It changes with a restart only, which the heartbeat nearly always notices.
 const VERSION_INTERVAL: Duration = Duration::from_mins(10);
+
+/// How often databases that are not the default one are compared.
+const OTHERS_INTERVAL: Duration = Duration::from_mins(10);
 
 #[cfg(test)]
 mod tests;

@@ -176,6 +176,30 @@ impl Asker {
         self.once(api, Probe::Read).await
     }
 
+    /// Counts the collections of a database that is not the default one.
+    pub(super) async fn count_of(&self, api: Api, tenant: &str, database: &str) -> Option<Asked> {
+        let mut url = Url::parse(&self.url).ok()?;
+        match api {
+            Api::V1 => {
+                url.path_segments_mut().ok()?.pop_if_empty().extend([
+                    "api",
+                    "v1",
+                    "count_collections",
+                ]);
+                url.query_pairs_mut().extend_pairs([("tenant", tenant), ("database", database)]);
+            }
+            Api::V2 => {
+                let names = ["api", "v2", "tenants", tenant, "databases", database];
+                url.path_segments_mut()
+                    .ok()?
+                    .pop_if_empty()
+                    .extend(names)
+                    .push("collections_count");
+            }
+        }
+        Some(self.at(Probe::Read, url.as_str()).await)
+    }
+
     /// Asks a second time after a moment when the first answer would be an alarm: a server that is restarted is away
     /// for a second. One that took its full time is not asked again.
     async fn again(&self, api: Api, probe: Probe) -> Asked {
@@ -193,9 +217,12 @@ impl Asker {
     }
 
     async fn once(&self, api: Api, probe: Probe) -> Asked {
+        self.at(probe, &format!("{}{}", self.url, api.path(probe))).await
+    }
+
+    async fn at(&self, probe: Probe, url: &str) -> Asked {
         let began = clock::ticks();
-        let url = format!("{}{}", self.url, api.path(probe));
-        let answer = self.get(&url).await.map_err(|error| silence(&error.without_url()));
+        let answer = self.get(url).await.map_err(|error| silence(&error.without_url()));
         Asked { probe, took: began.elapsed(), answer }
     }
 
@@ -279,7 +306,7 @@ fn read_headers(file: &Path) -> Result<HeaderMap, String> {
 const BODY_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_BYTES_MAX: u64 = 16 * 1024;
 const AGAIN_BELOW: Duration = Duration::from_millis(500);
-const AGAIN_AFTER: Duration = Duration::from_millis(700);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(700);
 
 #[cfg(test)]
 mod tests {

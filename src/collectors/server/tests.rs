@@ -328,3 +328,62 @@ fn what_was_said_of_the_directory_stays_until_it_can_be_compared_again() {
     drop(fake);
     assert_eq!(codes(&turn(&mut server, 2)), [Code::ServerUnreachable]);
 }
+
+#[test]
+fn collections_of_other_tenants_are_compared_too() {
+    const AT: &str = "/api/v2/tenants/t%20one/databases/d%2Fx/collections_count";
+    for (status, count, want) in [
+        (200, "1", None),
+        (200, "0", Some(Severity::Critical)),
+        (200, "2", Some(Severity::Warning)),
+        // It may not be asked.
+        (403, "{}", None),
+        (404, "{\"detail\":\"Not Found\"}", None),
+    ] {
+        let fake = Fake::of(&[
+            ("/api/v2/heartbeat", 200, "{\"nanosecond heartbeat\":1}"),
+            ("/api/v2/version", 200, "\"1.0.0\""),
+            ("/api/v2/tenants/default_tenant", 200, "{}"),
+            (
+                "/api/v2/tenants/default_tenant/databases/default_database/collections_count",
+                200,
+                "1",
+            ),
+            (AT, status, count),
+        ]);
+        let dir = tempfile::tempdir().unwrap();
+        crate::collectors::testing::copy_fixture("chroma-1.5.9", dir.path());
+        rusqlite::Connection::open(dir.path().join("chroma.sqlite3"))
+            .unwrap()
+            .execute_batch(
+                "INSERT INTO tenants(id) VALUES('t one');
+                 INSERT INTO databases(id, name, tenant_id) VALUES('1', 'd/x', 't one');
+                 UPDATE collections SET database_id='1' WHERE name='notes';",
+            )
+            .unwrap();
+        let config = Arc::new(Config::default());
+        let store =
+            Arc::new(Store { server: Some(at(fake.url())), ..Store::new("main", dir.path()) });
+        let host = Arc::new(Host::read_only(&config));
+        let mut server = Server::new(&Context::new(&config, &store, &host));
+        let seen = turn(&mut server, 0);
+        let said: Vec<_> = seen.findings.iter().map(|f| (f.code, f.severity)).collect();
+        let want: Vec<_> =
+            want.map(|severity| (Code::ServerElsewhere, severity)).into_iter().collect();
+        assert_eq!(said, want, "{status} {count}: {:?}", seen.problems);
+        if let Some(finding) = seen.findings.first() {
+            let words = format!(
+                "has {count} collections in the database \"d/x\" of \"t one\", the directory has 1"
+            );
+            assert!(finding.evidence.contains(&words), "{}", finding.evidence);
+        }
+        let asked = |seen: &Fake| {
+            seen.heads.lock().unwrap().iter().filter(|head| head.contains("t%20one")).count()
+        };
+        let before = asked(&fake);
+        assert!(before > 0, "it is asked");
+        turn(&mut server, 30);
+        let again = asked(&fake) > before;
+        assert_eq!(again, !said.is_empty(), "only a difference is looked at in each turn");
+    }
+}
