@@ -6,9 +6,9 @@
 mod faults;
 mod support;
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use support::{Exporter, SOON, now};
+use support::{Exporter, SOON, wait_every};
 
 #[test]
 fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
@@ -30,8 +30,8 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
         words.extend(["--store.path".to_owned(), format!("{at}={}", dir.display())]);
     }
     let exporter = Exporter::start(&words);
-    let began = now();
-    loop {
+    let pause = Duration::from_millis(200);
+    wait_every(pause, "what check says of every fault", 5 * SOON, || {
         let page = exporter.page();
         let told = |at: usize| {
             let mut codes = page.findings(&at.to_string());
@@ -53,11 +53,9 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
             })
             .collect();
         if wrong.is_empty() {
-            break;
+            return Ok(());
         }
-        let late = began.elapsed() > 5 * SOON;
-        assert!(!late, "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+        Err(format!("{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n")))
+    });
     assert!(exporter.stop().success());
 }

@@ -35,7 +35,7 @@ use chroma_exporter::{
 use hook::Hook;
 use prometheus::{Prometheus, fetch};
 use serde_json::Value;
-use support::{Exporter, SOON, fixture, free_port, get, wait_for};
+use support::{Exporter, SOON, fixture, free_port, get, wait_every, wait_for};
 use tmpfs::Tmpfs;
 
 /// A target that nobody answers at.
@@ -377,26 +377,22 @@ fn every_critical_alert_reaches_the_webhook_and_nothing_else_does() {
 }
 
 fn wait_told(hook: &Hook, wanted: &BTreeSet<(String, String)>, exporter: &Exporter, dir: &Path) {
-    let began = support::now();
-    loop {
+    wait_every(Duration::from_millis(200), "every critical alert", 4 * SOON, || {
         let heard = heard(hook, "/people");
         let missing: Vec<_> = wanted.iter().filter(|key| !heard.contains_key(key)).collect();
         if missing.is_empty() {
-            return;
+            return Ok(());
         }
-        if began.elapsed() > 4 * SOON {
-            let page = exporter.page();
-            let found: Vec<_> =
-                missing.iter().map(|(name, store)| (name, page.findings(store))).collect();
-            let log = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
-            panic!(
-                "not heard of: {found:#?}\nPrometheus:\n{}\nAlertmanager:\n{}",
-                log("prometheus.log"),
-                log("alertmanager.log")
-            );
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+        let page = exporter.page();
+        let found: Vec<_> =
+            missing.iter().map(|(name, store)| (name, page.findings(store))).collect();
+        let log = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+        Err(format!(
+            "not heard of: {found:#?}\nPrometheus:\n{}\nAlertmanager:\n{}",
+            log("prometheus.log"),
+            log("alertmanager.log")
+        ))
+    });
 }
 
 /// Everything that was heard has its words; what was wanted is critical; nothing is about a store that is well.

@@ -396,6 +396,26 @@ fn what_happens_beside_running_processes_is_told_and_nothing_else_is() {
     }
 }
 
+/// Waits until every collector that looks at each turn has ended so many more of them.
+fn further_turns(exporter: &Exporter, turns: u32) {
+    let ran = || {
+        let page = exporter.page();
+        let at = |collector: &&str| {
+            let labels = [("store", "main"), ("collector", *collector)];
+            page.value("chroma_exporter_collector_last_run_timestamp_seconds", &labels)
+        };
+        ["disk", "integrity", "contents", "hnsw", "processes", "logs"].iter().map(at).collect()
+    };
+    for turn in 1..=turns {
+        let before: Vec<f64> = ran();
+        support::wait(&format!("turn {turn} of each collector"), SOON, || {
+            let now: Vec<f64> = ran();
+            let all = now.iter().zip(&before).all(|(now, before)| now > before);
+            if all { Ok(()) } else { Err(format!("{now:?} after {before:?}")) }
+        });
+    }
+}
+
 fn play(case: &Live) -> Row {
     let mut scene = Scene::new(case.release);
     (case.before)(&mut scene);
@@ -415,7 +435,7 @@ fn play(case: &Live) -> Row {
         Err(format!("{seen:?} instead of {:?}\n{}", case.codes, log(&scene)))
     });
     // What comes after it is not wanted either.
-    std::thread::sleep(Duration::from_secs(3));
+    further_turns(scene.exporter.as_ref().unwrap(), 3);
     assert_eq!(told(&scene), case.codes, "{}: it does not stay\n{}", case.what, log(&scene));
     let sqlite = faults::sqlite_says(&scene.dir);
     let chroma = scene.server_says();

@@ -14,8 +14,12 @@ use serde_json::{Value, json};
 
 use super::support::{SOON, wait_every};
 
-/// Longest wait for the browser itself, which has much to do on a loaded machine.
-const PATIENCE: Duration = Duration::from_mins(6);
+/// Longest wait for one answer of the driver. What the page itself may take has an end before that.
+const PATIENCE: Duration = Duration::from_mins(3);
+/// Longest that a page may take to load, and a script to call back.
+const PAGE_MS: u64 = 120_000;
+/// A browser sometimes does not come up beside others, or beside what was left of one that was killed.
+const STARTS: u32 = 3;
 
 /// The keys of `WebDriver`.
 pub const TAB: &str = "\u{e004}";
@@ -30,8 +34,23 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts chromedriver on a port of the system's choice and a browser with an empty profile.
+    /// Starts chromedriver on a port of the system's choice and a browser with an empty profile; tries again when it does not
+    /// come up.
     pub fn start() -> Self {
+        let mut said = String::new();
+        for _ in 0..STARTS {
+            match Self::start_once() {
+                Ok(browser) => return browser,
+                Err(error) => {
+                    println!("the browser did not start: {error}");
+                    said = error;
+                }
+            }
+        }
+        panic!("the browser did not start {STARTS} times; at last: {said}");
+    }
+
+    fn start_once() -> Result<Self, String> {
         let profile = tempfile::tempdir().expect("profile");
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -40,21 +59,24 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver starts (Debian: chromium-driver)");
-        let mut lines = BufReader::new(driver.stdout.take().expect("piped")).lines();
-        let port = loop {
-            let line = lines.next().expect("chromedriver says its port").expect("text");
-            if let Some((_, rest)) = line.split_once("successfully on port ") {
-                break rest.trim_end_matches('.').parse::<u16>().expect("a port");
-            }
-        };
-        // It writes on; a full pipe would stop it.
-        std::thread::spawn(move || lines.for_each(drop));
+        let lines = BufReader::new(driver.stdout.take().expect("piped")).lines();
         let mut browser = Self {
             driver,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
             session: String::new(),
             profile,
         };
+        // Read to its end: a full pipe would stop it.
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if let Some((_, rest)) = line.split_once("successfully on port ") {
+                    tell.send(rest.trim_end_matches('.').parse::<u16>()).unwrap_or_default();
+                }
+            }
+        });
+        let port = told.recv_timeout(SOON).map_err(|_| "chromedriver does not say its port")?;
+        browser.address.set_port(port.map_err(|error| error.to_string())?);
         let profile = browser.profile.path().display();
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
@@ -74,10 +96,10 @@ impl Browser {
                 format!("--user-data-dir={profile}"),
             ]},
         }}});
-        let session = browser.ask("POST", "/session", &capabilities);
-        session["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
-        browser.post("/timeouts", &json!({"script": 300_000, "pageLoad": 300_000}));
-        browser
+        let session = browser.ask("POST", "/session", &capabilities)?;
+        session["sessionId"].as_str().ok_or("no session")?.clone_into(&mut browser.session);
+        browser.post("/timeouts", &json!({"script": PAGE_MS, "pageLoad": PAGE_MS}));
+        Ok(browser)
     }
 
     pub fn open(&self, url: &str) {
@@ -169,63 +191,75 @@ impl Browser {
         found.map(|text| text.as_str().unwrap_or_default().to_owned()).collect()
     }
 
+    /// One command of the session; panics with what the driver says when it refuses, or does not answer.
     fn post(&self, path: &str, body: &Value) -> Value {
         self.ask("POST", &format!("/session/{}{path}", self.session), body)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// One command; panics with what the driver says when it refuses.
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let answer = self.exchange(method, path, body);
+        let answer = answer.map_err(|error| {
+            format!("{method} {path}: no answer of the browser within {PATIENCE:?}: {error}")
+        })?;
+        let value = &answer["value"];
+        match value.get("error") {
+            Some(error) => Err(format!("{method} {path}: {error} {}", value["message"])),
+            None => Ok(value.clone()),
+        }
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: &Value) -> std::io::Result<Value> {
         let body = body.to_string();
-        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE).expect("connects");
-        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        let mut stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.address.port(),
             body.len()
-        )
-        .expect("request");
+        )?;
         let mut answer = Vec::new();
         let mut reader = BufReader::new(stream);
         let (mut line, mut length) = (String::new(), 0);
-        while reader.read_line(&mut line).expect("answer") > 2 {
+        while reader.read_line(&mut line)? > 2 {
             if let Some((name, value)) = line.split_once(':')
                 && name.eq_ignore_ascii_case("content-length")
             {
-                length = value.trim().parse().expect("a length");
+                length = value.trim().parse().map_err(std::io::Error::other)?;
             }
             line.clear();
         }
-        reader.take(length).read_to_end(&mut answer).expect("answer");
-        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
-        let value = &answer["value"];
-        assert!(
-            value.get("error").is_none(),
-            "{method} {path}: {} {}",
-            value["error"],
-            value["message"]
-        );
-        value.clone()
+        reader.take(length).read_to_end(&mut answer)?;
+        Ok(serde_json::from_slice(&answer)?)
+    }
+
+    /// Ends every process of this browser: they are known by its profile, which nobody else has.
+    fn kill(&self) {
+        let profile = format!("--user-data-dir={}", self.profile.path().display());
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = process.file_name().to_str().and_then(|pid| pid.parse::<i32>().ok());
+            let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { continue };
+            let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&words).contains(&profile) {
+                let kill = rustix::process::Signal::KILL;
+                rustix::process::kill_process(pid, kill).unwrap_or_default();
+            }
+        }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Chromium ends with its session; without a driver that hears this it would be left behind.
+        // Chromium ends with its session. Where nobody hears that any more, waiting for an answer would only take time.
         if !self.session.is_empty() && !std::thread::panicking() {
-            self.ask("DELETE", &format!("/session/{}", self.session), &json!({}));
-        } else if let Ok(mut stream) = TcpStream::connect_timeout(&self.address, SOON) {
-            let path = format!("/session/{}", self.session);
-            drop(write!(
-                stream,
-                "DELETE {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            ));
-            drop(stream.set_read_timeout(Some(SOON)));
-            // The answer, not the end of the connection, which may stay open.
-            drop(stream.read(&mut [0; 64]));
+            let ended = self.ask("DELETE", &format!("/session/{}", self.session), &json!({}));
+            drop(ended);
         }
         drop(self.driver.kill());
         drop(self.driver.wait());
+        self.kill();
     }
 }
 
