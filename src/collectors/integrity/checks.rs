@@ -32,7 +32,10 @@ use crate::{
     collectors::CollectError,
     config::CollectorName,
     findings::{Finding, Severity},
-    host::{priority, processes::Held},
+    host::{
+        priority::{Quiet, quietly},
+        processes::Held,
+    },
     progress::{Phase, Progress},
     sample::CheckState,
     store::{
@@ -557,37 +560,6 @@ fn places(context: &Context) -> Places {
     }
 }
 
-/// How much a piece of work yields to everybody else.
-#[derive(Debug, Clone, Copy)]
-enum Quiet {
-    /// It is done soon, or locks others out for moments: with the least niceness.
-    Nice,
-    /// It takes long and keeps nobody waiting: only when nobody else wants the processor or the disk.
-    Idle,
-}
-
-/// Runs `work` on a thread that yields to others: it cannot take that back without privileges. The watch over journals, which
-/// must be prompt, never runs there.
-fn quietly<T: Send>(quiet: Quiet, work: impl FnOnce() -> T + Send) -> Result<T, std::io::Error> {
-    std::thread::scope(|scope| {
-        let quiet = || {
-            let yielded = match quiet {
-                // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
-                Quiet::Nice => rustix::process::setpriority_process(None, NICE_MOST)
-                    .map_err(std::io::Error::from),
-                Quiet::Idle => priority::idle(),
-            };
-            if let Err(error) = yielded {
-                tracing::debug!(%error, "The check runs with ordinary priority.");
-            }
-            work()
-        };
-        let thread =
-            std::thread::Builder::new().name("check".to_owned()).spawn_scoped(scope, quiet)?;
-        thread.join().map_err(|_| std::io::Error::other("the check panicked"))
-    })
-}
-
 /// A copy of this size is checked in about a second.
 const LONG_BYTES: u64 = 128 << 20;
 /// A statement beside a writer that waits is given up after this, and no lock for a copy is held longer.
@@ -601,7 +573,6 @@ const HOT_TRIES_MAX: u32 = 3;
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
 /// No new copy is begun after so long.
 const VIEW_TIME_MAX: Duration = Duration::from_mins(1);
-const NICE_MOST: i32 = 19;
 /// The document of hashes.
 const DECAY_KIND: &str = "decay";
 
