@@ -35,12 +35,15 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The same for what people look at.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
-/// What people look at is never older than this for want of processor time, however many stores there are.
-const STATUS_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// No page is older than this for want of processor time, however many stores there are.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// A pause is at least so many times as long as making the pages took, so that encoding costs at most 0.5 % of a core, one
 /// half for each kind; that of the metrics is never longer than the interval of the collectors.
 const PAUSE_PER_COST: u32 = 400;
+
+/// The same until every collector has run once: people and scrapers wait for that.
+const FIRST_PAUSE_PER_COST: u32 = 2;
 
 /// Everything that the server needs, ready to be written to a socket.
 #[derive(Debug, Clone)]
@@ -139,13 +142,19 @@ impl Publisher {
             if let Ok(page) = made {
                 pages.send_replace(Arc::new(page));
             }
-            let pause = (took * PAUSE_PER_COST).clamp(PAUSE, interval.max(PAUSE));
+            let pause = pause(took, ready, interval);
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
         }
         maker.past.end().await;
     }
+}
+
+/// How long the next metrics page waits for after one that took so long to make. `ready` is whether every collector has run.
+fn pause(took: Duration, ready: bool, interval: Duration) -> Duration {
+    let per_cost = if ready { PAUSE_PER_COST } else { FIRST_PAUSE_PER_COST };
+    (took * per_cost).clamp(PAUSE, interval.clamp(PAUSE, PAUSE_MAX))
 }
 
 /// What a page is made with besides the snapshot.
@@ -185,7 +194,7 @@ impl People {
     /// How long until it is due again; `None` when it has never been made.
     fn wait(&self) -> Option<Duration> {
         let made = self.made.as_ref()?;
-        let pause = (made.took * PAUSE_PER_COST).clamp(STATUS_PAUSE, STATUS_PAUSE_MAX);
+        let pause = (made.took * PAUSE_PER_COST).clamp(STATUS_PAUSE, PAUSE_MAX);
         Some(pause.saturating_sub(made.at.elapsed()))
     }
 
@@ -235,7 +244,7 @@ impl Maker {
         let host = desk::about(config).host;
         let live = Live::new(&host, snapshot, figures, alerts, self.past.history())
             .with_refused(self.own.reload_problems());
-        let stale_after = (config.collect.interval * 3).max(STALE_MIN) + STATUS_PAUSE_MAX;
+        let stale_after = (config.collect.interval * 3).max(STALE_MIN) + PAUSE_MAX;
         self.people.count += 1;
         let tag = format!("{}-{}", self.run, self.people.count);
         let json = serde_json::to_string(&live)
@@ -318,6 +327,22 @@ mod tests {
 
     fn text(page: &Published) -> String {
         String::from_utf8(page.metrics.identity.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_dear_page_is_made_seldom_but_not_before_the_first_that_is_whole() {
+        let (ms, hour) = (Duration::from_millis, Duration::from_hours(1));
+        for (took_ms, ready, interval, want) in [
+            (0, true, hour, PAUSE),
+            (10, true, hour, ms(4000)),
+            (300, true, hour, PAUSE_MAX),
+            (300, true, ms(5000), ms(5000)),
+            (300, true, ms(10), PAUSE),
+            (300, false, hour, ms(600)),
+            (1, false, hour, PAUSE),
+        ] {
+            assert_eq!(pause(ms(took_ms), ready, interval), want, "{took_ms} {ready} {interval:?}");
+        }
     }
 
     struct Running {
