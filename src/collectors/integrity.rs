@@ -136,6 +136,7 @@ impl Integrity {
         if let Some(cheap) = &self.cheap
             && cheap.judged.calm()
             && cheap.judged.readable()
+            && !cheap.judged.writing
             && cheap.stamps == Stamps::take(&path)
             && cheap.stamps.database.is_some()
             && !turn.deep

@@ -41,6 +41,8 @@ pub(super) struct Judged {
     pub(super) journal: Verdict,
     pub(super) database: Option<(Stamp, Option<SqliteHeader>)>,
     pub(super) obstacle: Option<Obstacle>,
+    /// Whether somebody was writing: what was judged beside him is not true without him, although no byte has changed.
+    pub(super) writing: bool,
 }
 
 /// Why SQLite is not asked.
@@ -126,7 +128,8 @@ pub(super) fn judge(look: Look, background: Background) -> Judged {
     let mut header = judge_header(&file, rollback, &writer);
     judge_wal(&file, wal, &mut header);
     let obstacle = (rollback != Rollback::No).then_some(Obstacle::HotJournal);
-    Judged { header, journal, database: Some((stamp, parsed.ok())), obstacle }
+    let writing = matches!(writer, Writer::Yes);
+    Judged { header, journal, database: Some((stamp, parsed.ok())), obstacle, writing }
 }
 
 struct File<'a> {
@@ -197,6 +200,7 @@ fn judge_absence(
                 journal: cut_first_transaction(stamp),
                 database: None,
                 obstacle: Some(Obstacle::HotJournal),
+                writing: false,
             };
         }
         DatabaseLook::Empty(_, remains) => {
@@ -215,7 +219,8 @@ fn judge_absence(
         DatabaseLook::File(..) => Verdict::open(CheckState::Unknown, "it was not looked at"),
     };
     let journal = Verdict::open(CheckState::Unknown, Obstacle::NoFile.why());
-    Judged { header, journal, database: None, obstacle: Some(Obstacle::NoFile) }
+    let obstacle = Some(Obstacle::NoFile);
+    Judged { header, journal, database: None, obstacle, writing: false }
 }
 
 /// What of a database lies there although it is not, in words.

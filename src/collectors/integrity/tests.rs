@@ -264,3 +264,39 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     collector.reap(|_| true);
     assert_eq!(overdue(&mut collector, scene.now.plus(Duration::from_hours(1))), [""; 0]);
 }
+
+#[test]
+fn a_writer_that_is_killed_in_its_transaction_is_seen_although_no_byte_changes() {
+    use nix::{
+        fcntl::{FcntlArg, fcntl},
+        libc,
+    };
+    let scene = Scene::new();
+    let store = scene.scratch.path().join("store");
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9-hot-journal");
+    for name in ["chroma.sqlite3", "chroma.sqlite3-journal"] {
+        fs::copy(fixture.join(name), store.join(name)).unwrap();
+    }
+    let mut collector = scene.start();
+    let mut codes = || {
+        let turn = Turn { now: scene.now, wake: Wake::NONE, deep: false, stop: Arc::default() };
+        let findings = collector.collect(&turn).findings;
+        findings.iter().map(|finding| finding.code).collect::<Vec<_>>()
+    };
+
+    // As a writer in a transaction holds it (RESERVED), for F_GETLK another one: the lock belongs to a file description.
+    let writer =
+        fs::OpenOptions::new().read(true).write(true).open(store.join("chroma.sqlite3")).unwrap();
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0x4000_0001,
+        l_len: 1,
+        l_pid: 0,
+    };
+    fcntl(&writer, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    assert!(!codes().contains(&Code::HotJournal));
+    drop(writer);
+    assert!(codes().contains(&Code::HotJournal));
+}
