@@ -9,6 +9,7 @@
 mod anchor;
 mod answer;
 mod guard;
+mod rest;
 mod shared;
 
 pub use answer::{Abort, QueryError};
@@ -29,12 +30,16 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
 use rusqlite::{Connection, OpenFlags};
-use rustix::process::{Flock, FlockOffsetType, FlockType};
 
+use self::rest::Rest;
 use super::{DATABASE_FILE, view::REMOTE_MAGICS};
 use crate::{
-    clock::Timestamp,
+    clock::{self, Timestamp},
     format::sqlite,
     host::{kernel, links, processes::FileId},
 };
@@ -71,6 +76,7 @@ pub struct ReadConnection<'a> {
     database: &'a Database,
     /// The directory, in which SQLite looks for the journal as long as it is connected.
     anchor: Anchor,
+    rest: Rest,
 }
 
 /// What `stat` says of a file that changes when its bytes do.
@@ -149,8 +155,13 @@ impl Database {
         let path = anchor.path();
         // Counted before the open: from here on nobody may close a plain descriptor.
         self.lock().connections += 1;
-        let mut connection =
-            ReadConnection { connection: None, plain: None, database: self, anchor };
+        let mut connection = ReadConnection {
+            connection: None,
+            plain: None,
+            database: self,
+            anchor,
+            rest: Rest::default(),
+        };
         let opened = self.open_file(&connection.anchor);
         let plain = connection.plain.insert(opened.map_err(QueryError::File)?);
         let meta = plain.metadata().map_err(QueryError::File)?;
@@ -313,6 +324,14 @@ impl ReadConnection<'_> {
         guard::within(self.connection(), plain, limits, |connection| work(connection, plain))
     }
 
+    /// Keeps away for a while after a question that held the lock for `held`, when somebody writes.
+    pub(crate) fn rest(&mut self, held: std::time::Duration) {
+        let pause = self.rest.after(held, self.stamp().ok(), clock::ticks());
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
+    }
+
     /// The connection, to be set up; statements go through [`Self::within`].
     pub(crate) fn connection_mut(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("set by connect, only drop takes it")
@@ -327,17 +346,26 @@ impl ReadConnection<'_> {
     }
 }
 
-/// `F_GETLK` on the bytes of SQLite's locks: PENDING, RESERVED and the shared range, where a reader's lock is a read lock
-/// that does not conflict with the one asked for (`os_unix.c`, "Posix Advisory Locking").
+/// Whether somebody has a write lock on one of SQLite's bytes: PENDING, RESERVED and the shared range, where a reader's lock
+/// is a read lock that does not conflict with the one asked for (`os_unix.c`, "Posix Advisory Locking").
 fn writer(file: &File) -> io::Result<bool> {
-    let lock = Flock {
-        start: PENDING_BYTE,
-        length: LOCK_BYTES,
-        pid: None,
-        typ: FlockType::ReadLock,
-        offset_type: FlockOffsetType::Set,
+    conflict(file, PENDING_BYTE, LOCK_BYTES)
+}
+
+/// Whether a read lock on these bytes would meet the write lock of another process, or of another file description. Takes none.
+/// By nix: with rustix debug builds panic where the lock belongs to a file description, which has no process.
+fn conflict(file: &File, start: u64, len: u64) -> io::Result<bool> {
+    let signed = |at: u64| libc::off_t::try_from(at).map_err(|_| io::Error::other("no lock byte"));
+    let unfit = |_| io::Error::other("no kind of lock");
+    let mut lock = libc::flock {
+        l_type: libc::c_short::try_from(libc::F_RDLCK).map_err(unfit)?,
+        l_whence: 0, // SEEK_SET
+        l_start: signed(start)?,
+        l_len: signed(len)?,
+        l_pid: 0,
     };
-    Ok(rustix::process::fcntl_getlk(file, &lock)?.is_some())
+    fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
+    Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
 const PENDING_BYTE: u64 = 0x4000_0000;

@@ -180,6 +180,7 @@ impl<'a, 'd> Asker<'a, 'd> {
     ) -> Result<(T, Duration), QueryError> {
         let limits = Limits { hold, hold_unwaited, stop: &self.turn.stop };
         let timed = self.connection.within(&limits, question);
+        self.connection.rest(timed.held);
         timed.result.map(|answer| (answer, timed.held))
     }
 }

@@ -19,7 +19,7 @@ use super::{
     moving::{Lost, Moving, Unsettled},
     reach::{Reach, reach},
     records::{self, Asker, Compared, Comparison, Queue, Replay},
-    walk::{self, Manner, MetadataLook, Refused, Walked},
+    walk::{self, Manner, MetadataLook, Refused, Walked, quietly},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -193,7 +193,7 @@ fn positions(task: &Task, manner: Manner<'_>) -> BTreeMap<Uuid, i64> {
         let Some(row) = row else { continue };
         let told = row.position.or_else(|| {
             let root = &task.context.place();
-            match walk::metadata(root, folder, manner) {
+            match quietly(folder, &METADATA, || walk::metadata(root, folder, manner)) {
                 Ok((MetadataLook::Sound(metadata), _)) => {
                     metadata.max_seq_id.and_then(|at| i64::try_from(at).ok())
                 }
@@ -248,16 +248,19 @@ fn segment(
     let comparable = |row: &&Row| row.records_segment.is_some() && !row.twin;
     let tables = tables.zip(row.filter(comparable));
     let read = if task.walk.contains(&uuid) {
-        walk::walk(root, folder, row.and_then(|row| row.dimension), manner)
+        let dimension = row.and_then(|row| row.dimension);
+        quietly(folder, &Part::ALL, || walk::walk(root, folder, dimension, manner))
             .map(|(walked, pairs)| (walked.metadata.clone(), pairs, Some(Arc::new(walked))))
     } else {
-        walk::metadata(root, folder, manner).map(|(metadata, pairs)| (metadata, pairs, None))
+        quietly(folder, &METADATA, || walk::metadata(root, folder, manner))
+            .map(|(metadata, pairs)| (metadata, pairs, None))
     };
     let mut still = true;
     let (metadata, pairs, walked) = match read {
         Err(Refused::Changed) if tables.is_some() => {
             still = false;
-            let (metadata, pairs) = walk::newest_ids(root, folder, manner)?;
+            let (metadata, pairs) =
+                quietly(folder, &METADATA, || walk::newest_ids(root, folder, manner))?;
             (MetadataLook::Sound(metadata), pairs, None)
         }
         read => read?,
@@ -322,7 +325,8 @@ fn searched(
     if !sound || damaged {
         return Ok(None);
     }
-    match reach(root, folder, row.distance, walked.deleted, manner) {
+    let search = || reach(root, folder, row.distance, walked.deleted, manner);
+    match quietly(folder, &Part::ALL, search) {
         Err(Refused::Changed) => Ok(None),
         answer => answer,
     }
@@ -338,6 +342,7 @@ impl Outcome {
     }
 }
 
+const METADATA: [Part; 1] = [Part::Metadata];
 /// A walk over so much is dear.
 const DEAR_BYTES: u64 = 64 << 20;
 

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 use super::{
     catalogue::{Row, position},
-    look::Folder,
+    look::{Folder, Part},
     records::{Asker, Compared, Queue, Suspect, ids_of},
     uuid_text,
     walk::{self, Manner, Refused},
@@ -79,7 +79,8 @@ impl Moving<'_> {
                 pause(BETWEEN);
             }
             let ids = || {
-                let (metadata, pairs) = walk::newest_ids(self.root, self.folder, self.manner)?;
+                let read = || walk::newest_ids(self.root, self.folder, self.manner);
+                let (metadata, pairs) = walk::quietly(self.folder, &[Part::Metadata], read)?;
                 // Before 0.5 the metadata says it.
                 let at = metadata.max_seq_id.and_then(|at| i64::try_from(at).ok());
                 Ok((at, pairs))

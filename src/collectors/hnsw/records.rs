@@ -150,10 +150,11 @@ impl<'a> Asker<'a> {
     ) -> Result<T, QueryError> {
         let mut tries = 0;
         loop {
-            let answer = self.connection.within(&self.limits, &mut question).result;
+            let answer = self.connection.within(&self.limits, &mut question);
             // Between two slices a writer may go on.
             std::thread::sleep(PAUSE);
-            match answer {
+            self.connection.rest(answer.held);
+            match answer.result {
                 Err(QueryError::Busy | QueryError::Aborted(Abort::WriterWaiting))
                     if tries < TRIES_MAX =>
                 {

@@ -20,7 +20,11 @@ use crate::{
         },
         pickle::{self, Metadata, PickleError},
     },
-    host::{links::Place, processes::FileId},
+    host::{
+        links::Place,
+        priority::{self, Quiet},
+        processes::FileId,
+    },
     progress::Progress,
     store::database::{Stamp, open_bytes, read_up_to},
 };
@@ -80,6 +84,22 @@ pub(super) struct Readable {
     pub(super) vectors: u64,
     /// Ids of the metadata, each of which has one; `None` when these cannot be read.
     pub(super) ids: Option<u64>,
+}
+
+/// Reads an index in the background of everybody else, as far as that is worth a thread. `parts` are what is read of it.
+pub(super) fn quietly<T: Send>(
+    folder: &Folder,
+    parts: &[Part],
+    work: impl FnOnce() -> Result<T, Refused> + Send,
+) -> Result<T, Refused> {
+    let sizes = parts.iter().filter_map(|part| folder.file(*part)).map(|file| file.size_bytes);
+    let quiet = match sizes.fold(0, u64::saturating_add) {
+        ..SHORT_BYTES => return work(),
+        SHORT_BYTES..LONG_BYTES => Quiet::Nice,
+        LONG_BYTES.. => Quiet::Idle,
+    };
+    let done = priority::quietly(quiet, work);
+    done.unwrap_or_else(|error| Err(Refused::Io(parts[0], error)))
 }
 
 /// Ids and labels of a metadata file; none when there is none that can be read.
@@ -384,6 +404,10 @@ impl Read for Pieces<'_> {
 /// Small enough to be walked over before it leaves the processor's cache.
 const PIECE_BYTES: usize = 256 << 10;
 const REST_MAX: Duration = Duration::from_millis(20);
+/// Less than this is read in a moment.
+const SHORT_BYTES: u64 = 4 << 20;
+/// So much takes about a second from a slow disk.
+const LONG_BYTES: u64 = 64 << 20;
 
 /// A quarter of a gigabyte of ids. Chroma holds some ten times as much for each of them.
 const PAIRS_MAX: usize = 16_000_000;

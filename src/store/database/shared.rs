@@ -13,7 +13,6 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
-use rustix::process::{Flock, FlockOffsetType, FlockType};
 
 use super::{Database, PENDING_BYTE, PlainFile};
 use crate::clock::{self, Ticks};
@@ -75,14 +74,7 @@ impl<'a> SharedLock<'a> {
 
     /// Whether a writer waits for readers to go, or is writing.
     pub(crate) fn writer_waits(&self) -> io::Result<bool> {
-        let lock = Flock {
-            start: PENDING_BYTE,
-            length: 1,
-            pid: None,
-            typ: FlockType::ReadLock,
-            offset_type: FlockOffsetType::Set,
-        };
-        Ok(rustix::process::fcntl_getlk(&*self.file, &lock)?.is_some())
+        super::conflict(&self.file, PENDING_BYTE, 1)
     }
 
     /// Whether the lock was set; `false` when another's stands in the way.
