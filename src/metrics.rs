@@ -10,11 +10,11 @@ mod bound;
 mod own;
 mod readings;
 
-use std::{io::Write, sync::Arc};
+use std::io::Write;
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::Registry;
 
 pub use own::{Facts, Own, ProcessUsage, Rejection, Route};
 
@@ -39,19 +39,20 @@ pub struct Page {
 /// not counted. What must never be missing (findings, health of the collectors, information about the stores) is
 /// written whatever the bound says. Errs when the `prometheus` crate refuses a family.
 pub fn encode(
-    snapshot: &Arc<Snapshot>,
+    snapshot: &Snapshot,
     own: &Own,
-    facts: Facts,
+    facts: &Facts,
     series_max: usize,
 ) -> prometheus::Result<Page> {
     let readings = Readings::new(snapshot, own, facts, series_max);
     let dropped_series = readings.dropped_series();
     let registry = Registry::new();
-    registry.register(Box::new(readings))?;
     own.register(&registry)?;
     let mut identity = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut identity)?;
-    let gzip = gzip(&identity)?;
+    readings.families().encode(registry.gather(), &mut identity)?;
+    identity.shrink_to_fit();
+    let mut gzip = gzip(&identity)?;
+    gzip.shrink_to_fit();
     Ok(Page { identity: identity.into(), gzip: gzip.into(), dropped_series })
 }
 

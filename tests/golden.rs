@@ -149,7 +149,7 @@ fn page(name: &str) -> (String, bool) {
     let at = Timestamp::from_secs(procfs::BOOTED + 24_274);
     let own = Own::new("/metrics", at).unwrap();
     let snapshot = Arc::new(Snapshot { taken_at: at, stores });
-    let page = metrics::encode(&snapshot, &own, facts(), 20_000).unwrap();
+    let page = metrics::encode(&snapshot, &own, &facts(), 20_000).unwrap();
     let limited = rustix::fs::statvfs(&dir).unwrap().f_files > 0;
     (steady(std::str::from_utf8(&page.identity).unwrap()), limited)
 }

@@ -341,7 +341,7 @@ async fn requests_are_counted_by_path_and_code() {
         stores: Vec::new(),
     });
     let facts = chroma_exporter::metrics::Facts::default();
-    let page = chroma_exporter::metrics::encode(&snapshot, &server.own, facts, 1000).unwrap();
+    let page = chroma_exporter::metrics::encode(&snapshot, &server.own, &facts, 1000).unwrap();
     let text = String::from_utf8(page.identity.to_vec()).unwrap();
     for line in [
         "chroma_exporter_http_requests_total{code=\"200\",path=\"/metrics\"} 2",

@@ -7,7 +7,10 @@ mod exposition;
 use std::{borrow::Cow, collections::BTreeMap, io::Read, path::Path, sync::Arc, time::Duration};
 
 use chroma_exporter::{
-    alert::report::{AlertReport, ReceiverReport},
+    alert::{
+        message::Alert,
+        report::{AlertReport, ReceiverReport},
+    },
     clock::Timestamp,
     collectors::{self, CollectError},
     config::{Config, Store},
@@ -60,7 +63,7 @@ fn own() -> Own {
 }
 
 fn encode(snapshot: &Arc<Snapshot>) -> Page {
-    metrics::encode(snapshot, &own(), Facts::default(), 20_000).unwrap()
+    metrics::encode(snapshot, &own(), &Facts::default(), 20_000).unwrap()
 }
 
 fn read(page: &Page) -> Vec<Family> {
@@ -291,7 +294,7 @@ fn the_bound_takes_the_largest_family_and_never_findings_or_health() {
     ];
     let snapshot = snapshot(stores);
     let page = |series_max| {
-        let page = metrics::encode(&snapshot, &own(), Facts::default(), series_max).unwrap();
+        let page = metrics::encode(&snapshot, &own(), &Facts::default(), series_max).unwrap();
         (page.dropped_series, read(&page))
     };
     let series = |families: &[Family], name: &str| {
@@ -349,6 +352,43 @@ fn names_from_disk_cannot_break_a_page() {
 }
 
 #[test]
+fn a_family_of_very_many_series_has_one_head_and_each_series_once() {
+    let sample = |n: usize| MANY.with(vec![n.to_string().into()], n as f64);
+    let samples: Vec<Sample> = (0..2500).chain(1000..1100).map(sample).collect();
+    let families = with_samples(samples);
+    assert_eq!(family(&families, MANY.name).unwrap().series.len(), 2500);
+    for n in [0, 1023, 1024, 2047, 2048, 2499] {
+        assert_eq!(value(&families, MANY.name, &[("n", &n.to_string())]), Some(f64::from(n)));
+    }
+}
+
+/// An alert of this store that fires.
+fn firing(store: &str) -> Alert {
+    Alert {
+        name: "ChromaX".into(),
+        severity: Severity::Critical,
+        store: store.into(),
+        path: "/srv".into(),
+        summary: String::new(),
+        evidence: String::new(),
+        count: 1,
+        reading: None,
+        cause: String::new(),
+        code: String::new(),
+        items: 0,
+        remedy: String::new(),
+        runbook: String::new(),
+        labels: BTreeMap::new(),
+        since: Timestamp::from_secs(AT),
+        stands_since: None,
+        ended: None,
+        episode: String::new(),
+        known: false,
+        merged: 0,
+    }
+}
+
+#[test]
 fn own_health_is_told() {
     let own = own();
     own.count_request(Route::Metrics, 200);
@@ -370,14 +410,15 @@ fn own_health_is_told() {
         state_write_errors: 3,
         watched: [("s".into(), true), ("gone".into(), true)].into(),
         alerts: Arc::new(AlertReport {
-            rules: vec![("ChromaX".into(), Severity::Warning)],
+            rules: vec![("ChromaX".into(), Severity::Warning), ("ChromaY".into(), Severity::Info)],
+            firing: vec![firing("s"), firing("gone")],
             receivers: [("ops".to_owned(), ReceiverReport { queued: 2, ..Default::default() })]
                 .into(),
             ..AlertReport::default()
         }),
     };
     let snapshot = snapshot(vec![store("s", vec![])]);
-    let page = |own: &Own| read(&metrics::encode(&snapshot, own, facts.clone(), 20_000).unwrap());
+    let page = |own: &Own| read(&metrics::encode(&snapshot, own, &facts, 20_000).unwrap());
     let families = page(&own);
     for (name, labels, want) in [
         ("chroma_exporter_http_requests_total", &[("path", "/metrics"), ("code", "200")][..], 2.0),
@@ -386,8 +427,8 @@ fn own_health_is_told() {
         ("chroma_exporter_http_requests_total", &[("path", "/-/ready"), ("code", "503")], 0.0),
         (
             "chroma_alert_firing",
-            &[("store", "s"), ("alert", "ChromaX"), ("severity", "warning")],
-            0.0,
+            &[("store", "s"), ("alert", "ChromaX"), ("severity", "critical")],
+            1.0,
         ),
         ("chroma_exporter_notification_queue_length", &[("receiver", "ops")], 2.0),
         ("chroma_exporter_notifications_total", &[("receiver", "ops")], 0.0),
@@ -414,6 +455,12 @@ fn own_health_is_told() {
         assert_eq!(value(&families, name, labels), Some(want), "{name} {labels:?}");
     }
     assert!(family(&families, "process_max_fds").is_none(), "no limit is no number");
+    let alerts = family(&families, "chroma_alert_firing").unwrap();
+    assert_eq!(
+        alerts.series.len(),
+        1,
+        "what does not fire and stores that are gone have no series"
+    );
     let watched = family(&families, "chroma_exporter_watch").unwrap();
     assert_eq!(watched.series.len(), 1, "a store that is gone has no series");
 

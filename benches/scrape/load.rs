@@ -24,7 +24,7 @@ pub(crate) async fn run(
     turn: Duration,
 ) -> Measured {
     let encoding = if gzip { "Accept-Encoding: gzip\r\n" } else { "" };
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: bench\r\n{encoding}\r\n");
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{encoding}\r\n");
     let mut tasks = JoinSet::new();
     for stream in connect(address, connections).await {
         tasks.spawn(ask(stream, request.clone(), turn));
@@ -53,7 +53,7 @@ pub(crate) async fn connect(address: SocketAddr, connections: usize) -> Vec<TcpS
     for _ in 0..connections {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let request = "GET /metrics HTTP/1.1\r\nHost: bench\r\n\r\n".to_owned();
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned();
         streams.push(ask_once(stream, &request).await);
     }
     streams

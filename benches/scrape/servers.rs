@@ -74,7 +74,7 @@ pub(crate) fn encoding_ms() -> f64 {
     let mut times: Vec<f64> = (0..101)
         .map(|_| {
             let began = clock::ticks();
-            metrics::encode(&snapshot, &own, Facts::default(), 20_000).unwrap();
+            metrics::encode(&snapshot, &own, &Facts::default(), 20_000).unwrap();
             began.elapsed().as_secs_f64() * 1000.0
         })
         .collect();

@@ -1,6 +1,6 @@
 //! Families of the alert hooks: what fires, and how delivery fares.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::readings::Families;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 
 static FIRING: Desc = Desc::gauge(
     "chroma_alert_firing",
-    "Whether the alert of this store fires (1) or not (0), after its hold and its recovery level; silenced ones fire too.",
+    "The alert of this store fires, after its hold and its recovery level; silenced ones fire too. Always 1: one that does not fire has no series, as in Prometheus' ALERTS.",
 )
 .labelled(&["store", "alert", "severity"]);
 static PENDING: Desc = Desc::gauge(
@@ -72,20 +72,19 @@ pub(super) const DESCS: &[&Desc] = &[
 
 /// How many series [`add_to`] gives for the stores, which no bound may keep off the page.
 pub(super) fn series_of_stores(report: &AlertReport, snapshot: &Snapshot) -> usize {
-    snapshot.stores.len() * report.rules.len()
+    firing(report, snapshot).count()
 }
 
-/// Every label set is there from the start, at 0, so that `rate()` sees the first failure.
-pub(super) fn add_to(families: &mut Families, report: &AlertReport, snapshot: &Snapshot) {
-    let firing: BTreeMap<(&str, &str), &Alert> =
-        report.firing.iter().map(|alert| ((&*alert.store, &*alert.name), alert)).collect();
-    for store in &snapshot.stores {
-        for (rule, usual) in &report.rules {
-            let alert = firing.get(&(&*store.store, &**rule));
-            let severity = alert.map_or(*usual, |alert| alert.severity);
-            let value = f64::from(u8::from(alert.is_some()));
-            families.add(&FIRING, &[&store.store, rule, severity.as_str()], value);
-        }
+/// The alerts that fire, of the stores that are watched. An alert that does not fire has no series: with eighty rules, zeros
+/// would be a quarter of the page of a store and say what their absence says. Of receivers every label set is there from the
+/// start, at 0, so that `rate()` sees the first failure.
+pub(super) fn add_to<'a>(
+    families: &mut Families<'a>,
+    report: &'a AlertReport,
+    snapshot: &'a Snapshot,
+) {
+    for alert in firing(report, snapshot) {
+        families.add(&FIRING, &[&alert.store, &alert.name, alert.severity.as_str()], 1.0);
     }
     families.add(&PENDING, &[], report.pending.len() as f64);
     families.add(&PERSISTENT, &[], f64::from(u8::from(report.persistent)));
@@ -103,4 +102,13 @@ pub(super) fn add_to(families: &mut Families, report: &AlertReport, snapshot: &S
         families.add(&OLDEST, &label, moment(receiver.oldest));
         families.add(&LAST_SUCCESS, &label, moment(receiver.counts.last_success));
     }
+}
+
+fn firing<'a>(report: &'a AlertReport, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a Alert> {
+    let stores: BTreeSet<&str> = snapshot.stores.iter().map(|store| &*store.store).collect();
+    let rules: BTreeSet<&str> = report.rules.iter().map(|(rule, _)| &**rule).collect();
+    report
+        .firing
+        .iter()
+        .filter(move |alert| stores.contains(&*alert.store) && rules.contains(&*alert.name))
 }

@@ -325,7 +325,12 @@ impl Own {
     }
 
     /// Adds the families that are not kept as counters.
-    pub(super) fn add_to(&self, families: &mut Families, snapshot: &Snapshot, facts: &Facts) {
+    pub(super) fn add_to<'a>(
+        &self,
+        families: &mut Families<'a>,
+        snapshot: &'a Snapshot,
+        facts: &'a Facts,
+    ) {
         families.add(&BUILD_INFO, &[crate::VERSION, crate::REVISION], 1.0);
         families.add(&STORES, &[], snapshot.stores.len() as f64);
         families.add(&SNAPSHOT_TIMESTAMP, &[], snapshot.taken_at.as_secs_f64());
@@ -350,7 +355,7 @@ impl Own {
 }
 
 impl ProcessUsage {
-    fn add_to(&self, families: &mut Families) {
+    fn add_to(&self, families: &mut Families<'_>) {
         families.add(&PROCESS_CPU, &[], self.cpu_seconds);
         families.add(&PROCESS_RESIDENT, &[], self.resident_bytes as f64);
         families.add(&PROCESS_VIRTUAL, &[], self.virtual_bytes as f64);

@@ -1,12 +1,12 @@
 //! Families of one snapshot: what the collectors read, how they fared, what was found.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
 };
 
 use prometheus::{
-    core::Collector,
+    Encoder, TextEncoder,
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
@@ -34,44 +34,39 @@ pub(super) const DESCS: &[&Desc] =
 
 /// Everything on one page but the program's counters.
 #[derive(Debug)]
-pub(super) struct Readings {
-    snapshot: Arc<Snapshot>,
-    own: Own,
-    facts: Facts,
+pub(super) struct Readings<'a> {
+    snapshot: &'a Snapshot,
+    own: &'a Own,
+    facts: &'a Facts,
     left_out: Vec<Group>,
 }
 
-impl Readings {
+impl<'a> Readings<'a> {
     pub(super) fn new(
-        snapshot: &Arc<Snapshot>,
-        own: &Own,
-        facts: Facts,
+        snapshot: &'a Snapshot,
+        own: &'a Own,
+        facts: &'a Facts,
         series_max: usize,
     ) -> Self {
         let must_stay = snapshot.stores.iter().map(must_stay).sum::<usize>()
             + alerts::series_of_stores(&facts.alerts, snapshot);
         let left_out = bound::left_out(groups(snapshot), series_max.saturating_sub(must_stay));
-        Self { snapshot: Arc::clone(snapshot), own: own.clone(), facts, left_out }
+        Self { snapshot, own, facts, left_out }
     }
 
     /// How many series of collectors the bound keeps off the page.
     pub(super) fn dropped_series(&self) -> usize {
         self.left_out.iter().map(|group| group.series).sum()
     }
-}
 
-impl Collector for Readings {
-    /// None: which families there are depends on what was read (`client_golang` calls such a collector unchecked).
-    fn desc(&self) -> Vec<&prometheus::core::Desc> {
-        Vec::new()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
+    /// All families; which there are depends on what was read.
+    pub(super) fn families(&self) -> Families<'a> {
         let mut families = Families::default();
         let dropped: BTreeSet<(&str, usize)> =
             self.left_out.iter().map(|group| (group.family, group.store)).collect();
         for (place, store) in self.snapshot.stores.iter().enumerate() {
-            families.add(&STORE_INFO, &[&store.store, &store.path.to_string_lossy()], 1.0);
+            let path = store.path.to_string_lossy();
+            families.insert(&STORE_INFO, Labels::Path(&store.store, path), 1.0);
             add_health(&mut families, store);
             for (code, severity, present) in findings(store) {
                 let labels = [&*store.store, code.as_str(), severity.as_str()];
@@ -79,14 +74,14 @@ impl Collector for Readings {
             }
             for sample in samples(store) {
                 if !dropped.contains(&(sample.desc.name, place)) {
-                    families.add_of_store(&store.store, sample);
+                    families.insert(sample.desc, Labels::Of(&store.store, sample), sample.value);
                 }
             }
         }
-        self.own.add_to(&mut families, &self.snapshot, &self.facts);
-        alerts::add_to(&mut families, &self.facts.alerts, &self.snapshot);
+        self.own.add_to(&mut families, self.snapshot, self.facts);
+        alerts::add_to(&mut families, &self.facts.alerts, self.snapshot);
         families.add(&own::DROPPED_SERIES, &[], self.dropped_series() as f64);
-        families.finish()
+        families
     }
 }
 
@@ -111,7 +106,7 @@ fn samples(store: &StoreReadings) -> impl Iterator<Item = &Sample> {
     store.readings.iter().flat_map(|reading| &reading.observation.samples)
 }
 
-fn add_health(families: &mut Families, store: &StoreReadings) {
+fn add_health<'a>(families: &mut Families<'a>, store: &'a StoreReadings) {
     for reading in &store.readings {
         let labels = [&*store.store, reading.collector];
         for (desc, value) in HEALTH.iter().zip(reading.health()) {
@@ -141,59 +136,92 @@ fn findings(store: &StoreReadings) -> Vec<(Code, Severity, bool)> {
     present.chain(absent).collect()
 }
 
-/// Families under construction, by name.
+/// Families under construction, by name. A series takes a hundred bytes here and five hundred as the encoder wants it, so that
+/// these are made for a part of a family at a time.
 #[derive(Debug, Default)]
-pub(super) struct Families {
-    by_name: BTreeMap<&'static str, (&'static Desc, Vec<Metric>)>,
+pub(super) struct Families<'a> {
+    by_name: BTreeMap<&'static str, (&'static Desc, Vec<Row<'a>>)>,
 }
 
-impl Families {
-    /// Adds a series whose description names all its labels.
-    pub(super) fn add(&mut self, desc: &'static Desc, values: &[&str], value: f64) {
-        let labels = desc.labels.iter().zip(values).map(|(name, value)| pair(name, value));
-        self.insert(desc, labels.collect(), value);
+/// One series.
+#[derive(Debug)]
+struct Row<'a> {
+    labels: Labels<'a>,
+    value: f64,
+}
+
+/// Label values in the order of the names, without copies of them.
+#[derive(Debug)]
+enum Labels<'a> {
+    /// At most as many as there is room for; the rest is empty.
+    Words([&'a str; WORDS_MAX]),
+    /// Of a collector: the label `store` goes in front.
+    Of(&'a str, &'a Sample),
+    /// A store, and its path, which may not be text.
+    Path(&'a str, Cow<'a, str>),
+}
+
+const WORDS_MAX: usize = 3;
+
+impl<'a> Families<'a> {
+    /// Adds a series whose description names all its labels, at most [`WORDS_MAX`].
+    pub(super) fn add(&mut self, desc: &'static Desc, values: &[&'a str], value: f64) {
+        debug_assert!(values.len() == desc.labels.len() && values.len() <= WORDS_MAX, "{desc:?}");
+        let word = |place: usize| values.get(place).copied().unwrap_or_default();
+        self.insert(desc, Labels::Words(std::array::from_fn(word)), value);
     }
 
-    /// Adds a series of a collector: the label `store` goes in front.
-    fn add_of_store(&mut self, store: &str, sample: &Sample) {
-        let labels = sample.desc.labels.iter().zip(&sample.values);
-        let labels = labels.map(|(name, value)| pair(name, value));
-        let labels = std::iter::once(pair("store", store)).chain(labels).collect();
-        self.insert(sample.desc, labels, sample.value);
-    }
-
-    fn insert(&mut self, desc: &'static Desc, labels: Vec<LabelPair>, value: f64) {
+    fn insert(&mut self, desc: &'static Desc, labels: Labels<'a>, value: f64) {
         // Never a reading, but a division by zero on the way to one.
-        if !value.is_finite() {
-            return;
+        if value.is_finite() {
+            let (_, rows) = self.by_name.entry(desc.name).or_insert_with(|| (desc, Vec::new()));
+            rows.push(Row { labels, value });
         }
-        let (desc, metrics) = self.by_name.entry(desc.name).or_insert_with(|| (desc, Vec::new()));
-        let mut metric = Metric::from_label(labels);
-        match desc.kind {
-            Kind::Gauge => {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-            Kind::Counter => {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-        }
-        metrics.push(metric);
     }
 
-    fn finish(self) -> Vec<MetricFamily> {
-        self.by_name.into_values().map(|(desc, metrics)| family(desc, metrics)).collect()
+    /// Writes all of them and `others`, by name. Errs when the `prometheus` crate refuses a family.
+    pub(super) fn encode(
+        self,
+        others: Vec<MetricFamily>,
+        page: &mut Vec<u8>,
+    ) -> prometheus::Result<()> {
+        let mut others = others.into_iter().peekable();
+        for (name, (desc, rows)) in self.by_name {
+            while let Some(other) = others.next_if(|other| other.name() < name) {
+                TextEncoder::new().encode(&[other], page)?;
+            }
+            encode_family(desc, rows, page)?;
+        }
+        TextEncoder::new().encode(&others.collect::<Vec<_>>(), page)
     }
 }
 
-fn family(desc: &Desc, mut metrics: Vec<Metric>) -> MetricFamily {
+fn encode_family(
+    desc: &'static Desc,
+    mut rows: Vec<Row<'_>>,
+    page: &mut Vec<u8>,
+) -> prometheus::Result<()> {
     // A second series with the same labels would spoil the page for Prometheus; the first one stays.
-    // (`LabelPair` itself is ordered by name alone.)
-    metrics.sort_by(|a, b| words(a).cmp(words(b)));
-    metrics.dedup_by(|a, b| a.get_label() == b.get_label());
+    rows.sort_by(|a, b| a.labels.words(desc).cmp(b.labels.words(desc)));
+    rows.dedup_by(|a, b| a.labels.words(desc).eq(b.labels.words(desc)));
+    for (number, part) in rows.chunks(PART).enumerate() {
+        let family = family(desc, part);
+        let begin = page.len();
+        TextEncoder::new().encode(&[family], page)?;
+        if number > 0 {
+            // Each part comes with the two lines that say what the family is.
+            let lines = page[begin..].split_inclusive(|byte| *byte == b'\n').take(2);
+            let head: usize = lines.map(<[u8]>::len).sum();
+            page.drain(begin..begin + head);
+        }
+    }
+    Ok(())
+}
+
+/// Series of a family that are made ready for the encoder at a time.
+const PART: usize = 1024;
+
+fn family(desc: &'static Desc, rows: &[Row<'_>]) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(desc.name.to_owned());
     family.set_help(desc.help.to_owned());
@@ -201,12 +229,50 @@ fn family(desc: &Desc, mut metrics: Vec<Metric>) -> MetricFamily {
         Kind::Gauge => MetricType::GAUGE,
         Kind::Counter => MetricType::COUNTER,
     });
-    family.set_metric(metrics);
+    family.set_metric(rows.iter().map(|row| row.metric(desc)).collect());
     family
 }
 
-fn words(metric: &Metric) -> impl Iterator<Item = (&str, &str)> {
-    metric.get_label().iter().map(|label| (label.name(), label.value()))
+impl Row<'_> {
+    fn metric(&self, desc: &'static Desc) -> Metric {
+        let names = self.labels.names(desc);
+        let pairs = names.zip(self.labels.words(desc)).map(|(name, value)| pair(name, value));
+        let mut metric = Metric::from_label(pairs.collect());
+        match desc.kind {
+            Kind::Gauge => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(self.value);
+                metric.set_gauge(gauge);
+            }
+            Kind::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(self.value);
+                metric.set_counter(counter);
+            }
+        }
+        metric
+    }
+}
+
+impl Labels<'_> {
+    fn names(&self, desc: &'static Desc) -> impl Iterator<Item = &'static str> + use<> {
+        let store = matches!(self, Self::Of(..)).then_some("store");
+        store.into_iter().chain(desc.labels.iter().copied())
+    }
+
+    fn words(&self, desc: &'static Desc) -> impl Iterator<Item = &str> {
+        let count = match self {
+            Self::Words(_) => desc.labels.len(),
+            Self::Of(_, sample) => 1 + sample.values.len().min(desc.labels.len()),
+            Self::Path(..) => 2,
+        };
+        (0..count).map(move |place| match (self, place) {
+            (Self::Words(words), _) => words[place],
+            (Self::Of(store, _) | Self::Path(store, _), 0) => store,
+            (Self::Of(_, sample), _) => &sample.values[place - 1],
+            (Self::Path(_, path), _) => path,
+        })
+    }
 }
 
 fn pair(name: &str, value: &str) -> LabelPair {
