@@ -22,7 +22,7 @@ use crate::{
         roster::{self, Change, Roster},
     },
     host::{Host, processes::walk},
-    scheduler::{self, Board},
+    scheduler::{self, Board, Workers},
     store::{self, Context, DATABASE_FILE, device::Device},
     watch::Watches,
 };
@@ -42,6 +42,7 @@ pub async fn run(
         host,
         board,
         watches: Arc::default(),
+        workers: Workers::default(),
         running: BTreeMap::new(),
         roster: Roster::new(names),
         said_none: false,
@@ -72,6 +73,7 @@ struct Fleet {
     host: Arc<Host>,
     board: Board,
     watches: Arc<Watches>,
+    workers: Workers,
     running: BTreeMap<Arc<str>, Running>,
     /// Those that were found by themselves.
     roster: Roster,
@@ -194,8 +196,9 @@ impl Fleet {
         self.board.add(&context);
         let stop = CancellationToken::new();
         let (board, watches) = (self.board.clone(), Arc::clone(&self.watches));
+        let (context_, workers) = (context.clone(), self.workers.clone());
         let task =
-            tokio::spawn(scheduler::run_store(context.clone(), board, watches, stop.clone()));
+            tokio::spawn(scheduler::run_store(context_, board, watches, workers, stop.clone()));
         self.running.insert(Arc::clone(&store.name), Running { context, stop, task });
     }
 

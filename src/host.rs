@@ -16,6 +16,11 @@ use std::{
 
 use crate::config::Config;
 
+/// Makes the program small, for one that runs for long; see [`kernel::give_memory_back`]. To be called at the beginning.
+pub fn give_memory_back() {
+    kernel::give_memory_back();
+}
+
 /// One per program.
 #[derive(Debug)]
 pub struct Host {

@@ -114,6 +114,19 @@ impl Observation {
     }
 }
 
+impl Observation {
+    /// Whether every rule would judge both the same; how the runs fared aside. Two that failed never say the same.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.problems.is_empty()
+            && other.problems.is_empty()
+            && self.findings == other.findings
+            && self.judged == other.judged
+            && self.unjudged == other.unjudged
+            && self.samples == other.samples
+    }
+}
+
 /// The five answers of an integrity check. Busy is not corrupt, unknown is not healthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,16 +1,20 @@
 //! Runs every collector of every store at its own pace and publishes what they give as one immutable snapshot after
-//! another. One task per collector and store: a store that is missing, hung or broken delays nobody else.
+//! another. One task per collector and store: a store that is missing, hung or broken delays nobody else. Their turns run
+//! on the threads of a small pool ([`Workers`]), so that a thousand stores need no more threads than ten.
 
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    task::{JoinError, JoinHandle},
     time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,6 +26,7 @@ use crate::{
     config::CollectorName,
     findings::{Code, Finding},
     firsts::{self, Firsts},
+    format::hash::path_hash,
     logging,
     sample::{Observation, Reading, Snapshot, StoreReadings},
     store::Context,
@@ -42,6 +47,81 @@ const FIRSTS_LAST_WRITE: Duration = Duration::from_secs(2);
 /// Snapshots follow each other at least this far apart, so that many stores cost one page, not many.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(20);
 
+/// The same when nothing but numbers and times has changed, and no event asked for the look.
+const QUIET_PAUSE: Duration = Duration::from_millis(500);
+
+/// Turns that run at the same time.
+const WORKERS: usize = 10;
+
+/// Turns that take long: they wait for the walk over all processes, or look a second time at a file that is being written.
+const SLOW: usize = 10;
+
+/// A turn that lasts longer is a slow one.
+const PLACE_FOR: Duration = Duration::from_millis(250);
+
+/// Where there is no room for another slow one, a turn keeps its place for this long. Then it counts as one that never ends: it
+/// has a thread and no place.
+const PLACE_FOR_MAX: Duration = Duration::from_secs(1);
+
+/// The places for the turns of all stores. Whoever asks first is first. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    quick: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+}
+
+/// A place; given back when dropped.
+struct Place {
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { quick: Arc::new(Semaphore::new(WORKERS)), slow: Arc::new(Semaphore::new(SLOW)) }
+    }
+}
+
+impl Workers {
+    async fn place(&self) -> Place {
+        // Errs when the semaphore is closed, which nobody does.
+        Place { _held: Arc::clone(&self.quick).acquire_owned().await.ok() }
+    }
+
+    /// Runs something else on a thread, at a place, however long it takes; `None` when the runtime is shutting down.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let mut place = Some(self.place().await);
+        let mut job = tokio::task::spawn_blocking(work);
+        self.wait(&mut place, Duration::MAX, &mut job).await?.ok()
+    }
+
+    /// Waits for a turn for at most `patience`. What takes long keeps its thread, but not its place among the others, so that no
+    /// number of stores that hang holds them up.
+    async fn wait<T>(
+        &self,
+        place: &mut Option<Place>,
+        patience: Duration,
+        turn: &mut JoinHandle<T>,
+    ) -> Option<Result<T, JoinError>> {
+        if place.is_none() {
+            return timeout(patience, turn).await.ok();
+        }
+        let mut waited = Duration::ZERO;
+        for (until, last) in [(PLACE_FOR, false), (PLACE_FOR_MAX, true)] {
+            let piece = until.min(patience).saturating_sub(waited);
+            if let Ok(ended) = timeout(piece, &mut *turn).await {
+                return Some(ended);
+            }
+            waited += piece;
+            let slow = Arc::clone(&self.slow).try_acquire_owned().ok();
+            if slow.is_some() || last {
+                *place = slow.map(|held| Place { _held: Some(held) });
+                break;
+            }
+        }
+        timeout(patience.saturating_sub(waited), turn).await.ok()
+    }
+}
+
 /// Where readings come together. Cloning shares it.
 #[derive(Debug, Clone, Default)]
 pub struct Board {
@@ -52,6 +132,8 @@ pub struct Board {
 struct BoardShared {
     stores: Mutex<Vec<Row>>,
     changed: Notify,
+    /// Whether something has changed that nobody waits for.
+    quietly: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -98,7 +180,7 @@ impl Board {
 
     /// Replaces the reading of one collector. The findings of the run before are added to those of a run that failed:
     /// what could not be looked at was not disproved.
-    pub fn put(&self, store: &str, name: CollectorName, mut reading: Reading) {
+    pub fn put(&self, store: &str, name: CollectorName, mut reading: Reading, woken: bool) {
         let mut rows = self.rows();
         let Some(row) = rows.iter_mut().find(|row| &*row.empty.store == store) else { return };
         if let Some(before) = row.readings.get(&name) {
@@ -111,9 +193,14 @@ impl Board {
             row.firsts = Arc::new(firsts);
             row.firsts_changed.notify_one();
         }
+        let news = woken || row.readings.get(&name).is_none_or(|before| is_news(before, &reading));
         row.readings.insert(name, Arc::new(reading));
         drop(rows);
-        self.shared.changed.notify_one();
+        if news {
+            self.shared.changed.notify_one();
+        } else {
+            self.shared.quietly.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Takes in what an earlier run of the program knew of a store, and gives what is known now, and what wakes when that
@@ -151,9 +238,14 @@ impl Board {
         Snapshot { taken_at: now, stores }
     }
 
-    /// Publishes snapshots, the newest only, until `stop`.
+    /// Publishes snapshots, the newest only, until `stop`: news at once, and what nobody waits for soon.
     pub async fn publish(self, to: watch::Sender<Arc<Snapshot>>, stop: CancellationToken) {
-        while let Some(()) = stop.run_until_cancelled(self.shared.changed.notified()).await {
+        loop {
+            let news = timeout(QUIET_PAUSE, self.shared.changed.notified());
+            let Some(news) = stop.run_until_cancelled(news).await else { return };
+            if !self.shared.quietly.swap(false, Ordering::Relaxed) && news.is_err() {
+                continue;
+            }
             to.send_replace(Arc::new(self.snapshot(clock::now())));
             tokio::time::sleep(PUBLISH_PAUSE).await;
         }
@@ -162,6 +254,20 @@ impl Board {
     fn rows(&self) -> std::sync::MutexGuard<'_, Vec<Row>> {
         self.shared.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a reading says something else than the one before, beside numbers and times.
+fn is_news(before: &Reading, now: &Reading) -> bool {
+    let (before, now) = (&before.observation, &now.observation);
+    let found = |seen: &Observation| -> Vec<_> {
+        seen.findings.iter().map(|f| (f.code, f.severity, f.subject.clone(), f.kept)).collect()
+    };
+    before.problems.len() != now.problems.len()
+        || before.checks != now.checks
+        || before.judged != now.judged
+        || before.unjudged != now.unjudged
+        || before.findings.len() != now.findings.len()
+        || found(before) != found(now)
 }
 
 /// What the run before found and this one neither found nor disproved.
@@ -180,45 +286,42 @@ pub async fn run_store(
     context: Context,
     board: Board,
     watches: Arc<Watches>,
+    workers: Workers,
     stop: CancellationToken,
 ) {
     let mut tasks = tokio::task::JoinSet::new();
     let mut slots = Vec::new();
     let collectors = collectors::registry(&context);
     let count = u32::try_from(collectors.len().max(1)).unwrap_or(u32::MAX);
+    let share = share_of(&context.store.name);
     for (index, collector) in (0_u32..).zip(collectors) {
         let slot = WakeSlot::new(collector.pace().wakes);
         slots.push(Arc::clone(&slot));
-        // Turns of one store are spread over the interval: fewer threads at once, no spike.
-        let phase = collector.pace().interval / count * index;
-        tasks.spawn(run_collector(
-            collector,
-            context.clone(),
-            board.clone(),
-            slot,
-            phase,
-            stop.clone(),
-        ));
+        // Turns of one store are spread over the interval, and those of different stores among them: no spike.
+        let part = collector.pace().interval / count;
+        let phase = part * index + part.mul_f64(share);
+        let (context, board) = (context.clone(), board.clone());
+        let life = CollectorLife { context, board, slot, workers: workers.clone(), phase };
+        tasks.spawn(life.run(collector, stop.clone()));
     }
-    tasks.spawn(keep_firsts(context.clone(), board, stop.clone()));
-    tasks.spawn(keep_watching(context, watches, slots, stop));
+    tasks.spawn(keep_firsts(context.clone(), board, workers.clone(), stop.clone()));
+    tasks.spawn(keep_watching(context, watches, workers, slots, stop));
     while tasks.join_next().await.is_some() {}
 }
 
 /// Keeps over restarts since when the findings of a store are there. A state directory that hangs holds up this task alone.
-async fn keep_firsts(context: Context, board: Board, stop: CancellationToken) {
+async fn keep_firsts(context: Context, board: Board, workers: Workers, stop: CancellationToken) {
     let (store, path) = (Arc::clone(&context.store.name), context.store.path.clone());
     let load = {
         let (host, path) = (Arc::clone(&context.host), path.clone());
         move || host.state.load(firsts::KIND, &path).unwrap_or_default()
     };
-    let loading = tokio::task::spawn_blocking(load);
-    let Some(Ok(kept)) = stop.run_until_cancelled(loading).await else { return };
+    let Some(Some(kept)) = stop.run_until_cancelled(workers.run(load)).await else { return };
     let mut saved = Arc::new(kept);
     let Some((mut known, changed)) = board.resume(&store, Firsts::clone(&saved)) else { return };
     let save = |known: Arc<Firsts>| {
         let (host, path) = (Arc::clone(&context.host), path.clone());
-        tokio::task::spawn_blocking(move || host.state.save(firsts::KIND, &path, &*known))
+        workers.run(move || host.state.save(firsts::KIND, &path, &*known))
     };
     while !stop.is_cancelled() {
         if known != saved {
@@ -257,69 +360,105 @@ pub fn run_once(
     run(collector, context, &turn).0
 }
 
-async fn run_collector(
-    mut collector: Box<dyn Collector>,
+/// One collector of one store, for as long as that is watched.
+struct CollectorLife {
     context: Context,
     board: Board,
     slot: Arc<WakeSlot>,
+    workers: Workers,
+    /// How much later than an interval its second turn comes.
     phase: Duration,
-    stop: CancellationToken,
-) {
-    let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
-    let mut report = Report::default();
-    let mut first = true;
-    let mut storm = Storm::default();
-    while !stop.is_cancelled() {
-        let pace = collector.pace();
-        let started = clock::ticks();
-        let turn = Turn {
-            now: clock::now(),
-            wake: slot.take(),
-            deep: false,
-            stop: Arc::new(AtomicBool::new(false)),
-        };
-        let mut job = spawn_run(collector, context.clone(), turn.clone());
-        let mut patience = pace.deadline;
-        let finished = loop {
-            let waited = tokio::select! {
-                waited = timeout(patience, &mut job) => waited,
-                () = stop.cancelled() => { give_up(&turn); return; }
-            };
-            if let Ok(finished) = waited {
-                break finished;
-            }
-            // Its thread is left alone, and no second one starts before it has ended. That it goes on is told again and
-            // again, so that the time for which it fails is known.
-            give_up(&turn);
-            patience = pace.interval.max(pace.deadline);
-            let overdue = Observation {
-                problems: vec![CollectError::Overdue { deadline: pace.deadline }],
-                ..Observation::default()
-            };
-            let reading = reading_of(name, descs, codes, overdue, &turn, started.elapsed());
-            report.put(&context, &board, name, reading, pace.interval);
-        };
-        let Ok((returned, reading, panicked)) = finished else { return }; // the runtime is shutting down
-        report.put(&context, &board, name, reading, pace.interval);
-        // After a panic its memory cannot be trusted.
-        collector = if panicked { collectors::build(name, &context) } else { returned };
+}
 
-        let pause = storm.pause();
-        let due =
-            started.plus(collector.pace().interval + if first { phase } else { Duration::ZERO });
-        first = false;
-        let next = started.plus(pause);
-        tokio::select! {
-            () = sleep_until(due.into_tokio()) => storm = Storm::default(),
-            () = slot.wait() => {
-                storm.event(clock::ticks() > next);
-                if stop.run_until_cancelled(sleep_until(next.into_tokio())).await.is_none() {
-                    return;
+impl CollectorLife {
+    async fn run(self, collector: Box<dyn Collector>, stop: CancellationToken) {
+        // Whatever it waits for, it ends at once when told to.
+        stop.clone().run_until_cancelled(self.turns(collector, stop)).await;
+    }
+
+    async fn turns(self, mut collector: Box<dyn Collector>, stop: CancellationToken) {
+        let Self { context, board, slot, workers, phase } = self;
+        let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
+        let mut report = Report::default();
+        let mut first = true;
+        let mut storm = Storm::default();
+        loop {
+            let pace = collector.pace();
+            let asked = clock::ticks();
+            if asks_filesystem(name, &pace) {
+                let timeout = context.config.collect.device_timeout;
+                context.device.ready(DEVICE_ANSWER_AGE_MAX, timeout).await;
+            }
+            let mut held = Some(workers.place().await);
+            let started = clock::ticks();
+            let turn = Turn {
+                now: clock::now(),
+                wake: slot.take(),
+                deep: false,
+                stop: Arc::new(AtomicBool::new(false)),
+            };
+            // Nobody waits for a turn that is told to stop.
+            let _told = StopOnDrop(&stop, Arc::clone(&turn.stop));
+            let mut job = spawn_run(collector, context.clone(), turn.clone());
+            let mut patience = pace.deadline;
+            let finished = loop {
+                if let Some(finished) = workers.wait(&mut held, patience, &mut job).await {
+                    break finished;
+                }
+                held = None;
+                // Its thread is left alone, and no second one starts before it has ended. That it goes on is told again and
+                // again, so that the time for which it fails is known.
+                give_up(&turn);
+                patience = pace.interval.max(pace.deadline);
+                let overdue = Observation {
+                    problems: vec![CollectError::Overdue { deadline: pace.deadline }],
+                    ..Observation::default()
+                };
+                let reading = reading_of(name, descs, codes, overdue, &turn, started.elapsed());
+                report.put(&context, &board, name, reading, &pace, &turn);
+            };
+            drop(held);
+            let Ok((returned, reading, panicked)) = finished else { return }; // the runtime is shutting down
+            report.put(&context, &board, name, reading, &pace, &turn);
+            // After a panic its memory cannot be trusted.
+            collector = if panicked { collectors::build(name, &context) } else { returned };
+
+            let pause = storm.pause();
+            // Counted from when it was due, so that waiting for a place does not add up.
+            let later = if first { phase } else { Duration::ZERO };
+            let due = asked.plus(collector.pace().interval + later);
+            first = false;
+            let next = started.plus(pause);
+            tokio::select! {
+                () = sleep_until(due.into_tokio()) => storm = Storm::default(),
+                () = slot.wait() => {
+                    storm.event(clock::ticks() > next);
+                    sleep_until(next.into_tokio()).await;
                 }
             }
-            () = stop.cancelled() => return,
         }
     }
+}
+
+/// Tells a turn to stop when nobody waits for it any more.
+struct StopOnDrop<'a>(&'a CancellationToken, Arc<AtomicBool>);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.0.is_cancelled() {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether its turns ask the filesystem of the store, or wait until it is known that it does not answer.
+fn asks_filesystem(name: CollectorName, pace: &Pace) -> bool {
+    pace.touches_store || matches!(name, CollectorName::Disk | CollectorName::Processes)
+}
+
+/// Where a store stands among all, 0 to 1, the same at each start.
+fn share_of(store: &str) -> f64 {
+    f64::from(u16::try_from(path_hash(store.as_bytes()) & 0xffff).unwrap_or_default()) / 65536.0
 }
 
 /// How closely turns follow file events. The first event of a quiet time starts a turn at once and the next one soon after,
@@ -342,7 +481,7 @@ impl Storm {
 }
 
 fn give_up(turn: &Turn) {
-    turn.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    turn.stop.store(true, Ordering::Relaxed);
 }
 
 type Finished = (Box<dyn Collector>, Reading, bool);
@@ -430,12 +569,13 @@ impl Report {
         board: &Board,
         name: CollectorName,
         mut reading: Reading,
-        interval: Duration,
+        pace: &Pace,
+        turn: &Turn,
     ) {
         self.log.note(context, &reading);
-        let failing = self.failing.note(&reading, interval, clock::ticks());
+        let failing = self.failing.note(&reading, pace.interval, clock::ticks());
         reading.observation.findings.extend(failing);
-        board.put(&context.store.name, name, reading);
+        board.put(&context.store.name, name, reading, !turn.wake.is_empty());
     }
 }
 
@@ -508,6 +648,7 @@ fn problem_key(problem: &CollectError) -> String {
 async fn keep_watching(
     context: Context,
     watches: Arc<Watches>,
+    workers: Workers,
     slots: Vec<Arc<WakeSlot>>,
     stop: CancellationToken,
 ) {
@@ -516,21 +657,24 @@ async fn keep_watching(
     let context = Arc::new(context);
     while !stop.is_cancelled() {
         let had = current.as_ref().map(|watched| watched.id);
+        let ready =
+            context.device.ready(DEVICE_ANSWER_AGE_MAX, context.config.collect.device_timeout);
+        if stop.run_until_cancelled(ready).await.is_none() {
+            break;
+        }
         let (context_, watches_, slots_) =
             (Arc::clone(&context), Arc::clone(&watches), slots.clone());
         let before = current.take();
-        let looked =
-            tokio::task::spawn_blocking(move || rewatch(&context_, &watches_, slots_, before));
+        let looked = workers.run(move || rewatch(&context_, &watches_, slots_, before));
         // A filesystem that hangs has this thread; the watch ends with it.
-        let Some(looked) = stop.run_until_cancelled(looked).await else { return };
+        let Some(Some(looked)) = stop.run_until_cancelled(looked).await else { return };
         match looked {
-            Ok(Ok(found)) => current = found,
-            Ok(Err(error)) => {
+            Ok(found) => current = found,
+            Err(error) => {
                 if !std::mem::replace(&mut said, true) {
                     warn!(store = %context.store.name, %error, "File events are not to be had; readings come at their interval only.");
                 }
             }
-            Err(_) => return, // the runtime is shutting down
         }
         if let Some(Watched { id, .. }) = &current
             && had != Some(*id)
@@ -587,7 +731,14 @@ fn rewatch(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+    use crate::{
+        config::{Config, Store},
+        host::Host,
+        wait::{SOON, wait_until},
+    };
 
     #[test]
     fn what_cannot_be_seen_from_here_is_no_failure() {
@@ -675,6 +826,87 @@ mod tests {
                 assert!(found.is_none_or(|f| f.subject == "disk" && f.evidence.ends_with(": no")));
             }
         }
+    }
+
+    /// Takes as long as it is told to.
+    struct Patient {
+        go: Arc<AtomicBool>,
+        running: Arc<AtomicUsize>,
+    }
+
+    impl Collector for Patient {
+        fn name(&self) -> CollectorName {
+            CollectorName::Server
+        }
+
+        fn descs(&self) -> &'static [&'static crate::sample::Desc] {
+            &[]
+        }
+
+        fn codes(&self) -> &'static [Code] {
+            &[]
+        }
+
+        fn pace(&self) -> Pace {
+            let (interval, deadline) = (Duration::from_secs(1), SOON);
+            Pace { interval, deadline, wakes: Wake::NONE, touches_store: false }
+        }
+
+        fn collect(&mut self, _: &Turn) -> Observation {
+            self.running.fetch_add(1, Ordering::SeqCst);
+            while !self.go.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            Observation::default()
+        }
+    }
+
+    fn has_read(board: &Board) -> bool {
+        let snapshot = board.snapshot(Timestamp::from_secs(0));
+        snapshot.stores.iter().any(|store| !store.readings.is_empty())
+    }
+
+    #[test]
+    fn turns_that_do_not_end_hold_up_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Arc::new(Config::default());
+        let store = Arc::new(Store::new("main", dir.path()));
+        let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+        let board = Board::default();
+        board.add(&context);
+        let workers = Workers::default();
+        let (stop, running) = (CancellationToken::new(), Arc::<AtomicUsize>::default());
+        let start = |go: &Arc<AtomicBool>, board: &Board| {
+            let collector = Box::new(Patient { go: Arc::clone(go), running: Arc::clone(&running) });
+            let life = CollectorLife {
+                context: context.clone(),
+                board: board.clone(),
+                slot: WakeSlot::new(Wake::NONE),
+                workers: workers.clone(),
+                phase: Duration::ZERO,
+            };
+            tokio::spawn(life.run(collector, stop.clone()))
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let (stuck, free) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        let lives = runtime.block_on(async {
+            let mut lives: Vec<_> =
+                (0..=2 * WORKERS).map(|_| start(&stuck, &Board::default())).collect();
+            lives.push(start(&free, &board));
+            lives
+        });
+        wait_until("all that are stuck, and the one that is not", SOON, || {
+            let read = has_read(&board);
+            running.load(Ordering::SeqCst) > 2 * WORKERS && read
+        });
+        stop.cancel();
+        runtime.block_on(async {
+            for life in lives {
+                timeout(SOON, life).await.expect("a life that ends at once").unwrap();
+            }
+        });
+        stuck.store(true, Ordering::SeqCst);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     findings::Code,
     remedies,
-    sample::{Reading, Snapshot, StoreReadings},
+    sample::{HEALTH, Reading, Snapshot, StoreReadings},
 };
 
 /// A store that has been gone from the snapshots for this long is watched no more, and its alerts end.
@@ -58,6 +58,18 @@ pub struct Evaluated {
     pub touched: BTreeSet<Key>,
 }
 
+/// Whether one of them is about how runs of collectors fare.
+fn are_of_runs(rules: &[Rule]) -> bool {
+    rules.iter().any(|rule| match &rule.on {
+        On::Finding(_) => false,
+        On::Series(level) => HEALTH.iter().any(|desc| desc.name == &*level.series),
+    })
+}
+
+fn says_the_same(a: &Arc<Reading>, b: &Arc<Reading>) -> bool {
+    Arc::ptr_eq(a, b) || a.observation.says_the_same(&b.observation)
+}
+
 /// All rules over all stores.
 #[derive(Debug, Default)]
 pub struct Engine {
@@ -67,6 +79,8 @@ pub struct Engine {
     /// The readings that were judged last. Most snapshots differ from the one before in one reading of one store.
     judged: BTreeMap<Arc<str>, Vec<Arc<Reading>>>,
     absent: BTreeMap<Arc<str>, Timestamp>,
+    /// Whether a rule is about how runs of collectors fare, which differs in each run.
+    of_runs: bool,
 }
 
 impl Engine {
@@ -74,11 +88,13 @@ impl Engine {
     /// for none.
     #[must_use]
     pub fn new(rules: Vec<Rule>, runbooks: &str, tracked: BTreeMap<Key, Tracked>) -> Self {
-        Self { rules, runbooks: runbooks.to_owned(), tracked, ..Self::default() }
+        let of_runs = are_of_runs(&rules);
+        Self { rules, runbooks: runbooks.to_owned(), tracked, of_runs, ..Self::default() }
     }
 
     /// Puts other rules into force; the next evaluation looks at every store.
     pub fn set_rules(&mut self, rules: Vec<Rule>, runbooks: &str) {
+        self.of_runs = are_of_runs(&rules);
         self.rules = rules;
         runbooks.clone_into(&mut self.runbooks);
         self.judged.clear();
@@ -122,14 +138,19 @@ impl Engine {
             self.absent.remove(&store.store);
             let timed = self.tracked.range(first_of(&store.store)..).next();
             let timed = timed.is_some_and(|((name, _), _)| *name == store.store);
-            let same = self.judged.get(&store.store).is_some_and(|before| {
-                before.len() == store.readings.len()
-                    && before.iter().zip(&store.readings).all(|(a, b)| Arc::ptr_eq(a, b))
-            });
-            if same && !timed {
+            let before = self.judged.get(&store.store).map_or(&[][..], Vec::as_slice);
+            let pairs = || before.iter().zip(&store.readings);
+            let as_many = before.len() == store.readings.len() && !before.is_empty();
+            if as_many && !timed && pairs().all(|(a, b)| Arc::ptr_eq(a, b)) {
                 continue;
             }
+            let same = as_many && !timed && !self.of_runs;
+            let same = same && pairs().all(|(a, b)| says_the_same(a, b));
+            // Those before are let go.
             self.judged.insert(Arc::clone(&store.store), store.readings.clone());
+            if same {
+                continue;
+            }
             for place in 0..self.rules.len() {
                 self.advance(place, store, now, &mut out);
             }

@@ -16,7 +16,7 @@ use crate::{
     config::{Config, Overrides, file},
     dispatch::Dispatch,
     fleet,
-    host::Host,
+    host::{self, Host},
     http::{self, Limits, Listeners, ReloadRequest, Secure},
     logging,
     metrics::Own,
@@ -38,12 +38,14 @@ const CONTENT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Threads that wait for work; collectors run on blocking threads of their own.
 const WORKERS: usize = 2;
 
-/// Blocking threads that nobody needs end after this, so that an idle exporter is small.
-const IDLE_THREAD: Duration = Duration::from_secs(2);
+/// Blocking threads that nobody needs end after this, so that an idle exporter is small. Work goes round all that there are: of
+/// a longer time the work of many stores would never let one of them end.
+const IDLE_THREAD: Duration = Duration::from_millis(500);
 
 /// Runs until a signal or the failure of a part.
 #[must_use]
 pub fn run(config: Config, overrides: Overrides, secure: Option<Secure>) -> ExitCode {
+    host::give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_keep_alive(IDLE_THREAD)

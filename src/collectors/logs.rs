@@ -158,7 +158,10 @@ impl Collector for Logs {
         let collect = &self.context.config.collect;
         let inside = self.context.store.seen_path.to_string_lossy();
         Pace {
-            interval: collect.interval,
+            interval: match &*self.context.store.logs {
+                [] => super::NOTHING_TO_DO.max(collect.interval),
+                _ => collect.interval,
+            },
             deadline: collect.deadline,
             wakes: Wake::NONE,
             touches_store: self.context.store.logs.iter().any(|log| log.starts_with(&*inside)),

@@ -248,3 +248,6 @@ fn pause(time: Duration) {
 }
 
 const PAUSE_PIECES: u32 = 10;
+
+/// Time between two turns of a collector that the configuration gives nothing to look at.
+const NOTHING_TO_DO: Duration = Duration::from_mins(1);

@@ -194,7 +194,8 @@ impl Collector for Server {
         let collect = &self.context.config.collect;
         let probe = self.context.store.server.as_ref();
         Pace {
-            interval: probe.map_or(collect.interval, |probe| probe.interval),
+            interval: probe
+                .map_or(super::NOTHING_TO_DO.max(collect.interval), |probe| probe.interval),
             // Every question may take its full time, some of them twice.
             deadline: probe
                 .map_or(collect.deadline, |probe| collect.deadline.max(probe.timeout * 12)),

@@ -1,13 +1,15 @@
 //! Asks the filesystem of a store whether it answers, with a deadline. A dead NFS or FUSE mount blocks `statvfs` for
-//! ever; one thread waits for it, everybody else is told at once and touches nothing.
+//! ever; one thread waits for it, everybody else is told at once and touches nothing. A filesystem that answered from
+//! memory the last time is asked without a thread of its own: that takes a microsecond, a thread takes fifty.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::{fs::StatVfsMountFlags, io::Errno};
+use tokio::sync::Notify;
 
 use crate::{
     clock::{self, Ticks},
@@ -42,6 +44,8 @@ pub struct Space {
 struct Shared {
     state: Mutex<State>,
     answered: Condvar,
+    /// The same for those who wait without a thread.
+    told: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +54,8 @@ struct State {
     asked: Option<Ticks>,
     /// The newest answer and when it came.
     answer: Option<(Ticks, Result<Space, Errno>)>,
+    /// Whether that came from a filesystem that has all answers in memory.
+    local: bool,
 }
 
 impl Device {
@@ -68,10 +74,38 @@ impl Device {
     /// The same, content with an answer not older than `max_age`.
     pub fn ask_recent(&self, max_age: Duration, timeout: Duration) -> Result<Space, CollectError> {
         let now = clock::ticks();
-        let recent = self.lock().answer.filter(|(at, _)| now.since(*at) <= max_age);
+        let recent = self.lock().recent(now, max_age);
         match recent {
-            Some((_, answer)) => self.told(answer),
+            Some(answer) => self.told(answer),
             None => self.ask_since(now, timeout),
+        }
+    }
+
+    /// Waits, without a thread that does, until [`Self::ask_recent`] with the same arguments need not wait: the filesystem
+    /// has answered, or it has had its time.
+    pub async fn ready(&self, max_age: Duration, timeout: Duration) {
+        for _ in 0..=WAIT_PIECES {
+            // Before the look: an answer in between wakes whoever has this.
+            let told = self.shared.told.notified();
+            if self.need_not_wait(max_age, timeout) {
+                return;
+            }
+            drop(tokio::time::timeout(timeout / WAIT_PIECES, told).await);
+        }
+    }
+
+    fn need_not_wait(&self, max_age: Duration, timeout: Duration) -> bool {
+        let now = clock::ticks();
+        let mut state = self.lock();
+        match state.asked {
+            _ if state.recent(now, max_age).is_some() => true,
+            Some(asked) => asked.elapsed() >= timeout,
+            None if state.local => true,
+            None => {
+                let asks = self.spawn_question().is_ok();
+                state.asked = asks.then_some(now);
+                !asks // whoever asks next is told why
+            }
         }
     }
 
@@ -80,6 +114,13 @@ impl Device {
         let asked = match state.asked {
             Some(asked) if asked.elapsed() >= timeout => return Err(self.hung(asked)),
             Some(asked) => asked,
+            None if state.local => {
+                state.asked = Some(since);
+                drop(state);
+                // Should it hang after all, because something else is mounted there by now, that costs this thread, and
+                // everybody else is told.
+                return self.told(self.shared.answer(&self.path));
+            }
             None => {
                 self.spawn_question().map_err(|source| CollectError::Unreadable {
                     path: self.path.clone(),
@@ -117,13 +158,7 @@ impl Device {
         std::thread::Builder::new()
             .name("statvfs".to_owned())
             .stack_size(QUESTION_STACK_BYTES)
-            .spawn(move || {
-                let answer = statvfs(&path);
-                let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.asked = None;
-                state.answer = Some((clock::ticks(), answer));
-                shared.answered.notify_all();
-            })?;
+            .spawn(move || shared.answer(&path))?;
         Ok(())
     }
 
@@ -139,14 +174,57 @@ impl Device {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
+    }
+}
+
+impl Shared {
+    /// Asks on this thread, and tells everybody.
+    fn answer(&self, path: &Path) -> Result<Space, Errno> {
+        let answer = statvfs(path);
+        let local = answer.is_ok() && is_local(path).unwrap_or(false);
+        let mut state = self.lock();
+        *state = State { asked: None, answer: Some((clock::ticks(), answer)), local };
+        drop(state);
+        self.answered.notify_all();
+        self.told.notify_waiters();
+        answer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn recent(&self, now: Ticks, max_age: Duration) -> Option<Result<Space, Errno>> {
+        self.answer.filter(|(at, _)| now.since(*at) <= max_age).map(|(_, answer)| answer)
     }
 }
 
 /// One question, for as long as the filesystem takes.
-pub(crate) fn statvfs(path: &std::path::Path) -> Result<Space, Errno> {
+pub(crate) fn statvfs(path: &Path) -> Result<Space, Errno> {
     rustix::fs::statvfs(path).map(|vfs| Space::of(&vfs))
 }
+
+/// Whether the filesystem at `path` answers from memory. Waits for it.
+pub(crate) fn is_local(path: &Path) -> Result<bool, Errno> {
+    let kind = rustix::fs::statfs(path)?.f_type;
+    Ok(LOCAL.iter().any(|local| i64::from(*local) == kind))
+}
+
+/// Filesystems that answer from memory (statfs(2), linux/magic.h): ext4, XFS, Btrfs, tmpfs, overlay, F2FS, ZFS, bcachefs. All
+/// others may wait for a network or a program.
+const LOCAL: [u32; 8] = [
+    0xEF53,
+    0x5846_5342,
+    0x9123_683E,
+    0x0102_1994,
+    0x794C_7630,
+    0xF2F5_2010,
+    0x2FC1_2FC1,
+    0xCA45_1A4E,
+];
 
 impl Space {
     /// From `statvfs`' answer.
@@ -187,6 +265,36 @@ mod tests {
         let gone = Device::new("/does/not/exist".into());
         assert!(matches!(gone.ask(Duration::from_secs(5)), Err(CollectError::Unreadable { .. })));
     }
+
+    #[test]
+    fn a_filesystem_that_may_hang_is_asked_by_a_thread_and_one_in_memory_by_the_caller() {
+        // procfs is none of those that are known to answer.
+        for (path, local) in [("/proc", false), ("/dev/shm", true)] {
+            let device = Device::new(path.into());
+            device.ask(SOON).unwrap();
+            assert_eq!(device.lock().local, local, "{path}");
+            assert_eq!(device.need_not_wait(Duration::ZERO, SOON), local, "{path}");
+            device.ask(SOON).unwrap();
+        }
+    }
+
+    #[test]
+    fn waiting_for_an_answer_takes_no_thread_and_ends_in_time() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let device = Device::new("/proc".into());
+            device.ready(Duration::from_mins(1), SOON).await;
+            assert!(device.lock().answer.is_some(), "it waited for the answer");
+            let stuck = Device::new("/proc".into());
+            stuck.lock().asked = Some(clock::ticks());
+            let timeout = Duration::from_millis(40);
+            stuck.ready(Duration::ZERO, timeout).await;
+            assert!(matches!(stuck.ask_recent(timeout, timeout), Err(CollectError::Hung { .. })));
+            assert!(stuck.lock().answer.is_none(), "no thread was started");
+        });
+    }
+
+    const SOON: Duration = Duration::from_secs(30);
 
     #[test]
     fn while_a_question_is_stuck_no_other_is_asked() {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{Wake, WakeSlot};
-use crate::store::device::{Space, statvfs};
+use crate::store::device::{Space, is_local, statvfs};
 
 /// The filesystems of the stores that are watched. The thread ends when this is dropped.
 #[derive(Debug, Default)]
@@ -62,8 +62,7 @@ impl SpaceWatch {
         device: u64,
         slots: &[Arc<WakeSlot>],
     ) -> io::Result<Option<Registered>> {
-        let kind = rustix::fs::statfs(dir)?.f_type;
-        if !LOCAL.iter().any(|local| i64::from(*local) == kind) {
+        if !is_local(dir)? {
             return Ok(None);
         }
         let mut state = self.shared.lock();
@@ -169,19 +168,6 @@ impl Level {
 const ASK_EVERY: Duration = Duration::from_millis(150);
 
 const STACK_BYTES: usize = 64 * 1024;
-
-/// Filesystems that answer from memory (statfs(2), linux/magic.h): ext4, XFS, Btrfs, tmpfs, overlay, F2FS, ZFS, bcachefs. All
-/// others may wait for a network or a program.
-const LOCAL: [u32; 8] = [
-    0xEF53,
-    0x5846_5342,
-    0x9123_683E,
-    0x0102_1994,
-    0x794C_7630,
-    0xF2F5_2010,
-    0x2FC1_2FC1,
-    0xCA45_1A4E,
-];
 
 #[cfg(test)]
 mod tests {
