@@ -167,7 +167,7 @@ fn on_copy(path: &Path, pragma: &str) {
 
 fn limits(stop: &AtomicBool) -> Limits<'_> {
     let long = Duration::from_mins(10);
-    Limits { hold: long, hold_unwaited: long, stop }
+    Limits { hold: long, hold_unwaited: long, stop, progress: None }
 }
 
 fn median(costs: &[Cost], of: impl Fn(&Cost) -> f64) -> f64 {

@@ -2,11 +2,17 @@
 //! asks; neither waits for the other longer than for a few numbers to be copied.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use crate::clock::{self, Ticks};
+use crate::{
+    clock::{self, Ticks},
+    host::turns::Hold,
+};
 
 /// A part of long work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +54,10 @@ impl Phase {
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     shared: Arc<Mutex<Option<Work>>>,
+    /// By which right it goes on, when it takes turns with other work.
+    hold: Arc<Mutex<Option<Arc<Hold>>>>,
+    /// Somebody waits for a lock that it has.
+    gives_way: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -123,8 +133,56 @@ impl Progress {
         }
     }
 
+    /// By which right it goes on from now on.
+    pub fn held_by(&self, hold: Option<&Arc<Hold>>) {
+        *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = hold.cloned();
+    }
+
+    fn hold(&self) -> Option<Arc<Hold>> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Pauses while it is the turn of others, or until `stop` is set; `false` when the store has had all that it may have in a
+    /// day, and the work is to end.
+    #[must_use]
+    pub fn checkpoint(&self, stop: &AtomicBool) -> bool {
+        self.hold().is_none_or(|hold| hold.checkpoint(stop))
+    }
+
+    /// The same within a transaction, which [`Self::give_way`] ends.
+    pub fn checkpoint_within(&self) {
+        // Whoever watches the transaction sees that the share is used up.
+        let _goes_on = self.checkpoint(&self.gives_way);
+    }
+
+    /// Nothing pauses any more within a transaction, because it is to end.
+    pub fn give_way(&self) {
+        self.gives_way.store(true, Ordering::Relaxed);
+        if let Some(hold) = self.hold() {
+            hold.wake();
+        }
+    }
+
+    /// Transactions begin, within which the work may pause.
+    pub fn take_way(&self) {
+        self.gives_way.store(false, Ordering::Relaxed);
+    }
+
+    /// For how long it has paused so far.
+    #[must_use]
+    pub fn paused(&self) -> Duration {
+        self.hold().map_or(Duration::ZERO, |hold| hold.paused())
+    }
+
+    /// Whether the store has had all that it may have in a day.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        self.hold().is_some_and(|hold| hold.is_used_up())
+    }
+
     /// The work has ended, well or not.
     pub fn end(&self) {
+        self.held_by(None);
         *self.lock() = None;
     }
 

@@ -3,6 +3,7 @@
 
 pub mod database;
 pub mod device;
+pub(crate) mod holes;
 pub mod pagecache;
 pub mod view;
 

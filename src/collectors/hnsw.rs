@@ -291,7 +291,7 @@ impl Segments {
 
     fn limits<'a>(&self, turn: &'a Turn) -> Limits<'a> {
         let (hold, stop) = (self.context.question_time(turn.deep), &*turn.stop);
-        Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop }
+        Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop, progress: None }
     }
 
     fn problem(&self, error: QueryError) -> CollectError {

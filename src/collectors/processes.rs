@@ -599,7 +599,8 @@ impl Rows<'_> {
 
     fn read(&self) -> Option<i64> {
         let mut connection = self.context.database.connect().ok()?;
-        let limits = Limits { hold: HOLD, hold_unwaited: HOLD, stop: &self.turn.stop };
+        let limits =
+            Limits { hold: HOLD, hold_unwaited: HOLD, stop: &self.turn.stop, progress: None };
         let newest = "SELECT max(seq_id) FROM embeddings_queue";
         let asked = connection.within(&limits, |connection| {
             connection.query_row(newest, [], |row| row.get::<_, Option<i64>>(0))

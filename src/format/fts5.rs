@@ -18,7 +18,7 @@ pub use merge::sum_of_index;
 pub use segment::{Segment, Source, Split};
 pub use structure::{Extent, Structure, Totals, doclist_index_id, leaf_id, tokens_of_row};
 pub use sum::Sum;
-pub use trigram::{Trigrams, before_nul};
+pub use trigram::{Tokens, Trigrams, before_nul, whole_characters};
 
 use super::odd::{Odd, varint, varint_small};
 

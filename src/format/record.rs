@@ -1,6 +1,6 @@
 //! Records: section 2.1 of <https://www.sqlite.org/fileformat2.html>. What a table or an index holds for one row.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, hash::Hasher};
 
 use twox_hash::XxHash3_64;
 
@@ -36,6 +36,17 @@ struct Field {
     serial_type: u64,
     start: usize,
     len: usize,
+    /// The hash of all of it, when only its first bytes are kept.
+    digest: Option<u64>,
+}
+
+/// Takes a record in piece by piece, and keeps of each value that is longer than [`KEPT_BYTES`] the first bytes and a hash.
+pub struct Shortening {
+    fields: Vec<Field>,
+    nth: usize,
+    /// Bytes of the record so far.
+    at: usize,
+    hash: XxHash3_64,
 }
 
 impl Fields {
@@ -61,10 +72,51 @@ impl Fields {
                 _ => (serial_type - 12) / 2,
             };
             let len = usize::try_from(len).map_err(|_| Odd("a value that is too long"))?;
-            self.fields.push(Field { serial_type, start, len });
+            self.fields.push(Field { serial_type, start, len, digest: None });
             start = start.checked_add(len).ok_or(Odd("a value that is too long"))?;
         }
         if start == len { Ok(true) } else { Err(Odd("a record of another length")) }
+    }
+
+    /// Begins to take in the record whose header was read. Its pieces go to [`Shortening::take`], and then
+    /// [`Self::shortened`] makes these the fields of what was kept.
+    #[must_use]
+    pub fn shorten(&self) -> Shortening {
+        let (fields, hash) = (self.fields.clone(), XxHash3_64::new());
+        Shortening { fields, nth: 0, at: 0, hash }
+    }
+
+    /// From now on these are the fields of the bytes that were kept.
+    pub fn shortened(&mut self, shortening: Shortening) {
+        self.fields = shortening.fields;
+        let mut start = self.header_len;
+        for field in &mut self.fields {
+            field.start = start;
+            start += field.len;
+        }
+    }
+
+    /// The hash of the value `nth`, when only its first bytes were kept.
+    #[must_use]
+    pub fn digest(&self, nth: usize) -> Option<u64> {
+        self.fields.get(nth).and_then(|field| field.digest)
+    }
+
+    /// The order of the value `nth` of two records, whose fields these are. `None` when what was kept of them does not tell.
+    pub fn order(
+        (fields, record): (&Self, &[u8]),
+        (others, other): (&Self, &[u8]),
+        nth: usize,
+    ) -> Result<Option<Ordering>, Odd> {
+        let value = fields.value(record, nth)?.unwrap_or(Value::Null);
+        let order = value.compare(&others.value(other, nth)?.unwrap_or(Value::Null));
+        Ok(match (order, fields.digest(nth), others.digest(nth)) {
+            (Ordering::Equal, Some(one), Some(another)) => (one == another).then_some(order),
+            // It is longer.
+            (Ordering::Equal, Some(_), None) => Some(Ordering::Greater),
+            (Ordering::Equal, None, Some(_)) => Some(Ordering::Less),
+            _ => Some(order),
+        })
     }
 
     /// How many values there are.
@@ -123,6 +175,48 @@ impl Fields {
         }))
     }
 }
+
+impl std::fmt::Debug for Shortening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shortening").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Shortening {
+    /// The next bytes of the record. What is to be kept of them goes to `kept`.
+    pub fn take(&mut self, mut piece: &[u8], kept: &mut Vec<u8>) {
+        while !piece.is_empty() {
+            let Some(field) = self.fields.get_mut(self.nth) else { return };
+            if self.at < field.start {
+                // The header.
+                let (header, rest) = piece.split_at((field.start - self.at).min(piece.len()));
+                kept.extend_from_slice(header);
+                (self.at, piece) = (self.at + header.len(), rest);
+                continue;
+            }
+            let done = self.at - field.start;
+            let (now, rest) = piece.split_at((field.len - done).min(piece.len()));
+            if field.len <= KEPT_BYTES {
+                kept.extend_from_slice(now);
+            } else {
+                kept.extend_from_slice(&now[..KEPT_BYTES.saturating_sub(done).min(now.len())]);
+                self.hash.write(now);
+            }
+            (self.at, piece) = (self.at + now.len(), rest);
+            if done + now.len() == field.len {
+                if field.len > KEPT_BYTES {
+                    field.digest = Some(std::mem::take(&mut self.hash).finish());
+                    // Fields stand one behind the other; their places are counted anew at the end.
+                    field.len = KEPT_BYTES;
+                }
+                self.nth += 1;
+            }
+        }
+    }
+}
+
+/// So much is kept of a value that is longer.
+pub const KEPT_BYTES: usize = 64 << 10;
 
 /// A number of up to eight bytes, big-endian, with a sign.
 fn integer(bytes: &[u8]) -> i64 {
@@ -228,6 +322,105 @@ impl Entry {
             Value::Text(bytes) => (3, XxHash3_64::oneshot(bytes)),
             Value::Blob(bytes) => (4, XxHash3_64::oneshot(bytes)),
         };
+        self.and(class, word)
+    }
+
+    /// The same for a text or bytes of which `value` has the first alone, when `digest` is the hash of all.
+    #[must_use]
+    pub fn with_all(self, value: &Value<'_>, digest: Option<u64>) -> Self {
+        let Some(digest) = digest else { return self.with(value) };
+        self.and(if matches!(value, Value::Blob(_)) { 4 } else { 3 }, digest)
+    }
+
+    #[inline]
+    fn and(self, class: u64, word: u64) -> Self {
         Self(fold(fold(self.0 ^ word, SEEDS[1]) ^ class, SEEDS[2]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of texts and bytes.
+    fn record(values: &[(bool, Vec<u8>)]) -> Vec<u8> {
+        let varint = |mut number: u64| {
+            let mut bytes = vec![u8::try_from(number & 0x7f).unwrap()];
+            while number > 0x7f {
+                number >>= 7;
+                bytes.insert(0, u8::try_from(number & 0x7f).unwrap() | 0x80);
+            }
+            bytes
+        };
+        let types: Vec<u8> = values
+            .iter()
+            .flat_map(|(text, bytes)| varint(bytes.len() as u64 * 2 + 12 + u64::from(*text)))
+            .collect();
+        let mut record = vec![u8::try_from(types.len() + 1).unwrap()];
+        record.extend(types);
+        for (_, bytes) in values {
+            record.extend_from_slice(bytes);
+        }
+        record
+    }
+
+    fn shortened(record: &[u8], pieces: usize) -> (Fields, Vec<u8>) {
+        let mut fields = Fields::default();
+        assert!(fields.read(&record[..200.min(record.len())], record.len()).unwrap());
+        let (mut shortening, mut kept) = (fields.shorten(), Vec::new());
+        record.chunks(pieces).for_each(|piece| shortening.take(piece, &mut kept));
+        fields.shortened(shortening);
+        (fields, kept)
+    }
+
+    #[test]
+    fn a_record_that_was_shortened_says_the_same_of_itself() {
+        let text = |len: usize, end: u8| {
+            let mut bytes = vec![b'x'; len];
+            bytes.push(end);
+            bytes
+        };
+        let values = [
+            (true, b"key".to_vec()),
+            (true, text(300_000, b'a')),
+            (false, Vec::new()),
+            (false, text(KEPT_BYTES - 1, b'b')),
+            (false, text(KEPT_BYTES, b'c')),
+            (true, b"end".to_vec()),
+        ];
+        let whole = record(&values);
+        let mut fields = Fields::default();
+        assert!(fields.read(&whole, whole.len()).unwrap());
+        for pieces in [1000, 4092, 70_000, whole.len()] {
+            let (short, kept) = shortened(&whole, pieces);
+            assert!(kept.len() < 3 * KEPT_BYTES + 100);
+            for (nth, (_, bytes)) in values.iter().enumerate() {
+                let long = bytes.len() > KEPT_BYTES;
+                assert_eq!(short.digest(nth).is_some(), long, "{nth}");
+                let value = |fields: &Fields, record: &[u8]| {
+                    let value = fields.value(record, nth).unwrap().unwrap();
+                    Entry::default().with_all(&value, fields.digest(nth)).0
+                };
+                assert_eq!(value(&short, &kept), value(&fields, &whole), "{nth}, {pieces}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_long_values_is_told_or_not_known() {
+        let one = |bytes: Vec<u8>| shortened(&record(&[(true, bytes)]), 5000);
+        let long = |first: u8, end: u8| [vec![first; KEPT_BYTES], vec![end; 9]].concat();
+        for (a, b, want) in [
+            (long(b'a', b'z'), long(b'b', b'a'), Some(Ordering::Less)),
+            (long(b'a', b'z'), long(b'a', b'z'), Some(Ordering::Equal)),
+            (long(b'a', b'z'), long(b'a', b'y'), None),
+            (long(b'a', b'z'), b"a".to_vec(), Some(Ordering::Greater)),
+            (long(b'a', b'z'), vec![b'a'; KEPT_BYTES], Some(Ordering::Greater)),
+            (vec![b'a'; KEPT_BYTES], long(b'a', b'z'), Some(Ordering::Less)),
+            (b"b".to_vec(), long(b'a', b'z'), Some(Ordering::Greater)),
+        ] {
+            let (a, b) = (one(a), one(b));
+            assert_eq!(Fields::order((&a.0, &a.1), (&b.0, &b.1), 0).unwrap(), want);
+        }
     }
 }

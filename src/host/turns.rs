@@ -1,110 +1,384 @@
-//! Dear work takes turns: never two pieces of it on one disk, and no more at a time than there are processors. Who asks
-//! first is first, so that none of many stores starves.
+//! Expensive work takes turns: never two pieces of it on one disk, and no more at a time than there are processors.
+//!
+//! What a store needs in a day is mostly little, and who has had little is first, in the order of asking. Who has had more
+//! gets it in short turns: when one is used up and somebody waits, the work pauses where it is and goes to the end of the queue
+//! ([`Hold::checkpoint`]). So a store that could be read for hours takes from the others no more than a short turn at a time. What
+//! one store may have in a day is bounded.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-/// Who works, and who waits.
-#[derive(Debug)]
+use crate::clock::{self, Ticks};
+
+/// Who works, and who waits. Cloning shares it.
+#[derive(Debug, Clone)]
 pub struct Turns {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     at_once: usize,
+    shares: Shares,
+}
+
+/// How long is what.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares {
+    /// A store that has had less in this day is first, and is not made to pause.
+    pub little: Duration,
+    /// A turn of one that has had more, while one waits that has had little.
+    pub short: Duration,
+    /// A turn of one that has had more, while others like it wait.
+    pub long: Duration,
+    /// What a store may have in a day.
+    pub day_max: Duration,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self {
+            little: Duration::from_secs(5),
+            short: Duration::from_secs(1),
+            long: Duration::from_secs(30),
+            day_max: Duration::from_hours(4),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    /// Devices that are being worked on.
-    running: Vec<u64>,
+    running: Vec<Running>,
     waiting: VecDeque<Ticket>,
+    /// What each store has had, and when about: by the quarter of an hour.
+    had: BTreeMap<Arc<str>, VecDeque<(Ticks, Duration)>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Ticket {
     number: u64,
     device: u64,
+    store: Arc<str>,
+    /// It is work that pauses, and may keep a copy of a database meanwhile.
+    begun: bool,
 }
 
-/// The right to work on a device; given back when dropped.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a Turns,
-    device: u64,
+struct Running {
+    ticket: Ticket,
+    since: Ticks,
+}
+
+/// The right to work on a device, given back when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    hold: Arc<Hold>,
+}
+
+/// What the threads of one piece of work ask whether to go on.
+#[derive(Debug)]
+pub struct Hold {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+    began: Ticks,
+    /// Milliseconds since it began at which the queue is looked at again.
+    look_at: AtomicU64,
+    paused: AtomicBool,
+    used_up: AtomicBool,
+    /// For how long it has paused, in milliseconds, and since when it does.
+    paused_ms: AtomicU64,
+    paused_since: Mutex<Option<Ticks>>,
 }
 
 impl Turns {
     /// Turns of which `at_once` may be taken at the same time, on different devices; at least one.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), at_once: at_once.max(1) }
+        Self::with(at_once, Shares::default())
     }
 
-    /// Waits for its turn on `device` (`st_dev`); `None` when `stop` is set first.
-    pub fn take(&self, device: u64, stop: &AtomicBool) -> Option<Turn<'_>> {
-        let mut state = self.lock();
-        let number = state.next;
+    /// The same with other shares than the usual ones.
+    #[must_use]
+    pub fn with(at_once: usize, shares: Shares) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(Shared { state, changed, at_once: at_once.max(1), shares }) }
+    }
+
+    /// Waits for its turn on `device` (`st_dev`) for work on `store`; `None` when `stop` is set first.
+    pub fn take(&self, device: u64, store: &Arc<str>, stop: &AtomicBool) -> Option<Turn> {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        let ticket = Ticket { number: state.next, device, store: Arc::clone(store), begun: false };
         state.next += 1;
-        state.waiting.push_back(Ticket { number, device });
+        state.waiting.push_back(ticket.clone());
         loop {
             if stop.load(Ordering::Relaxed) {
-                state.waiting.retain(|ticket| ticket.number != number);
+                state.waiting.retain(|waiting| waiting.number != ticket.number);
                 drop(state);
                 // Somebody behind it may go now.
-                self.changed.notify_all();
+                shared.changed.notify_all();
                 return None;
             }
-            if next(&state.waiting, &state.running, self.at_once)
-                .is_some_and(|t| t.number == number)
-            {
-                state.waiting.retain(|ticket| ticket.number != number);
-                state.running.push(device);
+            if shared.begin(&mut state, ticket.number) {
                 drop(state);
-                self.changed.notify_all();
-                return Some(Turn { turns: self, device });
+                shared.changed.notify_all();
+                let hold = Hold {
+                    shared: Arc::clone(shared),
+                    ticket,
+                    began: clock::ticks(),
+                    look_at: AtomicU64::new(0),
+                    paused: AtomicBool::new(false),
+                    used_up: AtomicBool::new(false),
+                    paused_ms: AtomicU64::new(0),
+                    paused_since: Mutex::new(None),
+                };
+                return Some(Turn { hold: Arc::new(hold) });
             }
-            // Nobody tells of a stop.
-            let waited = self.changed.wait_timeout(state, STOP_PAUSE);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = shared.wait(state);
         }
     }
 
+    /// Whether `store` has had all that it may have in a day.
+    #[must_use]
+    pub fn used_up(&self, store: &str) -> bool {
+        self.shared.lock().had_today(store) >= self.shared.shares.day_max
+    }
+
+    /// What a store may have in a day.
+    #[must_use]
+    pub fn day_max(&self) -> Duration {
+        self.shared.shares.day_max
+    }
+}
+
+impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Who is next: the first whose device nobody works on.
-fn next(waiting: &VecDeque<Ticket>, running: &[u64], at_once: usize) -> Option<Ticket> {
-    let free = |ticket: &&Ticket| !running.contains(&ticket.device);
-    waiting.iter().find(free).copied().filter(|_| running.len() < at_once)
-}
+    /// Nobody tells of a stop.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let waited = self.changed.wait_timeout(state, STOP_PAUSE);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut state = self.turns.lock();
-        if let Some(at) = state.running.iter().position(|device| *device == self.device) {
-            state.running.swap_remove(at);
+    /// Lets a ticket begin, or go on, if it is next.
+    fn begin(&self, state: &mut State, number: u64) -> bool {
+        if next(state, self.at_once, &self.shares) != Some(number) {
+            return false;
         }
+        let Some(at) = state.waiting.iter().position(|ticket| ticket.number == number) else {
+            return false;
+        };
+        let ticket = state.waiting.remove(at);
+        let since = clock::ticks();
+        state.running.extend(ticket.map(|ticket| Running { ticket, since }));
+        true
+    }
+}
+
+impl State {
+    fn had_today(&self, store: &str) -> Duration {
+        let had = self.had.get(store).into_iter().flatten();
+        let before = had.filter(|(at, _)| at.elapsed() < DAY).map(|(_, had)| *had).sum();
+        let now = self.running.iter().filter(|running| &*running.ticket.store == store);
+        now.map(|running| running.since.elapsed()).fold(before, Duration::saturating_add)
+    }
+
+    /// Takes the right away from who works, and notes what that has had.
+    fn end(&mut self, number: u64) -> Option<Ticket> {
+        let at = self.running.iter().position(|running| running.ticket.number == number)?;
+        let Running { ticket, since } = self.running.swap_remove(at);
+        self.had.retain(|_, had| {
+            while had.front().is_some_and(|(at, _)| at.elapsed() > DAY) {
+                had.pop_front();
+            }
+            !had.is_empty()
+        });
+        let had = self.had.entry(Arc::clone(&ticket.store)).or_default();
+        match had.back_mut() {
+            Some((at, had)) if at.elapsed() < GRAIN => *had += since.elapsed(),
+            _ => had.push_back((clock::ticks(), since.elapsed())),
+        }
+        Some(ticket)
+    }
+}
+
+/// Who is next: of those whose device nobody works on the first that has had little, and then the first other one. Of those who
+/// have had more only so many begin before one of them has ended: each may keep a copy of its database.
+fn next(state: &State, at_once: usize, shares: &Shares) -> Option<u64> {
+    if state.running.len() >= at_once {
+        return None;
+    }
+    let busy = |device| state.running.iter().any(|running| running.ticket.device == device);
+    let free = || state.waiting.iter().filter(|ticket| !busy(ticket.device));
+    let little = |ticket: &&Ticket| state.had_today(&ticket.store) < shares.little;
+    let begun = |device| {
+        state.waiting.iter().filter(|ticket| ticket.begun && ticket.device == device).count()
+    };
+    let may_begin = |ticket: &&Ticket| ticket.begun || begun(ticket.device) < BEGUN_MAX;
+    let first = free().find(little).or_else(|| free().find(may_begin));
+    first.map(|ticket| ticket.number)
+}
+
+impl Turn {
+    /// What the threads of the work ask.
+    #[must_use]
+    pub fn hold(&self) -> &Arc<Hold> {
+        &self.hold
+    }
+
+    /// Whether the store has had all that it may have in a day.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        self.hold.is_used_up()
+    }
+}
+
+impl Hold {
+    /// Pauses while it is the turn of others; `false` when the store has had all that it may have in a day, and the work is to
+    /// end. Costs next to nothing when it was asked a moment ago. Ends at once when `stop` is set. No lock may be held that
+    /// others wait for, unless somebody looks out for them and calls [`Self::wake`].
+    pub fn checkpoint(&self, stop: &AtomicBool) -> bool {
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let soon = elapsed < self.look_at.load(Ordering::Relaxed);
+        if soon && !self.paused.load(Ordering::Relaxed) || self.is_used_up() {
+            return !self.is_used_up();
+        }
+        let number = self.ticket.number;
+        let mut state = self.shared.lock();
+        loop {
+            let since = state
+                .running
+                .iter()
+                .find(|running| running.ticket.number == number)
+                .map(|r| r.since);
+            if let Some(since) = since {
+                let had = state.had_today(&self.ticket.store);
+                if had >= self.shared.shares.day_max {
+                    self.used_up.store(true, Ordering::Relaxed);
+                    return false;
+                }
+                if !self.is_others_turn(&state, since.elapsed(), had) {
+                    self.look_at.store(elapsed + LOOK_EVERY_MS, Ordering::Relaxed);
+                    return true;
+                }
+                self.note_pause(true);
+                if let Some(ticket) = state.end(number) {
+                    state.waiting.push_back(Ticket { begun: true, ..ticket });
+                }
+                self.shared.changed.notify_all();
+            }
+            if stop.load(Ordering::Relaxed) {
+                return true;
+            }
+            if self.shared.begin(&mut state, number) {
+                self.note_pause(false);
+                drop(state);
+                self.shared.changed.notify_all();
+                return true;
+            }
+            // Another thread of the same work may begin it again meanwhile.
+            state = self.shared.wait(state);
+        }
+    }
+
+    fn is_others_turn(&self, state: &State, ran: Duration, had: Duration) -> bool {
+        let shares = &self.shared.shares;
+        if had < shares.little || ran < shares.short {
+            return false;
+        }
+        let full = state.running.len() >= self.shared.at_once;
+        let busy = |ticket: &Ticket| {
+            let by = |running: &Running| {
+                running.ticket.device == ticket.device
+                    && running.ticket.number != self.ticket.number
+            };
+            state.running.iter().any(by)
+        };
+        let device = self.ticket.device;
+        let mut others = state
+            .waiting
+            .iter()
+            .filter(|ticket| (full || ticket.device == device) && !busy(ticket));
+        let begun =
+            state.waiting.iter().filter(|ticket| ticket.begun && ticket.device == device).count();
+        others.any(|ticket| {
+            let little = state.had_today(&ticket.store) < shares.little;
+            little || ran >= shares.long && (ticket.begun || begun + 1 < BEGUN_MAX)
+        })
+    }
+
+    fn note_pause(&self, begins: bool) {
+        let mut since = self.paused_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if begins {
+            *since = Some(clock::ticks());
+        } else if let Some(since) = since.take() {
+            let paused = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.paused_ms.fetch_add(paused, Ordering::Relaxed);
+        }
+        self.paused.store(begins, Ordering::Relaxed);
+    }
+
+    /// For how long the work has paused so far.
+    #[must_use]
+    pub fn paused(&self) -> Duration {
+        let since = *self.paused_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = since.map_or(Duration::ZERO, Ticks::elapsed);
+        now + Duration::from_millis(self.paused_ms.load(Ordering::Relaxed))
+    }
+
+    /// Lets threads that pause look at once whether they are to stop.
+    pub fn wake(&self) {
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether the store has had all that it may have in a day.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        self.used_up.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (shared, number) = (&self.hold.shared, self.hold.ticket.number);
+        let mut state = shared.lock();
+        state.end(number);
+        state.waiting.retain(|ticket| ticket.number != number);
         drop(state);
-        self.turns.changed.notify_all();
+        shared.changed.notify_all();
     }
 }
 
 /// How soon a stop is seen by who waits.
 const STOP_PAUSE: Duration = Duration::from_millis(250);
+/// How often who works looks whether somebody waits.
+const LOOK_EVERY_MS: u64 = 20;
+/// Work that may have begun and pause, on one device.
+const BEGUN_MAX: usize = 4;
+const DAY: Duration = Duration::from_hours(24);
+/// How exactly it is known when a store has had what.
+const GRAIN: Duration = Duration::from_mins(15);
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
+
+    fn store(name: &str) -> Arc<str> {
+        Arc::from(name)
+    }
 
     #[test]
     fn who_is_next() {
@@ -118,13 +392,150 @@ mod tests {
             (&[1, 2], &[], 1, Some(0)),
             (&[], &[], 1, None),
         ] {
-            let waiting: VecDeque<Ticket> = (0..)
-                .zip(waiting)
-                .map(|(number, device)| Ticket { number, device: *device })
-                .collect();
-            let is = next(&waiting, running, at_once).map(|ticket| ticket.number);
+            let ticket = |number, device: &u64| Ticket {
+                number,
+                device: *device,
+                store: store("a"),
+                begun: false,
+            };
+            let since = clock::ticks();
+            let state = State {
+                waiting: (0..).zip(waiting).map(|(at, device)| ticket(at, device)).collect(),
+                running: running
+                    .iter()
+                    .map(|device| Running { ticket: ticket(99, device), since })
+                    .collect(),
+                ..State::default()
+            };
+            let is = next(&state, at_once, &Shares::default());
             assert_eq!(is, want, "{waiting:?} {running:?}");
         }
+    }
+
+    #[test]
+    fn who_has_had_little_is_before_who_has_had_more_and_few_of_these_begin() {
+        let shares = Shares::default();
+        let ticket =
+            |number, name: &str, begun| Ticket { number, device: 1, store: store(name), begun };
+        let more = [("large", shares.little), ("larger", shares.little * 9)];
+        let had = more.map(|(name, had)| (store(name), VecDeque::from([(clock::ticks(), had)])));
+        let mut state = State { had: BTreeMap::from(had), ..State::default() };
+        state.waiting.push_back(ticket(0, "large", false));
+        state.waiting.push_back(ticket(1, "small", false));
+        state.waiting.push_back(ticket(2, "other", false));
+        assert_eq!(next(&state, 1, &shares), Some(1));
+        state.waiting.drain(1..);
+        assert_eq!(next(&state, 1, &shares), Some(0));
+        state.waiting.extend((3..7).map(|number| ticket(number, "larger", true)));
+        assert_eq!(next(&state, 1, &shares), Some(3), "who has begun, and may keep a copy");
+        state.waiting.pop_back();
+        assert_eq!(next(&state, 1, &shares), Some(0));
+    }
+
+    /// Long work of one store, with turns that are short, beside small work of fifty.
+    #[test]
+    fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
+        let shares = Shares {
+            little: Duration::from_millis(20),
+            short: Duration::from_millis(1),
+            long: Duration::from_millis(5),
+            ..Shares::default()
+        };
+        let turns = Turns::with(2, shares);
+        let never = AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
+        let (begun, after) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let hostile = scope.spawn(|| {
+                let turn = turns.take(1, &store("hostile"), &never).unwrap();
+                begun.store(true, Ordering::Relaxed);
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_micros(100));
+                    assert!(turn.hold().checkpoint(&stop));
+                    after.fetch_add(1, Ordering::Relaxed);
+                }
+                turn.hold().paused()
+            });
+            crate::wait::wait_until("the long work to begin", crate::wait::SOON, || {
+                begun.load(Ordering::Relaxed)
+            });
+            let small = |n: usize| {
+                let (turns, never) = (&turns, &never);
+                scope.spawn(move || {
+                    for _ in 0..3 {
+                        drop(turns.take(1, &store(&n.to_string()), never).unwrap());
+                    }
+                })
+            };
+            let all: Vec<_> = (0..50).map(small).collect();
+            for one in all {
+                one.join().unwrap();
+            }
+            assert!(!hostile.is_finished());
+            let seen = after.load(Ordering::Relaxed);
+            crate::wait::wait_until("the long work to go on", crate::wait::SOON, || {
+                after.load(Ordering::Relaxed) > seen
+            });
+            stop.store(true, Ordering::Relaxed);
+            assert!(hostile.join().unwrap() > Duration::ZERO);
+        });
+        let state = turns.shared.lock();
+        assert!(state.running.is_empty() && state.waiting.is_empty());
+    }
+
+    #[test]
+    fn two_that_are_long_change_places_and_all_threads_of_one_pause() {
+        let short = Duration::from_millis(1);
+        let shares = Shares { little: Duration::ZERO, short, long: short, ..Shares::default() };
+        let turns = Turns::with(1, shares);
+        let stop = AtomicBool::new(false);
+        let at_work = AtomicUsize::new(0);
+        let met: [AtomicUsize; 2] = Default::default();
+        std::thread::scope(|scope| {
+            for (n, mine) in met.iter().enumerate() {
+                let (turns, stop, at_work) = (&turns, &stop, &at_work);
+                scope.spawn(move || {
+                    let turn = turns.take(1, &store(&n.to_string()), stop).unwrap();
+                    std::thread::scope(|scope| {
+                        for _ in 0..2 {
+                            scope.spawn(|| {
+                                while !stop.load(Ordering::Relaxed) {
+                                    assert!(turn.hold().checkpoint(stop));
+                                    mine.fetch_add(1, Ordering::Relaxed);
+                                    at_work.store(n, Ordering::Relaxed);
+                                    std::thread::sleep(Duration::from_micros(50));
+                                }
+                            });
+                        }
+                    });
+                });
+            }
+            let mut changes = 0;
+            let mut last = at_work.load(Ordering::Relaxed);
+            crate::wait::wait_until("both to work in turns", crate::wait::SOON, || {
+                let now = at_work.load(Ordering::Relaxed);
+                changes += usize::from(now != last);
+                last = now;
+                changes > 6
+            });
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(met.iter().all(|mine| mine.load(Ordering::Relaxed) > 0));
+    }
+
+    #[test]
+    fn what_a_store_may_have_in_a_day_is_bounded() {
+        let shares = Shares { day_max: Duration::from_millis(5), ..Shares::default() };
+        let turns = Turns::with(1, shares);
+        let stop = AtomicBool::new(false);
+        let turn = turns.take(1, &store("a"), &stop).unwrap();
+        crate::wait::wait_until("the end of its share", crate::wait::SOON, || {
+            std::thread::sleep(Duration::from_millis(1));
+            !turn.hold().checkpoint(&stop)
+        });
+        assert!(turn.is_used_up());
+        drop(turn);
+        assert!(turns.used_up("a") && !turns.used_up("b"));
     }
 
     #[test]
@@ -137,7 +548,7 @@ mod tests {
             for n in 0..60_usize {
                 let (turns, stop, at_work, all) = (&turns, &stop, &at_work, &all);
                 scope.spawn(move || {
-                    let turn = turns.take(n as u64 % 3, stop).unwrap();
+                    let turn = turns.take(n as u64 % 3, &store(&n.to_string()), stop).unwrap();
                     assert_eq!(at_work[n % 3].fetch_add(1, Ordering::SeqCst), 0);
                     assert!(all.fetch_add(1, Ordering::SeqCst) < 2);
                     std::thread::sleep(Duration::from_millis(1));
@@ -147,26 +558,27 @@ mod tests {
                 });
             }
         });
-        assert!(turns.lock().running.is_empty() && turns.lock().waiting.is_empty());
+        let state = turns.shared.lock();
+        assert!(state.running.is_empty() && state.waiting.is_empty());
     }
 
     #[test]
     fn who_is_told_to_stop_leaves_the_queue() {
         let turns = Turns::new(4);
         let go = AtomicBool::new(false);
-        let mine = turns.take(7, &go).unwrap();
+        let mine = turns.take(7, &store("a"), &go).unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| turns.take(7, &stop).is_none());
+            let first = scope.spawn(|| turns.take(7, &store("b"), &stop).is_none());
             crate::wait::wait_until("it to wait", crate::wait::SOON, || {
-                !turns.lock().waiting.is_empty()
+                !turns.shared.lock().waiting.is_empty()
             });
             // Another disk is nobody's business.
-            assert!(turns.take(8, &go).is_some());
+            assert!(turns.take(8, &store("c"), &go).is_some());
             stop.store(true, Ordering::Relaxed);
             assert!(first.join().unwrap());
         });
         drop(mine);
-        assert!(turns.take(7, &go).is_some());
+        assert!(turns.take(7, &store("a"), &go).is_some());
     }
 }

@@ -34,7 +34,7 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, ffi, limits::Limit};
 
 use self::rest::Rest;
 use super::{DATABASE_FILE, view::REMOTE_MAGICS};
@@ -74,6 +74,8 @@ pub struct ReadConnection<'a> {
     /// The same file, to see who waits for our lock and whether the file changes below it.
     plain: Option<File>,
     database: &'a Database,
+    /// Whether it is known that its tables are such as Chroma makes.
+    known: bool,
     /// The directory, in which SQLite looks for the journal as long as it is connected.
     anchor: Anchor,
     rest: Rest,
@@ -159,6 +161,7 @@ impl Database {
             connection: None,
             plain: None,
             database: self,
+            known: false,
             anchor,
             rest: Rest::default(),
         };
@@ -196,6 +199,7 @@ impl Database {
             });
         }
         opened.busy_timeout(std::time::Duration::ZERO)?;
+        bound(opened)?;
         // None of these reads the file.
         opened.execute_batch(
             "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; \
@@ -244,6 +248,44 @@ impl Database {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// What any connection refuses: values and statements of a schema that would fill the memory, and views, which have no end when
+/// somebody wants that. Chroma has none; to ask one that stands in the place of a table is an error.
+pub(super) fn bound(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX)?;
+    for config in [DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER]
+    {
+        connection.set_db_config(config, false)?;
+    }
+    Ok(())
+}
+
+/// Errs when something else stands in the place of a table of Chroma: a virtual table, or one with columns that are computed when
+/// they are read, for which there is no saying what a question would cost.
+pub(crate) fn plain_tables(connection: &Connection) -> rusqlite::Result<()> {
+    let sql = format!(
+        "SELECT s.name, ifnull(s.rootpage, 0) = 0 FROM sqlite_schema AS s WHERE s.type = 'table' AND s.name IN ({TABLES}) \
+         AND (ifnull(s.rootpage, 0) = 0 OR EXISTS (SELECT 1 FROM pragma_table_xinfo(s.name) WHERE hidden IN (2, 3))) LIMIT 1"
+    );
+    let found: Option<(String, bool)> =
+        connection.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((name, is_virtual)) = found else { return Ok(()) };
+    let is = if is_virtual { "is a virtual table" } else { "has columns that are computed" };
+    let words = format!("{name} {is}, which Chroma never makes; nothing is asked of it");
+    Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_PERM), Some(words)))
+}
+
+/// What Chroma makes, and FTS5 behind its full text.
+const TABLES: &str = "'acquire_write', 'collection_metadata', 'collections', 'databases', \
+    'embedding_fulltext_search_config', 'embedding_fulltext_search_content', 'embedding_fulltext_search_data', \
+    'embedding_fulltext_search_docsize', 'embedding_fulltext_search_idx', 'embedding_metadata', 'embedding_metadata_array', \
+    'embeddings', 'embeddings_queue', 'embeddings_queue_config', 'maintenance_log', 'max_seq_id', 'migrations', \
+    'segment_metadata', 'segments', 'tenants'";
+
+/// No value is read into memory that is longer. Documents may be; they are read piece by piece.
+const VALUE_BYTES_MAX: i32 = 24 << 20;
+const SQL_BYTES_MAX: i32 = 1 << 20;
 
 /// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
 fn nothing_odd_beside(database: &Path) -> Result<(), QueryError> {
@@ -307,6 +349,24 @@ impl ReadConnection<'_> {
 
     /// Runs `work` in one read transaction within `limits`, and tells how long the lock was held at most.
     pub fn within<T>(
+        &mut self,
+        limits: &Limits<'_>,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Timed<T> {
+        let mut known = self.known;
+        let timed = guard::within(self.connection(), self.plain(), limits, |connection| {
+            if !known {
+                plain_tables(connection)?;
+                known = true;
+            }
+            work(connection)
+        });
+        self.known = known;
+        timed
+    }
+
+    /// The same, whatever the tables are like: for who asks what there is.
+    pub fn within_any<T>(
         &mut self,
         limits: &Limits<'_>,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -472,7 +532,12 @@ mod tests {
     }
 
     fn limits(stop: &AtomicBool) -> Limits<'_> {
-        Limits { hold: Duration::from_millis(50), hold_unwaited: Duration::from_mins(1), stop }
+        Limits {
+            hold: Duration::from_millis(50),
+            hold_unwaited: Duration::from_mins(1),
+            stop,
+            progress: None,
+        }
     }
 
     /// A statement that never ends by itself.

@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{Advice, fadvise};
 use sysinfo::System;
 
-use super::database::read_up_to;
+use super::{database::read_up_to, holes::Holes};
 use crate::{
     clock,
     host::{kernel::cached_pages, priority::SpareDisk},
@@ -110,12 +110,18 @@ impl Brought<'_> {
         let _spare = SpareDisk::new();
         let (began, mut moved) = (clock::ticks(), 0);
         let mut behind = None;
+        let mut holes = Holes::of(file);
         for start in (0..len).step_by(PIECE_BYTES) {
-            if manner.stop.load(Ordering::Relaxed) || began.elapsed() >= manner.time_max {
+            let goes_on = manner.progress.checkpoint(manner.stop);
+            let worked = began.elapsed().saturating_sub(manner.progress.paused());
+            if manner.stop.load(Ordering::Relaxed) || !goes_on || worked >= manner.time_max {
                 break;
             }
             let end = len.min(start + PIECE_BYTES as u64);
-            let Some(absent) = absent(file, start, end) else { break };
+            let Some(mut absent) = absent(file, start, end) else { break };
+            if holes.data_from(start) >= end {
+                absent.clear();
+            }
             for (start, len) in absent {
                 fadvise(file, start, NonZeroU64::new(len), Advice::WillNeed)?;
                 if self.stretches.len() < STRETCHES_MAX {
@@ -129,7 +135,7 @@ impl Brought<'_> {
             }
             manner.progress.add(end - start);
             let due = Duration::from_secs_f64(moved as f64 / manner.rate_bytes_max.max(1) as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()).min(PAUSE_MAX));
+            std::thread::sleep(due.saturating_sub(worked).min(PAUSE_MAX));
         }
         Ok(())
     }

@@ -176,7 +176,7 @@ impl View {
         stop: &AtomicBool,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Timed<T> {
-        let limits = Limits { hold: deadline, hold_unwaited: deadline, stop };
+        let limits = Limits { hold: deadline, hold_unwaited: deadline, stop, progress: None };
         run_within(&self.scratch.connections[0], &self.scratch.file, &limits, work)
     }
 
@@ -430,7 +430,7 @@ fn vouch(
     cost: &mut Cost,
 ) -> Result<(), ViewError> {
     let hold = options.lock_hold_max;
-    let limits = Limits { hold, hold_unwaited: hold, stop: options.stop };
+    let limits = Limits { hold, hold_unwaited: hold, stop: options.stop, progress: None };
     let began = clock::ticks();
     let _prompt = Prompt::new();
     let mut hot = 0;

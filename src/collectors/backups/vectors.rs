@@ -66,7 +66,12 @@ impl Vectors {
             return;
         }
         let hold = context.config.collect.statement_deadline;
-        let limits = Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop };
+        let limits = Limits {
+            hold: HOLD_BESIDE_WRITER.min(hold),
+            hold_unwaited: hold,
+            stop,
+            progress: None,
+        };
         let before = self.flushed.clone();
         if self.ask(context, &limits, now).is_ok() {
             self.stamp = Some(stamp);

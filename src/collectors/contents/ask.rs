@@ -178,7 +178,7 @@ impl<'a, 'd> Asker<'a, 'd> {
         hold_unwaited: Duration,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<(T, Duration), QueryError> {
-        let limits = Limits { hold, hold_unwaited, stop: &self.turn.stop };
+        let limits = Limits { hold, hold_unwaited, stop: &self.turn.stop, progress: None };
         let timed = self.connection.within(&limits, question);
         self.connection.rest(timed.held);
         timed.result.map(|answer| (answer, timed.held))

@@ -7,7 +7,10 @@
 //! difference. Two copies of one length that differ are silent damage (a flipped bit, a page of another file): no check of
 //! SQLite sees it in a table that has no index over it. Copies of different length were written at different times.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+};
 
 use rusqlite::{Connection, types::ValueRef};
 use serde::{Deserialize, Serialize};
@@ -457,14 +460,19 @@ fn differing(sizes: bool) -> String {
         ("NULL", String::new())
     };
     let nul = "instr(m.string_value, char(0)) > 0";
+    let long = format!(
+        "(octet_length(m.string_value) > {LONG_BYTES} OR ifnull(octet_length(f.c0), 0) > {LONG_BYTES})"
+    );
+    let short_nul = format!("CASE WHEN {long} THEN 0 ELSE {nul} END");
     format!(
         "SELECT m.id, f.id IS NULL, octet_length(f.c0) = octet_length(m.string_value), \
-         CASE WHEN {nul} THEN m.string_value END, CASE WHEN {nul} THEN f.c0 END, {size}, e.embedding_id, \
-         m.rowid <> m.id AND EXISTS (SELECT 1 FROM {CONTENT} AS w WHERE w.id = m.rowid AND w.c0 = m.string_value) \
+         CASE WHEN {short_nul} THEN m.string_value END, CASE WHEN {short_nul} THEN f.c0 END, {size}, e.embedding_id, \
+         CASE WHEN {long} THEN 0 ELSE m.rowid <> m.id AND EXISTS (SELECT 1 FROM {CONTENT} AS w WHERE w.id = m.rowid AND w.c0 = m.string_value) END, \
+         {long}, m.rowid \
          FROM embeddings AS e \
          CROSS JOIN embedding_metadata AS m ON m.id = e.id AND m.key = 'chroma:document' \
          LEFT JOIN {CONTENT} AS f ON f.id = m.id {join} WHERE e.id > ?1 AND e.id <= ?2 \
-         AND m.string_value IS NOT NULL AND (f.id IS NULL OR f.c0 IS NOT m.string_value OR {nul})"
+         AND m.string_value IS NOT NULL AND (f.id IS NULL OR CASE WHEN {long} THEN 1 ELSE f.c0 IS NOT m.string_value OR {nul} END)"
     )
 }
 
@@ -496,6 +504,9 @@ fn compare(
             }
         }
         let by_rowid: bool = row.get(7)?;
+        if !missing && row.get(8)? && long_agree(connection, row.get(9)?, id)? {
+            continue;
+        }
         let cases = match (missing, same_length) {
             _ if by_rowid => &mut seen.by_rowid,
             (true, _) => &mut seen.missing,
@@ -520,6 +531,43 @@ fn compare(
     seen.leftover += leftover.unsigned_abs();
     Ok(())
 }
+
+/// Whether the two copies of a document that is too long to be held in memory agree: the one in row `rowid` of
+/// `embedding_metadata`, and the one of the full text, which may end where the other has a U+0000.
+fn long_agree(connection: &Connection, rowid: i64, id: i64) -> rusqlite::Result<bool> {
+    let open = |table: &str, column: &str, row: i64| {
+        connection.blob_open("main", table, column, row, true)
+    };
+    let mut text = open("embedding_metadata", "string_value", rowid)?;
+    // What is no text or bytes is another thing than a document.
+    let Ok(mut searched) = open(CONTENT, "c0", id) else { return Ok(false) };
+    let (whole, common) = (text.len(), text.len().min(searched.len()));
+    let (longer, shorter) = (whole > common, searched.len() > common);
+    let [mut one, mut other] = [vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]];
+    let mut at = 0;
+    let io = |_| rusqlite::Error::BlobSizeError;
+    while at < common {
+        if connection.is_interrupted() {
+            let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+            return Err(rusqlite::Error::SqliteFailure(interrupted, None));
+        }
+        let len = PIECE_BYTES.min(common - at);
+        text.read_exact(&mut one[..len]).map_err(io)?;
+        searched.read_exact(&mut other[..len]).map_err(io)?;
+        if one[..len] != other[..len] {
+            return Ok(false);
+        }
+        at += len;
+    }
+    if longer {
+        text.read_exact(&mut one[..1]).map_err(io)?;
+    }
+    Ok(!shorter && (!longer || one[0] == 0))
+}
+
+/// A document that is longer is compared piece by piece.
+const LONG_BYTES: u32 = 1 << 20;
+const PIECE_BYTES: usize = 64 << 10;
 
 const FULLTEXT: &str = "embedding_fulltext_search";
 /// Where FTS5 keeps the texts themselves.

@@ -54,7 +54,7 @@ fn unknown_to(
     stop: &AtomicBool,
 ) -> Option<HashSet<Uuid>> {
     let limit = context.config.collect.statement_deadline;
-    let limits = Limits { hold: limit, hold_unwaited: limit, stop };
+    let limits = Limits { hold: limit, hold_unwaited: limit, stop, progress: None };
     let asked = context.database.connect().ok()?.within(&limits, |connection| {
         let mut unknown = candidates.clone();
         let mut statement = connection.prepare("SELECT id FROM segments WHERE scope = 'VECTOR'")?;

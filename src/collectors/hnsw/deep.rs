@@ -26,8 +26,8 @@ use crate::{
     collectors::CollectError,
     config::CollectorName,
     findings::Finding,
-    format::uuid::Uuid,
-    host::links::Place,
+    format::{duration, uuid::Uuid},
+    host::{links::Place, turns::Turn},
     progress::{Phase, Progress},
     store::{
         Context,
@@ -100,12 +100,20 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     progress.start("indexes");
     // Two large readings at once on one disk would only slow each other down; what is small waits for nobody.
     let turn = task.gentle && bytes >= DEAR_BYTES;
-    let turn = turn.then(|| task.context.host.turns.take(device(task), stop));
+    let (turns, store) = (&task.context.host.turns, &task.context.store.name);
+    if turn && turns.used_up(store) {
+        outcome.used_up(turns.day_max());
+        progress.end();
+        return outcome;
+    }
+    let turn = turn.then(|| turns.take(device(task), store, stop)).flatten();
+    progress.held_by(turn.as_ref().map(Turn::hold));
     progress.begin(Phase::Checking, bytes);
     let manner = Manner { stop, gentle: task.gentle, progress };
     let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
     let statement = task.context.question_time(!task.gentle);
-    let limits = Limits { hold: HOLD.min(statement), hold_unwaited: statement, stop };
+    let limits =
+        Limits { hold: HOLD.min(statement), hold_unwaited: statement, stop, progress: None };
     let mut tables = None;
     if task.compare.is_some() {
         match open(task, limits, &positions) {
@@ -114,7 +122,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
         }
     }
     for (uuid, folder, row) in &task.segments {
-        if stop.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) || progress.is_used_up() {
             (outcome.compared, outcome.complete) = (false, false);
             break;
         }
@@ -146,6 +154,9 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
                 }
             }
         }
+    }
+    if progress.is_used_up() {
+        outcome.used_up(turns.day_max());
     }
     progress.end();
     drop(turn);
@@ -333,6 +344,15 @@ fn searched(
 }
 
 impl Outcome {
+    /// Notes that the store had all that it may have in a day.
+    fn used_up(&mut self, day_max: Duration) {
+        (self.compared, self.complete) = (false, false);
+        self.problems.push(CollectError::Other(format!(
+            "the indexes were not looked over to the end: the expensive checks of this store have taken {} within a day, which is as long as they may",
+            duration::format(day_max)
+        )));
+    }
+
     /// Notes that the tables gave no answer. Busy is no fault.
     fn refused(&mut self, task: &Task, error: QueryError) {
         self.compared = false;

@@ -218,7 +218,7 @@ mod tests {
             let context = context(dir.path());
             let stop = AtomicBool::new(false);
             let hold = Duration::from_secs(5);
-            let limits = Limits { hold, hold_unwaited: hold, stop: &stop };
+            let limits = Limits { hold, hold_unwaited: hold, stop: &stop, progress: None };
             let mut asker = Asker::new(&context, limits).unwrap();
             let row = row(model.position);
             let segments = [(SEGMENT, &row, model.position)];

@@ -537,8 +537,8 @@ const OPERATIONS_MAX: usize = 8_000_000;
 /// Records without a vector that are told apart.
 const MISSING_MAX: usize = 100_000;
 
-/// Ids of one index whose order is looked at: 48 MB while it is compared.
-const ORDERED_MAX: usize = 2_000_000;
+/// Ids of one index whose order is looked at: 24 MB while it is compared.
+const ORDERED_MAX: usize = 1_000_000;
 
 /// Ids of one segment in the state directory.
 const KEPT_MAX: usize = 5_000;

@@ -1,6 +1,7 @@
 //! The full walk over the files of one folder: every byte that Chroma would load, a piece at a time.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, Read},
     sync::atomic::{AtomicBool, Ordering},
@@ -26,7 +27,10 @@ use crate::{
         processes::FileId,
     },
     progress::Progress,
-    store::database::{Stamp, open_bytes, read_up_to},
+    store::{
+        database::{Stamp, open_bytes, read_up_to},
+        holes::Holes,
+    },
 };
 
 /// How it reads.
@@ -128,7 +132,9 @@ pub(super) fn metadata(
     }
     let look = match found {
         Ok(metadata) => MetadataLook::Sound(metadata),
-        Err(_) if manner.stop.load(Ordering::Relaxed) => return Err(Refused::Stopped),
+        Err(_) if manner.stop.load(Ordering::Relaxed) || manner.progress.is_used_up() => {
+            return Err(Refused::Stopped);
+        }
         Err(PickleError::Io(error)) => return Err(Refused::Io(part, error)),
         Err(error @ PickleError::Hostile { .. }) => MetadataLook::Hostile(error.to_string()),
         Err(error) => MetadataLook::Invalid(error.to_string()),
@@ -190,27 +196,44 @@ pub(super) fn walk(
     };
     let mut labels = Labels::new(pairs, total.unwrap_or(0));
     let mut level0 = Level0Walk::new(header);
-    each_piece(root, folder, Part::Level0, manner, |piece| {
-        level0.push(piece, &mut |element| {
-            if total.is_some() {
-                labels.note(element);
-            }
-        });
-        level0.done()
-    })?;
+    let level0_hole = each_piece(
+        root,
+        folder,
+        Part::Level0,
+        manner,
+        || 0,
+        |piece| {
+            level0.push(piece, &mut |element| {
+                if total.is_some() {
+                    labels.note(element);
+                }
+            });
+            level0.done()
+        },
+    )?;
     walked.deleted = level0.deleted();
     let mut damage = |part, line: Option<String>| {
         walked.damage.extend(line.map(|line| (part, line)));
     };
-    damage(Part::Level0, level0.problems().line());
+    let hole = hollow(folder, Part::Level0, level0_hole);
+    damage(Part::Level0, hole.or_else(|| level0.problems().line()));
     let mut lengths = LengthWalk::new(&header);
-    each_piece(root, folder, Part::Lengths, manner, |piece| {
-        lengths.push(piece);
-        lengths.done()
-    })?;
-    damage(Part::Lengths, lengths.problems().line());
-    let links = links(root, folder, header, manner)?;
-    damage(Part::Links, links.problems().line());
+    let lengths_hole = each_piece(
+        root,
+        folder,
+        Part::Lengths,
+        manner,
+        || 0,
+        |piece| {
+            lengths.push(piece);
+            lengths.done()
+        },
+    )?;
+    let hole = hollow(folder, Part::Lengths, lengths_hole);
+    damage(Part::Lengths, hole.or_else(|| lengths.problems().line()));
+    let (links, links_hole) = links(root, folder, header, manner)?;
+    let hole = hollow(folder, Part::Links, links_hole);
+    damage(Part::Links, hole.or_else(|| links.problems().line()));
     walked.cut = links.cut();
     let (found, pairs) = labels.finish();
     if total.is_some() && level0.done() {
@@ -253,26 +276,36 @@ fn readable(
     });
     let mut walk = None;
     let (mut first, mut unknown) = (true, false);
-    each_piece(root, folder, Part::Level0, manner, |piece| {
-        if std::mem::take(&mut first) {
-            let dimension = known.and_then(|known| known.dimensionality).or(dimension);
-            let given = |label: u64| match &labels {
-                Some(labels) => labels.binary_search(&label).is_ok(),
-                None => (1..=u64::from(u32::MAX)).contains(&label),
-            };
-            let shape = match folder.sound_header() {
-                Some(header) => Shape::of(&header),
-                None => dimension.and_then(|dimension| Shape::guess(piece, dimension, given)),
-            };
-            walk = shape.map(|shape| ReadableWalk::new(shape, labels.clone()));
-        }
-        match &mut walk {
-            Some(walk) => walk.push(piece),
-            // Zeros have no shape, and hold nothing.
-            None => unknown = piece.iter().any(|byte| *byte != 0),
-        }
-        unknown
-    })?;
+    // Elements of zeros are none.
+    let element = Cell::new(0);
+    each_piece(
+        root,
+        folder,
+        Part::Level0,
+        manner,
+        || element.get(),
+        |piece| {
+            if std::mem::take(&mut first) {
+                let dimension = known.and_then(|known| known.dimensionality).or(dimension);
+                let given = |label: u64| match &labels {
+                    Some(labels) => labels.binary_search(&label).is_ok(),
+                    None => (1..=u64::from(u32::MAX)).contains(&label),
+                };
+                let shape = match folder.sound_header() {
+                    Some(header) => Shape::of(&header),
+                    None => dimension.and_then(|dimension| Shape::guess(piece, dimension, given)),
+                };
+                element.set(shape.as_ref().map_or(1, |shape| shape.element_bytes() as u64));
+                walk = shape.map(|shape| ReadableWalk::new(shape, labels.clone()));
+            }
+            match &mut walk {
+                Some(walk) => walk.push(piece),
+                // Zeros have no shape, and hold nothing.
+                None => unknown = piece.iter().any(|byte| *byte != 0),
+            }
+            unknown
+        },
+    )?;
     Ok((!unknown).then(|| Readable { vectors: walk.map_or(0, |walk| walk.count()), ids }))
 }
 
@@ -281,40 +314,68 @@ fn links(
     folder: &Folder,
     header: Header,
     manner: Manner<'_>,
-) -> Result<LinkWalk, Refused> {
+) -> Result<(LinkWalk, Option<u64>), Refused> {
     let mut links = LinkWalk::new(header);
-    each_piece(root, folder, Part::Links, manner, |piece| {
-        links.push(piece);
-        links.done()
-    })?;
+    let hole = each_piece(
+        root,
+        folder,
+        Part::Links,
+        manner,
+        || 0,
+        |piece| {
+            links.push(piece);
+            links.done()
+        },
+    )?;
     links.finish(folder.file(Part::Links).map_or(0, |file| file.size_bytes));
-    Ok(links)
+    Ok((links, hole))
 }
 
-/// Hands the bytes of a file to `visit` until that has enough. A file that is not there has none.
+/// Hands the bytes of a file to `visit` until that has enough. A file that is not there has none. Of each hole so many bytes
+/// are passed over as are a multiple of `unit()`; those that are not are zeros, of which [`HOLES_BYTES_MAX`] are handed out.
+/// Gives where it ended because there were more.
 fn each_piece(
     root: &Place,
     folder: &Folder,
     part: Part,
     manner: Manner<'_>,
+    unit: impl Fn() -> u64,
     mut visit: impl FnMut(&[u8]) -> bool,
-) -> Result<(), Refused> {
+) -> Result<Option<u64>, Refused> {
     let Some(look) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
-        return Ok(());
+        return Ok(None);
     };
     let file = open(root, folder, part, look)?;
     let mut buffer =
         vec![0; PIECE_BYTES.min(usize::try_from(look.size_bytes).unwrap_or(PIECE_BYTES))];
-    let mut at = 0;
+    let mut holes = Holes::of(&file);
+    let (mut at, mut zeros) = (0, 0);
     while at < look.size_bytes {
-        if manner.stop.load(Ordering::Relaxed) {
+        if manner.stop.load(Ordering::Relaxed) || manner.progress.is_used_up() {
             return Err(Refused::Stopped);
         }
         let began = clock::ticks();
-        let read = read_up_to(&file, &mut buffer, at).map_err(|error| Refused::Io(part, error))?;
-        if read == 0 {
-            return Err(Refused::Changed); // it was cut meanwhile
-        }
+        let hole = holes.data_from(at).min(look.size_bytes).saturating_sub(at);
+        let read = if hole > 0 {
+            let unit = unit();
+            let skipped = hole.checked_div(unit).unwrap_or(0) * unit;
+            at += skipped;
+            manner.progress.add(skipped);
+            if zeros > HOLES_BYTES_MAX {
+                return Ok(Some(at));
+            }
+            let left = usize::try_from(hole - skipped).unwrap_or(usize::MAX).min(buffer.len());
+            buffer[..left].fill(0);
+            zeros += left as u64;
+            left
+        } else {
+            let read =
+                read_up_to(&file, &mut buffer, at).map_err(|error| Refused::Io(part, error))?;
+            if read == 0 {
+                return Err(Refused::Changed); // it was cut meanwhile
+            }
+            read
+        };
         at += read as u64;
         manner.progress.add(read as u64);
         if visit(&buffer[..read]) {
@@ -322,10 +383,20 @@ fn each_piece(
         }
         rest(manner, began.elapsed());
     }
-    Ok(())
+    Ok(None)
+}
+
+/// What is wrong with a file that has a hole where elements should be.
+fn hollow(folder: &Folder, part: Part, at: Option<u64>) -> Option<String> {
+    let size = folder.file(part)?.size_bytes;
+    at.map(|at| {
+        format!("nothing was ever written to much of its {size} bytes, up to byte {at} at least")
+    })
 }
 
 pub(super) fn rest(manner: Manner<'_>, worked: Duration) {
+    // A walk of which nobody waits for the end gives its turn to others, and goes on where it was.
+    let _goes_on = manner.progress.checkpoint(manner.stop);
     if manner.gentle {
         std::thread::sleep(worked.min(REST_MAX));
     }
@@ -389,7 +460,7 @@ struct Pieces<'a> {
 
 impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.manner.stop.load(Ordering::Relaxed) {
+        if self.manner.stop.load(Ordering::Relaxed) || self.manner.progress.is_used_up() {
             return Err(io::Error::other("nobody wants it any more"));
         }
         let began = clock::ticks();
@@ -408,6 +479,9 @@ const REST_MAX: Duration = Duration::from_millis(20);
 const SHORT_BYTES: u64 = 4 << 20;
 /// So much takes about a second from a slow disk.
 const LONG_BYTES: u64 = 64 << 20;
+
+/// No index has so many zeros in a row, or in all, in front of the end of what its header states.
+const HOLES_BYTES_MAX: u64 = 64 << 20;
 
 /// A quarter of a gigabyte of ids. Chroma holds some ten times as much for each of them.
 const PAIRS_MAX: usize = 16_000_000;

@@ -8,6 +8,7 @@ mod fulltext;
 mod meeting;
 pub mod pages;
 mod places;
+mod quietly;
 #[cfg(test)]
 #[path = "../../../tests/support/random.rs"]
 mod random;
@@ -24,18 +25,18 @@ use std::{
     time::Duration,
 };
 
-use self::pages::Verdict;
 pub(super) use self::{pages::GAVE_UP, places::TORN_FULL_TEXT};
+use self::{
+    pages::Verdict,
+    quietly::{Quiet, quietly},
+};
 use super::decay::{self, Ledger};
 use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
     findings::{Finding, Severity},
-    host::{
-        priority::{Quiet, quietly},
-        processes::Held,
-    },
+    host::processes::Held,
     progress::{Phase, Progress},
     sample::CheckState,
     store::{
@@ -125,6 +126,22 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// That of a check which was given up for a reason that is to be told.
+    pub(super) fn given_up(reason: String) -> Self {
+        Self {
+            state: CheckState::Unknown,
+            findings: Vec::new(),
+            problem: Some(CollectError::Other(reason.clone())),
+            reason: Some(reason),
+            aborted: true,
+            held: Duration::ZERO,
+            way: Way::File,
+            pages: None,
+            coverage: None,
+            unsettled: false,
+        }
+    }
+
     /// That of a check which asks nothing that this one has not found in order.
     pub(super) fn covering(&self) -> Self {
         Self {
@@ -218,7 +235,9 @@ pub(super) fn decay(
         learn: !host.state.is_read_only(),
         stop,
     };
-    let passed = quietly(Quiet::Nice, || decay::pass(context, &mut ledger, &manner));
+    let passed = quietly(Quiet::Nice, stop, |stop| {
+        decay::pass(context, &mut ledger, &decay::Manner { stop, ..manner })
+    });
     if ledger != before {
         host.state.save(DECAY_KIND, path, &ledger);
     }
@@ -407,11 +426,16 @@ impl Asking<'_> {
         self.way = Way::File;
         let database = &self.context.database;
         let before = database.stamp().map_err(QueryError::File)?;
-        let limits =
-            Limits { hold: LOCK_BUDGET.min(hold_unwaited), hold_unwaited, stop: self.stop };
+        let limits = Limits {
+            hold: LOCK_BUDGET.min(hold_unwaited),
+            hold_unwaited,
+            stop: self.stop,
+            // The schema check may run beside a dear one, whose pauses are none of its own.
+            progress: (check != Check::Schema).then(|| self.progress()),
+        };
         let mut connection = database.connect()?;
         let said = if check == Check::Schema {
-            let timed = connection.within(&limits, schema::read);
+            let timed = connection.within_any(&limits, schema::read);
             self.held = timed.held.max(self.held);
             Said { findings: schema::findings(self.context, &timed.result?)?, pages: None }
         } else {
@@ -431,7 +455,7 @@ impl Asking<'_> {
     fn in_slices(&mut self, aborted: QueryError) -> Result<Said, QueryError> {
         self.way = Way::Slices;
         let time_max = self.context.config.collect.check_deadline;
-        let seen = slices::walk(&self.context.database, time_max, self.stop)?;
+        let seen = slices::walk(&self.context.database, time_max, self.stop, self.progress())?;
         self.held = self.held.max(seen.held);
         if !seen.findings.is_empty() {
             return Ok(Said { findings: seen.findings, pages: None });
@@ -526,11 +550,14 @@ impl Asking<'_> {
             let seen = view.within(deadline, self.stop, schema::read).result?;
             return Ok(Verdict { findings: schema::findings(self.context, &seen)?, pages });
         }
-        let limits = Limits { hold: deadline, hold_unwaited: deadline, stop: self.stop };
         let quiet = if bytes < LONG_BYTES { Quiet::Nice } else { Quiet::Idle };
         let progress = self.progress();
-        let work = || pages::whole(view.lanes(), check.pragma(), &limits, progress).result;
-        let answer = quietly(quiet, work)?;
+        let work = |stop: &AtomicBool| {
+            let (hold, hold_unwaited) = (deadline, deadline);
+            let limits = Limits { hold, hold_unwaited, stop, progress: Some(progress) };
+            pages::whole(view.lanes(), check.pragma(), &limits, progress).result
+        };
+        let answer = quietly(quiet, self.stop, work)?;
         match answer {
             // Nobody else has this file: what SQLite comes upon is damage.
             Err(QueryError::Damaged(error)) => {

@@ -385,8 +385,12 @@ impl Reading<'_> {
         if !subject.is_database() || region_bytes > LOCKED_BYTES_MAX {
             return with_file(self.context, &path, subject.is_database(), read);
         }
-        let limits =
-            Limits { hold: LOCK_BUDGET, hold_unwaited: LOCK_BUDGET, stop: self.manner.stop };
+        let limits = Limits {
+            hold: LOCK_BUDGET,
+            hold_unwaited: LOCK_BUDGET,
+            stop: self.manner.stop,
+            progress: None,
+        };
         let database = &self.context.database;
         let Ok(mut connection) = database.connect() else { return Err(NotRead::Changed) };
         let timed = connection.within(&limits, |connection| {

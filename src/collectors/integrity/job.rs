@@ -18,6 +18,8 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     config::CollectorName,
+    format::duration,
+    host::turns::Turn,
     sample::CheckState,
     store::Context,
 };
@@ -126,7 +128,14 @@ fn run_checks(
         let mut turn = None;
         if dear {
             progress.start(check.as_str());
-            turn = context.host.turns.take(device(context), stop);
+            if context.host.turns.used_up(&context.store.name) {
+                let ended = order.now.plus(job_began.elapsed());
+                let outcome = used_up(context);
+                ran.push(Ran { check, outcome, duration: Duration::ZERO, ended });
+                continue;
+            }
+            turn = context.host.turns.take(device(context), &context.store.name, stop);
+            progress.held_by(turn.as_ref().map(Turn::hold));
         }
         if stop.load(Ordering::Relaxed) || dear && turn.is_none() {
             break;
@@ -137,6 +146,13 @@ fn run_checks(
             Check::Decay => checks::decay(context, kept, order.again_after, order.deep, at, stop),
             _ => Some(checks::run(check, context, stop)),
         };
+        let outcome = match outcome {
+            Some(Outcome { state: CheckState::Unknown, .. }) if progress.is_used_up() => {
+                Some(used_up(context))
+            }
+            other => other,
+        };
+        progress.held_by(None);
         let ended = order.now.plus(job_began.elapsed());
         ran.extend(outcome.map(|outcome| Ran { check, outcome, duration: began.elapsed(), ended }));
     }
@@ -144,6 +160,14 @@ fn run_checks(
         progress.end();
     }
     ran
+}
+
+/// What is said of a check that did not come to its end because its store had all that one may have in a day.
+fn used_up(context: &Context) -> Outcome {
+    let day_max = duration::format(context.host.turns.day_max());
+    Outcome::given_up(format!(
+        "the expensive checks of this store have taken {day_max} within a day, which is as long as they may; they go on a day after they began"
+    ))
 }
 
 /// The number of the filesystem on which the store lies; 0 for one that is not there.
@@ -172,7 +196,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path());
         let go = AtomicBool::new(false);
-        let others_turn = context.host.turns.take(device(&context), &go).unwrap();
+        let others_turn = context.host.turns.take(device(&context), &"other".into(), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
         let kept = Arc::default();
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
@@ -225,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path());
         let go = AtomicBool::new(false);
-        let _others_turn = context.host.turns.take(device(&context), &go).unwrap();
+        let _others_turn = context.host.turns.take(device(&context), &"other".into(), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
         let job =
             Job::start(vec![Check::Full], None, &context, order(now), &Arc::default()).unwrap();

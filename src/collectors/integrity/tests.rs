@@ -142,7 +142,8 @@ fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
         let mut collector = scene.start();
         let host = Arc::clone(&collector.context.host);
         let go = AtomicBool::new(false);
-        let others_turn = host.turns.take(job::device(&collector.context), &go).unwrap();
+        let others_turn =
+            host.turns.take(job::device(&collector.context), &"other".into(), &go).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
         seen = std::thread::scope(|scope| {
@@ -190,7 +191,7 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
     let device = job::device(&collector.context);
     let go = AtomicBool::new(false);
     // Others work on this disk: a job that was started lasts.
-    let others_turn = host.turns.take(device, &go).unwrap();
+    let others_turn = host.turns.take(device, &"other".into(), &go).unwrap();
     for (seconds, want) in [
         (46, &[][..]), // due, and started
         (61, &[]),     // twice the interval
@@ -212,7 +213,7 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
     scene.now = scene.now.plus(Duration::from_hours(200));
     let mut collector = scene.start();
     let host = Arc::clone(&collector.context.host);
-    let others_turn = host.turns.take(device, &go).unwrap();
+    let others_turn = host.turns.take(device, &"other".into(), &go).unwrap();
     for minutes in [0, 1, 11, 50] {
         let now = scene.now.plus(Duration::from_mins(minutes));
         assert_eq!(overdue(&mut collector, now), [""; 0], "{minutes} min");
@@ -234,7 +235,8 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     // Checks that take turns cannot be run any more.
     let host = Arc::clone(&collector.context.host);
     let go = AtomicBool::new(false);
-    let others_turn = host.turns.take(job::device(&collector.context), &go).unwrap();
+    let others_turn =
+        host.turns.take(job::device(&collector.context), &"other".into(), &go).unwrap();
     let start = scene.now;
     for (minutes, want) in [
         (0, &[][..]),

@@ -37,7 +37,8 @@ pub(super) fn listed(context: &Context, stop: &AtomicBool) -> Option<Listed> {
     let timeout = context.config.collect.device_timeout;
     context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout).ok()?;
     let hold = context.config.collect.statement_deadline;
-    let limits = Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop };
+    let limits =
+        Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop, progress: None };
     let mut connection = context.database.connect().ok()?;
     let stamp = connection.stamp().ok()?;
     let collections = connection.within(&limits, count).result.ok()?;

@@ -34,8 +34,38 @@ impl Trigrams {
     /// Adds the tokens of a text to `sum`, and says how many there are. Bytes that are no UTF-8 are read as FTS5 reads
     /// them; what it makes characters of that Unicode has not is odd.
     pub fn add(self, rowid: i64, text: &[u8], sum: &mut Sum) -> Result<u64, Odd> {
+        let mut tokens = Tokens::new(self, rowid);
+        tokens.add(text, sum)?;
+        Ok(tokens.count())
+    }
+}
+
+/// The tokens of a text that comes in pieces.
+#[derive(Debug)]
+pub struct Tokens {
+    trigrams: Trigrams,
+    row: Row,
+    term: u64,
+    characters: u64,
+}
+
+impl Tokens {
+    /// Of the text of the row `rowid`.
+    #[must_use]
+    pub fn new(trigrams: Trigrams, rowid: i64) -> Self {
+        Self { trigrams, row: Row::new(rowid), term: 0, characters: 0 }
+    }
+
+    /// How many there are so far.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.characters.saturating_sub(2)
+    }
+
+    /// Adds the tokens that end in the next piece to `sum`. No character may stand in two pieces; see [`whole_characters`].
+    pub fn add(&mut self, text: &[u8], sum: &mut Sum) -> Result<(), Odd> {
         let fold = &**FOLD;
-        let (mut row, mut term, mut characters) = (Row::new(rowid), 0_u64, 0_u64);
+        let Self { trigrams, row, term, characters } = self;
         let mut at = 0;
         while let Some(byte) = text.get(at) {
             at += 1;
@@ -43,7 +73,7 @@ impl Trigrams {
             if *byte >= 0xc0 {
                 character = long_character(text, &mut at, *byte)?;
             }
-            if self.folds {
+            if trigrams.folds {
                 character = match fold.get(character as usize) {
                     Some(folded) => u32::from(*folded),
                     // Deseret, the one script beyond the first plane that FTS5 folds.
@@ -55,15 +85,22 @@ impl Trigrams {
             if character == 0 {
                 continue;
             }
-            term = (term << 21 | u64::from(character)) & TERM_MASK;
-            characters += 1;
-            if characters >= 3 {
-                sum.add(row, term);
+            *term = (*term << 21 | u64::from(character)) & TERM_MASK;
+            *characters += 1;
+            if *characters >= 3 {
+                sum.add(*row, *term);
                 row.forward(1);
             }
         }
-        Ok(characters.saturating_sub(2))
+        Ok(())
     }
+}
+
+/// How many of the first bytes of a text end where a character begins, as FTS5 reads them: all bytes that go on with a character
+/// belong to it, however many there are. 0 when all of them do.
+#[must_use]
+pub fn whole_characters(text: &[u8]) -> usize {
+    text.iter().rposition(|byte| *byte & 0xc0 != 0x80).unwrap_or(0)
 }
 
 /// Reads a character of several bytes, the first of which is taken (`FTS5_READ_UTF8`).

@@ -35,7 +35,9 @@ impl Shape {
         neighbours.filter_map(|neighbours| Self::new(neighbours, dimension)).find(fits)
     }
 
-    const fn element_bytes(self) -> usize {
+    /// Bytes from one element to the next.
+    #[must_use]
+    pub const fn element_bytes(self) -> usize {
         self.links_bytes + self.vector_bytes + LABEL_BYTES
     }
 }

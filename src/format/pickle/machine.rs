@@ -1,7 +1,7 @@
 //! The stack machine. Dictionaries are not built: a pair goes where its dictionary leads as soon as the next value shows
 //! that it is whole.
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
 use super::{Family, Input, Limits, Metadata, PickleError, hash, too_much};
 
@@ -69,7 +69,7 @@ pub(super) fn run<R: Read>(
         limits,
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: Vec::new(),
+        memo: Memo::default(),
         texts: Default::default(),
         facts: Facts::default(),
         visit,
@@ -84,12 +84,55 @@ pub(super) fn run<R: Read>(
     }
 }
 
+/// What was remembered: eight bytes for each id, of which there may be millions.
+#[derive(Default)]
+struct Memo {
+    /// Hashes of texts that are no word.
+    hashes: Vec<u64>,
+    /// What else stands in these places.
+    others: BTreeMap<usize, Value>,
+}
+
+impl Memo {
+    fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Puts a value into a place, or behind the last one; `false` when there are too many that are no ids.
+    fn set(&mut self, place: usize, value: Value) -> bool {
+        let hash = match value {
+            Value::Text { hash, name: Name::Other } => {
+                self.others.remove(&place);
+                hash
+            }
+            other => {
+                self.others.insert(place, other);
+                0
+            }
+        };
+        match self.hashes.get_mut(place) {
+            Some(before) => *before = hash,
+            None => self.hashes.push(hash),
+        }
+        self.others.len() <= OTHERS_MAX
+    }
+
+    fn get(&self, place: usize) -> Option<Value> {
+        let hash = *self.hashes.get(place)?;
+        let other = self.others.get(&place).copied();
+        Some(other.unwrap_or(Value::Text { hash, name: Name::Other }))
+    }
+}
+
+/// Chroma's own files have some twenty.
+const OTHERS_MAX: usize = 10_000;
+
 struct Machine<'a> {
     limits: Limits,
     stack: Vec<Value>,
     /// Length of the stack at each open mark.
     marks: Vec<usize>,
-    memo: Vec<Value>,
+    memo: Memo,
     /// The last two short texts, to say what would be imported.
     texts: [String; 2],
     facts: Facts,
@@ -389,18 +432,18 @@ impl Machine<'_> {
             return Err(too_much(at, "values to remember", self.limits.memo_max as u64));
         }
         // Python numbers them in order.
-        match place.cmp(&self.memo.len()) {
-            std::cmp::Ordering::Less => self.memo[place] = value,
-            std::cmp::Ordering::Equal => self.memo.push(value),
-            std::cmp::Ordering::Greater => {
-                return Err(foreign(at, format!("memo place {place} out of order")));
-            }
+        if place > self.memo.len() {
+            return Err(foreign(at, format!("memo place {place} out of order")));
         }
-        Ok(())
+        if self.memo.set(place, value) {
+            Ok(())
+        } else {
+            Err(too_much(at, "values that are no ids to remember", OTHERS_MAX as u64))
+        }
     }
 
     fn recall(&mut self, place: usize, at: u64) -> Result<(), PickleError> {
-        match self.memo.get(place).copied() {
+        match self.memo.get(place) {
             Some(Value::Dict(_)) => Err(foreign(at, "a dictionary in two places".to_owned())),
             Some(value) => self.push(value, at),
             None => Err(foreign(at, format!("memo place {place} before it was filled"))),

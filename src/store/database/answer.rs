@@ -74,6 +74,9 @@ pub enum Abort {
     /// A writer waited for its lock.
     #[error("for a writer that was waiting")]
     WriterWaiting,
+    /// Its store has had all the work that it may have in a day.
+    #[error("because the expensive checks of this store took as long as they may in one day")]
+    UsedUp,
     /// The program comes to an end, or the caller wants no answer any more.
     #[error("because the time for it was over or the program was stopping")]
     Stopped,
@@ -92,6 +95,9 @@ impl From<rusqlite::Error> for QueryError {
             | ErrorCode::DatabaseLocked
             | ErrorCode::SchemaChanged
             | ErrorCode::FileLockingProtocolFailed => Self::Busy,
+            ErrorCode::TooBig => Self::Unjudged(
+                "a value in it is too long to be read into memory (24 MiB), or computed when it is read",
+            ),
             ErrorCode::NotADatabase => Self::NotADatabase(error),
             ErrorCode::DatabaseCorrupt => Self::Damaged(error),
             ErrorCode::SystemIoFailure

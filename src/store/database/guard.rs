@@ -16,7 +16,10 @@ use std::{
 use rusqlite::{Connection, InterruptHandle};
 
 use super::{Abort, QueryError, writer};
-use crate::clock::{self, Ticks};
+use crate::{
+    clock::{self, Ticks},
+    progress::Progress,
+};
 
 /// How long a statement may hold its lock.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,8 @@ pub struct Limits<'a> {
     pub hold_unwaited: Duration,
     /// Set when nobody wants the answer any more.
     pub stop: &'a AtomicBool,
+    /// What it is a part of, when that may pause within it; that time does not count.
+    pub progress: Option<&'a Progress>,
 }
 
 /// An answer and what it cost the writers.
@@ -48,8 +53,9 @@ pub(crate) fn within<T>(
     let interrupt = connection.get_interrupt_handle();
     let (done, waiting) = mpsc::channel::<()>();
     let began = clock::ticks();
+    let paused = limits.progress.map_or(Duration::ZERO, Progress::paused);
     let (result, abort) = std::thread::scope(|scope| {
-        let watch = move || watch(began, plain, limits, &interrupt, &waiting);
+        let watch = move || watch(began, paused, plain, limits, &interrupt, &waiting);
         // Without a watch nothing may run: it could hold its lock for ever.
         let watch = match std::thread::Builder::new()
             .name("statement".to_owned())
@@ -86,6 +92,7 @@ fn is_interrupt(error: &rusqlite::Error) -> bool {
 /// comes between two statements.
 fn watch(
     began: Ticks,
+    paused_before: Duration,
     plain: &File,
     limits: &Limits<'_>,
     interrupt: &InterruptHandle,
@@ -100,22 +107,35 @@ fn watch(
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return reason,
         }
-        reason = reason.or_else(|| reason_to_stop(began.elapsed(), plain, limits));
+        let paused = limits.progress.map_or(paused_before, Progress::paused);
+        let worked = began.elapsed().saturating_sub(paused.saturating_sub(paused_before));
+        reason = reason.or_else(|| reason_to_stop(began.elapsed(), worked, plain, limits));
         if reason.is_some() {
             interrupt.interrupt();
+            if let Some(progress) = limits.progress {
+                progress.give_way();
+            }
         }
     }
 }
 
-fn reason_to_stop(held: Duration, plain: &File, limits: &Limits<'_>) -> Option<Abort> {
+fn reason_to_stop(
+    held: Duration,
+    worked: Duration,
+    plain: &File,
+    limits: &Limits<'_>,
+) -> Option<Abort> {
     if limits.stop.load(Ordering::Relaxed) {
         return Some(Abort::Stopped);
+    }
+    if limits.progress.is_some_and(Progress::is_used_up) {
+        return Some(Abort::UsedUp);
     }
     if held < in_time_for(limits.hold) {
         return None;
     }
     let longest = limits.hold_unwaited.max(limits.hold);
-    if held >= in_time_for(longest) {
+    if worked >= in_time_for(longest) {
         return Some(Abort::Deadline(longest));
     }
     // A file that cannot be asked is taken for one that somebody waits for.

@@ -10,7 +10,10 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{human, store::device::Space};
+use crate::{
+    human,
+    store::{database::bound, device::Space},
+};
 
 /// Directories that may take a copy, in the order in which they are asked.
 #[derive(Debug, Clone, Default)]
@@ -147,6 +150,7 @@ impl Scratch {
 }
 
 fn ready(connection: &Connection, pages: u32, schema_cookie: u32) -> rusqlite::Result<()> {
+    bound(connection)?;
     connection.execute_batch(
         "PRAGMA query_only=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0; \
          PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192;",

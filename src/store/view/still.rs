@@ -13,7 +13,10 @@ use crate::{
     clock,
     format::wal::{self, WalHeader},
     progress::Phase,
-    store::database::{Database, QueryError, Stamp, beside, open_bytes, read_up_to},
+    store::{
+        database::{Abort, Database, QueryError, Stamp, beside, open_bytes, read_up_to},
+        holes::Holes,
+    },
 };
 
 /// Copies the database with its log. Errs when it has a journal with bytes that are not zero, when it was written to a
@@ -42,7 +45,13 @@ pub fn take_still(database: &Database, options: &Options<'_>) -> Result<View, Vi
     let scratch = options.places.make(&path, bytes.max(size) + bytes / 8 + GROWTH_BYTES)?;
     options.progress.begin(Phase::Copying, size);
     let (began, mut buffer, mut at) = (clock::ticks(), vec![0; CHUNK_BYTES], 0);
+    let mut holes = Holes::of(&plain);
+    let mut moved = 0;
     loop {
+        // The copy has a hole in the same place.
+        let data = holes.data_from(at);
+        options.progress.add(data.saturating_sub(at));
+        at = data;
         let read = read_up_to(&plain, &mut buffer, at)?;
         if read == 0 {
             break;
@@ -50,7 +59,11 @@ pub fn take_still(database: &Database, options: &Options<'_>) -> Result<View, Vi
         scratch.file.write_all_at(&buffer[..read], at)?;
         at += read as u64;
         options.progress.add(read as u64);
-        let due = Duration::from_secs_f64(at as f64 / options.rate_bytes_max.max(1) as f64);
+        moved += read as u64;
+        if !options.progress.checkpoint(options.stop) {
+            return Err(QueryError::Aborted(Abort::UsedUp).into());
+        }
+        let due = Duration::from_secs_f64(moved as f64 / options.rate_bytes_max.max(1) as f64);
         wait(due.saturating_sub(began.elapsed()), options.stop)?;
     }
     if let Some(log) = &log {
@@ -69,7 +82,7 @@ pub fn take_still(database: &Database, options: &Options<'_>) -> Result<View, Vi
     }
     let header = header_of(&scratch.file)?.ok_or(DAMAGED)?;
     scratch.ready(pages, header.schema_cookie).map_err(QueryError::from)?;
-    let cost = Cost { tries: 1, bytes_read: at, ..Cost::default() };
+    let cost = Cost { tries: 1, bytes_read: moved, ..Cost::default() };
     Ok(View { scratch, header, pages, cost })
 }
 

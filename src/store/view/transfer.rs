@@ -17,6 +17,7 @@ use crate::{
     clock::{self, Ticks},
     store::{
         database::read_up_to,
+        holes,
         pagecache::{self, Stretch},
     },
 };
@@ -28,6 +29,8 @@ pub(super) struct Transfer<'a> {
     /// The copy.
     pub(super) to: &'a File,
     page_bytes: u64,
+    /// Whether it has holes, which may be larger than the disk.
+    sparse: bool,
     buffer: Vec<u8>,
     began: Ticks,
     /// Bytes moved so far.
@@ -43,7 +46,8 @@ impl<'a> Transfer<'a> {
         }
         let buffer = vec![0; BUFFER_BYTES.max(page_bytes as usize)];
         let page_bytes = u64::from(page_bytes);
-        Self { from, to, page_bytes, buffer, began: clock::ticks(), bytes: 0 }
+        let sparse = holes::is_sparse(from);
+        Self { from, to, page_bytes, sparse, buffer, began: clock::ticks(), bytes: 0 }
     }
 
     /// Most pages that are moved in one piece.
@@ -58,9 +62,19 @@ impl<'a> Transfer<'a> {
             let piece = count.min(self.pages_max());
             let at = u64::from(first - 1) * self.page_bytes;
             let len = usize::try_from(u64::from(piece) * self.page_bytes).unwrap_or(usize::MAX);
-            let read = read_gently(self.from, &mut self.buffer[..len], at)?;
-            self.to.write_all_at(&self.buffer[..read], at)?;
-            self.bytes += read as u64;
+            // A hole in both is the same in both.
+            let hole = |file| holes::is_hole(file, at, len as u64);
+            if self.sparse && hole(self.from) && hole(self.to) {
+                // As long as the database, all the same.
+                let end = self.from.metadata()?.len().min(at + len as u64);
+                if self.to.metadata()?.len() < end {
+                    self.to.set_len(end)?;
+                }
+            } else {
+                let read = read_gently(self.from, &mut self.buffer[..len], at)?;
+                self.to.write_all_at(&self.buffer[..read], at)?;
+                self.bytes += read as u64;
+            }
             first += piece;
             count -= piece;
         }

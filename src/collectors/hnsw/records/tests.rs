@@ -136,7 +136,7 @@ fn compare_now(dir: &Path, pairs: Vec<Pair>, position: Option<i64>) -> Compared 
     let context = context(dir);
     let stop = AtomicBool::new(false);
     let hold = Duration::from_secs(5);
-    let limits = Limits { hold, hold_unwaited: hold, stop: &stop };
+    let limits = Limits { hold, hold_unwaited: hold, stop: &stop, progress: None };
     let mut asker = Asker::new(&context, limits).unwrap();
     let row = row(position);
     let segments = [(SEGMENT, &row, position)];

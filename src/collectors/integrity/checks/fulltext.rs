@@ -2,15 +2,19 @@
 //! takes nine tenths of the time of a whole-file pragma; this one reads each byte once, in parts that can be read side by
 //! side. It only ever says that all is well, or that SQLite must be asked.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    io::Read,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use rusqlite::{Connection, Rows, types::ValueRef};
 
+use super::meeting;
 use crate::{
     format::{
         fts5::{
             self, Declaration, FORMAT_VERSION, STRUCTURE_ID, Segment, Source, Split, Structure,
-            Sum, TOTALS_ID, Totals, Trigrams,
+            Sum, TOTALS_ID, Tokens, Totals, Trigrams,
         },
         odd::Odd,
     },
@@ -129,11 +133,14 @@ pub(super) fn of_documents(
 ) -> Result<Said, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
     let within = "WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
-    let mut contents = tables.prepare(&format!("SELECT id, c0 FROM {{}}_content {within}"))?;
+    let mut contents = tables.prepare(&format!(
+        "SELECT id, CASE WHEN octet_length(c0) <= {LONG_BYTES} THEN c0 END, octet_length(c0) > {LONG_BYTES}, typeof(c0) FROM {{}}_content {within}"
+    ))?;
     let mut sizes = tables.prepare(&format!("SELECT id, sz FROM {{}}_docsize {within}"))?;
     let mut said = Said::default();
     while let Some(ids) = parts.take() {
-        let part = documents(contents.query(ids)?, sizes.query(ids)?, declaration.tokenizer)?;
+        let rows = (contents.query(ids)?, sizes.query(ids)?);
+        let part = documents(tables, rows, declaration.tokenizer)?;
         said = said.and(part).ok_or(Odd("more tokens than can be counted"))?;
         progress.add(1, parts.ends.len() as u64 + 1);
     }
@@ -141,8 +148,8 @@ pub(super) fn of_documents(
 }
 
 fn documents(
-    mut contents: Rows<'_>,
-    mut sizes: Rows<'_>,
+    tables: Tables<'_>,
+    (mut contents, mut sizes): (Rows<'_>, Rows<'_>),
     tokenizer: Trigrams,
 ) -> Result<Said, Doubt> {
     let Said { mut sum, mut totals } = Said::default();
@@ -152,14 +159,15 @@ fn documents(
         if size.get_ref(0)? != ValueRef::Integer(id) {
             return Err(Odd("sizes of other documents").into());
         }
-        let text = match content.get_ref(1)? {
-            ValueRef::Null => &[],
-            ValueRef::Text(text) => text,
-            _ => return Err(Doubt::Form("a document that is no text")),
-        };
         let size = size.get_ref(1)?.as_blob().map_err(|_| Odd("a document's size"))?;
         let stated = fts5::tokens_of_row(size)?;
-        let tokens = tokens(tokenizer, id, text, stated, &mut sum)?;
+        let is_text = content.get_ref(3)? == ValueRef::Text(b"text");
+        let tokens = match content.get_ref(1)? {
+            ValueRef::Null if content.get::<_, Option<bool>>(2)? != Some(true) => 0,
+            ValueRef::Null if is_text => tables.long_tokens(tokenizer, id, stated, &mut sum)?,
+            ValueRef::Text(text) => tokens(tokenizer, id, text, stated, &mut sum)?,
+            _ => return Err(Doubt::Form("a document that is no text")),
+        };
         if stated != tokens {
             return Err(Odd("a document of another size").into());
         }
@@ -265,6 +273,61 @@ impl<'a> Tables<'a> {
         self.connection.prepare(&sql.replace("{}", self.name))
     }
 
+    /// The tokens of a document that is too long to be held in memory.
+    fn long_tokens(
+        &self,
+        tokenizer: Trigrams,
+        id: i64,
+        stated: u64,
+        sum: &mut Sum,
+    ) -> Result<u64, Doubt> {
+        let unknown = |odd: Odd| Doubt::Form(odd.0);
+        let table = format!("{}_content", self.name);
+        let mut document = self.connection.blob_open("main", table.as_str(), "c0", id, true)?;
+        let (mut tokens, mut whole) = (Tokens::new(tokenizer, id), Sum::default());
+        // What stands before the first U+0000.
+        let mut before = None;
+        let mut buffer = vec![0; PIECE_BYTES];
+        let mut filled = 0;
+        loop {
+            if self.connection.is_interrupted() {
+                return Err(meeting::interrupted().into());
+            }
+            let read = document
+                .read(&mut buffer[filled..])
+                .map_err(|_| Doubt::Form("a document that cannot be read"))?;
+            filled += read;
+            let end = if read == 0 { filled } else { fts5::whole_characters(&buffer[..filled]) };
+            if read > 0 && end == 0 && filled == buffer.len() {
+                return Err(Doubt::Form("a character without an end"));
+            }
+            let mut piece = &buffer[..end];
+            if before.is_none()
+                && let Some(at) = piece.iter().position(|byte| *byte == 0)
+            {
+                tokens.add(&piece[..at], &mut whole).map_err(unknown)?;
+                before = Some((tokens.count(), whole));
+                piece = &piece[at..];
+            }
+            tokens.add(piece, &mut whole).map_err(unknown)?;
+            buffer.copy_within(end..filled, 0);
+            filled -= end;
+            if read == 0 {
+                break;
+            }
+        }
+        match before {
+            Some((count, cut)) if count == stated => {
+                *sum = sum.and(cut);
+                Ok(count)
+            }
+            _ => {
+                *sum = sum.and(whole);
+                Ok(tokens.count())
+            }
+        }
+    }
+
     fn record(&self, id: i64) -> Result<Vec<u8>, Doubt> {
         let mut record = Vec::new();
         let sql = format!("SELECT block FROM {}_data WHERE id=?1", self.name);
@@ -347,6 +410,10 @@ impl Source for Records<'_> {
         Ok(())
     }
 }
+
+/// A document that is longer is read piece by piece.
+const LONG_BYTES: i64 = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Few enough to be seen moving, and so many that telling takes no time.
 const TOLD_AT_ONCE: u64 = 64;

@@ -32,7 +32,7 @@ use crate::{
     progress::Progress,
     store::{
         DATABASE_FILE,
-        database::{Limits, QueryError, ReadConnection, Timed},
+        database::{Limits, QueryError, ReadConnection, Timed, plain_tables},
         view::CopyConnection,
     },
 };
@@ -87,6 +87,14 @@ impl Lane for CopyConnection<'_> {
     }
 }
 
+/// For each page a bit is kept in memory, here and in SQLite: 32 MiB for a terabyte of usual pages.
+const PAGES_MAX: u32 = 1 << 28;
+const MANY_PAGES: &str =
+    "it has more pages than fit into the memory that a check may take (268 million)";
+
+/// Steps of SQLite between two looks whether it is the turn of others: some hundred microseconds.
+const STEPS: i32 = 10_000;
+
 /// Says what `quick_check` or `integrity_check` of the whole file would find. `limits` are those of each transaction; `progress`
 /// is one over the bytes of the file.
 pub fn whole<L: Lane>(
@@ -95,6 +103,18 @@ pub fn whole<L: Lane>(
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
+    let mut lanes = lanes;
+    progress.take_way();
+    for lane in &mut lanes {
+        let progress = progress.clone();
+        let pause = move || {
+            progress.checkpoint_within();
+            false
+        };
+        if let Err(error) = lane.connection_mut().progress_handler(STEPS, Some(pause)) {
+            return Timed { result: Err(error.into()), held: Duration::ZERO };
+        }
+    }
     let mut asking = Asking { lanes, pragma, limits, progress, held: Duration::ZERO };
     let result = asking.ask();
     Timed { result, held: asking.held }
@@ -137,14 +157,22 @@ type Reckoned = Result<fulltext::Said, Doubt>;
 
 impl<L: Lane> Asking<'_, L> {
     fn ask(&mut self) -> Result<Verdict, QueryError> {
-        let known = self
-            .alone(|connection, _| Ok((fulltext::table(connection)?, trees::shape(connection)?)));
+        let known = self.alone(|connection, _| {
+            plain_tables(connection)?;
+            Ok((fulltext::table(connection)?, trees::shape(connection)?))
+        });
         let (text, shape) = match known {
             Ok(known) => known,
             // The pragma says it in its own words.
             Err(QueryError::Damaged(_) | QueryError::Other(_)) => (Text::Other, None),
             Err(error) => return Err(error),
         };
+        let pages: u32 = self.alone(|connection, _| {
+            connection.query_row("PRAGMA page_count", [], |row| row.get(0))
+        })?;
+        if pages > PAGES_MAX {
+            return Err(QueryError::Unjudged(MANY_PAGES));
+        }
         let (pragma, progress) = (self.pragma, self.progress);
         let mut said = match text {
             Text::Known(text) => self.apart(&text, shape.as_ref())?,
@@ -560,7 +588,7 @@ mod tests {
         let database = Database::new(path);
         let stop = AtomicBool::new(false);
         let long = Duration::from_mins(10);
-        let limits = Limits { hold: long, hold_unwaited: long, stop: &stop };
+        let limits = Limits { hold: long, hold_unwaited: long, stop: &stop, progress: None };
         let lanes = [database.connect().unwrap(), database.connect().unwrap()];
         let findings =
             whole(lanes, "integrity_check", &limits, &Progress::default()).result.unwrap();
@@ -591,7 +619,7 @@ mod tests {
         let database = Database::new(path);
         let stop = AtomicBool::new(false);
         let long = Duration::from_mins(10);
-        let limits = Limits { hold: long, hold_unwaited: long, stop: &stop };
+        let limits = Limits { hold: long, hold_unwaited: long, stop: &stop, progress: None };
         let lanes = [database.connect().unwrap(), database.connect().unwrap()];
         whole(lanes, "integrity_check", &limits, &Progress::default()).result
     }

@@ -1,6 +1,10 @@
 //! The schema check: tables, migrations, default tenant and database, each query short.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+};
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -18,6 +22,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     schema: Schema,
+    /// Names of views. Chroma makes none.
+    views: BTreeSet<String>,
     /// `None` when there is no such table.
     tenant: Option<bool>,
     database: Option<bool>,
@@ -147,6 +153,10 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Seen> {
     )?;
     let names: Vec<String> =
         statement.query_map([], |row| row.get(0))?.take(TABLES_MAX).collect::<Result<_, _>>()?;
+    let mut statement = connection
+        .prepare("SELECT name FROM sqlite_schema WHERE type='view' AND octet_length(name) < 100")?;
+    seen.views =
+        statement.query_map([], |row| row.get(0))?.take(TABLES_MAX).collect::<Result<_, _>>()?;
     let mut columns = connection.prepare("SELECT name, upper(type) FROM pragma_table_info(?1)")?;
     for name in names {
         // A virtual table that cannot be opened has no columns to tell; that it is there is known all the same.
@@ -157,7 +167,11 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Seen> {
     }
     let has = |table: &str| seen.schema.tables.contains_key(table);
     if has("migrations") {
-        let mut statement = connection.prepare("SELECT dir, version, hash, sql FROM migrations")?;
+        let mut statement = connection.prepare(&format!(
+            "SELECT dir, version, CASE WHEN octet_length(hash) <= {HASH_BYTES_MAX} THEN hash ELSE '' END, \
+             CASE WHEN octet_length(sql) <= {SQL_BYTES_MAX} THEN sql ELSE '' END \
+             FROM migrations WHERE octet_length(dir) <= {HASH_BYTES_MAX}"
+        ))?;
         let rows = statement.query_map([], |row| {
             let dir: String = row.get(0)?;
             let dir = Dir::ALL.into_iter().find(|known| known.as_str() == dir);
@@ -385,6 +399,12 @@ fn fault_finding(fault: &Fault, seen: &Seen) -> Finding {
                         Finding::new(Code::TableMissing, *table, evidence)
                             .with_remedy(undo(&[step]))
                     }
+                    None if seen.views.contains(*table) => {
+                        let evidence = format!(
+                            "{evidence}: a view stands in its place, of which nothing is asked"
+                        );
+                        Finding::new(Code::TableMissing, *table, evidence)
+                    }
                     None => Finding::new(Code::TableMissing, *table, evidence),
                 },
                 _ => mismatch(evidence),
@@ -416,5 +436,8 @@ const SEGMENTS_TEMP: &str = "segments_temp";
 
 const GOES_ON: &str = "Start Chroma on {path}: it goes on by itself. Nothing was stored yet.";
 const NEW_DATABASE: &str = "Nothing was stored in it yet. Stop Chroma, then move the database aside, and the next start makes a new one: mv {path}/chroma.sqlite3 {path}/chroma.sqlite3.cut";
+/// What is longer is none of a migration.
+const HASH_BYTES_MAX: u32 = 1000;
+const SQL_BYTES_MAX: u32 = 64 << 10;
 const TABLES_MAX: usize = 1000;
 const MIGRATIONS_MAX: usize = 10_000;

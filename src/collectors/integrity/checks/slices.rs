@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use crate::{
     clock,
     findings::{Code, Finding},
+    progress::Progress,
     store::{
         DATABASE_FILE,
         database::{Abort, Database, Limits, QueryError, ReadConnection},
@@ -47,8 +48,9 @@ pub(super) fn walk(
     database: &Database,
     time_max: Duration,
     stop: &AtomicBool,
+    progress: &Progress,
 ) -> Result<Seen, QueryError> {
-    walk_holding(database, HOLD_MAX, time_max, stop)
+    walk_holding(database, HOLD_MAX, time_max, stop, progress)
 }
 
 /// The same, holding the lock for at most `hold` at a time.
@@ -57,12 +59,15 @@ fn walk_holding(
     hold: Duration,
     time_max: Duration,
     stop: &AtomicBool,
+    progress: &Progress,
 ) -> Result<Seen, QueryError> {
-    let limits = Limits { hold, hold_unwaited: hold, stop };
+    let limits = Limits { hold, hold_unwaited: hold, stop, progress: None };
     let mut walk = Walk {
         connection: database.connect()?,
         limits,
         ends: clock::ticks().plus(time_max),
+        progress,
+        paused: progress.paused(),
         seen: Seen::default(),
     };
     let file = walk.connection.stamp().map_err(QueryError::File)?.id;
@@ -78,7 +83,10 @@ fn walk_holding(
 struct Walk<'a> {
     connection: ReadConnection<'a>,
     limits: Limits<'a>,
+    /// Pauses come on top.
     ends: clock::Ticks,
+    progress: &'a Progress,
+    paused: Duration,
     seen: Seen,
 }
 
@@ -102,10 +110,21 @@ impl Walk<'_> {
         }
     }
 
+    /// Waits for its turn without a lock, and says whether there is time left.
+    fn goes_on(&mut self) -> bool {
+        if !self.progress.checkpoint(self.limits.stop) {
+            return false;
+        }
+        let paused = self.progress.paused();
+        self.ends = self.ends.plus(paused.saturating_sub(self.paused));
+        self.paused = paused;
+        clock::ticks() < self.ends
+    }
+
     /// Walks one table; `false` when it was given up before its end.
     fn table(&mut self, table: &Table) -> Result<bool, QueryError> {
         let (mut after, mut rows) = (i64::MIN, ROWS_FIRST);
-        while clock::ticks() < self.ends && self.seen.findings.len() < FINDINGS_MAX {
+        while self.goes_on() && self.seen.findings.len() < FINDINGS_MAX {
             match self.ask(|connection| slice(connection, table, after, rows)) {
                 Ok(None) => return Ok(true),
                 Ok(Some(slice)) => {
@@ -283,7 +302,8 @@ mod tests {
         let stop = AtomicBool::new(false);
         let database = Database::new(path);
         // On a machine that is busy with other tests a slice would be too short again and again.
-        walk_holding(&database, Duration::from_mins(1), Duration::from_mins(5), &stop)
+        let progress = Progress::default();
+        walk_holding(&database, Duration::from_mins(1), Duration::from_mins(5), &stop, &progress)
     }
 
     #[test]
@@ -329,7 +349,7 @@ mod tests {
         let path = dir.path().join("chroma.sqlite3");
         Connection::open(&path).unwrap().execute_batch(TABLES).unwrap();
         let stop = AtomicBool::new(false);
-        let seen = walk(&Database::new(path), Duration::ZERO, &stop).unwrap();
+        let seen = walk(&Database::new(path), Duration::ZERO, &stop, &Progress::default()).unwrap();
         assert!(!seen.complete && seen.rows == 0, "{seen:?}");
     }
 }

@@ -111,6 +111,7 @@ pub(super) fn state_of(stamp: &Stamp, counter: Option<u32>) -> u64 {
         stamp.modified.as_nanos().cast_unsigned(),
         stamp.changed.as_nanos().cast_unsigned(),
         counter.map_or(u64::MAX, u64::from),
+        HASHED_AS,
     ] {
         hash.write(&word.to_le_bytes());
     }
@@ -141,6 +142,8 @@ fn unpack<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Err
     Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
 }
 
+/// Another number for each way in which regions are hashed, so that hashes of another way are of another state.
+const HASHED_AS: u64 = 2;
 /// 64 KiB.
 pub(super) const REGION_LOG2_MIN: u32 = 16;
 /// Hashes of a store, at most: 1.4 MB of text. Half of them for the files that there are, because those that were read

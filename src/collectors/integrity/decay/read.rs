@@ -21,7 +21,7 @@ use twox_hash::XxHash3_64;
 use crate::{
     clock::{self, Ticks},
     progress::Progress,
-    store::database::read_up_to,
+    store::{database::read_up_to, holes::Holes},
 };
 
 /// A file that is read past the page cache while this lives, if that can be had.
@@ -119,6 +119,26 @@ pub(super) struct Reader<'a> {
     bytes: u64,
 }
 
+/// The hash of a region: of its blocks that are not all zeros, and of their places. A block that was never written is not
+/// read, and one of zeros in its place is the same.
+#[derive(Default)]
+struct RegionHash(XxHash3_64);
+
+impl RegionHash {
+    /// The next block, `at` bytes from the beginning of the region.
+    fn block(&mut self, at: u64, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<16>();
+        if rest.iter().any(|byte| *byte != 0) || words.iter().any(|word| *word != [0; 16]) {
+            self.0.write(&at.to_le_bytes());
+            self.0.write(bytes);
+        }
+    }
+
+    fn finish(self) -> u64 {
+        self.0.finish()
+    }
+}
+
 /// Why there are no hashes.
 #[derive(Debug)]
 pub(super) enum NotRead {
@@ -144,25 +164,33 @@ impl<'a> Reader<'a> {
         region_log2: u32,
     ) -> Result<Vec<u64>, NotRead> {
         let region = 1_u64 << region_log2;
+        let mut holes = Holes::of(source.file);
         let mut hashes = Vec::new();
-        let mut hash = XxHash3_64::new();
+        let mut hash = RegionHash::default();
         let mut at = 0;
         while at < size_bytes {
+            let data = self.skip(&mut holes, at, size_bytes);
+            while at < data {
+                let end = (at / region + 1).saturating_mul(region).min(size_bytes);
+                at = end.min(data);
+                if at == end {
+                    hashes.push(std::mem::take(&mut hash).finish());
+                }
+            }
+            if at >= size_bytes {
+                break;
+            }
             let mut piece = self.piece(source, at, size_bytes)?;
             while !piece.is_empty() {
-                let left = region - at % region;
-                let take = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                hash.write(&piece[..take]);
-                piece = &piece[take..];
-                at += take as u64;
-                if at.is_multiple_of(region) {
+                let (block, rest) = piece.split_at(piece.len().min(PIECE_BYTES));
+                hash.block(at % region, block);
+                piece = rest;
+                at += block.len() as u64;
+                if at.is_multiple_of(region) || at == size_bytes {
                     hashes.push(std::mem::take(&mut hash).finish());
                 }
             }
             self.pause()?;
-        }
-        if !size_bytes.is_multiple_of(region) {
-            hashes.push(hash.finish());
         }
         Ok(hashes)
     }
@@ -175,15 +203,33 @@ impl<'a> Reader<'a> {
         region_bytes: u64,
         number: usize,
     ) -> Result<u64, NotRead> {
-        let mut at = (number as u64).saturating_mul(region_bytes);
-        let end = at.saturating_add(region_bytes).min(size_bytes);
-        let mut hash = XxHash3_64::new();
-        while at < end {
+        let start = (number as u64).saturating_mul(region_bytes);
+        let end = start.saturating_add(region_bytes).min(size_bytes);
+        let mut holes = Holes::of(source.file);
+        let mut hash = RegionHash::default();
+        let mut at = start;
+        loop {
+            at = self.skip(&mut holes, at, end);
+            if at >= end {
+                return Ok(hash.finish());
+            }
             let piece = self.piece(source, at, end)?;
-            hash.write(piece);
-            at += piece.len() as u64;
+            for block in piece.chunks(PIECE_BYTES) {
+                hash.block(at - start, block);
+                at += block.len() as u64;
+            }
         }
-        Ok(hash.finish())
+    }
+
+    /// The block from `at` on, and before `end`, that has bytes.
+    fn skip(&self, holes: &mut Holes<'_>, at: u64, end: u64) -> u64 {
+        let data = holes.data_from(at).min(end);
+        if data < end && data / PIECE_BYTES as u64 == at / PIECE_BYTES as u64 {
+            return at;
+        }
+        let data = if data < end { data - data % PIECE_BYTES as u64 } else { end };
+        self.progress.add(data.saturating_sub(at));
+        data.max(at)
     }
 
     /// The bytes from `at` on, as many as fit and not beyond `end`; at least one.
@@ -207,10 +253,14 @@ impl<'a> Reader<'a> {
     }
 
     fn pause(&self) -> Result<(), NotRead> {
+        if !self.progress.checkpoint(self.stop) {
+            return Err(NotRead::Stopped);
+        }
         loop {
             let due = self.bytes as f64 / self.rate_bytes_max.max(1) as f64;
             let due = Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX);
-            let left = due.saturating_sub(self.began.elapsed());
+            let left =
+                due.saturating_sub(self.began.elapsed().saturating_sub(self.progress.paused()));
             if left.is_zero() {
                 return Ok(());
             }
@@ -243,7 +293,7 @@ mod tests {
             let file = File::open(&path).unwrap();
             let (stop, progress) = (AtomicBool::new(false), Progress::default());
             let mut reader = Reader::new(1 << 40, &stop, &progress);
-            let want: Vec<u64> = bytes.chunks(1 << 17).map(XxHash3_64::oneshot).collect();
+            let want: Vec<u64> = bytes.chunks(1 << 17).map(hash_of).collect();
             for direct in [true, false] {
                 let mut source = Source::new(&file, direct);
                 let is = reader.hashes(&mut source, len as u64, 17).unwrap();
@@ -261,6 +311,55 @@ mod tests {
             file.read_exact_at(&mut odd, at as u64).unwrap();
             assert!(!fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT));
         }
+    }
+
+    fn hash_of(region: &[u8]) -> u64 {
+        let mut hash = RegionHash::default();
+        for (at, block) in (0..).step_by(PIECE_BYTES).zip(region.chunks(PIECE_BYTES)) {
+            hash.block(at, block);
+        }
+        hash.finish()
+    }
+
+    #[test]
+    fn holes_are_not_read_and_are_the_same_as_zeros() {
+        let (stop, progress) = (AtomicBool::new(false), Progress::default());
+        let mut reader = Reader::new(1 << 20, &stop, &progress);
+        let file = tempfile::tempfile().unwrap();
+        let (size, place) = (1_u64 << 40, (1_u64 << 39) + (5 << 20));
+        file.write_all_at(&vec![7; 70_000], 0).unwrap();
+        file.write_all_at(&vec![9; 70_000], place).unwrap();
+        file.set_len(size).unwrap();
+        for direct in [true, false] {
+            let mut source = Source::new(&file, direct);
+            let hashes = reader.hashes(&mut source, size, 24).unwrap();
+            assert_eq!(hashes.len(), 1 << 16);
+            let nothing = RegionHash::default().finish();
+            let at = usize::try_from(place >> 24).unwrap();
+            let differing: Vec<usize> =
+                (0..hashes.len()).filter(|number| hashes[*number] != nothing).collect();
+            assert_eq!(differing, [0, at]);
+            for number in [0, 1, at, hashes.len() - 1] {
+                let again = reader.region(&mut source, size, 1 << 24, number).unwrap();
+                assert_eq!(again, hashes[number], "{number}");
+            }
+            assert!(reader.bytes < 32 << 20, "{} bytes were read", reader.bytes);
+        }
+        // The same bytes without holes, and with another one in a place where there was one.
+        let file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; (8 << 20) + 100];
+        bytes[3 << 20] = 1;
+        let hashes = |file: &File| {
+            let mut reader = Reader::new(1 << 40, &stop, &progress);
+            reader.hashes(&mut Source::new(file, true), bytes.len() as u64, 16).unwrap()
+        };
+        file.write_all_at(&[1], 3 << 20).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        let sparse = hashes(&file);
+        file.write_all_at(&bytes, 0).unwrap();
+        assert_eq!(hashes(&file), sparse);
+        file.write_all_at(&[1], 4 << 20).unwrap();
+        assert_eq!((0..sparse.len()).filter(|n| hashes(&file)[*n] != sparse[*n]).count(), 1);
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl<'a> Pages<'a> {
         }
         if before | bit == u64::MAX {
             self.progress.add(64 * self.geometry.page_bytes as u64);
+            self.progress.checkpoint_within();
         }
         Ok(())
     }
@@ -124,6 +125,27 @@ impl<'a> Pages<'a> {
         if next == 0 { Ok(()) } else { Err(Odd("a payload that goes on behind its end").into()) }
     }
 
+    /// Meets the overflow pages of a cell, and hands out what is in them piece by piece.
+    fn pieces(
+        &self,
+        cell: &Cell<'_>,
+        page: &mut Vec<u8>,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Doubt> {
+        let (mut left, mut next) = (cell.payload_bytes - cell.local.len(), cell.overflow);
+        while left > 0 {
+            self.meet(next)?;
+            let here = left.min(self.geometry.overflow_bytes());
+            page.resize(4 + here, 0);
+            self.read(next, page)?;
+            let (head, piece) = page.split_at(4);
+            each(piece);
+            next = u32::from_be_bytes(head.try_into().map_err(|_| CUT_OFF)?);
+            left -= here;
+        }
+        if next == 0 { Ok(()) } else { Err(Odd("a payload that goes on behind its end").into()) }
+    }
+
     /// Errs when there is a page that was never met.
     pub(super) fn all_met(&self) -> Result<(), Odd> {
         // SQLite's locks are bytes that stand here; it never uses the page.
@@ -148,6 +170,8 @@ pub(super) struct Walker<'a> {
     fields: Fields,
     previous: Vec<u8>,
     previous_fields: Fields,
+    /// An overflow page of a long record.
+    page: Vec<u8>,
     /// How far the tree at hand has been walked.
     at: Position,
 }
@@ -176,6 +200,7 @@ impl<'a> Walker<'a> {
             fields: Fields::default(),
             previous: Vec::new(),
             previous_fields: Fields::default(),
+            page: Vec::new(),
             at: Position::default(),
         }
     }
@@ -291,7 +316,8 @@ impl<'a> Walker<'a> {
                 let mut entry = Entry::default();
                 for column in &index.columns {
                     let value = self.fields.value(record, column.place)?.unwrap_or(Value::Null);
-                    entry = entry.with(&as_stored(value, column.affinity));
+                    let value = as_stored(value, column.affinity);
+                    entry = entry.with_all(&value, self.fields.digest(column.place));
                 }
                 sum.add(entry.with(&Value::Integer(cell.rowid)));
             }
@@ -310,7 +336,7 @@ impl<'a> Walker<'a> {
         for (nth, column) in index.columns.iter().enumerate() {
             let value = fields.value(record, nth)?.ok_or(CUT_OFF)?;
             nulls |= value == Value::Null;
-            entry = entry.with(&as_stored(value, column.affinity));
+            entry = entry.with_all(&as_stored(value, column.affinity), fields.digest(nth));
         }
         let Some(rowid @ Value::Integer(_)) = fields.value(record, columns)? else {
             return Err(Odd("an entry without a row").into());
@@ -325,9 +351,10 @@ impl<'a> Walker<'a> {
         let mut order = if self.at.after_entry { Ordering::Equal } else { Ordering::Greater };
         let mut nth = 0;
         while order == Ordering::Equal && nth < columns {
-            let now = self.fields.value(&self.record, nth)?.unwrap_or(Value::Null);
-            let before = self.previous_fields.value(&self.previous, nth)?.unwrap_or(Value::Null);
-            order = now.compare(&before);
+            let (now, before) =
+                ((&self.fields, &*self.record), (&self.previous_fields, &*self.previous));
+            order = Fields::order(now, before, nth)?
+                .ok_or(Odd("two entries that begin with the same long value"))?;
             nth += 1;
         }
         if order != Ordering::Greater {
@@ -339,12 +366,29 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// Puts the record of a cell into `record`, with its overflow pages, and its fields into `fields`.
+    /// Puts the record of a cell into `record`, with its overflow pages, and its fields into `fields`. Of values that are long
+    /// in a long record their beginnings and hashes are kept: a document may be larger than what this program may take.
     fn read_whole(&mut self, cell: &Cell<'_>) -> Result<(), Doubt> {
-        if cell.payload_bytes > RECORD_MAX {
-            return Err(Odd("a record that is too long to be looked at as a whole").into());
-        }
         self.record.clear();
+        if cell.payload_bytes > RECORD_MAX {
+            if !self.fields.read(cell.local, cell.payload_bytes)? {
+                return Err(Odd("a long record with a long header").into());
+            }
+            let mut shortening = self.fields.shorten();
+            shortening.take(cell.local, &mut self.record);
+            let mut most = 0;
+            self.pages.pieces(cell, &mut self.page, |piece| {
+                if self.record.len() <= KEPT_MAX {
+                    shortening.take(piece, &mut self.record);
+                }
+                most = self.record.len();
+            })?;
+            if most > KEPT_MAX {
+                return Err(Odd("a record of too many long values").into());
+            }
+            self.fields.shortened(shortening);
+            return Ok(());
+        }
         self.record.extend_from_slice(cell.local);
         self.pages.overflow(cell, Some(&mut self.record))?;
         if self.fields.read(&self.record, self.record.len())? {
@@ -414,5 +458,6 @@ const CUT_OFF: Odd = Odd("a record that is cut off");
 const PENDING_BYTE: usize = 0x4000_0000;
 /// SQLite's own bound (`BTCURSOR_MAX_DEPTH`).
 const LEVELS_MAX: usize = 20;
-/// Two of this length are in memory at a time for each thread.
-const RECORD_MAX: usize = 4 << 20;
+/// A record that is longer is shortened, to no more than so much. Two are in memory at a time for each thread.
+const RECORD_MAX: usize = 256 << 10;
+const KEPT_MAX: usize = 1 << 20;
