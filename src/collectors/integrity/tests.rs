@@ -291,8 +291,8 @@ fn a_writer_that_is_killed_in_its_transaction_is_seen_although_no_byte_changes()
     let writer =
         fs::OpenOptions::new().read(true).write(true).open(store.join("chroma.sqlite3")).unwrap();
     let lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: libc::F_WRLCK.try_into().unwrap(),
+        l_whence: libc::SEEK_SET.try_into().unwrap(),
         l_start: 0x4000_0001,
         l_len: 1,
         l_pid: 0,
