@@ -74,6 +74,9 @@ impl Dispatch {
                 desk.set_silences(silences);
             }
             let now = clock::now();
+            if let Some(kept) = keeper.late().await {
+                desk.resume(kept, now);
+            }
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             desk.evaluate(&snapshot, now);
             let due = desk.due(now);
@@ -116,7 +119,7 @@ impl Dispatch {
         if timeout(LAST_WORDS, last).await.is_err() {
             debug!("Notifications that are under way are sent again at the next start.");
         }
-        keeper.write(desk.take_rows(), || desk.all_rows()).await;
+        keeper.finish(desk.take_rows(), || desk.all_rows()).await;
     }
 }
 

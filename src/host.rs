@@ -39,7 +39,20 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host as `config` sees it.
+    /// The host for a program that watches: the owner of its state directory. Errs when that cannot be, so that it must not
+    /// start. Waits for one that is just ending.
+    pub fn claim(config: &Config) -> Result<Self, state::Refused> {
+        let state = state::StateDir::claim(config.state_dir.clone(), state::PATIENCE)?;
+        Ok(Self::with_state(config, state))
+    }
+
+    /// The host for a program whose state directory does not answer.
+    #[must_use]
+    pub fn without_state(config: &Config) -> Self {
+        Self::with_state(config, state::StateDir::memory())
+    }
+
+    /// The host as `config` sees it; without a state directory where that cannot be had.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self::with_state(config, state::StateDir::open(config.state_dir.clone()))

@@ -164,6 +164,46 @@ fn a_restart_tells_nothing_twice_and_forgets_nothing() {
 }
 
 #[test]
+fn one_exporter_at_a_time_owns_a_state_directory() {
+    let hook = Hook::start();
+    let place = Place::new(&hook_config(&hook));
+    let first = place.start();
+    place.open_to_all(true);
+    wait_told(&hook, OPEN, "firing", 1);
+
+    // A second one waits, and then says who is in its way. What only reads is in nobody's.
+    let config = place.config();
+    let config = config.to_str().unwrap();
+    let second = run(&["--config.file", config, "--web.listen-address", "127.0.0.1:0"]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8(second.stderr).unwrap();
+    let state = place.state().display().to_string();
+    for want in ["Cannot start", &*state, &format!("process {} on ", first.pid()), "--state.dir"] {
+        assert!(said.contains(want), "{want} is missing in {said}");
+    }
+    assert!(!said.contains("Listening"), "{said}");
+    let check = run(&["check", "--quick", "--config.file", config]);
+    assert_eq!(check.status.code(), Some(1), "{}", String::from_utf8_lossy(&check.stderr));
+
+    // In a restart that overlaps the old one ends while the new one waits, and nothing is told twice.
+    let pid = first.pid();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert!(first.stop().success());
+    });
+    let second = place.start();
+    ends.join().unwrap();
+    let log = second.log();
+    assert!(log.contains("waiting for that to end") && log.contains(&pid.to_string()), "{log}");
+    second.wait_page("the alert after the change", SOON, |page| {
+        page.get("chroma_alert_firing", &[("alert", OPEN)]) == Some(1.0)
+    });
+    place.open_to_all(false);
+    wait_told(&hook, OPEN, "resolved", 1);
+    assert_eq!(hook.count("main", OPEN, "firing"), 1);
+}
+
+#[test]
 fn a_damaged_state_file_is_set_aside_and_said_and_alerts_go_on() {
     let hook = Hook::start();
     let place = Place::new(&hook_config(&hook));

@@ -212,6 +212,209 @@ fn a_full_state_disk_loses_no_alert() {
     wait_told(&hook, "main", OPEN, "resolved");
 }
 
+#[test]
+fn a_state_disk_that_is_read_only_at_a_restart_doubles_nothing_and_loses_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let stores: Vec<(String, PathBuf)> = ["one", "two", "three"]
+        .iter()
+        .map(|name| {
+            let dir = scratch.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            ((*name).to_owned(), fixture("chroma-1.5.9", &dir))
+        })
+        .collect();
+    for (_, dir) in &stores {
+        set_open(dir, false);
+    }
+    let state = Tmpfs::new(&scratch.path().join("state"), "4m");
+    let remount = |how: &str| {
+        let status =
+            Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&state.0).status();
+        assert!(status.unwrap().success());
+    };
+    let hook = Hook::start();
+    let config = write_config(
+        scratch.path(),
+        &stores,
+        &format!(
+            "receivers:\n{}",
+            receiver("hook", &hook, "    group_interval: 0s\n    timeout: 2s\n")
+        ),
+    );
+    let start = || {
+        let exporter = Exporter::start(&["--config.file", &config]);
+        exporter.ready();
+        exporter
+    };
+    let delivered = |exporter: &Exporter, store: &str| {
+        exporter.wait_page("an empty queue", SOON, |page| {
+            page.get("chroma_alert_firing", &[("store", store), ("alert", OPEN)]) == Some(1.0)
+                && page
+                    .has("chroma_exporter_notification_queue_length", &[], |length| length == 0.0)
+        })
+    };
+    let exporter = start();
+    set_open(&stores[0].1, true);
+    set_open(&stores[1].1, true);
+    wait_told(&hook, "one", OPEN, "firing");
+    wait_told(&hook, "two", OPEN, "firing");
+    delivered(&exporter, "one");
+    delivered(&exporter, "two");
+    // One more is on its way when the program is killed: nobody knows whether it arrived.
+    hook.answer(Reply::Reset);
+    set_open(&stores[2].1, true);
+    let on_its_way = |hook: &Hook| {
+        let posts = hook.posts();
+        let post = posts.into_iter().find(|post| post.told().iter().any(|t| t.store == "three"));
+        post.map(|post| post.headers["webhook-id"].clone())
+    };
+    let id = wait_for("the attempt", SOON, || on_its_way(&hook));
+    exporter.wait_page("a failed attempt", SOON, |page| {
+        let failed = "chroma_exporter_notifications_failed_total";
+        page.all(failed, &[("receiver", "hook")]).any(|(_, count)| count > 0.0)
+    });
+    drop(exporter);
+    remount("ro");
+    hook.answer(Reply::Say(200, "", "ok"));
+    // One of them is mended while nobody looks.
+    set_open(&stores[1].1, false);
+
+    let exporter = start();
+    wait_told(&hook, "two", OPEN, "resolved");
+    wait_told(&hook, "three", OPEN, "firing");
+    let again =
+        hook.posts().into_iter().rfind(|p| p.taken && p.told().iter().any(|t| t.store == "three"));
+    assert!(
+        hook.posts().iter().any(|post| post.taken && post.headers["webhook-id"] == id),
+        "the same id as before the restart: {again:?}"
+    );
+    exporter.wait_page("the page to say that nothing is kept", SOON, |page| {
+        page.get("chroma_exporter_alert_state_persistent", &[]) == Some(0.0)
+            && page.get("chroma_exporter_state_persistent", &[]) == Some(0.0)
+    });
+    assert!(exporter.log().contains("State directory cannot be written"), "{}", exporter.log());
+    assert_eq!(hook.count("one", OPEN, "firing"), 1);
+
+    // It can be written again, and then it is: the next restart knows all of it.
+    remount("rw");
+    exporter.wait_page("the state to be written again", SOON, |page| {
+        page.get("chroma_exporter_alert_state_persistent", &[]) == Some(1.0)
+    });
+    drop(exporter);
+    let exporter = start();
+    set_open(&stores[0].1, false);
+    set_open(&stores[2].1, false);
+    wait_told(&hook, "one", OPEN, "resolved");
+    wait_told(&hook, "three", OPEN, "resolved");
+    for (name, _) in &stores {
+        for status in ["firing", "resolved"] {
+            assert_eq!(hook.count(name, OPEN, status), 1, "{name} {status}; {}", exporter.log());
+        }
+    }
+}
+
+/// Everything of a file or directory that could be changed through a link to it.
+fn facts(path: &Path) -> (Vec<u8>, u32, u32, i64, i64) {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::symlink_metadata(path).unwrap();
+    let bytes = if meta.is_file() { fs::read(path).unwrap() } else { Vec::new() };
+    (bytes, meta.mode(), meta.uid(), meta.mtime_nsec(), meta.ctime_nsec())
+}
+
+#[test]
+fn root_follows_no_link_that_is_planted_in_a_state_directory() {
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+    const OTHER: u32 = 12_345;
+    let scratch = tempfile::tempdir().unwrap();
+    let store = fixture("chroma-1.5.9", scratch.path());
+    let hook = Hook::start();
+    let config = write_config(
+        scratch.path(),
+        &[("main".to_owned(), store.clone())],
+        &format!("receivers:\n{}", receiver("hook", &hook, "    group_interval: 0s\n")),
+    );
+    let (state, victims) = (scratch.path().join("state"), scratch.path().join("victims"));
+    for dir in [&state, &victims] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&state, Some(OTHER), Some(OTHER)).unwrap();
+    let victim = victims.join("victim");
+    fs::write(&victim, "").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o644)).unwrap();
+    let book =
+        ["alerts.sqlite3", "alerts.sqlite3-wal", "alerts.sqlite3-shm", "alerts.sqlite3-journal"];
+    let plant = |names: &[&str]| {
+        for name in names {
+            drop(fs::remove_file(state.join(name)));
+            // One to a file that is there, and one to where none is.
+            let target = if name.len() % 2 == 0 { victim.clone() } else { victims.join(name) };
+            symlink(target, state.join(name)).unwrap();
+        }
+    };
+    let before = (facts(&victim), facts(&victims));
+    let untouched = |after: &str| {
+        assert_eq!((facts(&victim), facts(&victims)), before, "{after}");
+    };
+    plant(&book);
+    plant(&["lock", "trial.tmp"]);
+
+    // It is somebody else's: the program says so and does not start.
+    let serve = || support::run(&["--config.file", &config, "--web.listen-address", "127.0.0.1:0"]);
+    let refused = serve();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("belongs to the user 12345") && said.contains("chown"), "{said}");
+    untouched("serve in the directory of another user");
+    // Reading beside it is nobody's harm.
+    support::run(&["check", "--quick", "--config.file", &config]);
+    untouched("check beside it");
+
+    // `silence` becomes that user, in that directory alone.
+    let silence = |args: &[&str]| {
+        let mut all = vec!["silence", "--config.file", &config];
+        all.extend(args);
+        let out = support::run(&all);
+        let text = [out.stdout, out.stderr].concat();
+        (out.status.success(), String::from_utf8(text).unwrap())
+    };
+    let add = ["add", "--store", "main", "--for", "1h", "--comment", "moving"];
+    for name in book {
+        for other in book {
+            drop(fs::remove_file(state.join(other)));
+        }
+        plant(&[name]);
+        let (well, said) = silence(&add);
+        assert!(!well && said.contains("is a link"), "{name}: {said}");
+        untouched(name);
+    }
+    drop(fs::remove_file(state.join(book[3])));
+    let (well, said) = silence(&add);
+    assert!(well, "{said}");
+    let made = fs::metadata(state.join(book[0])).unwrap();
+    assert_eq!((made.uid(), made.mode() & 0o777), (OTHER, 0o600), "for the exporter of that user");
+    assert!(silence(&["list"]).1.contains("moving"));
+    untouched("silence");
+
+    // Given to root with all that lies in it.
+    chown(&state, Some(0), Some(0)).unwrap();
+    let refused = String::from_utf8(serve().stderr).unwrap();
+    assert!(refused.contains("lock: it is a link"), "{refused}");
+    fs::remove_file(state.join("lock")).unwrap();
+    for name in book {
+        plant(&[name]);
+        let exporter = Exporter::start(&["--config.file", &config]);
+        exporter.ready();
+        exporter.wait_page("the page to say that nothing is kept", SOON, |page| {
+            page.has("chroma_exporter_alert_state_persistent", &[], |kept| kept == 0.0)
+        });
+        assert!(exporter.log().contains("is a link"), "{}", exporter.log());
+        assert!(exporter.stop().success());
+        fs::remove_file(state.join(name)).unwrap();
+        untouched(name);
+    }
+}
+
 fn set_open(store: &Path, open: bool) {
     let mode = if open { 0o646 } else { 0o644 };
     fs::set_permissions(store.join("chroma.sqlite3"), fs::Permissions::from_mode(mode)).unwrap();

@@ -2,6 +2,8 @@
 //! costs one thread and gives `device_error 1`; the other store goes on as if nothing had happened.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/hook.rs"]
+mod hook;
 mod support;
 
 use std::{
@@ -108,6 +110,59 @@ fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
         page.get("chroma_disk_device_error", &[("store", "far")]) == Some(0.0)
             && page.get("chroma_disk_avail_bytes", &[("store", "far")]).is_some()
     });
+}
+
+/// A state disk that needs seconds for an answer while the program starts: what it was told before is waited for.
+#[test]
+fn a_slow_state_disk_at_the_start_doubles_no_alert() {
+    const OPEN: &str = "ChromaPermissionWorldWritable";
+    let scratch = tempfile::tempdir().unwrap();
+    let store = fixture("chroma-1.5.9", scratch.path());
+    let set_open = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(store.join("chroma.sqlite3"), mode).unwrap();
+    };
+    set_open(0o644);
+    let disk = scratch.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mount = Mount::of(&disk, &scratch.path().join("slow"));
+    let hook = hook::Hook::start();
+    let config = scratch.path().join("config.yml");
+    let text = format!(
+        "state:\n  dir: {}\nstores:\n  - name: main\n    path: {}\nreceivers:\n  - name: hook\n    type: webhook\n    url: {}\n    group_interval: 0s\n",
+        mount.at.join("state").display(),
+        store.display(),
+        hook.url()
+    );
+    fs::write(&config, text).unwrap();
+    let start = || Exporter::start(&["--config.file", config.to_str().unwrap()]);
+    let exporter = start();
+    exporter.ready();
+    set_open(0o646);
+    let firing = ("chroma_alert_firing", [("alert", OPEN)]);
+    exporter.wait_page("the alert, told and noted", SOON, |page| {
+        page.get(firing.0, &firing.1) == Some(1.0)
+            && hook.count("main", OPEN, "firing") == 1
+            && page.get("chroma_exporter_notification_queue_length", &[]) == Some(0.0)
+            && page.get("chroma_exporter_alert_state_persistent", &[]) == Some(1.0)
+    });
+    drop(exporter); // killed
+
+    signal(mount.daemon.id(), "STOP");
+    let daemon = mount.daemon.id();
+    let goes_on = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(8));
+        signal(daemon, "CONT");
+    });
+    let exporter = start();
+    goes_on.join().unwrap();
+    exporter.wait_page("the alert after the restart", SOON, |page| {
+        page.get(firing.0, &firing.1) == Some(1.0)
+            && page.get("chroma_exporter_alert_state_persistent", &[]) == Some(1.0)
+    });
+    set_open(0o644);
+    wait_for("its end", SOON, || (hook.count("main", OPEN, "resolved") == 1).then_some(()));
+    assert_eq!(hook.count("main", OPEN, "firing"), 1, "{}", exporter.log());
 }
 
 #[test]

@@ -92,6 +92,14 @@ impl Engine {
         Self { rules, runbooks: runbooks.to_owned(), tracked, of_runs, ..Self::default() }
     }
 
+    /// Takes in what was written down before a restart and comes late. An alert that is tracked by now stays as it is.
+    pub fn resume(&mut self, tracked: BTreeMap<Key, Tracked>) {
+        for (key, tracked) in tracked {
+            self.tracked.entry(key).or_insert(tracked);
+        }
+        self.judged.clear();
+    }
+
     /// Puts other rules into force; the next evaluation looks at every store.
     pub fn set_rules(&mut self, rules: Vec<Rule>, runbooks: &str) {
         self.of_runs = are_of_runs(&rules);

@@ -169,6 +169,22 @@ impl Lane {
         }
     }
 
+    /// Takes in what was written down before a restart and comes late. What is known of an episode by now stays, and so does a
+    /// notification that is on its way.
+    pub fn resume(&mut self, entries: BTreeMap<String, Entry>, road: Road) {
+        for (episode, entry) in entries {
+            self.touched.episodes.insert(episode.clone());
+            self.entries.entry(episode).or_insert(entry);
+        }
+        if self.road.attempt.is_none() && !self.sending {
+            self.road = road;
+            self.touched.road = true;
+            if let Some(attempt) = &mut self.road.attempt {
+                attempt.unclear = true;
+            }
+        }
+    }
+
     /// Another configuration; what is queued stays.
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;

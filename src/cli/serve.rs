@@ -29,6 +29,9 @@ use crate::{
 /// From the signal to the end of every part; threads that hang in a filesystem are left behind after it.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a state directory may take to answer at the start. Longer than an owner that is ending is waited for.
+const STATE_PATIENCE: Duration = Duration::from_secs(45);
+
 /// A file is written in several steps; it is read when it has been quiet for this long.
 const FILE_SETTLE: Duration = Duration::from_millis(250);
 
@@ -73,6 +76,12 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
             return ExitCode::FAILURE;
         }
     };
+    let host = tokio::select! {
+        host = claim_state(&config) => host,
+        _ = term.recv() => return ended_by("TERM"),
+        _ = interrupt.recv() => return ended_by("INT"),
+    };
+    let Some(host) = host.map(Arc::new) else { return ExitCode::FAILURE };
     let listeners = match Listeners::bind(&config.web) {
         Ok(listeners) => listeners,
         Err(error) => {
@@ -80,14 +89,7 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
             return ExitCode::FAILURE;
         }
     };
-    let own = match Own::new(&config.web.telemetry_path, clock::now()) {
-        Ok(own) => own,
-        Err(error) => {
-            error!(%error, "The program's own metrics cannot be set up.");
-            return ExitCode::FAILURE;
-        }
-    };
-    let host = Arc::new(Host::new(&config));
+    let Some(own) = own_metrics(&config) else { return ExitCode::FAILURE };
     let board = Board::default();
     let nothing = Snapshot { taken_at: clock::now(), stores: Vec::new() };
     let (snapshots, seen) = watch::channel(Arc::new(nothing));
@@ -166,6 +168,32 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
         host_at_end.end_in_order();
     }
     code
+}
+
+/// The host with its state directory; `None` when the program must not start, which was said. Before anything is answered: who
+/// asks meanwhile sees a program that is not there yet. A directory that does not answer stops no alert.
+async fn claim_state(config: &Arc<Config>) -> Option<Host> {
+    let seen = Arc::clone(config);
+    let claim = tokio::task::spawn_blocking(move || Host::claim(&seen));
+    match tokio::time::timeout(STATE_PATIENCE, claim).await {
+        Ok(Ok(Ok(host))) => Some(host),
+        Ok(Ok(Err(refused))) => {
+            error!(error = %refused, hint = refused.hint(), "Cannot start.");
+            None
+        }
+        Ok(Err(_)) | Err(_) => {
+            let dir = config.state_dir.as_deref().unwrap_or(Path::new(""));
+            let seconds = STATE_PATIENCE.as_secs();
+            error!(dir = %dir.display(), seconds, "The state directory does not answer; going on without it. Alerts that were told before are told again. Restart the program when the directory answers.");
+            Some(Host::without_state(config))
+        }
+    }
+}
+
+fn own_metrics(config: &Config) -> Option<Own> {
+    Own::new(&config.web.telemetry_path, clock::now())
+        .inspect_err(|error| error!(%error, "The program's own metrics cannot be set up."))
+        .ok()
 }
 
 fn ended_by(signal: &str) -> ExitCode {

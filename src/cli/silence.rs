@@ -23,6 +23,7 @@ use crate::{
     config::{Config, alerts},
     dispatch::book::Book,
     format::{duration, words},
+    host::state::place,
     human, runbooks,
 };
 
@@ -93,10 +94,26 @@ pub(super) fn run(config: &Config, mut action: Action) -> Ended {
         return Ended::Misconfigured;
     };
     let now = clock::now();
-    match act(dir, action, now) {
+    // As root beside an exporter of another user: with the rights of that one, and in its directory alone.
+    let seen = match place::enter(dir) {
+        Ok(seen) => seen,
+        Err(obstacle) => {
+            to_stderr(&format!(
+                "error: {}: {obstacle}\n{}",
+                plain(&dir.to_string_lossy()),
+                obstacle.help()
+            ));
+            return Ended::Critical;
+        }
+    };
+    match act(&seen, action, now) {
         Ok(text) => to_stdout(&text, Ended::Well),
-        Err(problem) => {
+        Err(problem) if seen == *dir => {
             to_stderr(&format!("error: {problem}\n"));
+            Ended::Critical
+        }
+        Err(problem) => {
+            to_stderr(&format!("error: in {}: {problem}\n", plain(&dir.to_string_lossy())));
             Ended::Critical
         }
     }

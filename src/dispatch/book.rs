@@ -6,14 +6,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
-    io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    ffi::OsStr,
+    fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, params};
+use rustix::fs::{CWD, Mode, OFlags};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{error, warn};
 
@@ -24,6 +25,7 @@ use crate::{
         silence::Silence,
     },
     clock::Timestamp,
+    host::state::place,
 };
 
 /// Name of the file in the state directory.
@@ -146,6 +148,9 @@ impl Book {
     pub fn peek(dir: &Path) -> Option<Kept> {
         use rusqlite::OpenFlags;
         let path = dir.join(FILE);
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(CWD, dir, directory, Mode::empty()).ok()?;
+        own_files(dir, &place).ok()?;
         let plain = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let read = |connection: Connection| Self { path: path.clone(), connection }.read().ok();
         // Beside a -wal, SQLite needs a -shm, which it cannot make there; without it the file alone is read.
@@ -161,15 +166,16 @@ impl Book {
         let path = dir.join(FILE);
         let io = |source| BookError::Io { path: path.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(CWD, dir, directory, Mode::empty())
+            .map_err(|errno| io(errno.into()))?;
+        own_files(dir, &place)?;
         // SQLite would make it readable for others, and its -wal and -shm take over the mode of the file.
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io)?;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat(&place, FILE, flags, mode).map_err(|errno| io(errno.into()))?;
+        rustix::fs::fchmod(&file, mode).map_err(|errno| io(errno.into()))?;
         drop(file);
         let sqlite = |source| BookError::Sqlite { path: path.clone(), source };
         let connection = Connection::open(&path).map_err(sqlite)?;
@@ -366,6 +372,16 @@ pub(super) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// SQLite opens these by their names, and would follow a link that somebody has put there.
+fn own_files(dir: &Path, place: &std::os::fd::OwnedFd) -> Result<(), BookError> {
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let name = format!("{FILE}{suffix}");
+        place::expect_own_file(place, OsStr::new(&name))
+            .map_err(|source| BookError::Io { path: dir.join(&name), source })?;
+    }
+    Ok(())
+}
+
 fn set_aside(dir: &Path, problem: &BookError, now: Timestamp) -> Result<(), BookError> {
     let aside = dir.join(format!("{FILE}.damaged-{}", now.as_secs()));
     for suffix in ["-wal", "-shm", ""] {
@@ -393,6 +409,8 @@ const BUSY: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn entry(name: &str) -> Entry {

@@ -67,6 +67,21 @@ impl Desk {
         desk
     }
 
+    /// Takes in what was written down before the start and could not be read then. What is known since goes before.
+    pub fn resume(&mut self, kept: Kept, now: Timestamp) {
+        self.engine.resume(kept.tracked);
+        let mut roads = kept.roads;
+        for (name, entries) in kept.entries {
+            let road = roads.remove(&name).unwrap_or_default();
+            if let Some(lane) = self.lanes.get_mut(&name) {
+                lane.resume(entries, road);
+            }
+        }
+        for lane in self.lanes.values_mut() {
+            lane.sync(self.engine.firing(), now);
+        }
+    }
+
     /// Puts a configuration into force. What waits for a receiver that is no longer there is dropped; answers with how
     /// many alerts that were, by receiver.
     pub fn configure(&mut self, config: &Config, now: Timestamp) -> Vec<(String, usize)> {

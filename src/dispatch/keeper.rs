@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
-use super::book::{Book, Kept, Row};
+use super::book::{Book, BookError, Kept, Row};
 use crate::{
     alert::silence::Silence,
     clock::{self, Ticks},
@@ -19,6 +19,8 @@ pub(super) struct Keeper {
     book: Option<Book>,
     /// A piece of work that did not end in time; the book comes back with it, or never.
     away: Option<JoinHandle<Option<Book>>>,
+    /// A book that did not open in time at the start: what it holds is not known yet.
+    late: Option<JoinHandle<Result<(Book, Kept), BookError>>>,
     /// Whether the book lacks something that happened, so that all must be written.
     behind: bool,
     tried: Option<Ticks>,
@@ -28,27 +30,66 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Opens the book in `dir` and reads it; without one, everything lives in memory.
     pub(super) async fn open(dir: Option<PathBuf>) -> (Self, Kept) {
-        let mut keeper =
-            Self { dir, book: None, away: None, behind: false, tried: None, version: None };
+        let mut keeper = Self {
+            dir,
+            book: None,
+            away: None,
+            late: None,
+            behind: false,
+            tried: None,
+            version: None,
+        };
         let Some(dir) = keeper.dir.clone() else { return (keeper, Kept::default()) };
         keeper.tried = Some(clock::ticks());
-        let opened = tokio::task::spawn_blocking(move || {
-            Book::open(&dir, clock::now()).map_err(|problem| (problem.chain(), Book::peek(&dir)))
-        });
-        match tokio::time::timeout(PATIENCE, opened).await {
+        let at = dir.clone();
+        let mut opened = tokio::task::spawn_blocking(move || Book::open(&at, clock::now()));
+        match tokio::time::timeout(START_PATIENCE, &mut opened).await {
             Ok(Ok(Ok((book, kept)))) => {
                 keeper.book = Some(book);
                 (keeper, kept)
             }
-            Ok(Ok(Err((problem, kept)))) => {
-                keeper.failed(&problem);
-                (keeper, kept.unwrap_or_default())
+            Ok(Ok(Err(problem))) => {
+                keeper.failed(&problem.chain());
+                let peek = tokio::task::spawn_blocking(move || Book::peek(&dir));
+                let kept = tokio::time::timeout(START_PATIENCE, peek).await;
+                (keeper, kept.ok().and_then(Result::ok).flatten().unwrap_or_default())
             }
-            Ok(Err(_)) | Err(_) => {
+            Ok(Err(_)) => {
+                keeper.failed("the thread that read it ended");
+                (keeper, Kept::default())
+            }
+            Err(_) => {
+                keeper.late = Some(opened);
                 keeper.failed("it does not answer");
                 (keeper, Kept::default())
             }
         }
+    }
+
+    /// What the book held at the start, when that comes late. Nothing is written before it is known: it may tell of messages
+    /// that nobody has yet.
+    pub(super) async fn late(&mut self) -> Option<Kept> {
+        let job = self.late.take_if(|job| job.is_finished())?;
+        match job.await.ok()? {
+            Ok((book, kept)) => {
+                self.book = Some(book);
+                self.tried = None;
+                Some(kept)
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// The last write. Work that is under way gets a moment, and no pause between attempts counts.
+    pub(super) async fn finish(&mut self, rows: Vec<Row>, all: impl FnOnce() -> Vec<Row>) {
+        if let Some(mut job) = self.away.take() {
+            match tokio::time::timeout(LAST_PATIENCE, &mut job).await {
+                Ok(book) => self.book = book.ok().flatten(),
+                Err(_) => return,
+            }
+        }
+        self.tried = None;
+        self.write(rows, all).await;
     }
 
     /// Whether what happened is on disk.
@@ -67,7 +108,7 @@ impl Keeper {
             return;
         }
         self.fetch_back().await;
-        if self.book.is_none() && self.away.is_none() {
+        if self.book.is_none() && self.away.is_none() && self.late.is_none() {
             self.reopen().await;
         }
         let Some(mut book) = self.book.take() else {
@@ -159,6 +200,12 @@ impl Keeper {
 
 /// A write that takes longer is left alone.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a book may take to be read at the start: alerts that were told before would be told again without it.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the end of the program waits for a write that is under way.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Time between two attempts while the book cannot be written.
 const RETRY: Duration = Duration::from_secs(5);
