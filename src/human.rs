@@ -95,7 +95,7 @@ pub(crate) fn plain(text: &str) -> String {
 
 /// Format characters of Unicode that a name has no use for: marks and overrides of direction, characters without width
 /// (but for the joiners, which scripts and emoji need), separators of lines, invisible operators, tags.
-const fn hidden(c: char) -> bool {
+pub(crate) const fn hidden(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')

@@ -13,6 +13,7 @@ pub mod findings;
 pub mod firsts;
 pub mod fleet;
 pub mod format;
+mod hidden;
 pub mod history;
 pub mod host;
 pub mod http;

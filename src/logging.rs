@@ -15,7 +15,10 @@ use tracing_subscriber::{
     reload,
 };
 
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::{
+    config::{Log, LogFormat, LogLevel},
+    hidden, human,
+};
 
 /// Begins to log. The first call decides the format; a repeated one only changes the level.
 pub fn init(log: Log) {
@@ -83,8 +86,9 @@ where
     }
 }
 
-/// Standard error without the control characters that neither format escapes (DEL and U+0080 to U+009F): names from disk
-/// stand in the log, and some terminals obey these.
+/// Standard error without secrets, and with escapes for what neither format escapes: control characters (DEL and U+0080 to
+/// U+009F), which some terminals obey, and marks of direction and characters that nobody sees, which make a name look like
+/// another. Names from disk stand in the log.
 #[derive(Debug, Clone, Copy)]
 struct StandardError;
 
@@ -101,12 +105,27 @@ struct Cleaned<W>(W);
 impl<W: Write> Write for Cleaned<W> {
     /// Gets whole lines from the formatters.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let obeyed = |c: char| c == '\u{7f}' || ('\u{80}'..='\u{9f}').contains(&c);
+        let misleads = |c: char| c != '\n' && (c.is_control() || human::hidden(c));
         match str::from_utf8(line) {
-            Ok(text) if text.contains(obeyed) => {
-                self.0.write_all(text.replace(obeyed, "\u{fffd}").as_bytes())?;
+            Err(_) => self.0.write_all(line)?,
+            Ok(text) => {
+                let text = hidden::shown(text);
+                if text.contains(misleads) {
+                    // As JSON escapes it, and logfmt too.
+                    let escape = |unit: &mut u16| format!("\\u{unit:04x}");
+                    let write = |c: char| -> String {
+                        if misleads(c) {
+                            c.encode_utf16(&mut [0; 2]).iter_mut().map(escape).collect()
+                        } else {
+                            c.to_string()
+                        }
+                    };
+                    let text: String = text.chars().map(write).collect();
+                    self.0.write_all(text.as_bytes())?;
+                } else {
+                    self.0.write_all(text.as_bytes())?;
+                }
             }
-            _ => self.0.write_all(line)?,
         }
         Ok(line.len())
     }
@@ -192,9 +211,27 @@ mod tests {
 
     #[test]
     fn names_from_disk_cannot_forge_lines_or_drive_the_terminal() {
-        let name = "x\nlevel=error \u{1b}[2J\u{9b}2J\u{7f}";
+        let name =
+            "x\nlevel=error \u{1b}[2J\u{9b}2J\u{7f} \u{202e}gpj.exe\u{2066}\u{200b}\u{e0041}";
+        hidden::note("the-word-of-a-log");
         for format in LogFormat::ALL {
-            let text = logged(Log { format, ..Log::default() }, || warn!(path = %name, "Odd."));
+            let log = Log { format, ..Log::default() };
+            let text = logged(log, || warn!(path = %name, said = "the-word-of-a-log", "Odd."));
+            // In quotes, logfmt escapes some of them by itself.
+            let own = "\\u{202e}gpj.exe\\u{2066}\\u{200b}\\u{e0041}";
+            let ours = "\\u202egpj.exe\\u2066\\u200b\\udb40\\udc41";
+            assert!(text.contains(ours) || text.contains(own), "{text}");
+            let bare = logged(log, || warn!(path = %"/x\u{202e}y\u{200b}", "Odd."));
+            assert!(
+                bare.contains("/x\\u202ey\\u200b") || bare.contains("/x\\u{202e}y\\u{200b}"),
+                "{bare}"
+            );
+            assert!(text.chars().all(|c| !human::hidden(c)), "{text:?}");
+            assert!(!text.contains("the-word") && text.contains("<secret>"), "{text}");
+            if format == LogFormat::Json {
+                let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(line["path"], name);
+            }
             assert_eq!(text.matches('\n').count(), 1, "{text:?}");
             assert!(text.trim_end().chars().all(|c| !c.is_control()), "{text:?}");
         }

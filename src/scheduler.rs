@@ -3,6 +3,7 @@
 //! on the threads of a small pool ([`Workers`]), so that a thousand stores need no more threads than ten.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -27,7 +28,7 @@ use crate::{
     findings::{Code, Finding},
     firsts::{self, Firsts},
     format::hash::path_hash,
-    logging,
+    hidden, logging,
     sample::{Observation, Reading, Snapshot, StoreReadings},
     store::Context,
     watch::{StoreWatch, Wake, WakeSlot, Watches},
@@ -541,6 +542,19 @@ fn reading_of(
     turn: &Turn,
     duration: Duration,
 ) -> Reading {
+    // Whatever was read may hold what this program sent, or has in its files.
+    for finding in &mut observation.findings {
+        if let Cow::Owned(plain) = hidden::shown(&finding.evidence) {
+            finding.evidence = plain;
+        }
+    }
+    for problem in &mut observation.problems {
+        if let CollectError::Other(text) = problem
+            && let Cow::Owned(plain) = hidden::shown(text)
+        {
+            *text = plain;
+        }
+    }
     // Whether it fails is known of every run.
     observation.judged.push(Code::CollectorFailing);
     let last_success = observation.problems.is_empty().then_some(turn.now);

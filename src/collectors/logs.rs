@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::tail::Tail;
-use super::{Collector, Pace, Turn};
+use super::{Collector, Pace, Turn, server};
 use crate::{
     clock::Timestamp,
     config::CollectorName,
     findings::{Code, Finding},
     format::log::{Scanner, Signature},
+    hidden,
     sample::{Desc, Observation},
     store::Context,
     watch::Wake,
@@ -107,7 +108,8 @@ impl Memory {
             noted.lately = noted.lately.saturating_add(count);
             noted.last = now;
             file.clone_into(&mut noted.file);
-            noted.line = line;
+            // The server may have written down what it was sent.
+            noted.line = hidden::shown_cut(&line).into_owned();
         }
     }
 
@@ -172,6 +174,11 @@ impl Collector for Logs {
         let mut out = Observation::default();
         if self.context.store.logs.is_empty() {
             return out;
+        }
+        if self.memory.is_none()
+            && let Some(probe) = &self.context.store.server
+        {
+            server::know_secrets(probe);
         }
         let mut memory = self.memory.take().unwrap_or_else(|| self.load());
         let shape = memory.tail.shape();

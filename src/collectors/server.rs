@@ -9,6 +9,7 @@ mod judge;
 
 use std::time::Duration;
 
+pub(crate) use self::ask::know_secrets;
 use self::{
     ask::{Api, Asked, Asker, Asking, Probe},
     compare::{Listed, Other},

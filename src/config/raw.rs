@@ -131,6 +131,7 @@ impl RawConfig {
                 path.read("rootfs", |value| rules::absolute_path(text(value)?)).map(|at| at.value);
         }
         raw.alerts = alerts::read(&top, &raw.collect);
+        receivers::hide_addresses(&top, report);
         raw.receivers = receivers::read(&top);
         if let Some(log) = top.section("log") {
             log.set("level", &mut raw.log.level, section::choice(&LogLevel::ALL, LogLevel::as_str));

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     ConfigError,
-    report::{At, Place},
+    report::{At, Place, Report},
     rules,
     secret::{SHOWN, Secret, Source},
     section::{self, Section, duration, shown, text},
     target,
-    yaml::Node,
+    yaml::{Node, Value},
 };
 use crate::findings::Severity;
 
@@ -134,6 +134,24 @@ pub enum Auth {
         /// Their password.
         password: Secret,
     },
+}
+
+/// Notes every text of the list `receivers` that looks like an address, so that no problem shows it: it is put into wrong places
+/// more often than into the right one.
+pub(crate) fn hide_addresses(top: &Section<'_>, report: &Report) {
+    let mut waiting: Vec<&Node> = top.node("receivers").into_iter().collect();
+    while let Some(node) = waiting.pop() {
+        match &node.value {
+            Value::Scalar(scalar) => report.hide(&scalar.text),
+            Value::List(items) => waiting.extend(items),
+            Value::Mapping(entries) => {
+                for (key, node) in entries {
+                    report.hide(&key.text);
+                    waiting.push(node);
+                }
+            }
+        }
+    }
 }
 
 /// The words of `type`.

@@ -3,7 +3,8 @@
 
 use std::{cell::RefCell, collections::BTreeSet, fmt, path::Path, sync::Arc};
 
-use crate::format::words;
+use super::secret::SHOWN;
+use crate::{format::words, human};
 
 /// One problem: `chroma_exporter.yml:12: collect.interval = 1ms: must be 100ms to 1h`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +95,9 @@ struct Inner {
     untold: usize,
     /// Every key that anybody asked for, with its sections; items of lists are `[]`.
     asked: BTreeSet<String>,
+    /// What stands below `receivers` and looks like an address: whoever has it may write there, so it is shown nowhere, in
+    /// whichever place it was put.
+    addresses: BTreeSet<String>,
     /// Keys that nobody asked for: where, section, key.
     unknown: Vec<(Place, String, String)>,
 }
@@ -124,6 +128,13 @@ impl Report {
         }
     }
 
+    /// Notes a text of the list of receivers.
+    pub(crate) fn hide(&self, text: &str) {
+        if looks_like_address(text) {
+            self.inner.borrow_mut().addresses.insert(text.to_owned());
+        }
+    }
+
     /// Every key that anybody asked for.
     #[cfg(test)]
     pub(crate) fn keys(&self) -> BTreeSet<String> {
@@ -132,9 +143,12 @@ impl Report {
 
     /// All problems in the order of the file; those without a line last.
     pub(crate) fn into_problems(self) -> Vec<ConfigError> {
-        let Inner { mut problems, untold, asked, unknown } = self.inner.into_inner();
+        let Inner { mut problems, untold, asked, addresses, unknown } = self.inner.into_inner();
         for (place, section, key) in unknown {
             problems.push(place.wrong(suggestion(&section, &key, &asked)));
+        }
+        for problem in &mut problems {
+            hide_addresses(problem, &addresses);
         }
         problems.sort_by_key(|problem| problem.line.unwrap_or(u64::MAX));
         let untold = untold + problems.len().saturating_sub(PROBLEMS_MAX);
@@ -146,6 +160,56 @@ impl Report {
         }
         problems
     }
+}
+
+fn hide_addresses(problem: &mut ConfigError, addresses: &BTreeSet<String>) {
+    // The longest first: one may hold another.
+    let mut addresses: Vec<&String> = addresses.iter().collect();
+    addresses.sort_by_key(|address| std::cmp::Reverse(address.len()));
+    let texts = [Some(&mut problem.field), Some(&mut problem.rule), problem.value.as_mut()];
+    for text in texts.into_iter().flatten() {
+        for address in &addresses {
+            if text.contains(address.as_str()) {
+                *text = text.replace(address.as_str(), SHOWN);
+            }
+        }
+    }
+    // A header in the place of the file that it belongs into, and what stands where only secrets do.
+    let name = |part: &'_ str| part.split('[').next().unwrap_or(part).to_owned();
+    let parts: Vec<String> = problem.field.split('.').map(name).collect();
+    let below = |section: &str| parts.iter().skip(1).any(|part| part == section);
+    let secret = match parts.first().map(String::as_str) {
+        Some("receivers") => {
+            (below("basic_auth") || below("headers"))
+                && parts.last().is_some_and(|key| key != "name" && key != "username")
+        }
+        first => first == Some("basic_auth_users"),
+    };
+    let header = problem.field.ends_with("headers_file")
+        && problem.value.as_ref().is_some_and(|value| value.contains([':', ' ']));
+    if problem.value.as_ref().is_some_and(|value| !value.starts_with('(')) && (secret || header) {
+        problem.value = Some(SHOWN.to_owned());
+    }
+    // A value that was cut is no longer what was noted.
+    if problem.field.split(['.', '[']).next() == Some("receivers")
+        && problem.value.as_deref().is_some_and(looks_like_address)
+    {
+        problem.value = Some(SHOWN.to_owned());
+    }
+}
+
+/// Whether a text has an address in it: with a scheme, or a host with a path behind it.
+pub(crate) fn looks_like_address(text: &str) -> bool {
+    text.contains("://")
+        || text.split(|c: char| c.is_whitespace() || "\"'<>(),=".contains(c)).any(|word| {
+            let (host, path) = word.split_once('/').unwrap_or((word, ""));
+            let host = host.rsplit('@').next().unwrap_or(host);
+            let name = host.split(':').next().unwrap_or(host);
+            path.len() >= ADDRESS_PATH_MIN
+                && name.contains('.')
+                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+        })
 }
 
 /// What to say of the unknown `key` of `section`.
@@ -200,7 +264,7 @@ fn printable(text: &str) -> String {
     let mut out: String = text
         .chars()
         .take(VALUE_CHARS_MAX)
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if c.is_control() || human::hidden(c) { '\u{fffd}' } else { c })
         .collect();
     if text.chars().nth(VALUE_CHARS_MAX).is_some() {
         out.push('…');
@@ -212,6 +276,9 @@ fn printable(text: &str) -> String {
 const PROBLEMS_MAX: usize = 100;
 
 const VALUE_CHARS_MAX: usize = 400;
+
+/// A path of fewer bytes holds no secret.
+const ADDRESS_PATH_MIN: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -269,6 +336,24 @@ mod tests {
         assert_eq!(problems[0].field, "y");
         assert!(problems.is_sorted_by_key(|p| p.line.unwrap_or(u64::MAX)));
         assert_eq!(problems[PROBLEMS_MAX].rule, "and 51 more problems");
+    }
+
+    #[test]
+    fn what_looks_like_an_address_is_known_as_one() {
+        for (text, want) in [
+            ("https://hooks.slack.com/services/T0/B0/x", true),
+            ("hooks.slack.com/services/T0/B0/xxxx", true),
+            ("url hooks.slack.com:443/services/T0/B0", true),
+            ("me:pw@example.org/services/T0", true),
+            ("slack", false),
+            ("secrets/slack.url", false),
+            ("/etc/chroma_exporter/slack.url", false),
+            ("./conf.d/secrets/slack.url", false),
+            ("30s", false),
+            ("a.b/c", false),
+        ] {
+            assert_eq!(looks_like_address(text), want, "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::{report::looks_like_address, secret::SHOWN};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{
     DefaultMessageFormatter, DuplicateKeyPolicy, Error, Location, MessageFormatter,
@@ -112,7 +113,13 @@ fn syntax_error(mut error: &Error) -> SyntaxError {
         Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } => {
             "too large, too deep or too many aliases for a configuration".to_owned()
         }
-        _ => format!("is not YAML: {}", DefaultMessageFormatter.format_message(error)),
+        _ => {
+            let told = DefaultMessageFormatter.format_message(error);
+            // Without a tree nobody knows in which section a text stands.
+            let word = |word| if looks_like_address(word) { SHOWN } else { word };
+            let told: Vec<&str> = told.split(' ').map(word).collect();
+            format!("is not YAML: {}", told.join(" "))
+        }
     };
     SyntaxError { line, message }
 }

@@ -24,7 +24,10 @@ use tokio::{
 };
 
 use super::{Said, TEXT_MAX, http::NoReply, secrets::Redactor};
-use crate::alert::message::{Failure, Notification, Outcome};
+use crate::{
+    alert::message::{Failure, Notification, Outcome},
+    config::report::looks_like_address,
+};
 
 /// Bytes of standard error that are kept; the rest is read and dropped.
 const STDERR_BYTES_MAX: usize = 4_096;
@@ -70,7 +73,14 @@ pub(crate) async fn run(
     drop(timeout(STDERR_GRACE, &mut reading).await);
     reading.abort();
     let stderr = kept.lock().map(|kept| String::from_utf8_lossy(&kept).into_owned());
-    let stderr = Redactor::default().clean(&stderr.unwrap_or_default(), TEXT_MAX);
+    let mut redactor = Redactor::default();
+    for word in command.iter().filter(|word| looks_like_address(word)) {
+        redactor.hide(word);
+        if let Ok(url) = reqwest::Url::parse(word) {
+            redactor.hide_url(&url);
+        }
+    }
+    let stderr = redactor.clean(&stderr.unwrap_or_default(), TEXT_MAX);
     let retry = |failure, unclear| Outcome::Retry { failure, after: None, unclear };
     Ok(match ended {
         Err(_) => {

@@ -190,9 +190,7 @@ impl Client {
                 redactor.hide(&text);
                 let proxy = target::proxy(&text)
                     .map_err(|rule| NoReply::config(format!("the proxy {rule}")))?;
-                if let Some(password) = proxy.password() {
-                    redactor.hide(password);
-                }
+                redactor.hide_credentials(&proxy);
                 Some(text)
             }
         };

@@ -12,9 +12,12 @@ use std::{
 use rustix::fs::OFlags;
 use tracing::warn;
 
-use crate::config::{
-    Secret,
-    secret::{SHOWN, Source},
+use crate::{
+    config::{
+        Secret,
+        secret::{SHOWN, Source},
+    },
+    hidden,
 };
 
 /// A secret cannot be had. Says where it should stand, never what was read.
@@ -72,7 +75,10 @@ pub(crate) fn read(secret: &Secret, warned: &Warned) -> Result<String, SecretErr
     let rule = match text {
         "" => "must not be empty",
         _ if text.chars().any(char::is_control) => "must be one line of text",
-        _ => return Ok(text.to_owned()),
+        _ => {
+            hidden::note(text);
+            return Ok(text.to_owned());
+        }
     };
     Err(SecretError::Unusable { place, rule })
 }
@@ -120,9 +126,27 @@ const PART_BYTES_MIN: usize = 6;
 impl Redactor {
     /// Never shows this word.
     pub(crate) fn hide(&mut self, word: &str) {
-        if !word.is_empty() && !self.words.iter().any(|known| known == word) {
-            self.words.push(word.to_owned());
-            self.words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+        if word.is_empty() || self.words.iter().any(|known| known == word) {
+            return;
+        }
+        // As it stands, and as others write it down.
+        for form in hidden::forms(word) {
+            if form == word || form.len() >= PART_BYTES_MIN {
+                self.words.push(form);
+            }
+        }
+        self.words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+    }
+
+    /// Never shows what a proxy is told of who we are.
+    pub(crate) fn hide_credentials(&mut self, url: &reqwest::Url) {
+        let Some(password) = url.password() else { return };
+        for form in hidden::forms(password) {
+            self.hide(&form);
+            for user in hidden::forms(url.username()) {
+                // What is sent is made of both without the escapes of the URL; `hide` knows its base64.
+                self.hide(&format!("{user}:{form}"));
+            }
         }
     }
 
@@ -144,11 +168,16 @@ impl Redactor {
 
     /// `text` without secrets and control characters, at most `max` characters.
     pub(crate) fn clean(&self, text: &str, max: usize) -> String {
-        let mut text = text.to_owned();
+        let mut text = hidden::shown(text).into_owned();
         for word in &self.words {
             if text.contains(word.as_str()) {
                 text = text.replace(word.as_str(), SHOWN);
             }
+        }
+        // What was cut off in the middle of one begins with it all the same.
+        if let Some(at) = hidden::begun_at_end(&self.words, &text) {
+            text.truncate(at);
+            text.push_str(SHOWN);
         }
         let mut out = String::new();
         let mut space = false;

@@ -2,6 +2,7 @@
 //! this host. Nothing is asked that changes anything.
 
 use std::{
+    borrow::Cow,
     error::Error,
     fs::File,
     io::{self, Read},
@@ -15,7 +16,7 @@ use reqwest::{
     redirect,
 };
 
-use crate::{clock, config::ServerProbe, format::api};
+use crate::{clock, config::ServerProbe, format::api, hidden};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -236,8 +237,30 @@ impl Asker {
                 break; // more than any answer that is asked for
             }
         }
-        Ok(Answer { status, body })
+        Ok(Answer { status, body: without_secrets(body) })
     }
+}
+
+/// The body without what was sent to get it. A server may say that back, plainly or with the escapes of JSON.
+fn without_secrets(body: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&body);
+    let plain = hidden::shown(&text);
+    if let Ok(json) = serde_json::from_str::<serde_json::Value>(&plain) {
+        let written = json.to_string();
+        if let Cow::Owned(plain) = hidden::shown(&written) {
+            return plain.into_bytes();
+        }
+    }
+    match plain {
+        Cow::Owned(plain) => plain.into_bytes(),
+        Cow::Borrowed(_) => body,
+    }
+}
+
+/// Reads the headers for what must not be shown, before the server was asked anything.
+pub(crate) fn know_secrets(probe: &ServerProbe) {
+    // What is wrong with the file is told by whoever needs it.
+    drop(probe.headers_file.as_deref().map(read_headers));
 }
 
 fn silence(error: &reqwest::Error) -> Silence {
@@ -298,11 +321,19 @@ fn read_headers(file: &Path) -> Result<HeaderMap, String> {
                 "line {number} of headers_file {file} is not of the form NAME: VALUE"
             ));
         };
+        if !PLAIN_HEADERS.contains(&name.as_str())
+            && let Ok(text) = value.to_str()
+        {
+            hidden::note_header(text);
+        }
         headers.append(name, value);
     }
     Ok(headers)
 }
 
+/// What these say is no secret, and stands in other texts too.
+const PLAIN_HEADERS: [&str; 6] =
+    ["accept", "accept-encoding", "accept-language", "content-type", "host", "user-agent"];
 const BODY_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_BYTES_MAX: u64 = 16 * 1024;
 const AGAIN_BELOW: Duration = Duration::from_millis(500);

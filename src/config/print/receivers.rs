@@ -8,7 +8,10 @@ use crate::{
         Auth, BEARER, HEADER_VALUE, Http, Kind, PASSWORD, PROXY, ROUTING, Receiver, SIGNING,
         SIGNING_OLD, SecretKeys, URL,
     },
-    config::secret::Secret,
+    config::{
+        report::looks_like_address,
+        secret::{SHOWN, Secret},
+    },
     format::duration,
 };
 
@@ -73,7 +76,12 @@ impl Printed {
                 self.secret(&URL, url.as_ref());
                 self.secret(&ROUTING, Some(routing_key));
             }
-            Kind::Command { command } => self.put("command", json!(command)),
+            Kind::Command { command } => {
+                let shown = |word: &String| {
+                    if looks_like_address(word) { SHOWN.to_owned() } else { word.clone() }
+                };
+                self.put("command", command.iter().map(shown).collect());
+            }
             Kind::Heartbeat { url, post } => {
                 self.secret(&URL, Some(url));
                 self.put("method", json!(if *post { "POST" } else { "GET" }));
