@@ -568,7 +568,8 @@ impl Lane {
         count
     }
 
-    /// The episodes that fire and that the receiver knows of, or will hear of as soon as it may.
+    /// The episodes that the receiver was told as firing, also when they have ended since, and those that fire and that it will
+    /// hear of as soon as it may.
     fn overtaking(&self, silences: &[Silence], now: Timestamp) -> Overtaking<'_> {
         self.overtaking_by(|entry| {
             entry.told.is_some() || !silences.iter().any(|s| s.covers(&entry.alert, now))
@@ -578,8 +579,10 @@ impl Lane {
     fn overtaking_by(&self, counts: impl Fn(&Entry) -> bool) -> Overtaking<'_> {
         let mut overtaking = Overtaking { policy: &self.policy, since: BTreeMap::new() };
         for entry in self.entries.values() {
-            if entry.alert.ended.is_none() && counts(entry) {
-                overtaking.since.insert(self.policy.identity(&entry.alert), entry.alert.since);
+            if heard(entry) || (entry.alert.ended.is_none() && counts(entry)) {
+                let since = entry.alert.since;
+                let newest = overtaking.since.entry(self.policy.identity(&entry.alert));
+                newest.and_modify(|newest| *newest = since.max(*newest)).or_insert(since);
             }
         }
         overtaking
@@ -587,8 +590,7 @@ impl Lane {
 
     /// Forgets the episodes that a newer one has overtaken, once the receiver has heard of that.
     fn forget_overtaken(&mut self) {
-        let heard = |entry: &Entry| entry.told.is_some_and(|told| !told.given_up);
-        let overtaking = self.overtaking_by(heard);
+        let overtaking = self.overtaking_by(|_| false);
         let overtaken = self.entries.iter().filter(|(_, entry)| overtaking.passed(entry));
         let gone: Vec<String> = overtaken.map(|(episode, _)| episode.clone()).collect();
         for episode in gone {
@@ -656,6 +658,11 @@ impl Lane {
     }
 }
 
+/// Whether the receiver was told of it.
+fn heard(entry: &Entry) -> bool {
+    entry.told.is_some_and(|told| !told.given_up)
+}
+
 /// What became of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -670,14 +677,14 @@ enum Fate {
 /// What makes two alerts one and the same to a receiver.
 type Identity<'a> = (&'a str, &'a str, Option<Severity>);
 
-/// Since when each alert fires, by its identity.
+/// Since when the newest episode of each alert is there, by its identity.
 struct Overtaking<'a> {
     policy: &'a Policy,
     since: BTreeMap<Identity<'a>, Timestamp>,
 }
 
 impl Overtaking<'_> {
-    /// Whether this episode has ended and a newer one of the same identity fires.
+    /// Whether this episode has ended, and a newer one of the same identity fires or was told.
     fn passed(&self, entry: &Entry) -> bool {
         entry.alert.ended.is_some()
             && self

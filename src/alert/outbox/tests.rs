@@ -262,6 +262,26 @@ fn an_end_that_was_told_is_not_told_again_while_a_newer_episode_fires() {
     assert_eq!(post.deliver(20), "firing: a/X+ a/X-");
 }
 
+/// The newer episode was told by an attempt whose outcome came late, and ended meanwhile.
+#[test]
+fn an_older_end_is_not_told_after_a_newer_beginning_that_has_ended_too() {
+    for (name, policy) in policies() {
+        let policy = Policy { group_interval: Duration::ZERO, ..policy };
+        let mut post = Post::new(policy);
+        let first = post.fire("a", "X", 0);
+        post.deliver(0);
+        post.end(&first, 1);
+        let second = post.fire("a", "X", 2);
+        assert_eq!(post.step(2, &UNCLEAR), "firing: a/X+", "{name}");
+        post.end(&second, 3);
+        post.restart();
+        assert_eq!(post.deliver(100), "firing: a/X+", "{name}: word for word");
+        let Next::Send(end) = post.next(101) else { panic!("{name}: the end is not told") };
+        let since: Vec<i64> = end.alerts.iter().map(|alert| alert.since.as_secs()).collect();
+        assert_eq!((told(&end), since), ("resolved: a/X-".to_owned(), vec![2]), "{name}");
+    }
+}
+
 #[test]
 fn an_end_is_told_while_its_successor_is_silenced_or_has_ended_unheard() {
     for silenced in [true, false] {
