@@ -20,6 +20,10 @@ pub struct Post {
     pub text: String,
     /// Whether it was answered with 200.
     pub taken: bool,
+    /// Whether it was refused for good: led elsewhere, or called wrong.
+    pub refused: bool,
+    /// Whether a good answer was cut off in the middle: the status alone says that it was taken, where no more is asked for.
+    pub cut: bool,
     /// Its alerts, read once, because tests ask for them again and again; `None` of what is no JSON.
     alerts: Option<Vec<Told>>,
 }
@@ -35,12 +39,19 @@ pub enum Reply {
     Reset,
     /// Takes the request and says nothing for this long, then closes.
     Hang(Duration),
+    /// Takes the request and says something that is no HTTP.
+    Garbage,
+    /// Takes the request, begins a good answer and closes in the middle of it.
+    Cut,
 }
+
+/// What it answers to the next request for a path.
+type Mood = Box<dyn FnMut(&str) -> Reply + Send>;
 
 pub struct Hook {
     pub address: SocketAddr,
     ledger: Arc<Mutex<Vec<Post>>>,
-    mood: Arc<Mutex<Reply>>,
+    mood: Arc<Mutex<Mood>>,
 }
 
 /// One alert of one post of Alertmanager's webhook form.
@@ -58,7 +69,7 @@ impl Hook {
         let hook = Self {
             address: listener.local_addr().expect("address"),
             ledger: Arc::default(),
-            mood: Arc::new(Mutex::new(Reply::Say(200, "", "ok"))),
+            mood: Arc::new(Mutex::new(Box::new(|_| Reply::Say(200, "", "ok")))),
         };
         let (ledger, mood) = (Arc::clone(&hook.ledger), Arc::clone(&hook.mood));
         std::thread::spawn(move || {
@@ -75,7 +86,12 @@ impl Hook {
     }
 
     pub fn answer(&self, reply: Reply) {
-        *self.mood.lock().expect("mood") = reply;
+        self.answer_by(move |_| reply.clone());
+    }
+
+    /// Answers each request as `mood` says of its path.
+    pub fn answer_by(&self, mood: impl FnMut(&str) -> Reply + Send + 'static) {
+        *self.mood.lock().expect("mood") = Box::new(mood);
     }
 
     pub fn posts(&self) -> Vec<Post> {
@@ -128,11 +144,7 @@ impl Told {
     }
 }
 
-fn serve(
-    stream: &TcpStream,
-    ledger: &Mutex<Vec<Post>>,
-    mood: &Mutex<Reply>,
-) -> std::io::Result<()> {
+fn serve(stream: &TcpStream, ledger: &Mutex<Vec<Post>>, mood: &Mutex<Mood>) -> std::io::Result<()> {
     stream.set_read_timeout(Some(super::support::SOON))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -159,10 +171,13 @@ fn serve(
     reader.read_exact(&mut body)?;
     let text = String::from_utf8_lossy(&body).into_owned();
     let echo = format!("{path} {headers:?} {text}");
-    let reply = mood.lock().expect("mood").clone();
+    let reply = (mood.lock().expect("mood"))(&path);
     let taken = matches!(reply, Reply::Say(200, ..));
+    let cut = matches!(reply, Reply::Cut);
+    let later = |status: u16| matches!(status, 408 | 425 | 429);
+    let refused = matches!(reply, Reply::Say(status @ 300..=499, ..) if !later(status));
     let alerts = serde_json::from_str(&text).ok().map(|json: Value| Told::all(&json));
-    let post = Post { at: super::support::now(), path, headers, text, taken, alerts };
+    let post = Post { at: super::support::now(), path, headers, text, taken, refused, cut, alerts };
     ledger.lock().expect("ledger").push(post);
     let mut stream = stream;
     match reply {
@@ -175,6 +190,8 @@ fn serve(
             write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: {}\r\n\r\n{echo}", echo.len())
         }
         Reply::Reset => Ok(()),
+        Reply::Garbage => stream.write_all(b"\x00\xffSSH-2.0-nonsense\r\n\r\n\x01\x02"),
+        Reply::Cut => write!(stream, "HTTP/1.1 200 x\r\nContent-Length: 100\r\n\r\no"),
         Reply::Hang(span) => {
             std::thread::sleep(span);
             Ok(())
