@@ -1,11 +1,15 @@
 //! How a thread stands beside others: what must be prompt comes before everybody, what can wait takes only what nobody
 //! else wants, of processor and disk.
 
+mod quietly;
+
 use std::io;
 
 use super::kernel::{
     IOPRIO_IDLE, IOPRIO_NONE, scheduling, set_disk_class, set_scheduling, set_turns,
 };
+
+pub use quietly::{Quiet, quietly};
 
 /// While it lives this thread comes before all others that are not prompt. Where that is not permitted it asks for short
 /// turns instead, which Linux 6.12 and later give at once to a thread that has slept; older ones ignore it. To be held for
@@ -106,43 +110,6 @@ pub fn idle() -> io::Result<()> {
     set_scheduling(libc::SCHED_IDLE, libc::sched_param { sched_priority: 0 })
 }
 
-/// How much a piece of work yields to everybody else.
-#[derive(Debug, Clone, Copy)]
-pub enum Quiet {
-    /// It is done soon, or locks others out for moments: with the least niceness.
-    Nice,
-    /// It takes long and keeps nobody waiting: only when nobody else wants the processor or the disk.
-    Idle,
-}
-
-/// Runs `work` on a thread that yields to others: it cannot take that back without privileges. The watch over journals, which
-/// must be prompt, never runs there.
-///
-/// # Errors
-///
-/// When no thread can be had, or the work panicked.
-pub fn quietly<T: Send>(quiet: Quiet, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        let quiet = || {
-            let yielded = match quiet {
-                // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
-                Quiet::Nice => {
-                    rustix::process::setpriority_process(None, NICE_MOST).map_err(io::Error::from)
-                }
-                Quiet::Idle => idle(),
-            };
-            if let Err(error) = yielded {
-                tracing::debug!(%error, "The check runs with ordinary priority.");
-            }
-            work()
-        };
-        let thread =
-            std::thread::Builder::new().name("check".to_owned()).spawn_scoped(scope, quiet)?;
-        thread.join().map_err(|_| io::Error::other("the check panicked"))
-    })
-}
-
-const NICE_MOST: i32 = 19;
 /// The shortest that Linux takes.
 const TURN_NANOS: u64 = 100_000;
 

@@ -204,7 +204,8 @@ fn positions(task: &Task, manner: Manner<'_>) -> BTreeMap<Uuid, i64> {
         let Some(row) = row else { continue };
         let told = row.position.or_else(|| {
             let root = &task.context.place();
-            match quietly(folder, &METADATA, || walk::metadata(root, folder, manner)) {
+            match quietly(folder, &METADATA, manner, |manner| walk::metadata(root, folder, manner))
+            {
                 Ok((MetadataLook::Sound(metadata), _)) => {
                     metadata.max_seq_id.and_then(|at| i64::try_from(at).ok())
                 }
@@ -260,18 +261,19 @@ fn segment(
     let tables = tables.zip(row.filter(comparable));
     let read = if task.walk.contains(&uuid) {
         let dimension = row.and_then(|row| row.dimension);
-        quietly(folder, &Part::ALL, || walk::walk(root, folder, dimension, manner))
+        quietly(folder, &Part::ALL, manner, |manner| walk::walk(root, folder, dimension, manner))
             .map(|(walked, pairs)| (walked.metadata.clone(), pairs, Some(Arc::new(walked))))
     } else {
-        quietly(folder, &METADATA, || walk::metadata(root, folder, manner))
+        quietly(folder, &METADATA, manner, |manner| walk::metadata(root, folder, manner))
             .map(|(metadata, pairs)| (metadata, pairs, None))
     };
     let mut still = true;
     let (metadata, pairs, walked) = match read {
         Err(Refused::Changed) if tables.is_some() => {
             still = false;
-            let (metadata, pairs) =
-                quietly(folder, &METADATA, || walk::newest_ids(root, folder, manner))?;
+            let (metadata, pairs) = quietly(folder, &METADATA, manner, |manner| {
+                walk::newest_ids(root, folder, manner)
+            })?;
             (MetadataLook::Sound(metadata), pairs, None)
         }
         read => read?,
@@ -336,8 +338,8 @@ fn searched(
     if !sound || damaged {
         return Ok(None);
     }
-    let search = || reach(root, folder, row.distance, walked.deleted, manner);
-    match quietly(folder, &Part::ALL, search) {
+    let search = |manner: Manner<'_>| reach(root, folder, row.distance, walked.deleted, manner);
+    match quietly(folder, &Part::ALL, manner, search) {
         Err(Refused::Changed) => Ok(None),
         answer => answer,
     }

@@ -79,8 +79,9 @@ impl Moving<'_> {
                 pause(BETWEEN);
             }
             let ids = || {
-                let read = || walk::newest_ids(self.root, self.folder, self.manner);
-                let (metadata, pairs) = walk::quietly(self.folder, &[Part::Metadata], read)?;
+                let read = |manner: Manner<'_>| walk::newest_ids(self.root, self.folder, manner);
+                let (metadata, pairs) =
+                    walk::quietly(self.folder, &[Part::Metadata], self.manner, read)?;
                 // Before 0.5 the metadata says it.
                 let at = metadata.max_seq_id.and_then(|at| i64::try_from(at).ok());
                 Ok((at, pairs))

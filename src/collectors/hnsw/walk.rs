@@ -90,19 +90,21 @@ pub(super) struct Readable {
     pub(super) ids: Option<u64>,
 }
 
-/// Reads an index in the background of everybody else, as far as that is worth a thread. `parts` are what is read of it.
+/// Reads an index in the background of everybody else, as far as that is worth a thread. `parts` are what is read of it. `work`
+/// reads in the manner that it is given.
 pub(super) fn quietly<T: Send>(
     folder: &Folder,
     parts: &[Part],
-    work: impl FnOnce() -> Result<T, Refused> + Send,
+    manner: Manner<'_>,
+    mut work: impl FnMut(Manner<'_>) -> Result<T, Refused> + Send,
 ) -> Result<T, Refused> {
     let sizes = parts.iter().filter_map(|part| folder.file(*part)).map(|file| file.size_bytes);
     let quiet = match sizes.fold(0, u64::saturating_add) {
-        ..SHORT_BYTES => return work(),
+        ..SHORT_BYTES => return work(manner),
         SHORT_BYTES..LONG_BYTES => Quiet::Nice,
         LONG_BYTES.. => Quiet::Idle,
     };
-    let done = priority::quietly(quiet, work);
+    let done = priority::quietly(quiet, manner.stop, |stop| work(Manner { stop, ..manner }));
     done.unwrap_or_else(|error| Err(Refused::Io(parts[0], error)))
 }
 

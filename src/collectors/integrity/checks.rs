@@ -8,7 +8,6 @@ mod fulltext;
 mod meeting;
 pub mod pages;
 mod places;
-mod quietly;
 #[cfg(test)]
 #[path = "../../../tests/support/random.rs"]
 mod random;
@@ -25,18 +24,18 @@ use std::{
     time::Duration,
 };
 
+use self::pages::Verdict;
 pub(super) use self::{pages::GAVE_UP, places::TORN_FULL_TEXT};
-use self::{
-    pages::Verdict,
-    quietly::{Quiet, quietly},
-};
 use super::decay::{self, Ledger};
 use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
     findings::{Finding, Severity},
-    host::processes::Held,
+    host::{
+        priority::{Quiet, quietly},
+        processes::Held,
+    },
     progress::{Phase, Progress},
     sample::CheckState,
     store::{

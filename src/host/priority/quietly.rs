@@ -11,11 +11,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock, format::proc, host::priority};
+use super::idle;
+use crate::{clock, format::proc};
 
 /// How much a piece of work yields to everybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quiet {
+pub enum Quiet {
     /// It takes long and keeps nobody waiting: only when nobody else wants the processor or the disk.
     Idle,
     /// It is done soon, or locks others out for moments: with the least niceness.
@@ -38,7 +39,7 @@ impl Quiet {
         // The number 0 is this thread (`setpriority(2)`, "C library/kernel differences").
         let nice = |nice| rustix::process::setpriority_process(None, nice).map_err(io::Error::from);
         match self {
-            Self::Idle => priority::idle(),
+            Self::Idle => idle(),
             Self::Nice => nice(NICE_MOST),
             Self::Starved => nice(NICE_SOME),
             Self::Usual => Ok(()),
@@ -49,7 +50,11 @@ impl Quiet {
 /// Runs `work` on a thread that yields to others: it cannot take that back without privileges. The watch over journals, which
 /// must be prompt, never runs there. `work` is told by its flag to stop, when `stop` is set or when it got no time on a
 /// processor; then it is begun again on one that yields less.
-pub(super) fn quietly<T: Send>(
+///
+/// # Errors
+///
+/// When no thread can be had, or the work panicked.
+pub fn quietly<T: Send>(
     quiet: Quiet,
     stop: &AtomicBool,
     work: impl FnMut(&AtomicBool) -> T + Send,
@@ -224,7 +229,8 @@ mod tests {
             .unwrap();
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(begun.load(Ordering::Relaxed), 2);
+        // Beside other tests the second one may get nothing either.
+        assert!(begun.load(Ordering::Relaxed) >= 2);
         assert_eq!(niceness.lock().unwrap()[1], NICE_SOME);
     }
 
