@@ -67,11 +67,13 @@ fn main() {
 }
 
 fn report(took: &mut [Vec<f64>; WINDOWS.len()], checks: [u64; WINDOWS.len()]) {
-    took.iter_mut().for_each(|took| took.sort_by(f64::total_cmp));
-    let at = |took: &[f64], share: f64| took[((took.len() - 1) as f64 * share) as usize] * 1e3;
+    for took in took.iter_mut() {
+        took.sort_by(f64::total_cmp);
+    }
+    let at = |took: &[f64], hundredths: usize| took[(took.len() - 1) * hundredths / 100] * 1e3;
     let of = |window: usize| {
         let took = &took[window];
-        (at(took, 0.5), at(took, 0.99), took.len() as f64)
+        (at(took, 50), at(took, 99), took.len() as f64)
     };
     let alone = of(0);
     println!(
