@@ -125,7 +125,17 @@ pub fn read(
     limits: Limits,
     visit: &mut dyn FnMut(u64, u64),
 ) -> Result<Metadata, PickleError> {
-    machine::run(&mut Input::new(source, limits.bytes_max), limits, visit)
+    machine::run(&mut Input::new(source, limits.bytes_max), limits, visit, None)
+}
+
+/// The same for whoever wants to name some of the ids: `naming` gets every string of the file with its [`hash`], each id more than
+/// once.
+pub fn read_naming(
+    source: impl Read,
+    limits: Limits,
+    naming: &mut dyn FnMut(u64, &[u8]),
+) -> Result<Metadata, PickleError> {
+    machine::run(&mut Input::new(source, limits.bytes_max), limits, &mut |_, _| {}, Some(naming))
 }
 
 /// The hash of an id, the same for the text in the database and in the metadata file, and the same over releases: hashes are

@@ -291,13 +291,20 @@ fn segment(
     };
     let position = positions.get(&uuid).copied();
     let compared = records::compare(asker, queue, uuid, row, position, pairs);
-    let Comparison { compared, suspects } = match compared {
+    let Comparison { mut compared, suspects, strays } = match compared {
         Ok(comparison) => comparison,
         Err(error) => {
             walk::unchanged(root, folder)?;
             return Ok((Found { deep: Some(deep), lost: None, reach }, Some(error)));
         }
     };
+    if compared.strays_last && !strays.is_empty() {
+        compared.stray_ids = match walk::names(root, folder, strays, manner) {
+            // Another comparison names them.
+            Err(Refused::Changed) => Vec::new(),
+            names => names?,
+        };
+    }
     match walk::unchanged(root, folder) {
         Err(Refused::Changed) => still = false,
         other => other?,

@@ -536,9 +536,14 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
     }
     if strays > 0 && compared.strays_last {
         let evidence = format!(
-            "its newest {strays} ids are no records of the database, {known} older ones are; every record has its vector"
+            "its newest {strays} ids are no records of the database, {known} older ones are; every record has its vector{}",
+            match &*compared.stray_ids {
+                [] => String::new(),
+                ids => format!(" ({})", named(ids, strays)),
+            }
         );
-        return Err(fault(State::Ahead, Code::SegmentAhead, evidence));
+        let ahead = fault(State::Ahead, Code::SegmentAhead, evidence);
+        return Err(ahead.about(&compared.stray_ids, strays));
     }
     let exchanged = compared.exchanged.filter(|_| missing == 0);
     if let Some(Exchange { places: [x, y], numbers: [a, b] }) = exchanged {

@@ -16,7 +16,7 @@ use rusqlite::{
 
 use super::catalogue::Row;
 use crate::{
-    findings::ITEMS_BYTES_MAX,
+    findings::{ITEMS_BYTES_MAX, ITEMS_MAX},
     format::{
         hnsw::{Exchange, Order, Pair},
         pickle,
@@ -46,6 +46,9 @@ pub(super) struct Compared {
     pub(super) strays: u64,
     /// Whether all of these came after every id that is known.
     pub(super) strays_last: bool,
+    /// Those, when they did, as far as there is room for them; in the state directory fewer.
+    #[serde(default, serialize_with = "beginning")]
+    pub(super) stray_ids: Vec<String>,
     /// Vectors that the queue still holds for the index.
     pub(super) pending_adds: u64,
     /// Ids that the queue still deletes from it.
@@ -115,6 +118,8 @@ pub(super) struct Comparison {
     pub(super) compared: Compared,
     /// The records without a vector; `None` when they are too many to be told apart.
     pub(super) suspects: Option<Vec<Suspect>>,
+    /// Hashes of the ids of the index that the tables do not know.
+    pub(super) strays: HashSet<u64>,
 }
 
 /// One operation that is not in an index yet.
@@ -456,6 +461,7 @@ impl Found {
         missing.retain(|suspect| !pending.contains_key(&suspect.hash));
         let earliest = missing.iter().map(|suspect| suspect.rowid).min();
         let (mut strays, mut known) = (0, 0);
+        let mut stray_hashes = HashSet::new();
         let (mut known_last, mut strays_first) = (0, u64::MAX);
         for (pair, met) in pairs.iter().zip(&self.met) {
             if *met {
@@ -463,6 +469,9 @@ impl Found {
                 known_last = known_last.max(pair.label);
             } else if !pending.contains_key(&pair.id) {
                 strays += 1;
+                if stray_hashes.len() < ITEMS_MAX {
+                    stray_hashes.insert(pair.id);
+                }
                 strays_first = strays_first.min(pair.label);
             }
         }
@@ -476,6 +485,7 @@ impl Found {
             known,
             strays,
             strays_last: strays_first > known_last,
+            stray_ids: Vec::new(),
             pending_adds: pending.values().filter(|end| end.there).count() as u64,
             pending_deletes: pending
                 .iter()
@@ -486,7 +496,8 @@ impl Found {
             exchanged,
             anew: None,
         };
-        Comparison { compared, suspects: (self.missing_more == 0).then_some(missing) }
+        let suspects = (self.missing_more == 0).then_some(missing);
+        Comparison { compared, suspects, strays: stray_hashes }
     }
 }
 

@@ -420,3 +420,31 @@ fn what_may_not_be_read_is_told_as_that_and_never_as_damage() {
         assert!(told, "{what}: {:?}", seen.problems);
     }
 }
+
+#[test]
+fn ids_that_the_database_does_not_know_are_named() {
+    for name in ["chroma-0.6.3", "chroma-1.5.9"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut segments, context) = segments(name, dir.path());
+        let newer =
+            "SELECT id FROM embeddings WHERE embedding_id >= 'articles-060' AND embedding_id < 'b'";
+        let database = rusqlite::Connection::open(dir.path().join("chroma.sqlite3")).unwrap();
+        database
+            .execute_batch(&format!(
+                "PRAGMA foreign_keys=OFF; DELETE FROM embedding_metadata WHERE id IN ({newer}); DELETE FROM embeddings WHERE id IN ({newer}); \
+                 DELETE FROM embeddings_queue WHERE seq_id < 90 AND seq_id > 60"
+            ))
+            .unwrap();
+        drop(database);
+        let reading = scheduler::run_once(&mut segments, &context, true, Arc::default());
+        let findings = &reading.observation.findings;
+        let ahead = findings.iter().find(|finding| finding.code == Code::SegmentAhead);
+        let ahead = ahead.unwrap_or_else(|| panic!("{name}: {findings:?}"));
+        let mut ids = ahead.items.clone();
+        ids.sort();
+        assert_eq!(ids.len() as u64, ahead.items_total, "{name}");
+        assert_eq!(ids.first().map(String::as_str), Some("articles-060"), "{name}: {ids:?}");
+        assert!(ids.iter().all(|id| id.starts_with("articles-0")), "{name}: {ids:?}");
+        assert!(ahead.evidence.contains("(articles-0"), "{name}: {}", ahead.evidence);
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::HashSet,
     fs::File,
     io::{self, Read},
     sync::atomic::{AtomicBool, Ordering},
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::look::{FileLook, Folder, Part};
 use crate::{
     clock,
+    findings::ITEMS_BYTES_MAX,
     format::{
         hnsw::{
             Header, LabelProblems, Labels, LengthWalk, Level0Walk, LinkWalk, Pair, ReadableWalk,
@@ -145,6 +147,36 @@ pub(super) fn metadata(
         pairs.clear();
     }
     Ok((look, pairs))
+}
+
+/// The ids of a metadata file that have these hashes, in its order, as far as a finding has room for them.
+pub(super) fn names(
+    root: &Place,
+    folder: &Folder,
+    mut wanted: HashSet<u64>,
+    manner: Manner<'_>,
+) -> Result<Vec<String>, Refused> {
+    let part = Part::Metadata;
+    let Some(file) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
+        return Ok(Vec::new());
+    };
+    let source = Pieces { file: open(root, folder, part, file)?, at: 0, manner };
+    let (mut names, mut bytes) = (Vec::new(), 0);
+    let found = pickle::read_naming(source, pickle::Limits::default(), &mut |hash, text| {
+        if bytes < ITEMS_BYTES_MAX && wanted.remove(&hash) {
+            bytes += text.len();
+            names.push(String::from_utf8_lossy(text).into_owned());
+        }
+    });
+    match found {
+        Ok(_) => Ok(names),
+        Err(_) if manner.stop.load(Ordering::Relaxed) || manner.progress.is_used_up() => {
+            Err(Refused::Stopped)
+        }
+        Err(PickleError::Io(error)) => Err(Refused::Io(part, error)),
+        // It was sound a moment ago.
+        Err(_) => Err(Refused::Changed),
+    }
 }
 
 /// The newest metadata file and its ids, whatever the other files are like. Comes again while Chroma writes it.

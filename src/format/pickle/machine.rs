@@ -59,11 +59,15 @@ impl Name {
     }
 }
 
+/// Gets each string with its hash.
+type Naming<'a> = &'a mut dyn FnMut(u64, &[u8]);
+
 /// Walks over one pickle.
-pub(super) fn run<R: Read>(
+pub(super) fn run<'a, R: Read>(
     input: &mut Input<R>,
     limits: Limits,
-    visit: &mut dyn FnMut(u64, u64),
+    visit: &'a mut dyn FnMut(u64, u64),
+    naming: Option<Naming<'a>>,
 ) -> Result<Metadata, PickleError> {
     let mut machine = Machine {
         limits,
@@ -73,6 +77,7 @@ pub(super) fn run<R: Read>(
         texts: Default::default(),
         facts: Facts::default(),
         visit,
+        naming,
     };
     loop {
         let at = input.at;
@@ -137,6 +142,8 @@ struct Machine<'a> {
     texts: [String; 2],
     facts: Facts,
     visit: &'a mut dyn FnMut(u64, u64),
+    /// Gets each string with its hash, where somebody wants to name ids.
+    naming: Option<Naming<'a>>,
 }
 
 #[derive(Debug, Default)]
@@ -354,6 +361,9 @@ impl Machine<'_> {
         };
         let text = input.next(length)?;
         let hash = hash(text);
+        if let Some(naming) = &mut self.naming {
+            naming(hash, text);
+        }
         let mut name = Name::Other;
         if self.marks.len() <= 1 {
             name = Name::of(text);

@@ -113,7 +113,7 @@ pub(super) const FOLDERS: &[Fault] = &[
         copy_tree(&folder(d, "articles"), &d.join("3f2504e0-4f89-41d3-9a0c-0305e82c3301"));
     }),
     file("database newer than folder", PURGED, &["segment_behind"], advance_database),
-    file("database older than folder", ALL, &["segment_ahead"], rewind_database),
+    file("database older than folder", ALL, &["segment_ahead"], rewind_database).saying("every record has its vector (articles-0"),
     file("elements that no link leads to", ALL, &["records_unreachable"], unlink_elements).saying("of 80 records that were tried"),
     file("a record that only the tables have", ALL, &["records_without_vector"], rename_record).saying("1 of 86 records"),
     file("unpersisted folder missing", &["1.5.9-fresh"], &["segment_missing info"], |d| fs::remove_dir_all(folder(d, "articles")).unwrap()).saying("all 25 vectors are still in the queue"),
