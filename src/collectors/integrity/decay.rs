@@ -33,7 +33,7 @@ use self::{
     finding::finding,
     ledger::{Group, Known, Readings, Told},
     read::{NotRead, Reader, Source},
-    subject::{Seen, Subject, database_state, subjects},
+    subject::{Seen, Subject, Subjects, database_state, subjects},
 };
 use crate::{
     clock::Timestamp,
@@ -84,12 +84,14 @@ pub(super) struct Passed {
 pub(super) fn pass(context: &Context, ledger: &mut Ledger, manner: &Manner<'_>) -> Passed {
     begin(ledger, manner);
     let mut passed = Passed::default();
-    let subjects = match subjects(context) {
+    let Subjects { list: subjects, unread, problem } = match subjects(context) {
         Ok(subjects) => subjects,
         Err(problem) => return Passed { problem: Some(problem), ..passed },
     };
+    passed.problem = problem;
     passed.total_bytes = subjects.iter().map(Subject::bytes).sum();
-    let names: BTreeSet<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
+    let names = subjects.iter().map(|subject| subject.name.as_str());
+    let names: BTreeSet<&str> = names.chain(unread.iter().map(String::as_str)).collect();
     ledger.groups.retain(|name, _| names.contains(name.as_str()));
     let region_log2 = ledger::region_log2(passed.total_bytes);
     let mut to_read = Vec::new();

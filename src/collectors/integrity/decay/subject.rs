@@ -1,6 +1,9 @@
 //! What decay is looked for in: the database, and of each segment's folder the files that Chroma reads.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::ledger;
 use crate::{
@@ -10,6 +13,7 @@ use crate::{
         sqlite::{HEADER_LEN, SqliteHeader},
         uuid::parse_uuid,
     },
+    host::links::Place,
     store::{
         Context, DATABASE_FILE,
         database::{Stamp, is_absent as absent},
@@ -49,8 +53,18 @@ impl Subject {
     }
 }
 
+/// What there is to be looked at.
+#[derive(Debug, Default)]
+pub(super) struct Subjects {
+    pub(super) list: Vec<Subject>,
+    /// Folders that may not be looked into: what is known of them stays.
+    pub(super) unread: Vec<String>,
+    /// Of the first of them.
+    pub(super) problem: Option<CollectError>,
+}
+
 /// The database and the folders of segments, with the files that Chroma reads of them.
-pub(super) fn subjects(context: &Context) -> Result<Vec<Subject>, CollectError> {
+pub(super) fn subjects(context: &Context) -> Result<Subjects, CollectError> {
     let root = &context.store.seen_path;
     let place = context.place();
     let unreadable = |path: &Path| {
@@ -58,10 +72,10 @@ pub(super) fn subjects(context: &Context) -> Result<Vec<Subject>, CollectError> 
         move |source| CollectError::Unreadable { path, source }
     };
     if remote(root).map_err(unreadable(root))? {
-        return Ok(Vec::new());
+        return Ok(Subjects::default());
     }
-    let mut subjects = Vec::new();
-    subjects.extend(database(context).map_err(unreadable(context.database.path()))?);
+    let mut subjects = Subjects::default();
+    subjects.list.extend(database(context).map_err(unreadable(context.database.path()))?);
     let entries = fs::read_dir(root).map_err(unreadable(root))?;
     for entry in entries.take(context.config.collect.entries_max) {
         let entry = entry.map_err(unreadable(root))?;
@@ -69,32 +83,39 @@ pub(super) fn subjects(context: &Context) -> Result<Vec<Subject>, CollectError> 
         if parse_uuid(name.as_bytes()).is_none() {
             continue;
         }
-        let mut files = Vec::new();
-        for (part, file) in SEGMENT_FILES.into_iter().enumerate() {
-            // Chroma follows links of folders and of files; where they lead elsewhere, for us, only `place` knows.
-            let path = place.at(Path::new(&name).join(file));
-            let meta = match path.as_ref().map(fs::metadata) {
-                Ok(Ok(meta)) => meta,
-                Ok(Err(error)) if absent(&error) => continue,
-                Ok(Err(source)) => {
-                    return Err(CollectError::Unreadable {
-                        path: root.join(&name).join(file),
-                        source,
-                    });
-                }
-                Err(error) => return Err(unreadable(&entry.path())(io::Error::from(error.kind()))),
-            };
-            if meta.is_file() && meta.len() > 0 {
-                let stamp = Stamp::of(&meta);
-                files.push(Seen { part, stamp, state: ledger::state_of(&stamp, None) });
+        let files = match files_of(&place, &name) {
+            Ok(files) => files,
+            Err((path, source)) => {
+                subjects.problem.get_or_insert(CollectError::Unreadable { path, source });
+                subjects.unread.push(name);
+                continue;
             }
-        }
+        };
         if !files.is_empty() {
-            subjects.push(Subject { name, files });
+            subjects.list.push(Subject { name, files });
         }
     }
-    subjects.sort_by(|a, b| (!a.is_database(), &a.name).cmp(&(!b.is_database(), &b.name)));
+    subjects.list.sort_by(|a, b| (!a.is_database(), &a.name).cmp(&(!b.is_database(), &b.name)));
     Ok(subjects)
+}
+
+/// The files of a segment's folder. Chroma follows links of folders and of files; where they lead elsewhere for us, only `place`
+/// knows. Errs when it may not be looked into.
+fn files_of(place: &Place, folder: &str) -> Result<Vec<Seen>, (PathBuf, io::Error)> {
+    let mut files = Vec::new();
+    for (part, file) in SEGMENT_FILES.into_iter().enumerate() {
+        let name = Path::new(folder).join(file);
+        let meta = match place.at(&name).and_then(fs::metadata) {
+            Ok(meta) => meta,
+            Err(error) if absent(&error) => continue,
+            Err(error) => return Err((place.dir().join(name), error)),
+        };
+        if meta.is_file() && meta.len() > 0 {
+            let stamp = Stamp::of(&meta);
+            files.push(Seen { part, stamp, state: ledger::state_of(&stamp, None) });
+        }
+    }
+    Ok(files)
 }
 
 fn database(context: &Context) -> io::Result<Option<Subject>> {

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::{subject::SEGMENT_FILES, *};
 use crate::{
     clock,
-    collectors::testing::{context, copy_fixture},
+    collectors::testing::{as_nobody, close, context, copy_fixture},
     findings::Code,
     host::processes::FileId,
     store::DATABASE_FILE,
@@ -52,7 +52,7 @@ impl Scene {
         if part == DATABASE_FILE {
             return self.dir.path().join(part);
         }
-        let subjects = subjects(&self.context).unwrap();
+        let subjects = subjects(&self.context).unwrap().list;
         let folder = subjects.iter().find(|subject| !subject.is_database()).unwrap();
         self.dir.path().join(&folder.name).join(part)
     }
@@ -68,7 +68,7 @@ impl Scene {
 
     /// Makes the ledger believe that nobody wrote to `path`: the inode's times cannot be set back.
     fn untouched(&mut self, path: &Path) {
-        for subject in subjects(&self.context).unwrap() {
+        for subject in subjects(&self.context).unwrap().list {
             let Some(group) = self.ledger.groups.get_mut(&subject.name) else { continue };
             for seen in &subject.files {
                 let mine =
@@ -119,6 +119,26 @@ fn a_bit_that_flips_is_found_in_every_file_and_told_until_the_file_is_written() 
         fs::write(&path, bytes).unwrap();
         assert_eq!(scene.pass().findings, [], "{part}");
     }
+}
+
+#[test]
+fn what_is_known_of_a_folder_that_may_not_be_looked_into_stays_and_the_rest_is_read() {
+    let mut scene = Scene::new();
+    close(scene.dir.path(), false);
+    scene.pass();
+    let (before, folder) = (scene.ledger.groups.len(), scene.path("header.bin"));
+    close(folder.parent().unwrap(), true);
+    let (scene, passed, after) = as_nobody(move || {
+        let mut ledger = scene.ledger.clone();
+        let passed = pass(&scene.context, &mut ledger, &scene.manner());
+        (scene, passed, ledger.groups.len())
+    });
+    close(folder.parent().unwrap(), false);
+    let told = passed.problem.map(|problem| problem.chain()).unwrap_or_default();
+    assert!(told.contains("ermission denied"), "{told}");
+    assert_eq!(before, after, "nothing is forgotten");
+    assert!(passed.known_bytes > 100_000, "the database and the other folder were read");
+    drop(scene);
 }
 
 #[test]
