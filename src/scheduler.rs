@@ -842,6 +842,74 @@ mod tests {
         }
     }
 
+    fn read_at(second: i64, observation: Observation) -> Reading {
+        let turn = Turn {
+            now: Timestamp::from_secs(second),
+            wake: Wake::NONE,
+            deep: false,
+            stop: Arc::default(),
+        };
+        reading_of(CollectorName::Disk, &[], &[], observation, &turn, Duration::ZERO)
+    }
+
+    #[test]
+    fn news_is_what_was_found_and_what_could_be_read_and_no_number_or_time() {
+        use Code::{DiskUsageHigh as High, HeadroomLow as Headroom};
+        let before = read_at(0, observation(&[High], &[], false));
+        let graver = Observation {
+            findings: vec![Finding {
+                severity: crate::findings::Severity::Critical,
+                ..Finding::new(High, "", "")
+            }],
+            ..Observation::default()
+        };
+        let words = Observation {
+            findings: vec![Finding::new(High, "", "81 % used")],
+            ..Observation::default()
+        };
+        let unjudged = Observation { unjudged: vec![Headroom], ..observation(&[High], &[], false) };
+        for (now, news) in [
+            (observation(&[High], &[], false), false),
+            (words, false),
+            (observation(&[High, Headroom], &[], false), true),
+            (observation(&[Headroom], &[], false), true),
+            (observation(&[], &[], false), true),
+            (observation(&[High], &[], true), true),
+            (observation(&[High], &[Headroom], false), true),
+            (graver, true),
+            (unjudged, true),
+        ] {
+            let now = read_at(5, now);
+            assert_eq!(is_news(&before, &now), news, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_news_is_published_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Arc::new(Config::default());
+        let store = Arc::new(Store::new("main", dir.path()));
+        let board = Board::default();
+        board.add(&Context::new(&config, &store, &Arc::new(Host::new(&config))));
+        let nothing = Snapshot { taken_at: Timestamp::from_secs(0), stores: Vec::new() };
+        let (to, seen) = watch::channel(Arc::new(nothing));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let stop = CancellationToken::new();
+        let publishing = runtime.spawn(board.clone().publish(to, stop.clone()));
+        for second in [1, 2, 3] {
+            let reading = read_at(second, Observation::default());
+            board.put("main", CollectorName::Disk, reading, second == 3);
+            wait_until("a snapshot with the reading", SOON, || {
+                let snapshot = Arc::clone(&seen.borrow());
+                let mut readings = snapshot.stores.iter().flat_map(|store| &store.readings);
+                readings.any(|reading| reading.taken_at == Timestamp::from_secs(second))
+            });
+        }
+        stop.cancel();
+        let ended = runtime.block_on(async { timeout(SOON, publishing).await });
+        ended.expect("it ends when told").unwrap();
+    }
+
     /// Takes as long as it is told to.
     struct Patient {
         go: Arc<AtomicBool>,

@@ -264,3 +264,48 @@ fn health_of_a_collector_can_be_watched_too() {
     host.read(used(0.1));
     assert_eq!(host.at(61), ["resolved Failing"]);
 }
+
+#[test]
+fn how_long_a_run_took_is_judged_although_it_read_the_same() {
+    let rule = Rule {
+        name: "Slow".into(),
+        on: On::Series(Level {
+            series: "chroma_exporter_collector_duration_seconds".into(),
+            labels: BTreeMap::new(),
+            comparison: Comparison::Greater,
+            threshold: 5.0,
+            recover: None,
+            code: None,
+        }),
+        severity: Some(Severity::Warning),
+        hold: Duration::ZERO,
+        keep_firing_for: Duration::ZERO,
+        labels: BTreeMap::new(),
+        summary: "A collector is slow".into(),
+    };
+    let mut host = Host::builtin();
+    for rules in [false, true] {
+        if rules {
+            host.engine.set_rules(vec![rule.clone()], "");
+        }
+        host.read(used(0.1));
+        assert!(host.at(0).is_empty());
+        host.read(used(0.1));
+        Arc::get_mut(&mut host.readings[0]).unwrap().duration = Duration::from_secs(6);
+        let told = host.at(1);
+        assert_eq!(told, if rules { vec!["fired Slow warning".to_owned()] } else { Vec::new() });
+    }
+}
+
+#[test]
+fn what_was_judged_as_the_same_is_not_held_on_to() {
+    let mut host = Host::builtin();
+    host.read(used(0.1));
+    host.at(0);
+    let before = Arc::clone(&host.readings[0]);
+    host.read(used(0.1));
+    host.at(1);
+    assert_eq!(Arc::strong_count(&before), 1, "only this test has it");
+    host.read(used(0.85));
+    assert_eq!(host.at(2), ["fired ChromaDiskUsageHigh warning"]);
+}
