@@ -52,8 +52,8 @@ impl From<Errno> for Obstacle {
 }
 
 /// Opens the state directory at `path` for its owner, makes what is absent of it (mode 0700), and takes away the right of
-/// others to write there when it is ours. Errs when it belongs to another user than us or root, when others may write to it
-/// and that is not ours to change, or, as root, when somebody else could exchange a directory above it.
+/// others to write there when it is ours. Errs when it belongs to another user than us or root, or, as root, when somebody else
+/// could exchange a directory above it.
 pub(super) fn claim(path: &Path) -> Result<OwnedFd, Obstacle> {
     let user = geteuid().as_raw();
     let trust = Trust { user, mapped: maps_all_users() };
@@ -62,7 +62,7 @@ pub(super) fn claim(path: &Path) -> Result<OwnedFd, Obstacle> {
     trust.owner(&stat, path)?;
     let writable_by = writable_by(&stat, user);
     if writable_by != 0 {
-        close_to_others(&dir, &stat, path, writable_by, user)?;
+        close_to_others(&dir, &stat, path, writable_by);
     }
     Ok(dir)
 }
@@ -191,36 +191,20 @@ fn writable_by(stat: &Stat, user: u32) -> RawMode {
     stat.st_mode & (0o002 | group)
 }
 
-fn close_to_others(
-    dir: &OwnedFd,
-    stat: &Stat,
-    path: &Path,
-    bits: RawMode,
-    user: u32,
-) -> Result<(), Obstacle> {
+fn close_to_others(dir: &OwnedFd, stat: &Stat, path: &Path, bits: RawMode) {
     let before = stat.st_mode & 0o7777;
     let mode = before & !bits;
+    let path = path.display();
     match rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)) {
         Ok(()) => {
             let (before, mode) = (format!("{before:04o}"), format!("{mode:04o}"));
-            info!(dir = %path.display(), before, mode, "Others could write to the state directory; they cannot any more.");
-            Ok(())
+            info!(dir = %path, before, mode, "Others could write to the state directory; they cannot any more.");
         }
-        Err(Errno::ROFS) => Ok(()), // nobody can
-        Err(errno) if user == 0 || stat.st_uid == user => {
-            warn!(dir = %path.display(), error = %errno, "Others may write to the state directory, and that cannot be changed.");
-            Ok(())
+        Err(Errno::ROFS) => {} // nobody can
+        // Root's, and open to everybody, is a volume that Kubernetes makes (emptyDir).
+        Err(error) => {
+            warn!(dir = %path, %error, "Others may write to the state directory, and that is not ours to change; a directory below it, made by this program, is safer.");
         }
-        Err(_) => Err(Obstacle::Unsafe {
-            what: format!(
-                "everybody may write to {} (mode {before:04o}), and it is not ours to change",
-                path.display()
-            ),
-            hint: format!(
-                "choose a directory below it, which is made for this program alone: --state.dir {}",
-                path.join("chroma_exporter").display()
-            ),
-        }),
     }
 }
 
