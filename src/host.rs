@@ -16,7 +16,7 @@ use std::{
 
 use crate::config::Config;
 
-/// Makes the program small, for one that runs for long; see [`kernel::give_memory_back`]. To be called at the beginning.
+/// Makes the C library give memory back that is free. To be called at the beginning.
 pub fn give_memory_back() {
     kernel::give_memory_back();
 }

@@ -278,9 +278,7 @@ fn no_content_makes_the_program_large() {
         change(&dir);
         let (peak, said) = peak_of_check(&dir);
         let more = peak.saturating_sub(idle);
-        // Ids are compared in memory, by 16 bytes each, and take 8 more while they are read.
-        let most = if what.ends_with("ids") { 96 << 20 } else { 64 << 20 };
-        assert!(more <= most, "{what}: {} MiB more than {} MiB", more >> 20, idle >> 20);
+        assert!(more <= 64 << 20, "{what}: {} MiB more than {} MiB", more >> 20, idle >> 20);
         let document: serde_json::Value = serde_json::from_str(&said).unwrap();
         let store = &document["stores"][0];
         assert!(!said.contains("segment_metadata_"), "{what}: {said}");

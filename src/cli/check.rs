@@ -20,7 +20,7 @@ use crate::{
     discover,
     findings::Code,
     firsts,
-    host::Host,
+    host::{self, Host},
     status::Status,
     store,
 };
@@ -76,6 +76,7 @@ enum Output {
 
 /// Checks the stores of `config`, or those that are found, and prints the report.
 pub(super) fn run(config: Config, options: &Options) -> Ended {
+    host::give_memory_back();
     let mut report = Report::default();
     let config = Arc::new(config);
     match stores(&config) {
