@@ -269,7 +269,7 @@ impl Lab {
         exporter.wait_page("every store as it is, told and written down", SOON * 2, |page| {
             let firing = self.stores.iter().all(|(store, _)| {
                 page.get("chroma_alert_firing", &[("store", store), ("alert", OPEN)])
-                    == Some(f64::from(u8::from(want.contains(store))))
+                    == want.contains(store).then_some(1.0)
             });
             let told = page.all("chroma_exporter_notification_queue_length", &[]);
             let queued: Vec<f64> = told.map(|(_, length)| length).collect();

@@ -241,6 +241,10 @@ impl Scan {
         } else {
             "SELECT 0 WHERE ?1 IS NOT NULL"
         })?;
+        // The positions were read before, and a first use may have come in between: it writes rows and position together.
+        let mut placed = connection.prepare(
+            "SELECT EXISTS(SELECT 1 FROM max_seq_id WHERE segment_id=?1 AND seq_id IS NOT NULL)",
+        )?;
         for home in self.homes.values() {
             for (scope, segment) in Scope::ALL.into_iter().zip(&home.segments) {
                 let Some((id, Position::Missing)) = segment else { continue };
@@ -259,7 +263,7 @@ impl Scan {
                             })
                     }
                 };
-                if applied {
+                if applied && !placed.query_row([id], |row| row.get(0))? {
                     missing.push((scope, home.name.clone()));
                 }
             }
