@@ -415,17 +415,21 @@ fn writer(file: &File) -> io::Result<bool> {
 /// Whether a read lock on these bytes would meet the write lock of another process, or of another file description. Takes none.
 /// By nix: with rustix debug builds panic where the lock belongs to a file description, which has no process.
 fn conflict(file: &File, start: u64, len: u64) -> io::Result<bool> {
+    let mut lock = lock_of(libc::F_RDLCK, start, len)?;
+    fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
+    Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+}
+
+/// A lock of this kind on these bytes, as `fcntl` wants it told.
+fn lock_of(kind: libc::c_int, start: u64, len: u64) -> io::Result<libc::flock> {
     let signed = |at: u64| libc::off_t::try_from(at).map_err(|_| io::Error::other("no lock byte"));
-    let unfit = |_| io::Error::other("no kind of lock");
-    let mut lock = libc::flock {
-        l_type: libc::c_short::try_from(libc::F_RDLCK).map_err(unfit)?,
+    Ok(libc::flock {
+        l_type: libc::c_short::try_from(kind).map_err(|_| io::Error::other("no kind of lock"))?,
         l_whence: 0, // SEEK_SET
         l_start: signed(start)?,
         l_len: signed(len)?,
         l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
-    Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+    })
 }
 
 const PENDING_BYTE: u64 = 0x4000_0000;

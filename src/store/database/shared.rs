@@ -79,16 +79,7 @@ impl<'a> SharedLock<'a> {
 
     /// Whether the lock was set; `false` when another's stands in the way.
     fn set(&self, kind: libc::c_int, start: u64, len: u64) -> io::Result<bool> {
-        let signed =
-            |at: u64| libc::off_t::try_from(at).map_err(|_| io::Error::other("no lock byte"));
-        let lock = libc::flock {
-            l_type: libc::c_short::try_from(kind)
-                .map_err(|_| io::Error::other("no kind of lock"))?,
-            l_whence: 0, // SEEK_SET
-            l_start: signed(start)?,
-            l_len: signed(len)?,
-            l_pid: 0,
-        };
+        let lock = super::lock_of(kind, start, len)?;
         loop {
             match fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&lock)) {
                 Ok(_) => return Ok(true),
