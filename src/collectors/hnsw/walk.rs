@@ -46,6 +46,13 @@ pub(super) struct Manner<'a> {
     pub(super) progress: &'a Progress,
 }
 
+impl Manner<'_> {
+    /// Whether nobody wants the answer any more, or the store has had all the work that it may have in a day.
+    fn is_over(self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.progress.is_used_up()
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Refused {
@@ -136,7 +143,7 @@ pub(super) fn metadata(
     }
     let look = match found {
         Ok(metadata) => MetadataLook::Sound(metadata),
-        Err(_) if manner.stop.load(Ordering::Relaxed) || manner.progress.is_used_up() => {
+        Err(_) if manner.is_over() => {
             return Err(Refused::Stopped);
         }
         Err(PickleError::Io(error)) => return Err(Refused::Io(part, error)),
@@ -170,9 +177,7 @@ pub(super) fn names(
     });
     match found {
         Ok(_) => Ok(names),
-        Err(_) if manner.stop.load(Ordering::Relaxed) || manner.progress.is_used_up() => {
-            Err(Refused::Stopped)
-        }
+        Err(_) if manner.is_over() => Err(Refused::Stopped),
         Err(PickleError::Io(error)) => Err(Refused::Io(part, error)),
         // It was sound a moment ago.
         Err(_) => Err(Refused::Changed),
@@ -385,7 +390,7 @@ fn each_piece(
     let mut holes = Holes::of(&file);
     let (mut at, mut zeros) = (0, 0);
     while at < look.size_bytes {
-        if manner.stop.load(Ordering::Relaxed) || manner.progress.is_used_up() {
+        if manner.is_over() {
             return Err(Refused::Stopped);
         }
         let began = clock::ticks();
@@ -494,7 +499,7 @@ struct Pieces<'a> {
 
 impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.manner.stop.load(Ordering::Relaxed) || self.manner.progress.is_used_up() {
+        if self.manner.is_over() {
             return Err(io::Error::other("nobody wants it any more"));
         }
         let began = clock::ticks();
