@@ -22,7 +22,7 @@ use crate::{
     alert::report::AlertReport,
     clock::{self, Ticks},
     config::Config,
-    dispatch::desk,
+    deliver::dispatch::desk,
     host::Host,
     metrics::{self, Facts, Own, Page},
     sample::Snapshot,

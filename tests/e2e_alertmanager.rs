@@ -19,8 +19,8 @@ use chroma_exporter::{
     alert::message::{Alert, Notification, Outcome, Reason},
     clock,
     config::{self, Overrides},
+    deliver::receivers::Receiver,
     findings::{Code, Severity},
-    receivers::Receiver,
 };
 use loopback::{Receiver as Loopback, says};
 use serde_json::Value;

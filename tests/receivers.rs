@@ -15,8 +15,8 @@ use chroma_exporter::{
     alert::message::{Alert, Failure, Notification, Outcome, Reason},
     clock::{self, Timestamp},
     config::{self, Config, Overrides},
+    deliver::receivers::{Answer as Sent, Receiver},
     findings::Severity,
-    receivers::{Answer as Sent, Receiver},
 };
 use loopback::{Answer, Receiver as Loopback, says};
 use tokio_rustls::rustls::{

@@ -13,9 +13,9 @@ use crate::{
     },
     clock::{self, Timestamp},
     config::Config,
-    dispatch::desk,
+    deliver::dispatch::desk,
+    deliver::receivers::{Answer, Receiver},
     findings::{Code, Severity},
-    receivers::{Answer, Receiver},
 };
 
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use crate::{
     clock,
     config::{Config, Overrides, file},
-    dispatch::Dispatch,
+    deliver::dispatch::Dispatch,
     fleet,
     host::{self, Host},
     http::{self, Limits, Listeners, ReloadRequest, Secure},

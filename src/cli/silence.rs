@@ -21,7 +21,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     config::{Config, alerts},
-    dispatch::book::Book,
+    deliver::dispatch::book::Book,
     format::{duration, words},
     host::state::place,
     human, runbooks,
@@ -168,7 +168,7 @@ fn unknown_store(config: &Config, add: &Add) -> Option<String> {
 
 fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
     let (book, _) = Book::open(dir, now).map_err(|problem| problem.chain())?;
-    let failed = |problem: crate::dispatch::book::BookError| problem.chain();
+    let failed = |problem: crate::deliver::dispatch::book::BookError| problem.chain();
     match action {
         Action::Add(add) => {
             let id = getrandom::u32().map_err(|error| format!("no random id: {error}"))?;

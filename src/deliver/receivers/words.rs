@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_fault_that_is_older_than_its_alert_says_so() {
-        let sample = crate::receivers::samples::disk();
+        let sample = crate::deliver::receivers::samples::disk();
         let said = |before: Option<u64>| {
             let mut n = sample.clone();
             let since = n.alerts[0].since;

@@ -78,7 +78,7 @@ fn dedup_key(n: &Notification, alert: &Alert) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receivers::{
+    use crate::deliver::receivers::{
         golden,
         samples::{self, hostile},
     };

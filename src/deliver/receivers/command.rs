@@ -163,7 +163,7 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock, receivers::samples};
+    use crate::{clock, deliver::receivers::samples};
 
     async fn shell(script: &str, deadline: Duration) -> Said {
         let command = ["/bin/sh", "-c", script].map(str::to_owned);

@@ -155,7 +155,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::receivers::{
+    use crate::deliver::receivers::{
         golden,
         samples::{self, hostile},
     };

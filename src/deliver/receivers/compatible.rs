@@ -84,7 +84,7 @@ pub(crate) fn judge(flavour: Flavour, reply: &Reply) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receivers::{
+    use crate::deliver::receivers::{
         golden,
         samples::{self, hostile},
     };

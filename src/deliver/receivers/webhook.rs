@@ -179,7 +179,7 @@ pub(crate) fn signature(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receivers::{
+    use crate::deliver::receivers::{
         golden,
         samples::{self, hostile},
     };

@@ -183,7 +183,8 @@ impl Redactor {
         let mut space = false;
         let mut count = 0;
         for c in text.trim().chars() {
-            if c.is_control() || c.is_whitespace() || crate::receivers::markup::misleads(c) {
+            if c.is_control() || c.is_whitespace() || crate::deliver::receivers::markup::misleads(c)
+            {
                 space = true;
                 continue;
             }

@@ -54,7 +54,7 @@ pub(crate) fn payload(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receivers::{
+    use crate::deliver::receivers::{
         golden,
         samples::{self, hostile},
     };

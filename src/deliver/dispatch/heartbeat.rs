@@ -17,7 +17,7 @@ use crate::{
     alert::message::{Notification, Outcome, Reason},
     clock::{self, Ticks, Timestamp},
     config::{Config, receivers::Kind},
-    receivers::Receiver,
+    deliver::receivers::Receiver,
     sample::Snapshot,
 };
 

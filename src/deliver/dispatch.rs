@@ -25,7 +25,7 @@ use crate::{
     },
     clock,
     config::Config,
-    receivers::{Answer, Receiver},
+    deliver::receivers::{Answer, Receiver},
     sample::Snapshot,
 };
 
