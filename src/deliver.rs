@@ -1,4 +1,5 @@
-//! The delivery of alerts: the task that owns all alert state, and a room for each kind of receiver.
+//! The delivery of alerts: the kinds of receivers, the task that owns all alert state, and the one attempt at one receiver.
 
 pub mod dispatch;
 pub mod receivers;
+pub mod send;

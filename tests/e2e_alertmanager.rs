@@ -19,7 +19,7 @@ use chroma_exporter::{
     alert::message::{Alert, Notification, Outcome, Reason},
     clock,
     config::{self, Overrides},
-    deliver::receivers::Receiver,
+    deliver::send::Receiver,
     findings::{Code, Severity},
 };
 use loopback::{Receiver as Loopback, says};

@@ -15,7 +15,7 @@ use chroma_exporter::{
     alert::message::{Alert, Failure, Notification, Outcome, Reason},
     clock::{self, Timestamp},
     config::{self, Config, Overrides},
-    deliver::receivers::{Answer as Sent, Receiver},
+    deliver::send::{Answer as Sent, Receiver},
     findings::Severity,
 };
 use loopback::{Answer, Receiver as Loopback, says};

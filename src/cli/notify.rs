@@ -14,7 +14,7 @@ use crate::{
     clock::{self, Timestamp},
     config::Config,
     deliver::dispatch::desk,
-    deliver::receivers::{Answer, Receiver},
+    deliver::send::{Answer, Receiver},
     findings::{Code, Severity},
 };
 

@@ -2,14 +2,16 @@
 //! itself is printed as `<secret>`.
 
 mod alerts;
-mod receivers;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::Serialize;
 
 use super::{BackupPolicy, CollectorName, Config, PermissionPolicy, ServerProbe, Store, rules};
-use crate::format::{duration, window::Window};
+use crate::{
+    deliver::receivers,
+    format::{duration, window::Window},
+};
 
 /// `config` as a file would say it, every key written out. Errs only when a path is not UTF-8, which no configuration
 /// that was loaded has.
@@ -30,7 +32,7 @@ struct Printed<'a> {
     limits: PrintedLimits,
     log: PrintedLog,
     alerts: alerts::Printed<'a>,
-    receivers: Vec<receivers::Printed>,
+    receivers: Vec<receivers::print::Printed>,
 }
 
 #[derive(Serialize)]
@@ -195,7 +197,7 @@ fn printed(config: &Config) -> Printed<'_> {
         },
         log: PrintedLog { level: config.log.level.as_str(), format: config.log.format.as_str() },
         alerts: alerts::Printed::new(&config.alerts),
-        receivers: config.receivers.iter().map(|r| receivers::Printed::new(r)).collect(),
+        receivers: config.receivers.iter().map(|r| receivers::print::Printed::new(r)).collect(),
     }
 }
 

@@ -9,13 +9,12 @@ use super::{
     BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, Receiver,
     ServerProbe, Web,
     alerts::{self, Alerts},
-    receivers,
     report::{At, Place, Report},
     rules::{self, Listen},
     section::{self, Section, count, duration, ratio, shown, text},
     yaml::{Kind, Node, Scalar, Value},
 };
-use crate::format::window::Window;
+use crate::{deliver::receivers::list, format::window::Window};
 
 /// Everything that a file can say.
 #[derive(Debug, Default)]
@@ -131,8 +130,8 @@ impl RawConfig {
                 path.read("rootfs", |value| rules::absolute_path(text(value)?)).map(|at| at.value);
         }
         raw.alerts = alerts::read(&top, &raw.collect);
-        receivers::hide_addresses(&top, report);
-        raw.receivers = receivers::read(&top);
+        list::hide_addresses(&top, report);
+        raw.receivers = list::read(&top);
         if let Some(log) = top.section("log") {
             log.set("level", &mut raw.log.level, section::choice(&LogLevel::ALL, LogLevel::as_str));
             log.set(

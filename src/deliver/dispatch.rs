@@ -25,7 +25,7 @@ use crate::{
     },
     clock,
     config::Config,
-    deliver::receivers::{Answer, Receiver},
+    deliver::send::{Answer, Receiver},
     sample::Snapshot,
 };
 

@@ -20,10 +20,8 @@ use crate::{
         silence::Silence,
     },
     clock::Timestamp,
-    config::{
-        Config, alerts,
-        receivers::{Kind, Receiver},
-    },
+    config::{Config, Receiver, alerts},
+    deliver::receivers::list::Kind,
     sample::Snapshot,
 };
 

@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use crate::{
     alert::message::{Notification, Outcome, Reason},
     clock::{self, Ticks, Timestamp},
-    config::{Config, receivers::Kind},
-    deliver::receivers::Receiver,
+    config::Config,
+    deliver::{receivers::list::Kind, send::Receiver},
     sample::Snapshot,
 };
 

@@ -4,14 +4,14 @@
 use serde_json::{Value, json};
 
 use super::{
-    http::Reply,
+    list::Flavour,
     markup::{Dialect, Piece, escape, render},
     slack::{color, sections},
     words,
 };
 use crate::{
     alert::message::{Failure, Notification, Outcome},
-    config::receivers::Flavour,
+    deliver::send::Reply,
 };
 
 /// Most characters of the line above, and of a part below it. Mattermost takes 16,383 of a post, Rocket.Chat 5,000.

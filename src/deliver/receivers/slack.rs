@@ -5,12 +5,12 @@
 use serde_json::{Value, json};
 
 use super::{
-    http::Reply,
     markup::{Dialect, Line, Piece, render},
     words,
 };
 use crate::{
     alert::message::{Failure, Notification, Outcome, Reason, Status},
+    deliver::send::Reply,
     findings::Severity,
 };
 

@@ -20,14 +20,12 @@ use reqwest::{
     redirect,
 };
 
-use super::{
-    after,
-    secrets::{self, Redactor, SecretError, Warned},
-};
+use super::secrets::{self, Redactor, SecretError, Warned};
 use crate::{
     alert::message::{Failure, Outcome},
     clock::{self, Ticks, Timestamp},
-    config::{Receiver, Secret, receivers::Auth, target},
+    config::{Receiver, Secret, target},
+    deliver::receivers::{after, list::Auth},
 };
 
 /// Most bytes of an answer that are read.

@@ -4,19 +4,19 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
 use crate::{
-    config::receivers::{
-        Auth, BEARER, HEADER_VALUE, Http, Kind, PASSWORD, PROXY, ROUTING, Receiver, SIGNING,
-        SIGNING_OLD, SecretKeys, URL,
-    },
     config::{
         report::looks_like_address,
         secret::{SHOWN, Secret},
+    },
+    deliver::receivers::list::{
+        Auth, BEARER, HEADER_VALUE, Http, Kind, PASSWORD, PROXY, ROUTING, Receiver, SIGNING,
+        SIGNING_OLD, SecretKeys, URL,
     },
     format::duration,
 };
 
 /// Keys and values in the order of the example.
-pub(super) struct Printed(Vec<(&'static str, Value)>);
+pub(crate) struct Printed(Vec<(&'static str, Value)>);
 
 impl Serialize for Printed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -29,7 +29,7 @@ impl Serialize for Printed {
 }
 
 impl Printed {
-    pub(super) fn new(receiver: &Receiver) -> Self {
+    pub(crate) fn new(receiver: &Receiver) -> Self {
         let mut out =
             Self(vec![("name", json!(&*receiver.name)), ("type", json!(receiver.kind.as_str()))]);
         out.kind(&receiver.kind);

@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{
-    ConfigError,
-    report::{At, Place, Report},
-    rules,
-    secret::{SHOWN, Secret, Source},
-    section::{self, Section, duration, shown, text},
-    target,
-    yaml::{Node, Value},
+use crate::{
+    config::{
+        ConfigError,
+        report::{At, Place, Report},
+        rules,
+        secret::{SHOWN, Secret, Source},
+        section::{self, Section, duration, shown, text},
+        target,
+        yaml::{Node, Value},
+    },
+    findings::Severity,
 };
-use crate::findings::Severity;
 
 /// One receiver of alerts.
 #[derive(Debug, Clone, PartialEq)]

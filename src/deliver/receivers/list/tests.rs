@@ -117,7 +117,7 @@ receivers:
 
 #[test]
 fn what_is_printed_of_receivers_is_read_back() {
-    let example = include_str!("../../../chroma_exporter.example.yml");
+    let example = include_str!("../../../../chroma_exporter.example.yml");
     let more = "
   - name: more
     type: webhook
