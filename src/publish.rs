@@ -304,6 +304,7 @@ mod tests {
 
     fn store(name: &str, run: usize, collectors: usize) -> StoreReadings {
         let reading = || Reading {
+            next_within: Duration::from_secs(30),
             collector: "disk",
             descs: &[],
             observation: Observation::default(),

@@ -176,6 +176,8 @@ pub struct Reading {
     pub duration: Duration,
     /// When a run last gave no problem; `None` before the first.
     pub last_success: Option<Timestamp>,
+    /// Within which time the next run should have ended, as the collector says: the longer of its interval and its deadline.
+    pub next_within: Duration,
     /// The findings that it answers for, so that an absent one can be exported as 0.
     pub codes: &'static [Code],
 }
@@ -275,6 +277,7 @@ impl StoreReadings {
             taken_at: Timestamp::from_secs(0),
             duration: Duration::ZERO,
             last_success: None,
+            next_within: Duration::from_secs(30),
             codes: &[],
         };
         Self {

@@ -415,7 +415,8 @@ impl CollectorLife {
                     problems: vec![CollectError::Overdue { deadline: pace.deadline }],
                     ..Observation::default()
                 };
-                let reading = reading_of(name, descs, codes, overdue, &turn, started.elapsed());
+                let reading =
+                    reading_of(name, descs, codes, overdue, &turn, started.elapsed(), &pace);
                 report.put(&context, &board, name, reading, &pace, &turn);
             };
             drop(held);
@@ -518,7 +519,8 @@ fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Readin
         observation = failed(problem);
     }
     let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
-    (reading_of(name, descs, codes, observation, turn, began.elapsed()), panicked)
+    let pace = collector.pace();
+    (reading_of(name, descs, codes, observation, turn, began.elapsed(), &pace), panicked)
 }
 
 /// Only a filesystem that hangs closes the gate, or a store that is out of reach; a filesystem that answers with an error is the
@@ -541,6 +543,7 @@ fn reading_of(
     mut observation: Observation,
     turn: &Turn,
     duration: Duration,
+    pace: &Pace,
 ) -> Reading {
     // Whatever was read may hold what this program sent, or has in its files.
     for finding in &mut observation.findings {
@@ -566,6 +569,7 @@ fn reading_of(
         taken_at: turn.now,
         duration,
         last_success,
+        next_within: pace.turnaround(),
     }
 }
 
@@ -754,6 +758,13 @@ mod tests {
         wait::{SOON, wait_until},
     };
 
+    const PACE: Pace = Pace {
+        interval: Duration::from_secs(5),
+        deadline: Duration::from_secs(30),
+        wakes: Wake::NONE,
+        touches_store: false,
+    };
+
     #[test]
     fn what_cannot_be_seen_from_here_is_no_failure() {
         use crate::host::processes::{Blind, Suspect};
@@ -777,7 +788,7 @@ mod tests {
                 stop: Arc::default(),
             };
             let name = CollectorName::Processes;
-            let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO);
+            let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO, &PACE);
             let mut failing = Failing::default();
             let interval = Duration::from_secs(5);
             failing.note(&reading, interval, began);
@@ -831,7 +842,7 @@ mod tests {
                 let second = at.trim_start_matches("ok").parse().unwrap();
                 let observation = observation(&[], &[], failed);
                 let name = CollectorName::Disk;
-                let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO);
+                let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO, &PACE);
                 assert!(reading.judged(Code::CollectorFailing), "{step}");
                 let now = began.plus(Duration::from_secs(second));
                 let found = failing.note(&reading, Duration::from_secs(interval), now);
@@ -849,7 +860,7 @@ mod tests {
             deep: false,
             stop: Arc::default(),
         };
-        reading_of(CollectorName::Disk, &[], &[], observation, &turn, Duration::ZERO)
+        reading_of(CollectorName::Disk, &[], &[], observation, &turn, Duration::ZERO, &PACE)
     }
 
     #[test]

@@ -34,6 +34,7 @@ const AT: i64 = 1_795_424_274;
 fn reading(codes: &'static [Code], observation: Observation) -> Reading {
     let at = Timestamp::from_secs(AT);
     Reading {
+        next_within: Duration::from_secs(30),
         collector: "disk",
         descs: DESCS,
         taken_at: at,

@@ -45,6 +45,22 @@ fn what_differs_between_installations_is_a_flag() {
     assert!(!text.contains("alert: ChromaSecondWriter"));
 }
 
+/// What a collector rests by its configuration makes no alert.
+#[test]
+fn a_collector_is_stale_after_three_of_its_turns() {
+    for (interval, seconds) in [("30s", 1800), ("5m", 1800), ("1h", 3 * 3600), ("1d", 72 * 3600)] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.yml");
+        let store = format!(
+            "{{path: /srv/s, server: {{url: 'http://127.0.0.1:1', interval: {interval}}}}}"
+        );
+        fs::write(&file, format!("stores: [{store}]\n")).unwrap();
+        let text = printed(&["--config.file", file.to_str().unwrap()]);
+        let want = format!("chroma_exporter_collector_last_run_timestamp_seconds > {seconds}\n");
+        assert!(text.contains(&want), "{interval}: {want}");
+    }
+}
+
 /// Every expression: of the rules, and of the questions in their descriptions.
 fn expressions(rule: &rulefile::Rule) -> Vec<String> {
     let mut all = vec![rule.expr.clone()];

@@ -54,6 +54,7 @@ fn reading(name: CollectorName, now: clock::Timestamp) -> Reading {
     });
     let failing = name == CollectorName::Backups;
     Reading {
+        next_within: Duration::from_secs(30),
         collector: name.as_str(),
         descs: DESCS,
         observation: Observation {

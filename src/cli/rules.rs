@@ -5,6 +5,7 @@ use clap::Args;
 use super::{Ended, to_stderr, to_stdout};
 use crate::{
     alert::prometheus::{self, File, Part},
+    collectors,
     config::{Config, alerts},
 };
 
@@ -25,18 +26,11 @@ pub(super) struct Options {
 /// Prints the file.
 pub(super) fn run(config: &Config, options: &Options) -> Ended {
     let rules = alerts::rules(&config.collect, &config.alerts.rules);
-    let collect = &config.collect;
-    let slowest = [
-        collect.interval,
-        collect.contents_interval,
-        collect.permissions_interval,
-        collect.backups_interval,
-    ];
     let options = prometheus::Options {
         runbooks: config.alerts.runbook_url.clone(),
         grafana: options.grafana.trim_end_matches('/').to_owned(),
         job: options.job.clone(),
-        slowest: slowest.into_iter().max().unwrap_or_default(),
+        slowest: collectors::slowest(config),
         parts: match options.only.as_slice() {
             [] => Part::ALL.to_vec(),
             only => Part::ALL.into_iter().filter(|part| only.contains(part)).collect(),

@@ -36,7 +36,7 @@ use self::{
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::Timestamp,
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::{Code, Finding, Severity},
     human,
     sample::{Desc, Observation, Sample},
@@ -353,6 +353,18 @@ impl Backups {
     }
 }
 
+impl Backups {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.backups_interval,
+            deadline: collect.deadline,
+            wakes: Wake::NONE,
+            touches_store: false, // backups should lie elsewhere, and are looked at when the store hangs, too
+        }
+    }
+}
+
 impl Collector for Backups {
     fn name(&self) -> CollectorName {
         CollectorName::Backups
@@ -367,13 +379,7 @@ impl Collector for Backups {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        Pace {
-            interval: collect.backups_interval,
-            deadline: collect.deadline,
-            wakes: Wake::NONE,
-            touches_store: false, // backups should lie elsewhere, and are looked at when the store hangs, too
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

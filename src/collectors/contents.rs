@@ -32,7 +32,7 @@ use self::{
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::{Code, Finding},
     format::{
         schema,
@@ -388,6 +388,18 @@ fn mostly_free((_, free, all): (u32, u64, u64)) -> Option<Finding> {
     most.then(|| Finding::new(Code::FreePagesHigh, DATABASE_FILE, evidence()))
 }
 
+impl Contents {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::RESCAN,
+            touches_store: true,
+        }
+    }
+}
+
 impl Collector for Contents {
     fn name(&self) -> CollectorName {
         CollectorName::Contents
@@ -411,13 +423,7 @@ impl Collector for Contents {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        Pace {
-            interval: collect.interval,
-            deadline: collect.deadline,
-            wakes: Wake::RESCAN,
-            touches_store: true,
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

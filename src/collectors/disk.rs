@@ -28,7 +28,7 @@ use self::{
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::{Code, Finding},
     sample::{Desc, Observation, Sample},
     store::{Context, device::Space},
@@ -176,6 +176,19 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::DATA | Wake::NAMES | Wake::JOURNAL | Wake::SPACE,
+            // It is the one that must run to say that the filesystem hangs, and asks before it touches anything.
+            touches_store: false,
+        }
+    }
+}
+
 impl Collector for Disk {
     fn name(&self) -> CollectorName {
         CollectorName::Disk
@@ -190,14 +203,7 @@ impl Collector for Disk {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        Pace {
-            interval: collect.interval,
-            deadline: collect.deadline,
-            wakes: Wake::DATA | Wake::NAMES | Wake::JOURNAL | Wake::SPACE,
-            // It is the one that must run to say that the filesystem hangs, and asks before it touches anything.
-            touches_store: false,
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::{
     clock::{self, Ticks, Timestamp},
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::{Code, Finding, Severity},
     format::{
         schema::{Family, Release, parse_release},
@@ -646,6 +646,18 @@ impl Segments {
     }
 }
 
+impl Segments {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::NAMES,
+            touches_store: true,
+        }
+    }
+}
+
 impl Collector for Segments {
     fn name(&self) -> CollectorName {
         CollectorName::Hnsw
@@ -660,13 +672,7 @@ impl Collector for Segments {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        Pace {
-            interval: collect.interval,
-            deadline: collect.deadline,
-            wakes: Wake::NAMES,
-            touches_store: true,
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

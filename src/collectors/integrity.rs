@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::{Code, Finding},
     format::duration,
     sample::{CheckState, Desc, Observation},
@@ -417,6 +417,18 @@ fn without_consequences(findings: &mut Vec<Finding>) {
     });
 }
 
+impl Integrity {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::DATA | Wake::NAMES | Wake::JOURNAL | Wake::RESCAN,
+            touches_store: true,
+        }
+    }
+}
+
 impl Collector for Integrity {
     fn name(&self) -> CollectorName {
         CollectorName::Integrity
@@ -431,13 +443,7 @@ impl Collector for Integrity {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        Pace {
-            interval: collect.interval,
-            deadline: collect.deadline,
-            wakes: Wake::DATA | Wake::NAMES | Wake::JOURNAL | Wake::RESCAN,
-            touches_store: true,
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

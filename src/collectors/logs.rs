@@ -12,7 +12,7 @@ use self::tail::Tail;
 use super::{Collector, Pace, Turn, server};
 use crate::{
     clock::Timestamp,
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::{Code, Finding},
     format::log::{Scanner, Signature},
     hidden,
@@ -143,6 +143,22 @@ impl Noted {
     }
 }
 
+impl Logs {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, store: &Store) -> Pace {
+        let inside = store.seen_path.to_string_lossy();
+        Pace {
+            interval: match &*store.logs {
+                [] => super::NOTHING_TO_DO.max(collect.interval),
+                _ => collect.interval,
+            },
+            deadline: collect.deadline,
+            wakes: Wake::NONE,
+            touches_store: store.logs.iter().any(|log| log.starts_with(&*inside)),
+        }
+    }
+}
+
 impl Collector for Logs {
     fn name(&self) -> CollectorName {
         CollectorName::Logs
@@ -157,17 +173,7 @@ impl Collector for Logs {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        let inside = self.context.store.seen_path.to_string_lossy();
-        Pace {
-            interval: match &*self.context.store.logs {
-                [] => super::NOTHING_TO_DO.max(collect.interval),
-                _ => collect.interval,
-            },
-            deadline: collect.deadline,
-            wakes: Wake::NONE,
-            touches_store: self.context.store.logs.iter().any(|log| log.starts_with(&*inside)),
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

@@ -21,7 +21,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::Code,
     host::processes::Blind,
     sample::{Desc, Observation},
@@ -40,7 +40,8 @@ pub trait Collector: Send {
     /// Every finding that it may yield.
     fn codes(&self) -> &'static [Code];
 
-    /// How often it runs, for how long at most, and what wakes it.
+    /// How often it runs, for how long at most, and what wakes it. At this moment: it may be in more of a hurry than
+    /// [`at_rest`], never in less.
     fn pace(&self) -> Pace;
 
     /// One run. Never panics on foreign bytes, whatever they are; what cannot be read becomes a problem in the
@@ -59,6 +60,14 @@ pub struct Pace {
     pub wakes: Wake,
     /// Whether it touches the filesystem of the store, and so must not start while that does not answer.
     pub touches_store: bool,
+}
+
+impl Pace {
+    /// The longest time from the end of a run to that of the next one, when nothing goes wrong.
+    #[must_use]
+    pub fn turnaround(&self) -> Duration {
+        self.interval.max(self.deadline)
+    }
 }
 
 /// What a collector is told at the beginning of a run.
@@ -221,6 +230,36 @@ pub fn families() -> impl Iterator<Item = &'static Desc> {
         }
     };
     CollectorName::ALL.into_iter().flat_map(of).copied()
+}
+
+/// How often `name` runs over `store` while nothing hurries it. Nobody else works that out: whoever must know how old a
+/// reading may grow asks here, or asks the reading.
+#[must_use]
+pub fn at_rest(name: CollectorName, config: &Config, store: &Store) -> Pace {
+    let of = match name {
+        CollectorName::Disk => disk::Disk::at_rest,
+        CollectorName::Integrity => integrity::Integrity::at_rest,
+        CollectorName::Contents => contents::Contents::at_rest,
+        CollectorName::Hnsw => hnsw::Segments::at_rest,
+        CollectorName::Processes => processes::Processes::at_rest,
+        CollectorName::Permissions => permissions::Permissions::at_rest,
+        CollectorName::Backups => backups::Backups::at_rest,
+        CollectorName::Server => server::Server::at_rest,
+        CollectorName::Logs => logs::Logs::at_rest,
+    };
+    of(config, store)
+}
+
+/// The longest time from one run to the next of any collector that is switched on, over any store of `config` or one that is
+/// found without it.
+#[must_use]
+pub fn slowest(config: &Config) -> Duration {
+    let found = Store::new("found", "/");
+    let stores = config.stores.iter().map(AsRef::as_ref).chain([&found]);
+    let rests = stores.flat_map(|store| {
+        config.enabled.iter().map(move |name| at_rest(*name, config, store).turnaround())
+    });
+    rests.max().unwrap_or_default()
 }
 
 /// One collector of a store.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::Code,
     host::processes::FileId,
     sample::{Desc, Observation, Sample},
@@ -384,6 +384,18 @@ impl Permissions {
     }
 }
 
+impl Permissions {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::NAMES | Wake::ATTRIBUTES | Wake::RESCAN,
+            touches_store: true,
+        }
+    }
+}
+
 impl Collector for Permissions {
     fn name(&self) -> CollectorName {
         CollectorName::Permissions
@@ -398,12 +410,7 @@ impl Collector for Permissions {
     }
 
     fn pace(&self) -> Pace {
-        Pace {
-            interval: self.next,
-            deadline: self.context.config.collect.deadline,
-            wakes: Wake::NAMES | Wake::ATTRIBUTES | Wake::RESCAN,
-            touches_store: true,
-        }
+        Pace { interval: self.next, ..Self::at_rest(&self.context.config, &self.context.store) }
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

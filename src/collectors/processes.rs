@@ -27,7 +27,7 @@ use self::{
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
-    config::CollectorName,
+    config::{CollectorName, Config, Store},
     findings::Code,
     host::{
         links,
@@ -506,6 +506,18 @@ impl Memory {
     }
 }
 
+impl Processes {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
+        Pace {
+            interval: collect.interval,
+            deadline: collect.deadline,
+            wakes: Wake::OPENED | Wake::NAMES | Wake::RESCAN,
+            touches_store: false,
+        }
+    }
+}
+
 impl Collector for Processes {
     fn name(&self) -> CollectorName {
         CollectorName::Processes
@@ -520,14 +532,9 @@ impl Collector for Processes {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        Pace {
-            // The kernel tells of an opening before the descriptor can be seen.
-            interval: if self.opened { OPENED_AGAIN } else { collect.interval },
-            deadline: collect.deadline,
-            wakes: Wake::OPENED | Wake::NAMES | Wake::RESCAN,
-            touches_store: false,
-        }
+        let rest = Self::at_rest(&self.context.config, &self.context.store);
+        // The kernel tells of an opening before the descriptor can be seen.
+        Pace { interval: if self.opened { OPENED_AGAIN } else { rest.interval }, ..rest }
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

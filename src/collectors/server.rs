@@ -17,7 +17,7 @@ use self::{
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Timestamp},
-    config::{CollectorName, ServerProbe},
+    config::{CollectorName, Config, ServerProbe, Store},
     findings::{Code, Finding},
     format::api,
     sample::{Desc, Observation},
@@ -178,6 +178,22 @@ impl Server {
     }
 }
 
+impl Server {
+    /// See [`super::at_rest`].
+    pub(super) fn at_rest(Config { collect, .. }: &Config, store: &Store) -> Pace {
+        let probe = store.server.as_ref();
+        Pace {
+            interval: probe
+                .map_or(super::NOTHING_TO_DO.max(collect.interval), |probe| probe.interval),
+            // Every question may take its full time, some of them twice.
+            deadline: probe
+                .map_or(collect.deadline, |probe| collect.deadline.max(probe.timeout * 12)),
+            wakes: Wake::NONE,
+            touches_store: false,
+        }
+    }
+}
+
 impl Collector for Server {
     fn name(&self) -> CollectorName {
         CollectorName::Server
@@ -192,17 +208,7 @@ impl Collector for Server {
     }
 
     fn pace(&self) -> Pace {
-        let collect = &self.context.config.collect;
-        let probe = self.context.store.server.as_ref();
-        Pace {
-            interval: probe
-                .map_or(super::NOTHING_TO_DO.max(collect.interval), |probe| probe.interval),
-            // Every question may take its full time, some of them twice.
-            deadline: probe
-                .map_or(collect.deadline, |probe| collect.deadline.max(probe.timeout * 12)),
-            wakes: Wake::NONE,
-            touches_store: false,
-        }
+        Self::at_rest(&self.context.config, &self.context.store)
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {

@@ -34,6 +34,7 @@ impl Host {
 
     fn read(&mut self, observation: Observation) {
         self.readings = vec![Arc::new(Reading {
+            next_within: Duration::from_secs(30),
             collector: "disk",
             descs: DESCS,
             codes: &[Code::SecondWriter, Code::BackupStale],

@@ -25,8 +25,6 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Heartbeats {
     beats: BTreeMap<String, Beat>,
-    /// A reading that is older than this is stale.
-    fresh_for: Duration,
     stale: bool,
 }
 
@@ -40,15 +38,12 @@ struct Beat {
 
 impl Heartbeats {
     pub(super) fn new(config: &Config) -> Self {
-        let mut beats = Self { beats: BTreeMap::new(), fresh_for: Duration::ZERO, stale: false };
+        let mut beats = Self { beats: BTreeMap::new(), stale: false };
         beats.configure(config);
         beats
     }
 
     pub(super) fn configure(&mut self, config: &Config) {
-        let collect = &config.collect;
-        let slowest = collect.interval.max(collect.contents_interval).max(collect.backups_interval);
-        self.fresh_for = slowest.max(collect.deadline) * 3;
         let mut before = std::mem::take(&mut self.beats);
         for receiver in &config.receivers {
             if let Kind::Heartbeat { .. } = receiver.kind {
@@ -70,7 +65,7 @@ impl Heartbeats {
         if self.beats.is_empty() {
             return;
         }
-        let fresh = fresh(snapshot, self.fresh_for, now);
+        let fresh = fresh(snapshot, now);
         if fresh == self.stale {
             self.stale = !fresh;
             if fresh {
@@ -116,7 +111,7 @@ fn nothing(now: Timestamp) -> Notification {
 }
 
 /// Whether every collector of every store has read all that it should, and not long ago; or all that can be seen from here.
-fn fresh(snapshot: &Snapshot, age_max: Duration, now: Timestamp) -> bool {
+fn fresh(snapshot: &Snapshot, now: Timestamp) -> bool {
     snapshot.complete()
         && !snapshot.stores.is_empty()
         && snapshot.stores.iter().flat_map(|store| &store.readings).all(|reading| {
@@ -125,6 +120,56 @@ fn fresh(snapshot: &Snapshot, age_max: Duration, now: Timestamp) -> bool {
             } else {
                 reading.last_success
             };
+            let age_max = (reading.next_within * MISSED_MAX).max(AGE_MIN);
             read.is_some_and(|at| now.since(at) <= age_max)
         })
+}
+
+/// So many runs of a collector may fail or come late.
+const MISSED_MAX: u32 = 3;
+
+/// No reading is stale before this, however short its interval is: a busy host is no alarm.
+const AGE_MIN: Duration = Duration::from_mins(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        collectors,
+        config::{CollectorName, ServerProbe, Store},
+        sample::{Observation, Reading, StoreReadings},
+    };
+
+    /// A probe every `interval`, the last one `age` ago.
+    fn probed(interval: Duration, age: Duration) -> (Snapshot, Timestamp) {
+        let server =
+            Some(ServerProbe { interval, ..ServerProbe::at("http://127.0.0.1:8000".to_owned()) });
+        let store = Store { server, ..Store::new("s", "/s") };
+        let pace = collectors::at_rest(CollectorName::Server, &Config::default(), &store);
+        let mut readings = StoreReadings::of_one("s", "/s", "server", Observation::default());
+        let at = Timestamp::from_secs(0);
+        readings.readings = vec![Arc::new(Reading {
+            last_success: Some(at),
+            next_within: pace.turnaround(),
+            ..Arc::into_inner(readings.readings.remove(0)).unwrap()
+        })];
+        (Snapshot { taken_at: at, stores: vec![readings] }, at.plus(age))
+    }
+
+    #[test]
+    fn a_collector_that_rests_for_long_holds_no_heartbeat_back() {
+        let minutes = Duration::from_mins;
+        for (interval, age, want) in [
+            (Duration::from_secs(30), minutes(3), true),
+            (Duration::from_secs(30), minutes(4), false),
+            (minutes(5), minutes(5), true),
+            (minutes(5), minutes(15), true),
+            (minutes(5), minutes(16), false),
+            (minutes(60), minutes(61), true),
+            (minutes(60), minutes(181), false),
+        ] {
+            let (snapshot, now) = probed(interval, age);
+            assert_eq!(fresh(&snapshot, now), want, "every {interval:?}, {age:?} ago");
+        }
+    }
 }

@@ -50,6 +50,7 @@ fn store(name: &str, path: &str, findings: Vec<Finding>) -> StoreReadings {
         ..Observation::default()
     };
     let reading = Reading {
+        next_within: Duration::from_secs(30),
         collector: "integrity",
         descs: &[],
         observation,
@@ -223,6 +224,7 @@ fn what_cannot_be_read_is_told_once_for_all_whom_it_stops() {
     ill.readings = ["disk", "hnsw"]
         .map(|collector| {
             Arc::new(Reading {
+                next_within: Duration::from_secs(30),
                 collector,
                 descs: &[],
                 observation: Observation {
