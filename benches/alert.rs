@@ -6,8 +6,6 @@
 //! fault, 150 and 400 ms for a disk that is filled from outside the store, and 300 ms at most for a second writer.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench fails by panicking")]
 
-#[path = "../tests/support/hook.rs"]
-mod hook;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -20,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hook::Hook;
+use support::hook::{self, Hook};
 use support::{Exporter, SOON, fixture, get, wait_for};
 
 /// Something that breaks and is mended again.

@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::support::{SOON, wait_every};
+use crate::support::{SOON, wait_every};
 
 /// Longest wait for one answer of the driver. What the page itself may take has an end before that.
 const PATIENCE: Duration = Duration::from_mins(3);

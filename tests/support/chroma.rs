@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::support::{SOON, free_port, signal, wait_for};
+use crate::support::{SOON, free_port, signal, wait_for};
 
 /// The Python of the environment that holds this release of chromadb; made by `tests/venv`.
 pub fn python(version: &str) -> PathBuf {

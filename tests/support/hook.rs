@@ -145,7 +145,7 @@ impl Told {
 }
 
 fn serve(stream: &TcpStream, ledger: &Mutex<Vec<Post>>, mood: &Mutex<Mood>) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(super::support::SOON))?;
+    stream.set_read_timeout(Some(crate::support::SOON))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     // Whoever was killed before it had said anything posted nothing.
@@ -177,7 +177,7 @@ fn serve(stream: &TcpStream, ledger: &Mutex<Vec<Post>>, mood: &Mutex<Mood>) -> s
     let later = |status: u16| matches!(status, 408 | 425 | 429);
     let refused = matches!(reply, Reply::Say(status @ 300..=499, ..) if !later(status));
     let alerts = serde_json::from_str(&text).ok().map(|json: Value| Told::all(&json));
-    let post = Post { at: super::support::now(), path, headers, text, taken, refused, cut, alerts };
+    let post = Post { at: crate::support::now(), path, headers, text, taken, refused, cut, alerts };
     ledger.lock().expect("ledger").push(post);
     let mut stream = stream;
     match reply {

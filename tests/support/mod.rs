@@ -14,7 +14,21 @@ use std::{
     time::Duration,
 };
 
-mod wait;
+pub mod browser;
+pub mod chroma;
+pub mod exported;
+pub mod exposition;
+pub mod faults;
+pub mod hook;
+pub mod own_process;
+pub mod procfs;
+pub mod prometheus;
+pub mod promql;
+pub mod random;
+pub mod receiver;
+pub mod rulefile;
+pub mod tmpfs;
+pub mod wait;
 
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use wait::{SOON, now, wait, wait_every, wait_for, wait_until, wait_within};

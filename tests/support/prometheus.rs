@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::support::{self, SOON, free_port, wait_for};
+use crate::support::{self, SOON, free_port, wait_for};
 
 /// Killed when dropped.
 pub struct Prometheus {

@@ -173,7 +173,7 @@ mod tests {
     }
 
     /// The writer waits for each step to be seen, so that nothing here depends on who is faster; that is measured by
-    /// `tests/e2e_view.rs`.
+    /// `tests/e2e/view.rs`.
     #[test]
     #[cfg_attr(not(feature = "e2e"), ignore = "needs sqlite3: run with --features e2e")]
     fn the_gate_lets_each_commit_through_whose_journal_is_open_and_misses_none() {

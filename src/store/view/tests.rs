@@ -1,4 +1,4 @@
-//! What can be seen with one process; writers of their own stand in `tests/e2e_view.rs`.
+//! What can be seen with one process; writers of their own stand in `tests/e2e/view.rs`.
 
 use std::{fs, os::unix::fs::FileExt, path::PathBuf};
 

@@ -9,10 +9,8 @@ use std::{
     process::Command,
 };
 
-use super::{
-    super::support::copy_tree, Fault, NEWEST, PURGED, V4, V6, V11, V15, cut, database, file,
-    overwrite, sql,
-};
+use super::{Fault, NEWEST, PURGED, V4, V6, V11, V15, cut, database, file, overwrite, sql};
+use crate::support::copy_tree;
 
 fn db(dir: &Path) -> PathBuf {
     dir.join("chroma.sqlite3")

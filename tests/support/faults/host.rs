@@ -7,7 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{super::support::copy_tree, Fault, NEWEST, PURGED, V4, articles, file};
+use super::{Fault, NEWEST, PURGED, V4, articles, file};
+use crate::support::copy_tree;
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();

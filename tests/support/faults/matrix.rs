@@ -125,9 +125,9 @@ const HEAD: &str = "\
 
 Each line is a real Chroma directory that was broken in one way, and what three looked at it and said: SQLite
 (`PRAGMA integrity_check` of the release that is built in), Chroma itself, and `chroma_exporter check`. Nothing here is
-written by hand: `tests/faults.rs` holds the program and SQLite to it, `tests/e2e_faults.rs` Chroma, and a line that no
+written by hand: `tests/local/faults.rs` holds the program and SQLite to it, `tests/e2e/faults.rs` Chroma, and a line that no
 longer holds fails the tests. What a broken index does to Chroma varies from run to run, because its graph is drawn by lot:
-of that the tests hold whether anything is wrong, and what else Chroma says word for word. `UPDATE_FAULTS=1 cargo test --features e2e --test e2e_faults` writes the file anew.
+of that the tests hold whether anything is wrong, and what else Chroma says word for word. `UPDATE_FAULTS=1 cargo test --features e2e --test e2e faults::` writes the file anew.
 
 *Made with* is the release of Chroma that wrote the directory (`tests/fixtures`), and that was then asked: it opened it,
 counted and read every record of both collections (`articles` with 86, `notes` with 50), read every vector back, searched

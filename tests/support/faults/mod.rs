@@ -1,5 +1,5 @@
 //! Every way to break a Chroma directory that the tests know, once: what is done to which real directory, and which
-//! findings must come out of it and no other. `tests/faults.rs` holds the program to it, `tests/e2e_faults.rs` Chroma,
+//! findings must come out of it and no other. `tests/local/faults.rs` holds the program to it, `tests/e2e/faults.rs` Chroma,
 //! and `tests/faults.md` publishes both.
 
 #![allow(
@@ -27,7 +27,7 @@ use chroma_exporter::findings::{Code, Severity};
 pub use matrix::{Matrix, Row, codes_cell};
 use rusqlite::Connection;
 
-use super::support::{fixture, run};
+use crate::support::{fixture, run};
 
 pub const V4: &str = "0.4.24";
 pub const V6: &str = "0.6.3";
@@ -38,7 +38,7 @@ pub const ALL: &[&str] = &[V4, V6, V11, V15];
 pub const PURGED: &[&str] = &[V6, V11, V15];
 pub const NEWEST: &[&str] = &[V15];
 
-/// The class of what happens beside running processes; `tests/e2e_faults.rs` has it.
+/// The class of what happens beside running processes; `tests/e2e/faults.rs` has it.
 pub const LIVE: &str = "Running processes";
 
 /// One way to break a directory.

@@ -3,9 +3,10 @@
 use std::{fs, path::Path};
 
 use super::{
-    super::support::copy_tree, ALL, Fault, NEWEST, PURGED, V4, V6, V11, V15, articles, cut,
-    database, exchange, file, folder, overwrite, replace,
+    ALL, Fault, NEWEST, PURGED, V4, V6, V11, V15, articles, cut, database, exchange, file, folder,
+    overwrite, replace,
 };
+use crate::support::copy_tree;
 
 /// Where the element stands and how long each is: 8 numbers, and 16 neighbours above level 0.
 const ELEMENT: u64 = 4 + 4 * 32 + 4 * 8 + 8;

@@ -1,0 +1,30 @@
+//! The whole program beside real Chroma, Prometheus, Alertmanager and a browser, which `tests/run` installs: one module for
+//! each subject.
+
+mod alertmanager;
+mod alerts;
+mod catalogue;
+mod dashboards;
+mod decay;
+mod drill;
+mod faults;
+mod faults_live;
+mod given_up;
+mod hang;
+mod harmless;
+mod holders;
+mod index;
+mod ledger;
+mod many;
+mod mounts;
+mod overflow;
+mod page;
+mod places;
+mod prometheus;
+mod release;
+mod remedies;
+mod rules;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+mod view;

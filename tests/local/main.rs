@@ -1,0 +1,24 @@
+//! Tests of the whole program that need nothing but cargo: one module for each subject.
+
+mod access_truth;
+mod alerts;
+mod cli;
+mod damage_served;
+mod dashboards;
+mod differential;
+mod faults;
+mod fuzz;
+mod golden;
+mod http;
+mod http_descriptors;
+mod metrics;
+mod neighbours;
+mod receivers;
+mod revision;
+mod rules;
+mod secrets;
+mod serve;
+mod status;
+#[path = "../support/mod.rs"]
+mod support;
+mod web_config;
