@@ -1,5 +1,4 @@
 //! A real Alertmanager takes what we post, groups it, tells its own webhook, and hears of the end.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,

@@ -1,10 +1,6 @@
 //! The alert hooks against the world: a real small filesystem that fills, a real database that breaks, a real second
 //! Chroma, kills at random points, hundreds of stores at once.
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test fails by panicking; states are 0 and 1"
-)]
+#![allow(clippy::float_cmp, reason = "states are 0 and 1")]
 
 use crate::support::{
     self, Exporter, SOON, chroma, fixture,

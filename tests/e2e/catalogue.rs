@@ -1,6 +1,5 @@
 //! Rows judged beside real Chromas that write them: nothing is found while collections are made, filled, flushed, changed and
 //! deleted, and what the findings say of an emptied queue is what Chroma does.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     path::Path,

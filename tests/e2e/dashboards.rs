@@ -1,6 +1,5 @@
 //! Every question of both dashboards and every series that a rule asks for, put to a real Prometheus that scrapes a real
 //! exporter on stores that are well, broken and gone: it gives data, or stands in a list of those that give none, with why.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,

@@ -1,6 +1,5 @@
 //! Bits that flip below a real filesystem: in the blocks of an ext4 image, so that no time of any file changes, as on a disk
 //! that rots. SQLite's own check sees nothing; the exporter tells of it, whether or not the page cache still hides it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, run};
 use std::{

@@ -1,7 +1,6 @@
 //! The drill: for every critical alert a real store is broken, and the webhook hears of it through the exporter, the rule file
 //! and the Prometheus and Alertmanager of `deploy/`; of stores that are well it hears nothing. The files are used as they stand
 //! but for addresses and times.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

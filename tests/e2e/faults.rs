@@ -1,7 +1,6 @@
 //! The published matrix of faults, `tests/faults.md`: what real Chroma releases do with each broken directory is measured
 //! anew, beside what SQLite and the program say. `UPDATE_FAULTS=1 cargo test --features e2e --test e2e faults::` writes it;
 //! `UPDATE_FAULTS=new` asks Chroma only of the faults that have no line yet.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{
     chroma,

@@ -1,7 +1,6 @@
 //! The part of the published matrix that happens beside running processes: real servers, real kills, a disk that is really
 //! full. `serve` must come to exactly the findings that are expected and stay with them, and Chroma must do what
 //! `tests/faults.md` says of it. `UPDATE_FAULTS=1` writes these lines anew.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{
     self, Exporter, SOON,

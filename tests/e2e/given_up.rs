@@ -1,6 +1,5 @@
 //! What was given up is never called ok: on a filesystem that gives no locks, and for what `--quick` leaves out. The kernel's
 //! answer to the lock is exchanged by `strace`, so that the program is the one that is built.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{binary, copy_tree, fixture, now, run};
 use std::{

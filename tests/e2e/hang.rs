@@ -1,6 +1,5 @@
 //! A mount whose server is away: a real FUSE filesystem that is stopped while the exporter watches a store on it. It
 //! costs one thread and gives `device_error 1`; the other store goes on as if nothing had happened.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, fixture, hook, signal, wait_for};
 use std::{

@@ -1,7 +1,6 @@
 //! The first promise, proved from outside: every system call of a serving exporter is written down by `strace` while a
 //! real Chroma works on the directory under load. Nothing is opened for writing, created, renamed, changed or deleted
 //! there, no lock but a short shared one is taken, none is left, and Chroma's data are whole at the end.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, chroma};
 use std::{

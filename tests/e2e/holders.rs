@@ -1,6 +1,5 @@
 //! Who holds a store, where not everybody may be looked at: another user, a container, `hidepid`. Nothing of it may be called
 //! well; what the kernel tells all the same is used. Real Chroma, real namespaces; needs root.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, chroma, fixture};
 use std::{

@@ -1,6 +1,5 @@
 //! Indexes written by real Chroma: one writer leaves nothing to find, at any moment; two writers lose vectors, and `check`
 //! counts exactly those that Chroma itself cannot give back.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeSet,

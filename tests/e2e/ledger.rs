@@ -4,11 +4,7 @@
 //! receiver that has it unless the program was killed in between, and no end closes an episode that began after it.
 //!
 //! `CHROMA_LEDGER_ROUNDS` asks for more rounds, `CHROMA_LEDGER_SEED` for the same ones again.
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test fails by panicking; states are 0 and 1"
-)]
+#![allow(clippy::float_cmp, reason = "states are 0 and 1")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,6 @@
 //! The whole program beside real Chroma, Prometheus, Alertmanager and a browser, which `tests/run` installs: one module for
 //! each subject.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod alertmanager;
 mod alerts;

@@ -1,6 +1,5 @@
 //! Many idle stores on one host: threads and memory do not grow with them as they would with a thread for each collector and a
 //! heap for each thread. The bounds are generous, because a build for tests is larger; `benches/stores.rs` measures.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, copy_tree, fixture, wait_for};
 use std::{fmt::Write as _, fs};

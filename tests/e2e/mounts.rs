@@ -1,6 +1,5 @@
 //! Real mounts: tmpfs, overlay, bind mounts in a namespace of their own, read-only remounts. Numbers equal `df` on each,
 //! and a holder is the same process whatever path it came by.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{Exporter, SOON, chroma, fixture};
 use std::{

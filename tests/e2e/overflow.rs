@@ -1,6 +1,5 @@
 //! The kernel drops file events when nobody reads them fast enough. The exporter is stopped while more happens in a
 //! store than the queue can hold; what it was not told about it still finds, long before the next full walk is due.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, fixture};
 use std::{fs, os::unix::fs::PermissionsExt};

@@ -1,6 +1,5 @@
 //! The status page in a real browser: every state of it drawn and kept as a picture, usable by keyboard and screen reader, live,
 //! and quiet in the console. Pictures go to `target/page/`.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

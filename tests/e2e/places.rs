@@ -1,7 +1,6 @@
 //! Where a store lies, with real mounts and processes in namespaces of their own: a container's directory that has the path
 //! of another store, links below another root, containers that start anew, directories that come and go, filesystems
 //! that do not keep what is written.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,6 +1,5 @@
 //! Real Chroma under load, the exporter, and a real Prometheus that scrapes it: what PromQL answers is held against what
 //! `df`, `stat`, `pgrep`, `ps` and `sqlite3` say.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{Exporter, SOON, chroma, prometheus::Prometheus};
 use std::{

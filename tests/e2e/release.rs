@@ -1,7 +1,6 @@
 //! The famous panic, `range start index 10 out of range for slice of length 9`, made for real: a newer Chroma migrates the
 //! directory of an older server. The exporter finds out by itself which Chroma is installed, names the cause and the
 //! release that opens the directory, and goes on saying so after the old server has ended.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, chroma, fixture};
 

@@ -1,6 +1,5 @@
 //! The commands of remedies, pasted into a shell as they stand, over the faults that they are for: the finding is gone
 //! afterwards and nothing else has come. What cannot be run here is at least a command to a shell.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{path::Path, process::Command};
 

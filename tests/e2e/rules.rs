@@ -1,6 +1,5 @@
 //! The rules in Prometheus: its own tools take the file without a word; every alert fires when it should and is silent when
 //! it should be; every description finds its words.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

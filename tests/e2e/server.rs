@@ -1,6 +1,5 @@
 //! A real Chroma whose database is damaged or taken away while it serves, and which then ends: what its heartbeat hides is
 //! said, and the remedy saves the data.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, chroma::Server, run, wait_for};
 use std::{fs, io::Write, path::Path, process::Command};

@@ -1,7 +1,6 @@
 //! The consistent view, beside writers that are as nasty as can be and beside a real Chroma: every view that is called
 //! consistent passes `integrity_check` and is the state after some one commit. Each transaction of the synthetic writers
 //! keeps the sum of all row hashes in a table of its own, so that no mixture of two states adds up.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,5 @@
 //! The decision who may write, held against what the kernel answers the very same user about the very same inode. As
 //! root every class of user is tried; as anybody else the owner's bits are.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,9 +1,5 @@
 //! The alert hooks as a whole: the built binary, a real Chroma directory that breaks, a receiver on loopback.
-#![allow(
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    reason = "a test fails by panicking; states are 0 and 1"
-)]
+#![allow(clippy::float_cmp, reason = "states are 0 and 1")]
 
 use crate::support::{
     Exporter, SOON, fixture,

@@ -1,6 +1,5 @@
 //! What `check` finds in its one deep turn, `serve` finds too in its cheap ones, and nothing else: every fault of the table that
 //! needs no configuration, done to what the newest Chroma wrote, all at once and each in a store of its own.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{Exporter, SOON, faults, wait_every};
 use std::{fs, time::Duration};

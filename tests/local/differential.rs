@@ -1,7 +1,6 @@
 //! Nothing that SQLite finds is missed: hundreds of real databases of Chroma are broken at random places, and what `check`
 //! says of each is compared with what `PRAGMA integrity_check` of the bundled SQLite says of the same bytes at rest. The
 //! checks run on a copy, as they do beside a server, because a process holds the file.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs::{self, File},

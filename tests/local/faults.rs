@@ -1,6 +1,5 @@
 //! `check` against real directories of Chroma, each broken in one way: exactly the expected findings come out and nothing
 //! else, the directory is left as it was, and the published matrix (`tests/faults.md`) says what happens.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{
     self,

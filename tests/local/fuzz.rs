@@ -5,7 +5,6 @@
 //!
 //! The parsers run in a process of their own, whose address space and processor time the kernel bounds
 //! ([`own_process`]).
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     ffi::OsStr,

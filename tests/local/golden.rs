@@ -2,7 +2,6 @@
 //! a procfs of the test's own tells it, and a backup lies beside it, so that what is said of processes, permissions and
 //! backups is the same for every user on every host. Values that belong to the host or the moment are masked by name.
 //! `UPDATE_GOLDEN=1 cargo test --test local golden::` rewrites the files.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,9 +1,7 @@
 //! The HTTP side over real sockets, byte by byte: well-behaved clients, slow ones, hostile ones, too many of them.
-#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::support::wait::{self, SOON};
 use bytes::Bytes;
 use chroma_exporter::{
     clock::Timestamp,
@@ -22,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for anything that should take a moment.
+use crate::support::wait::{self, SOON};
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_hours(1);

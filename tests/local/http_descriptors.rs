@@ -1,5 +1,4 @@
 //! Out of file descriptors. In a process of its own, because the limit holds for all of it.
-#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::{
     fs::File,

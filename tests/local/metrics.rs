@@ -1,7 +1,5 @@
 //! The metrics page as a scraper sees it: read back by a strict parser, held against the rules of `promtool`.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
-
 use std::{borrow::Cow, collections::BTreeMap, io::Read, path::Path, sync::Arc, time::Duration};
 
 use chroma_exporter::{

@@ -1,6 +1,5 @@
 //! A store that could be read for hours, or that would fill the memory, beside others: they get their checks, and the program
 //! stays small.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,6 +1,5 @@
 //! Receivers against a server on loopback that answers in every way that servers do: what becomes of the message, and
 //! that no secret is seen anywhere.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

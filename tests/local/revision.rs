@@ -1,5 +1,4 @@
 //! The revision that a release build notes is the one that git itself names, in every form a checkout has.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[allow(dead_code, reason = "its main is cargo's to call")]
 #[path = "../../build.rs"]

@@ -1,6 +1,5 @@
 //! The rule file in the tree is what the program prints (`UPDATE_GOLDEN=1` writes it anew), names nothing that the program
 //! does not export, and every alert has its words and leads somewhere.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -1,6 +1,5 @@
 //! Secrets stay secret: words that must never be seen stand in every place that takes a secret, and everything that the
 //! program says is searched for them while its receivers fail in every way, echo what they got, and hang.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{
     Exporter, SOON, binary, fixture, get,

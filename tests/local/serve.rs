@@ -1,5 +1,4 @@
 //! The program as its operator meets it: first scrape, reload, broken stores beside whole ones, the end.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use crate::support::{self, Exporter, SOON, fixture, get, replace_file, request, wait_for};
 use std::{fs, os::unix::fs::symlink, path::Path};

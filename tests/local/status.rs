@@ -1,6 +1,5 @@
 //! The status page and its document, from the built program over real directories: they say what `check` says, hide nothing,
 //! follow what happens, and go on after a restart.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, path::Path};
 

@@ -1,6 +1,5 @@
 //! `--web.config.file` of the built binary: TLS, certificates of clients, users, headers, rate, and what happens when its
 //! files change.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, net::SocketAddr, path::Path, sync::Once, time::Duration};
 
