@@ -7,6 +7,7 @@ mod cli;
 mod damage_served;
 mod dashboards;
 mod differential;
+mod docs;
 mod faults;
 mod fuzz;
 mod golden;
