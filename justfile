@@ -29,11 +29,11 @@ e2e NAME="":
 all:
     tests/run
 
-# Write the recorded output anew. Look at the diff before you commit it.
+# Write the recorded output again. Read the diff before you commit it.
 golden:
     UPDATE_GOLDEN=1 cargo test --locked
 
-# Write tests/faults.md anew.
+# Write tests/faults.md again.
 faults:
     UPDATE_FAULTS=1 cargo test --locked --features e2e --test e2e -- faults::
 
