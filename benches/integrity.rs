@@ -288,9 +288,9 @@ fn bundled_check(path: &Path) {
 fn deep_check(path: &Path, place: &Path) -> Cost {
     let dir = path.parent().expect("directory").to_owned();
     let mut config = Config::default();
-    config.collect.scratch_dir = Some(place.to_owned());
-    config.collect.disk_warn_ratio = 1.0;
-    config.collect.disk_critical_ratio = 1.0;
+    config.integrity.scratch_dir = Some(place.to_owned());
+    config.disk.warn_ratio = 1.0;
+    config.disk.critical_ratio = 1.0;
     let config = Arc::new(config);
     let store = Arc::new(Store::new("bench", dir));
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
@@ -334,7 +334,7 @@ fn copies(path: &Path, place: &Path) -> Cost {
     let (stop, progress) = (AtomicBool::new(false), chroma_exporter::progress::Progress::default());
     let options = Options {
         places: &places,
-        rate_bytes_max: Config::default().collect.read_rate_bytes_max,
+        rate_bytes_max: Config::default().integrity.read_rate_bytes_max,
         lock_hold_max: Duration::from_millis(10),
         time_max: Duration::from_mins(1),
         stop: &stop,

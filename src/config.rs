@@ -41,6 +41,12 @@ pub struct Config {
     pub enabled: BTreeSet<CollectorName>,
     /// Paces and bounds of the collectors.
     pub collect: Collect,
+    /// How databases are read.
+    pub integrity: Integrity,
+    /// When the filesystem of a store is a finding.
+    pub disk: Disk,
+    /// Bounds.
+    pub limits: Limits,
     /// The HTTP side.
     pub web: Web,
     /// Where the program keeps what must survive a restart; `None` keeps it in memory only.
@@ -74,6 +80,9 @@ impl Default for Config {
             stores: Vec::new(),
             enabled: CollectorName::ALL.into(),
             collect: Collect::default(),
+            integrity: Integrity::default(),
+            disk: Disk::default(),
+            limits: Limits::default(),
             web: Web::default(),
             state_dir: None,
             procfs: "/proc".into(),
@@ -284,44 +293,21 @@ pub struct Collect {
     /// Longest cheap run.
     pub deadline: Duration,
     /// Time between two runs of `quick_check`.
-    pub quick_interval: Duration,
+    pub quick_check_interval: Duration,
     /// Time between two runs of `integrity_check`.
-    pub full_interval: Duration,
+    pub full_check_interval: Duration,
     /// Longest single statement against a database that a process holds.
     pub statement_deadline: Duration,
     /// Longest check of a database that nobody holds.
     pub check_deadline: Duration,
     /// When checks that read whole files may begin; always without one.
     pub check_window: Option<Window>,
-    /// Where consistent copies of a database go; `None` looks for a place.
-    pub scratch_dir: Option<PathBuf>,
-    /// Bytes that a copy reads a second at most, while nobody writes to its database; half of it at other times and for what
-    /// hurries nobody.
-    pub read_rate_bytes_max: u64,
     /// Shortest time between two looks at tables after changes.
     pub contents_interval: Duration,
     /// Time between two full walks of permissions.
     pub permissions_interval: Duration,
     /// Time between two looks at backups.
     pub backups_interval: Duration,
-    /// Used ratio of the filesystem that is a warning, 0 to 1.
-    pub disk_warn_ratio: f64,
-    /// Used ratio below which the warning ends.
-    pub disk_recover_ratio: f64,
-    /// Used ratio that is critical.
-    pub disk_critical_ratio: f64,
-    /// Free inodes below this ratio are few.
-    pub inodes_low_ratio: f64,
-    /// A filesystem that will be full within this time is a warning.
-    pub full_within: Duration,
-    /// Most entries that a walk of one store looks at.
-    pub entries_max: usize,
-    /// Most series on the page; more are dropped and counted.
-    pub series_max: usize,
-    /// Most stores that are found by themselves.
-    pub discovered_max: usize,
-    /// Collections of each store that have a series of their own, the largest; 0 for none.
-    pub collections_max: usize,
 }
 
 impl Default for Collect {
@@ -332,26 +318,77 @@ impl Default for Collect {
             interval: Duration::from_secs(5),
             device_timeout: Duration::from_secs(2),
             deadline: Duration::from_secs(30),
-            quick_interval: Duration::from_secs(HOUR),
-            full_interval: Duration::from_secs(24 * HOUR),
+            quick_check_interval: Duration::from_secs(HOUR),
+            full_check_interval: Duration::from_secs(24 * HOUR),
             statement_deadline: Duration::from_millis(250),
             check_deadline: Duration::from_secs(30 * MINUTE),
             check_window: None,
-            scratch_dir: None,
-            read_rate_bytes_max: 1 << 30,
             contents_interval: Duration::from_secs(MINUTE),
             permissions_interval: Duration::from_secs(10 * MINUTE),
             backups_interval: Duration::from_secs(MINUTE),
-            disk_warn_ratio: 0.80,
-            disk_recover_ratio: 0.75,
-            disk_critical_ratio: 0.90,
-            inodes_low_ratio: 0.05,
-            full_within: Duration::from_secs(24 * HOUR),
-            entries_max: 1_000_000,
-            series_max: 100_000,
-            discovered_max: 64,
-            collections_max: 20,
         }
+    }
+}
+
+/// How checks of a whole database read it while a process has it open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Integrity {
+    /// Where consistent copies of a database go; `None` looks for a place.
+    pub scratch_dir: Option<PathBuf>,
+    /// Bytes that a copy reads a second at most, while nobody writes to its database; half of it at other times and for what
+    /// hurries nobody.
+    pub read_rate_bytes_max: u64,
+}
+
+impl Default for Integrity {
+    fn default() -> Self {
+        Self { scratch_dir: None, read_rate_bytes_max: 1 << 30 }
+    }
+}
+
+/// When the filesystem of a store is a finding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Disk {
+    /// Used ratio of the filesystem that is a warning, 0 to 1.
+    pub warn_ratio: f64,
+    /// Used ratio below which the warning ends.
+    pub recover_ratio: f64,
+    /// Used ratio that is critical.
+    pub critical_ratio: f64,
+    /// Free inodes below this ratio are few.
+    pub inodes_low_ratio: f64,
+    /// A filesystem that will be full within this time is a warning.
+    pub full_within: Duration,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            warn_ratio: 0.80,
+            recover_ratio: 0.75,
+            critical_ratio: 0.90,
+            inodes_low_ratio: 0.05,
+            full_within: Duration::from_hours(24),
+        }
+    }
+}
+
+/// Bounds against a directory or configuration that got out of hand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Most entries that a walk of one store looks at.
+    pub entries: usize,
+    /// Most series on the page; more are dropped and counted.
+    pub series: usize,
+    /// Most stores that are found by themselves.
+    pub discovered_stores: usize,
+    /// Collections of each store that have a series of their own, the largest; 0 for none.
+    pub collections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entries: 1_000_000, series: 100_000, discovered_stores: 64, collections: 20 }
     }
 }
 
@@ -359,13 +396,13 @@ impl Default for Collect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Web {
     /// Addresses to listen on; port 0 lets the system choose.
-    pub listen: Vec<SocketAddr>,
+    pub listen_addresses: Vec<SocketAddr>,
     /// Path of the metrics page.
     pub telemetry_path: String,
     /// Whether `POST /-/reload` is answered.
     pub enable_lifecycle: bool,
     /// Most connections at once.
-    pub connections_max: usize,
+    pub max_connections: usize,
     /// Longest time for a request's header to arrive.
     pub header_timeout: Duration,
     /// Names by which this server is asked on loopback, besides those of the machine.
@@ -377,10 +414,10 @@ pub struct Web {
 impl Default for Web {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT))],
+            listen_addresses: vec![SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT))],
             telemetry_path: "/metrics".to_owned(),
             enable_lifecycle: false,
-            connections_max: 512,
+            max_connections: 512,
             header_timeout: Duration::from_secs(10),
             allowed_hosts: Vec::new(),
             config_file: None,

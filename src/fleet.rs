@@ -134,7 +134,7 @@ impl Fleet {
     /// Watches the directories that running Chroma processes hold; see [`roster`] for how long.
     async fn discover(&mut self, config: &Arc<Config>) {
         let (procfs, rootfs) = (config.procfs.clone(), config.rootfs.clone());
-        let max = config.collect.discovered_max;
+        let max = config.limits.discovered_stores;
         let mut roster = std::mem::take(&mut self.roster);
         // A filesystem that hangs keeps the thread that asks it, and nothing else.
         let answers = self

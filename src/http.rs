@@ -110,7 +110,7 @@ pub async fn run(
     limits: Limits,
     stop: CancellationToken,
 ) {
-    let room = listen::Room::new(web.connections_max, app.own.clone());
+    let room = listen::Room::new(web.max_connections, app.own.clone());
     let server = Arc::new(Server {
         app,
         telemetry_path: web.telemetry_path.clone(),

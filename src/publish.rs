@@ -219,7 +219,7 @@ impl Maker {
             watched: self.host.watched(),
             alerts: Arc::clone(&alerts),
         };
-        let metrics = metrics::encode(snapshot, &self.own, &facts, config.collect.series_max)?;
+        let metrics = metrics::encode(snapshot, &self.own, &facts, config.limits.series)?;
         self.people.took_just_now = Duration::ZERO;
         if self.people.due(ready) {
             let at = clock::ticks();

@@ -93,7 +93,7 @@ struct Begun {
 }
 
 fn begin() -> Begun {
-    let web = Web { listen: vec![local()], ..Web::default() };
+    let web = Web { listen_addresses: vec![local()], ..Web::default() };
     let own = Own::new(&web.telemetry_path, clock::now()).unwrap();
     let config = Arc::new(Config::default());
     let host = Arc::new(Host::new(&config));

@@ -4,15 +4,15 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::rule::{Comparison, Level, On, Rule};
-use crate::{config::Collect, findings::Code};
+use crate::{config::Disk, findings::Code};
 
 /// Every built-in rule, in the order of the catalogue.
 #[must_use]
-pub fn rules(collect: &Collect) -> Vec<Rule> {
-    Code::ALL.iter().map(|code| rule(*code, collect)).collect()
+pub fn rules(levels: &Disk) -> Vec<Rule> {
+    Code::ALL.iter().map(|code| rule(*code, levels)).collect()
 }
 
-fn rule(code: Code, collect: &Collect) -> Rule {
+fn rule(code: Code, levels: &Disk) -> Rule {
     let disk = |threshold, recover| {
         On::Series(Level {
             series: DISK_USED.into(),
@@ -24,9 +24,9 @@ fn rule(code: Code, collect: &Collect) -> Rule {
         })
     };
     let on = match code {
-        Code::DiskUsageHigh => disk(collect.disk_warn_ratio, collect.disk_recover_ratio),
+        Code::DiskUsageHigh => disk(levels.warn_ratio, levels.recover_ratio),
         Code::DiskUsageCritical => {
-            disk(collect.disk_critical_ratio, collect.disk_critical_ratio - CRITICAL_RECOVERY)
+            disk(levels.critical_ratio, levels.critical_ratio - CRITICAL_RECOVERY)
         }
         _ => On::Finding(code),
     };
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn every_code_has_a_rule_with_a_name_of_its_own() {
-        let rules = rules(&Collect::default());
+        let rules = rules(&Disk::default());
         let names: std::collections::BTreeSet<&str> =
             rules.iter().map(|rule| &*rule.name).collect();
         assert_eq!(names.len(), Code::ALL.len());

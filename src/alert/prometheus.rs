@@ -235,7 +235,7 @@ const WHERE: &str = "{{ $labels.store }} ({{ $path }}) on {{ $labels.instance }}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{alert::builtin, config::Collect, findings::Code};
+    use crate::{alert::builtin, config::Disk, findings::Code};
 
     fn options() -> Options {
         Options {
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn every_built_in_rule_is_there_and_a_level_has_its_recovery() {
-        let rules = builtin::rules(&Collect::default());
+        let rules = builtin::rules(&Disk::default());
         let text = File::new(&rules, &options()).to_yaml().unwrap();
         for rule in &rules {
             assert_eq!(
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn links_lead_somewhere_and_no_text_speaks_of_what_is_not_there() {
-        let rules = builtin::rules(&Collect::default());
+        let rules = builtin::rules(&Disk::default());
         let bare = Options { runbooks: String::new(), grafana: String::new(), ..options() };
         let text = File::new(&rules, &bare).to_yaml().unwrap();
         assert!(!text.contains("dashboard_url") && !text.contains("/d/chroma"));
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_part_can_be_left_out() {
-        let rules = builtin::rules(&Collect::default());
+        let rules = builtin::rules(&Disk::default());
         let only = Options { parts: vec![Part::Exporters], ..options() };
         let text = File::new(&rules, &only).to_yaml().unwrap();
         assert!(text.contains("ChromaWatchdog") && !text.contains("ChromaSecondWriter"));

@@ -84,7 +84,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
             report.add_problem(&CollectError::Other(NO_STORE.to_owned()));
         }
         Ok(mut stores) => {
-            let max = config.collect.discovered_max;
+            let max = config.limits.discovered_stores;
             if config.stores.is_empty() && stores.len() > max {
                 report.add_problem(&CollectError::Other(format!(
                     "{} directories are in use and {max} were looked at; name those that matter, or raise limits.discovered_stores",

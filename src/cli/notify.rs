@@ -110,7 +110,7 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
             series: "chroma_disk_used_ratio".to_owned(),
             value: 0.83,
             comparison: ">=".to_owned(),
-            threshold: config.collect.disk_warn_ratio,
+            threshold: config.disk.warn_ratio,
         }),
         cause: code.cause().to_owned(),
         code: code.as_str().to_owned(),

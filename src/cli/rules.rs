@@ -25,7 +25,7 @@ pub(super) struct Options {
 
 /// Prints the file.
 pub(super) fn run(config: &Config, options: &Options) -> Ended {
-    let rules = alerts::rules(&config.collect, &config.alerts.rules);
+    let rules = alerts::rules(&config.disk, &config.alerts.rules);
     let options = prometheus::Options {
         runbooks: config.alerts.runbook_url.clone(),
         grafana: options.grafana.trim_end_matches('/').to_owned(),

@@ -123,7 +123,7 @@ pub(super) fn run(config: &Config, mut action: Action) -> Ended {
 /// that holds nothing back would be noticed only by the message that it should have held back.
 fn name_alerts(config: &Config, add: &mut Add) -> Result<(), String> {
     let Some(pattern) = &add.alert else { return Ok(()) };
-    let rules = alerts::rules(&config.collect, &config.alerts.rules);
+    let rules = alerts::rules(&config.disk, &config.alerts.rules);
     let names = || rules.iter().map(|rule| &*rule.name);
     if names().any(|name| fits(pattern, name)) {
         return Ok(());

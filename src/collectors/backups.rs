@@ -153,7 +153,7 @@ impl Backups {
             }
             glob.look(&mut Look {
                 root: &self.context.config.rootfs,
-                entries_left: collect.entries_max,
+                entries_left: self.context.config.limits.entries,
                 stopped: &|| turn.stopped(),
                 found: &mut found,
                 problems,
@@ -267,7 +267,7 @@ impl Backups {
         let too_large = size > UNPACK_MAX;
         let effort = Effort {
             unpack: !too_large && size <= *unpack_bytes,
-            entries_max: self.context.config.collect.entries_max,
+            entries_max: self.context.config.limits.entries,
             stopped: &|| turn.stopped(),
         };
         let content = if entry.meta.is_dir() {

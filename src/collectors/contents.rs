@@ -133,7 +133,7 @@ impl Contents {
         if turn.deep {
             walk.start_over();
         }
-        let walk_due = turn.deep || walk.due(turn.now, collect.full_interval);
+        let walk_due = turn.deep || walk.due(turn.now, collect.full_check_interval);
         self.walk = Some(walk);
         let look_due = self.look_due(turn, stamp);
         if !look_due && self.scan.is_none() && !(walk_due && self.catalogue.is_some()) {
@@ -306,7 +306,7 @@ impl Contents {
         out.extend(self.queue.iter().flat_map(series::of_queue));
         out.extend(self.walk.iter().flat_map(series::of_walk));
         if let (Some(walk), Some(catalogue)) = (&self.walk, &self.catalogue) {
-            let most = self.context.config.collect.collections_max;
+            let most = self.context.config.limits.collections;
             out.extend(series::of_collections(walk, catalogue, most));
         }
         out.extend(series::of_release(self.release.as_ref()));

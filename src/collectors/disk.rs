@@ -239,7 +239,7 @@ impl Collector for Disk {
             readonly: survey.as_ref().map(|s| readonly_for_chroma(&space, s)),
             database_bytes: survey.as_ref().and_then(|s| s.database_bytes),
         };
-        let (mut findings, mut judged) = judge(&facts, &self.context.config.collect, &self.on);
+        let (mut findings, mut judged) = judge(&facts, &self.context.config.disk, &self.on);
         if let Some(survey) = &survey {
             place(survey, &self.context.config.rootfs, &mut findings, &mut judged);
         }

@@ -198,7 +198,7 @@ impl Segments {
         let rhythm = Rhythm { spread: self.spread, window: collect.check_window.as_ref() };
         // Noted by a clock that has been set back since: how long ago it was is not known.
         let future = last > now.plus(CLOCK_SLACK);
-        future || rhythm.admit(rhythm.next(last, collect.full_interval), now) <= now
+        future || rhythm.admit(rhythm.next(last, collect.full_check_interval), now) <= now
     }
 
     /// The rows to be judged: those of the database, or all folders when it cannot be asked.
@@ -586,7 +586,7 @@ impl Segments {
     /// One look at everything; whether something looked wrong for the first time.
     fn once(&mut self, turn: &Turn, first: bool, out: &mut Observation) -> bool {
         let root = &self.context.place();
-        let entries_max = self.context.config.collect.entries_max;
+        let entries_max = self.context.config.limits.entries;
         let recent = self.look.as_ref().is_some_and(Look::recent) && turn.wake.is_empty();
         if turn.deep || !recent {
             match Look::take(root, entries_max, self.look.as_ref()) {

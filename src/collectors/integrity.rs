@@ -132,7 +132,7 @@ impl Integrity {
     /// Looks again until two looks in a row say the same of the same bytes, or calls it busy.
     fn look(&mut self, turn: &Turn) {
         let path = self.context.database.path().to_owned();
-        let quick_interval = self.context.config.collect.quick_interval;
+        let quick_interval = self.context.config.collect.quick_check_interval;
         if let Some(cheap) = &self.cheap
             && cheap.judged.calm()
             && cheap.judged.readable()

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Collect,
+    Disk,
     report::{At, Place},
     section::{self, Section, duration, shown, text},
     yaml::{Kind, Scalar, Value},
@@ -76,8 +76,8 @@ pub struct RuleChange {
 
 /// Every rule in force: the built-in ones as they were changed, then the operator's own.
 #[must_use]
-pub fn rules(collect: &Collect, changes: &[RuleChange]) -> Vec<Rule> {
-    let mut rules = builtin::rules(collect);
+pub fn rules(disk: &Disk, changes: &[RuleChange]) -> Vec<Rule> {
+    let mut rules = builtin::rules(disk);
     for change in changes {
         let place = rules.iter().position(|rule| *rule.name == change.name);
         let mut rule = match place {
@@ -142,7 +142,7 @@ fn healthier(comparison: Comparison, recover: f64, threshold: f64) -> bool {
 }
 
 /// Reads the section. What is wrong is reported and left out.
-pub(crate) fn read(top: &Section<'_>, collect: &Collect) -> Alerts {
+pub(crate) fn read(top: &Section<'_>, disk: &Disk) -> Alerts {
     let Some(section) = top.section("alerts") else { return Alerts::default() };
     let line = |value: &Value| one_line(text(value)?, 253);
     let mut alerts = Alerts {
@@ -151,7 +151,7 @@ pub(crate) fn read(top: &Section<'_>, collect: &Collect) -> Alerts {
         runbook_url: section.read("runbook_url", base_url).map(|at| at.value).unwrap_or_default(),
         rules: Vec::new(),
     };
-    let builtin = builtin::rules(collect);
+    let builtin = builtin::rules(disk);
     let mut names = BTreeSet::new();
     for item in section.list("rules", RULES_MAX) {
         let Some(section) = section.item(&item) else { continue };
@@ -358,11 +358,11 @@ mod tests {
 
     #[test]
     fn built_in_rules_are_retuned_switched_off_and_joined_by_name() {
-        let collect = Collect::default();
+        let disk = Disk::default();
         let change = |name: &str| RuleChange { name: name.to_owned(), ..RuleChange::default() };
-        let all = rules(&collect, &[]);
+        let all = rules(&disk, &[]);
         let changed = rules(
-            &collect,
+            &disk,
             &[
                 RuleChange {
                     threshold: Some(0.7),

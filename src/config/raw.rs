@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use jiff::tz::TimeZone;
 
 use super::{
-    BackupPolicy, Collect, CollectorName, ConfigError, Log, LogFormat, LogLevel, Receiver,
-    ServerProbe, Web,
+    BackupPolicy, Collect, CollectorName, ConfigError, Disk, Integrity, Limits, Log, LogFormat,
+    LogLevel, Receiver, ServerProbe, Web,
     alerts::{self, Alerts},
     report::{At, Place, Report},
     rules::{self, Listen},
@@ -22,6 +22,9 @@ pub(crate) struct RawConfig {
     pub(crate) stores: Vec<RawStore>,
     pub(crate) collectors: BTreeMap<CollectorName, bool>,
     pub(crate) collect: Collect,
+    pub(crate) integrity: Integrity,
+    pub(crate) disk: Disk,
+    pub(crate) limits: Limits,
     /// Without its addresses, which stand in `listen`.
     pub(crate) web: Web,
     pub(crate) listen: Vec<At<Listen>>,
@@ -87,16 +90,20 @@ impl RawConfig {
             read_collect(&collect, &mut raw.collect);
         }
         if let Some(integrity) = top.section("integrity") {
-            read_integrity(&integrity, &mut raw.collect);
+            read_integrity(&integrity, &mut raw.integrity);
         }
         if let Some(disk) = top.section("disk") {
-            read_disk(&disk, &mut raw.collect);
+            read_disk(&disk, &mut raw.disk);
         }
         if let Some(limits) = top.section("limits") {
-            limits.set("series", &mut raw.collect.series_max, count(100..=10_000_000));
-            limits.set("entries", &mut raw.collect.entries_max, count(100..=100_000_000));
-            limits.set("discovered_stores", &mut raw.collect.discovered_max, count(1..=STORES_MAX));
-            limits.set("collections", &mut raw.collect.collections_max, count(0..=1000));
+            limits.set("series", &mut raw.limits.series, count(100..=10_000_000));
+            limits.set("entries", &mut raw.limits.entries, count(100..=100_000_000));
+            limits.set(
+                "discovered_stores",
+                &mut raw.limits.discovered_stores,
+                count(1..=STORES_MAX),
+            );
+            limits.set("collections", &mut raw.limits.collections, count(0..=1000));
         }
         if let Some(web) = top.section("web") {
             raw.listen = listen(&web);
@@ -110,7 +117,7 @@ impl RawConfig {
                 "" => Ok(None),
                 file => Ok(Some(rules::absolute_path(file)?)),
             });
-            web.set("max_connections", &mut raw.web.connections_max, count(rules::CONNECTIONS));
+            web.set("max_connections", &mut raw.web.max_connections, count(rules::CONNECTIONS));
             web.set(
                 "header_timeout",
                 &mut raw.web.header_timeout,
@@ -129,7 +136,7 @@ impl RawConfig {
             raw.rootfs =
                 path.read("rootfs", |value| rules::absolute_path(text(value)?)).map(|at| at.value);
         }
-        raw.alerts = alerts::read(&top, &raw.collect);
+        raw.alerts = alerts::read(&top, &raw.disk);
         list::hide_addresses(&top, report);
         raw.receivers = list::read(&top);
         if let Some(log) = top.section("log") {
@@ -280,8 +287,8 @@ fn read_collect(section: &Section<'_>, collect: &mut Collect) {
     section.set("interval", &mut collect.interval, duration(MS_100..=hour));
     section.set("deadline", &mut collect.deadline, duration(second..=hour));
     section.set("device_timeout", &mut collect.device_timeout, duration(MS_100..=minute));
-    section.set("quick_check_interval", &mut collect.quick_interval, duration(second..=year));
-    section.set("full_check_interval", &mut collect.full_interval, duration(second..=year));
+    section.set("quick_check_interval", &mut collect.quick_check_interval, duration(second..=year));
+    section.set("full_check_interval", &mut collect.full_check_interval, duration(second..=year));
     section.set("check_deadline", &mut collect.check_deadline, duration(second..=24 * hour));
     section.set("check_window", &mut collect.check_window, |value| match text(value)? {
         "" => Ok(None),
@@ -309,29 +316,25 @@ fn time_zone(name: &str) -> Option<TimeZone> {
     if name == "local" { TimeZone::try_system().ok() } else { TimeZone::get(name).ok() }
 }
 
-fn read_integrity(section: &Section<'_>, collect: &mut Collect) {
-    section.set("scratch_dir", &mut collect.scratch_dir, |value| match text(value)? {
+fn read_integrity(section: &Section<'_>, integrity: &mut Integrity) {
+    section.set("scratch_dir", &mut integrity.scratch_dir, |value| match text(value)? {
         "" => Ok(None),
         dir => rules::absolute_path(dir).map(Some),
     });
-    let mut rate = usize::try_from(collect.read_rate_bytes_max).unwrap_or(usize::MAX);
+    let mut rate = usize::try_from(integrity.read_rate_bytes_max).unwrap_or(usize::MAX);
     section.set("read_rate_bytes_max", &mut rate, count(1 << 20..=1 << 40));
-    collect.read_rate_bytes_max = rate as u64;
+    integrity.read_rate_bytes_max = rate as u64;
 }
 
-fn read_disk(section: &Section<'_>, collect: &mut Collect) {
-    section.set("warn_ratio", &mut collect.disk_warn_ratio, ratio);
-    section.set("recover_ratio", &mut collect.disk_recover_ratio, ratio);
-    section.set("critical_ratio", &mut collect.disk_critical_ratio, ratio);
-    section.set("inodes_low_ratio", &mut collect.inodes_low_ratio, ratio);
-    section.set(
-        "full_within",
-        &mut collect.full_within,
-        duration(Duration::from_mins(1)..=YEARS_10),
-    );
-    let (recover, warn) = (collect.disk_recover_ratio, collect.disk_warn_ratio);
+fn read_disk(section: &Section<'_>, disk: &mut Disk) {
+    section.set("warn_ratio", &mut disk.warn_ratio, ratio);
+    section.set("recover_ratio", &mut disk.recover_ratio, ratio);
+    section.set("critical_ratio", &mut disk.critical_ratio, ratio);
+    section.set("inodes_low_ratio", &mut disk.inodes_low_ratio, ratio);
+    section.set("full_within", &mut disk.full_within, duration(Duration::from_mins(1)..=YEARS_10));
+    let (recover, warn) = (disk.recover_ratio, disk.warn_ratio);
     section.less("recover_ratio", recover, "warn_ratio", warn);
-    section.less("warn_ratio", warn, "critical_ratio", collect.disk_critical_ratio);
+    section.less("warn_ratio", warn, "critical_ratio", disk.critical_ratio);
 }
 
 /// Most stores of one host.

@@ -250,7 +250,7 @@ web: {listen_addresses: ['127.0.0.1:1'], telemetry_path: /m}
     assert_eq!(config.enabled, [CollectorName::Contents].into());
     assert_eq!(config.log, Log { level: LogLevel::Error, format: LogFormat::Json });
     assert_eq!(
-        config.web.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        config.web.listen_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["[::]:2", "[::1]:0"]
     );
     assert_eq!(config.web.telemetry_path, "/m");
@@ -500,12 +500,12 @@ fn any_stores() -> impl Strategy<Value = Vec<Arc<Store>>> {
 fn any_web() -> impl Strategy<Value = Web> {
     let address = (any::<std::net::IpAddr>(), any::<u16>());
     (address, 1..=100_000_usize, any::<bool>(), 100..300_000_u64).prop_map(
-        |(address, connections_max, enable_lifecycle, header)| Web {
-            listen: vec![address.into()],
-            connections_max,
+        |(address, max_connections, enable_lifecycle, header)| Web {
+            listen_addresses: vec![address.into()],
+            max_connections,
             enable_lifecycle,
             header_timeout: Duration::from_millis(header),
-            allowed_hosts: vec![format!("host-{connections_max}.example.org")],
+            allowed_hosts: vec![format!("host-{max_connections}.example.org")],
             ..Web::default()
         },
     )
@@ -516,20 +516,24 @@ fn any_config() -> impl Strategy<Value = Config> {
         proptest::sample::subsequence(CollectorName::ALL.to_vec(), 1..=CollectorName::ALL.len());
     let level = proptest::sample::select(LogLevel::ALL.to_vec());
     let format = proptest::sample::select(LogFormat::ALL.to_vec());
-    let collect = (100..3_600_000_u64, 0.0..0.5_f64).prop_map(|(interval, ratio)| Collect {
+    let collect = (100..3_600_000_u64).prop_map(|interval| Collect {
         interval: Duration::from_millis(interval),
-        disk_recover_ratio: ratio,
-        disk_warn_ratio: ratio + 0.1,
-        disk_critical_ratio: ratio + 0.3,
-        inodes_low_ratio: ratio,
         ..Collect::default()
     });
+    let disk = (0.0..0.5_f64).prop_map(|ratio| Disk {
+        recover_ratio: ratio,
+        warn_ratio: ratio + 0.1,
+        critical_ratio: ratio + 0.3,
+        inodes_low_ratio: ratio,
+        ..Disk::default()
+    });
     let state_dir = any::<bool>().prop_map(|some| some.then(|| "/srv/state dir".into()));
-    (any_stores(), enabled, any_web(), collect, state_dir, (level, format)).prop_map(
-        |(stores, enabled, web, collect, state_dir, (level, format))| Config {
+    (any_stores(), enabled, any_web(), (collect, disk), state_dir, (level, format)).prop_map(
+        |(stores, enabled, web, (collect, disk), state_dir, (level, format))| Config {
             stores,
             enabled: enabled.into_iter().collect(),
             collect,
+            disk,
             web,
             state_dir,
             rootfs: ROOTFS.into(),

@@ -102,7 +102,7 @@ impl RawConfig {
             self.web.telemetry_path.clone_from(path);
         }
         self.web.enable_lifecycle |= flags.enable_lifecycle;
-        self.web.connections_max = flags.connections_max.unwrap_or(self.web.connections_max);
+        self.web.max_connections = flags.connections_max.unwrap_or(self.web.max_connections);
         if let Some(file) = &flags.web_config_file {
             match rules::path_from(file, cwd) {
                 Ok(path) => self.web.config_file = Some(path),
@@ -219,13 +219,13 @@ impl RawConfig {
         }
         let mut web = self.web;
         if !self.listen.is_empty() {
-            web.listen = Vec::new();
+            web.listen_addresses = Vec::new();
             for At { value, place } in self.listen {
                 let address = value.address(host.ipv6);
-                if address.port() != 0 && web.listen.contains(&address) {
+                if address.port() != 0 && web.listen_addresses.contains(&address) {
                     report.add(place.bad(address, "must not stand twice"));
                 }
-                web.listen.push(address);
+                web.listen_addresses.push(address);
             }
         }
         let problems = report.into_problems();
@@ -236,6 +236,9 @@ impl RawConfig {
             stores,
             enabled,
             collect: self.collect,
+            integrity: self.integrity,
+            disk: self.disk,
+            limits: self.limits,
             web,
             state_dir,
             procfs: self.procfs.unwrap_or_else(|| "/proc".into()),

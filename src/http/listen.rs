@@ -74,9 +74,10 @@ impl Listeners {
     /// Listens on every address of `web`. Must be called within a tokio runtime. Errs when one of them cannot be had.
     pub fn bind(web: &Web) -> Result<Self, BindError> {
         let bind = |address: &SocketAddr| {
-            bind(*address, &web.listen).map_err(|source| BindError { address: *address, source })
+            bind(*address, &web.listen_addresses)
+                .map_err(|source| BindError { address: *address, source })
         };
-        let sockets = web.listen.iter().map(bind).collect::<Result<_, _>>()?;
+        let sockets = web.listen_addresses.iter().map(bind).collect::<Result<_, _>>()?;
         Ok(Self { sockets })
     }
 

@@ -17,7 +17,7 @@ use chroma_exporter::{
     alert::report::{AlertReport, ReceiverReport},
     clock::{self, Timestamp},
     collectors,
-    config::{BackupPolicy, Collect, Config, Store, alerts},
+    config::{BackupPolicy, Collect, Config, Disk, Store, alerts},
     host::Host,
     metrics::{self, Facts, Own, ProcessUsage},
     sample::{Snapshot, StoreReadings},
@@ -104,18 +104,21 @@ fn page(name: &str) -> (String, bool) {
     procfs::build(&proc, &dir.join("chroma.sqlite3"));
 
     let collect = Collect {
-        // The findings about room are those of this host, unless nothing is ever too full.
-        disk_warn_ratio: 2.0,
-        disk_recover_ratio: 2.0,
-        disk_critical_ratio: 2.0,
-        inodes_low_ratio: 0.0,
         // The file is held, so that statements have a deadline; a host that is busy is no reason to give one up.
         statement_deadline: Duration::from_mins(1),
         deadline: Duration::from_mins(2),
         device_timeout: Duration::from_secs(30),
         ..Collect::default()
     };
-    let config = Arc::new(Config { collect, procfs: proc, ..Config::default() });
+    // The findings about room are those of this host, unless nothing is ever too full.
+    let disk = Disk {
+        warn_ratio: 2.0,
+        recover_ratio: 2.0,
+        critical_ratio: 2.0,
+        inodes_low_ratio: 0.0,
+        ..Disk::default()
+    };
+    let config = Arc::new(Config { collect, disk, procfs: proc, ..Config::default() });
     let pattern = scratch.path().join("backups/chroma_db.backup*");
     let store = Arc::new(Store {
         backups: BackupPolicy {
@@ -175,7 +178,7 @@ fn facts() -> Facts {
         state_write_errors: 0,
         watched: [("store".into(), true)].into(),
         alerts: Arc::new(AlertReport {
-            rules: alerts::rules(&Collect::default(), &[])
+            rules: alerts::rules(&Disk::default(), &[])
                 .iter()
                 .map(|rule| (Arc::clone(&rule.name), rule.usual_severity()))
                 .collect(),

@@ -60,7 +60,7 @@ fn patient() -> Limits {
 const MOMENT: Duration = Duration::from_secs(2);
 
 fn local() -> Web {
-    Web { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Web::default() }
+    Web { listen_addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Web::default() }
 }
 
 impl Server {
@@ -576,7 +576,7 @@ fn want_descriptors() {
 #[tokio::test]
 async fn connections_over_the_cap_are_told_and_the_others_go_on() {
     want_descriptors();
-    let server = Server::start(&Web { connections_max: 4, ..local() }, patient());
+    let server = Server::start(&Web { max_connections: 4, ..local() }, patient());
     let mut inside = Vec::new();
     for _ in 0..4 {
         let mut client = server.connect().await;
@@ -725,7 +725,7 @@ async fn a_reload_answers_with_how_it_went() {
 #[tokio::test]
 async fn several_addresses_of_both_families_are_listened_on() {
     let listen = |texts: &[&str]| Web {
-        listen: texts.iter().map(|text| text.parse().unwrap()).collect(),
+        listen_addresses: texts.iter().map(|text| text.parse().unwrap()).collect(),
         ..Web::default()
     };
     let bound = Listeners::bind(&listen(&["127.0.0.1:0", "127.0.0.2:0"])).unwrap();

@@ -52,7 +52,8 @@ fn the_server_outlives_a_time_without_descriptors() {
     if !own_process::is_mine("http_descriptors::the_server_outlives_a_time_without_descriptors") {
         return;
     }
-    let web = Web { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Web::default() };
+    let web =
+        Web { listen_addresses: vec![SocketAddr::from(([127, 0, 0, 1], 0))], ..Web::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
     let listeners = Listeners::bind(&web).unwrap();

@@ -12,7 +12,7 @@ use std::{
 use chroma_exporter::{
     alert::builtin,
     collectors,
-    config::{Collect, Config, Store},
+    config::{Config, Disk, Store},
     findings::Code,
     host::Host,
     metrics,
@@ -148,8 +148,7 @@ fn values() -> BTreeMap<(String, String), BTreeSet<String>> {
     closed("chroma_alert_firing", "severity", severities.clone());
     closed("", "severity", severities);
     closed("", "alertstate", ["firing", "pending"].map(str::to_owned).to_vec());
-    let names =
-        builtin::rules(&Collect::default()).iter().map(|rule| rule.name.to_string()).collect();
+    let names = builtin::rules(&Disk::default()).iter().map(|rule| rule.name.to_string()).collect();
     closed("chroma_alert_firing", "alert", names);
     values
 }

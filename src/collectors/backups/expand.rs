@@ -165,7 +165,7 @@ impl Glob {
             }
             if look.entries_left == 0 {
                 look.problems.push(CollectError::Other(format!(
-                    "the pattern {} leads through more entries than collect.entries_max",
+                    "the pattern {} leads through more entries than limits.entries",
                     self.pattern
                 )));
                 return Err(Ended);

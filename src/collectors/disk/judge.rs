@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     clock::Timestamp,
-    config::Collect,
+    config::Disk,
     findings::{Code, Finding},
     human,
     store::device::Space,
@@ -34,7 +34,7 @@ pub(crate) struct Facts {
 /// gets worse would send "resolved" to people. Whoever wants one message inhibits the warning by the critical one.
 pub(crate) fn judge(
     facts: &Facts,
-    limits: &Collect,
+    limits: &Disk,
     on: &BTreeSet<Code>,
 ) -> (Vec<Finding>, Vec<Code>) {
     let mut verdicts = Verdicts::default();
@@ -76,20 +76,10 @@ impl Verdicts {
     }
 }
 
-fn usage(
-    facts: &Facts,
-    ratio: Option<f64>,
-    limits: &Collect,
-    on: &BTreeSet<Code>,
-    to: &mut Verdicts,
-) {
+fn usage(facts: &Facts, ratio: Option<f64>, limits: &Disk, on: &BTreeSet<Code>, to: &mut Verdicts) {
     let levels = [
-        (Code::DiskUsageHigh, limits.disk_warn_ratio, limits.disk_recover_ratio),
-        (
-            Code::DiskUsageCritical,
-            limits.disk_critical_ratio,
-            limits.disk_critical_ratio - CRITICAL_RECOVERY,
-        ),
+        (Code::DiskUsageHigh, limits.warn_ratio, limits.recover_ratio),
+        (Code::DiskUsageCritical, limits.critical_ratio, limits.critical_ratio - CRITICAL_RECOVERY),
     ];
     for (code, begins, ends) in levels {
         let ends = ends.min(begins);
@@ -121,7 +111,7 @@ fn usage(
 fn will_fill(
     facts: &Facts,
     ratio: Option<f64>,
-    limits: &Collect,
+    limits: &Disk,
     on: &BTreeSet<Code>,
     to: &mut Verdicts,
 ) {
@@ -143,7 +133,7 @@ fn will_fill(
     });
 }
 
-fn inodes(space: &Space, limits: &Collect, on: &BTreeSet<Code>, to: &mut Verdicts) {
+fn inodes(space: &Space, limits: &Disk, on: &BTreeSet<Code>, to: &mut Verdicts) {
     if space.inodes == 0 {
         to.judged.push(Code::InodesLow); // no limit, so never few
         return;
@@ -198,7 +188,7 @@ mod tests {
         let mut on = BTreeSet::new();
         let mut all = Vec::new();
         for facts in timeline {
-            let (findings, judged) = judge(&facts, &Collect::default(), &on);
+            let (findings, judged) = judge(&facts, &Disk::default(), &on);
             assert_eq!(judged.len(), 6);
             on = findings.iter().map(|f| f.code).collect();
             all.push(findings.iter().map(|f| f.code.as_str()).collect());
@@ -259,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_judged() {
         let unknown = Facts { readonly: None, database_bytes: None, ..facts(95) };
-        let (findings, judged) = judge(&unknown, &Collect::default(), &BTreeSet::new());
+        let (findings, judged) = judge(&unknown, &Disk::default(), &BTreeSet::new());
         assert_eq!(findings.len(), 2);
         assert!(!judged.contains(&Code::DiskReadonly) && !judged.contains(&Code::HeadroomLow));
     }
@@ -267,12 +257,12 @@ mod tests {
     #[test]
     fn evidence_carries_the_numbers_of_the_case() {
         let low = Facts { low_water_bytes: 3 * GIB, ..facts(93) };
-        let (findings, _) = judge(&low, &Collect::default(), &BTreeSet::new());
+        let (findings, _) = judge(&low, &Disk::default(), &BTreeSet::new());
         assert_eq!(
             findings[1].evidence,
             "93.0 % used, 7.5 GB of 107.4 GB available; the least of the last hour was 3.2 GB (level 90.0 %)"
         );
-        let (findings, _) = judge(&facts(76), &Collect::default(), &[Code::DiskUsageHigh].into());
+        let (findings, _) = judge(&facts(76), &Disk::default(), &[Code::DiskUsageHigh].into());
         assert_eq!(
             findings[0].evidence,
             "76.0 % used, 25.8 GB of 107.4 GB available (level 80.0 %, ends below 75.0 %)"

@@ -181,7 +181,7 @@ fn survey(task: Task, progress: &Progress) -> Survey {
     let root = &context.store.seen_path;
     let through = context.through.as_ref().map(|through| through.pid);
     let mount = MountView::of(root, &context.config.procfs, through);
-    let bounds = Bounds { entries_max: context.config.collect.entries_max, depth_max: DEPTH_MAX };
+    let bounds = Bounds { entries_max: context.config.limits.entries, depth_max: DEPTH_MAX };
     let mut count = Count::default();
     let walked = walk::walk(root, bounds, &mut |visit| {
         match visit {

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command, sync::atom
 
 use super::*;
 use crate::{
-    config::{Collect, Config, Store},
+    config::{Config, Store},
     host::Host,
     wait::{SOON, wait, wait_until},
 };
@@ -210,7 +210,7 @@ fn a_database_in_write_ahead_mode_is_not_asked_because_that_makes_files() {
 fn too_many_entries_leave_the_sizes_out_and_the_disk_is_judged_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let store = fixture("chroma-1.5.9", dir.path());
-    let context = context_with(&store, |config| config.collect.entries_max = 4);
+    let context = context_with(&store, |config| config.limits.entries = 4);
     let seen = Disk::new(&context).collect(&turn(true));
     assert!(bytes_of(&seen, &APPARENT_BYTES).is_empty());
     assert_eq!(value(&seen, &FILES, &[]), None);
@@ -240,11 +240,7 @@ fn a_restart_keeps_what_was_found() {
     let with = |warn: f64, recover: f64| {
         let context = context_with(dir.path(), |config| {
             config.state_dir = Some(state.clone());
-            config.collect = Collect {
-                disk_warn_ratio: warn,
-                disk_recover_ratio: recover,
-                ..Collect::default()
-            };
+            (config.disk.warn_ratio, config.disk.recover_ratio) = (warn, recover);
         });
         let seen = Disk::new(&context).collect(&turn(true));
         seen.findings.iter().any(|finding| finding.code == Code::DiskUsageHigh)

@@ -30,7 +30,7 @@ use super::decay::{self, Ledger};
 use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
-    config::CollectorName,
+    config::{CollectorName, Config},
     findings::{Finding, Severity},
     host::{
         priority::{Quiet, quietly},
@@ -344,7 +344,7 @@ impl Asking<'_> {
         if !self.held()? {
             let file = self.context.database.open_plain().map_err(QueryError::File)?;
             let manner = pagecache::Manner {
-                rate_bytes_max: collect.read_rate_bytes_max,
+                rate_bytes_max: self.context.config.integrity.read_rate_bytes_max,
                 time_max: collect.check_deadline,
                 stop: self.stop,
                 progress: self.progress(),
@@ -516,7 +516,7 @@ impl Asking<'_> {
     fn options<'b>(&'b self, places: &'b Places) -> Options<'b> {
         Options {
             places,
-            rate_bytes_max: self.context.config.collect.read_rate_bytes_max,
+            rate_bytes_max: self.context.config.integrity.read_rate_bytes_max,
             lock_hold_max: LOCK_BUDGET,
             time_max: VIEW_TIME_MAX,
             stop: self.stop,
@@ -575,14 +575,13 @@ impl From<Verdict> for Said {
 
 /// Where copies of this store may go.
 fn places(context: &Context) -> Places {
-    let collect = &context.config.collect;
-    let fallback: [Option<PathBuf>; 2] =
-        [context.config.state_dir.clone(), Some(std::env::temp_dir())];
+    let Config { integrity, disk, state_dir, .. } = &*context.config;
+    let fallback: [Option<PathBuf>; 2] = [state_dir.clone(), Some(std::env::temp_dir())];
     Places {
-        configured: collect.scratch_dir.clone(),
+        configured: integrity.scratch_dir.clone(),
         fallback: fallback.into_iter().flatten().collect(),
-        watched_ratio_max: collect.disk_warn_ratio,
-        other_ratio_max: collect.disk_critical_ratio,
+        watched_ratio_max: disk.warn_ratio,
+        other_ratio_max: disk.critical_ratio,
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) fn pass(context: &Context, ledger: &mut Ledger, manner: &Manner<'_>) 
     }
     let progress = context.progress(CollectorName::Integrity);
     progress.begin(Phase::Checking, to_read.iter().map(|subject| subject.bytes()).sum());
-    let rate = context.config.collect.read_rate_bytes_max / 2;
+    let rate = context.config.integrity.read_rate_bytes_max / 2;
     let reader = Reader::new(rate, manner.stop, progress);
     let mut reading = Reading { context, manner, reader, region_log2, passed };
     for subject in to_read {

@@ -17,8 +17,8 @@ use crate::{
 /// Time between two runs of a check that nothing brings forward.
 pub(super) fn interval(check: Check, collect: &Collect) -> Duration {
     match check {
-        Check::Schema | Check::Quick | Check::Decay => collect.quick_interval,
-        Check::Full => collect.full_interval,
+        Check::Schema | Check::Quick | Check::Decay => collect.quick_check_interval,
+        Check::Full => collect.full_check_interval,
     }
 }
 
@@ -74,7 +74,7 @@ pub(super) fn due(
 /// After what time files that nobody wrote are read again for the sake of decay: at once when that is due and the window is
 /// open, and in no case later than a missed window allows.
 pub(super) fn again_after(when: &When<'_>, now: Timestamp) -> Duration {
-    let interval = when.collect.full_interval;
+    let interval = when.collect.full_check_interval;
     if when.rhythm.open(now) { interval } else { interval.saturating_add(WINDOW_WAIT_MAX) }
 }
 

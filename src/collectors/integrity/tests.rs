@@ -181,8 +181,8 @@ fn overdue(collector: &mut Integrity, now: Timestamp) -> Vec<String> {
 fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
     let mut scene = Scene::new();
     let collect = || Collect {
-        quick_interval: Duration::from_secs(30),
-        full_interval: Duration::from_mins(1),
+        quick_check_interval: Duration::from_secs(30),
+        full_check_interval: Duration::from_mins(1),
         ..patient()
     };
     let mut collector = scene.start_with(collect());

@@ -310,8 +310,7 @@ impl Scan {
         lists_since: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Self, CollectError> {
-        let bounds =
-            Bounds { entries_max: context.config.collect.entries_max, depth_max: DEPTH_MAX };
+        let bounds = Bounds { entries_max: context.config.limits.entries, depth_max: DEPTH_MAX };
         memory.baseline.begin();
         Ok(Self {
             walk: Walk::start(&context.store.seen_path, bounds)

@@ -190,7 +190,7 @@ pub(super) fn problems(total: &Tally, last: Option<&Last>, context: &Context) ->
         Missed::Rest => CollectError::TooMany {
             path: path.clone(),
             what: "entries",
-            bound: context.config.collect.entries_max,
+            bound: context.config.limits.entries,
         },
         Missed::Deep(folders) => CollectError::Other(format!(
             "{folders} folders lie deeper than any of Chroma's and were not entered"

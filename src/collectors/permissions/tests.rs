@@ -30,7 +30,7 @@ const ENTRIES_MADE: u64 = 14;
 struct Stand {
     scratch: tempfile::TempDir,
     policy: PermissionPolicy,
-    collect: crate::config::Collect,
+    config: Config,
     collector: Permissions,
     now: i64,
 }
@@ -50,9 +50,9 @@ impl Stand {
         for segment in SEGMENTS {
             make_segment(&dir.join(segment));
         }
-        let collect = crate::config::Collect::default();
-        let collector = collector(scratch.path(), &policy, &collect);
-        Self { scratch, policy, collect, collector, now: 1_000 }
+        let config = Config::default();
+        let collector = collector(scratch.path(), &policy, &config);
+        Self { scratch, policy, config, collector, now: 1_000 }
     }
 
     fn path(&self, relative: &str) -> PathBuf {
@@ -62,9 +62,9 @@ impl Stand {
 
     /// The program ends and begins again, perhaps with another configuration.
     fn restart(&mut self) {
-        let gone = collector(Path::new("/"), &self.policy, &self.collect);
+        let gone = collector(Path::new("/"), &self.policy, &self.config);
         drop(std::mem::replace(&mut self.collector, gone)); // the state directory has one user at a time
-        self.collector = collector(self.scratch.path(), &self.policy, &self.collect);
+        self.collector = collector(self.scratch.path(), &self.policy, &self.config);
     }
 
     /// A look at everything.
@@ -96,23 +96,15 @@ impl Stand {
 
 const DATABASE: &str = "chroma.sqlite3";
 
-fn collector(
-    scratch: &Path,
-    policy: &PermissionPolicy,
-    collect: &crate::config::Collect,
-) -> Permissions {
+fn collector(scratch: &Path, policy: &PermissionPolicy, config: &Config) -> Permissions {
     let store = Arc::new(Store {
         backups: crate::config::BackupPolicy::default(),
         permissions: policy.clone(),
         ..Store::new("main", scratch.join("store"))
     });
     let state = (scratch != Path::new("/")).then(|| scratch.join("state"));
-    let config = Arc::new(Config {
-        stores: vec![Arc::clone(&store)],
-        collect: collect.clone(),
-        state_dir: state,
-        ..Config::default()
-    });
+    let config =
+        Arc::new(Config { stores: vec![Arc::clone(&store)], state_dir: state, ..config.clone() });
     let host = Arc::new(Host::new(&config));
     Permissions::new(&Context::new(&config, &store, &host))
 }
@@ -747,7 +739,7 @@ fn a_folder_that_may_not_be_read_is_a_problem_and_the_rest_goes_on() {
 #[test]
 fn more_entries_than_the_bound_are_a_problem() {
     let mut stand = Stand::new();
-    stand.collect.entries_max = 10;
+    stand.config.limits.entries = 10;
     stand.restart();
     let seen = stand.look();
     assert!(matches!(&seen.problems[..], [CollectError::TooMany { bound: 10, .. }]));
@@ -811,19 +803,19 @@ fn walks_are_due_by_events_by_interval_and_by_overflow() {
     // As if it had been dear: nothing but its interval, or lost events, brings the next one.
     stand.collector.last.as_mut().unwrap().work = Duration::from_hours(1);
     assert_eq!(drift(&stand.whole(Wake::ATTRIBUTES)), "");
-    assert_eq!(stand.collector.pace().interval, stand.collect.interval);
+    assert_eq!(stand.collector.pace().interval, stand.config.collect.interval);
     assert_eq!(drift(&stand.whole(Wake::RESCAN)), "mode=1");
     set_mode(&header, 0o644);
     stand.collector.last.as_mut().unwrap().work = Duration::from_hours(1);
     assert_eq!(drift(&stand.whole(Wake::NONE)), "mode=1");
-    stand.collect.permissions_interval = Duration::ZERO;
+    stand.config.collect.permissions_interval = Duration::ZERO;
     stand.restart();
     stand.whole(Wake::NONE);
     stand.collector.last.as_mut().unwrap().work = Duration::from_hours(1);
     set_mode(&header, 0o600);
     assert_eq!(drift(&stand.whole(Wake::NONE)), "mode=1");
     // As if it had cost nothing: it is due at once.
-    stand.collect.permissions_interval = Duration::from_hours(1);
+    stand.config.collect.permissions_interval = Duration::from_hours(1);
     stand.restart();
     stand.whole(Wake::NONE);
     stand.collector.last.as_mut().unwrap().work = Duration::ZERO;

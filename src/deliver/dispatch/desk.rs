@@ -84,7 +84,7 @@ impl Desk {
     /// many alerts that were, by receiver.
     pub fn configure(&mut self, config: &Config, now: Timestamp) -> Vec<(String, usize)> {
         self.about = about(config);
-        let rules = alerts::rules(&config.collect, &config.alerts.rules);
+        let rules = alerts::rules(&config.disk, &config.alerts.rules);
         self.engine.set_rules(rules, runbooks(config, &self.about));
         let told = config.receivers.iter().filter(|r| !matches!(r.kind, Kind::Heartbeat { .. }));
         self.kinds = told.clone().map(|r| (r.name.to_string(), r.kind.as_str())).collect();
@@ -285,7 +285,9 @@ pub fn about(config: &Config) -> About {
     let kernel = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host = config.alerts.host.clone().unwrap_or_else(kernel);
     let external_url = match &*config.alerts.external_url {
-        "" if config.web.config_file.is_none() => listening(&config.web.listen, &kernel()),
+        "" if config.web.config_file.is_none() => {
+            listening(&config.web.listen_addresses, &kernel())
+        }
         configured => configured.to_owned(),
     };
     About { host, external_url }
@@ -335,7 +337,7 @@ mod tests {
             assert_eq!(listening(&listen, "db1"), want, "{listen:?}");
         }
         let mut config = Config::default();
-        config.web.listen = vec!["0.0.0.0:18000".parse().unwrap()];
+        config.web.listen_addresses = vec!["0.0.0.0:18000".parse().unwrap()];
         assert!(about(&config).external_url.ends_with(":18000"));
         assert_eq!(runbooks(&config, &about(&config)), about(&config).external_url);
         config.web.config_file = Some("/etc/web.yml".into());

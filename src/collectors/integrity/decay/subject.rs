@@ -77,7 +77,7 @@ pub(super) fn subjects(context: &Context) -> Result<Subjects, CollectError> {
     let mut subjects = Subjects::default();
     subjects.list.extend(database(context).map_err(unreadable(context.database.path()))?);
     let entries = fs::read_dir(root).map_err(unreadable(root))?;
-    for entry in entries.take(context.config.collect.entries_max) {
+    for entry in entries.take(context.config.limits.entries) {
         let entry = entry.map_err(unreadable(root))?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         if parse_uuid(name.as_bytes()).is_none() {
