@@ -14,7 +14,7 @@ pub(crate) mod validate;
 pub(crate) mod web_file;
 pub(crate) mod yaml;
 
-pub use crate::deliver::receivers::list::Receiver;
+pub use crate::deliver::receivers::Receiver;
 pub use report::ConfigError;
 pub use rules::Listen;
 pub use secret::Secret;

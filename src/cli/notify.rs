@@ -61,7 +61,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         }
     };
     let answer = runtime.block_on(receiver.send(&notification, now));
-    let (text, ended) = told(&wanted.name, wanted.kind.as_str(), &answer);
+    let (text, ended) = told(&wanted.name, wanted.word(), &answer);
     to_stdout(&text, ended)
 }
 

@@ -32,7 +32,7 @@ struct Printed<'a> {
     limits: PrintedLimits,
     log: PrintedLog,
     alerts: alerts::Printed<'a>,
-    receivers: Vec<receivers::print::Printed>,
+    receivers: Vec<receivers::keys::Printed>,
 }
 
 #[derive(Serialize)]
@@ -197,7 +197,7 @@ fn printed(config: &Config) -> Printed<'_> {
         },
         log: PrintedLog { level: config.log.level.as_str(), format: config.log.format.as_str() },
         alerts: alerts::Printed::new(&config.alerts),
-        receivers: config.receivers.iter().map(|r| receivers::print::Printed::new(r)).collect(),
+        receivers: config.receivers.iter().map(|r| r.printed()).collect(),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The delivery edge: one message to one receiver, once. Each kind has its own room with its payload and what its answers
-//! mean; words, markup, secrets and HTTP are shared. When to send, and what to do after a failure, is decided elsewhere.
+//! The delivery edge: one message to one receiver, once. What is said and what an answer means is the business of its kind;
+//! here are secrets, HTTP and programs. When to send, and what to do after a failure, is decided elsewhere.
 
 mod http;
 mod process;
@@ -7,23 +7,15 @@ mod secrets;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use reqwest::Method;
 use tokio::{sync::Semaphore, time::timeout};
 
-pub(crate) use self::http::Reply;
-use self::http::{Client, NoReply, Ready, Request};
+use self::http::{Client, NoReply, Ready};
 pub use self::secrets::SecretError;
 use crate::{
     alert::message::{Failure, Notification, Outcome},
     clock::{self, Timestamp},
     config::{self, Secret, secret::SHOWN},
-    deliver::receivers::{
-        alertmanager, compatible,
-        list::Kind,
-        pagerduty,
-        slack::{self, Judged},
-        webhook,
-    },
+    deliver::receivers::{HttpKind, Message, Reply, Route, Verdict, command},
 };
 
 /// A receiver that can be sent to. Cheap to make; it reads nothing and connects nowhere before the first message.
@@ -87,35 +79,18 @@ impl Receiver {
         &self.config
     }
 
-    /// Most alerts that one message to it should tell of; what is beyond them is better counted in
-    /// [`Notification::left_out`].
-    #[must_use]
-    pub fn alerts_max(&self) -> usize {
-        match self.config.kind {
-            Kind::Slack { .. } | Kind::Compatible { .. } | Kind::PagerDuty { .. } => 50,
-            Kind::Heartbeat { .. } => 1,
-            Kind::Webhook { .. } | Kind::Alertmanager { .. } | Kind::Command { .. } => 256,
-        }
-    }
-
     /// What would be sent, without secrets. `now` stands in what must say until when it holds. Pure.
     #[must_use]
     pub fn payload(&self, n: &Notification, now: Timestamp) -> Payload {
-        let config = &self.config;
-        let bodies = match &config.kind {
-            Kind::Slack { .. } => vec![slack::payload(n).to_string()],
-            Kind::Compatible { flavour, .. } => vec![compatible::payload(*flavour, n).to_string()],
-            Kind::Webhook { .. } | Kind::Command { .. } => {
-                webhook::payload(&config.name, n).into_iter().collect()
+        let message = self.message(n, now);
+        let bodies = match self.config.kind.route() {
+            Route::Http(kind) => {
+                let secrets = vec![SHOWN.to_owned(); kind.secrets().len()];
+                let requests = kind.requests(&message, &secrets).unwrap_or_default();
+                let bodies = requests.into_iter().map(|request| request.body);
+                bodies.filter(|body| !body.is_empty()).collect()
             }
-            Kind::Alertmanager { labels, .. } => {
-                vec![alertmanager::payload(n, labels, config.repeat_interval, now).to_string()]
-            }
-            Kind::PagerDuty { .. } => {
-                let event = |alert| pagerduty::event(n, alert, SHOWN).to_string();
-                n.alerts.iter().map(event).collect()
-            }
-            Kind::Heartbeat { .. } => Vec::new(),
+            Route::Command(_) => vec![command::input(&message)],
         };
         Payload { bodies }
     }
@@ -124,101 +99,32 @@ impl Receiver {
     /// second when Slack refuses the form, one for each alert with `PagerDuty`. A heartbeat says nothing of `n`.
     pub async fn send(&self, n: &Notification, now: Timestamp) -> Answer {
         let began = clock::ticks();
-        let config = &self.config;
-        let body = || self.payload(n, now).bodies.pop().unwrap_or_default();
-        let said = match &config.kind {
-            Kind::Slack { url } => self.slack(url, n, now).await,
-            Kind::Compatible { flavour, url } => {
-                let judge = |reply: &Reply| compatible::judge(*flavour, reply);
-                self.post(url, Request::json(body()), now, judge).await
-            }
-            Kind::Webhook { url, signing_keys } => {
-                self.webhook(url, signing_keys, body(), n, now).await
-            }
-            Kind::Alertmanager { url, .. } => {
-                let request = Request { path: alertmanager::PATH, ..Request::json(body()) };
-                self.post(url, request, now, Reply::outcome).await
-            }
-            Kind::PagerDuty { url, routing_key } => {
-                self.pagerduty(url.as_ref(), routing_key, n, now).await
-            }
-            Kind::Command { command } => {
-                process::run(command, &config.name, n, body(), config.timeout).await
-            }
-            Kind::Heartbeat { url, post } => {
-                let method = if *post { Method::POST } else { Method::GET };
-                let request = Request { method, ..Request::json("") };
-                self.post(url, request, now, Reply::outcome).await
-            }
+        let message = self.message(n, now);
+        let said = match self.config.kind.route() {
+            Route::Http(kind) => self.over_http(kind, &message).await,
+            Route::Command(command) => process::run(command, &message, self.config.timeout).await,
         };
         let (outcome, status, text) = said.unwrap_or_else(|none| (none.outcome(), None, none.text));
         Answer { outcome, status, text, took: began.elapsed() }
     }
 
-    async fn slack(&self, url: &Secret, n: &Notification, now: Timestamp) -> Result<Said, NoReply> {
-        let ready = self.ready(url, &[]).await?;
-        let reply = ready.send(Request::json(slack::payload(n).to_string()), now).await?;
-        if let Judged::Is(outcome) = slack::judge(&reply) {
-            return Ok(said(&ready, &reply, outcome));
-        }
-        let form = ready.redactor.clean(&reply.text(), TEXT_MAX);
-        let reply = ready.send(Request::json(slack::plain(n).to_string()), now).await?;
-        let outcome = match slack::judge(&reply) {
-            Judged::Is(outcome) => outcome,
-            Judged::Form => Outcome::Rejected { failure: Failure::Client },
-        };
-        let (outcome, status, text) = said(&ready, &reply, outcome);
-        Ok((outcome, status, format!("{text} (as plain text, after {form})")))
+    fn message<'a>(&'a self, notification: &'a Notification, now: Timestamp) -> Message<'a> {
+        let config::Receiver { name, repeat_interval, .. } = &*self.config;
+        Message { receiver: name, repeat_interval: *repeat_interval, notification, now }
     }
 
-    async fn post(
-        &self,
-        url: &Secret,
-        request: Request,
-        now: Timestamp,
-        judge: impl Fn(&Reply) -> Outcome,
-    ) -> Result<Said, NoReply> {
-        let ready = self.ready(url, &[]).await?;
-        let reply = ready.send(request, now).await?;
-        let outcome = judge(&reply);
-        Ok(said(&ready, &reply, outcome))
-    }
-
-    async fn webhook(
-        &self,
-        url: &Secret,
-        keys: &[Secret],
-        body: String,
-        n: &Notification,
-        now: Timestamp,
-    ) -> Result<Said, NoReply> {
-        let ready = self.ready(url, keys).await?;
-        let mut request = Request::json(body);
-        request.headers = webhook::signature(&n.id, now, &request.body, &ready.others)
-            .ok_or_else(|| NoReply::config("the signing key must be base64 after whsec_"))?;
-        let reply = ready.send(request, now).await?;
-        let outcome = reply.outcome();
-        Ok(said(&ready, &reply, outcome))
-    }
-
-    /// One event after the other. The first that must be tried again ends the attempt: the next one begins anew, which
-    /// changes nothing for those that arrived. One that is refused for good does not keep the others back.
-    async fn pagerduty(
-        &self,
-        url: Option<&Secret>,
-        key: &Secret,
-        n: &Notification,
-        now: Timestamp,
-    ) -> Result<Said, NoReply> {
-        let own = Secret::inline(pagerduty::URL);
-        let ready = self.ready(url.unwrap_or(&own), std::slice::from_ref(key)).await?;
-        let key = ready.others.first().map(String::as_str).unwrap_or_default();
+    /// One request after the other. The first that must be tried again ends the attempt. One that is refused for good does
+    /// not keep the others back.
+    async fn over_http(&self, kind: &dyn HttpKind, message: &Message<'_>) -> Result<Said, NoReply> {
+        let ready = self.ready(kind.url(), kind.secrets()).await?;
         let mut refused = None;
         let mut last = (Outcome::Delivered, None, String::new());
-        for alert in &n.alerts {
-            let body = pagerduty::event(n, alert, key).to_string();
-            let reply = ready.send(Request::json(body), now).await?;
-            last = said(&ready, &reply, reply.outcome());
+        for request in kind.requests(message, &ready.others)? {
+            let reply = ready.send(request, message.now).await?;
+            last = match kind.judge(&reply) {
+                Verdict::Is(outcome) => said(&ready, &reply, outcome),
+                Verdict::Form => plainly(kind, message, &ready, &reply).await?,
+            };
             match last.0 {
                 Outcome::Delivered => {}
                 Outcome::Retry { .. } => return Ok(last),
@@ -229,16 +135,15 @@ impl Receiver {
     }
 
     /// Reads secrets and certificates on a thread that may block.
-    async fn ready(&self, url: &Secret, others: &[Secret]) -> Result<Ready, NoReply> {
+    async fn ready(&self, url: Secret, others: Vec<Secret>) -> Result<Ready, NoReply> {
         let late = || NoReply::config("a file with a secret or certificate takes too long to read");
         let limit = self.config.timeout;
         let turn = timeout(limit, Arc::clone(&self.reading).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(late()) };
         let (config, client) = (Arc::clone(&self.config), Arc::clone(&self.client));
-        let (url, others) = (url.clone(), others.to_vec());
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            client.ready(&config, &url, &others.iter().collect::<Vec<_>>())
+            client.ready(&config, &url, &others)
         });
         match timeout(limit, read).await {
             Ok(Ok(ready)) => ready,
@@ -246,6 +151,25 @@ impl Receiver {
             Err(_) => Err(late()),
         }
     }
+}
+
+/// The message once more, after its form was refused.
+async fn plainly(
+    kind: &dyn HttpKind,
+    message: &Message<'_>,
+    ready: &Ready,
+    refusal: &Reply,
+) -> Result<Said, NoReply> {
+    let rejected = Outcome::Rejected { failure: Failure::Client };
+    let Some(request) = kind.plainly(message) else { return Ok(said(ready, refusal, rejected)) };
+    let form = ready.redactor.clean(&refusal.text(), TEXT_MAX);
+    let reply = ready.send(request, message.now).await?;
+    let outcome = match kind.judge(&reply) {
+        Verdict::Is(outcome) => outcome,
+        Verdict::Form => rejected,
+    };
+    let (outcome, status, text) = said(ready, &reply, outcome);
+    Ok((outcome, status, format!("{text} (as plain text, after {form})")))
 }
 
 fn said(ready: &Ready, reply: &Reply, outcome: Outcome) -> Said {

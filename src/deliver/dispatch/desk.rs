@@ -12,16 +12,13 @@ use crate::{
     alert::{
         engine::{Engine, Key},
         message::{Notification, Outcome},
-        outbox::{
-            About, Lane, Next, Recorded,
-            policy::{Grouping, Policy},
-        },
+        outbox::{About, Lane, Next, Recorded, policy::Policy},
         report::{AlertReport, ReceiverReport},
         silence::Silence,
     },
     clock::Timestamp,
-    config::{Config, Receiver, alerts},
-    deliver::receivers::list::Kind,
+    config::{Config, alerts},
+    deliver::receivers::Hears,
     sample::Snapshot,
 };
 
@@ -86,8 +83,8 @@ impl Desk {
         self.about = about(config);
         let rules = alerts::rules(&config.disk, &config.alerts.rules);
         self.engine.set_rules(rules, runbooks(config, &self.about));
-        let told = config.receivers.iter().filter(|r| !matches!(r.kind, Kind::Heartbeat { .. }));
-        self.kinds = told.clone().map(|r| (r.name.to_string(), r.kind.as_str())).collect();
+        let told = config.receivers.iter().filter(|r| r.hears() == Hears::Alerts);
+        self.kinds = told.clone().map(|r| (r.name.to_string(), r.word())).collect();
         self.failures.retain(|name, _| self.kinds.contains_key(name));
         let mut dropped = Vec::new();
         let gone: Vec<String> =
@@ -106,7 +103,7 @@ impl Desk {
             }
         }
         for receiver in told {
-            let policy = policy_of(receiver);
+            let policy = receiver.policy();
             if let Some(lane) = self.lanes.get_mut(&*receiver.name) {
                 lane.set_policy(policy);
             } else {
@@ -247,34 +244,6 @@ impl Desk {
             silences: self.silences.iter().filter(|s| s.active(now)).cloned().collect(),
             persistent,
         }
-    }
-}
-
-/// How a receiver wants to be told, by its kind.
-#[must_use]
-pub fn policy_of(receiver: &Receiver) -> Policy {
-    let base = match &receiver.kind {
-        Kind::Alertmanager { .. } => Policy::alertmanager(),
-        // One incident per alert, which its own service groups.
-        Kind::PagerDuty { .. } => {
-            Policy { grouping: Grouping::Alert, tell_short: false, batch: 1, ..Policy::default() }
-        }
-        // They take a message a second, and ban who sends more.
-        Kind::Slack { .. } | Kind::Compatible { .. } => {
-            Policy { gap: Duration::from_secs(1), ..Policy::default() }
-        }
-        Kind::Webhook { .. } | Kind::Command { .. } => {
-            Policy { severity_identifies: true, ..Policy::default() }
-        }
-        Kind::Heartbeat { .. } => Policy::default(),
-    };
-    Policy {
-        min_severity: receiver.min_severity,
-        stores: receiver.stores.clone(),
-        send_resolved: receiver.send_resolved,
-        repeat: receiver.repeat_interval,
-        group_interval: receiver.group_interval,
-        ..base
     }
 }
 

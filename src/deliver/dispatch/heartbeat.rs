@@ -17,7 +17,7 @@ use crate::{
     alert::message::{Notification, Outcome, Reason},
     clock::{self, Ticks, Timestamp},
     config::Config,
-    deliver::{receivers::list::Kind, send::Receiver},
+    deliver::{receivers::Hears, send::Receiver},
     sample::Snapshot,
 };
 
@@ -46,7 +46,7 @@ impl Heartbeats {
     pub(super) fn configure(&mut self, config: &Config) {
         let mut before = std::mem::take(&mut self.beats);
         for receiver in &config.receivers {
-            if let Kind::Heartbeat { .. } = receiver.kind {
+            if receiver.hears() == Hears::Heartbeats {
                 let every = receiver.repeat_interval;
                 let fresh = Beat { every, last: None, job: None, failing: Arc::default() };
                 let beat = before.remove(&*receiver.name).unwrap_or(fresh);

@@ -2,21 +2,98 @@
 //! again: a firing alert ends four resend intervals from now unless it is sent anew, as Prometheus does it. An alert is
 //! known by all its labels, so that one that grows worse is another one, and the milder one ends by itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::webhook;
-use crate::{alert::message::Notification, clock::Timestamp};
+use super::{
+    Declared, HttpKind, Kind, Message, Request, Route, Unsendable,
+    keys::{Keys, Printed, URL},
+    webhook,
+};
+use crate::{
+    alert::{message::Notification, outbox::policy::Policy},
+    clock::Timestamp,
+    config::{
+        Secret,
+        report::At,
+        section::{Section, shown, text},
+    },
+};
+
+/// One Alertmanager; each replica is a receiver of its own. It groups by itself, and forgets what is not told again.
+pub(super) static KIND: Declared = Declared {
+    repeat_interval: Duration::from_mins(1),
+    group_interval: Duration::ZERO,
+    ..Declared::new("alertmanager", |keys: &Keys<'_>| {
+        let labels = labels(keys.section);
+        let url = keys.url()?;
+        Some(Arc::new(Alertmanager { url, labels }))
+    })
+};
+
+#[derive(Debug, PartialEq)]
+struct Alertmanager {
+    /// Its address, with the prefix that it is served below.
+    url: Secret,
+    /// Labels that every alert gets.
+    labels: BTreeMap<String, String>,
+}
+
+fn labels(section: &Section<'_>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for (name, At { value: node, place }) in section.pairs("labels", LABELS_MAX) {
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        if !name.bytes().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            section.add(place.wrong("must be a label name of a-z A-Z 0-9 _"));
+            continue;
+        }
+        match text(&node.value) {
+            Ok(value) if value.len() <= 1024 => drop(labels.insert(name, value.to_owned())),
+            Ok(_) => section.add(place.wrong("must be at most 1024 bytes")),
+            Err(rule) => section.add(place.bad(shown(&node.value), rule)),
+        }
+    }
+    labels
+}
+
+const LABELS_MAX: usize = 32;
+
+impl Kind for Alertmanager {
+    fn print(&self, out: &mut Printed) {
+        out.secret(&URL, Some(&self.url));
+        out.put("labels", json!(self.labels));
+    }
+
+    fn policy(&self) -> Policy {
+        Policy::alertmanager()
+    }
+
+    fn route(&self) -> Route<'_> {
+        Route::Http(self)
+    }
+}
+
+impl HttpKind for Alertmanager {
+    fn url(&self) -> Secret {
+        self.url.clone()
+    }
+
+    fn requests(&self, message: &Message<'_>, _: &[String]) -> Result<Vec<Request>, Unsendable> {
+        let body =
+            payload(message.notification, &self.labels, message.repeat_interval, message.now);
+        Ok(vec![Request { path: PATH, ..Request::json(body.to_string()) }])
+    }
+}
 
 /// Where alerts are posted, below the address of the receiver.
-pub(crate) const PATH: &str = "/api/v2/alerts";
+const PATH: &str = "/api/v2/alerts";
 
 /// Resend intervals after which a firing alert ends that nobody sent again.
 const RESENDS: u32 = 4;
 
 /// The alerts with `extra` labels, which go before all but `alertname`, `store` and `severity`.
-pub(crate) fn payload(
+fn payload(
     n: &Notification,
     extra: &BTreeMap<String, String>,
     resend: Duration,

@@ -1,17 +1,23 @@
 //! Programs that take Slack's older form without blocks (Mattermost, Rocket.Chat) and Discord with embeds of its own. The
 //! words are those of Slack's message; markup, limits and answers are theirs.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::{
-    list::Flavour,
+    Declared, HttpKind, Kind, Message, Reply, Request, Route, Unsendable, Verdict,
+    keys::{Keys, Printed, URL},
     markup::{Dialect, Piece, escape, render},
-    slack::{color, sections},
+    slack::{GAP, color, sections},
     words,
 };
 use crate::{
-    alert::message::{Failure, Notification, Outcome},
-    deliver::send::Reply,
+    alert::{
+        message::{Failure, Notification, Outcome},
+        outbox::policy::Policy,
+    },
+    config::Secret,
 };
 
 /// Most characters of the line above, and of a part below it. Mattermost takes 16,383 of a post, Rocket.Chat 5,000.
@@ -21,8 +27,66 @@ const PART_MAX: usize = 2_400;
 /// Discord takes 4,096 characters of a description and 6,000 of all embeds.
 const DESCRIPTION_MAX: usize = 4_000;
 
+/// Slack's form without blocks, with Markdown.
+pub(super) static MATTERMOST: Declared =
+    Declared::new("mattermost", |keys: &Keys<'_>| read(Flavour::Mattermost, keys));
+
+/// Slack's form without blocks.
+pub(super) static ROCKETCHAT: Declared =
+    Declared::new("rocketchat", |keys: &Keys<'_>| read(Flavour::RocketChat, keys));
+
+/// Embeds of its own.
+pub(super) static DISCORD: Declared =
+    Declared::new("discord", |keys: &Keys<'_>| read(Flavour::Discord, keys));
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flavour {
+    Mattermost,
+    RocketChat,
+    Discord,
+}
+
+#[derive(Debug, PartialEq)]
+struct Compatible {
+    flavour: Flavour,
+    url: Secret,
+}
+
+fn read(flavour: Flavour, keys: &Keys<'_>) -> Option<Arc<dyn Kind>> {
+    let url = keys.url()?;
+    Some(Arc::new(Compatible { flavour, url }))
+}
+
+impl Kind for Compatible {
+    fn print(&self, out: &mut Printed) {
+        out.secret(&URL, Some(&self.url));
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { gap: GAP, ..Policy::default() }
+    }
+
+    fn route(&self) -> Route<'_> {
+        Route::Http(self)
+    }
+}
+
+impl HttpKind for Compatible {
+    fn url(&self) -> Secret {
+        self.url.clone()
+    }
+
+    fn requests(&self, message: &Message<'_>, _: &[String]) -> Result<Vec<Request>, Unsendable> {
+        Ok(vec![Request::json(payload(self.flavour, message.notification).to_string())])
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        Verdict::Is(judge(self.flavour, reply))
+    }
+}
+
 /// The message.
-pub(crate) fn payload(flavour: Flavour, n: &Notification) -> Value {
+fn payload(flavour: Flavour, n: &Notification) -> Value {
     match flavour {
         Flavour::Mattermost => slack_like(Dialect::Markdown, n),
         Flavour::RocketChat => slack_like(Dialect::RocketChat, n),
@@ -58,7 +122,7 @@ fn discord(n: &Notification) -> Value {
 }
 
 /// What an answer means. A page of something that stands between is no success, whatever its status.
-pub(crate) fn judge(flavour: Flavour, reply: &Reply) -> Outcome {
+fn judge(flavour: Flavour, reply: &Reply) -> Outcome {
     let outcome = reply.outcome();
     if outcome != Outcome::Delivered {
         return outcome;

@@ -1,26 +1,88 @@
 //! `PagerDuty`'s Events API v2: one event per alert, so that each is one incident that its own end resolves. The same event
 //! twice changes nothing there.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
+    Declared, HttpKind, Kind, Message, Request, Route, Unsendable,
+    keys::{Keys, Printed, URL, secret_keys},
     markup::{Dialect, escape},
     webhook,
 };
-use crate::alert::message::{Alert, Notification, Status};
+use crate::{
+    alert::{
+        message::{Alert, Notification, Status},
+        outbox::policy::{Grouping, Policy},
+    },
+    config::Secret,
+};
+
+/// `PagerDuty`, Events API v2.
+pub(super) static KIND: Declared = Declared::new("pagerduty", |keys: &Keys<'_>| {
+    let url = keys.url_if_given();
+    let routing_key = keys.need(&ROUTING)?;
+    Some(Arc::new(PagerDuty { url, routing_key }))
+});
+
+secret_keys!(ROUTING, "routing_key");
 
 /// Where events go unless the configuration says otherwise.
-pub(crate) const URL: &str = "https://events.pagerduty.com/v2/enqueue";
+const OWN_URL: &str = "https://events.pagerduty.com/v2/enqueue";
+
+#[derive(Debug, PartialEq)]
+struct PagerDuty {
+    /// Where events are posted; `None` is `PagerDuty`'s own.
+    url: Option<Secret>,
+    /// Integration key of the service.
+    routing_key: Secret,
+}
+
+impl Kind for PagerDuty {
+    fn print(&self, out: &mut Printed) {
+        out.secret(&URL, self.url.as_ref());
+        out.secret(&ROUTING, Some(&self.routing_key));
+    }
+
+    /// One incident per alert, which its own service groups.
+    fn policy(&self) -> Policy {
+        Policy { grouping: Grouping::Alert, tell_short: false, batch: 1, ..Policy::default() }
+    }
+
+    fn route(&self) -> Route<'_> {
+        Route::Http(self)
+    }
+}
+
+impl HttpKind for PagerDuty {
+    fn url(&self) -> Secret {
+        self.url.clone().unwrap_or_else(|| Secret::inline(OWN_URL))
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        vec![self.routing_key.clone()]
+    }
+
+    /// An event that arrives twice changes nothing, so that an attempt may begin anew.
+    fn requests(
+        &self,
+        message: &Message<'_>,
+        secrets: &[String],
+    ) -> Result<Vec<Request>, Unsendable> {
+        let key = secrets.first().map(String::as_str).unwrap_or_default();
+        let n = message.notification;
+        Ok(n.alerts.iter().map(|alert| Request::json(event(n, alert, key).to_string())).collect())
+    }
+}
 
 /// `PagerDuty` takes 1,024 characters of a summary and 512 KB of an event.
 const SUMMARY_MAX: usize = 1_000;
 const DETAIL_MAX: usize = 2_000;
 
 /// The event of one alert. The routing key is a secret.
-pub(crate) fn event(n: &Notification, alert: &Alert, routing_key: &str) -> Value {
+fn event(n: &Notification, alert: &Alert, routing_key: &str) -> Value {
     let mut event = json!({
         "routing_key": routing_key,
         "dedup_key": dedup_key(n, alert),

@@ -2,15 +2,22 @@
 //! have is kept by construction, because it answers `invalid_blocks` and says no more: 50 blocks, 3,000 characters of a
 //! section, about 13,200 of all blocks together (docs.slack.dev/reference/block-kit, slackapi/bolt-js issue 2509).
 
+use std::{sync::Arc, time::Duration};
+
 use serde_json::{Value, json};
 
 use super::{
+    Declared, HttpKind, Kind, Message, Reply, Request, Route, Unsendable, Verdict,
+    keys::{Keys, Printed, URL},
     markup::{Dialect, Line, Piece, render},
     words,
 };
 use crate::{
-    alert::message::{Failure, Notification, Outcome, Reason, Status},
-    deliver::send::Reply,
+    alert::{
+        message::{Failure, Notification, Outcome, Reason, Status},
+        outbox::policy::Policy,
+    },
+    config::Secret,
     findings::Severity,
 };
 
@@ -24,8 +31,54 @@ const SECTION_MAX: usize = 2_400;
 const TITLE_MAX: usize = 600;
 const PLAIN_MAX: usize = 3_500;
 
+/// Slack's incoming webhooks.
+pub(super) static KIND: Declared = Declared::new("slack", |keys: &Keys<'_>| {
+    let url = keys.url()?;
+    Some(Arc::new(Slack { url }))
+});
+
+/// Slack and those like it take a message a second, and ban who sends more.
+pub(super) const GAP: Duration = Duration::from_secs(1);
+
+#[derive(Debug, PartialEq)]
+struct Slack {
+    url: Secret,
+}
+
+impl Kind for Slack {
+    fn print(&self, out: &mut Printed) {
+        out.secret(&URL, Some(&self.url));
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { gap: GAP, ..Policy::default() }
+    }
+
+    fn route(&self) -> Route<'_> {
+        Route::Http(self)
+    }
+}
+
+impl HttpKind for Slack {
+    fn url(&self) -> Secret {
+        self.url.clone()
+    }
+
+    fn requests(&self, message: &Message<'_>, _: &[String]) -> Result<Vec<Request>, Unsendable> {
+        Ok(vec![Request::json(payload(message.notification).to_string())])
+    }
+
+    fn judge(&self, reply: &Reply) -> Verdict {
+        judge(reply)
+    }
+
+    fn plainly(&self, message: &Message<'_>) -> Option<Request> {
+        Some(Request::json(plain(message.notification).to_string()))
+    }
+}
+
 /// The message.
-pub(crate) fn payload(n: &Notification) -> Value {
+fn payload(n: &Notification) -> Value {
     let title = render(&title(n), Dialect::Slack, TITLE_MAX);
     let sections = sections(n, Dialect::Slack, SECTION_MAX);
     let blocks: Vec<Value> = sections
@@ -44,7 +97,7 @@ pub(crate) fn payload(n: &Notification) -> Value {
 }
 
 /// The same without anything that Slack could find invalid.
-pub(crate) fn plain(n: &Notification) -> Value {
+fn plain(n: &Notification) -> Value {
     let mut lines = title(n);
     lines.extend(words(n));
     json!({"text": render(&lines, Dialect::Slack, PLAIN_MAX)})
@@ -96,18 +149,18 @@ pub(crate) fn color(n: &Notification) -> &'static str {
 }
 
 /// What an answer of Slack means: the word in its body first, its status second. Only 200 with `ok` is a success.
-pub(crate) fn judge(reply: &Reply) -> Judged {
+fn judge(reply: &Reply) -> Verdict {
     let text = reply.text();
     let word = text.trim();
-    let rejected = Judged::Is(Outcome::Rejected { failure: Failure::Client });
+    let rejected = Verdict::Is(Outcome::Rejected { failure: Failure::Client });
     match word {
-        "ok" if reply.status == 200 && reply.whole => Judged::Is(Outcome::Delivered),
+        "ok" if reply.status == 200 && reply.whole => Verdict::Is(Outcome::Delivered),
         "invalid_payload"
         | "invalid_blocks"
         | "invalid_attachments"
         | "no_text"
         | "missing_text_or_fallback_or_attachments"
-        | "too_many_attachments" => Judged::Form,
+        | "too_many_attachments" => Verdict::Form,
         "action_prohibited"
         | "channel_is_archived"
         | "channel_not_found"
@@ -119,41 +172,30 @@ pub(crate) fn judge(reply: &Reply) -> Judged {
         | "posting_to_general_channel_denied"
         | "team_disabled"
         | "user_not_found" => rejected,
-        "rollup_error" | "internal_error" => Judged::Is(Outcome::Retry {
+        "rollup_error" | "internal_error" => Verdict::Is(Outcome::Retry {
             failure: Failure::Server,
             after: reply.after,
             unclear: false,
         }),
-        _ if text.contains("\"rate_limited\"") => Judged::Is(Outcome::Retry {
+        _ if text.contains("\"rate_limited\"") => Verdict::Is(Outcome::Retry {
             failure: Failure::RateLimited,
             after: reply.after,
             unclear: false,
         }),
         _ => match reply.outcome() {
             // Half a body, or the page of something that stands between: nobody knows whether Slack has it.
-            Outcome::Delivered => Judged::Is(Outcome::Retry {
+            Outcome::Delivered => Verdict::Is(Outcome::Retry {
                 failure: if reply.whole { Failure::Answer } else { Failure::Broken },
                 after: reply.after,
                 unclear: true,
             }),
-            outcome => Judged::Is(outcome),
+            outcome => Verdict::Is(outcome),
         },
     }
 }
 
-/// What to do after an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Judged {
-    /// That is it.
-    Is(Outcome),
-    /// The form was refused: say it once more as nothing but text.
-    Form,
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::deliver::receivers::{
         golden,
@@ -193,18 +235,18 @@ mod tests {
 
     #[test]
     fn answers_are_judged_by_their_word_and_then_their_status() {
-        let client = Judged::Is(Outcome::Rejected { failure: Failure::Client });
+        let client = Verdict::Is(Outcome::Rejected { failure: Failure::Client });
         let retry = |failure, after: Option<u64>, unclear| {
-            Judged::Is(Outcome::Retry { failure, after: after.map(Duration::from_secs), unclear })
+            Verdict::Is(Outcome::Retry { failure, after: after.map(Duration::from_secs), unclear })
         };
         for (status, body, want) in [
-            (200, "ok", Judged::Is(Outcome::Delivered)),
+            (200, "ok", Verdict::Is(Outcome::Delivered)),
             (200, "OK!", retry(Failure::Answer, Some(1), true)),
             (200, "<html>Log in</html>", retry(Failure::Answer, Some(1), true)),
             (200, "", retry(Failure::Answer, Some(1), true)),
-            (400, "invalid_blocks", Judged::Form),
-            (400, "invalid_payload", Judged::Form),
-            (400, "no_text", Judged::Form),
+            (400, "invalid_blocks", Verdict::Form),
+            (400, "invalid_payload", Verdict::Form),
+            (400, "no_text", Verdict::Form),
             (400, "invalid_token", client.clone()),
             (403, "invalid_token", client.clone()),
             (403, "action_prohibited", client.clone()),

@@ -2,27 +2,108 @@
 //! `webhook_config`), signed as Standard-Webhooks says when there is a key (github.com/standard-webhooks). The same JSON
 //! goes to local commands.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use sha2::Sha256;
 
-use super::words;
+use super::{
+    Declared, HttpKind, Kind, Message, Request, Route, Unsendable,
+    keys::{Keys, Printed, URL, secret_keys},
+    words,
+};
 use crate::{
-    alert::message::{Alert, Notification},
+    alert::{
+        message::{Alert, Notification},
+        outbox::policy::Policy,
+    },
     clock::Timestamp,
+    config::Secret,
     format::hash::{FNV_START, fnv1a},
 };
+
+/// A webhook that takes what Alertmanager posts.
+pub(super) static KIND: Declared = Declared::new("webhook", |keys: &Keys<'_>| {
+    let signing_keys =
+        [SIGNING.read(keys.section, signing_rule), SIGNING_OLD.read(keys.section, signing_rule)];
+    let url = keys.url()?;
+    Some(Arc::new(Webhook { url, signing_keys: signing_keys.into_iter().flatten().collect() }))
+});
+
+secret_keys!(SIGNING, "signing_key");
+secret_keys!(SIGNING_OLD, "signing_key_old");
+
+#[derive(Debug, PartialEq)]
+struct Webhook {
+    url: Secret,
+    /// Keys of Standard-Webhooks signatures: none, one, or the new and the old during a rotation.
+    signing_keys: Vec<Secret>,
+}
+
+/// Standard-Webhooks keys carry 24 to 64 bytes as base64 behind `whsec_`; other text is the key as it stands.
+fn signing_rule(text: &str) -> Result<(), String> {
+    match text.strip_prefix("whsec_").map(|rest| BASE64_STANDARD.decode(rest)) {
+        Some(Err(_)) => Err("must be base64 after whsec_".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+impl Kind for Webhook {
+    fn print(&self, out: &mut Printed) {
+        out.secret(&URL, Some(&self.url));
+        out.secret(&SIGNING, self.signing_keys.first());
+        out.secret(&SIGNING_OLD, self.signing_keys.get(1));
+    }
+
+    fn policy(&self) -> Policy {
+        policy()
+    }
+
+    fn route(&self) -> Route<'_> {
+        Route::Http(self)
+    }
+}
+
+impl HttpKind for Webhook {
+    fn url(&self) -> Secret {
+        self.url.clone()
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        self.signing_keys.clone()
+    }
+
+    fn requests(
+        &self,
+        message: &Message<'_>,
+        secrets: &[String],
+    ) -> Result<Vec<Request>, Unsendable> {
+        let mut request = Request::json(body(message));
+        request.headers =
+            signature(&message.notification.id, message.now, request.body.as_bytes(), secrets)
+                .ok_or(Unsendable("the signing key must be base64 after whsec_"))?;
+        Ok(vec![request])
+    }
+}
+
+/// Programs know alerts by their labels, so that another severity is another alert to them.
+pub(super) fn policy() -> Policy {
+    Policy { severity_identifies: true, ..Policy::default() }
+}
+
+/// The JSON of a message. Data of ours are always some.
+pub(super) fn body(message: &Message<'_>) -> String {
+    payload(message.receiver, message.notification).unwrap_or_default()
+}
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Fields in the order of Alertmanager.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Message<'a> {
+struct Document<'a> {
     receiver: &'a str,
     status: &'static str,
     alerts: Vec<Item>,
@@ -59,7 +140,7 @@ const NEVER: &str = "0001-01-01T00:00:00Z";
 pub(crate) fn payload(receiver: &str, n: &Notification) -> serde_json::Result<String> {
     let alerts: Vec<Item> = n.alerts.iter().map(|alert| item(n, alert)).collect();
     let store = n.store().map(|store| ("store".to_owned(), store.to_owned()));
-    let message = Message {
+    let document = Document {
         receiver,
         status: n.status().as_str(),
         group_labels: store.into_iter().collect(),
@@ -72,7 +153,7 @@ pub(crate) fn payload(receiver: &str, n: &Notification) -> serde_json::Result<St
         truncated_alerts: n.left_out,
         reason: n.reason.as_str(),
     };
-    serde_json::to_string(&message)
+    serde_json::to_string(&document)
 }
 
 fn group_key(n: &Notification) -> String {
@@ -147,13 +228,13 @@ pub(crate) fn fingerprint(labels: &Labels) -> u64 {
 }
 
 /// The headers `webhook-id`, `webhook-timestamp` and `webhook-signature`, one signature for each key. A key behind
-/// `whsec_` is base64; another is taken as it stands. `None` when a key is no base64 or the id is no header.
+/// `whsec_` is base64; another is taken as it stands. `None` when a key is no base64.
 pub(crate) fn signature(
     id: &str,
     at: Timestamp,
     body: &[u8],
     keys: &[String],
-) -> Option<HeaderMap> {
+) -> Option<Vec<(&'static str, String)>> {
     let seconds = at.as_secs().to_string();
     let mut signatures = Vec::new();
     for key in keys {
@@ -166,12 +247,9 @@ pub(crate) fn signature(
         mac.update(body);
         signatures.push(format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes())));
     }
-    let mut headers = HeaderMap::new();
-    headers.insert("webhook-id", HeaderValue::try_from(id).ok()?);
-    headers.insert("webhook-timestamp", HeaderValue::try_from(seconds).ok()?);
+    let mut headers = vec![("webhook-id", id.to_owned()), ("webhook-timestamp", seconds)];
     if !signatures.is_empty() {
-        let value = HeaderValue::try_from(signatures.join(" ")).ok()?;
-        headers.insert("webhook-signature", value);
+        headers.push(("webhook-signature", signatures.join(" ")));
     }
     Some(headers)
 }
@@ -235,12 +313,14 @@ mod tests {
         let headers =
             signature("msg_p5jXN8AQM9LWM0D4loKWxJek", at, body, &[key.clone(), "old".into()])
                 .unwrap();
-        assert_eq!(headers["webhook-timestamp"], "1614265330");
-        let both = headers["webhook-signature"].to_str().unwrap();
+        let [(_, _), (_, moment), ("webhook-signature", both)] = &headers[..] else {
+            panic!("{headers:?}")
+        };
+        assert_eq!(moment, "1614265330");
         let (first, second) = both.split_once(' ').unwrap();
         assert_eq!(first, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         assert!(second.starts_with("v1,") && second.len() == first.len());
         assert!(signature("id", at, body, &["whsec_*".into()]).is_none());
-        assert!(signature("id", at, body, &[]).unwrap().get("webhook-signature").is_none());
+        assert!(signature("id", at, body, &[]).unwrap().len() == 2);
     }
 }

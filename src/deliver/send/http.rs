@@ -14,7 +14,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::{
-    Certificate, Identity, Method, Proxy, Url,
+    Certificate, Identity, Proxy, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect,
@@ -24,8 +24,8 @@ use super::secrets::{self, Redactor, SecretError, Warned};
 use crate::{
     alert::message::{Failure, Outcome},
     clock::{self, Ticks, Timestamp},
-    config::{Receiver, Secret, target},
-    deliver::receivers::{after, list::Auth},
+    config::{Secret, target},
+    deliver::receivers::{Auth, Method, Receiver, Reply, Request, Unsendable, after},
 };
 
 /// Most bytes of an answer that are read.
@@ -42,59 +42,6 @@ const CLIENT_AGE_MAX: Duration = Duration::from_hours(24);
 
 /// Largest certificate or key file.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
-
-/// What an attempt sends.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) method: Method,
-    /// Appended to the URL of the receiver.
-    pub(crate) path: &'static str,
-    /// JSON; empty for none.
-    pub(crate) body: Vec<u8>,
-    pub(crate) headers: HeaderMap,
-}
-
-impl Request {
-    /// A POST of JSON.
-    pub(crate) fn json(body: impl Into<Vec<u8>>) -> Self {
-        let body = body.into();
-        Self { method: Method::POST, path: "", body, headers: HeaderMap::new() }
-    }
-}
-
-/// What came back.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    /// At most [`BODY_BYTES_MAX`].
-    pub(crate) body: Vec<u8>,
-    /// Whether that is all of it.
-    pub(crate) whole: bool,
-    /// How long the server asks to be left alone.
-    pub(crate) after: Option<Duration>,
-}
-
-impl Reply {
-    /// The body as text, as far as it is some.
-    pub(crate) fn text(&self) -> std::borrow::Cow<'_, str> {
-        String::from_utf8_lossy(&self.body)
-    }
-
-    /// What the status alone says.
-    pub(crate) fn outcome(&self) -> Outcome {
-        let retry = |failure, unclear| Outcome::Retry { failure, after: self.after, unclear };
-        match self.status {
-            200..=299 => Outcome::Delivered,
-            429 => retry(Failure::RateLimited, false),
-            // The server gave up waiting for the request; "too early" asks for it again.
-            408 | 425 => retry(Failure::Timeout, false),
-            // A gateway that waited in vain for the server behind it: that one may have it.
-            502 | 504 => retry(Failure::Server, true),
-            500..=599 => retry(Failure::Server, false),
-            _ => Outcome::Rejected { failure: Failure::Client },
-        }
-    }
-}
 
 /// There was no answer.
 #[derive(Debug)]
@@ -120,6 +67,12 @@ impl From<SecretError> for NoReply {
     fn from(error: SecretError) -> Self {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         Self::config(format!("{error}{cause}"))
+    }
+}
+
+impl From<Unsendable> for NoReply {
+    fn from(why: Unsendable) -> Self {
+        Self::config(why.to_string())
     }
 }
 
@@ -172,7 +125,7 @@ impl Client {
         &self,
         receiver: &Receiver,
         url: &Secret,
-        others: &[&Secret],
+        others: &[Secret],
     ) -> Result<Ready, NoReply> {
         let http = &receiver.http;
         let mut redactor = Redactor::default();
@@ -221,7 +174,7 @@ impl Client {
             };
             headers.insert(AUTHORIZATION, sensitive(&value)?);
         }
-        let read = |secret: &&Secret| secrets::read(secret, &self.warned);
+        let read = |secret: &Secret| secrets::read(secret, &self.warned);
         let others = others.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         for secret in &others {
             redactor.hide(secret);
@@ -338,13 +291,21 @@ impl Ready {
             url.set_path(&path);
         }
         let mut headers = self.headers.clone();
-        headers.extend(request.headers);
+        for (name, value) in request.headers {
+            let value = HeaderValue::try_from(value)
+                .map_err(|_| NoReply::config("a header has a value that cannot be sent"))?;
+            headers.insert(name, value);
+        }
         if !request.body.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        let method = match request.method {
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+        };
         let sent = self
             .client
-            .request(request.method, url)
+            .request(method, url)
             .headers(headers)
             .body(request.body)
             .timeout(self.timeout)
@@ -369,7 +330,7 @@ impl Ready {
                 Err(_) => break false,
             }
         };
-        let after = after::after(header.as_deref(), &body, now);
+        let after = after(header.as_deref(), &body, now);
         Ok(Reply { status, body, whole, after })
     }
 

@@ -1,10 +1,4 @@
-//! A local program: the webhook's JSON on its standard input, a few facts in its environment, an exit code as its answer.
-//!
-//! | exit code | means |
-//! |---|---|
-//! | 0 | delivered |
-//! | 65 (`EX_DATAERR`) | refused for good: not tried again |
-//! | 75 (`EX_TEMPFAIL`), any other, a signal | failed: tried again |
+//! Runs a local program with a message on its standard input.
 //!
 //! It runs in a process group of its own, which is killed whole at the deadline or when this program gives the attempt
 //! up. What it starts in the background and leaves behind after a good end lives on.
@@ -25,8 +19,9 @@ use tokio::{
 
 use super::{Said, TEXT_MAX, http::NoReply, secrets::Redactor};
 use crate::{
-    alert::message::{Failure, Notification, Outcome},
+    alert::message::{Failure, Outcome},
     config::report::looks_like_address,
+    deliver::receivers::{Message, command},
 };
 
 /// Bytes of standard error that are kept; the rest is read and dropped.
@@ -38,27 +33,24 @@ const STDERR_GRACE: Duration = Duration::from_millis(200);
 /// How long a killed program may take to end.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
-const EX_DATAERR: i32 = 65;
-
-/// Runs `command` once with `body` on its standard input.
+/// Runs `command` once. Of our environment it gets nothing but the search path: there may be secrets in it.
 pub(crate) async fn run(
-    command: &[String],
-    receiver: &str,
-    n: &Notification,
-    body: String,
+    command: &command::Command,
+    message: &Message<'_>,
     deadline: Duration,
 ) -> Result<Said, NoReply> {
-    let Some((program, arguments)) = command.split_first() else {
+    let Some((program, arguments)) = command.words.split_first() else {
         return Err(NoReply::config("no command is configured"));
     };
     let mut child = Command::new(program);
-    child.args(arguments).env_clear().envs(environment(receiver, n));
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
+    child.args(arguments).env_clear().env("PATH", path).envs(command::environment(message));
     child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     child.current_dir("/").process_group(0).kill_on_drop(true);
     let mut child =
         child.spawn().map_err(|error| NoReply::config(format!("cannot run {program}: {error}")))?;
     let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
-    let feeding = tokio::spawn(feed(child.stdin.take(), body));
+    let feeding = tokio::spawn(feed(child.stdin.take(), command::input(message)));
     let kept = Arc::default();
     let mut reading = tokio::spawn(read(child.stderr.take(), Arc::clone(&kept)));
     let ended = timeout(deadline, child.wait()).await;
@@ -74,53 +66,26 @@ pub(crate) async fn run(
     reading.abort();
     let stderr = kept.lock().map(|kept| String::from_utf8_lossy(&kept).into_owned());
     let mut redactor = Redactor::default();
-    for word in command.iter().filter(|word| looks_like_address(word)) {
+    for word in command.words.iter().filter(|word| looks_like_address(word)) {
         redactor.hide(word);
         if let Ok(url) = reqwest::Url::parse(word) {
             redactor.hide_url(&url);
         }
     }
     let stderr = redactor.clean(&stderr.unwrap_or_default(), TEXT_MAX);
-    let retry = |failure, unclear| Outcome::Retry { failure, after: None, unclear };
+    let unclear = |failure| Outcome::Retry { failure, after: None, unclear: true };
     Ok(match ended {
         Err(_) => {
             let text = format!("killed after {} s. {stderr}", deadline.as_secs_f32());
-            (retry(Failure::Timeout, true), None, text.trim().to_owned())
+            (unclear(Failure::Timeout), None, text.trim().to_owned())
         }
-        Ok(Err(error)) => (retry(Failure::Command, true), None, error.to_string()),
+        Ok(Err(error)) => (unclear(Failure::Command), None, error.to_string()),
         Ok(Ok(status)) => {
-            let outcome = match status.code() {
-                Some(0) => Outcome::Delivered,
-                Some(EX_DATAERR) => Outcome::Rejected { failure: Failure::Command },
-                _ => retry(Failure::Command, false),
-            };
+            let outcome = command::judge(status.code());
             let text = if stderr.is_empty() { status.to_string() } else { stderr };
             (outcome, status.code().and_then(|code| u16::try_from(code).ok()), text)
         }
     })
-}
-
-/// Nothing of ours but the search path: an environment may hold secrets.
-fn environment(receiver: &str, n: &Notification) -> Vec<(&'static str, String)> {
-    let first = n.alerts.first();
-    let of = |text: fn(&crate::alert::message::Alert) -> &str| first.map(text).unwrap_or_default();
-    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned());
-    let mut all = vec![("PATH", path)];
-    for (name, value) in [
-        ("CHROMA_RECEIVER", receiver),
-        ("CHROMA_NOTIFICATION_ID", &n.id),
-        ("CHROMA_REASON", n.reason.as_str()),
-        ("CHROMA_STATUS", n.status().as_str()),
-        ("CHROMA_SEVERITY", n.severity().as_str()),
-        ("CHROMA_HOST", &n.host),
-        ("CHROMA_STORE", n.store().unwrap_or_default()),
-        ("CHROMA_PATH", n.store().map_or("", |_| of(|alert| &alert.path))),
-        ("CHROMA_ALERT", of(|alert| &alert.name)),
-        ("CHROMA_ALERTS", &n.alerts.len().to_string()),
-    ] {
-        all.push((name, value.replace('\0', " ")));
-    }
-    all
 }
 
 /// A program need not read what it is given.
@@ -165,9 +130,17 @@ mod tests {
     use super::*;
     use crate::{clock, deliver::receivers::samples};
 
+    async fn run_words(words: &[&str], deadline: Duration) -> Result<Said, NoReply> {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        let notification = &samples::disk();
+        let repeat_interval = Duration::from_hours(4);
+        let message =
+            Message { receiver: "r", repeat_interval, notification, now: notification.at };
+        run(&command::Command { words }, &message, deadline).await
+    }
+
     async fn shell(script: &str, deadline: Duration) -> Said {
-        let command = ["/bin/sh", "-c", script].map(str::to_owned);
-        run(&command, "r", &samples::disk(), "{\"a\":1}".to_owned(), deadline).await.unwrap()
+        run_words(&["/bin/sh", "-c", script], deadline).await.unwrap()
     }
 
     #[tokio::test]
@@ -185,9 +158,7 @@ mod tests {
             let said = shell(script, Duration::from_secs(20)).await;
             assert_eq!(said, (outcome, status, text.to_owned()), "{script}");
         }
-        let none =
-            run(&["/no/such".to_owned()], "r", &samples::disk(), String::new(), Duration::MAX)
-                .await;
+        let none = run_words(&["/no/such"], Duration::MAX).await;
         assert_eq!(none.unwrap_err().failure, Failure::Config);
     }
 
@@ -198,7 +169,7 @@ mod tests {
         let script = format!("{{ cat; echo; env | sort; }} > '{}'", out.display());
         assert_eq!(shell(&script, Duration::from_secs(20)).await.0, Outcome::Delivered);
         let text = std::fs::read_to_string(out).unwrap();
-        assert!(text.starts_with("{\"a\":1}\n"), "{text}");
+        assert!(text.starts_with("{\"receiver\":\"r\","), "{text}");
         assert!(text.contains("CHROMA_STORE=docs\n") && text.contains("CHROMA_STATUS=firing\n"));
         for line in text.lines().skip(1) {
             let known = ["CHROMA_", "PATH=", "PWD=", "SHLVL=", "_=", "OLDPWD="];

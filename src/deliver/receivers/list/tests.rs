@@ -1,7 +1,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{Config, Overrides, file::load_from, print, validate::Surroundings};
+use crate::config::{
+    Config, Overrides, file::load_from, print, secret::SHOWN, validate::Surroundings,
+};
 
 fn read(text: &str) -> Result<Config, Vec<String>> {
     load_from(Some((Path::new("c.yml"), text)), &Overrides::default(), &Surroundings::default())
