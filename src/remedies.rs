@@ -5,27 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::findings::{Code, Finding, Severity};
+use crate::findings::{Act, Code, Finding, Remedy, Severity};
 
 /// The codes that stand in one store.
 pub(crate) type Standing = BTreeSet<Code>;
-
-/// What a remedy makes people do that another finding may forbid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
-    /// Start Chroma, or start it anew.
-    Start,
-    /// Stop Chroma, or a process that holds the store.
-    Stop,
-    /// Open the database with a tool that writes.
-    Open,
-    /// Give up what the queue still holds.
-    Vacuum,
-    /// Move folders of vectors away.
-    Move,
-    /// Make an index anew from a text that may be the damaged one.
-    Rebuild,
-}
 
 /// Those of the findings that count here: what is merely worth knowing forbids nothing.
 pub(crate) fn standing<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Standing {
@@ -34,73 +17,21 @@ pub(crate) fn standing<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> S
 }
 
 /// `remedy`, the one of a finding with this code, with what must come before it in a store where `standing` stand.
-pub(crate) fn settled(code: Code, remedy: String, standing: &Standing) -> String {
-    let acts = acts(code);
+pub(crate) fn settled(code: Code, remedy: Remedy, standing: &Standing) -> Remedy {
+    let acts = code.acts();
     let fits = RULES.iter().find_map(|(act, blockers, words)| {
         let blocker = blockers.iter().find(|other| **other != code && standing.contains(other))?;
         acts.contains(act).then(|| (act, words.replace("{code}", blocker.as_str())))
     });
-    match fits {
+    let words = match fits {
         // To stop what does harm is never put off.
-        Some((Act::Start, words)) if acts.contains(&Act::Stop) => {
-            format!("{remedy} Before the new start: {words}")
+        Some((Act::Start, first)) if acts.contains(&Act::Stop) => {
+            format!("{} Before the new start: {first}", remedy.words)
         }
-        Some((_, words)) => format!("First {words} Then: {remedy}"),
-        None => remedy,
-    }
-}
-
-/// What the remedy of a code makes people do.
-const fn acts(code: Code) -> &'static [Act] {
-    use Code as C;
-    match code {
-        C::ServerGone | C::HotJournal => &[Act::Start],
-        C::SecondWriter | C::DescriptorsLow | C::ServerElsewhere => &[Act::Stop, Act::Start],
-        C::QueueNotPurged | C::FreePagesHigh => &[Act::Stop, Act::Open, Act::Vacuum],
-        C::SegmentOrphan => &[Act::Stop, Act::Move],
-        C::SqliteIndexCorrupt
-        | C::FtsCorrupt
-        | C::FtsMissing
-        | C::FtsOutOfStep
-        | C::FtsLostAtUpgrade => &[Act::Stop, Act::Open, Act::Rebuild],
-        C::SqliteCorrupt
-        | C::WalMode
-        | C::DefaultTenantMissing
-        | C::DefaultDatabaseMissing
-        | C::CollectionConfigInvalid
-        | C::CollectionDimensionMismatch
-        | C::CollectionWithoutSegments
-        | C::SeqIdInvalid
-        | C::QueuePoisoned => &[Act::Stop, Act::Open],
-        C::SqliteValueMismatch | C::BackupIncomplete => &[Act::Open],
-        C::SqliteMissing
-        | C::SqliteEmpty
-        | C::SqliteNotRegular
-        | C::SqliteNotADatabase
-        | C::SqliteHeaderDamaged
-        | C::SqliteTruncated
-        | C::MigrationMismatch
-        | C::MigrationsMissing
-        | C::TableMissing
-        | C::CatalogEmpty
-        | C::SegmentMissing
-        | C::SegmentIncomplete
-        | C::SegmentTruncated
-        | C::SegmentHeaderInvalid
-        | C::SegmentMetadataInvalid
-        | C::SegmentMetadataHostile
-        | C::SegmentInconsistent
-        | C::SegmentBloated
-        | C::SegmentBehind
-        | C::SegmentAhead
-        | C::RecordsWithoutVector
-        | C::LockHeld
-        | C::DiskUsageCritical
-        | C::DiskRemote
-        | C::DiskTemporary
-        | C::StoreSynced => &[Act::Stop],
-        _ => &[],
-    }
+        Some((_, first)) => format!("First {first} Then: {}", remedy.words),
+        None => return remedy,
+    };
+    Remedy { words, ..remedy }
 }
 
 /// An act, the findings in whose presence something else comes first, and what. The first rule that fits is told: what cannot be
@@ -230,7 +161,7 @@ mod tests {
 
     fn told(code: Code, standing: &[Code]) -> String {
         let standing: Standing = standing.iter().copied().chain([code]).collect();
-        settled(code, code.remedy_template().to_owned(), &standing)
+        settled(code, Remedy::new(code.template().words), &standing).words
     }
 
     #[test]
@@ -288,7 +219,7 @@ mod tests {
                 Some("do what sqlite_value_mismatch says"),
             ),
         ] {
-            let (got, remedy) = (told(code, standing), code.remedy_template());
+            let (got, remedy) = (told(code, standing), code.template().words);
             match first {
                 None => assert_eq!(got, remedy, "{code:?} beside {standing:?}"),
                 Some(first) => {
@@ -309,45 +240,9 @@ mod tests {
         assert!(standing([&missing.with_severity(Severity::Info)]).is_empty());
     }
 
-    /// A remedy that is added or changed must not be forgotten here.
-    #[test]
-    fn what_the_catalogue_makes_people_do_is_known() {
-        for code in Code::ALL {
-            let words = code.remedy_template();
-            let does = |signs: &[&str]| signs.iter().any(|sign| words.contains(sign));
-            let known = |act| acts(*code).contains(&act);
-            let starts = does(&[
-                "Start Chroma",
-                "start Chroma again",
-                "then restart",
-                "Then start it on {path}",
-                "and restart it",
-            ]);
-            assert_eq!(starts, known(Act::Start), "{code:?} starts Chroma: {words}");
-            let stops = does(&[
-                "Stop Chroma",
-                "stop Chroma",
-                "Stop all",
-                "Stop writing",
-                "end it if",
-                "ith Chroma stopped",
-                "and restart it",
-            ]);
-            assert_eq!(stops, known(Act::Stop), "{code:?} stops Chroma: {words}");
-            assert!(!does(&["sqlite3 {path}"]) || known(Act::Open), "{code:?}: {words}");
-            let vacuums = does(&["chroma vacuum --path"]);
-            assert!(!vacuums || known(Act::Vacuum), "{code:?} vacuums: {words}");
-            let moves = does(&["move the folder"]);
-            assert!(!moves || known(Act::Move), "{code:?} moves folders: {words}");
-            let rebuilds = does(&["REINDEX", "rebuild the index", "create it again"]);
-            let warns = *code == Code::SqliteValueMismatch;
-            assert!(!rebuilds || warns || known(Act::Rebuild), "{code:?} rebuilds: {words}");
-        }
-    }
-
     #[test]
     fn no_finding_waits_for_one_that_waits_for_it() {
-        let waits = |code: Code, other: Code| told(code, &[other]) != code.remedy_template();
+        let waits = |code: Code, other: Code| told(code, &[other]) != code.template().words;
         for code in Code::ALL {
             for other in Code::ALL {
                 assert!(

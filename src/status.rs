@@ -1,19 +1,18 @@
 //! What is known of the stores as one document: what `check` prints, `/api/v1/status` serves and the page shows, so that all
 //! three say the same. Plain data and what follows from it; nothing here reads a file or asks the time.
 
-pub(crate) mod command;
 pub(crate) mod figures;
 pub(crate) mod items;
 pub(crate) mod live;
 
 use std::{collections::BTreeSet, path::Path};
 
-use serde::{Serialize, Serializer};
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
-    findings::{Code, Severity, order::sort_by_cause},
+    findings::{Code, Remedy, Severity, order::sort_by_cause},
     firsts::Firsts,
     human::plain,
     remedies,
@@ -54,7 +53,7 @@ pub(crate) struct StoreReport {
     pub(crate) status: Status,
     /// The most urgent first, and causes above what they brought about.
     pub(crate) findings: Vec<FindingReport>,
-    /// What to begin with, where several kinds of findings are critical: the remedy of the first.
+    /// What to begin with, where several kinds of findings are critical: the remedy of the first, as one text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) do_first: Option<String>,
     /// In the order of the collector; a map in JSON.
@@ -80,7 +79,9 @@ pub(crate) struct FindingReport {
     pub(crate) subject: String,
     pub(crate) summary: &'static str,
     pub(crate) evidence: String,
-    pub(crate) remedy: String,
+    /// As one text under `remedy`, and its parts under `remedy_words`, `remedy_command` and `remedy_note`.
+    #[serde(flatten, serialize_with = "as_parts")]
+    pub(crate) remedy: Remedy,
     /// All that it is about, one each, where it is about several: ids of records, rows, entries. A running exporter gives the
     /// first few and serves all in pages.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -148,11 +149,8 @@ impl StoreReport {
                     subject: plain(&finding.subject),
                     summary: finding.code.cause(),
                     evidence: plain(&finding.evidence),
-                    remedy: plain(&remedies::settled(
-                        finding.code,
-                        finding.remedy(path),
-                        &standing,
-                    )),
+                    remedy: remedies::settled(finding.code, finding.remedy(path), &standing)
+                        .plain(),
                     items: finding.items.iter().take(items).map(|item| plain(item)).collect(),
                     items_total: finding.items_total,
                     runbook: finding.code.runbook(),
@@ -167,7 +165,7 @@ impl StoreReport {
         let kinds: BTreeSet<Code> =
             report.findings.iter().filter(critical).map(|f| f.code).collect();
         if kinds.len() > 1 {
-            report.do_first = report.findings.first().map(|first| first.remedy.clone());
+            report.do_first = report.findings.first().map(|first| first.remedy.text());
         }
         report.status = report.judge();
         report
@@ -205,6 +203,19 @@ impl ProblemReport {
     pub(crate) fn new(collector: &'static str, problem: &CollectError) -> Self {
         Self { collector, problem: plain(&problem.chain()), hint: problem.hint() }
     }
+}
+
+fn as_parts<S: Serializer>(remedy: &Remedy, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry("remedy", &remedy.text())?;
+    map.serialize_entry("remedy_words", &remedy.words)?;
+    if let Some(command) = &remedy.command {
+        map.serialize_entry("remedy_command", command)?;
+    }
+    if let Some(note) = &remedy.note {
+        map.serialize_entry("remedy_note", note)?;
+    }
+    map.end()
 }
 
 /// RFC 3339 in UTC, whole seconds.

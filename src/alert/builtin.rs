@@ -4,15 +4,26 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::rule::{Comparison, Level, On, Rule};
-use crate::{config::Disk, findings::Code};
+use crate::findings::{Code, DiskLevel};
+
+/// At which used shares of the disk its alerts begin and end, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DiskLevels {
+    /// The warning begins here.
+    pub warn_ratio: f64,
+    /// The warning ends below this.
+    pub recover_ratio: f64,
+    /// The critical alert begins here, and ends [`CRITICAL_RECOVERY`] below.
+    pub critical_ratio: f64,
+}
 
 /// Every built-in rule, in the order of the catalogue.
 #[must_use]
-pub fn rules(levels: &Disk) -> Vec<Rule> {
+pub fn rules(levels: &DiskLevels) -> Vec<Rule> {
     Code::ALL.iter().map(|code| rule(*code, levels)).collect()
 }
 
-fn rule(code: Code, levels: &Disk) -> Rule {
+fn rule(code: Code, levels: &DiskLevels) -> Rule {
     let disk = |threshold, recover| {
         On::Series(Level {
             series: DISK_USED.into(),
@@ -23,21 +34,20 @@ fn rule(code: Code, levels: &Disk) -> Rule {
             code: Some(code),
         })
     };
-    let on = match code {
-        Code::DiskUsageHigh => disk(levels.warn_ratio, levels.recover_ratio),
-        Code::DiskUsageCritical => {
+    let on = match code.level() {
+        Some(DiskLevel::Warning) => disk(levels.warn_ratio, levels.recover_ratio),
+        Some(DiskLevel::Critical) => {
             disk(levels.critical_ratio, levels.critical_ratio - CRITICAL_RECOVERY)
         }
-        _ => On::Finding(code),
+        None => On::Finding(code),
     };
     let severity = matches!(on, On::Series(_)).then(|| code.severity());
-    let (hold, keep) = patience(code);
     Rule {
         name: name(code).into(),
         on,
         severity,
-        hold: Duration::from_secs(hold),
-        keep_firing_for: Duration::from_secs(keep),
+        hold: Duration::from_secs(code.hold_secs()),
+        keep_firing_for: Duration::from_secs(code.keep_secs()),
         labels: BTreeMap::new(),
         summary: title(code),
     }
@@ -86,27 +96,15 @@ pub fn title(code: Code) -> Arc<str> {
     words.fold(first, |text, word| text + " " + word).into()
 }
 
-/// Seconds of `for` and of `keep_firing_for`. Nearly all collectors look twice before they say a thing, so their word is
-/// enough; these can come and go within a restart or a burst of work.
-fn patience(code: Code) -> (u64, u64) {
-    match code.as_str() {
-        "server_gone" | "server_unreachable" | "server_failing" | "server_elsewhere" => (15, 0),
-        "lock_held" | "descriptors_low" | "log_error" | "log_panic" | "collector_failing" => {
-            (0, 60)
-        }
-        "disk_will_fill" | "headroom_low" | "inodes_low" | "queue_backlog" | "index_lag" => {
-            (0, 300)
-        }
-        // Tests and scripts often have a store in memory for some minutes.
-        "disk_temporary" => (900, 0),
-        _ => (0, 0),
-    }
-}
-
 const DISK_USED: &str = "chroma_disk_used_ratio";
 
 /// The critical level of the disk ends so much below where it begins.
-const CRITICAL_RECOVERY: f64 = 0.05;
+pub const CRITICAL_RECOVERY: f64 = 0.05;
+
+/// Levels for tests.
+#[cfg(test)]
+pub(crate) const USUAL: DiskLevels =
+    DiskLevels { warn_ratio: 0.8, recover_ratio: 0.75, critical_ratio: 0.9 };
 
 #[cfg(test)]
 mod tests {
@@ -114,7 +112,7 @@ mod tests {
 
     #[test]
     fn every_code_has_a_rule_with_a_name_of_its_own() {
-        let rules = rules(&Disk::default());
+        let rules = rules(&USUAL);
         let names: std::collections::BTreeSet<&str> =
             rules.iter().map(|rule| &*rule.name).collect();
         assert_eq!(names.len(), Code::ALL.len());

@@ -234,7 +234,7 @@ impl Engine {
             )
         };
         let remedy = |code: Code| {
-            let alone = found.remedy.unwrap_or_else(|| code.remedy(path));
+            let alone = found.remedy.unwrap_or_else(|| code.template().into()).at(path);
             remedies::settled(code, alone, &standing())
         };
         Alert {

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{clock::Timestamp, findings::Severity, human};
+use crate::{
+    clock::Timestamp,
+    findings::{Remedy, Severity},
+    human,
+};
 
 /// One message to one receiver: alerts of one store, or of many when a storm is told as a summary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,8 +138,8 @@ pub struct Alert {
     /// How many records, rows or entries it is about, where those are listed one by one.
     #[serde(default)]
     pub items: u64,
-    /// The one thing to do; empty for a rule of the operator's own.
-    pub remedy: String,
+    /// What to do; empty for a rule of the operator's own.
+    pub remedy: Remedy,
     /// Link to the runbook; empty where no address is known, and for a rule of the operator's own.
     pub runbook: String,
     /// Labels that the operator gave the rule.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_saphyr::LitString;
 
 use super::rule::{Level, On, Rule};
-use crate::format::duration;
+use crate::{findings::Template, format::duration};
 
 /// A rule file.
 #[derive(Debug, Serialize)]
@@ -130,9 +130,16 @@ fn alerting(rule: &Rule, options: &Options) -> Alerting {
     let description = if let Some(code) = code {
         let base = if options.runbooks.is_empty() { OWN_RUNBOOKS } else { &options.runbooks };
         annotations.insert("runbook_url", LitString(format!("{base}/{}", code.runbook())));
-        let remedy = told_elsewhere(code.remedy_template()).replace("{path}", "{{ $path }}");
+        let Template { words, command, note } = code.template();
+        let command = command.replace("{path}", "{{ $path }}");
+        if !command.is_empty() {
+            annotations.insert("command", LitString(format!("{HEAD}\n{command}")));
+        }
+        let finding = if command.starts_with("chroma_exporter check") { "" } else { FINDING };
+        let further = [&command, note, finding].into_iter().filter(|text| !text.is_empty());
+        let further: String = further.flat_map(|text| ["\n", text]).collect();
         let numbers = number::of(code).map(|number| number.template()).unwrap_or_default();
-        format!("{HEAD}\n{WHERE} {}{value}{numbers}\nWhat to do: {remedy}", code.cause())
+        format!("{HEAD}\n{WHERE} {}{value}{numbers}\nWhat to do: {words}{further}", code.cause())
     } else {
         format!("{HEAD}\n{WHERE} {}.{value}", rule.summary)
     };
@@ -171,35 +178,6 @@ fn dashboard(options: &Options, page: &str) -> Option<(&'static str, LitString)>
     (!grafana.is_empty()).then(|| ("dashboard_url", LitString(format!("{grafana}{page}"))))
 }
 
-/// A remedy where there is no evidence beside it: Prometheus knows that something is wrong and not what it is about.
-fn told_elsewhere(remedy: &str) -> String {
-    let mut out = remedy.to_owned();
-    for (here, there) in [
-        ("folder named here", "folder that chroma_exporter check names"),
-        ("records named here", "records that chroma_exporter check --ids lists"),
-        ("(check names them)", "(chroma_exporter check names them)"),
-        ("the release named in the evidence", "the release that chroma_exporter check names"),
-        ("(named in the evidence, or by", "(chroma_exporter check names it, or"),
-        ("the row named in the evidence", "the row that chroma_exporter check names"),
-        ("the process named in the evidence", "the process that chroma_exporter check names"),
-        ("the evidence says", "chroma_exporter check says"),
-        ("as shown in the evidence", "as chroma_exporter check shows"),
-        (
-            "the entries that the evidence names, by its command",
-            "the entries that chroma_exporter check names, by the command that it gives",
-        ),
-        ("PID and N as found", "PID and N as chroma_exporter check says"),
-        (" (why it was given up stands in the evidence)", "; it says why it was given up"),
-        (
-            "See what it could not read in the evidence, or with:",
-            "See what it could not read with:",
-        ),
-    ] {
-        out = out.replace(here, there);
-    }
-    out
-}
-
 fn span(span: Duration) -> Option<String> {
     (!span.is_zero()).then(|| duration::format(span))
 }
@@ -230,12 +208,15 @@ const HEAD: &str = r#"{{- $at := printf "instance=%q,job=%q,store=%q" $labels.in
 {{- if not (match "^[a-zA-Z0-9/._+@%:,=-]+$" $path) -}}{{- $path = printf "'%s'" (reReplaceAll "'" "'\\''" $path) -}}{{- end -}}
 {{- end -}}"#;
 
+/// Prometheus knows that something is wrong, and not what it is about.
+const FINDING: &str = "The finding itself, with what it names: chroma_exporter check {{ $path }}";
+
 const WHERE: &str = "{{ $labels.store }} ({{ $path }}) on {{ $labels.instance }}:";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{alert::builtin, config::Disk, findings::Code};
+    use crate::{alert::builtin, findings::Code};
 
     fn options() -> Options {
         Options {
@@ -249,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_built_in_rule_is_there_and_a_level_has_its_recovery() {
-        let rules = builtin::rules(&Disk::default());
+        let rules = builtin::rules(&builtin::USUAL);
         let text = File::new(&rules, &options()).to_yaml().unwrap();
         for rule in &rules {
             assert_eq!(
@@ -268,7 +249,7 @@ mod tests {
 
     #[test]
     fn links_lead_somewhere_and_no_text_speaks_of_what_is_not_there() {
-        let rules = builtin::rules(&Disk::default());
+        let rules = builtin::rules(&builtin::USUAL);
         let bare = Options { runbooks: String::new(), grafana: String::new(), ..options() };
         let text = File::new(&rules, &bare).to_yaml().unwrap();
         assert!(!text.contains("dashboard_url") && !text.contains("/d/chroma"));
@@ -278,8 +259,9 @@ mod tests {
             assert!(link.is_empty() || start.ends_with("http://{{ $labels.instance }}/"), "{line}");
         }
         for code in Code::ALL {
-            let told = told_elsewhere(code.remedy_template());
+            let Template { words, note, .. } = code.template();
             for word in ["named here", "the evidence", "as found", "shown below"] {
+                let told = [words, note].concat();
                 assert!(
                     !told.contains(word),
                     "{code:?} speaks of what an alert does not have: {told}"
@@ -290,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_part_can_be_left_out() {
-        let rules = builtin::rules(&Disk::default());
+        let rules = builtin::rules(&builtin::USUAL);
         let only = Options { parts: vec![Part::Exporters], ..options() };
         let text = File::new(&rules, &only).to_yaml().unwrap();
         assert!(text.contains("ChromaWatchdog") && !text.contains("ChromaSecondWriter"));
@@ -300,7 +282,8 @@ mod tests {
     #[test]
     fn braces_of_a_template_are_ours_alone() {
         for code in Code::ALL {
-            let words = [code.cause(), code.remedy_template()].concat();
+            let Template { words, command, note } = code.template();
+            let words = [code.cause(), words, command, note].concat();
             assert!(!words.contains("{{") && !words.contains("}}"), "{code:?}");
         }
     }

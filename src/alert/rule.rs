@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{message::Number, step::Condition};
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Remedy, Severity},
     sample::{HEALTH, StoreReadings},
 };
 
@@ -135,8 +135,8 @@ pub struct Found {
     pub severity: Severity,
     /// The numbers of the first finding, or empty.
     pub evidence: String,
-    /// The command with the numbers of this case; else that of the catalogue.
-    pub remedy: Option<String>,
+    /// What to do in this case; else what the catalogue says.
+    pub remedy: Option<Remedy>,
     /// How many findings or samples there are; those that are only worth knowing do not count beside graver ones.
     pub count: usize,
     /// How many records, rows or entries the findings are about, where those are listed.

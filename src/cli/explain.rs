@@ -35,14 +35,12 @@ fn list() -> String {
     let mut out = String::from(
         "chroma_exporter explain NAME prints the page of one of these, by either name:\n",
     );
-    for (subject, pages) in runbooks::SUBJECTS {
+    for (subject, codes) in runbooks::subjects() {
         out.extend(["\n", subject, "\n"]);
-        for (code, _) in *pages {
-            let known = Code::ALL.iter().find(|known| known.as_str() == *code);
-            let severity = known.map_or("", |known| known.severity().as_str());
-            let alert = known.map(|known| builtin::name(*known)).unwrap_or_default();
-            out.push_str(format!("  {code:<30} {severity:<8} {alert}").trim_end());
-            out.push('\n');
+        for code in codes {
+            let (name, severity) = (code.as_str(), code.severity().as_str());
+            let line = format!("  {name:<30} {severity:<8} {}\n", builtin::name(*code));
+            out.push_str(&line);
         }
     }
     out.push_str("\nAlerts about the exporter, from Prometheus\n");

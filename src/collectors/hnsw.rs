@@ -49,7 +49,7 @@ use super::{
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Severity, Template},
     format::{
         schema::{Family, Release, parse_release},
         uuid::{Uuid, uuid_text},
@@ -566,20 +566,15 @@ impl Segments {
             return;
         }
         let and = if own { "" } else { ", and none that it does" };
-        let path = &self.context.store.path;
         for finding in findings.iter_mut().filter(is_missing) {
             let severity = finding.severity.max(Severity::Warning);
             let evidence = format!(
                 "{}; {unknown} folders with an index lie here that the database does not know{and}: chroma.sqlite3 was exchanged for that of another store, or the folders were",
                 finding.evidence
             );
-            let remedy = format!(
-                "Stop Chroma, keep a copy of {}, and put the chroma.sqlite3 back that belongs to these folders, or the folders that belong to it. Delete none of the folders, and do not run chroma vacuum.",
-                path.display()
-            );
             let told = Finding::new(finding.code, finding.subject.clone(), evidence)
                 .with_items_of(&finding.items, finding.items_total);
-            *finding = told.with_severity(severity).with_remedy(remedy);
+            *finding = told.with_severity(severity).with_remedy(EXCHANGED);
         }
     }
 
@@ -726,6 +721,11 @@ fn settle_time(context: &Context) -> Duration {
 }
 
 /// The first release whose positions do not matter without an index.
+const EXCHANGED: Template = Template {
+    words: "Stop Chroma and keep a copy of the directory. Put the chroma.sqlite3 back that belongs to these folders, or the folders that belong to it.",
+    command: "",
+    note: "Delete none of the folders, and do not run chroma vacuum.",
+};
 const FIRST_OF_RUST: Release = (1, 0, 0);
 
 /// A question beside a writer that waits is given up after this.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     alert::{
-        builtin,
+        builtin::{self, DiskLevels},
         rule::{Comparison, Level, On, Rule},
     },
     collectors,
@@ -74,10 +74,17 @@ pub struct RuleChange {
     pub summary: Option<String>,
 }
 
+impl From<&Disk> for DiskLevels {
+    fn from(disk: &Disk) -> Self {
+        let Disk { warn_ratio, recover_ratio, critical_ratio, .. } = *disk;
+        Self { warn_ratio, recover_ratio, critical_ratio }
+    }
+}
+
 /// Every rule in force: the built-in ones as they were changed, then the operator's own.
 #[must_use]
 pub fn rules(disk: &Disk, changes: &[RuleChange]) -> Vec<Rule> {
-    let mut rules = builtin::rules(disk);
+    let mut rules = builtin::rules(&disk.into());
     for change in changes {
         let place = rules.iter().position(|rule| *rule.name == change.name);
         let mut rule = match place {
@@ -151,7 +158,7 @@ pub(crate) fn read(top: &Section<'_>, disk: &Disk) -> Alerts {
         runbook_url: section.read("runbook_url", base_url).map(|at| at.value).unwrap_or_default(),
         rules: Vec::new(),
     };
-    let builtin = builtin::rules(disk);
+    let builtin = builtin::rules(&disk.into());
     let mut names = BTreeSet::new();
     for item in section.list("rules", RULES_MAX) {
         let Some(section) = section.item(&item) else { continue };

@@ -25,9 +25,6 @@ impl Pointer {
     }
 }
 
-/// What to do about pointers in a directory of Chroma.
-pub const FETCH: &str = "The content is not lost: stop Chroma, run git lfs pull in the clone that these files came from, and put the real files in their place. Do not start Chroma on them before.";
-
 /// A pointer is shorter than this.
 pub const HEAD_LEN: usize = 1024;
 

@@ -173,7 +173,7 @@ fn broken(h: &mut Html, live: &Live) {
             if first.severity == Severity::Critical {
                 let several = report.do_first.is_some();
                 h.raw(if several { ". <b>Do this first:</b> " } else { ". <b>Do this:</b> " });
-                h.text(&first.remedy);
+                h.text(&first.remedy.words);
             }
         } else if let Some(problem) = report.problems.first() {
             h.raw(": ").text(problem.collector).raw(" cannot be read");

@@ -7,18 +7,8 @@ use crate::support::{chroma, faults};
 use chroma_exporter::findings::Code;
 use rusqlite::Connection;
 
-/// The command in a remedy: from the first `: ` that one follows to a parenthesis or the end of the sentence.
-fn command(remedy: &str) -> Option<&str> {
-    let (at, _) =
-        remedy.match_indices(": ").find(|(at, _)| remedy[at + 2..].starts_with("sqlite3 "))?;
-    let text = &remedy[at + 2..];
-    let end = [" (", ". "].iter().filter_map(|mark| end_outside_quotes(text, mark)).min();
-    Some(&text[..end.unwrap_or(text.len())])
-}
-
-fn end_outside_quotes(text: &str, mark: &str) -> Option<usize> {
-    let quotes = |part: &str| part.matches('"').count() % 2 + part.matches('\'').count() % 2;
-    text.match_indices(mark).map(|(at, _)| at).find(|at| quotes(&text[..*at]) == 0)
+fn command(code: Code, dir: &Path) -> String {
+    code.remedy(dir).command.unwrap_or_else(|| panic!("{code:?} has no command"))
 }
 
 fn shell(command: &str) {
@@ -39,8 +29,7 @@ fn the_command_of_a_remedy_ends_its_finding() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = fault.strike(base, scratch.path());
         let known = Code::ALL.iter().find(|known| known.as_str() == code).unwrap();
-        let remedy = known.remedy(&dir);
-        shell(command(&remedy).unwrap_or_else(|| panic!("{code}: {remedy}")));
+        shell(&command(*known, &dir));
         let said = faults::check(&dir, "");
         assert!(said.codes.is_empty(), "{class}: {}, {base}: {}", fault.what, said.evidence);
         ended.insert(code);
@@ -65,7 +54,7 @@ fn an_upgrade_from_before_the_full_text_table_is_mended_by_the_command() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = fault.strike(base, scratch.path());
         assert_eq!(ask(version, &dir, LOOK), "86 False", "{version}: what the finding says");
-        shell(command(&Code::FtsLostAtUpgrade.remedy(&dir)).unwrap());
+        shell(&command(Code::FtsLostAtUpgrade, &dir));
         assert_eq!(ask(version, &dir, LOOK), "86 True", "{version}");
         assert_eq!(ask(version, &dir, ADD), "87 1", "{version}");
     }
@@ -106,14 +95,13 @@ fn rows_beside_damaged_pages_are_saved_into_a_new_file() {
         let rescued = scratch.path().join("rescued");
         std::fs::create_dir(&rescued).unwrap();
         let new = rescued.join("chroma.sqlite3");
-        let remedy = Code::SqliteCorrupt.remedy(&dir);
-        let command = command(&remedy).unwrap();
+        let command = command(Code::SqliteCorrupt, &dir);
         let command = command.replace("/var/tmp/chroma.sqlite3.rescued", new.to_str().unwrap());
         // SQLite tells of the damage that it passes over.
         Command::new("sh").args(["-c", &command]).output().unwrap();
         // Check over the new file tells when the full-text index has to be made anew from the documents.
         if faults::check(&rescued, "").codes.iter().any(|code| code == "fts_corrupt") {
-            shell(self::command(&Code::FtsCorrupt.remedy(&rescued)).unwrap());
+            shell(&self::command(Code::FtsCorrupt, &rescued));
         }
         let database = Connection::open(&new).unwrap();
         let ask = |sql: &str| database.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
@@ -122,15 +110,4 @@ fn rows_beside_damaged_pages_are_saved_into_a_new_file() {
         saved += 1;
     }
     assert!(saved > 1, "{saved}");
-}
-
-#[test]
-fn every_command_of_a_remedy_is_one_to_a_shell() {
-    for code in Code::ALL {
-        let remedy = code.remedy(Path::new("/srv/a path"));
-        if let Some(command) = command(&remedy) {
-            let out = Command::new("sh").args(["-n", "-c", command]).output().unwrap();
-            assert!(out.status.success(), "{code:?}: {command}");
-        }
-    }
 }

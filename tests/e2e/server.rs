@@ -73,8 +73,7 @@ fn a_database_that_was_taken_away_is_told_with_the_command_that_saves_it() {
             let evidence = replaced["evidence"].as_str().unwrap();
             let pid = format!("(pid {})", server.child.id());
             assert!(evidence.contains(&pid), "{evidence}");
-            let remedy = replaced["remedy"].as_str().unwrap();
-            let (_, command) = remedy.split_once("elsewhere: ").unwrap();
+            let command = replaced["remedy_command"].as_str().unwrap();
             let saved = root.join("saved.sqlite3");
             let command = command.replace("/var/tmp/chroma.sqlite3.saved", saved.to_str().unwrap());
             assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());

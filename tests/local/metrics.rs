@@ -374,7 +374,7 @@ fn firing(store: &str) -> Alert {
         cause: String::new(),
         code: String::new(),
         items: 0,
-        remedy: String::new(),
+        remedy: chroma_exporter::findings::Remedy::default(),
         runbook: String::new(),
         labels: BTreeMap::new(),
         since: Timestamp::from_secs(AT),

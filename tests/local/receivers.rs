@@ -78,7 +78,7 @@ fn message() -> Notification {
         cause: "It is.".into(),
         code: String::new(),
         items: 0,
-        remedy: "Free space on it.".into(),
+        remedy: chroma_exporter::findings::Remedy::new("Free space on it."),
         runbook: String::new(),
         labels: [].into(),
         since: Timestamp::from_secs(1_000),

@@ -148,7 +148,10 @@ fn values() -> BTreeMap<(String, String), BTreeSet<String>> {
     closed("chroma_alert_firing", "severity", severities.clone());
     closed("", "severity", severities);
     closed("", "alertstate", ["firing", "pending"].map(str::to_owned).to_vec());
-    let names = builtin::rules(&Disk::default()).iter().map(|rule| rule.name.to_string()).collect();
+    let names = builtin::rules(&(&Disk::default()).into())
+        .iter()
+        .map(|rule| rule.name.to_string())
+        .collect();
     closed("chroma_alert_firing", "alert", names);
     values
 }

@@ -7,7 +7,6 @@ use crate::{
         rule::{Comparison, Level},
     },
     collectors::CollectError,
-    config::Disk,
     findings::{Finding, Severity},
     sample::{Desc, Observation},
 };
@@ -29,7 +28,7 @@ impl Host {
     }
 
     fn builtin() -> Self {
-        Self::new(builtin::rules(&Disk::default()))
+        Self::new(builtin::rules(&builtin::USUAL))
     }
 
     fn read(&mut self, observation: Observation) {
@@ -167,7 +166,7 @@ fn a_restart_goes_on_where_it_was() {
     let tracked =
         tracked.into_iter().map(|t| ((&*t.alert.store).into(), (&*t.alert.name).into(), t));
     let tracked = tracked.map(|(store, rule, t)| ((store, rule), t)).collect();
-    host.engine = Engine::new(builtin::rules(&Disk::default()), "", tracked);
+    host.engine = Engine::new(builtin::rules(&builtin::USUAL), "", tracked);
     host.readings.clear();
     assert!(host.at(1).is_empty(), "nothing read yet, nothing resolved");
     host.read(used(0.85));
@@ -182,7 +181,7 @@ fn what_is_watched_no_more_ends() {
     host.read(used(0.95));
     assert_eq!(host.at(0).len(), 2);
     // A rule that was switched off.
-    let mut rules = builtin::rules(&Disk::default());
+    let mut rules = builtin::rules(&builtin::USUAL);
     rules.retain(|rule| &*rule.name != "ChromaDiskUsageCritical");
     host.engine.set_rules(rules, "");
     assert_eq!(host.at(1), ["resolved ChromaDiskUsageCritical"]);

@@ -13,7 +13,7 @@ fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
         cause: String::new(),
         code: String::new(),
         items: 0,
-        remedy: String::new(),
+        remedy: crate::findings::Remedy::default(),
         runbook: String::new(),
         labels: BTreeMap::new(),
         since: Timestamp::from_secs(since),

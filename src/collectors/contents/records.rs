@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Severity, Template},
     format::{
         fts5::{self, Trigrams},
         schema::Family,
@@ -279,9 +279,7 @@ impl Seen {
             return Some(finding);
         }
         let finding = finding.with_severity(Severity::Warning);
-        Some(finding.with_remedy(
-            "Before these records change: stop Chroma, keep a copy of {path}, and with a sqlite3 whose --version is 3.34 to 3.46: sqlite3 {path}/chroma.sqlite3 \"INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES('rebuild')\"",
-        ))
+        Some(finding.with_remedy(REBUILD))
     }
 
     /// Records whose segment is not there. Chroma before 1.0.15 leaves them behind when a collection is deleted, with their
@@ -569,6 +567,11 @@ fn long_agree(connection: &Connection, rowid: i64, id: i64) -> rusqlite::Result<
 const LONG_BYTES: u32 = 1 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 
+const REBUILD: Template = Template {
+    words: "Do this before these records change. Stop Chroma and keep a copy of the directory. Then rebuild the full-text index with an sqlite3 from 3.34 to 3.46.",
+    command: "sqlite3 {path}/chroma.sqlite3 \"INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES('rebuild')\"",
+    note: "sqlite3 --version says which one it is.",
+};
 const FULLTEXT: &str = "embedding_fulltext_search";
 /// Where FTS5 keeps the texts themselves.
 pub(super) const CONTENT: &str = "embedding_fulltext_search_content";

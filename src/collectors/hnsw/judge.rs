@@ -10,11 +10,8 @@ use super::{
     walk::{MetadataLook, Readable, Walked},
 };
 use crate::{
-    findings::{Code, Finding, Severity},
-    format::{
-        hnsw::{Exchange, Header, HeaderError},
-        lfs,
-    },
+    findings::{Code, FETCH_FROM_GIT, Finding, Severity, Template},
+    format::hnsw::{Exchange, Header, HeaderError},
     human,
 };
 
@@ -119,7 +116,7 @@ struct Fault {
     severity: Option<Severity>,
     /// The records that have no vector, and how many there are.
     without: (Vec<String>, u64),
-    remedy: Option<&'static str>,
+    remedy: Option<Template>,
 }
 
 impl Fault {
@@ -337,7 +334,7 @@ fn pointers(folder: &Folder) -> Result<(), Fault> {
         names.join(", ")
     );
     let mut found = fault(State::Truncated, Code::SegmentIncomplete, evidence);
-    found.remedy = Some(lfs::FETCH);
+    found.remedy = Some(FETCH_FROM_GIT);
     Err(found)
 }
 
@@ -602,7 +599,11 @@ fn named(ids: &[String], total: u64) -> String {
 const NAMED_MAX: usize = 3;
 
 /// For an index that loses nothing.
-const MADE_ANEW: &str = "Nothing is lost: start Chroma, and it makes the index anew from the queue. Do not run chroma vacuum and do not empty the queue before that: it is the only copy of these vectors.";
+const MADE_ANEW: Template = Template {
+    words: "Nothing is lost. Start Chroma: it makes the index anew from the queue.",
+    command: "",
+    note: "Do not run chroma vacuum and do not empty the queue before that: it is the only copy of these vectors.",
+};
 
 /// A file may be so much longer than it needs to be.
 const SLACK_BYTES: u64 = 1 << 20;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Remedy, Severity},
     format::uuid::{Uuid, parse_uuid},
 };
 
@@ -61,7 +61,7 @@ struct Told {
     severity: Severity,
     subject: String,
     evidence: String,
-    remedy: Option<String>,
+    remedy: Option<Remedy>,
     #[serde(default)]
     items: Vec<String>,
     #[serde(default)]

@@ -5,7 +5,7 @@ use super::look::{DatabaseLook, JournalLook, Look, PageOne, Refused, WalLook, Wr
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
-    findings::{Code, Finding, Severity},
+    findings::{Code, FETCH_FROM_GIT, Finding, Severity},
     format::{
         journal::{JournalHeader, Start},
         lfs,
@@ -289,7 +289,7 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
                     "it is a Git LFS pointer: git has put {size} bytes of text in place of the database, which was never fetched"
                 );
                 let finding = Finding::new(Code::SqliteNotADatabase, DATABASE_FILE, evidence);
-                return Verdict::found(Corrupt, finding.with_remedy(lfs::FETCH));
+                return Verdict::found(Corrupt, finding.with_remedy(FETCH_FROM_GIT));
             }
             return corrupt(
                 Code::SqliteNotADatabase,

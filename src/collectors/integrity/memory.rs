@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::checks::{Check, Outcome};
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Remedy, Severity},
     format::sqlite::SqliteHeader,
     sample::CheckState,
     store::database::Stamp,
@@ -60,7 +60,7 @@ pub(super) struct Past {
     pub(super) findings: Vec<(String, String, String)>,
     /// The remedy of each, where it is another than the catalogue's.
     #[serde(default)]
-    pub(super) remedies: Vec<Option<String>>,
+    pub(super) remedies: Vec<Option<Remedy>>,
     /// What each is about, one by one, and how many there are.
     #[serde(default)]
     pub(super) items: Vec<(Vec<String>, u64)>,
@@ -129,7 +129,7 @@ impl Past {
                 .with_severity(severity)
                 .with_items_of(items, total);
             Some(match self.remedies.get(at).and_then(Option::as_ref) {
-                Some(remedy) => finding.with_remedy(remedy),
+                Some(remedy) => finding.with_remedy(remedy.clone()),
                 None => finding,
             })
         })

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    findings::{Code, Finding, shell_word},
+    findings::{Code, Finding, Remedy, command},
     format::words,
     host::links,
     store::{DATABASE_FILE, database::kind_of},
@@ -52,20 +52,20 @@ impl Nearby {
             ([], []) => (None, None),
             ([store], _) => (
                 Some(format!("the store is {}", store.display())),
-                Some((store, "Name that directory instead")),
+                Some((store, "Name that directory instead.")),
             ),
             ([store, ..], _) => {
                 let list = list(&self.stores);
                 (
                     Some(format!("stores are {list}")),
-                    Some((store, "Name one of these directories instead, each store by itself")),
+                    Some((store, "Name one of these directories instead, each store by itself.")),
                 )
             }
             ([], [store, ..]) => {
                 let list = list(&self.alike);
                 (
                     Some(format!("beside it is {list}")),
-                    Some((store, "Is that the directory that was meant? Look at it")),
+                    Some((store, "Look whether that is the directory that was meant.")),
                 )
             }
         };
@@ -75,10 +75,10 @@ impl Nearby {
         let told =
             Finding::new(finding.code, finding.subject, evidence).with_severity(finding.severity);
         match remedy {
-            Some((store, words)) => told.with_remedy(format!(
-                "{words}: chroma_exporter check {}",
-                shell_word(&store.to_string_lossy())
-            )),
+            Some((store, words)) => {
+                let command = command("chroma_exporter check {store}", &[("store", store)]);
+                told.with_remedy(Remedy::new(words).with_command(command))
+            }
             None => told,
         }
     }
@@ -192,7 +192,7 @@ mod tests {
         dir
     }
 
-    fn said(path: &str, code: Code) -> (String, String) {
+    fn said(path: &str, code: Code) -> (String, Remedy) {
         let dir = host();
         let nearby =
             Nearby::of(Path::new("/"), &dir.path().join(path), &Path::new("/srv").join(path));
@@ -219,7 +219,7 @@ mod tests {
             let (evidence, remedy) = said(path, Code::StoreMissing);
             assert_eq!(evidence, format!("{what}; {wanted}"), "{path}");
             let store = wanted.rsplit(' ').next().unwrap();
-            assert!(remedy.ends_with(&format!(": chroma_exporter check {store}")), "{remedy}");
+            assert_eq!(remedy.command, Some(format!("chroma_exporter check {store}")));
         }
         let (evidence, _) = said("", Code::NotAStore);
         assert_eq!(evidence, "nothing is there; the store is /srv/app/chroma");
@@ -251,7 +251,7 @@ mod tests {
             fs::remove_dir_all(dir.path().join(store)).unwrap();
         }
         let told = Nearby::of(Path::new("/"), dir.path(), Path::new("/srv")).add_to(finding);
-        let remedy = told.remedy.unwrap();
-        assert!(remedy.ends_with(": chroma_exporter check '/srv/my data'"), "{remedy}");
+        let command = told.remedy.unwrap().command;
+        assert_eq!(command.as_deref(), Some("chroma_exporter check '/srv/my data'"));
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn findings(
         let finding = finding.with_items_of(entries, total.world_writable);
         let named = total.world_writable_examples.iter().map(|(entry, _)| entry.as_slice());
         found.push(match typed(path, named, total.world_writable) {
-            Some(named) => finding.with_remedy(format!("Take it away with: chmod o-w {named}")),
+            Some(named) => finding.with_command(Some(format!("chmod o-w {named}"))),
             None => finding,
         });
     }
@@ -71,20 +71,27 @@ fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Fin
             .min()
             .map_or_else(String::new, |at| format!(", first seen {at}")),
         format!(": {}", listed(total.drifted, examples)),
-        total
-            .drifted_examples
-            .first()
-            .and_then(|drifted| mend(path, drifted))
-            .map_or_else(String::new, |command| format!("; mend with: {command}")),
     ];
     let entries = total.drifted_examples.iter().map(|drifted| item(&drifted.path));
     let finding = Finding::new(Code::PermissionDrift, "", evidence.concat())
         .with_items_of(entries, total.drifted);
-    match first_seen.iter().flatten().min() {
+    let finding = match first_seen.iter().flatten().min() {
         Some(at) => finding.with_since(*at),
         None => finding,
+    };
+    let Some(command) = total.drifted_examples.first().and_then(|drifted| mend(path, drifted))
+    else {
+        return finding;
+    };
+    let finding = finding.with_command(Some(command));
+    match (total.drifted, finding.remedy.clone()) {
+        (2.., Some(remedy)) => finding.with_remedy(remedy.with_note(FIRST_ONLY)),
+        _ => finding,
     }
 }
+
+const FIRST_ONLY: &str =
+    "The command is for the first entry. The others need the same with their names.";
 
 fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
     let examples = total.refused_examples.iter().map(|Refused { path, is, refusal, .. }| {
@@ -110,14 +117,11 @@ fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
         )
     };
     let command = give_back(total, path);
-    let told = command
-        .as_ref()
-        .map_or_else(String::new, |command| format!("; give it back with: {command}"));
     let items = total.refused_examples.iter().map(|refused| item(&refused.path));
-    let finding = Finding::new(Code::PermissionUnwritable, "", format!("{who}: {list}{told}"))
+    let finding = Finding::new(Code::PermissionUnwritable, "", format!("{who}: {list}"))
         .with_items_of(items, total.unwritable);
     match command {
-        Some(command) => finding.with_remedy(format!("Give it back with: {command}")),
+        Some(command) => finding.with_command(Some(command)),
         None => finding,
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Held, Located, Seen};
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Remedy, Severity},
     host::processes::{Attributes, Holder, is_sqlite_tool},
     store::DATABASE_FILE,
 };
@@ -195,10 +195,10 @@ pub(super) fn store_replaced(files: &[Held], located: Located) -> Option<Finding
     let (_, first) = held.first()?;
     let number = first.descriptors.first()?;
     // SQLite refuses writes to a file that lost its name (SQLITE_READONLY_DBMOVED), so a plain copy is whole.
-    Some(finding.with_remedy(format!(
-        "Do not stop pid {pid} before its open file is saved elsewhere: cp /proc/{pid}/fd/{number} /var/tmp/{DATABASE_FILE}.saved",
-        pid = first.pid
-    )))
+    let (pid, file) = (first.pid, DATABASE_FILE);
+    let words = format!("Do not stop pid {pid} before its open file is saved elsewhere.");
+    let command = format!("cp /proc/{pid}/fd/{number} /var/tmp/{file}.saved");
+    Some(finding.with_remedy(Remedy::new(words).with_command(Some(command))))
 }
 
 /// Nine tenths of the limit used.

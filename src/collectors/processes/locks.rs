@@ -102,7 +102,8 @@ pub(super) fn lock_held(held: &[HeldLock], holders: &[Holder]) -> Option<Finding
     if let Some(waiting) = longest.waiting {
         evidence.extend([", and ", comm(waiting), " waits to write"]);
     }
-    Some(Finding::new(Code::LockHeld, DATABASE_FILE, evidence))
+    let command = format!("ps -fp {}", longest.pid);
+    Some(Finding::new(Code::LockHeld, DATABASE_FILE, evidence).with_command(Some(command)))
 }
 
 /// Two turns of the default pace, less what the clock may have been slewed by.

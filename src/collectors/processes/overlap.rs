@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::judge::{LISTED_MAX, list};
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding},
+    findings::{Code, Finding, Remedy},
     host::processes::Holder,
     store::DATABASE_FILE,
 };
@@ -147,10 +147,12 @@ impl Overlap {
             .take(LISTED_MAX)
             .map(|member| format!("{} (pid {})", member.comm, member.pid))
             .collect();
-        let remedy = format!(
-            "Restart {} before the next write: only a new start reads what the other wrote. Then run chroma_exporter check: records_without_vector counts what is lost.",
+        let remedy = Remedy::new(format!(
+            "Restart {} before the next write. Then run a check: records_without_vector counts what is lost.",
             pids.join(" and ")
-        );
+        ))
+        .with_command(Some("chroma_exporter check {path}".to_owned()))
+        .with_note("Only a new start reads what the other wrote.");
         let items = stay.iter().map(|member| member.pid.to_string());
         Some(Finding::new(Code::SecondWriter, "", evidence).with_items(items).with_remedy(remedy))
     }
@@ -228,7 +230,10 @@ mod tests {
                     let stay = overlap.members.iter().filter(|member| member.gone.is_none());
                     stay.map(|member| {
                         let named = format!("python3 (pid {}", member.pid);
-                        assert!(finding.remedy.as_ref().unwrap().contains(&named), "{finding:?}");
+                        assert!(
+                            finding.remedy.as_ref().unwrap().words.contains(&named),
+                            "{finding:?}"
+                        );
                         assert!(finding.evidence.contains(&named), "{finding:?}");
                         member.pid.to_string()
                     })

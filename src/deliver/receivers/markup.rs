@@ -177,7 +177,9 @@ fn rendered(line: &Line, dialect: Dialect) -> String {
                 out.extend([mark, text.as_str(), mark]);
             }
             Piece::Block(text) => {
-                let text = code(text.trim(), dialect, PIECE_MAX);
+                let whole = code(text.trim(), dialect, usize::MAX);
+                // Half a command is another command.
+                let text = if length(&whole) > PIECE_MAX { ELSEWHERE.to_owned() } else { whole };
                 let (open, close) = match dialect {
                     Dialect::Plain => ("\n    ", ""),
                     Dialect::Slack => ("\n```", "```"),
@@ -210,6 +212,9 @@ fn link(text: &str, url: &str, dialect: Dialect) -> String {
         Dialect::RocketChat | Dialect::Markdown => format!("[{text}]({url})"),
     }
 }
+
+/// Prints the command that has no room in a message.
+const ELSEWHERE: &str = "chroma_exporter check";
 
 /// No piece of a message is longer, escapes included.
 const PIECE_MAX: usize = 700;
@@ -283,6 +288,8 @@ mod tests {
             vec![Piece::Text("last".into())],
         ];
         assert_eq!(render(&lines, Dialect::Slack, 20), "first\nlast\n…");
+        let long = [vec![Piece::Block("x".repeat(PIECE_MAX + 1))]];
+        assert_eq!(render(&long, Dialect::Slack, 9999), "```chroma_exporter check```");
         assert_eq!(escape("&&&", Dialect::Slack, 11), "&amp;&amp;…");
         assert_eq!(escape("&&", Dialect::Slack, 10), "&amp;&amp;");
         assert_eq!(escape("abc", Dialect::Plain, 3), "abc");

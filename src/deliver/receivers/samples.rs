@@ -9,7 +9,7 @@ use crate::{
         message::{Alert, Notification, Number, Reason},
     },
     clock::Timestamp,
-    findings::{Code, Severity},
+    findings::{Code, Remedy, Severity},
 };
 
 /// Mon, 23 Nov 2026 08:57:54 UTC.
@@ -54,7 +54,7 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
         cause: String::new(),
         code: String::new(),
         items: 0,
-        remedy: String::new(),
+        remedy: Remedy::default(),
         runbook: String::new(),
         ..usage()
     };
@@ -115,41 +115,47 @@ fn corrupt() -> Alert {
     of(CORRUPT, Severity::Critical, "row 17 missing from index embeddings_by_seq")
 }
 
-/// As a finding of the catalogue is told: name of the rule, cause, remedy.
-type Told = (&'static str, &'static str, &'static str);
+/// As a finding of the catalogue is told: name of the rule, cause, words and command of the remedy.
+type Told = (&'static str, &'static str, &'static str, &'static str);
 
 const USAGE: Told = (
     "ChromaDiskUsageHigh",
     "The filesystem of the directory is filling up; a full disk cuts writes off in the middle.",
-    "Free space on it; see what grew with: du -xh --max-depth=2 /srv/chroma | sort -h | tail",
+    "Free space on it. This command shows what grew.",
+    "du -xh --max-depth=2 /srv/chroma | sort -h | tail",
 );
 const FULL: Told = (
     "ChromaDiskUsageCritical",
     "The filesystem of the directory is nearly full; a full disk cuts writes off in the middle.",
     "Free space on it now, or stop Chroma before the next write fails.",
+    "",
 );
 const CORRUPT: Told = (
     "ChromaSqliteIndexCorrupt",
     "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole.",
-    "Stop Chroma, keep a copy of /srv/chroma, then: sqlite3 /srv/chroma/chroma.sqlite3 REINDEX",
+    "Stop Chroma and keep a copy of the directory. Then make the indexes anew.",
+    "sqlite3 /srv/chroma/chroma.sqlite3 REINDEX",
 );
 const DRIFT: Told = (
     "ChromaPermissionDrift",
     "Owner, group, mode or type of an entry differs from what was declared or learnt.",
-    "Compare and mend with: chown and chmod as shown below; if the change was wanted, declare it in the configuration.",
+    "Give owner and mode back. If you wanted the change, declare it in the configuration.",
+    "chown 999:999 /srv/chroma/chroma.sqlite3",
 );
 const STALE: Told = (
     "ChromaBackupStale",
     "The newest complete backup is older than it should be.",
     "Make one now, and look in the log of the backup job for why it stopped.",
+    "",
 );
 const WRITERS: Told = (
     "ChromaSecondWriter",
     "Two processes hold the directory open for writing; each loses vectors of the other without any error.",
-    "Stop all but one of them now, then restart the one that stays.",
+    "Stop all but one of them now. Then restart the one that stays.",
+    "",
 );
 
-fn of((name, cause, remedy): Told, severity: Severity, evidence: &str) -> Alert {
+fn of((name, cause, words, command): Told, severity: Severity, evidence: &str) -> Alert {
     Alert {
         name: name.to_owned(),
         severity,
@@ -162,7 +168,11 @@ fn of((name, cause, remedy): Told, severity: Severity, evidence: &str) -> Alert 
         cause: cause.to_owned(),
         code: code_of(name),
         items: if name == DRIFT.0 { 40 } else { 0 },
-        remedy: remedy.to_owned(),
+        remedy: Remedy {
+            words: words.to_owned(),
+            command: (!command.is_empty()).then(|| command.to_owned()),
+            note: (name == CORRUPT.0).then(|| "If it says malformed, see the runbook.".to_owned()),
+        },
         runbook: format!("https://example.org/runbooks/{name}.md"),
         labels: std::collections::BTreeMap::new(),
         since: Timestamp::from_secs(NOW - 7_500),
@@ -192,7 +202,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 fn any_alert() -> impl Strategy<Value = Alert> {
-    let texts = proptest::collection::vec(any_text(), 10);
+    let texts = proptest::collection::vec(any_text(), 12);
     (texts, 0..3_usize, any::<bool>(), any::<f64>(), any::<bool>(), any::<bool>()).prop_map(
         |(mut texts, severity, ended, value, numbered, known)| {
             let mut text = || texts.pop().unwrap_or_default();
@@ -206,7 +216,7 @@ fn any_alert() -> impl Strategy<Value = Alert> {
                 cause: text(),
                 code: text(),
                 items: 7,
-                remedy: text(),
+                remedy: Remedy { words: text(), command: Some(text()), note: Some(text()) },
                 runbook: format!("https://{}", text()),
                 labels: [("a".to_owned(), text())].into(),
                 known,

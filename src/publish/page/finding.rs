@@ -7,7 +7,7 @@ use crate::{
     clock::Timestamp,
     findings::Severity,
     human, runbooks,
-    status::{FindingReport, ProblemReport, command::split_command, live::LiveStore},
+    status::{FindingReport, ProblemReport, live::LiveStore},
 };
 
 /// What is wrong in a store and what could not be read, the most urgent first; `id` begins the ids of what is in it.
@@ -136,15 +136,17 @@ fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str, now:
         h.raw(code).raw("</code>");
     }
     h.raw("</dd></div>\n<div><dt>Do</dt><dd>");
-    let (words, command) = split_command(&finding.remedy);
-    h.text(&words);
-    if let Some(command) = command {
-        h.raw("<div class=\"cmd\"><pre><code id=\"c").text(id).raw("\">").text(command.text);
+    h.text(&finding.remedy.words);
+    if let Some(command) = &finding.remedy.command {
+        h.raw("<div class=\"cmd\"><pre><code id=\"c").text(id).raw("\">").text(command);
         h.raw("</code></pre>");
         copy_button(h, id, |h| {
             h.raw(" the command for ").raw(code).raw(" in ").text(&store.report.store);
         });
-        h.raw("</div>").text(command.note);
+        h.raw("</div>");
+    }
+    if let Some(note) = &finding.remedy.note {
+        h.raw(if finding.remedy.command.is_none() { " " } else { "" }).text(note);
     }
     h.raw("</dd></div>\n");
     if let Some(dont) = DO_NOT.get(code) {

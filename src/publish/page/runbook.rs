@@ -38,10 +38,10 @@ pub fn index() -> String {
     h.raw("<body>\n<header class=\"brand\"><nav aria-label=\"Pages\"><a href=\"../\">Status</a></nav></header>\n");
     h.raw("<main class=\"doc\">\n<h1>Runbooks</h1>\n<p>One page for each finding: what it means, what it does to the data, how to look \
            further, what to do and what not to.</p>\n");
-    for (subject, pages) in runbooks::SUBJECTS {
+    for (subject, codes) in runbooks::subjects() {
         h.raw("<h2>").raw(subject).raw("</h2>\n<ul class=\"list\">\n");
-        for (code, _) in *pages {
-            let severity = severity(code);
+        for code in codes {
+            let (severity, code) = (code.severity().as_str(), code.as_str());
             h.raw("<li><span class=\"chip ")
                 .raw(severity)
                 .raw("\">")

@@ -17,7 +17,7 @@ use crate::{
         silence::Silence,
     },
     collectors::CollectError,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Remedy, Severity},
     history::{History, POINTS, STEP},
     sample::{CheckState, Desc, Observation, Reading, Snapshot, StoreReadings},
     status::figures::Figures,
@@ -94,7 +94,7 @@ fn alert(name: &str, store: &str) -> Alert {
         cause: String::new(),
         code: String::new(),
         items: 0,
-        remedy: String::new(),
+        remedy: Remedy::default(),
         runbook: String::new(),
         labels: BTreeMap::new(),
         since: NOW.minus(Duration::from_mins(12)),
@@ -153,7 +153,7 @@ fn the_most_urgent_store_stands_first_with_what_to_do() {
     let text = words(&page);
     for want in [
         "warning disk_usage_high The filesystem of the directory is filling up; a full disk cuts writes off in the middle.",
-        "Found /srv: 83.4 % are used /srv: 83.4 % are used Do Free space on it; see what grew with:",
+        "Found /srv: 83.4 % are used /srv: 83.4 % are used Do Free space on the filesystem. This command shows what grew. du -xh",
         "du -xh --max-depth=2 &#39;/srv/my ill&#39; | sort -h | tail Copy the command for disk_usage_high in ill",
         "Beware Do not delete anything in DIR to make room.",
         "it is there (of an earlier look; it cannot be looked at now)",
@@ -433,7 +433,7 @@ proptest! {
     ) {
         let text = format!("{before}<zzz onclick=1>{after}");
         let finding = Finding::new(Code::PermissionDrift, &text, &text)
-            .with_remedy(format!("Do it: sqlite3 {text}"));
+            .with_remedy(Remedy::new(&text).with_command(Some(text.clone())).with_note(&text));
         let mut hostile = alert(&text, &text);
         (hostile.summary, hostile.evidence) = (text.clone(), text.clone());
         let silence = Silence {

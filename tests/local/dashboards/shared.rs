@@ -1,5 +1,7 @@
 //! What both dashboards show.
 
+use std::path::Path;
+
 use chroma_exporter::{alert::builtin, findings::Code};
 use serde_json::{Value, json};
 
@@ -67,7 +69,7 @@ pub fn findings() -> Panel {
         ],
     )
     .field("Why", &why)
-    .field("What to do", &text(|code| code.remedy_template().replace("{path}", "PATH")))
+    .field("What to do", &text(|code| code.remedy(Path::new("PATH")).text().replace('\n', " ▸ ")))
     .nothing("No findings")
 }
 

@@ -6,10 +6,7 @@ use crate::{
     findings::Severity,
     human,
     sample::CheckState,
-    status::{
-        FindingReport, ProblemReport, Status, StoreReport,
-        command::{Command, split_command},
-    },
+    status::{FindingReport, ProblemReport, Status, StoreReport},
 };
 
 /// How text is written.
@@ -128,15 +125,14 @@ impl Page {
             return; // what it means and what to do stands above
         }
         self.labelled("cause", finding.summary);
-        let (words, command) = split_command(&finding.remedy);
-        self.labelled("remedy", &words);
-        if let Some(Command { text, note }) = command {
+        self.labelled("remedy", &finding.remedy.words);
+        if let Some(command) = &finding.remedy.command {
             // Never wrapped: it would be two commands.
-            let text = self.paint("1", text);
-            self.lines.push(format!("{INDENT}  {text}"));
-            if !note.is_empty() {
-                self.wrapped(INDENT, note);
-            }
+            let command = self.paint("1", command);
+            self.lines.push(format!("{INDENT}  {command}"));
+        }
+        if let Some(note) = &finding.remedy.note {
+            self.wrapped(INDENT, note);
         }
         self.labelled("more", &format!("chroma_exporter explain {}", finding.code.as_str()));
     }
@@ -290,8 +286,7 @@ mod tests {
             "chroma.sqlite3",
             "chroma (pid 7) works on a chroma.sqlite3 that was deleted, by descriptor 9",
         );
-        let command =
-            "Do not stop pid 7 before its open file is saved elsewhere: cp /proc/7/fd/9 /var/tmp/x";
+        let command = Some("cp /proc/7/fd/9 /var/tmp/x".to_owned());
         let mut disk = look(CollectorName::Disk, Vec::new());
         disk.observation.problems =
             vec![CollectError::Overdue { deadline: std::time::Duration::from_secs(30) }];
@@ -299,7 +294,7 @@ mod tests {
             disk,
             integrity,
             look(CollectorName::Hnsw, vec![lost]),
-            look(CollectorName::Processes, vec![writers, replaced.with_remedy(command)]),
+            look(CollectorName::Processes, vec![writers, replaced.with_command(command)]),
             look(CollectorName::Backups, vec![info]),
         ];
         report.add_store(&Store::new("docs", "/srv/my docs"), &looks, &Firsts::default());

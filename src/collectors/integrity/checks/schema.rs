@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     collectors::integrity::remains::Remains,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, Remedy, Severity, Template},
     format::schema::{self, Applied, Dir, Fault, Mark, NextStart, Schema},
     store::{
         Context, DATABASE_FILE,
@@ -120,8 +120,7 @@ fn older_data(remains: &Remains) -> Option<Finding> {
         "{DATABASE_FILE} lists no collection, and files of Chroma 0.3 or older lie beside it ({} entries in all): a newer Chroma was started on them, and reads none of them",
         remains.entries
     );
-    let remedy = "Nothing is lost. Keep a copy of the directory, then move the old data into a new directory with the chroma-migrate tool, and start Chroma on that.";
-    Some(Finding::new(Code::NotAStore, "", evidence).with_remedy(remedy))
+    Some(Finding::new(Code::NotAStore, "", evidence).with_remedy(MIGRATE))
 }
 
 /// Whether a folder was last written before the database file was made. Folders of collections that were deleted in the
@@ -259,9 +258,7 @@ fn half_a_reset(dropped: &[&str]) -> Finding {
         dropped.len(),
         dropped.join(", ")
     );
-    Finding::new(Code::MigrationsMissing, "migrations", evidence).with_remedy(
-        "Chroma does not start on it. When everything was to be deleted: stop Chroma, move the content of the directory elsewhere, and start it on the empty directory. When not: keep a copy and put the newest verified backup back; what the remaining tables and the segment folders hold can still be read.",
-    )
+    Finding::new(Code::MigrationsMissing, "migrations", evidence).with_remedy(HALF_A_RESET)
 }
 
 /// The first start of Chroma was cut off among its migrations.
@@ -424,18 +421,36 @@ fn replacement(schema: &Schema, table: &str) -> Option<&'static str> {
 }
 
 /// Takes back what a migration that was cut off had done, so that the next start does it again.
-fn undo(steps: &[String]) -> String {
-    format!(
-        "Stop Chroma, keep a copy of {{path}}, then take back what the migration had done before it was cut off, and start \
-         Chroma, which does it again: sqlite3 {{path}}/chroma.sqlite3 \"{}\"",
-        steps.join("; ")
+fn undo(steps: &[String]) -> Remedy {
+    let sql = steps.join("; ");
+    Remedy::new(
+        "Stop Chroma and keep a copy of the directory. Take back what the migration had done before it was cut off. Then start Chroma, which does it again.",
     )
+    .with_command(Some(format!("sqlite3 {{path}}/chroma.sqlite3 \"{sql}\"")))
 }
 
 const SEGMENTS_TEMP: &str = "segments_temp";
 
-const GOES_ON: &str = "Start Chroma on {path}: it goes on by itself. Nothing was stored yet.";
-const NEW_DATABASE: &str = "Nothing was stored in it yet. Stop Chroma, then move the database aside, and the next start makes a new one: mv {path}/chroma.sqlite3 {path}/chroma.sqlite3.cut";
+const MIGRATE: Template = Template {
+    words: "Nothing is lost. Keep a copy of the directory. Move the old data into a new directory with the chroma-migrate tool, and start Chroma on that.",
+    command: "",
+    note: "",
+};
+const HALF_A_RESET: Template = Template {
+    words: "Chroma does not start on it. If you wanted to delete everything, stop Chroma, move the content of the directory elsewhere, and start it on the empty directory. If not, keep a copy and put the newest verified backup back.",
+    command: "",
+    note: "What the remaining tables and the segment folders hold can still be read.",
+};
+const GOES_ON: Template = Template {
+    words: "Start Chroma on the directory. It goes on by itself.",
+    command: "",
+    note: "Nothing was stored yet.",
+};
+const NEW_DATABASE: Template = Template {
+    words: "Nothing was stored in it yet. Stop Chroma and move the database aside. The next start makes a new one.",
+    command: "mv {path}/chroma.sqlite3 {path}/chroma.sqlite3.cut",
+    note: "",
+};
 /// What is longer is none of a migration.
 const HASH_BYTES_MAX: u32 = 1000;
 const SQL_BYTES_MAX: u32 = 64 << 10;

@@ -1,11 +1,13 @@
 //! What is said of decay.
 
+use std::path::Path;
+
 use super::{
     ledger::{Group, Readings, Told},
     subject::file_name,
 };
 use crate::{
-    findings::{Code, Finding},
+    findings::{Code, Finding, Remedy, command},
     human,
     store::DATABASE_FILE,
 };
@@ -54,19 +56,21 @@ fn evidence(told: &Told, database: bool) -> String {
     text
 }
 
-fn remedy(path: &str, told: &Told, database: bool) -> String {
-    let first = if told.how.cache_good {
-        format!(
-            "Copy {path} elsewhere with cp now, before anything is restarted: the copy still gets the good bytes. "
-        )
+fn remedy(path: &str, told: &Told, database: bool) -> Remedy {
+    let kernel = "journalctl -k --grep 'I/O error|EDAC|MCE'";
+    let (first, command, logs) = if told.how.cache_good {
+        let words = "Copy the file elsewhere now, before anything is restarted: the copy still gets the good bytes. ";
+        let copy = command("cp -p {path}/{file} /var/tmp/", &[("file", Path::new(path))]);
+        (words, copy, format!("Read the kernel's log with {kernel}. "))
     } else {
-        String::new()
+        ("", Some(kernel.to_owned()), String::new())
     };
     let whole = if database { path.to_owned() } else { "the whole folder".to_owned() };
-    format!(
-        "{first}Stop Chroma before it writes {path} anew, keep a copy of it, and put {whole} back from a verified backup of the \
-         time before. Then look at the disk and the memory: journalctl -k --grep 'I/O error|EDAC|MCE', smartctl -a, memtester."
-    )
+    Remedy::new(format!(
+        "{first}Stop Chroma before it writes {path} anew, and keep a copy of it. Put {whole} back from a verified backup of the time before. Then look at the disk and the memory."
+    ))
+    .with_command(command)
+    .with_note(format!("{logs}Test the disk with smartctl -a and the memory with memtester."))
 }
 
 #[cfg(test)]
@@ -98,7 +102,8 @@ mod tests {
          2026-11-18T11:06:40Z (change counter, size, inode and times of change are the same), from byte 0, 65536, …; found at \
          2026-11-18T12:06:40Z; two readings past the page cache gave the same; the page cache still has the good bytes"
         );
-        assert!(remedy("f", &told(how, false), true).starts_with("Copy f elsewhere with cp now"));
+        let copy = remedy("f", &told(how, false), true).command.unwrap();
+        assert_eq!(copy, "cp -p {path}/f /var/tmp/");
         let how = Readings { direct: false, agree: false, cache_good: false };
         let text = evidence(&told(how, true), false);
         assert!(!text.contains("change counter"), "{text}");

@@ -103,7 +103,7 @@ fn a_bit_that_flips_is_found_in_every_file_and_told_until_the_file_is_written() 
         assert!(said[0].evidence.contains("nobody wrote them: 1 of "), "{}", said[0].evidence);
         assert!(said[0].evidence.contains("gave the same"), "{}", said[0].evidence);
         assert!(path.to_string_lossy().contains(&said[0].subject));
-        let remedy = said[0].remedy.clone().unwrap();
+        let remedy = said[0].remedy.clone().unwrap().text();
         assert!(remedy.contains(part) && remedy.contains("verified backup"), "{remedy}");
 
         // Told in every pass, also in one that reads nothing.
