@@ -10,6 +10,7 @@ mod heartbeat;
 pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod markup;
+mod ntfy;
 mod pagerduty;
 mod slack;
 mod webhook;
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// Every kind, in the order in which messages name them. A new one is its own file and one line here.
-pub(crate) static KINDS: [&Declared; 9] = [
+pub(crate) static KINDS: &[&Declared] = &[
     &slack::KIND,
     &compatible::MATTERMOST,
     &compatible::ROCKETCHAT,
@@ -41,6 +42,7 @@ pub(crate) static KINDS: [&Declared; 9] = [
     &webhook::KIND,
     &alertmanager::KIND,
     &pagerduty::KIND,
+    &ntfy::KIND,
     &command::KIND,
     &heartbeat::KIND,
 ];

@@ -311,6 +311,7 @@ async fn every_other_kind_posts_its_form_to_its_place() {
         ("type: heartbeat, method: POST", "200 OK", "OK", ""),
         ("type: heartbeat", "200 OK", "OK", ""),
         ("type: alertmanager", "200 OK", "", "\"endsAt\""),
+        ("type: ntfy, topic: t-1", "200 OK", r#"{"event":"message"}"#, r#""topic":"t-1""#),
     ] {
         let server = Loopback::start(vec![says(status, "", body)]).await;
         let url = server.url(&format!("/base/{CANARY}/"));
@@ -324,6 +325,38 @@ async fn every_other_kind_posts_its_form_to_its_place() {
         assert!(seen.head.starts_with(&line), "{}", seen.head);
         assert!(seen.body.contains(want), "{text}: {}", seen.body);
     }
+}
+
+#[tokio::test]
+async fn ntfy_keeps_topic_and_token_out_of_what_is_shown_and_names_out_of_headers() {
+    let echo = format!(r#"{{"code":40301,"error":"{CANARY}-topic forbidden for {CANARY}-token"}}"#);
+    let kept = r#"{"id":"a","event":"message"}"#;
+    let answers = vec![
+        says("403 Forbidden", "", &echo),
+        says("507 Insufficient Storage", "", ""),
+        says("429 Too Many Requests", "", r#"{"code":42908}"#),
+        says("200 OK", "", kept),
+    ];
+    let server = Loopback::start(answers).await;
+    let url = server.url("/");
+    let text =
+        format!("type: ntfy, url: '{url}', topic: {CANARY}-topic, bearer_token: {CANARY}-token");
+    let receiver = receiver(&text);
+    let sent = send(&receiver).await;
+    assert_eq!(sent.outcome, rejected());
+    assert!(sent.text.contains("<secret> forbidden for <secret>"), "{}", sent.text);
+    assert_eq!(send(&receiver).await.outcome, retry(Failure::Server, None, false));
+    assert_eq!(send(&receiver).await.outcome, retry(Failure::RateLimited, None, false));
+    let mut hostile = message();
+    hostile.alerts[0].store = "docs\r\nX-Evil: 1".into();
+    let sent = receiver.send(&hostile, hostile.at).await;
+    assert_eq!(sent.outcome, Outcome::Delivered);
+    let seen = &server.seen()[3];
+    assert!(seen.head.starts_with("POST / HTTP/1.1\r\n"), "{}", seen.head);
+    let token = format!("authorization: bearer {CANARY}-token");
+    assert!(seen.head.to_ascii_lowercase().contains(&token), "{}", seen.head);
+    assert!(!seen.head.contains("X-Evil"), "{}", seen.head);
+    assert!(!receiver.payload(&hostile, hostile.at).to_string().contains(CANARY));
 }
 
 #[tokio::test]

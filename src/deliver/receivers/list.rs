@@ -160,7 +160,7 @@ pub(crate) fn read(top: &Section<'_>) -> Vec<Arc<Receiver>> {
                 names.insert(value.clone(), item.place.clone());
             }
         }
-        let of = section.read("type", section::choice(&KINDS, |kind: &Declared| kind.word));
+        let of = section.read("type", section::choice(KINDS, |kind: &Declared| kind.word));
         if section.node("type").is_none() {
             missing(&section, &item.place, "type", "must be given: slack, webhook, …");
         }

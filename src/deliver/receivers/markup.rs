@@ -197,13 +197,18 @@ fn rendered(line: &Line, dialect: Dialect) -> String {
     out
 }
 
-fn link(text: &str, url: &str, dialect: Dialect) -> String {
+/// Whether it is an address of the web that needs no escape in any markup.
+pub(crate) fn is_link(url: &str) -> bool {
     let web = url.starts_with("https://") || url.starts_with("http://");
     let plain = |c: char| {
         c.is_ascii_graphic()
             && !matches!(c, '<' | '>' | '|' | '"' | '\\' | '`' | '(' | ')' | '[' | ']')
     };
-    if !web || url.len() > PIECE_MAX || !url.chars().all(plain) {
+    web && url.len() <= PIECE_MAX && url.chars().all(plain)
+}
+
+fn link(text: &str, url: &str, dialect: Dialect) -> String {
+    if !is_link(url) {
         return format!("{text}: {}", rendered(&vec![Piece::Code(url.to_owned())], dialect));
     }
     match dialect {

@@ -41,12 +41,14 @@ receivers:
   - {name: f, type: pagerduty, timeout: 3m}
   - {name: g, type: alertmanager, url_credential: ../x, labels: {1a: b, b: [c], ok: d}}
   - 5
+  - {name: h, type: ntfy, topic: canary/x}
+  - {name: i, type: ntfy, url: 'ftp://canary'}
 ";
     let want = [
         "c.yml:2: receivers[0].name: must be given: what labels and logs call it",
         "c.yml:3: receivers[0].url = <secret>: must be a URL such as https://example.org/hook",
         "c.yml:4: receivers[1].name = a b: must be 1 to 64 of the characters A-Z a-z 0-9 _ . -",
-        "c.yml:5: receivers[1].type = slak: must be slack, mattermost, rocketchat, discord, webhook, alertmanager, pagerduty, command, heartbeat",
+        "c.yml:5: receivers[1].type = slak: must be slack, mattermost, rocketchat, discord, webhook, alertmanager, pagerduty, ntfy, command, heartbeat",
         "c.yml:10: receivers[2].min_severity = grave: must be info, warning, critical",
         "c.yml:11: receivers[2].stores[0] = [: must be a shell pattern such as docs-*",
         "c.yml:12: receivers[2].signing_key = <secret>: must be base64 after whsec_",
@@ -75,6 +77,9 @@ receivers:
         "c.yml:27: receivers[8].labels.b = (a list): must be text",
         "c.yml:27: receivers[8].url_credential = ../x: must be a name of A-Z a-z 0-9 _ . -",
         "c.yml:28: receivers[9] = 5: must be keys and values, indented below it",
+        "c.yml:29: receivers[10].topic = <secret>: must be 1 to 64 of the characters A-Z a-z 0-9 _ -",
+        "c.yml:30: receivers[11].url = <secret>: must be a URL such as https://example.org/hook",
+        "c.yml:30: receivers[11].topic: must be given, or topic_file, topic_env or topic_credential",
     ];
     let found = read(text).unwrap_err();
     for want in want {
@@ -130,6 +135,8 @@ fn what_is_printed_of_receivers_is_read_back() {
   - {name: rc, type: rocketchat, url_file: '/with space'}
   - {name: dc, type: discord, url_file: /d, send_resolved: false, timeout: 250ms}
   - {name: am, type: alertmanager, url_file: /a, labels: {a: 'true', b: '', c: \"x: #y\"}}
+  - {name: nt, type: ntfy, topic_file: /t, bearer_token_env: NTFY}
+  - {name: ns, type: ntfy, url_file: /u, topic_credential: nt}
   - {name: co, type: command, command: [/bin/x, '', ' a', '{}', '- b', \"\\u00e4\\n\"]}
 ";
     let config = read(&format!("{example}{more}")).unwrap();
