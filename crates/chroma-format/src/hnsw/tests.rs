@@ -3,10 +3,10 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::pickle;
+use crate::pickle;
 
 fn folders() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     let stores = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
     let inside = stores.filter(|path| path.is_dir()).flat_map(|s| std::fs::read_dir(s).unwrap());
     inside.map(|e| e.unwrap().path()).filter(|path| path.join("header.bin").exists()).collect()

@@ -1,10 +1,10 @@
 //! Names of segment folders: the id of the segment, as Chroma writes ids.
 
 /// The number that an id stands for.
-pub(crate) type Uuid = u128;
+pub type Uuid = u128;
 
 /// `3f2504e0-4f89-41d3-9a0c-0305e82c3301`, in either case: how Chroma names segments and their folders.
-pub(crate) fn parse_uuid(text: &[u8]) -> Option<Uuid> {
+pub fn parse_uuid(text: &[u8]) -> Option<Uuid> {
     if text.len() != 36 {
         return None;
     }
@@ -16,7 +16,7 @@ pub(crate) fn parse_uuid(text: &[u8]) -> Option<Uuid> {
 }
 
 /// An id as Chroma writes it, in lower case.
-pub(crate) fn uuid_text(uuid: Uuid) -> String {
+pub fn uuid_text(uuid: Uuid) -> String {
     let hex = format!("{uuid:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

@@ -324,7 +324,7 @@ mod tests {
 
     /// Header, links and elements of the index with so many elements.
     fn index(fixture: &str, elements: u64) -> (Header, UpperLinks, Vec<u8>) {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(fixture);
         let mut folders = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
         let (folder, header) = folders
             .find_map(|folder| {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn fixtures() -> Vec<(String, Vec<u8>)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     let mut found = Vec::new();
     for store in std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()) {
         for folder in std::fs::read_dir(store).into_iter().flatten().map(|e| e.unwrap().path()) {

@@ -7,7 +7,7 @@ use super::{Element, Exchange, Order};
 pub struct Pair {
     /// Chroma counts them from 1.
     pub label: u64,
-    /// See [`crate::format::pickle::hash`].
+    /// See [`crate::pickle::hash`].
     pub id: u64,
 }
 
@@ -138,7 +138,7 @@ impl LabelProblems {
 }
 
 /// Hashes that are kept; beyond that only their number is known.
-pub(crate) const MARKED_MAX: usize = 10_000;
+pub const MARKED_MAX: usize = 10_000;
 
 /// 128 MB. A file of zeros takes no room on disk, and may have billions of elements.
 const NAMELESS_MAX: usize = 16_000_000;

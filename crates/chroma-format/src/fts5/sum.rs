@@ -1,6 +1,6 @@
 //! A sum over positions that does not depend on their order.
 
-use crate::format::hash::{SEEDS, fold};
+use crate::hash::{SEEDS, fold};
 
 /// How many positions there are, and a sum over a hash of each (row, position, term).
 ///

@@ -2,17 +2,17 @@
 //! chooses the bytes.
 
 /// The FNV-1a hash of nothing.
-pub(crate) const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+pub const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a, 64 bits: goes on from `start` over `bytes`.
-pub(crate) fn fnv1a(start: u64, bytes: impl IntoIterator<Item = u8>) -> u64 {
+pub fn fnv1a(start: u64, bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes
         .into_iter()
         .fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A hash of a path for tables of very many: eight bytes at a step, every bit of it good.
-pub(crate) fn path_hash(path: &[u8]) -> u64 {
+pub fn path_hash(path: &[u8]) -> u64 {
     let mix = |hash: u64, word: u64| {
         let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         hash ^ hash >> 32
