@@ -7,6 +7,7 @@
 //! ([`own_process`]).
 
 use std::{
+    convert::Infallible,
     ffi::OsStr,
     fs,
     io::Write,
@@ -452,7 +453,7 @@ fn walk_journal(bytes: &[u8]) {
     let read = |at: u64, buffer: &mut [u8]| {
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         let Some(part) = at.checked_add(buffer.len()).and_then(|end| bytes.get(at..end)) else {
-            return Ok(false);
+            return Ok::<bool, Infallible>(false);
         };
         buffer.copy_from_slice(part);
         Ok(true)

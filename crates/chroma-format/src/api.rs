@@ -1,6 +1,8 @@
 //! Answers of Chroma's HTTP API (measured with 0.6.3, 1.1.1 and 1.5.9): a version, a count, an error. What comes is foreign,
 //! whoever listens there.
 
+use alloc::string::String;
+
 /// The release in the answer of `/version`, a JSON string. From 1.0 on it is `1.0.0` whatever the release.
 #[must_use]
 pub fn version(body: &[u8]) -> Option<String> {

@@ -2,6 +2,8 @@
 //! of it is accounted for: header, cells and free blocks neither overlap nor leave a gap that is not stated, as `checkTreePage`
 //! in `btree.c` demands. What lies beyond the page (children, overflow) is for the caller, who has the file.
 
+use alloc::vec::Vec;
+
 use super::odd::{Odd, varint};
 
 /// What all pages of a database have in common.

@@ -2,6 +2,8 @@
 //! listing of all collections, not only its own (measured on 0.6.3, 1.1.1 and 1.5.9: `Could not deserialize
 //! configuration`, `Could not deserialize schema`, `KeyError: '_type'`). Only what was seen to be refused is called wrong.
 
+use alloc::{borrow::ToOwned, format, string::String};
+
 use serde_json::{Map, Value};
 
 use super::schema::Family;

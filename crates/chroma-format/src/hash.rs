@@ -12,6 +12,7 @@ pub fn fnv1a(start: u64, bytes: impl IntoIterator<Item = u8>) -> u64 {
 }
 
 /// A hash of a path for tables of very many: eight bytes at a step, every bit of it good.
+#[must_use]
 pub fn path_hash(path: &[u8]) -> u64 {
     let mix = |hash: u64, word: u64| {
         let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -5,6 +5,8 @@
 //!
 //! The walks are fed with pieces of any length and keep at most one element, so that memory does not grow with the file.
 
+use alloc::{format, string::String};
+
 mod labels;
 mod lengths;
 mod level0;
@@ -178,7 +180,7 @@ impl Header {
             return Err(HeaderError::EntryPoint { found: entry_point, elements });
         }
         let factor = f64::from_bits(u64_at(head, MULT));
-        if m > 1 && (factor * (m as f64).ln() - 1.0).abs() > 1e-6 || factor.is_nan() {
+        if m > 1 && (factor * libm::log(m as f64) - 1.0).abs() > 1e-6 || factor.is_nan() {
             return Err(HeaderError::Multiplier { found: factor, m });
         }
         Ok(Self {

@@ -4,7 +4,7 @@
 //! `pager_playback` in SQLite's `pager.c`. The name of a super-journal is not looked at: only transactions over several
 //! attached databases have one, and Chroma makes none.
 
-use std::{io, ops::ControlFlow};
+use core::ops::ControlFlow;
 
 /// Bytes of a header that mean something; it takes up a whole sector.
 pub const HEADER_LEN: usize = 28;
@@ -123,16 +123,16 @@ pub enum Walked {
 }
 
 /// Visits the page records of a journal of `len` bytes that begins with `first`, over all its segments, reading nothing
-/// but headers and page numbers. `read` fills the buffer from an offset, and answers `false` when the file ends before.
+/// but headers and page numbers. `read` fills the buffer from an offset, and answers `false` when the file ends before; its errors, and those of `visit`, end the walk.
 /// `page_bytes` is used where the header states none. Checksums are for the visitor to check.
-pub fn walk(
+pub fn walk<E>(
     first: &JournalHeader,
     len: u64,
     page_bytes: u32,
     records_max: u32,
-    mut read: impl FnMut(u64, &mut [u8]) -> io::Result<bool>,
-    mut visit: impl FnMut(Record) -> io::Result<ControlFlow<()>>,
-) -> io::Result<Walked> {
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<bool, E>,
+    mut visit: impl FnMut(Record) -> Result<ControlFlow<()>, E>,
+) -> Result<Walked, E> {
     let page_bytes = u64::from(first.page_bytes.unwrap_or(page_bytes));
     let sector = u64::from(first.sector_bytes);
     let record_bytes = page_bytes + 8;
@@ -204,6 +204,8 @@ const PAGE_BYTES_MAX: u32 = 65_536;
 
 #[cfg(test)]
 mod tests {
+    use core::convert::Infallible;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -228,7 +230,7 @@ mod tests {
         bytes
     }
 
-    fn reader(bytes: &[u8]) -> impl FnMut(u64, &mut [u8]) -> io::Result<bool> {
+    fn reader(bytes: &[u8]) -> impl FnMut(u64, &mut [u8]) -> Result<bool, Infallible> {
         |at, buffer| {
             let at = usize::try_from(at).unwrap();
             let Some(source) = bytes.get(at..at.saturating_add(buffer.len())) else {

@@ -19,7 +19,7 @@ impl Pointer {
         }
         let line = |line: &[u8]| {
             let digits = line.strip_prefix(b"size ")?.trim_ascii();
-            std::str::from_utf8(digits).ok()?.parse().ok()
+            core::str::from_utf8(digits).ok()?.parse().ok()
         };
         Some(Self { size_bytes: lines.split(|byte| *byte == b'\n').find_map(line) })
     }

@@ -1,4 +1,4 @@
-//! Readers of the files that `ChromaDB` keeps: bytes in, facts out. No file, no clock, no socket. No panic
+//! Readers of the files that `ChromaDB` keeps: bytes in, facts out. No file, no clock, no socket: the crate has no `std`. No panic
 //! and no allocation beyond what each function states, whatever the bytes; a pickle is read and never executed.
 //!
 //! | What | Where |
@@ -9,7 +9,10 @@
 //! | `index_metadata.pickle` of all releases | [`pickle`] |
 //! | Chroma's schema and migrations, rows of its queue, configuration of collections | [`schema`], [`queue`], [`config`] |
 //! | answers of its HTTP API, lines of its log | [`api`], [`log`] |
+#![cfg_attr(not(test), no_std)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+extern crate alloc;
 
 pub mod api;
 pub mod btree;

@@ -5,6 +5,8 @@
 //! A line may hold whatever a client sent, so lines that quote a request are passed over, and so are those of a level below
 //! a warning. What remains is foreign text all the same: nothing is concluded from it but that it was written.
 
+use alloc::string::String;
+
 /// What a line tells of. The order decides when a line could be several: the gravest first.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
@@ -202,7 +204,7 @@ impl Scanner {
     pub fn line(&mut self, line: &[u8]) {
         let text = plain(&line[..line.len().min(LINE_BYTES_MAX)]);
         let text = text.trim();
-        if std::mem::take(&mut self.message_follows)
+        if core::mem::take(&mut self.message_follows)
             && let Some(panic) = &mut self.newest[0]
         {
             panic.push(' ');

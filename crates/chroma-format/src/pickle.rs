@@ -9,12 +9,11 @@
 //! Strings become hashes and pairs are handed on as they come, so that memory grows with neither, but for the memo table of
 //! the older family (sixteen bytes per string).
 
+use alloc::{string::String, vec, vec::Vec};
+
 mod machine;
 
-use std::{
-    io::{self, Read},
-    ops::Range,
-};
+use core::{convert::Infallible, ops::Range};
 
 use twox_hash::XxHash3_64;
 
@@ -75,12 +74,24 @@ pub struct Metadata {
     pub bytes: u64,
 }
 
+/// Why a file gave nothing.
+#[derive(Debug)]
+pub enum ReadError<E> {
+    /// Its bytes cannot be read.
+    Source(E),
+    /// It is not one of Chroma's.
+    Content(PickleError),
+}
+
+impl<E> From<PickleError> for ReadError<E> {
+    fn from(error: PickleError) -> Self {
+        Self::Content(error)
+    }
+}
+
 /// Why it is not one of Chroma's.
 #[derive(Debug, thiserror::Error)]
 pub enum PickleError {
-    /// The file cannot be read.
-    #[error("it cannot be read")]
-    Io(#[source] io::Error),
     /// It ends before its end.
     #[error("it ends after {at} bytes, in the middle")]
     Truncated {
@@ -118,23 +129,44 @@ pub enum PickleError {
     Incomplete(&'static str),
 }
 
+/// Where the bytes of a file come from.
+pub trait Source {
+    /// Why they cannot be read.
+    type Error;
+
+    /// Reads what comes next into `buffer`; says how many bytes, none at the end. A reading that was interrupted is for the
+    /// source to try again.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Self::Error>;
+}
+
+impl Source for &[u8] {
+    type Error = Infallible;
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
+        let (now, later) = self.split_at(self.len().min(buffer.len()));
+        buffer[..now.len()].copy_from_slice(now);
+        *self = later;
+        Ok(now.len())
+    }
+}
+
 /// Reads one metadata file from `source` and hands every id's hash and label to `visit`, in the order of the file. Errs at
 /// the first byte that is not Chroma's; pairs handed on before are void then.
-pub fn read(
-    source: impl Read,
+pub fn read<R: Source>(
+    source: R,
     limits: Limits,
     visit: &mut dyn FnMut(u64, u64),
-) -> Result<Metadata, PickleError> {
+) -> Result<Metadata, ReadError<R::Error>> {
     machine::run(&mut Input::new(source, limits.bytes_max), limits, visit, None)
 }
 
 /// The same for whoever wants to name some of the ids: `naming` gets every string of the file with its [`hash`], each id more than
 /// once.
-pub fn read_naming(
-    source: impl Read,
+pub fn read_naming<R: Source>(
+    source: R,
     limits: Limits,
     naming: &mut dyn FnMut(u64, &[u8]),
-) -> Result<Metadata, PickleError> {
+) -> Result<Metadata, ReadError<R::Error>> {
     machine::run(&mut Input::new(source, limits.bytes_max), limits, &mut |_, _| {}, Some(naming))
 }
 
@@ -155,13 +187,13 @@ struct Input<R> {
     bytes_max: u64,
 }
 
-impl<R: Read> Input<R> {
+impl<R: Source> Input<R> {
     fn new(source: R, bytes_max: u64) -> Self {
         Self { source, buffer: vec![0; BUFFER_BYTES], ahead: 0..0, at: 0, bytes_max }
     }
 
     /// The next bytes, where they stand: most strings are hashed without being copied.
-    fn next(&mut self, length: usize) -> Result<&[u8], PickleError> {
+    fn next(&mut self, length: usize) -> Result<&[u8], ReadError<R::Error>> {
         if self.ahead.len() < length {
             self.read_ahead(length)?;
         }
@@ -171,36 +203,36 @@ impl<R: Read> Input<R> {
         Ok(&self.buffer[next])
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], PickleError> {
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError<R::Error>> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.next(N)?);
         Ok(bytes)
     }
 
     /// A line of text without its end.
-    fn line(&mut self, bound: usize) -> Result<Vec<u8>, PickleError> {
+    fn line(&mut self, bound: usize) -> Result<Vec<u8>, ReadError<R::Error>> {
         let at = self.at;
         let mut line = Vec::new();
         loop {
             match self.array()? {
                 [b'\n'] => return Ok(line),
                 [byte] if line.len() < bound => line.push(byte),
-                _ => return Err(too_much(at, "bytes in a line", bound as u64)),
+                _ => return Err(too_much(at, "bytes in a line", bound as u64).into()),
             }
         }
     }
 
     /// Whether nothing follows.
-    fn ended(&mut self) -> Result<bool, PickleError> {
+    fn ended(&mut self) -> Result<bool, ReadError<R::Error>> {
         match self.read_ahead(1) {
-            Err(PickleError::Truncated { .. }) => Ok(true),
+            Err(ReadError::Content(PickleError::Truncated { .. })) => Ok(true),
             result => result.map(|()| false),
         }
     }
 
     /// Reads until `length` bytes are there.
     #[cold]
-    fn read_ahead(&mut self, length: usize) -> Result<(), PickleError> {
+    fn read_ahead(&mut self, length: usize) -> Result<(), ReadError<R::Error>> {
         self.buffer.copy_within(self.ahead.clone(), 0);
         self.ahead = 0..self.ahead.len();
         if self.buffer.len() < length {
@@ -209,15 +241,16 @@ impl<R: Read> Input<R> {
         while self.ahead.len() < length {
             match self.source.read(&mut self.buffer[self.ahead.end..]) {
                 Ok(0) => {
-                    return Err(PickleError::Truncated { at: self.at + self.ahead.len() as u64 });
+                    return Err(
+                        PickleError::Truncated { at: self.at + self.ahead.len() as u64 }.into()
+                    );
                 }
                 Ok(read) => self.ahead.end += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(PickleError::Io(error)),
+                Err(error) => return Err(ReadError::Source(error)),
             }
         }
         if self.at + self.ahead.len() as u64 > self.bytes_max {
-            return Err(too_much(self.at, "bytes", self.bytes_max));
+            return Err(too_much(self.at, "bytes", self.bytes_max).into());
         }
         Ok(())
     }

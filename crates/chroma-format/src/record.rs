@@ -1,6 +1,8 @@
 //! Records: section 2.1 of <https://www.sqlite.org/fileformat2.html>. What a table or an index holds for one row.
 
-use std::{cmp::Ordering, hash::Hasher};
+use alloc::vec::Vec;
+
+use core::{cmp::Ordering, hash::Hasher};
 
 use twox_hash::XxHash3_64;
 
@@ -176,8 +178,8 @@ impl Fields {
     }
 }
 
-impl std::fmt::Debug for Shortening {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Debug for Shortening {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Shortening").field("at", &self.at).finish_non_exhaustive()
     }
 }
@@ -205,7 +207,7 @@ impl Shortening {
             (self.at, piece) = (self.at + now.len(), rest);
             if done + now.len() == field.len {
                 if field.len > KEPT_BYTES {
-                    field.digest = Some(std::mem::take(&mut self.hash).finish());
+                    field.digest = Some(core::mem::take(&mut self.hash).finish());
                     // Fields stand one behind the other; their places are counted anew at the end.
                     field.len = KEPT_BYTES;
                 }
@@ -252,7 +254,7 @@ impl Value<'_> {
     #[expect(clippy::cast_possible_truncation, reason = "only whole numbers far from the ends")]
     pub fn as_in_column_of_reals(self) -> Self {
         match self {
-            Self::Real(real) if real.fract() == 0.0 && real.abs() < WHOLE_MAX => {
+            Self::Real(real) if real - libm::trunc(real) == 0.0 && real.abs() < WHOLE_MAX => {
                 Self::Integer(real as i64)
             }
             other => other,
@@ -268,8 +270,8 @@ fn compare_numbers(integer: i64, real: f64) -> Ordering {
     } else if real >= TWO_TO_63 {
         Ordering::Less
     } else {
-        let whole = integer.cmp(&(real.trunc() as i64));
-        whole.then_with(|| compare_reals(0.0, real.fract()))
+        let whole = integer.cmp(&(libm::trunc(real) as i64));
+        whole.then_with(|| compare_reals(0.0, real - libm::trunc(real)))
     }
 }
 

@@ -2,10 +2,10 @@
 //! contradicts them. Hashes and texts are those of the `.sql` files in the wheels of chromadb 0.4.0 to 1.5.9. Migrations
 //! that are not known here are those of a newer Chroma and are never a fault.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use alloc::{format, string::String, vec::Vec};
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::fmt;
 
 use super::hash::{FNV_START, fnv1a};
 

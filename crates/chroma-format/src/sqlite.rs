@@ -184,13 +184,13 @@ fn u32_at(head: &[u8; HEADER_LEN], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     /// The header of a database of 46 pages as Chroma 1.5.9 makes it.
-    pub fn healthy() -> [u8; HEADER_LEN] {
+    fn healthy() -> [u8; HEADER_LEN] {
         let mut head = [0; HEADER_LEN];
         head[..16].copy_from_slice(MAGIC);
         head[16..24].copy_from_slice(&[0x10, 0, 1, 1, 0, 64, 32, 32]);

@@ -1,9 +1,12 @@
 //! Names of segment folders: the id of the segment, as Chroma writes ids.
 
+use alloc::{format, string::String};
+
 /// The number that an id stands for.
 pub type Uuid = u128;
 
 /// `3f2504e0-4f89-41d3-9a0c-0305e82c3301`, in either case: how Chroma names segments and their folders.
+#[must_use]
 pub fn parse_uuid(text: &[u8]) -> Option<Uuid> {
     if text.len() != 36 {
         return None;
@@ -16,6 +19,7 @@ pub fn parse_uuid(text: &[u8]) -> Option<Uuid> {
 }
 
 /// An id as Chroma writes it, in lower case.
+#[must_use]
 pub fn uuid_text(uuid: Uuid) -> String {
     let hex = format!("{uuid:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])

@@ -3,7 +3,7 @@
 //! `wal.c`: a header that holds, then frames with its salts, up to the last that ends a transaction. SQLite plays such a log
 //! whatever the header of the database says of its mode.
 
-use std::io;
+use alloc::{vec, vec::Vec};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 32;
@@ -89,13 +89,13 @@ impl WalHeader {
 }
 
 /// Follows a log that begins with `header` over at most `frames_max` frames. `read` fills the buffer from an offset, and
-/// answers `false` when the file ends before. `take` gets the frames of each transaction when its end has been found.
-pub fn walk(
+/// answers `false` when the file ends before. `take` gets the frames of each transaction when its end has been found. Errors of either end the walk.
+pub fn walk<E>(
     header: &WalHeader,
     frames_max: u32,
-    mut read: impl FnMut(u64, &mut [u8]) -> io::Result<bool>,
-    mut take: impl FnMut(&[Frame]) -> io::Result<()>,
-) -> io::Result<Committed> {
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<bool, E>,
+    mut take: impl FnMut(&[Frame]) -> Result<(), E>,
+) -> Result<Committed, E> {
     let mut frame = vec![0; FRAME_HEADER_LEN + header.page_bytes as usize];
     let (mut sum, mut at) = (header.sum, HEADER_LEN as u64);
     let mut committed = Committed { whole: true, ..Committed::default() };
@@ -135,11 +135,13 @@ const VERSION: u32 = 3_007_000;
 
 #[cfg(test)]
 mod tests {
+    use core::convert::Infallible;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn reader(bytes: &[u8]) -> impl FnMut(u64, &mut [u8]) -> io::Result<bool> + '_ {
+    fn reader(bytes: &[u8]) -> impl FnMut(u64, &mut [u8]) -> Result<bool, Infallible> + '_ {
         |at, buffer| {
             let at = usize::try_from(at).unwrap();
             let Some(part) = bytes.get(at..at + buffer.len()) else { return Ok(false) };

@@ -50,7 +50,9 @@ impl Log {
         let mut head = [0; wal::HEADER_LEN];
         let len = read_up_to(&file, &mut head, 0)?;
         let Some(header) = WalHeader::parse(&head[..len]) else { return Ok(Self::Nothing) };
-        let read = |at: u64, buffer: &mut [u8]| Ok(read_up_to(&file, buffer, at)? == buffer.len());
+        let read = |at: u64, buffer: &mut [u8]| {
+            read_up_to(&file, buffer, at).map(|read| read == buffer.len())
+        };
         let committed = wal::walk(&header, FRAMES_MAX, read, |_| Ok(()))?;
         if committed.transactions == 0 && committed.whole {
             return Ok(Self::Nothing);

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     collections::HashSet,
     fs::File,
-    io::{self, Read},
+    io,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -21,7 +21,7 @@ use crate::{
             Header, LabelProblems, Labels, LengthWalk, Level0Walk, LinkWalk, Pair, ReadableWalk,
             Shape,
         },
-        pickle::{self, Metadata, PickleError},
+        pickle::{self, Metadata, PickleError, ReadError},
     },
     host::{
         links::Place,
@@ -146,9 +146,11 @@ pub(super) fn metadata(
         Err(_) if manner.is_over() => {
             return Err(Refused::Stopped);
         }
-        Err(PickleError::Io(error)) => return Err(Refused::Io(part, error)),
-        Err(error @ PickleError::Hostile { .. }) => MetadataLook::Hostile(error.to_string()),
-        Err(error) => MetadataLook::Invalid(error.to_string()),
+        Err(ReadError::Source(error)) => return Err(Refused::Io(part, error)),
+        Err(ReadError::Content(error @ PickleError::Hostile { .. })) => {
+            MetadataLook::Hostile(error.to_string())
+        }
+        Err(ReadError::Content(error)) => MetadataLook::Invalid(error.to_string()),
     };
     if !matches!(look, MetadataLook::Sound(_)) {
         pairs.clear();
@@ -178,7 +180,7 @@ pub(super) fn names(
     match found {
         Ok(_) => Ok(names),
         Err(_) if manner.is_over() => Err(Refused::Stopped),
-        Err(PickleError::Io(error)) => Err(Refused::Io(part, error)),
+        Err(ReadError::Source(error)) => Err(Refused::Io(part, error)),
         // It was sound a moment ago.
         Err(_) => Err(Refused::Changed),
     }
@@ -497,7 +499,9 @@ struct Pieces<'a> {
     manner: Manner<'a>,
 }
 
-impl Read for Pieces<'_> {
+impl pickle::Source for Pieces<'_> {
+    type Error = io::Error;
+
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.manner.is_over() {
             return Err(io::Error::other("nobody wants it any more"));

@@ -252,7 +252,8 @@ fn read_wal(path: &Path) -> io::Result<WalLook> {
     let Some(header) = wal::WalHeader::parse(&head[..len]) else {
         return Ok(WalLook::Unusable(stamp));
     };
-    let read = |at: u64, buffer: &mut [u8]| Ok(read_up_to(&file, buffer, at)? == buffer.len());
+    let read =
+        |at: u64, buffer: &mut [u8]| read_up_to(&file, buffer, at).map(|read| read == buffer.len());
     let mut committed = wal::walk(&header, FRAMES_MAX, read, |_| Ok(()))?;
     if committed.transactions == 0 && !committed.whole {
         // The end of its first transaction is further on.

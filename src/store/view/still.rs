@@ -111,7 +111,7 @@ impl Log {
             if options.stop.load(std::sync::atomic::Ordering::Relaxed) {
                 return Ok(false);
             }
-            Ok(read_up_to(&file, buffer, at)? == buffer.len())
+            read_up_to(&file, buffer, at).map(|read| read == buffer.len())
         };
         let committed = wal::walk(&header, FRAMES_MAX, read, |more| {
             frames.extend(more.iter().map(|frame| (frame.page, frame.content_at)));

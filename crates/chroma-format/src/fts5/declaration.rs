@@ -1,5 +1,7 @@
 //! The statement that made a full-text table.
 
+use alloc::{borrow::ToOwned, string::String, vec::Vec};
+
 use super::Trigrams;
 
 /// A full-text table of the form that is known here.

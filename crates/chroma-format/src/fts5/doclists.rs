@@ -1,6 +1,8 @@
 //! The index over a doclist that goes on over several leaves: for each of them the first row on it. A query with two words
 //! skips by it, so rows that it leaves out are not found.
 
+use alloc::vec::Vec;
+
 use super::{Odd, Source, varint, varint_small};
 
 /// What the index over the doclist of the last term of a page must hold.
@@ -61,7 +63,7 @@ fn walk<S: Source>(
     level: u8,
     page: u32,
     top: u8,
-    left: &mut std::slice::Iter<'_, (u32, i64)>,
+    left: &mut core::slice::Iter<'_, (u32, i64)>,
 ) -> Result<(), S::Error> {
     let mut record = Vec::new();
     source.doclist_index(level, page, &mut record)?;

@@ -1,5 +1,7 @@
 //! What an index says as a whole: newer segments take the place of older ones, row by row.
 
+use alloc::vec::Vec;
+
 use super::{Odd, Segment, Source, Sum, sum::Row, trigram::term_of, varint_small};
 
 /// Walks over all `segments`, the newest first, to the sum of all positions that are in force.

@@ -5,6 +5,8 @@
 //! followed by its doclist of rows with their positions. Positions may go on over several leaves; the first row id and the
 //! first term of a leaf are written in full and others as the difference to the one before.
 
+use alloc::vec::Vec;
+
 use super::{Odd, doclists::Run, varint, varint_small};
 
 /// Where a segment's records come from, in this order.
@@ -63,7 +65,7 @@ pub struct Segment<S> {
     fresh: bool,
     ended: bool,
     /// Where the positions are: in the leaf, or in `spilled`.
-    positions: std::ops::Range<usize>,
+    positions: core::ops::Range<usize>,
     spilled: Option<Vec<u8>>,
     split: Split,
     run: Run,

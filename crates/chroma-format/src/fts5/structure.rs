@@ -1,5 +1,7 @@
 //! The small records: which segments there are, the totals, the number of tokens of a row.
 
+use alloc::vec::Vec;
+
 use super::{Odd, varint, varint_small};
 
 /// The segments of an index.

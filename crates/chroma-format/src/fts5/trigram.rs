@@ -1,7 +1,5 @@
 //! The tokenizer `trigram` (`fts5TriTokenize`): every three characters that follow each other, folded to lower case.
 
-use std::sync::LazyLock;
-
 use super::{
     Odd,
     sum::{Row, Sum},
@@ -64,7 +62,7 @@ impl Tokens {
 
     /// Adds the tokens that end in the next piece to `sum`. No character may stand in two pieces; see [`whole_characters`].
     pub fn add(&mut self, text: &[u8], sum: &mut Sum) -> Result<(), Odd> {
-        let fold = &**FOLD;
+        let fold = &FOLD;
         let Self { trigrams, row, term, characters } = self;
         let mut at = 0;
         while let Some(byte) = text.get(at) {
@@ -132,7 +130,7 @@ fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Odd> {
 pub(super) fn term_of(stored: &[u8]) -> Result<u64, Odd> {
     // Other first bytes are those of prefix indexes.
     let text = stored.strip_prefix(b"0").ok_or(Odd("a term of another index"))?;
-    let text = std::str::from_utf8(text).map_err(|_| Odd("a term that is no text"))?;
+    let text = core::str::from_utf8(text).map_err(|_| Odd("a term that is no text"))?;
     let mut characters = text.chars();
     let mut term = 0;
     for _ in 0..3 {
@@ -150,20 +148,30 @@ const TERM_MASK: u64 = (1 << 63) - 1;
 const CHARACTER_MAX: u32 = 0x10_ffff;
 
 /// What each character of the first plane folds to.
-static FOLD: LazyLock<Box<[u16; 0x1_0000]>> = LazyLock::new(|| {
-    let mut table = Box::new([0; 0x1_0000]);
-    for (character, folded) in (0..=u16::MAX).zip(table.iter_mut()) {
-        *folded = character;
+static FOLD: [u16; 0x1_0000] = {
+    let mut table = [0; 0x1_0000];
+    let mut character = u16::MAX;
+    while character > 0 {
+        table[character as usize] = character;
+        character -= 1;
     }
-    for (first, count, step, offset) in ASCII.iter().chain(&FOLDED) {
-        for character in (*first..first + count).step_by(usize::from(*step)) {
-            table[usize::from(character)] = character.wrapping_add_signed(*offset);
+    table = folding(table, &[(0x41, 26, 1, 32)]);
+    folding(table, &FOLDED)
+};
+
+const fn folding(mut table: [u16; 0x1_0000], rules: &[(u16, u16, u8, i16)]) -> [u16; 0x1_0000] {
+    let mut rule = 0;
+    while rule < rules.len() {
+        let (first, count, step, offset) = rules[rule];
+        let mut character = first;
+        while character < first + count {
+            table[character as usize] = character.wrapping_add_signed(offset);
+            character += step as u16;
         }
+        rule += 1;
     }
     table
-});
-
-const ASCII: [(u16, u16, u8, i16); 1] = [(0x41, 26, 1, 32)];
+}
 
 /// The rules of `sqlite3Fts5UnicodeFold`, which stem from the file `CaseFolding.txt` of Unicode: first character, how many
 /// from there, each or every second, and what is added.

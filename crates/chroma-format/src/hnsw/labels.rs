@@ -1,5 +1,7 @@
 //! The labels that `index_metadata.pickle` gives to ids, against those that the elements bear.
 
+use alloc::{format, string::String, vec, vec::Vec};
+
 use super::{Element, Exchange, Order};
 
 /// A label and the hash of the id that bears it.
@@ -138,7 +140,7 @@ impl LabelProblems {
 }
 
 /// Hashes that are kept; beyond that only their number is known.
-pub const MARKED_MAX: usize = 10_000;
+pub(super) const MARKED_MAX: usize = 10_000;
 
 /// 128 MB. A file of zeros takes no room on disk, and may have billions of elements.
 const NAMELESS_MAX: usize = 16_000_000;

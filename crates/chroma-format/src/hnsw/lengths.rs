@@ -1,6 +1,8 @@
 //! `length.bin`: the norm of each vector before it was normalised, 32-bit floats; Chroma multiplies with it when it gives
 //! vectors back from a cosine index.
 
+use alloc::{format, vec::Vec};
+
 use super::{Header, Problems, level0::EXPONENT};
 
 /// Walks over the numbers of the elements that the header states.

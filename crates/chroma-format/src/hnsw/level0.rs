@@ -1,5 +1,7 @@
 //! `data_level0.bin`: one element after the other, each with its neighbours at level 0, its vector and its label.
 
+use alloc::{format, vec::Vec};
+
 use super::{Header, Problems};
 
 /// Walks over the elements that the header states.
@@ -42,7 +44,7 @@ impl Level0Walk {
             if self.carry.len() < size {
                 return;
             }
-            let whole = std::mem::take(&mut self.carry);
+            let whole = core::mem::take(&mut self.carry);
             self.element(&whole, visit);
         }
         let mut elements = piece.chunks_exact(size);

@@ -1,6 +1,8 @@
 //! `link_lists.bin`: for each element the length of its links above level 0, and the links, level by level. One length
 //! that is impossible makes every later flush write far behind the end of the file, until the disk is full.
 
+use alloc::{format, vec::Vec};
+
 use super::{Header, Problems, level0::beyond};
 
 /// Walks over the records of all elements.
@@ -48,7 +50,7 @@ impl LinkWalk {
                 piece.split_at(wanted.saturating_sub(self.carry.len()).min(piece.len()));
             self.carry.extend_from_slice(more);
             piece = rest;
-            let mut carried = std::mem::take(&mut self.carry);
+            let mut carried = core::mem::take(&mut self.carry);
             let used = self.records(&carried);
             carried.drain(..used);
             self.carry = carried;

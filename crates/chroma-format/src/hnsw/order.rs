@@ -4,6 +4,8 @@
 //! threads; the releases before keep it between labels and elements, and take the ids of a batch in any order. What was
 //! shuffled in a batch never looks like one exact exchange over so many places, all between in order.
 
+use alloc::vec::Vec;
+
 /// Looks at a sequence, a number at a time. Remembers only where it falls.
 #[derive(Debug, Clone, Default)]
 pub struct Order {

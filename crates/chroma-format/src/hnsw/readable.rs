@@ -1,5 +1,7 @@
 //! How many vectors can be read out of `data_level0.bin` when `header.bin` cannot be trusted, or states more than is there.
 
+use alloc::{vec, vec::Vec};
+
 use super::{Header, level0::EXPONENT};
 
 /// Where things stand in an element of `data_level0.bin`: links, vector, label.
@@ -31,7 +33,7 @@ impl Shape {
             let elements = head.chunks_exact(shape.element_bytes()).take(GUESSED_BY);
             elements.len() > 0 && elements.filter_map(label_of).all(&given)
         };
-        let neighbours = std::iter::once(16).chain(1..=NEIGHBOURS_MAX);
+        let neighbours = core::iter::once(16).chain(1..=NEIGHBOURS_MAX);
         neighbours.filter_map(|neighbours| Self::new(neighbours, dimension)).find(fits)
     }
 
@@ -79,7 +81,7 @@ impl ReadableWalk {
             if self.carry.len() < element_bytes {
                 return;
             }
-            let element = std::mem::take(&mut self.carry);
+            let element = core::mem::take(&mut self.carry);
             self.note(&element);
         }
         let elements = piece.chunks_exact(element_bytes);
@@ -105,7 +107,7 @@ impl ReadableWalk {
         }
         if let Some(labels) = &self.labels {
             let Ok(at) = labels.binary_search(&label) else { return };
-            if std::mem::replace(&mut self.met[at], true) {
+            if core::mem::replace(&mut self.met[at], true) {
                 return;
             }
         }

@@ -4,10 +4,13 @@
 //!
 //! An element that no search with its own vector comes to is one that Chroma does not find either, although it is there.
 
-use std::{
-    cmp::Ordering,
-    collections::{BinaryHeap, HashMap},
+use alloc::{
+    collections::{BTreeMap, BinaryHeap},
+    vec,
+    vec::Vec,
 };
+
+use core::cmp::Ordering;
 
 use super::Header;
 
@@ -46,7 +49,7 @@ pub trait Elements {
 pub struct UpperLinks {
     bytes: Vec<u8>,
     /// Where the links of an element begin, and how many levels it has.
-    records: HashMap<u32, (usize, usize)>,
+    records: BTreeMap<u32, (usize, usize)>,
     level_bytes: usize,
 }
 
@@ -55,7 +58,7 @@ impl UpperLinks {
     #[must_use]
     pub fn parse(bytes: Vec<u8>, header: &Header) -> Option<Self> {
         let level_bytes = usize::try_from(header.level_bytes()).ok()?;
-        let mut records = HashMap::new();
+        let mut records = BTreeMap::new();
         let mut at = 0_usize;
         for index in 0..u32::try_from(header.elements).ok()? {
             let length = usize::try_from(u32_at(bytes.get(at..)?)?).ok()?;
@@ -376,7 +379,7 @@ mod tests {
                 }
             }
         }
-        let upper = UpperLinks { records: HashMap::new(), ..upper };
+        let upper = UpperLinks { records: BTreeMap::new(), ..upper };
         let mut search = Search::new(header, Space::L2, &upper, Bytes(bytes)).unwrap();
         let own = search.element(lost).unwrap();
         let found = search.nearest(&own.vector, 100, false).unwrap();

@@ -1,9 +1,11 @@
 //! The stack machine. Dictionaries are not built: a pair goes where its dictionary leads as soon as the next value shows
 //! that it is whole.
 
-use std::{collections::BTreeMap, io::Read};
+use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
-use super::{Family, Input, Limits, Metadata, PickleError, hash, too_much};
+use alloc::collections::BTreeMap;
+
+use super::{Family, Input, Limits, Metadata, PickleError, ReadError, Source, hash, too_much};
 
 /// A value, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +65,12 @@ impl Name {
 type Naming<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
 /// Walks over one pickle.
-pub(super) fn run<'a, R: Read>(
+pub(super) fn run<'a, R: Source>(
     input: &mut Input<R>,
     limits: Limits,
     visit: &'a mut dyn FnMut(u64, u64),
     naming: Option<Naming<'a>>,
-) -> Result<Metadata, PickleError> {
+) -> Result<Metadata, ReadError<R::Error>> {
     let mut machine = Machine {
         limits,
         stack: Vec::new(),
@@ -163,12 +165,17 @@ struct Facts {
 }
 
 impl Machine<'_> {
-    fn step<R: Read>(&mut self, op: u8, at: u64, input: &mut Input<R>) -> Result<(), PickleError> {
+    fn step<R: Source>(
+        &mut self,
+        op: u8,
+        at: u64,
+        input: &mut Input<R>,
+    ) -> Result<(), ReadError<R::Error>> {
         match op {
             PROTO => {
                 let [version] = input.array()?;
                 if version > 5 {
-                    return Err(foreign(at, format!("protocol {version}")));
+                    return Err(foreign(at, format!("protocol {version}")).into());
                 }
             }
             FRAME => {
@@ -179,7 +186,7 @@ impl Machine<'_> {
             NONE => self.push(Value::None, at)?,
             MARK => {
                 if self.marks.len() >= self.limits.depth_max {
-                    return Err(too_much(at, "levels", self.limits.depth_max as u64));
+                    return Err(too_much(at, "levels", self.limits.depth_max as u64).into());
                 }
                 self.marks.push(self.stack.len());
             }
@@ -233,19 +240,19 @@ impl Machine<'_> {
     }
 
     /// What makes objects: allowed for Chroma's one class only.
-    fn object<R: Read>(
+    fn object<R: Source>(
         &mut self,
         op: u8,
         at: u64,
         input: &mut Input<R>,
-    ) -> Result<(), PickleError> {
+    ) -> Result<(), ReadError<R::Error>> {
         match op {
             GLOBAL => {
                 let module = input.line(LINE_MAX)?;
                 let name = input.line(LINE_MAX)?;
                 if (&module[..], &name[..]) != (MODULE, CLASS) {
                     let (module, name) = (shown(&module), shown(&name));
-                    return Err(hostile(at, format!("imports {module}.{name}")));
+                    return Err(hostile(at, format!("imports {module}.{name}")).into());
                 }
                 self.push(Value::Class, at)?;
             }
@@ -255,14 +262,14 @@ impl Machine<'_> {
                     && matches!(name, Value::Text { name: Name::Class, .. });
                 if !known {
                     let [module, name] = &self.texts;
-                    return Err(hostile(at, format!("imports {module}.{name}")));
+                    return Err(hostile(at, format!("imports {module}.{name}")).into());
                 }
                 self.push(Value::Class, at)?;
             }
             NEWOBJ => {
                 let (arguments, class) = (self.pop(at)?, self.pop(at)?);
                 if (class, arguments) != (Value::Class, Value::Tuple) {
-                    return Err(hostile(at, "makes an object of something else".to_owned()));
+                    return Err(hostile(at, "makes an object of something else".to_owned()).into());
                 }
                 self.facts.object = true;
                 self.push(Value::Object, at)?;
@@ -271,44 +278,52 @@ impl Machine<'_> {
                 let state = self.pop(at)?;
                 let object = self.stack.last().copied();
                 if object != Some(Value::Object) || state != Value::Dict(Role::Root) {
-                    return Err(hostile(at, "sets the state of something else".to_owned()));
+                    return Err(hostile(at, "sets the state of something else".to_owned()).into());
                 }
                 self.facts.built = true;
             }
-            REDUCE => return Err(hostile(at, "calls a function (REDUCE)".to_owned())),
+            REDUCE => return Err(hostile(at, "calls a function (REDUCE)".to_owned()).into()),
             INST | OBJ | NEWOBJ_EX => {
-                return Err(hostile(at, "makes an object by a call".to_owned()));
+                return Err(hostile(at, "makes an object by a call".to_owned()).into());
             }
             EXT1 | EXT2 | EXT4 => {
-                return Err(hostile(at, "imports from the extension registry".to_owned()));
+                return Err(hostile(at, "imports from the extension registry".to_owned()).into());
             }
-            other => return Err(foreign(at, format!("opcode 0x{other:02x}"))),
+            other => return Err(foreign(at, format!("opcode 0x{other:02x}")).into()),
         }
         Ok(())
     }
 
-    fn finish<R: Read>(mut self, input: &mut Input<R>, at: u64) -> Result<Metadata, PickleError> {
+    fn finish<R: Source>(
+        mut self,
+        input: &mut Input<R>,
+        at: u64,
+    ) -> Result<Metadata, ReadError<R::Error>> {
         let result = self.pop(at)?;
         let facts = &self.facts;
         let family = match result {
             Value::Object if facts.built => Family::PersistentData,
             Value::Dict(Role::Root) if !facts.object => Family::Plain,
-            _ => return Err(foreign(at, "another value than Chroma's as its result".to_owned())),
+            _ => {
+                return Err(
+                    foreign(at, "another value than Chroma's as its result".to_owned()).into()
+                );
+            }
         };
         if !self.stack.is_empty() || !self.marks.is_empty() {
-            return Err(foreign(at, "values that are left over".to_owned()));
+            return Err(foreign(at, "values that are left over".to_owned()).into());
         }
         if !input.ended()? {
-            return Err(foreign(input.at, "bytes behind its end".to_owned()));
+            return Err(foreign(input.at, "bytes behind its end".to_owned()).into());
         }
         if facts.seen_maps != [true; 2] {
-            return Err(PickleError::Incomplete("id_to_label or label_to_id is not in it"));
+            return Err(PickleError::Incomplete("id_to_label or label_to_id is not in it").into());
         }
         let Some(total) = facts.total else {
-            return Err(PickleError::Incomplete("total_elements_added is not in it"));
+            return Err(PickleError::Incomplete("total_elements_added is not in it").into());
         };
         if !facts.seen_dimensionality {
-            return Err(PickleError::Incomplete("dimensionality is not in it"));
+            return Err(PickleError::Incomplete("dimensionality is not in it").into());
         }
         Ok(Metadata {
             family,
@@ -334,10 +349,14 @@ impl Machine<'_> {
     }
 
     /// An integer of up to eight bytes, least significant first.
-    fn long<R: Read>(&mut self, at: u64, input: &mut Input<R>) -> Result<(), PickleError> {
+    fn long<R: Source>(
+        &mut self,
+        at: u64,
+        input: &mut Input<R>,
+    ) -> Result<(), ReadError<R::Error>> {
         let [length] = input.array()?;
         if length > 8 {
-            return Err(too_much(at, "bytes in an integer", 8));
+            return Err(too_much(at, "bytes in an integer", 8).into());
         }
         let mut bytes = [0; 8];
         let length = usize::from(length);
@@ -346,18 +365,18 @@ impl Machine<'_> {
         if negative {
             bytes[length..].fill(0xff);
         }
-        self.push(Value::Int(i64::from_le_bytes(bytes)), at)
+        Ok(self.push(Value::Int(i64::from_le_bytes(bytes)), at)?)
     }
 
-    fn text<R: Read>(
+    fn text<R: Source>(
         &mut self,
         length: u64,
         at: u64,
         input: &mut Input<R>,
-    ) -> Result<(), PickleError> {
+    ) -> Result<(), ReadError<R::Error>> {
         let bound = self.limits.string_bytes_max;
         let Some(length) = usize::try_from(length).ok().filter(|length| *length <= bound) else {
-            return Err(too_much(at, "bytes in a string", bound as u64));
+            return Err(too_much(at, "bytes in a string", bound as u64).into());
         };
         let text = input.next(length)?;
         let hash = hash(text);
@@ -370,7 +389,7 @@ impl Machine<'_> {
             self.texts.rotate_left(1);
             self.texts[1] = shown(text);
         }
-        self.push(Value::Text { hash, name }, at)
+        Ok(self.push(Value::Text { hash, name }, at)?)
     }
 
     /// Puts a value on the stack; the pair before it in the same dictionary is whole now.

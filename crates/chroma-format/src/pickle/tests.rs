@@ -28,8 +28,11 @@ fn small_fixtures() -> impl Iterator<Item = (String, Vec<u8>)> {
 
 fn pairs(bytes: &[u8]) -> Result<(Metadata, Vec<(u64, u64)>), PickleError> {
     let mut pairs = Vec::new();
-    let metadata = read(bytes, Limits::default(), &mut |id, label| pairs.push((id, label)))?;
-    Ok((metadata, pairs))
+    let read = read(bytes, Limits::default(), &mut |id, label| pairs.push((id, label)));
+    match read {
+        Ok(metadata) => Ok((metadata, pairs)),
+        Err(ReadError::Content(error)) => Err(error),
+    }
 }
 
 #[test]
@@ -227,10 +230,19 @@ fn foreign_files_are_refused() {
     assert!(pairs(&bytes).unwrap_err().to_string().contains("behind its end"));
     let limits = Limits { bytes_max: 50, ..Limits::default() };
     let error = read(&bytes[..], limits, &mut |_, _| {}).unwrap_err();
-    assert!(matches!(error, PickleError::TooMuch { what: "bytes", .. }), "{error}");
+    assert!(
+        matches!(error, ReadError::Content(PickleError::TooMuch { what: "bytes", .. })),
+        "{error:?}"
+    );
     let limits = Limits { memo_max: 5, ..Limits::default() };
     let error = read(&python(3)[..], limits, &mut |_, _| {}).unwrap_err();
-    assert!(matches!(error, PickleError::TooMuch { what: "values to remember", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            ReadError::Content(PickleError::TooMuch { what: "values to remember", .. })
+        ),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -273,8 +285,10 @@ proptest! {
         step in 1_usize..2 * BUFFER_BYTES,
     ) {
         struct Steps<'a>(&'a [u8], usize);
-        impl Read for Steps<'_> {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        impl Source for Steps<'_> {
+            type Error = Infallible;
+
+            fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Infallible> {
                 let most = buffer.len().min(self.1);
                 self.0.read(&mut buffer[..most])
             }
