@@ -40,17 +40,17 @@ const RULES: &[(Act, &[Code], &str)] = &[
     (
         Act::Stop,
         &[Code::StoreReplaced],
-        "save the open file as {code} says: the process that holds it has the only copy, which goes when it ends.",
+        "save the open file as {code} says: the process that holds it has the only copy, and it is gone when that process ends.",
     ),
     (
         Act::Start,
         &[Code::StoreReplaced],
-        "save the open file as {code} says: it goes when the process that holds it ends.",
+        "save the open file as {code} says: it is gone when the process that holds it ends.",
     ),
     (
         Act::Start,
         &[Code::SegmentMetadataHostile],
-        "exchange the folder as {code} says: a start may run the code in it.",
+        "replace the folder as {code} says: a start may run the code in it.",
     ),
     (
         Act::Start,
@@ -67,12 +67,12 @@ const RULES: &[(Act, &[Code], &str)] = &[
     (
         Act::Start,
         &[Code::JournalForeign],
-        "do what {code} says: the next open would play the wrong journal over the database.",
+        "do what {code} says: the next open would write the wrong journal over the database.",
     ),
     (
         Act::Open,
         &[Code::JournalForeign],
-        "do what {code} says: the next open would play the wrong journal over the database.",
+        "do what {code} says: the next open would write the wrong journal over the database.",
     ),
     (
         Act::Start,
@@ -105,7 +105,7 @@ const RULES: &[(Act, &[Code], &str)] = &[
             Code::DiskUsageCritical,
             Code::PermissionUnwritable,
         ],
-        "do what {code} says: a start before would make it worse, or fail.",
+        "do what {code} says: an earlier start would make it worse, or fail.",
     ),
     (
         Act::Vacuum,
@@ -146,7 +146,7 @@ const RULES: &[(Act, &[Code], &str)] = &[
             Code::SqliteCorrupt,
             Code::SqliteTruncated,
         ],
-        "do what {code} says: until then the folder may be the one that is wanted.",
+        "do what {code} says: until then that folder may be the one you need.",
     ),
     (
         Act::Rebuild,
@@ -190,7 +190,7 @@ mod tests {
             (
                 C::ServerGone,
                 &[C::SegmentMetadataHostile, C::SegmentMissing],
-                Some("exchange the folder as segment_metadata_hostile"),
+                Some("replace the folder as segment_metadata_hostile"),
             ),
             (
                 C::SqliteMissing,
@@ -211,7 +211,7 @@ mod tests {
             (
                 C::SegmentOrphan,
                 &[C::CatalogEmpty],
-                Some("do what catalog_empty says: until then the folder"),
+                Some("do what catalog_empty says: until then that folder"),
             ),
             (
                 C::FtsOutOfStep,

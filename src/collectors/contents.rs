@@ -367,7 +367,7 @@ impl Contents {
     fn unfinished(&self, turn: &Turn) -> Option<CollectError> {
         let whole = self.scan.is_none() && self.walk.as_ref().is_none_or(|walk| !walk.under_way());
         (turn.deep && self.looked.is_some() && !whole).then(|| {
-            let what = "the queue and the documents were not read to their end in the time for it";
+            let what = "there was not enough time to read the queue and the documents to their end";
             CollectError::Other(what.to_owned())
         })
     }

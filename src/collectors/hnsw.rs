@@ -569,7 +569,7 @@ impl Segments {
         for finding in findings.iter_mut().filter(is_missing) {
             let severity = finding.severity.max(Severity::Warning);
             let evidence = format!(
-                "{}; {unknown} folders with an index lie here that the database does not know{and}: chroma.sqlite3 was exchanged for that of another store, or the folders were",
+                "{}; {unknown} folders with an index are here that the database does not know{and}: chroma.sqlite3 was exchanged for that of another store, or the folders were",
                 finding.evidence
             );
             let told = Finding::new(finding.code, finding.subject.clone(), evidence)
@@ -682,7 +682,7 @@ impl Collector for Segments {
             if !unsure || !first || looks >= LOOKS_MAX || turn.stopped() {
                 self.remember();
                 if unsure && self.is_single(turn) {
-                    let what = "an index looks wrong, and was another at each look: run check again when Chroma writes less";
+                    let what = "an index seems wrong, and it changed during each reading: run check again when Chroma writes less";
                     out.problems.push(CollectError::Other(what.to_owned()));
                 }
                 if self.context.single_turn() && !turn.deep && self.compared.is_none() {

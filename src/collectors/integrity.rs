@@ -347,7 +347,7 @@ impl Integrity {
             let name = check.as_str();
             let interval = schedule::interval(check, &self.context.config.collect);
             let evidence = format!(
-                "the check {name} has come to no verdict for {}, its interval is {}; the last try said {}",
+                "the check {name} has come to no verdict for {}, its interval is {}; the last attempt said {}",
                 duration::format(whole_minutes(without)),
                 duration::format(interval),
                 state.as_str()
@@ -531,7 +531,7 @@ impl Integrity {
             match self.past(check) {
                 Some(past) if past.last_run.is_some() => past.reason.clone(),
                 _ if self.jobs.iter().any(|job| job.checks.contains(&check)) => {
-                    Some("it is under way, and never ran before".to_owned())
+                    Some("it runs for the first time".to_owned())
                 }
                 _ => Some(format!("it has not run yet ({})", state.as_str())),
             }

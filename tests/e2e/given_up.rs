@@ -96,7 +96,7 @@ fn a_quick_check_finds_damage_and_names_what_it_left_out() {
         assert_eq!(corrupt, want == "critical", "{store:#}");
         let quick = &store["integrity"]["quick"];
         assert_eq!(*quick == "ok", want == "ok", "{store:#}");
-        assert!(store["integrity"]["full"].is_null(), "it was not looked at: {store:#}");
+        assert!(store["integrity"]["full"].is_null(), "it was not read: {store:#}");
         let left_out = store["left_out"].as_array().unwrap();
         assert!(left_out.iter().any(|what| what == "the full check"), "{store:#}");
     }

@@ -1,4 +1,4 @@
-//! What only Prometheus can say: that an exporter is gone, stands still, or cannot reach those whom it should tell.
+//! What only Prometheus can say: that an exporter is gone, has stopped reading, or cannot reach its receivers.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,6 +16,8 @@ struct Own {
     severity: &'static str,
     summary: &'static str,
     description: &'static str,
+    /// What to type on the host of the exporter; empty where no command helps.
+    command: &'static str,
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]
@@ -36,7 +38,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(5),
             severity: "critical",
             summary: "No chroma_exporter is being scraped",
-            description: "Nobody says whether the data of any Chroma is safe. Look at the targets of Prometheus and at the service: systemctl status chroma_exporter",
+            description: "Nobody says whether the data of any Chroma is safe. Look at the targets of Prometheus and at the service.",
+            command: "systemctl status chroma_exporter",
         },
         Own {
             alert: "ChromaExporterDown",
@@ -44,7 +47,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(5),
             severity: "critical",
             summary: "A chroma_exporter does not answer",
-            description: "Nobody says whether the data of the Chromas on {{ $labels.instance }} is safe. Look there with: systemctl status chroma_exporter; journalctl -u chroma_exporter",
+            description: "Nobody says whether the data of the Chromas on {{ $labels.instance }} is safe. Look at the service there.",
+            command: "systemctl status chroma_exporter; journalctl -u chroma_exporter",
         },
         Own {
             alert: "ChromaStoreUnwatched",
@@ -53,23 +57,26 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(10),
             severity: "warning",
             summary: "A Chroma store is not watched any more",
-            description: "The exporter on {{ $labels.instance }} answers and does not speak of {{ $labels.store }} ({{ $labels.path }}), which it watched within the last six hours. If that was wanted, silence this; else look with: chroma_exporter config print",
+            description: "The exporter on {{ $labels.instance }} answers, but it does not know {{ $labels.store }} ({{ $labels.path }}) any more, which it watched within the last six hours. If that was wanted, silence this alert. If not, look at its configuration.",
+            command: "chroma_exporter config print",
         },
         Own {
             alert: "ChromaReadingsStale",
             expr: "time() - chroma_exporter_snapshot_timestamp_seconds > 300".to_owned(),
             hold: minutes(1),
             severity: "warning",
-            summary: "The readings of a chroma_exporter stand still",
-            description: "The exporter on {{ $labels.instance }} answers and has read nothing for {{ $value | humanizeDuration }}, or its clock is not that of Prometheus. Look at its log, then restart it.",
+            summary: "A chroma_exporter reads nothing any more",
+            description: "The exporter on {{ $labels.instance }} answers, but it has read nothing for {{ $value | humanizeDuration }}, or its clock differs from that of Prometheus. Look at its log, then restart it.",
+            command: "journalctl -u chroma_exporter",
         },
         Own {
             alert: "ChromaCollectorStale",
             expr: last_run,
             hold: minutes(1),
             severity: "warning",
-            summary: "A reading of a Chroma store stands still",
-            description: "{{ $labels.collector }} of {{ $labels.store }} on {{ $labels.instance }} last ran {{ $value | humanizeDuration }} ago: its series are that old. Look for a mount that hangs, then restart the exporter.",
+            summary: "A collector of a Chroma store does not run any more",
+            description: "The collector {{ $labels.collector }} of {{ $labels.store }} on {{ $labels.instance }} last ran {{ $value | humanizeDuration }} ago. Its series are that old. Look for a mount that hangs, then restart the exporter.",
+            command: "",
         },
         Own {
             alert: "ChromaIntegrityCheckStale",
@@ -77,23 +84,26 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(5),
             severity: "warning",
             summary: "An integrity check of a Chroma store is not run",
-            description: "The check {{ $labels.check }} of {{ $labels.store }} on {{ $labels.instance }} has been due for {{ $value | humanizeDuration }}: damage would not be noticed. Run it with: chroma_exporter check, and restart the exporter.",
+            description: "The check {{ $labels.check }} of {{ $labels.store }} on {{ $labels.instance }} has been due for {{ $value | humanizeDuration }}. Damage would not be noticed. Run it by hand, and restart the exporter.",
+            command: "chroma_exporter check",
         },
         Own {
             alert: "ChromaNotificationsFailing",
             expr: "chroma_exporter_notification_queue_length > 0\nand on (instance, job, receiver)\n  (time() - chroma_exporter_notification_oldest_timestamp_seconds > 300)".to_owned(),
             hold: minutes(1),
             severity: "warning",
-            summary: "A receiver takes no alerts of a chroma_exporter",
-            description: "{{ $value }} alerts of {{ $labels.instance }} have been waiting for {{ $labels.receiver }} for minutes. Try it with: chroma_exporter notify {{ $labels.receiver }}",
+            summary: "A receiver accepts no alerts of a chroma_exporter",
+            description: "{{ $value }} alerts of {{ $labels.instance }} have waited for {{ $labels.receiver }} for minutes. Try that receiver on the host.",
+            command: "chroma_exporter notify {{ $labels.receiver }}",
         },
         Own {
             alert: "ChromaNotificationsLost",
             expr: "increase(chroma_exporter_notification_dead_letters_total[1h]) > 0".to_owned(),
             hold: Duration::ZERO,
             severity: "warning",
-            summary: "A receiver was not told of alerts of a chroma_exporter",
-            description: "{{ $labels.receiver }} of {{ $labels.instance }} refused alerts for good or took none for too long: {{ $value | humanize }} in the last hour. The log of the exporter says which and why.",
+            summary: "Alerts of a chroma_exporter did not reach a receiver",
+            description: "{{ $labels.receiver }} of {{ $labels.instance }} refused alerts for good or accepted none for too long: {{ $value | humanize }} in the last hour. The log of the exporter says which and why.",
+            command: "journalctl -u chroma_exporter",
         },
         Own {
             alert: "ChromaAlertStateNotKept",
@@ -101,7 +111,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(15),
             severity: "warning",
             summary: "A chroma_exporter keeps its alerts in memory only",
-            description: "A restart of the exporter on {{ $labels.instance }} would forget what fires and what is still to be told. See whether its state directory (--state.dir) is full or cannot be written.",
+            description: "A restart of the exporter on {{ $labels.instance }} would forget which alerts fire and which are still to be sent. See whether its state directory (--state.dir) is full or cannot be written.",
+            command: "",
         },
         Own {
             alert: "ChromaConfigReloadFailed",
@@ -109,7 +120,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(5),
             severity: "warning",
             summary: "A chroma_exporter could not load its configuration",
-            description: "The exporter on {{ $labels.instance }} goes on with the configuration before. See what is wrong with: chroma_exporter config check",
+            description: "The exporter on {{ $labels.instance }} goes on with its previous configuration. See what is wrong with the new one.",
+            command: "chroma_exporter config check",
         },
         Own {
             alert: "ChromaSeriesDropped",
@@ -117,7 +129,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: minutes(15),
             severity: "warning",
             summary: "A chroma_exporter leaves series out",
-            description: "{{ $value }} series of {{ $labels.instance }} are not on its page because of the bound (limits in its configuration): rules of your own over them are blind. Findings are never left out.",
+            description: "The page of {{ $labels.instance }} leaves out {{ $value }} series, because its configuration limits them (limits). Your own rules over them see nothing. Findings are never left out.",
+            command: "",
         },
         Own {
             alert: "ChromaWatchdog",
@@ -125,7 +138,8 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             hold: Duration::ZERO,
             severity: "info",
             summary: "The path of alerts works",
-            description: "Always fires: whoever receives it should say so when it stops coming.",
+            description: "This alert always fires. Whoever receives it should give an alarm when it stops coming.",
+            command: "",
         },
     ];
     all.into_iter().map(|own| alerting(own, options)).collect()
@@ -135,10 +149,15 @@ fn alerting(own: Own, options: &Options) -> Alerting {
     let page =
         if own.description.contains("$labels.store") { STORE_DASHBOARD } else { FLEET_DASHBOARD };
     let anchor = format!("runbooks/exporter.md#{}", own.alert.to_lowercase());
+    let lines = [own.description, own.command].into_iter().filter(|line| !line.is_empty());
+    let description = lines.collect::<Vec<_>>().join("\n");
     let mut annotations = BTreeMap::from([
         ("summary", LitString(own.summary.to_owned())),
-        ("description", LitString(own.description.to_owned())),
+        ("description", LitString(description)),
     ]);
+    if !own.command.is_empty() {
+        annotations.insert("command", LitString(own.command.to_owned()));
+    }
     annotations.extend(dashboard(options, page));
     // An exporter that is gone serves no runbook, and without an instance nobody is asked.
     let answers = !NOBODY_ANSWERS.contains(&own.alert);

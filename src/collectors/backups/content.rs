@@ -28,7 +28,7 @@ use crate::{
 pub(super) enum Walked {
     /// Everything is there; what is in it.
     Whole(Holds),
-    /// It was given up at a bound.
+    /// It was stopped at a limit.
     GivenUp,
 }
 
@@ -162,7 +162,7 @@ fn finish(walked: io::Result<Result<Walked, Fault>>, kind: Kind) -> Result<Walke
         // These decoders also err on what is sound and only needs more memory, or a dictionary.
         (_, Kind::Xz | Kind::Zstd) => Err(Fault::new(
             Reason::Unknown,
-            format!("it cannot be unpacked here ({error}), so that what is in it is not known"),
+            format!("it cannot be unpacked here ({error}): its content is not known"),
         )),
         _ => Err(Fault::unreadable(&error)),
     })

@@ -142,10 +142,7 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
             Some(Holds::database_alone())
         }
         None => {
-            return Err(Fault::new(
-                Reason::Unknown,
-                "it is of a kind whose end cannot be told from the outside",
-            ));
+            return Err(Fault::new(Reason::Unknown, "its format does not show where it ends"));
         }
         Some(Kind::Sqlite) => {
             sqlite(&file, size)?;
@@ -306,7 +303,7 @@ fn ended(whole: bool, what: &str) -> Result<(), Fault> {
 }
 
 fn too_large() -> Fault {
-    Fault::new(Reason::Unknown, "it is too large to be walked to its end")
+    Fault::new(Reason::Unknown, "it is too large to be read to its end")
 }
 
 fn open(path: &Path) -> Result<File, Fault> {

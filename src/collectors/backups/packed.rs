@@ -45,7 +45,7 @@ impl<'a> Unpacked<'a> {
 
     fn read(&mut self, len: usize) -> io::Result<usize> {
         if self.bytes_left == 0 || (self.stopped)() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "given up at a bound"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "stopped at a limit"));
         }
         let read = self.inner.read(&mut self.scratch[..len.min(SCRATCH_BYTES)])?;
         self.bytes_left = self.bytes_left.saturating_sub(read as u64);

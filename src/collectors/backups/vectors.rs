@@ -161,7 +161,7 @@ impl Vectors {
                 None
             } else {
                 unknown(
-                    "it is too large to be unpacked here, and whether the index folders are in it is not known",
+                    "it is too large to be unpacked here: it is not known whether the index folders are in it",
                 )
             };
         };

@@ -385,7 +385,7 @@ impl Catalogue {
         let name = &collection.name;
         if !is_uuid(key) {
             let words =
-                || format!("\"{name}\": its id is no UUID, and no list of collections can be made");
+                || format!("\"{name}\": its id is no UUID: the collections cannot be listed");
             tally.add(Code::CollectionConfigInvalid, "collections", words);
         }
         if let Err(reason) = &collection.config {
@@ -412,7 +412,7 @@ impl Catalogue {
         if own.is_empty() && collection.never_filled() {
             let words = || {
                 format!(
-                    "\"{name}\" has no segment and never had a record: making it failed; delete it and make it again"
+                    "\"{name}\" has no segment and never had a record: its creation failed; delete it and create it again"
                 )
             };
             let code = Code::CollectionWithoutSegments;
@@ -456,7 +456,7 @@ impl Catalogue {
         if !databases.contains_key(database) && !explained {
             let words = || {
                 format!(
-                    "\"{}\" belongs to no database: it is hidden, its data are there",
+                    "\"{}\" belongs to no database: it is hidden, and its data is still there",
                     collection.name
                 )
             };

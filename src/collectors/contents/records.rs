@@ -232,7 +232,7 @@ impl Seen {
                 tally.add_about(code, code.severity(), subject, words, cases.clone());
             }
         };
-        let text = "the two copies of the document have one length and differ";
+        let text = "the two copies of the document have the same length and differ";
         add(Code::SqliteValueMismatch, "embedding_metadata", &self.changed, text);
         let table = FULLTEXT;
         let text = "the document is not in the full-text table";
@@ -243,7 +243,7 @@ impl Seen {
         add(Code::FtsOutOfStep, table, &self.by_rowid, text);
         let text = "the full-text table has a text and the record has no document";
         add(Code::FtsOutOfStep, table, &self.stale, text);
-        let text = "metadata are there and their record is not";
+        let text = "metadata without their record";
         add(Code::OrphanRows, "embedding_metadata", &self.headless, text);
         let mut findings = tally.into_findings();
         findings.extend(self.beyond_nul(catalogue));
@@ -264,12 +264,11 @@ impl Seen {
         };
         let mut evidence = Vec::new();
         if cut.count > 0 {
-            evidence
-                .push(format!("$contains does not find what stands behind U+0000: {}", of(cut)));
+            evidence.push(format!("$contains does not find what follows U+0000: {}", of(cut)));
         }
         if whole.count > 0 {
             evidence.push(format!(
-                "the index goes on behind U+0000, so a newer SQLite than 3.46 wrote it; an older one calls it malformed, and fails or leaves entries behind when these records change: {}",
+                "the index goes on after U+0000: a newer SQLite than 3.46 wrote it; an older one calls it malformed, and fails or leaves entries behind when these records change: {}",
                 of(whole)
             ));
         }

@@ -39,7 +39,7 @@ pub(super) fn judge_still(
         if lag.newest > seen.newest && now.since(seen.since) >= STILL_FOR {
             let words = || {
                 format!(
-                    "{} segment of \"{}\" has stood at row {} for {} s while rows up to {} came in; {} wait",
+                    "{} segment of \"{}\" has stayed at row {} for {} s while rows up to {} came in; {} wait",
                     lag.scope.as_str(),
                     lag.collection,
                     lag.position.unwrap_or(0),

@@ -125,7 +125,7 @@ fn will_fill(
     let found = left.is_some_and(|left| left <= within) && ratio.is_some_and(|r| r >= level);
     to.add(Code::DiskWillFill, found, || {
         format!(
-            "full in {} at the present pace; {} used, {} available",
+            "full in {} at the present rate; {} used, {} available",
             human::span(left.unwrap_or_default()),
             human::ratio(ratio.unwrap_or(0.0)),
             human::bytes(facts.space.avail_bytes),

@@ -30,7 +30,7 @@ pub(crate) fn judge(mount: &Mount, whose: Whose, point: &str) -> Vec<Finding> {
         }
         Whose::Host if is_memory(fstype) => {
             format!(
-                "{fstype} at {point} lies in memory: its data are gone with the next start of the host"
+                "{fstype} at {point} is in memory: its data are gone with the next start of the host"
             )
         }
         _ if is_layer(mount, whose) => {
@@ -129,7 +129,7 @@ mod tests {
             ("9p", "/mnt/c", Host, "disk_remote 9p from what at /mnt/c"),
             ("fuse.sshfs", "/srv", Host, "disk_remote fuse.sshfs from what at /srv"),
             ("fuse.s3fs", "/srv", Host, "disk_remote fuse.s3fs from what at /srv"),
-            ("tmpfs", "/tmp", Host, "disk_temporary tmpfs at /tmp lies in memory"),
+            ("tmpfs", "/tmp", Host, "disk_temporary tmpfs at /tmp is in memory"),
             ("tmpfs", "/data", Container, "disk_temporary tmpfs at /data in a container"),
             ("overlay", "/", Container, "disk_temporary overlay at / is the layer"),
             ("overlay", "/", Host, ""),

@@ -357,7 +357,7 @@ impl Outcome {
     fn used_up(&mut self, day_max: Duration) {
         (self.compared, self.complete) = (false, false);
         self.problems.push(CollectError::Other(format!(
-            "the indexes were not looked over to the end: the expensive checks of this store have taken {} within a day, which is as long as they may",
+            "the indexes were not checked to the end: the expensive checks of this store have taken {} within a day, which is their limit",
             duration::format(day_max)
         )));
     }

@@ -492,7 +492,7 @@ fn contents(
     if let Some((Exchange { places: [a, b], numbers: [x, y] }, more)) = labels.exchanged {
         let more = if more > 0 { format!(" (and {more} more pairs)") } else { String::new() };
         return Err(torn(format!(
-            "elements {a} and {b} bear each other's label, {x} and {y}{more}: all others stand in the order of theirs"
+            "elements {a} and {b} have each other's label, {x} and {y}{more}: all others are in the order of their labels"
         )));
     }
     // What a flush wrote that did not come to its end is still in the queue.
@@ -525,7 +525,7 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
     }
     if strays > 0 && compared.strays_last && missing > 0 && !compared.position_ahead {
         let evidence = format!(
-            "folder and database went apart: {missing} of {records} records have no vector ({}), and the newest {strays} ids of the folder are no records of the database",
+            "folder and database do not agree any more: {missing} of {records} records have no vector ({}), and the newest {strays} ids of the folder are no records of the database",
             named(&compared.ids, missing)
         );
         let behind = fault(State::Behind, Code::SegmentBehind, evidence);

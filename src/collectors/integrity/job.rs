@@ -166,7 +166,7 @@ fn run_checks(
 fn used_up(context: &Context) -> Outcome {
     let day_max = duration::format(context.host.turns.day_max());
     Outcome::given_up(format!(
-        "the expensive checks of this store have taken {day_max} within a day, which is as long as they may; they go on a day after they began"
+        "the expensive checks of this store have taken {day_max} within a day, which is their limit; they go on a day after they began"
     ))
 }
 

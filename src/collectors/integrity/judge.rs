@@ -88,7 +88,7 @@ impl Verdict {
 
     /// Something is at work on the file all the while.
     pub(super) fn make_busy(&mut self) {
-        *self = Self::open(CheckState::Busy, "it was written to during every look");
+        *self = Self::open(CheckState::Busy, "it was written to during every reading");
     }
 }
 
@@ -216,7 +216,7 @@ fn judge_absence(
             Verdict::found(Corrupt, Finding::new(Code::SqliteEmpty, DATABASE_FILE, evidence))
         }
         DatabaseLook::Refused(refused) => refused_verdict(refused),
-        DatabaseLook::File(..) => Verdict::open(CheckState::Unknown, "it was not looked at"),
+        DatabaseLook::File(..) => Verdict::open(CheckState::Unknown, "it was not read"),
     };
     let journal = Verdict::open(CheckState::Unknown, Obstacle::NoFile.why());
     let obstacle = Some(Obstacle::NoFile);
@@ -286,7 +286,7 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
         Err(HeaderError::Magic) => {
             if lfs::Pointer::parse(file.head).is_some() {
                 let evidence = format!(
-                    "it is a Git LFS pointer: git has put {size} bytes of text in place of the database, which was never fetched"
+                    "it is a Git LFS pointer: git put {size} bytes of text in place of the database, which was never fetched"
                 );
                 let finding = Finding::new(Code::SqliteNotADatabase, DATABASE_FILE, evidence);
                 return Verdict::found(Corrupt, finding.with_remedy(FETCH_FROM_GIT));
@@ -306,7 +306,7 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
     if size < stated && !header.wal {
         // A commit writes page 1 first and what it appends last; a rollback cuts and fills the file as well.
         match writer {
-            Writer::Yes => return Verdict::open(Busy, "a writer is at work on it"),
+            Writer::Yes => return Verdict::open(Busy, "a process is writing to it"),
             Writer::Unknown(error) => return Verdict::open(Unknown, no_locks(error)),
             Writer::No => {}
         }
@@ -355,14 +355,14 @@ fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
             )
         }
         WalLook::Log { committed, stamp, .. } if !committed.whole => format!(
-            "{DATABASE_FILE}-wal of {} is longer than could be followed, and SQLite plays what was brought to its \
-             end{mode}",
+            "{DATABASE_FILE}-wal of {} is too long to be read in full, and SQLite applies what was committed \
+             in it{mode}",
             human::bytes(stamp.size_bytes)
         ),
         _ if !parsed.wal => return,
         WalLook::Absent => "there is no -wal file with rows beside it".to_owned(),
         WalLook::Log { stamp, .. } | WalLook::Unusable(stamp) => format!(
-            "{DATABASE_FILE}-wal has {}, and no transaction that was brought to its end",
+            "{DATABASE_FILE}-wal has {}, and no committed transaction",
             human::bytes(stamp.size_bytes)
         ),
     };
@@ -371,7 +371,7 @@ fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
 
 fn no_locks(error: &std::io::Error) -> String {
     format!(
-        "whether a writer is at work cannot be asked, because its filesystem gives no locks: {error}"
+        "it is not known whether a process is writing, because the filesystem gives no locks: {error}"
     )
 }
 

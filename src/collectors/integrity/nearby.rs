@@ -65,7 +65,7 @@ impl Nearby {
                 let list = list(&self.alike);
                 (
                     Some(format!("beside it is {list}")),
-                    Some((store, "Look whether that is the directory that was meant.")),
+                    Some((store, "See whether that is the directory that you meant.")),
                 )
             }
         };

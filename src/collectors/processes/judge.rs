@@ -180,7 +180,7 @@ pub(super) fn store_replaced(files: &[Held], located: Located) -> Option<Finding
         let numbers: Vec<String> =
             holder.descriptors.iter().take(LISTED_MAX).map(ToString::to_string).collect();
         format!(
-            "{} (pid {}) works on a {DATABASE_FILE} that was {what}, by descriptor {}",
+            "{} (pid {}) uses a {DATABASE_FILE} that was {what}, through descriptor {}",
             holder.comm,
             holder.pid,
             numbers.join(" and ")

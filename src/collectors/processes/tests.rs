@@ -287,7 +287,7 @@ fn a_server_that_works_on_a_file_that_is_gone_is_named_with_its_descriptor() {
         let want = |lead: &str| {
             let pid = server.pid();
             format!(
-                "chroma (pid {pid}) works on a chroma.sqlite3 that was {words}, by descriptor 3; the path leads to {lead}"
+                "chroma (pid {pid}) uses a chroma.sqlite3 that was {words}, through descriptor 3; the path leads to {lead}"
             )
         };
         let missing = lab.findings(5);
@@ -417,7 +417,7 @@ fn who_is_alone_in_a_container_does_not_take_it_for_the_host() {
     fs::create_dir(server.join("fd")).unwrap();
     symlink(lab.database(), server.join("fd/9")).unwrap();
     let seen = lab.turn(10);
-    assert!(seen.problems[0].chain().contains("nor whether two write to it"), "{seen:?}");
+    assert!(seen.problems[0].chain().contains("whether two of them write"), "{seen:?}");
     assert!(!read(&seen).contains_key("chroma_process_writers"));
     assert!(seen.disproves(Code::ServerGone), "there it is");
     drop(elsewhere);

@@ -51,11 +51,11 @@ impl Unseen {
     pub(super) fn problem(&self) -> Option<CollectError> {
         let (what, why) = match self {
             Self::Writer(why) => (
-                "a process that this program cannot see has chroma.sqlite3 open for writing, and whether it is the only one is not known",
+                "a process that this program cannot see has chroma.sqlite3 open for writing: it is not known whether it is the only one",
                 why,
             ),
             Self::Perhaps(why) => (
-                "who has chroma.sqlite3 open cannot be seen in full, nor whether two write to it",
+                "this program cannot see all processes that have chroma.sqlite3 open: it is not known whether two of them write",
                 why,
             ),
             Self::Nobody | Self::NoWriter => return None,

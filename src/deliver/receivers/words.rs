@@ -220,7 +220,7 @@ fn since(n: &Notification, alert: &Alert) -> Line {
     };
     let found = alert.stands_since.filter(|first| alert.since.since(*first) >= STOOD_BEFORE);
     if let Some(first) = found {
-        words = format!("{words}; the fault itself is there since {}", moment(first));
+        words = format!("{words}; the fault itself has been there since {}", moment(first));
     }
     if alert.merged > 0 {
         words = format!("{words}; it came and went {} before", counted(alert.merged, "time"));
@@ -335,7 +335,7 @@ mod tests {
                 before.map(|secs| Timestamp::from_secs(since.as_secs() - secs.cast_signed()));
             format!("{:?}", alert(&n, &n.alerts[0], true))
         };
-        assert!(said(Some(86_400)).contains("the fault itself is there since "));
+        assert!(said(Some(86_400)).contains("the fault itself has been there since "));
         for before in [None, Some(0), Some(200)] {
             assert!(!said(before).contains("the fault itself"), "{before:?}");
         }

@@ -120,7 +120,7 @@ fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str, now:
             h.raw(", ").text(&ago(since, now)).raw("</span>");
         }
         if finding.kept {
-            h.raw(" <span class=\"soft\">(of an earlier look; it cannot be looked at now)</span>");
+            h.raw(" <span class=\"soft\">(from an earlier reading; it cannot be read now)</span>");
         }
         h.raw("</li>");
     }

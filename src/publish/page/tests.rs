@@ -152,11 +152,11 @@ fn the_most_urgent_store_stands_first_with_what_to_do() {
     assert!(page.find(">ill<") < page.find(">well<"));
     let text = words(&page);
     for want in [
-        "warning disk_usage_high The filesystem of the directory is filling up; a full disk cuts writes off in the middle.",
+        "warning disk_usage_high The filesystem of the directory is filling up. A full disk cuts writes off in the middle.",
         "Found /srv: 83.4 % are used /srv: 83.4 % are used Do Free space on the filesystem. This command shows what grew. du -xh",
         "du -xh --max-depth=2 &#39;/srv/my ill&#39; | sort -h | tail Copy the command for disk_usage_high in ill",
         "Beware Do not delete anything in DIR to make room.",
-        "it is there (of an earlier look; it cannot be looked at now)",
+        "it is there (from an earlier reading; it cannot be read now)",
         "Disk used 43.7 % Records 12,345 opened by chromadb 1.0.0 to 1.5.9 Integrity checks all ok",
         "Newest backup 2 h 1 min old 3 complete Held by one process Permissions as they should be",
         "well /srv/well disk 43.7 % · 12,345 records · backup 2 h 1 min old",

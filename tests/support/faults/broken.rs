@@ -272,7 +272,7 @@ pub(super) const SQLITE: &[Fault] = &[
     }),
     file("database of another store", NEWEST, &["segment_missing", "segment_missing"], |d| {
         fs::copy(beside(d, "chroma-1.5.9-journal-left").join("chroma.sqlite3"), db(d)).unwrap();
-    }).saying("2 folders with an index lie here that the database does not know, and none that it does"),
+    }).saying("2 folders with an index are here that the database does not know, and none that it does"),
     file("Git LFS pointer in place of the database", NEWEST, &["sqlite_not_a_database"], |d| super::segments::point(&db(d))).saying("it is a Git LFS pointer"),
     sql("most of the file is free pages", NEWEST, &["free_pages_high"], "are free pages", "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(67200000)); DROP TABLE t"),
 ];

@@ -47,7 +47,7 @@ pub(super) const CATALOGUE: &[Fault] = &[
     sql("segment of an unknown kind", &[V15], SEGMENTS, "kind", "UPDATE segments SET type='urn:chroma:segment/vector/banana' WHERE id={VECTOR}"),
     sql("segment of an unknown scope", &[V11], SEGMENTS, "no vector segment", "UPDATE segments SET scope='BANANA' WHERE id={VECTOR}"),
     sql("row of the metadata segment gone", &[V15], &["collection_without_segments", "orphan_rows"], "86 records", "DELETE FROM segments WHERE id={METADATA}"),
-    sql("a collection whose making failed, before 1.0", &[V6], &["collection_without_segments warning"], "make it again", "INSERT INTO collections(id,name,database_id,config_json_str) SELECT {NEW},'failed',database_id,config_json_str FROM collections WHERE name='notes'"),
+    sql("a collection whose making failed, before 1.0", &[V6], &["collection_without_segments warning"], "create it again", "INSERT INTO collections(id,name,database_id,config_json_str) SELECT {NEW},'failed',database_id,config_json_str FROM collections WHERE name='notes'"),
     sql("collection of a database that is not there", &[V15], HIDDEN, "hidden", "UPDATE collections SET database_id={NEW} WHERE name='articles'"),
     sql("empty database of a tenant that is not there", &[V6], ORPHANS, "with 0 collections", "INSERT INTO databases VALUES({NEW},'other','nobody')"),
     sql("all collections in a database of a tenant that is not there", &[V15], HIDDEN, "with 2 collections", "INSERT INTO databases VALUES({NEW},'other','nobody'); UPDATE collections SET database_id={NEW}"),

@@ -98,9 +98,9 @@ pub(super) const FOLDERS: &[Fault] = &[
         fs::create_dir(folder(d, "articles")).unwrap();
     }).saying("all 86 vectors are still in the queue"),
     file("both folders exchanged for those of another store", PURGED, &["segment_missing", "segment_missing"], exchange_folders)
-        .saying("2 folders with an index lie here that the database does not know"),
+        .saying("2 folders with an index are here that the database does not know"),
     file("both folders exchanged for those of another store, all vectors still in the queue", &[V4], &["segment_missing warning", "segment_missing warning"], exchange_folders)
-        .saying("2 folders with an index lie here that the database does not know"),
+        .saying("2 folders with an index are here that the database does not know"),
     file("folder empty", PURGED, &["segment_incomplete"], |d| {
         fs::remove_dir_all(folder(d, "articles")).unwrap();
         fs::create_dir(folder(d, "articles")).unwrap();
@@ -137,7 +137,7 @@ pub(super) const FOLDERS: &[Fault] = &[
         let sql = "INSERT INTO embeddings(segment_id, embedding_id, seq_id) \
                    SELECT segment_id, 'nobody', seq_id FROM embeddings WHERE embedding_id = 'articles-020'";
         assert_eq!(database(d).execute(sql, []).unwrap(), 1);
-    }).saying("folder and database went apart: 1 of 60 records have no vector"),
+    }).saying("folder and database do not agree any more: 1 of 60 records have no vector"),
 ];
 
 /// What git has in place of a file whose content was not fetched.
@@ -231,7 +231,7 @@ fn rename_record(dir: &Path) {
     assert_eq!(database(dir).execute(sql, []).unwrap(), 1);
 }
 
-/// Two elements that bear each other's label: every count agrees, and two ids have each other's vector.
+/// Two elements that have each other's label: every count agrees, and two ids have each other's vector.
 pub(super) fn exchange_elements(dir: &Path) {
     let file = articles(dir, "data_level0.bin");
     let bytes = fs::read(&file).unwrap();

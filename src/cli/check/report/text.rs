@@ -284,7 +284,7 @@ mod tests {
         let replaced = Finding::new(
             Code::StoreReplaced,
             "chroma.sqlite3",
-            "chroma (pid 7) works on a chroma.sqlite3 that was deleted, by descriptor 9",
+            "chroma (pid 7) uses a chroma.sqlite3 that was deleted, through descriptor 9",
         );
         let command = Some("cp /proc/7/fd/9 /var/tmp/x".to_owned());
         let mut disk = look(CollectorName::Disk, Vec::new());

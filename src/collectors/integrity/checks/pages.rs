@@ -491,7 +491,7 @@ fn classify(
             evidence = format!("{evidence}; {words}");
         }
         if gave_up && code != Code::FtsCorrupt {
-            evidence = format!("{evidence}; SQLite gave up there, so that there may be more");
+            evidence = format!("{evidence}; SQLite stopped there: there may be more");
         }
         Finding::new(code, DATABASE_FILE, evidence).with_items(lines)
     };

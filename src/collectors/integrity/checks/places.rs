@@ -67,7 +67,7 @@ fn effect(connection: &Connection, file: &File, tree: &Tree, page: u32) -> Strin
         return format!("no record is affected, REINDEX {} makes it anew", tree.name);
     }
     if tree.name.starts_with(FULL_TEXT) && tree.name.len() > FULL_TEXT.len() {
-        return "no record is affected, the documents stand in embedding_metadata too".to_owned();
+        return "no record is affected, the documents are in embedding_metadata too".to_owned();
     }
     let bounds = bounds_of(file, tree.root, page);
     let count = bounds.and_then(|bounds| affected(connection, tree, bounds));

@@ -398,7 +398,7 @@ fn fault_finding(fault: &Fault, seen: &Seen) -> Finding {
                     }
                     None if seen.views.contains(*table) => {
                         let evidence = format!(
-                            "{evidence}: a view stands in its place, of which nothing is asked"
+                            "{evidence}: a view is in its place, and this program does not query views"
                         );
                         Finding::new(Code::TableMissing, *table, evidence)
                     }
