@@ -14,8 +14,8 @@ check DIR="tests/fixtures/chroma-1.5.9":
 
 # Formatting and lints.
 lint:
-    cargo fmt --check
-    cargo clippy --locked --all-targets --all-features -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 # Tests that need nothing but cargo, or those whose name contains NAME.
 test NAME="":
