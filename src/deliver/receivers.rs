@@ -5,6 +5,7 @@ mod after;
 mod alertmanager;
 pub(crate) mod command;
 mod compatible;
+pub(crate) mod email;
 mod exchange;
 mod heartbeat;
 pub(crate) mod keys;
@@ -24,7 +25,7 @@ pub(crate) use self::{
     exchange::{Method, Reply, Request, Unsendable, Verdict},
 };
 pub use self::{
-    keys::{Auth, Http},
+    keys::{Auth, Http, Tls},
     list::Receiver,
 };
 use crate::{
@@ -43,6 +44,7 @@ pub(crate) static KINDS: &[&Declared] = &[
     &alertmanager::KIND,
     &pagerduty::KIND,
     &ntfy::KIND,
+    &email::KIND,
     &command::KIND,
     &heartbeat::KIND,
 ];
@@ -117,6 +119,8 @@ pub(crate) enum Route<'a> {
     Http(&'a dyn HttpKind),
     /// A program on this host.
     Command(&'a command::Command),
+    /// An e-mail.
+    Mail(&'a email::Email),
 }
 
 /// A kind that is a server over HTTP.

@@ -4,8 +4,9 @@
 mod http;
 mod process;
 mod secrets;
+mod smtp;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -15,7 +16,7 @@ use crate::{
     alert::message::{Failure, Notification, Outcome},
     clock::{self, Timestamp},
     config::{self, Secret, secret::SHOWN},
-    deliver::receivers::{HttpKind, Message, Reply, Route, Verdict, command},
+    deliver::receivers::{HttpKind, Message, Reply, Route, Verdict, command, email::Email},
 };
 
 /// A receiver that can be sent to. Cheap to make; it reads nothing and connects nowhere before the first message.
@@ -91,6 +92,10 @@ impl Receiver {
                 bodies.filter(|body| !body.is_empty()).collect()
             }
             Route::Command(_) => vec![command::input(&message)],
+            Route::Mail(email) => {
+                let mail = email.mail(&message).unwrap_or_default();
+                vec![String::from_utf8_lossy(&mail).into_owned()]
+            }
         };
         Payload { bodies }
     }
@@ -103,6 +108,7 @@ impl Receiver {
         let said = match self.config.kind.route() {
             Route::Http(kind) => self.over_http(kind, &message).await,
             Route::Command(command) => process::run(command, &message, self.config.timeout).await,
+            Route::Mail(email) => self.by_mail(email, &message).await,
         };
         let (outcome, status, text) = said.unwrap_or_else(|none| (none.outcome(), None, none.text));
         Answer { outcome, status, text, took: began.elapsed() }
@@ -134,16 +140,29 @@ impl Receiver {
         Ok(refused.unwrap_or(last))
     }
 
-    /// Reads secrets and certificates on a thread that may block.
+    async fn by_mail(&self, email: &Email, message: &Message<'_>) -> Result<Said, NoReply> {
+        let (client, own) = (Arc::clone(&self.client), email.clone());
+        let ready = self.read(move || smtp::ready(&own, &client.warned)).await?;
+        smtp::send(email, &ready, message, self.config.timeout).await
+    }
+
     async fn ready(&self, url: Secret, others: Vec<Secret>) -> Result<Ready, NoReply> {
+        let (config, client) = (Arc::clone(&self.config), Arc::clone(&self.client));
+        self.read(move || client.ready(&config, &url, &others)).await
+    }
+
+    /// Reads secrets and certificates on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, NoReply> + Send + 'static,
+    ) -> Result<T, NoReply> {
         let late = || NoReply::config("a file with a secret or certificate takes too long to read");
         let limit = self.config.timeout;
         let turn = timeout(limit, Arc::clone(&self.reading).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(late()) };
-        let (config, client) = (Arc::clone(&self.config), Arc::clone(&self.client));
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            client.ready(&config, &url, &others)
+            work()
         });
         match timeout(limit, read).await {
             Ok(Ok(ready)) => ready,
@@ -170,6 +189,25 @@ async fn plainly(
     };
     let (outcome, status, text) = said(ready, &reply, outcome);
     Ok((outcome, status, format!("{text} (as plain text, after {form})")))
+}
+
+/// Why a connection failed, as a person says it.
+fn system_words(kind: io::ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        io::ErrorKind::ConnectionRefused => {
+            "connection refused: nothing listens at that address and port"
+        }
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            "the connection was cut off before an answer came"
+        }
+        io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+            "the connection ended before an answer came"
+        }
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "no network leads to that address"
+        }
+        _ => return None,
+    })
 }
 
 fn said(ready: &Ready, reply: &Reply, outcome: Outcome) -> Said {

@@ -8,6 +8,7 @@ mod damage_served;
 mod dashboards;
 mod differential;
 mod docs;
+mod email;
 mod faults;
 mod fuzz;
 mod golden;

@@ -25,13 +25,13 @@ use tokio_rustls::rustls::{
 };
 
 /// Stands in every secret of these tests and must stand nowhere else.
-const CANARY: &str = "canary-3fd1c7";
+pub(crate) const CANARY: &str = "canary-3fd1c7";
 
 /// Longest attempt at a server that answers: no test waits for so long, however slow the machine is.
-const PATIENT: Duration = Duration::from_mins(1);
+pub(crate) const PATIENT: Duration = Duration::from_mins(1);
 
 /// Longest attempt at one that does not, which a test waits for.
-const HASTY: Duration = Duration::from_secs(2);
+pub(crate) const HASTY: Duration = Duration::from_secs(2);
 
 /// The receiver that this text configures.
 fn receiver(text: &str) -> Receiver {
@@ -39,7 +39,7 @@ fn receiver(text: &str) -> Receiver {
 }
 
 /// One that waits so long for an answer.
-fn waiting(timeout: Duration, text: &str) -> Receiver {
+pub(crate) fn waiting(timeout: Duration, text: &str) -> Receiver {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.yml");
     let seconds = timeout.as_secs();
@@ -65,7 +65,7 @@ fn webhook(server: &Loopback, more: &str) -> Receiver {
     receiver(&format!("type: webhook, url: '{}' {more}", server.url(&format!("/hook/{CANARY}"))))
 }
 
-fn message() -> Notification {
+pub(crate) fn message() -> Notification {
     let alert = Alert {
         name: "ChromaDiskUsageHigh".into(),
         severity: Severity::Critical,
@@ -100,7 +100,7 @@ fn message() -> Notification {
     }
 }
 
-async fn send(receiver: &Receiver) -> Sent {
+pub(crate) async fn send(receiver: &Receiver) -> Sent {
     // The date of the answers below is half a minute after this moment.
     let sent = receiver.send(&message(), Timestamp::from_secs(784_111_777)).await;
     let shown = format!("{receiver:?}{sent:?}");
@@ -109,11 +109,11 @@ async fn send(receiver: &Receiver) -> Sent {
     sent
 }
 
-fn retry(failure: Failure, after: Option<u64>, unclear: bool) -> Outcome {
+pub(crate) fn retry(failure: Failure, after: Option<u64>, unclear: bool) -> Outcome {
     Outcome::Retry { failure, after: after.map(Duration::from_secs), unclear }
 }
 
-fn rejected() -> Outcome {
+pub(crate) fn rejected() -> Outcome {
     Outcome::Rejected { failure: Failure::Client }
 }
 
@@ -403,14 +403,14 @@ async fn a_pipe_is_no_file_of_a_secret_and_is_not_waited_for() {
 }
 
 /// A certificate authority of the test, a server's certificate and a client's.
-struct Pki {
+pub(crate) struct Pki {
     ca: String,
     server: (String, String),
     client: (String, String),
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -424,7 +424,11 @@ impl Pki {
         Self { ca: ca.pem(), server: issue("127.0.0.1"), client: issue("client") }
     }
 
-    fn server(&self, needs_client: bool) -> ServerConfig {
+    pub(crate) fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    pub(crate) fn server(&self, needs_client: bool) -> ServerConfig {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let cert = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();

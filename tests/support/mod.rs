@@ -27,6 +27,7 @@ pub mod promql;
 pub mod random;
 pub mod receiver;
 pub mod rulefile;
+pub mod smtp;
 pub mod tmpfs;
 pub mod wait;
 

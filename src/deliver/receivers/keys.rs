@@ -56,14 +56,21 @@ pub struct Http {
     pub proxy: Option<Secret>,
     /// Whether `http://` may lead to public addresses.
     pub allow_http: bool,
-    /// Authorities in PEM that are trusted besides the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Certificate and key in PEM that this program shows.
-    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Certificates.
+    pub tls: Tls,
     /// Headers of every request.
     pub headers: Vec<(String, Secret)>,
     /// What the `Authorization` header says.
     pub auth: Option<Auth>,
+}
+
+/// The certificates of a connection over TLS.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Tls {
+    /// Authorities in PEM that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and key in PEM that this program shows.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// How this program says who it is.
@@ -87,17 +94,7 @@ pub(crate) fn http(section: &Section<'_>) -> Http {
         ..Http::default()
     };
     section.set("allow_http", &mut http.allow_http, section::flag);
-    if let Some(tls) = section.section("tls") {
-        let path = |key| Some(tls.read(key, |value| rules::absolute_path(text(value)?))?.value);
-        http.ca_file = path("ca_file");
-        let (cert, key) = (path("cert_file"), path("key_file"));
-        for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
-            if tls.node(one).is_some() && tls.node(other).is_none() {
-                tls.add(tls.place(one).wrong(format!("must stand together with {other}")));
-            }
-        }
-        http.identity = cert.zip(key);
-    }
+    http.tls = tls(section);
     for item in section.list("headers", HEADERS_MAX) {
         let Some(header) = section.item(&item) else { continue };
         let name = header.read("name", |value| header_name(text(value)?));
@@ -130,6 +127,20 @@ pub(crate) fn http(section: &Section<'_>) -> Http {
     }
     http.auth = bearer.map(Auth::Bearer).or(basic);
     http
+}
+
+/// Reads the section `tls`.
+pub(crate) fn tls(section: &Section<'_>) -> Tls {
+    let Some(tls) = section.section("tls") else { return Tls::default() };
+    let path = |key| Some(tls.read(key, |value| rules::absolute_path(text(value)?))?.value);
+    let ca_file = path("ca_file");
+    let (cert, key) = (path("cert_file"), path("key_file"));
+    for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
+        if tls.node(one).is_some() && tls.node(other).is_none() {
+            tls.add(tls.place(one).wrong(format!("must stand together with {other}")));
+        }
+    }
+    Tls { ca_file, identity: cert.zip(key) }
 }
 
 fn header_name(name: &str) -> Result<String, String> {
@@ -281,21 +292,25 @@ impl Printed {
         }
     }
 
-    pub(crate) fn http(&mut self, http: &Http) {
-        self.secret(&PROXY, http.proxy.as_ref());
-        self.put("allow_http", json!(http.allow_http));
+    pub(crate) fn tls(&mut self, certificates: &Tls) {
         let mut tls = serde_json::Map::new();
         let mut file = |key: &str, path: &std::path::Path| {
             tls.insert(key.to_owned(), json!(path.to_string_lossy()));
         };
-        if let Some(path) = &http.ca_file {
+        if let Some(path) = &certificates.ca_file {
             file("ca_file", path);
         }
-        if let Some((cert, key)) = &http.identity {
+        if let Some((cert, key)) = &certificates.identity {
             file("cert_file", cert);
             file("key_file", key);
         }
         self.put("tls", Value::Object(tls));
+    }
+
+    pub(crate) fn http(&mut self, http: &Http) {
+        self.secret(&PROXY, http.proxy.as_ref());
+        self.put("allow_http", json!(http.allow_http));
+        self.tls(&http.tls);
         let header = |(name, value): &(String, Secret)| {
             let (key, text) = HEADER_VALUE.written(value);
             json!({"name": name, key: text})

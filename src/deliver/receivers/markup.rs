@@ -30,6 +30,8 @@ pub(crate) enum Dialect {
     RocketChat,
     /// Markdown of Mattermost and Discord.
     Markdown,
+    /// HTML of e-mails; a line ends with a line feed all the same.
+    Html,
 }
 
 /// Length as the strictest of them counts it: UTF-16 units.
@@ -80,6 +82,7 @@ pub(crate) fn escape(text: &str, dialect: Dialect, max: usize) -> String {
                 '>' => out.push_str("&gt;"),
                 _ => out.push(unmarked(c, before, next)),
             },
+            Dialect::Html => entity(c, out),
             Dialect::RocketChat => match c {
                 '[' => out.push('［'),
                 ']' => out.push('］'),
@@ -96,6 +99,16 @@ pub(crate) fn escape(text: &str, dialect: Dialect, max: usize) -> String {
             },
         }
     })
+}
+
+fn entity(c: char, out: &mut String) {
+    match c {
+        '&' => out.push_str("&amp;"),
+        '<' => out.push_str("&lt;"),
+        '>' => out.push_str("&gt;"),
+        '"' => out.push_str("&quot;"),
+        _ => out.push(c),
+    }
 }
 
 /// Look-alikes of the characters that Slack takes for markup and knows no escape for.
@@ -122,6 +135,7 @@ fn visible(c: char) -> char {
 /// Text of a code span or block: only what ends it, and what lives even inside, is changed.
 fn code(text: &str, dialect: Dialect, max: usize) -> String {
     capped(text, max, |c, _, _, out| match (visible(c), dialect) {
+        (c, Dialect::Html) => entity(c, out),
         ('`', _) => out.push('ˋ'),
         ('&', Dialect::Slack) => out.push_str("&amp;"),
         ('<', Dialect::Slack) => out.push_str("&lt;"),
@@ -164,17 +178,23 @@ fn rendered(line: &Line, dialect: Dialect) -> String {
         match piece {
             Piece::Text(text) => out.push_str(&escape(text, dialect, PIECE_MAX)),
             Piece::Strong(text) => {
-                let mark = match dialect {
-                    Dialect::Plain => "",
-                    Dialect::Slack | Dialect::RocketChat => "*",
-                    Dialect::Markdown => "**",
+                let (open, close) = match dialect {
+                    Dialect::Plain => ("", ""),
+                    Dialect::Slack | Dialect::RocketChat => ("*", "*"),
+                    Dialect::Markdown => ("**", "**"),
+                    Dialect::Html => ("<b>", "</b>"),
                 };
-                out.extend([mark, escape(text.trim(), dialect, PIECE_MAX).as_str(), mark]);
+                out.extend([open, escape(text.trim(), dialect, PIECE_MAX).as_str(), close]);
             }
             Piece::Code(text) => {
                 let text = code(text.trim(), dialect, PIECE_MAX);
-                let mark = if dialect == Dialect::Plain || text.is_empty() { "" } else { "`" };
-                out.extend([mark, text.as_str(), mark]);
+                let (open, close) = match dialect {
+                    Dialect::Plain => ("", ""),
+                    _ if text.is_empty() => ("", ""),
+                    Dialect::Html => ("<code>", "</code>"),
+                    Dialect::Slack | Dialect::RocketChat | Dialect::Markdown => ("`", "`"),
+                };
+                out.extend([open, text.as_str(), close]);
             }
             Piece::Block(text) => {
                 let whole = code(text.trim(), dialect, usize::MAX);
@@ -184,6 +204,7 @@ fn rendered(line: &Line, dialect: Dialect) -> String {
                     Dialect::Plain => ("\n    ", ""),
                     Dialect::Slack => ("\n```", "```"),
                     Dialect::RocketChat | Dialect::Markdown => ("\n```\n", "\n```"),
+                    Dialect::Html => ("\n<code>", "</code>"),
                 };
                 out.extend([
                     if out.is_empty() { open.trim_start_matches('\n') } else { open },
@@ -215,6 +236,7 @@ fn link(text: &str, url: &str, dialect: Dialect) -> String {
         Dialect::Plain => format!("{text}: {url}"),
         Dialect::Slack => format!("<{}|{text}>", url.replace('&', "&amp;")),
         Dialect::RocketChat | Dialect::Markdown => format!("[{text}]({url})"),
+        Dialect::Html => format!("<a href=\"{}\">{text}</a>", url.replace('&', "&amp;")),
     }
 }
 
@@ -230,8 +252,8 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Dialect; 4] =
-        [Dialect::Plain, Dialect::Slack, Dialect::RocketChat, Dialect::Markdown];
+    const ALL: [Dialect; 5] =
+        [Dialect::Plain, Dialect::Slack, Dialect::RocketChat, Dialect::Markdown, Dialect::Html];
 
     #[test]
     fn names_page_nobody_and_mark_nothing() {

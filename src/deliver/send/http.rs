@@ -20,7 +20,10 @@ use reqwest::{
     redirect,
 };
 
-use super::secrets::{self, Redactor, SecretError, Warned};
+use super::{
+    secrets::{self, Redactor, SecretError, Warned},
+    system_words,
+};
 use crate::{
     alert::message::{Failure, Outcome},
     clock::{self, Ticks, Timestamp},
@@ -214,8 +217,8 @@ fn sensitive(text: &str) -> Result<HeaderValue, NoReply> {
 
 fn files(receiver: &Receiver) -> Vec<&Path> {
     let http = &receiver.http;
-    let identity = http.identity.iter().flat_map(|(cert, key)| [cert, key]);
-    http.ca_file.iter().chain(identity).map(std::path::PathBuf::as_path).collect()
+    let identity = http.tls.identity.iter().flat_map(|(cert, key)| [cert, key]);
+    http.tls.ca_file.iter().chain(identity).map(std::path::PathBuf::as_path).collect()
 }
 
 /// Changes when the file does.
@@ -251,7 +254,7 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
         let client = builder.tls_certs_only([]).build();
         return client.map_err(|error| bad("the client cannot be made", error));
     }
-    if let Some(path) = &http.ca_file {
+    if let Some(path) = &http.tls.ca_file {
         let pem = pem(path)?;
         let what = format!("{} is no PEM file with certificates", path.display());
         let roots = Certificate::from_pem_bundle(&pem).map_err(|error| bad(&what, error))?;
@@ -260,7 +263,7 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
         }
         builder = builder.tls_certs_merge(roots);
     }
-    if let Some((cert, key)) = &http.identity {
+    if let Some((cert, key)) = &http.tls.identity {
         let mut both = pem(cert)?;
         both.push(b'\n');
         both.extend(pem(key)?);
@@ -271,7 +274,7 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
     builder.build().map_err(|error| bad("the client cannot be made", error))
 }
 
-fn pem(path: &Path) -> Result<Vec<u8>, NoReply> {
+pub(super) fn pem(path: &Path) -> Result<Vec<u8>, NoReply> {
     let mut bytes = Vec::new();
     fs::File::open(path)
         .and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes))
@@ -361,26 +364,17 @@ fn in_words(error: &reqwest::Error) -> String {
     let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
     let kinds = causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>());
     let system = kinds.map(io::Error::kind).next_back();
-    let words = match system {
-        Some(io::ErrorKind::ConnectionRefused) => {
-            "connection refused: nothing listens at that address and port"
+    let words = match system.and_then(system_words) {
+        Some(words) => words,
+        None if innermost.contains("failed to lookup address") => {
+            "the name of its host is not known"
         }
-        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted) => {
-            "the connection was cut off before an answer came"
-        }
-        Some(io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
-            "the connection ended before an answer came"
-        }
-        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
-            "no network leads to that address"
-        }
-        _ if innermost.contains("failed to lookup address") => "the name of its host is not known",
-        _ if error.is_timeout() && error.is_connect() => "no connection came about in time",
-        _ if error.is_timeout() => "no answer came in time",
-        _ if innermost.contains("invalid peer certificate") => {
+        None if error.is_timeout() && error.is_connect() => "no connection came about in time",
+        None if error.is_timeout() => "no answer came in time",
+        None if innermost.contains("invalid peer certificate") => {
             return format!("its certificate is not trusted: {innermost}");
         }
-        _ => return innermost,
+        None => return innermost,
     };
     words.to_owned()
 }

@@ -43,12 +43,14 @@ receivers:
   - 5
   - {name: h, type: ntfy, topic: canary/x}
   - {name: i, type: ntfy, url: 'ftp://canary'}
+  - {name: j, type: email, server: '203.0.113.7:25', encryption: none, from: 'a b <a@example.org', to: [nobody], password: canary, url: 'https://canary/'}
+  - {name: k, type: email, encryption: ssl, username: u}
 ";
     let want = [
         "c.yml:2: receivers[0].name: must be given: what labels and logs call it",
         "c.yml:3: receivers[0].url = <secret>: must be a URL such as https://example.org/hook",
         "c.yml:4: receivers[1].name = a b: must be 1 to 64 of the characters A-Z a-z 0-9 _ . -",
-        "c.yml:5: receivers[1].type = slak: must be slack, mattermost, rocketchat, discord, webhook, alertmanager, pagerduty, ntfy, command, heartbeat",
+        "c.yml:5: receivers[1].type = slak: must be slack, mattermost, rocketchat, discord, webhook, alertmanager, pagerduty, ntfy, email, command, heartbeat",
         "c.yml:10: receivers[2].min_severity = grave: must be info, warning, critical",
         "c.yml:11: receivers[2].stores[0] = [: must be a shell pattern such as docs-*",
         "c.yml:12: receivers[2].signing_key = <secret>: must be base64 after whsec_",
@@ -78,6 +80,16 @@ receivers:
         "c.yml:27: receivers[8].url_credential = ../x: must be a name of A-Z a-z 0-9 _ . -",
         "c.yml:28: receivers[9] = 5: must be keys and values, indented below it",
         "c.yml:29: receivers[10].topic = <secret>: must be 1 to 64 of the characters A-Z a-z 0-9 _ -",
+        "c.yml:31: receivers[12].server = 203.0.113.7:25: must be encrypted: without that it may only be a loopback or private address, unless allow_plain is true",
+        "c.yml:31: receivers[12].from = a b <a@example.org: must be an e-mail address such as ops@example.org or Ops <ops@example.org>",
+        "c.yml:31: receivers[12].to[0] = nobody: must be an e-mail address such as ops@example.org or Ops <ops@example.org>",
+        "c.yml:31: receivers[12].username: must be given when there is a password",
+        "c.yml:31: receivers[12].url: has no meaning here: only others of this list have it",
+        "c.yml:32: receivers[13].encryption = ssl: must be starttls, tls, none",
+        "c.yml:32: receivers[13].server: must be given: host:port of an SMTP server",
+        "c.yml:32: receivers[13].password: must be given, or password_file, password_env or password_credential",
+        "c.yml:32: receivers[13].from: must be given: the address that messages come from",
+        "c.yml:32: receivers[13].to: must be given: a list of addresses",
         "c.yml:30: receivers[11].url = <secret>: must be a URL such as https://example.org/hook",
         "c.yml:30: receivers[11].topic: must be given, or topic_file, topic_env or topic_credential",
     ];
@@ -136,6 +148,8 @@ fn what_is_printed_of_receivers_is_read_back() {
   - {name: dc, type: discord, url_file: /d, send_resolved: false, timeout: 250ms}
   - {name: am, type: alertmanager, url_file: /a, labels: {a: 'true', b: '', c: \"x: #y\"}}
   - {name: nt, type: ntfy, topic_file: /t, bearer_token_env: NTFY}
+  - {name: em, type: email, server: 'mail.example.org:25', from: 'Chroma <c@example.org>', to: [a@example.org], username: u, password_env: P}
+  - {name: en, type: email, server: '[::1]', encryption: none, from: c@example.org, to: ['\"A, B\" <a@example.org>', b@example.org], tls: {ca_file: /c}}
   - {name: ns, type: ntfy, url_file: /u, topic_credential: nt}
   - {name: co, type: command, command: [/bin/x, '', ' a', '{}', '- b', \"\\u00e4\\n\"]}
 ";
