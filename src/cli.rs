@@ -21,6 +21,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StringValueParser};
 
 use crate::{
+    collectors,
     config::{Config, ConfigError, Overrides, file},
     http::Secure,
     human::plain,
@@ -216,7 +217,7 @@ fn command() -> clap::Command {
 /// For commands that print what they found: log lines in between would only be in the way.
 fn quiet_log(config: &Config, overrides: &Overrides) {
     let mut log = config.log;
-    if overrides.log_level.is_none() {
+    if !overrides.keys.contains_key("log.level") {
         log.level = log.level.min(crate::config::LogLevel::Warn);
     }
     logging::init(log);
@@ -242,7 +243,7 @@ fn with_secure(config: Config, run: impl FnOnce(Config, Option<Secure>) -> Ended
 
 /// Loads the configuration and goes on with it, or tells all that is wrong with it.
 fn with_config(overrides: Overrides, run: impl FnOnce(Config, Overrides) -> Ended) -> Ended {
-    match file::load(&overrides) {
+    match file::load(&overrides, &collectors::families()) {
         Ok(config) => run(config, overrides),
         Err(problems) => {
             complain(&problems);

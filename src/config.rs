@@ -3,8 +3,10 @@
 
 pub mod alerts;
 pub mod file;
+pub(crate) mod key;
+pub(crate) mod keys;
 pub mod print;
-mod raw;
+pub mod reference;
 pub(crate) mod report;
 pub(crate) mod rules;
 pub mod secret;
@@ -15,22 +17,19 @@ pub(crate) mod web_file;
 pub(crate) mod yaml;
 
 pub use crate::deliver::receivers::Receiver;
+pub use keys::{BackupPolicy, Collect, Disk, Integrity, Limits, Log, ServerProbe, Web};
 pub use report::ConfigError;
 pub use rules::Listen;
 pub use secret::Secret;
-pub use validate::{Overrides, PatternFlag, StoreFlag};
+pub use validate::{Overrides, PatternFlag, StoreFlag, at_next_start};
 
 use std::{
     borrow::Cow,
     collections::BTreeSet,
     ffi::OsString,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-
-use crate::format::window::Window;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq)]
@@ -231,39 +230,20 @@ impl Store {
     }
 }
 
-/// How the server of a store is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerProbe {
-    /// `http://` or `https://`, host, port, perhaps a path; no user, no query, no slash at the end.
-    pub url: String,
-    /// A file with headers that go with each request, such as credentials; read at each probe, never kept.
-    pub headers_file: Option<PathBuf>,
-    /// Longest wait for one answer.
-    pub timeout: Duration,
-    /// Time between two probes.
-    pub interval: Duration,
+impl BackupPolicy {
+    /// Daily backups with two full runs of slack before it is critical.
+    #[must_use]
+    pub fn daily(globs: Vec<String>) -> Self {
+        Self { globs, ..Self::default() }
+    }
 }
 
 impl ServerProbe {
     /// A server without credentials at `url`, asked at the usual pace.
     #[must_use]
     pub fn at(url: String) -> Self {
-        let (timeout, interval) = (Duration::from_secs(5), Duration::from_secs(30));
-        Self { url, headers_file: None, timeout, interval }
+        Self { url, ..Self::default() }
     }
-}
-
-/// Where backups of a store lie and how old they may be.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BackupPolicy {
-    /// Shell patterns of archives and directories, absolute, already below `rootfs`. Empty: nothing is expected.
-    pub globs: Vec<String>,
-    /// Older than this is `backup_stale`, warning.
-    pub warn_after: Duration,
-    /// Older than this is `backup_stale`, critical.
-    pub critical_after: Duration,
-    /// A file or directory that changed more recently than this may still be growing.
-    pub settle: Duration,
 }
 
 /// What owners and modes should be. What is `None` is learnt at the first look.
@@ -281,157 +261,6 @@ pub struct PermissionPolicy {
     pub server_uid: Option<u32>,
     /// Its groups, with `server_uid`.
     pub server_gids: Vec<u32>,
-}
-
-/// Paces and bounds.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Collect {
-    /// Time between two cheap turns.
-    pub interval: Duration,
-    /// How long the filesystem of a store may take to answer `statvfs`.
-    pub device_timeout: Duration,
-    /// Longest cheap run.
-    pub deadline: Duration,
-    /// Time between two runs of `quick_check`.
-    pub quick_check_interval: Duration,
-    /// Time between two runs of `integrity_check`.
-    pub full_check_interval: Duration,
-    /// Longest single statement against a database that a process holds.
-    pub statement_deadline: Duration,
-    /// Longest check of a database that nobody holds.
-    pub check_deadline: Duration,
-    /// When checks that read whole files may begin; always without one.
-    pub check_window: Option<Window>,
-    /// Shortest time between two looks at tables after changes.
-    pub contents_interval: Duration,
-    /// Time between two full walks of permissions.
-    pub permissions_interval: Duration,
-    /// Time between two looks at backups.
-    pub backups_interval: Duration,
-}
-
-impl Default for Collect {
-    fn default() -> Self {
-        const MINUTE: u64 = 60;
-        const HOUR: u64 = 60 * MINUTE;
-        Self {
-            interval: Duration::from_secs(5),
-            device_timeout: Duration::from_secs(2),
-            deadline: Duration::from_secs(30),
-            quick_check_interval: Duration::from_secs(HOUR),
-            full_check_interval: Duration::from_secs(24 * HOUR),
-            statement_deadline: Duration::from_millis(250),
-            check_deadline: Duration::from_secs(30 * MINUTE),
-            check_window: None,
-            contents_interval: Duration::from_secs(MINUTE),
-            permissions_interval: Duration::from_secs(10 * MINUTE),
-            backups_interval: Duration::from_secs(MINUTE),
-        }
-    }
-}
-
-/// How checks of a whole database read it while a process has it open.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Integrity {
-    /// Where consistent copies of a database go; `None` looks for a place.
-    pub scratch_dir: Option<PathBuf>,
-    /// Bytes that a copy reads a second at most, while nobody writes to its database; half of it at other times and for what
-    /// hurries nobody.
-    pub read_rate_bytes_max: u64,
-}
-
-impl Default for Integrity {
-    fn default() -> Self {
-        Self { scratch_dir: None, read_rate_bytes_max: 1 << 30 }
-    }
-}
-
-/// When the filesystem of a store is a finding.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Disk {
-    /// Used ratio of the filesystem that is a warning, 0 to 1.
-    pub warn_ratio: f64,
-    /// Used ratio below which the warning ends.
-    pub recover_ratio: f64,
-    /// Used ratio that is critical.
-    pub critical_ratio: f64,
-    /// Free inodes below this ratio are few.
-    pub inodes_low_ratio: f64,
-    /// A filesystem that will be full within this time is a warning.
-    pub full_within: Duration,
-}
-
-impl Default for Disk {
-    fn default() -> Self {
-        Self {
-            warn_ratio: 0.80,
-            recover_ratio: 0.75,
-            critical_ratio: 0.90,
-            inodes_low_ratio: 0.05,
-            full_within: Duration::from_hours(24),
-        }
-    }
-}
-
-/// Bounds against a directory or configuration that got out of hand.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Most entries that a walk of one store looks at.
-    pub entries: usize,
-    /// Most series on the page; more are dropped and counted.
-    pub series: usize,
-    /// Most stores that are found by themselves.
-    pub discovered_stores: usize,
-    /// Collections of each store that have a series of their own, the largest; 0 for none.
-    pub collections: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { entries: 1_000_000, series: 100_000, discovered_stores: 64, collections: 20 }
-    }
-}
-
-/// The HTTP side.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Web {
-    /// Addresses to listen on; port 0 lets the system choose.
-    pub listen_addresses: Vec<SocketAddr>,
-    /// Path of the metrics page.
-    pub telemetry_path: String,
-    /// Whether `POST /-/reload` is answered.
-    pub enable_lifecycle: bool,
-    /// Most connections at once.
-    pub max_connections: usize,
-    /// Longest time for a request's header to arrive.
-    pub header_timeout: Duration,
-    /// Names by which this server is asked on loopback, besides those of the machine.
-    pub allowed_hosts: Vec<String>,
-    /// TLS, users and headers, in the form that Prometheus' exporters share; without one it is plain HTTP for everybody.
-    pub config_file: Option<PathBuf>,
-}
-
-impl Default for Web {
-    fn default() -> Self {
-        Self {
-            listen_addresses: vec![SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT))],
-            telemetry_path: "/metrics".to_owned(),
-            enable_lifecycle: false,
-            max_connections: 512,
-            header_timeout: Duration::from_secs(10),
-            allowed_hosts: Vec::new(),
-            config_file: None,
-        }
-    }
-}
-
-/// What is logged, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Log {
-    /// Events below this level are dropped.
-    pub level: LogLevel,
-    /// One line per event in either format.
-    pub format: LogFormat,
 }
 
 /// How grave an event must be to be logged.
@@ -493,19 +322,6 @@ impl LogFormat {
 
 /// Chroma's port plus 10000.
 pub const DEFAULT_PORT: u16 = 18000;
-
-impl BackupPolicy {
-    /// Daily backups with two full runs of slack before it is critical.
-    #[must_use]
-    pub fn daily(globs: Vec<String>) -> Self {
-        Self {
-            globs,
-            warn_after: Duration::from_hours(26),
-            critical_after: Duration::from_hours(50),
-            settle: Duration::from_secs(10),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

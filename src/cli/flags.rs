@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{
-    Arg, ArgAction, ArgMatches, Args, FromArgMatches, ValueEnum, ValueHint, builder::PossibleValue,
+    Arg, ArgAction, ArgMatches, Args, FromArgMatches, ValueHint,
+    builder::{PossibleValuesParser, StringValueParser, TypedValueParser},
 };
 
 use crate::config::{
-    CollectorName, Listen, LogFormat, LogLevel, Overrides, PatternFlag, StoreFlag, rules,
+    CollectorName, Overrides, PatternFlag, StoreFlag,
+    key::{Flag, Key},
+    keys, rules,
 };
 
 /// The flags of one place in the command line.
@@ -27,55 +30,15 @@ pub(super) struct Flags {
     #[arg(long = "backup.pattern", value_name = "[NAME=]PATTERN", value_parser = pattern_flag, help_heading = STORES)]
     backup_patterns: Vec<PatternFlag>,
 
-    /// Address to listen on, :18000 is every interface; repeatable [default: 127.0.0.1:18000]
-    #[arg(long = "web.listen-address", value_name = "ADDRESS", value_parser = Listen::parse, help_heading = WEB)]
-    listen: Vec<Listen>,
-
-    /// Path of the metrics page [default: /metrics]
-    #[arg(long = "web.telemetry-path", value_name = "PATH", value_parser = telemetry_path, help_heading = WEB)]
-    telemetry_path: Option<String>,
-
-    /// Answer POST /-/reload
-    #[arg(long = "web.enable-lifecycle", help_heading = WEB)]
-    enable_lifecycle: bool,
-
-    /// Highest number of connections at once [default: 512]
-    #[arg(long = "web.max-connections", value_name = "COUNT", value_parser = connections, help_heading = WEB)]
-    connections_max: Option<usize>,
-
-    /// TLS, client certificates, users and headers, in the form of Prometheus' exporter-toolkit
-    #[arg(long = "web.config.file", value_name = "FILE", help_heading = WEB)]
-    web_config_file: Option<String>,
-
     #[command(flatten)]
     collectors: CollectorFlags,
 
-    /// Where the host's /proc is mounted [default: /proc]
-    #[arg(long = "path.procfs", value_name = "DIR", value_parser = rules::absolute_path, help_heading = PATHS)]
-    procfs: Option<PathBuf>,
-
-    /// Where the host's / is mounted; paths of stores and backups are looked up there [default: /]
-    #[arg(long = "path.rootfs", value_name = "DIR", value_parser = rules::absolute_path, help_heading = PATHS)]
-    rootfs: Option<PathBuf>,
-
-    /// Where the exporter keeps what must survive a restart, "" for nowhere
-    #[arg(long = "state.dir", value_name = "DIR", help_heading = PATHS)]
-    state_dir: Option<String>,
-
-    /// Log this level and what is more severe [default: info; check: warn]
-    #[arg(long = "log.level", value_name = "LEVEL", help_heading = LOG)]
-    log_level: Option<LogLevel>,
-
-    /// Format of the log [default: logfmt]
-    #[arg(long = "log.format", value_name = "FORMAT", help_heading = LOG)]
-    log_format: Option<LogFormat>,
+    #[command(flatten)]
+    keys: KeyFlags,
 }
 
 const STORES: &str = "Stores";
-const WEB: &str = "Web";
 const COLLECTORS: &str = "Collectors (all are on; --no-collector.NAME switches one off)";
-const PATHS: &str = "Paths";
-const LOG: &str = "Log";
 
 impl Flags {
     /// Nothing but these stores.
@@ -89,17 +52,8 @@ impl Flags {
             config_file: later.config_file.or(self.config_file),
             stores: [self.stores, later.stores].concat(),
             backup_patterns: [self.backup_patterns, later.backup_patterns].concat(),
-            listen: [self.listen, later.listen].concat(),
-            telemetry_path: later.telemetry_path.or(self.telemetry_path),
-            enable_lifecycle: self.enable_lifecycle || later.enable_lifecycle,
-            connections_max: later.connections_max.or(self.connections_max),
-            web_config_file: later.web_config_file.or(self.web_config_file),
             collectors: self.collectors.and(later.collectors),
-            procfs: later.procfs.or(self.procfs),
-            rootfs: later.rootfs.or(self.rootfs),
-            state_dir: later.state_dir.or(self.state_dir),
-            log_level: later.log_level.or(self.log_level),
-            log_format: later.log_format.or(self.log_format),
+            keys: self.keys.and(later.keys),
         }
     }
 }
@@ -122,18 +76,9 @@ impl From<Flags> for Overrides {
             config_file: flags.config_file,
             stores: flags.stores,
             backup_patterns: flags.backup_patterns,
-            listen: flags.listen,
-            telemetry_path: flags.telemetry_path,
-            enable_lifecycle: flags.enable_lifecycle,
-            connections_max: flags.connections_max,
-            web_config_file: flags.web_config_file,
             collectors: flags.collectors.chosen,
             disable_defaults: flags.collectors.disable_defaults,
-            procfs: flags.procfs,
-            rootfs: flags.rootfs,
-            state_dir: flags.state_dir,
-            log_level: flags.log_level,
-            log_format: flags.log_format,
+            keys: flags.keys.0,
         }
     }
 }
@@ -206,23 +151,85 @@ impl FromArgMatches for CollectorFlags {
     }
 }
 
-impl ValueEnum for LogLevel {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
+/// The flags that stand for keys of the file, made from the declarations of those: their words, by the name of the flag.
+#[derive(Debug, Clone, Default)]
+struct KeyFlags(BTreeMap<String, Vec<String>>);
 
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.as_str()))
+impl KeyFlags {
+    fn and(mut self, later: Self) -> Self {
+        for (flag, words) in later.0 {
+            self.0.entry(flag).or_default().extend(words);
+        }
+        self
     }
 }
 
-impl ValueEnum for LogFormat {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+fn key_flags() -> impl Iterator<Item = (Key, Flag)> {
+    let below = keys::all().into_iter().flat_map(|section| section.facts.below);
+    below.filter_map(|key| key.facts.flag.map(|flag| (key, flag)))
+}
+
+/// Above which flags stand those that begin with this.
+fn heading(flag: &str) -> &'static str {
+    match flag.split('.').next() {
+        Some("web") => "Web",
+        Some("log") => "Log",
+        _ => "Paths",
+    }
+}
+
+fn key_flag(key: &Key, flag: Flag) -> Arg {
+    let default = match &key.default {
+        _ if flag.value.is_empty() => String::new(),
+        Some(default) => default.in_one_line(),
+        None => key.facts.otherwise.to_owned(),
+    };
+    let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
+    let repeatable = if flag.repeatable { "; repeatable" } else { "" };
+    let help = format!("{}{repeatable}{default}", key.help.trim_end_matches('.'));
+    let arg = Arg::new(flag.long).long(flag.long).help(help).help_heading(heading(flag.long));
+    if flag.value.is_empty() {
+        return arg.action(ArgAction::SetTrue);
+    }
+    let arg = arg.value_name(flag.value).action(ArgAction::Append).value_hint(match flag.value {
+        "DIR" => ValueHint::DirPath,
+        "FILE" => ValueHint::FilePath,
+        _ => ValueHint::Unknown,
+    });
+    if !key.facts.choices.is_empty() {
+        return arg.value_parser(PossibleValuesParser::new(key.facts.choices.clone()));
+    }
+    let judged = move |word: String| keys::judge(flag.long, &word).map(|()| word);
+    arg.value_parser(StringValueParser::new().try_map(judged))
+}
+
+impl Args for KeyFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.args(key_flags().map(|(key, flag)| key_flag(&key, flag)))
     }
 
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.as_str()))
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for KeyFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |(_, Flag { long, value, .. }): (Key, Flag)| {
+            let words: Vec<String> = if value.is_empty() {
+                matches.get_flag(long).then(|| "true".to_owned()).into_iter().collect()
+            } else {
+                matches.get_many(long).unwrap_or_default().cloned().collect()
+            };
+            (!words.is_empty()).then(|| (long.to_owned(), words))
+        };
+        Ok(Self(key_flags().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let later = Self::from_arg_matches(matches)?;
+        *self = std::mem::take(self).and(later);
+        Ok(())
     }
 }
 
@@ -251,16 +258,6 @@ fn named(word: &str) -> Result<(Option<String>, &str), String> {
         }
         _ => Ok((None, word)),
     }
-}
-
-fn telemetry_path(word: &str) -> Result<String, String> {
-    rules::telemetry_path(word).map(str::to_owned)
-}
-
-fn connections(word: &str) -> Result<usize, String> {
-    let range = rules::CONNECTIONS;
-    let count = word.parse().ok().filter(|count| range.contains(count));
-    count.ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
 }
 
 #[cfg(test)]
@@ -311,15 +308,16 @@ mod tests {
             flags.backup_patterns,
             [PatternFlag { store: Some("b".into()), pattern: "/b/*".into() }]
         );
-        assert_eq!(flags.listen.len(), 2);
-        assert_eq!(flags.log_level, Some(LogLevel::Error));
+        let words = |flag: &str| flags.keys.get(flag).map(|words| words.join(" "));
+        assert_eq!(words("web.listen-address").as_deref(), Some(":1 [::1]:2"));
+        assert_eq!(words("log.level").as_deref(), Some("debug error"));
         assert_eq!(
             flags.collectors,
             [(CollectorName::Disk, false), (CollectorName::Backups, true)].into()
         );
-        assert_eq!(flags.procfs, Some("/p".into()));
-        assert_eq!(flags.state_dir.as_deref(), Some(""));
-        assert_eq!(flags.log_format, None);
+        assert_eq!(words("path.procfs").as_deref(), Some("/p"));
+        assert_eq!(words("state.dir").as_deref(), Some(""));
+        assert_eq!(words("log.format"), None);
     }
 
     #[test]
@@ -359,9 +357,9 @@ mod tests {
         ]);
         let both: Overrides = early.flags.and(late.flags).into();
         assert_eq!(both.stores.len(), 2);
-        assert_eq!(both.log_level, Some(LogLevel::Warn));
+        assert_eq!(both.keys["log.level"], ["info", "warn"]);
         assert_eq!(both.collectors, [(CollectorName::Disk, true)].into());
-        assert!(both.enable_lifecycle);
-        assert_eq!(both.rootfs, Some("/r".into()));
+        assert_eq!(both.keys["web.enable-lifecycle"], ["true"]);
+        assert_eq!(both.keys["path.rootfs"], ["/r"]);
     }
 }

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    clock,
-    config::{Config, Overrides, file},
+    clock, collectors,
+    config::{self, Config, Overrides, file},
     deliver::dispatch::Dispatch,
     fleet,
     host::{self, Host},
@@ -285,7 +285,9 @@ impl Reloader {
     /// Errs with every problem of the new configuration, ready to be shown; then the old one goes on.
     async fn reload(&self, reason: &'static str) -> Result<(), String> {
         let overrides = self.overrides.clone();
-        let loaded = tokio::task::spawn_blocking(move || file::load(&overrides)).await;
+        let loaded =
+            tokio::task::spawn_blocking(move || file::load(&overrides, &collectors::families()))
+                .await;
         let config = match loaded {
             Ok(Ok(config)) => Arc::new(config),
             Ok(Err(problems)) => {
@@ -317,16 +319,8 @@ impl Reloader {
 
     /// Says which settings take a restart.
     fn warn_of_fixed(&self, config: &Config) {
-        let before = &self.started_with;
-        for (field, changed) in [
-            ("web", before.web != config.web),
-            ("state.dir", before.state_dir != config.state_dir),
-            ("path.procfs", before.procfs != config.procfs),
-            ("log.format", before.log.format != config.log.format),
-        ] {
-            if changed {
-                warn!(field, "This change takes effect at the next start.");
-            }
+        for field in config::at_next_start(&self.started_with, config) {
+            warn!(field, "This change takes effect at the next start.");
         }
     }
 }

@@ -133,7 +133,7 @@ fn name_alerts(config: &Config, add: &mut Add) -> Result<(), String> {
         add.alert = Some(name.to_owned());
         return Ok(());
     }
-    let off = config.alerts.rules.iter().any(|rule| rule.disabled && fits(pattern, &rule.name));
+    let off = config.alerts.rules.iter().any(|rule| !rule.enabled && fits(pattern, &rule.name));
     let plain_words = |word: &str| builtin::key(&word.replace(['*', '?', '[', ']', '!'], ""));
     let near = words::nearest(pattern, names(), plain_words);
     let mut of_prometheus = runbooks::exporter_alerts();
@@ -282,12 +282,12 @@ mod tests {
     #[test]
     fn only_alerts_that_there_are_can_be_silenced() {
         let mut config = Config::default();
-        let rule = |name: &str, disabled| RuleChange {
+        let rule = |name: &str, enabled| RuleChange {
             name: name.to_owned(),
-            disabled,
+            enabled,
             ..RuleChange::default()
         };
-        config.alerts.rules = vec![rule("LongQueue", false), rule("ChromaWalMode", true)];
+        config.alerts.rules = vec![rule("LongQueue", true), rule("ChromaWalMode", false)];
         for (word, want) in [
             ("ChromaSecondWriter", Ok("ChromaSecondWriter")),
             ("ChromaDisk*", Ok("ChromaDisk*")),

@@ -215,7 +215,8 @@ pub fn registry(context: &Context) -> Vec<Box<dyn Collector>> {
 }
 
 /// Every family of every collector.
-pub fn families() -> impl Iterator<Item = &'static Desc> {
+#[must_use]
+pub fn families() -> Vec<&'static Desc> {
     let of = |name: CollectorName| -> &'static [&'static Desc] {
         match name {
             CollectorName::Disk => disk::DESCS,
@@ -229,7 +230,7 @@ pub fn families() -> impl Iterator<Item = &'static Desc> {
             CollectorName::Logs => &logs::DESCS,
         }
     };
-    CollectorName::ALL.into_iter().flat_map(of).copied()
+    CollectorName::ALL.into_iter().flat_map(of).copied().collect()
 }
 
 /// How often `name` runs over `store` while nothing hurries it. Nobody else works that out: whoever must know how old a

@@ -7,33 +7,32 @@ use std::{
 
 use super::{
     Disk,
-    report::{At, Place},
-    section::{self, Section, duration, shown, text},
-    yaml::{Kind, Scalar, Value},
+    key::{Declared, Kind, Written, choice, keys, span, switch, word},
+    section::Section,
+    yaml::{Kind as Is, Scalar, Value},
 };
 use crate::{
     alert::{
         builtin::{self, DiskLevels},
         rule::{Comparison, Level, On, Rule},
     },
-    collectors,
     findings::{Code, Severity},
     format::words,
     sample::{Desc, HEALTH},
 };
 
-/// What the alert hooks are told.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Alerts {
-    /// How messages call this host; `None` takes its name from the kernel.
-    pub host: Option<String>,
-    /// Base of the links to the status page, without a slash at its end; empty for the address that the program listens on.
-    pub external_url: String,
-    /// What links to runbooks begin with, without a slash at its end; empty for the exporter, which
-    /// serves them.
-    pub runbook_url: String,
-    /// Changes of built-in rules, and rules of the operator's own.
-    pub rules: Vec<RuleChange>,
+keys! {
+    /// What the alert hooks are told.
+    pub struct Alerts {
+        /// How messages call this host. Without it, its own name.
+        host: Option<String> = None, word("one line", |text| one_line(text, 253)).optional().example("db1");
+        /// Base of the links to the status page. Without it, the address of `web.listen_addresses`, unless that is for this host alone.
+        external_url: String = String::new(), base_url().example("https://monitor.example.org/chroma");
+        /// Base of the links to runbooks: CODE.md is put behind it. Without it, `external_url`, where the exporter serves them.
+        runbook_url: String = String::new(), base_url().example("https://wiki.example.org/chroma");
+        /// Changes of built-in rules, by their name, and rules of your own.
+        rules: Vec<RuleChange> = Vec::new(), changes();
+    }
 }
 
 impl Alerts {
@@ -45,33 +44,35 @@ impl Alerts {
     }
 }
 
-/// One item of `alerts.rules`: a change of the built-in rule of this name, or a rule of the operator's own.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct RuleChange {
-    /// Name of the rule.
-    pub name: String,
-    /// Whether it is in force.
-    pub disabled: bool,
-    /// The series of a rule of one's own.
-    pub series: Option<String>,
-    /// Labels that its samples must have.
-    pub matches: BTreeMap<String, String>,
-    /// How values are compared.
-    pub comparison: Option<Comparison>,
-    /// With what.
-    pub threshold: Option<f64>,
-    /// While it fires, the level that ends it.
-    pub recover: Option<f64>,
-    /// Key `for`.
-    pub hold: Option<Duration>,
-    /// Key `keep_firing_for`.
-    pub keep_firing_for: Option<Duration>,
-    /// Another severity.
-    pub severity: Option<Severity>,
-    /// Labels of the alert.
-    pub labels: BTreeMap<String, String>,
-    /// What is the matter, in one line.
-    pub summary: Option<String>,
+keys! {
+    /// One item of `alerts.rules`: a change of the built-in rule of this name, or a rule of the operator's own.
+    pub struct RuleChange {
+        /// A built-in rule, which is named after its finding (`disk_usage_high` is `ChromaDiskUsageHigh`), or a name of your own.
+        name: String = String::new(), word("name", rule_name)
+            .required("must be given: a built-in rule, or a name of your own");
+        /// Whether it is in force.
+        enabled: bool = true, switch();
+        /// Own rules: the series, any that every store has on /metrics.
+        series: Option<String> = None, word("name of a series", |text| Ok(text.to_owned())).optional();
+        /// Own rules: labels that its samples must have.
+        matches as "match": BTreeMap<String, String> = BTreeMap::new(), labels();
+        /// Own rules: how the value is compared with the threshold.
+        comparison: Option<Comparison> = None, choice(&Comparison::ALL, Comparison::as_str).optional();
+        /// Rules over a series: they fire at this level.
+        threshold: Option<f64> = None, number().optional();
+        /// Rules over a series: while it fires, the level that ends it.
+        recover: Option<f64> = None, number().optional();
+        /// How long it must hold before it fires.
+        hold as "for": Option<Duration> = None, time().optional();
+        /// How long it must be gone before it ends.
+        keep_firing_for: Option<Duration> = None, time().optional();
+        /// Severity of its alerts. Without it, that of the finding; warning for own rules.
+        severity: Option<Severity> = None, choice(&SEVERITIES, Severity::as_str).optional();
+        /// Labels of its alerts.
+        labels: BTreeMap<String, String> = BTreeMap::new(), labels();
+        /// What is the matter, in one line.
+        summary: Option<String> = None, word("one line", |text| one_line(text, 200)).optional();
+    }
 }
 
 impl From<&Disk> for DiskLevels {
@@ -91,7 +92,7 @@ pub fn rules(disk: &Disk, changes: &[RuleChange]) -> Vec<Rule> {
             Some(place) => rules.remove(place),
             None => own(change),
         };
-        if change.disabled {
+        if !change.enabled {
             continue;
         }
         apply(change, &mut rule);
@@ -148,21 +149,18 @@ fn healthier(comparison: Comparison, recover: f64, threshold: f64) -> bool {
     }
 }
 
-/// Reads the section. What is wrong is reported and left out.
-pub(crate) fn read(top: &Section<'_>, disk: &Disk) -> Alerts {
-    let Some(section) = top.section("alerts") else { return Alerts::default() };
-    let line = |value: &Value| one_line(text(value)?, 253);
-    let mut alerts = Alerts {
-        host: section.read("host", line).map(|at| at.value),
-        external_url: section.read("external_url", base_url).map(|at| at.value).unwrap_or_default(),
-        runbook_url: section.read("runbook_url", base_url).map(|at| at.value).unwrap_or_default(),
-        rules: Vec::new(),
-    };
+/// Reads the section. What is wrong is reported and left out. `series` are the families that every store may have.
+pub(crate) fn read(section: &Section<'_>, disk: &Disk, series: &[&'static Desc]) -> Alerts {
+    let mut alerts = Alerts::read(section);
     let builtin = builtin::rules(&disk.into());
     let mut names = BTreeSet::new();
     for item in section.list("rules", RULES_MAX) {
         let Some(section) = section.item(&item) else { continue };
-        let Some(rule) = rule(&section, &item.place, &builtin) else { continue };
+        let rule = RuleChange::read(&section);
+        if rule.name.is_empty() {
+            continue;
+        }
+        check(&section, &rule, &builtin, series);
         if names.insert(rule.name.clone()) {
             alerts.rules.push(rule);
         } else {
@@ -172,47 +170,13 @@ pub(crate) fn read(top: &Section<'_>, disk: &Disk) -> Alerts {
     alerts
 }
 
-fn rule(section: &Section<'_>, place: &Place, builtin: &[Rule]) -> Option<RuleChange> {
-    let name = section.read("name", |value| {
-        let name = text(value)?;
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let good = (1..=64).contains(&name.len())
-            && name.bytes().all(word)
-            && !name.starts_with(|c: char| c.is_ascii_digit());
-        if good { Ok(name.to_owned()) } else { Err(NAME_RULE.to_owned()) }
-    });
-    if section.node("name").is_none() {
-        section.add(super::ConfigError {
-            line: place.line,
-            ..section.place("name").wrong("must be given: a built-in rule, or a name of your own")
-        });
-    }
-    let known = name.as_ref().and_then(|name| builtin.iter().find(|rule| *rule.name == name.value));
-    let span = || duration(Duration::ZERO..=Duration::from_hours(365 * 24));
-    let change = RuleChange {
-        name: name.as_ref().map(|at| at.value.clone()).unwrap_or_default(),
-        disabled: section.read("enabled", section::flag).is_some_and(|on| !on.value),
-        series: section.read("series", |value| Ok(text(value)?.to_owned())).map(|at| at.value),
-        matches: labels(section, "match"),
-        comparison: section
-            .read("comparison", section::choice(&Comparison::ALL, Comparison::as_str))
-            .map(|at| at.value),
-        threshold: section.read("threshold", number).map(|at| at.value),
-        recover: section.read("recover", number).map(|at| at.value),
-        hold: section.read("for", span()).map(|at| at.value),
-        keep_firing_for: section.read("keep_firing_for", span()).map(|at| at.value),
-        severity: section
-            .read("severity", section::choice(&SEVERITIES, Severity::as_str))
-            .map(|at| at.value),
-        labels: labels(section, "labels"),
-        summary: section.read("summary", |value| one_line(text(value)?, 200)).map(|at| at.value),
-    };
-    let name = name?;
+fn check(section: &Section<'_>, change: &RuleChange, builtin: &[Rule], series: &[&'static Desc]) {
+    let known = builtin.iter().find(|rule| *rule.name == change.name);
     match known {
-        Some(rule) => check_builtin(section, rule, &change),
-        None => check_own(section, &name, &change),
+        Some(rule) => check_builtin(section, rule, change),
+        None => check_own(section, change, series),
     }
-    if let (Some(recover), Some(threshold)) = (change.recover, level(known, &change)) {
+    if let (Some(recover), Some(threshold)) = (change.recover, level(known, change)) {
         let comparison = change.comparison.unwrap_or(match known.map(|rule| &rule.on) {
             Some(On::Series(level)) => level.comparison,
             _ => Comparison::Greater,
@@ -222,7 +186,6 @@ fn rule(section: &Section<'_>, place: &Place, builtin: &[Rule]) -> Option<RuleCh
             section.add(section.place("recover").bad(recover, rule));
         }
     }
-    Some(change)
 }
 
 fn level(known: Option<&Rule>, change: &RuleChange) -> Option<f64> {
@@ -254,29 +217,30 @@ fn check_builtin(section: &Section<'_>, rule: &Rule, change: &RuleChange) {
     }
 }
 
-fn check_own(section: &Section<'_>, name: &At<String>, change: &RuleChange) {
-    if change.disabled {
+fn check_own(section: &Section<'_>, change: &RuleChange, series: &[&'static Desc]) {
+    if !change.enabled {
         return;
     }
-    let Some(series) = &change.series else {
+    let Some(wanted) = &change.series else {
         if section.node("series").is_none() {
             let known: Vec<String> = Code::ALL.iter().map(|code| builtin::name(*code)).collect();
-            let near = words::nearest(&name.value, known.iter().map(String::as_str), builtin::key);
+            let near = words::nearest(&change.name, known.iter().map(String::as_str), builtin::key);
             let near = match near.first() {
                 Some(near) => format!("; did you mean {near}?"),
                 None => " (chroma_exporter explain lists them);".to_owned(),
             };
             let rule =
                 format!("is no built-in rule{near} one of your own needs series and threshold");
-            section.add(name.place.bad(&name.value, rule));
+            section.add(section.place("name").bad(&change.name, rule));
         }
         return;
     };
-    match family(series) {
+    let mut families = series.iter().copied().chain(&HEALTH);
+    match families.find(|desc| desc.name == wanted) {
         None => section.add(
             section
                 .place("series")
-                .bad(series, "must be a series that every store has on /metrics"),
+                .bad(wanted, "must be a series that every store has on /metrics"),
         ),
         Some(family) => {
             for label in change.matches.keys() {
@@ -294,33 +258,64 @@ fn check_own(section: &Section<'_>, name: &At<String>, change: &RuleChange) {
     }
 }
 
-/// The family of this name, if stores have it.
-fn family(name: &str) -> Option<&'static Desc> {
-    let mut families = collectors::families();
-    families.find(|desc| desc.name == name).or_else(|| HEALTH.iter().find(|desc| desc.name == name))
+/// Read apart, because what they may be depends on the built-in rules.
+fn changes() -> Kind<Vec<RuleChange>> {
+    let asked = |section: &Section<'_>, key| {
+        section.node(key);
+        None
+    };
+    let write = |rules: &Vec<RuleChange>| {
+        Some(Written::List(rules.iter().map(Declared::written).collect()))
+    };
+    Kind::custom(format!("list of sections, at most {RULES_MAX}"), asked, write)
+        .items(RuleChange::keys())
+        .example(include_str!("example/rules.yml"))
 }
 
-fn labels(section: &Section<'_>, key: &'static str) -> BTreeMap<String, String> {
+fn labels() -> Kind<BTreeMap<String, String>> {
+    let read = |section: &Section<'_>, key| Some(read_labels(section, key));
+    let write = |labels: &BTreeMap<String, String>| {
+        let text = |(key, value): (&String, &String)| (key.clone(), Written::Text(value.clone()));
+        (!labels.is_empty()).then(|| Written::Map(labels.iter().map(text).collect()))
+    };
+    Kind::custom("labels and their values", read, write)
+}
+
+fn read_labels(section: &Section<'_>, key: &'static str) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    for (name, At { value: node, place }) in section.pairs(key, LABELS_MAX) {
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        if name.is_empty()
-            || !name.bytes().all(word)
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
-            section.add(place.wrong("must be a label name of a-z A-Z 0-9 _"));
+    for (name, item) in section.pairs(key, LABELS_MAX) {
+        if !plain(&name) {
+            section.add(item.place.wrong("must be a label name of a-z A-Z 0-9 _"));
             continue;
         }
-        match text(&node.value).and_then(|text| one_line(text, 1024)) {
-            Ok(value) => drop(labels.insert(name, value)),
-            Err(rule) => section.add(place.bad(shown(&node.value), rule)),
+        if let Some(value) = section.judged(&item, |text| one_line(text, 1024)) {
+            labels.insert(name, value);
         }
     }
     labels
 }
 
-fn number(value: &Value) -> Result<f64, String> {
-    let Value::Scalar(Scalar { text, kind: Kind::Number, .. }) = value else {
+fn rule_name(name: &str) -> Result<String, String> {
+    if name.len() <= 64 && plain(name) { Ok(name.to_owned()) } else { Err(NAME_RULE.to_owned()) }
+}
+
+/// Whether it may name an alert or a label.
+fn plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn time() -> Kind<Duration> {
+    span(Duration::ZERO..=Duration::from_hours(365 * 24))
+}
+
+fn number() -> Kind<f64> {
+    Kind::one("number", parse_number, |number| Written::Number(*number))
+}
+
+fn parse_number(value: &Value) -> Result<f64, String> {
+    let Value::Scalar(Scalar { text, kind: Is::Number, .. }) = value else {
         return Err("must be a number".to_owned());
     };
     let number = text.replace('_', "").parse::<f64>().ok().filter(|number| number.is_finite());
@@ -338,8 +333,15 @@ fn one_line(text: &str, chars_max: usize) -> Result<String, String> {
     }
 }
 
-fn base_url(value: &Value) -> Result<String, String> {
-    let url = one_line(text(value)?, 500)?;
+fn base_url() -> Kind<String> {
+    word("http:// or https:// URL", |text| match text {
+        "" => Ok(String::new()),
+        text => parse_base_url(text),
+    })
+}
+
+fn parse_base_url(text: &str) -> Result<String, String> {
+    let url = one_line(text, 500)?;
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let good = rest.is_some_and(|rest| {
         !rest.is_empty()
@@ -377,7 +379,7 @@ mod tests {
                     severity: Some(Severity::Critical),
                     ..change("ChromaDiskUsageHigh")
                 },
-                RuleChange { disabled: true, ..change("ChromaWalMode") },
+                RuleChange { enabled: false, ..change("ChromaWalMode") },
                 RuleChange {
                     series: Some("chroma_disk_avail_bytes".to_owned()),
                     comparison: Some(Comparison::Less),

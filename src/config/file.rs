@@ -10,16 +10,19 @@ use std::{
 };
 
 use super::{
-    Config, ConfigError, Overrides,
-    raw::RawConfig,
-    report::{Place, Report},
+    Config, ConfigError, Overrides, Receiver, alerts,
+    key::Declared,
+    keys,
+    report::{Given, Place, Report},
+    section::Section,
     validate::Surroundings,
     yaml::{self, SOURCE_BYTES_MAX},
 };
-use crate::{format::accounts::Accounts, host::links};
+use crate::{deliver::receivers::list, format::accounts::Accounts, host::links, sample::Desc};
 
-/// The configuration that file, flags and host give together, or every problem of it.
-pub fn load(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
+/// The configuration that file, flags and host give together, or every problem of it. `series` are the families that a rule of
+/// the operator's own may be about.
+pub fn load(overrides: &Overrides, series: &[&'static Desc]) -> Result<Config, Vec<ConfigError>> {
     let source = match &overrides.config_file {
         Some(file) => Some((file.as_path(), read_source(file).map_err(|problem| vec![problem])?)),
         None => None,
@@ -27,6 +30,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
     load_from(
         source.as_ref().map(|(file, text)| (*file, text.as_str())),
         overrides,
+        series,
         &surroundings(),
     )
 }
@@ -35,26 +39,49 @@ pub fn load(overrides: &Overrides) -> Result<Config, Vec<ConfigError>> {
 pub(crate) fn load_from(
     source: Option<(&Path, &str)>,
     overrides: &Overrides,
+    series: &[&'static Desc],
     host: &Surroundings,
 ) -> Result<Config, Vec<ConfigError>> {
-    let report = Report::default();
-    let mut raw = match source {
-        Some((file, text)) => {
-            let tree = yaml::parse(text).map_err(|error| {
-                vec![Place { line: error.line, ..Place::file(file) }.wrong(error.message)]
-            })?;
-            RawConfig::read(&Arc::from(file.to_string_lossy()), &tree, &report)
-        }
-        None => RawConfig::default(),
+    let report = Report::new(Given {
+        words: overrides.keys.clone(),
+        cwd: host.cwd.clone(),
+        ipv6: host.ipv6,
+    });
+    let tree = match source {
+        Some((file, text)) => Some(yaml::parse(text).map_err(|error| {
+            vec![Place { line: error.line, ..Place::file(file) }.wrong(error.message)]
+        })?),
+        None => None,
+    };
+    let (mut raw, receivers) = {
+        let top = match (source, &tree) {
+            (Some((file, _)), Some(tree)) => {
+                Section::top(&report, &Arc::from(file.to_string_lossy()), tree)
+            }
+            _ => Section::empty(&report),
+        };
+        read(&top, series, &report)
     };
     raw.apply(overrides, host.cwd.as_deref(), &report);
     let (passwd, group) = if raw.needs_accounts() {
-        let rootfs = raw.rootfs();
-        (account_file(&rootfs, "etc/passwd", &report), account_file(&rootfs, "etc/group", &report))
+        let rootfs = &raw.path.rootfs;
+        (account_file(rootfs, "etc/passwd", &report), account_file(rootfs, "etc/group", &report))
     } else {
         (Vec::new(), Vec::new())
     };
-    raw.validate(host, Accounts { passwd: &passwd, group: &group }, report)
+    raw.validate(host, Accounts { passwd: &passwd, group: &group }, receivers, report)
+}
+
+/// Reads every section. Those come last that need others.
+pub(crate) fn read(
+    top: &Section<'_>,
+    series: &[&'static Desc],
+    report: &Report,
+) -> (keys::File, Vec<Arc<Receiver>>) {
+    let mut raw = keys::File::read(top);
+    raw.alerts = alerts::read(&top.below("alerts"), &raw.disk, series);
+    list::hide_addresses(top, report);
+    (raw, list::read(top))
 }
 
 fn read_source(file: &Path) -> Result<String, ConfigError> {

@@ -1,7 +1,13 @@
 //! What is wrong with a configuration: every problem of it, each with its place, so that an operator mends the file
 //! one time, not five.
 
-use std::{cell::RefCell, collections::BTreeSet, fmt, path::Path, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::secret::SHOWN;
 use crate::{format::words, human};
@@ -86,6 +92,18 @@ pub(crate) struct At<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     inner: RefCell<Inner>,
+    pub(crate) given: Given,
+}
+
+/// What goes before the file, and what that depends on.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    /// The words of each flag that stands for a key, by its name without the dashes.
+    pub(crate) words: BTreeMap<String, Vec<String>>,
+    /// The working directory, which relative paths of flags are meant from.
+    pub(crate) cwd: Option<PathBuf>,
+    /// Whether sockets can be IPv6.
+    pub(crate) ipv6: bool,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +121,10 @@ struct Inner {
 }
 
 impl Report {
+    pub(crate) fn new(given: Given) -> Self {
+        Self { given, ..Self::default() }
+    }
+
     pub(crate) fn add(&self, problem: ConfigError) {
         let mut inner = self.inner.borrow_mut();
         if inner.problems.len() < PROBLEMS_MAX {

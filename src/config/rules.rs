@@ -177,12 +177,6 @@ pub(crate) fn host_name(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// Names that may be given.
-pub(crate) const HOSTS_MAX: usize = 64;
-
-/// Connections at once that may be allowed.
-pub(crate) const CONNECTIONS: std::ops::RangeInclusive<usize> = 1..=100_000;
-
 /// An address to listen on. What stands before the port may be missing: then every interface is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {

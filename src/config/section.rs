@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     ops::RangeInclusive,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,9 @@ use crate::format::duration;
 /// One mapping of the file. Dropping it reports the keys that nobody asked for.
 pub(crate) struct Section<'n> {
     report: &'n Report,
-    file: Arc<str>,
+    file: Option<Arc<str>>,
+    /// Where the section begins.
+    line: Option<u64>,
     /// Keys that lead here, `stores[0].backups`; empty at the top.
     path: String,
     entries: Vec<(&'n Key, &'n Node)>,
@@ -27,10 +30,15 @@ pub(crate) struct Section<'n> {
 }
 
 impl<'n> Section<'n> {
+    /// Where nothing is written: there is no file, or the section is not in it.
+    pub(crate) fn empty(report: &'n Report) -> Self {
+        Self::over(report, None, None, String::new(), &[])
+    }
+
     /// The whole file.
     pub(crate) fn top(report: &'n Report, file: &Arc<str>, node: &'n Node) -> Self {
-        let place =
-            Place { file: Some(Arc::clone(file)), line: Some(node.line), field: String::new() };
+        let file = Some(Arc::clone(file));
+        let place = Place { file: file.clone(), line: Some(node.line), field: String::new() };
         let entries =
             entries(node).unwrap_or_else(|| {
                 report.add(place.wrong(format!(
@@ -39,16 +47,22 @@ impl<'n> Section<'n> {
                 )));
                 &[]
             });
-        Self::over(report, file, String::new(), entries)
+        Self::over(report, file, Some(node.line), String::new(), entries)
     }
 
-    fn over(report: &'n Report, file: &Arc<str>, path: String, all: &'n [(Key, Node)]) -> Self {
+    fn over(
+        report: &'n Report,
+        file: Option<Arc<str>>,
+        line: Option<u64>,
+        path: String,
+        all: &'n [(Key, Node)],
+    ) -> Self {
         let mut entries: Vec<(&Key, &Node)> = Vec::new();
         let mut lines = std::collections::BTreeMap::new();
         for (key, node) in all {
             if let Some(first) = lines.get(key.text.as_str()) {
                 let place = Place {
-                    file: Some(Arc::clone(file)),
+                    file: file.clone(),
                     line: Some(key.line),
                     field: joined(&path, &key.text),
                 };
@@ -60,7 +74,8 @@ impl<'n> Section<'n> {
         }
         Self {
             report,
-            file: Arc::clone(file),
+            file,
+            line,
             path,
             entries,
             asked: RefCell::default(),
@@ -114,16 +129,29 @@ impl<'n> Section<'n> {
         self.section_of(node, joined(&self.path, key), &self.place(key))
     }
 
+    /// The same; one that is not there, or is none, is empty.
+    pub(crate) fn below(&self, key: &'static str) -> Section<'n> {
+        self.section(key).unwrap_or_else(|| {
+            let path = joined(&self.path, key);
+            Section::over(self.report, self.file.clone(), self.line, path, &[])
+        })
+    }
+
     /// The items of the list `key`, each with its place `key[n]`. No items when it is absent, empty or not a list; those
     /// beyond `max` are left out and reported.
     pub(crate) fn list(&self, key: &'static str, max: usize) -> Vec<At<&'n Node>> {
         let Some(node) = self.node(key) else { return Vec::new() };
-        self.items(node, &self.place(key), max)
+        self.items(&node.value, &self.place(key), max)
     }
 
     /// The items of a list that stands at `place`.
-    pub(crate) fn items(&self, node: &'n Node, place: &Place, max: usize) -> Vec<At<&'n Node>> {
-        let items: &[Node] = match &node.value {
+    pub(crate) fn items<'v>(
+        &self,
+        value: &'v Value,
+        place: &Place,
+        max: usize,
+    ) -> Vec<At<&'v Node>> {
+        let items: &[Node] = match value {
             Value::List(items) => items,
             Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => &[],
             other => {
@@ -137,12 +165,14 @@ impl<'n> Section<'n> {
             self.report
                 .add(place.bad(format!("{} items", items.len()), format!("must be at most {max}")));
         }
-        let at = |(index, node): (usize, &'n Node)| {
-            let field = format!("{}[{index}]", place.field);
-            At {
-                value: node,
-                place: Place { file: Some(Arc::clone(&self.file)), line: Some(node.line), field },
-            }
+        let at = |(index, node): (usize, &'v Node)| {
+            // Words of a flag have no number.
+            let field = match place.file {
+                Some(_) => format!("{}[{index}]", place.field),
+                None => place.field.clone(),
+            };
+            let line = place.file.is_some().then_some(node.line);
+            At { value: node, place: Place { file: place.file.clone(), line, field } }
         };
         items.iter().take(max).enumerate().map(at).collect()
     }
@@ -199,6 +229,43 @@ impl<'n> Section<'n> {
         }
     }
 
+    /// Reports that `key` is not there; `rule` says what it is.
+    pub(crate) fn missing(&self, key: &'static str, rule: &str) {
+        self.add(super::ConfigError { line: self.line, ..self.place(key).wrong(rule) });
+    }
+
+    /// What `read` gave; its problem is reported.
+    pub(crate) fn reported<T>(&self, read: Result<T, super::ConfigError>) -> Option<T> {
+        read.map_err(|problem| self.add(problem)).ok()
+    }
+
+    /// What `parse` makes of the word of a list; the rule that it breaks is reported.
+    pub(crate) fn judged<T>(
+        &self,
+        item: &At<&Node>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = &item.value.value;
+        self.reported(
+            text(value).and_then(parse).map_err(|rule| item.place.bad(shown(value), rule)),
+        )
+    }
+
+    /// The words that the flag `long` was given.
+    pub(crate) fn words(&self, long: &str) -> Option<&'n [String]> {
+        self.report.given.words.get(long).map(Vec::as_slice)
+    }
+
+    /// The directory that relative paths of flags are meant from.
+    pub(crate) fn cwd(&self) -> Option<&'n Path> {
+        self.report.given.cwd.as_deref()
+    }
+
+    /// Whether sockets can be IPv6.
+    pub(crate) fn ipv6(&self) -> bool {
+        self.report.given.ipv6
+    }
+
     /// Adds a problem.
     pub(crate) fn add(&self, problem: super::ConfigError) {
         self.report.add(problem);
@@ -210,11 +277,11 @@ impl<'n> Section<'n> {
                 .add(place.bad(shown(&node.value), "must be keys and values, indented below it"));
             return None;
         };
-        Some(Section::over(self.report, &self.file, path, entries))
+        Some(Section::over(self.report, self.file.clone(), place.line, path, entries))
     }
 
     fn at(&self, line: Option<u64>, key: &str) -> Place {
-        Place { file: Some(Arc::clone(&self.file)), line, field: joined(&self.path, key) }
+        Place { file: self.file.clone(), line, field: joined(&self.path, key) }
     }
 }
 
@@ -255,6 +322,17 @@ impl Quantity for Duration {
     fn written(self) -> String {
         duration::format(self)
     }
+}
+
+/// A word of the command line as if it stood in a file.
+pub(crate) fn word_of(text: &str) -> Value {
+    let kind = match text {
+        "true" => Kind::Flag(true),
+        "false" => Kind::Flag(false),
+        text if text.parse::<f64>().is_ok() => Kind::Number,
+        _ => Kind::Text,
+    };
+    Value::Scalar(Scalar { text: text.to_owned(), kind, quoted: false })
 }
 
 /// A value as a message shows it.
@@ -325,21 +403,14 @@ pub(crate) fn text(value: &Value) -> Result<&str, String> {
 }
 
 /// The items of a list of words; those that are wrong are reported.
-pub(crate) fn texts<'s, T>(
-    section: &'s Section<'_>,
+pub(crate) fn texts<T>(
+    section: &Section<'_>,
     key: &'static str,
     max: usize,
-    parse: impl Fn(&str) -> Result<T, String> + 's,
-) -> impl Iterator<Item = T> + 's {
-    section.list(key, max).into_iter().filter_map(move |item: At<&Node>| {
-        match text(&item.value.value).and_then(&parse) {
-            Ok(parsed) => Some(parsed),
-            Err(rule) => {
-                section.add(item.place.bad(shown(&item.value.value), rule));
-                None
-            }
-        }
-    })
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Vec<T> {
+    let items = section.list(key, max);
+    items.iter().filter_map(|item| section.judged(item, &parse)).collect()
 }
 
 /// One of `choices`.

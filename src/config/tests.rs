@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::{
     alerts::Alerts,
-    file::{load, load_from},
-    raw::RawConfig,
+    file::{self, load},
     report::Report,
+    section::Section,
     validate::Surroundings,
     yaml::{self, Node, Value},
     *,
@@ -20,9 +20,22 @@ fn host() -> Surroundings {
     Surroundings { cwd: Some("/home/a".into()), root: true, ipv6: true, ..Surroundings::default() }
 }
 
+fn load_from(
+    source: Option<(&Path, &str)>,
+    flags: &Overrides,
+    host: &Surroundings,
+) -> Result<Config, Vec<ConfigError>> {
+    file::load_from(source, flags, &crate::collectors::families(), host)
+}
+
 fn read(text: &str, flags: &Overrides) -> Result<Config, Vec<String>> {
     load_from(Some((Path::new("c.yml"), text)), flags, &host())
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+fn given(flags: &[(&str, &[&str])]) -> std::collections::BTreeMap<String, Vec<String>> {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    flags.iter().map(|(flag, given)| ((*flag).to_owned(), words(given))).collect()
 }
 
 fn problems(text: &str, flags: &Overrides) -> Vec<String> {
@@ -167,7 +180,8 @@ fn the_example_is_valid_complete_and_says_the_defaults() {
 
     let report = Report::default();
     let tree = yaml::parse(EXAMPLE).unwrap();
-    drop(RawConfig::read(&"example".into(), &tree, &report));
+    let series = crate::collectors::families();
+    drop(file::read(&Section::top(&report, &"example".into(), &tree), &series, &report));
     let mut asked = report.keys();
     // A secret may stand in four places; the example shows one of them each and tells of the others.
     let secrets: Vec<String> =
@@ -227,12 +241,14 @@ web: {listen_addresses: ['127.0.0.1:1'], telemetry_path: /m}
             store: Some("new".into()),
             pattern: "old/*.gz".into(),
         }],
-        listen: vec![Listen::Everywhere(2), Listen::parse("[::1]:0").unwrap()],
         collectors: [(CollectorName::Backups, false), (CollectorName::Contents, true)].into(),
         disable_defaults: true,
-        log_level: Some(LogLevel::Error),
-        state_dir: Some(String::new()),
-        rootfs: Some("/host".into()),
+        keys: given(&[
+            ("web.listen-address", &[":2", "[::1]:0"]),
+            ("log.level", &["debug", "error"]),
+            ("state.dir", &[""]),
+            ("path.rootfs", &["/host"]),
+        ]),
         ..Overrides::default()
     };
     let config = read(text, &flags).unwrap();
@@ -267,11 +283,14 @@ fn problems_of_flags_name_the_flag() {
             PatternFlag { store: Some("q".into()), pattern: "[".into() },
         ],
         collectors: CollectorName::ALL.map(|name| (name, false)).into(),
+        keys: given(&[("web.listen-address", &[":1", ":1"]), ("state.dir", &["x/../../y"])]),
         ..Overrides::default()
     };
     assert_eq!(
         problems("", &flags),
         [
+            "--web.listen-address = [::]:1: must not stand twice",
+            "--state.dir = x/../../y: must not hold ..",
             "--store.path = /c/../d: must not hold ..",
             "--backup.pattern = /b/*: must say which store it is for: NAME=PATTERN",
             "--backup.pattern = [: must name a store; there is none called q",
@@ -282,6 +301,23 @@ fn problems_of_flags_name_the_flag() {
             "collectors: at least one must be switched on",
         ]
     );
+}
+
+#[test]
+fn what_takes_effect_at_the_next_start_is_named_key_by_key() {
+    let before = read("", &Overrides::default()).unwrap();
+    let text = "\
+collect: {interval: 1s}
+web: {telemetry_path: /m, max_connections: 3}
+path: {rootfs: /host, procfs: /host/proc}
+state: {dir: /other}
+log: {level: warn, format: json}
+";
+    let after = read(text, &Overrides::default()).unwrap();
+    let want =
+        ["web.telemetry_path", "web.max_connections", "state.dir", "path.procfs", "log.format"];
+    assert_eq!(at_next_start(&before, &after), want);
+    assert!(at_next_start(&after, &after).is_empty());
 }
 
 #[test]
@@ -372,7 +408,7 @@ fn a_file_that_cannot_be_read_is_one_problem() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.yml");
     let flags = Overrides { config_file: Some(path.clone()), ..Overrides::default() };
-    let said = || load(&flags).unwrap_err()[0].to_string();
+    let said = || load(&flags, &[]).unwrap_err()[0].to_string();
     assert!(said().contains("c.yml: cannot be read: No such file"), "{}", said());
     fs::write(&path, b"a: 1\nb: \xff\n").unwrap();
     assert!(said().ends_with("c.yml:2: must be UTF-8"), "{}", said());
@@ -381,7 +417,7 @@ fn a_file_that_cannot_be_read_is_one_problem() {
     fs::write(&path, "a: [").unwrap();
     assert!(said().contains("c.yml:1: is not YAML: "), "{}", said());
     let directory = Overrides { config_file: Some(dir.path().to_owned()), ..Overrides::default() };
-    assert!(load(&directory).is_err());
+    assert!(load(&directory, &[]).is_err());
 }
 
 #[test]
@@ -563,7 +599,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.yml");
         fs::write(&path, bytes).unwrap();
-        drop(load(&Overrides { config_file: Some(path), ..Overrides::default() }));
+        drop(load(&Overrides { config_file: Some(path), ..Overrides::default() }, &[]));
     }
 }
 

@@ -9,10 +9,12 @@ use std::{
 };
 
 use super::{
-    BackupPolicy, CollectorName, Config, ConfigError, LogFormat, LogLevel, PermissionPolicy, Store,
-    raw::{Account, RawConfig, RawPermissions, RawStore, STORES_MAX},
+    BackupPolicy, CollectorName, Config, ConfigError, PermissionPolicy, Receiver, Store,
+    key::Key,
+    keys::{self, Account, File, Paths, RawPermissions, RawStore, STORES_MAX},
+    print,
     report::{At, Place, Report},
-    rules::{self, Listen},
+    rules,
 };
 use crate::format::accounts::Accounts;
 
@@ -25,30 +27,12 @@ pub struct Overrides {
     pub stores: Vec<StoreFlag>,
     /// `--backup.pattern`: instead of the patterns of the file.
     pub backup_patterns: Vec<PatternFlag>,
-    /// `--web.listen-address`: instead of those of the file.
-    pub listen: Vec<Listen>,
-    /// `--web.telemetry-path`.
-    pub telemetry_path: Option<String>,
-    /// `--web.enable-lifecycle`.
-    pub enable_lifecycle: bool,
-    /// `--web.max-connections`.
-    pub connections_max: Option<usize>,
-    /// `--web.config.file`, perhaps relative.
-    pub web_config_file: Option<String>,
+    /// The words of each flag that stands for a key of the file, by its name without the dashes.
+    pub keys: BTreeMap<String, Vec<String>>,
     /// `--collector.NAME` and `--no-collector.NAME`, the last of each name.
     pub collectors: BTreeMap<CollectorName, bool>,
     /// `--collector.disable-defaults`: only what file or flag switches on.
     pub disable_defaults: bool,
-    /// `--path.procfs`.
-    pub procfs: Option<PathBuf>,
-    /// `--path.rootfs`.
-    pub rootfs: Option<PathBuf>,
-    /// `--state.dir`; empty text keeps the state in memory.
-    pub state_dir: Option<String>,
-    /// `--log.level`.
-    pub log_level: Option<LogLevel>,
-    /// `--log.format`.
-    pub log_format: Option<LogFormat>,
 }
 
 /// `--store.path [NAME=]DIR`.
@@ -85,46 +69,26 @@ pub(crate) struct Surroundings {
     pub(crate) ipv6: bool,
 }
 
-impl RawConfig {
+/// The keys that differ between two configurations and take effect at the next start only, with their sections.
+#[must_use]
+pub fn at_next_start(before: &Config, after: &Config) -> Vec<String> {
+    let (before, after) = (print::written(before), print::written(after));
+    let of = |section: Key| {
+        let restart = section.facts.below.into_iter().filter(|key| key.facts.restart);
+        restart.map(move |key| format!("{}.{}", section.name, key.name))
+    };
+    keys::all().into_iter().flat_map(of).filter(|path| before.at(path) != after.at(path)).collect()
+}
+
+impl File {
     /// Puts the flags over the file.
     pub(crate) fn apply(&mut self, flags: &Overrides, cwd: Option<&Path>, report: &Report) {
         self.apply_stores(&flags.stores, cwd, report);
         self.apply_patterns(&flags.backup_patterns, cwd, report);
-        if !flags.listen.is_empty() {
-            let place = Place::outside("--web.listen-address");
-            self.listen = flags
-                .listen
-                .iter()
-                .map(|value| At { value: *value, place: place.clone() })
-                .collect();
-        }
-        if let Some(path) = &flags.telemetry_path {
-            self.web.telemetry_path.clone_from(path);
-        }
-        self.web.enable_lifecycle |= flags.enable_lifecycle;
-        self.web.max_connections = flags.connections_max.unwrap_or(self.web.max_connections);
-        if let Some(file) = &flags.web_config_file {
-            match rules::path_from(file, cwd) {
-                Ok(path) => self.web.config_file = Some(path),
-                Err(rule) => report.add(Place::outside("--web.config.file").bad(file, rule)),
-            }
-        }
-        self.procfs = flags.procfs.clone().or_else(|| self.procfs.take());
-        self.rootfs = flags.rootfs.clone().or_else(|| self.rootfs.take());
-        if let Some(dir) = &flags.state_dir {
-            let place = Place::outside("--state.dir");
-            let path = if dir.is_empty() { Ok(String::new()) } else { path_text(dir, cwd) };
-            match path {
-                Ok(value) => self.state_dir = Some(At { value, place }),
-                Err(rule) => report.add(place.bad(dir, rule)),
-            }
-        }
         for name in CollectorName::ALL {
             let before = self.collectors.get(&name).copied().unwrap_or(!flags.disable_defaults);
             self.collectors.insert(name, flags.collectors.get(&name).copied().unwrap_or(before));
         }
-        self.log.level = flags.log_level.unwrap_or(self.log.level);
-        self.log.format = flags.log_format.unwrap_or(self.log.format);
     }
 
     fn apply_stores(&mut self, flags: &[StoreFlag], cwd: Option<&Path>, report: &Report) {
@@ -141,13 +105,18 @@ impl RawConfig {
                     continue;
                 }
             };
-            let known = described
-                .iter()
-                .position(|raw| raw.path.as_ref().is_some_and(|p| p.value == path.value));
-            let mut raw = known
-                .map_or_else(|| RawStore::at(path.clone()), |index| described.swap_remove(index));
+            let same = |raw: &At<RawStore>| {
+                raw.value.path.as_ref().is_some_and(|other| other.value == path.value)
+            };
+            let mut raw = match described.iter().position(same) {
+                Some(known) => described.swap_remove(known),
+                None => At {
+                    value: RawStore { path: Some(path), ..RawStore::default() },
+                    place: place.clone(),
+                },
+            };
             if let Some(name) = &flag.name {
-                raw.name = Some(At { value: name.clone(), place });
+                raw.value.name = Some(At { value: name.clone(), place });
             }
             self.stores.push(raw);
         }
@@ -168,7 +137,7 @@ impl RawConfig {
                 Some(name) => self
                     .stores
                     .iter()
-                    .position(|raw| raw.label().as_deref() == Some(name))
+                    .position(|raw| raw.value.label().as_deref() == Some(name))
                     .ok_or_else(|| format!("must name a store; there is none called {name}")),
             };
             match (store, pattern) {
@@ -181,20 +150,15 @@ impl RawConfig {
             }
         }
         for (store, patterns) in given {
-            self.stores[store].patterns = patterns;
+            self.stores[store].value.backups.globs = patterns;
         }
-    }
-
-    /// Where the host's root is seen.
-    pub(crate) fn rootfs(&self) -> PathBuf {
-        self.rootfs.clone().unwrap_or_else(|| "/".into())
     }
 
     /// Whether the host's accounts must be known.
     pub(crate) fn needs_accounts(&self) -> bool {
         let named =
             |at: &Option<At<Account>>| matches!(at, Some(At { value: Account::Name(_), .. }));
-        self.stores.iter().map(|store| &store.permissions).any(|permissions| {
+        self.stores.iter().map(|store| &store.value.permissions).any(|permissions| {
             named(&permissions.owner)
                 || named(&permissions.group)
                 || permissions.server_user.is_some()
@@ -206,27 +170,17 @@ impl RawConfig {
         self,
         host: &Surroundings,
         accounts: Accounts<'_>,
+        receivers: Vec<Arc<Receiver>>,
         report: Report,
     ) -> Result<Config, Vec<ConfigError>> {
-        let rootfs = self.rootfs();
+        let Paths { procfs, rootfs } = self.path;
         let stores = stores(self.stores, &rootfs, accounts, &report);
-        let state_dir = self.state_dir.unwrap_or_else(|| default_state_dir(host));
+        let state_dir = self.state.dir.unwrap_or_else(|| default_state_dir(host));
         let state_dir = check_state_dir(state_dir, &stores, &report);
         let enabled: BTreeSet<CollectorName> =
             self.collectors.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
         if enabled.is_empty() {
             report.add(Place::outside("collectors").wrong("at least one must be switched on"));
-        }
-        let mut web = self.web;
-        if !self.listen.is_empty() {
-            web.listen_addresses = Vec::new();
-            for At { value, place } in self.listen {
-                let address = value.address(host.ipv6);
-                if address.port() != 0 && web.listen_addresses.contains(&address) {
-                    report.add(place.bad(address, "must not stand twice"));
-                }
-                web.listen_addresses.push(address);
-            }
         }
         let problems = report.into_problems();
         if !problems.is_empty() {
@@ -239,33 +193,18 @@ impl RawConfig {
             integrity: self.integrity,
             disk: self.disk,
             limits: self.limits,
-            web,
+            web: self.web,
             state_dir,
-            procfs: self.procfs.unwrap_or_else(|| "/proc".into()),
+            procfs,
             rootfs,
             log: self.log,
             alerts: self.alerts,
-            receivers: self.receivers,
+            receivers,
         })
     }
 }
 
 impl RawStore {
-    /// A store of which nothing but its path is known.
-    fn at(path: At<PathBuf>) -> Self {
-        Self {
-            place: path.place.clone(),
-            name: None,
-            path: Some(path),
-            backups: BackupPolicy::daily(Vec::new()),
-            patterns: Vec::new(),
-            permissions: RawPermissions::default(),
-            logs: Vec::new(),
-            server: None,
-            chroma_version: None,
-        }
-    }
-
     /// Its name, given or made from the path.
     fn label(&self) -> Option<String> {
         let given = self.name.as_ref().map(|at| at.value.clone());
@@ -274,7 +213,7 @@ impl RawStore {
 }
 
 fn stores(
-    raw: Vec<RawStore>,
+    raw: Vec<At<RawStore>>,
     rootfs: &Path,
     accounts: Accounts<'_>,
     report: &Report,
@@ -289,12 +228,12 @@ fn stores(
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut paths: BTreeMap<PathBuf, String> = BTreeMap::new();
     let mut stores = Vec::new();
-    for raw in raw {
-        let own = whereabouts(&raw.place);
+    for At { value: raw, place } in raw {
+        let own = whereabouts(&place);
         if let Some(name) = raw.label() {
             if let Some(other) = names.get(&name) {
                 let given = raw.name.as_ref().map(|at| &at.place);
-                let place = given.cloned().unwrap_or_else(|| sub_place(&raw.place, "name"));
+                let place = given.cloned().unwrap_or_else(|| sub_place(&place, "name"));
                 let rule =
                     format!("must be unique, and {other} has it too: give each a name of its own");
                 report.add(place.bad(&name, rule));
@@ -316,7 +255,8 @@ fn stores(
             path: path.value,
             backups: BackupPolicy {
                 globs: raw
-                    .patterns
+                    .backups
+                    .globs
                     .iter()
                     .map(|pattern| rules::pattern_below_root(rootfs, pattern))
                     .collect(),
@@ -386,36 +326,38 @@ fn resolve(
 }
 
 /// systemd's directory; else the usual place of a daemon or of a user's program. Empty when there is none.
-fn default_state_dir(host: &Surroundings) -> At<String> {
+fn default_state_dir(host: &Surroundings) -> At<Option<PathBuf>> {
     let absolute = |text: &Option<String>| text.clone().filter(|text| text.starts_with('/'));
     let first =
         host.state_directory.as_ref().and_then(|list| list.split(':').next()).map(str::to_owned);
     if let Some(value) = absolute(&first) {
-        return At { value, place: Place::outside("$STATE_DIRECTORY") };
+        return At { value: Some(value.into()), place: Place::outside("$STATE_DIRECTORY") };
     }
     let place = Place::outside("state.dir");
     if host.root {
-        return At { value: "/var/lib/chroma_exporter".to_owned(), place };
+        return At { value: Some("/var/lib/chroma_exporter".into()), place };
     }
     let base = absolute(&host.xdg_state_home)
         .or_else(|| absolute(&host.home).map(|home| format!("{home}/.local/state")));
-    At { value: base.map(|base| format!("{base}/chroma_exporter")).unwrap_or_default(), place }
+    At { value: base.map(|base| format!("{base}/chroma_exporter").into()), place }
 }
 
 /// Nothing is ever written under a watched directory, and nobody's data should lie under ours.
-fn check_state_dir(dir: At<String>, stores: &[Arc<Store>], report: &Report) -> Option<PathBuf> {
+fn check_state_dir(
+    dir: At<Option<PathBuf>>,
+    stores: &[Arc<Store>],
+    report: &Report,
+) -> Option<PathBuf> {
     let At { value, place } = dir;
-    if value.is_empty() {
-        return None;
-    }
-    let path: PathBuf = Path::new(&value).components().collect();
+    let path: PathBuf = value?.components().collect();
+    let shown = || path.display();
     for store in stores {
         let at = Quoted(&store.name, &store.seen_path);
         if path.starts_with(&store.seen_path) {
-            report.add(place.bad(&value, format!("must not lie inside the store {at}: nothing is written there; choose another with --state.dir")));
+            report.add(place.bad(shown(), format!("must not lie inside the store {at}: nothing is written there; choose another with --state.dir")));
         } else if store.seen_path.starts_with(&path) {
             report.add(place.bad(
-                &value,
+                shown(),
                 format!("must not hold the store {at}; choose another with --state.dir"),
             ));
         }

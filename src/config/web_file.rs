@@ -155,7 +155,7 @@ fn tls(section: &Section<'_>, folder: &Path) -> Option<Tls> {
     let authority = pem(section, folder, ["client_ca", "client_ca_file"]);
     let auth = section.read("client_auth_type", client_auth);
     let allowed_sans: Vec<String> =
-        texts(section, "client_allowed_sans", LIST_MAX, |san| Ok(san.to_owned())).collect();
+        texts(section, "client_allowed_sans", LIST_MAX, |san| Ok(san.to_owned()));
     let mut min = TlsVersion::Tls12;
     let mut max = TlsVersion::Tls13;
     let versions = choice(&[TlsVersion::Tls12, TlsVersion::Tls13], |version| match version {
@@ -167,9 +167,8 @@ fn tls(section: &Section<'_>, folder: &Path) -> Option<Tls> {
     if min > max {
         section.add(section.place("min_version").wrong("must not be above max_version"));
     }
-    let suites = texts(section, "cipher_suites", LIST_MAX, suite).flatten().collect();
-    let curves =
-        texts(section, "curve_preferences", LIST_MAX, |name| one_of(name, &CURVES)).collect();
+    let suites = texts(section, "cipher_suites", LIST_MAX, suite).into_iter().flatten().collect();
+    let curves = texts(section, "curve_preferences", LIST_MAX, |name| one_of(name, &CURVES));
     let mut server_prefers = true;
     section.set("prefer_server_cipher_suites", &mut server_prefers, flag);
     let auth_is = auth.as_ref().map_or(ClientAuth::None, |at| at.value);

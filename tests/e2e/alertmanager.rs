@@ -71,7 +71,7 @@ fn receiver(dir: &Path, address: SocketAddr) -> Receiver {
     );
     fs::write(&file, text).unwrap();
     let flags = Overrides { config_file: Some(file), ..Overrides::default() };
-    let config = config::file::load(&flags).unwrap();
+    let config = config::file::load(&flags, &[]).unwrap();
     Receiver::new(Arc::clone(&config.receivers[0]))
 }
 
@@ -167,7 +167,7 @@ async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
     fs::write(&file, "receivers: [{name: hook, type: webhook, url: 'http://127.0.0.1:9'}]")
         .unwrap();
     let flags = Overrides { config_file: Some(file), ..Overrides::default() };
-    let config = config::file::load(&flags).unwrap();
+    let config = config::file::load(&flags, &[]).unwrap();
     let ours = Receiver::new(Arc::clone(&config.receivers[0])).payload(&message, clock::now());
     let ours: Value = serde_json::from_str(&ours.bodies[0]).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

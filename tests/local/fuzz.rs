@@ -470,7 +470,8 @@ fn read_configuration(bytes: &[u8]) {
     let path = std::env::temp_dir().join(format!("fuzz-{}.yml", std::process::id()));
     fs::write(&path, bytes).unwrap();
     let overrides = Overrides { config_file: Some(path.clone()), ..Overrides::default() };
-    if let Err(problems) = config::file::load(&overrides) {
+    if let Err(problems) = config::file::load(&overrides, &chroma_exporter::collectors::families())
+    {
         assert!(!problems.is_empty());
         assert!(problems.iter().all(|problem| !problem.to_string().is_empty()));
     }

@@ -46,7 +46,7 @@ pub(crate) fn waiting(timeout: Duration, text: &str) -> Receiver {
     fs::write(&file, format!("receivers:\n  - {{name: r, timeout: {seconds}s, {text}}}\n"))
         .unwrap();
     let flags = Overrides { config_file: Some(file), ..Overrides::default() };
-    let config: Config = config::file::load(&flags).unwrap();
+    let config: Config = config::file::load(&flags, &[]).unwrap();
     let shown = format!("{config:?}{}", config::print::to_yaml(&config).unwrap());
     assert!(!shown.contains(CANARY), "{shown}");
     Receiver::new(Arc::clone(&config.receivers[0]))

@@ -6,8 +6,13 @@ use crate::config::{
 };
 
 fn read(text: &str) -> Result<Config, Vec<String>> {
-    load_from(Some((Path::new("c.yml"), text)), &Overrides::default(), &Surroundings::default())
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    load_from(
+        Some((Path::new("c.yml"), text)),
+        &Overrides::default(),
+        &crate::collectors::families(),
+        &Surroundings::default(),
+    )
+    .map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
 #[test]
