@@ -1,9 +1,12 @@
 //! The commands of remedies, pasted into a shell as they stand, over the faults that they are for: the finding is gone
 //! afterwards and nothing else has come. What cannot be run here is at least a command to a shell.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use crate::support::{chroma, faults};
+use crate::support::{self, chroma, faults};
 use chroma_exporter::findings::Code;
 use rusqlite::Connection;
 
@@ -29,7 +32,8 @@ fn the_command_of_a_remedy_ends_its_finding() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = fault.strike(base, scratch.path());
         let known = Code::ALL.iter().find(|known| known.as_str() == code).unwrap();
-        shell(&command(*known, &dir));
+        let aside = scratch.path().to_str().unwrap();
+        shell(&command(*known, &dir).replace("/var/tmp", aside));
         let said = faults::check(&dir, "");
         assert!(said.codes.is_empty(), "{class}: {}, {base}: {}", fault.what, said.evidence);
         ended.insert(code);
@@ -38,13 +42,88 @@ fn the_command_of_a_remedy_ends_its_finding() {
 }
 
 /// In the order of the alphabet.
-const ENDED_BY_COMMAND: [&str; 5] = [
+const ENDED_BY_COMMAND: [&str; 6] = [
     "default_database_missing",
     "default_tenant_missing",
     "fts_corrupt",
     "fts_missing",
     "fts_out_of_step",
+    "journal_foreign",
 ];
+
+/// The commands of the case, as the document gives them: each is run, and the finding that it is for is gone.
+#[test]
+fn the_command_of_a_case_ends_its_finding() {
+    let mut ended = std::collections::BTreeSet::new();
+    for (class, fault, base) in faults::cases() {
+        let codes = ["permission_drift", "permission_world_writable", "permission_unwritable"];
+        if fault.config.is_empty() || !fault.codes.iter().any(|code| codes.contains(code)) {
+            continue;
+        }
+        for code in fault.codes.iter().filter(|code| codes.contains(code)) {
+            let scratch = tempfile::tempdir().unwrap();
+            let dir = fault.strike(base, scratch.path());
+            faults::check(&dir, fault.config);
+            let config = dir.parent().unwrap().join("check.yml");
+            let Some(command) = command_of(&config, code) else { continue };
+            if command.starts_with("ls ") {
+                continue; // it shows what is there, where no command mends it
+            }
+            shell(&command);
+            let said = faults::check(&dir, fault.config);
+            let codes: Vec<&str> = said.codes.iter().map(String::as_str).collect();
+            assert!(!codes.contains(code), "{class}: {}: {command}: {}", fault.what, said.evidence);
+            ended.insert(*code);
+        }
+    }
+    assert_eq!(ended.len(), 3, "{ended:?}");
+}
+
+/// What the document says to run for `code`.
+fn command_of(config: &Path, code: &str) -> Option<String> {
+    let words = ["check", "--output", "json", "--state.dir", "", "--config.file"];
+    let out = support::run(&[&words[..], &[config.to_str().unwrap()]].concat());
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let findings = document["stores"][0]["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["code"] == code)?;
+    Some(finding["remedy_command"].as_str()?.to_owned())
+}
+
+/// What only reads, or writes elsewhere, runs over any store and leaves it as it is.
+#[test]
+fn a_command_that_only_looks_runs_everywhere() {
+    let scratch = tempfile::tempdir().unwrap();
+    let program = Path::new(support::binary());
+    let path = format!("{}:{}", program.parent().unwrap().display(), env!("PATH"));
+    let mut ran = 0;
+    for base in ["chroma-0.6.3", "chroma-1.5.9"] {
+        let dir = support::fixture(base, &scratch.path().join("my stores"));
+        for code in Code::ALL {
+            let Some(command) = code.remedy(&dir).command else { continue };
+            let looks =
+                ["sqlite3 -readonly ", "ls ", "df -h", "du ", "findmnt ", "chroma_exporter "];
+            let copies = ["cp -a ", "sqlite3 '"].iter().any(|start| command.starts_with(start))
+                && command.contains("/var/tmp/")
+                && !command.contains(" .dump ");
+            if command.contains("pgrep") || !copies && !looks.iter().any(|s| command.starts_with(s))
+            {
+                continue;
+            }
+            let command = command.replace("/var/tmp", scratch.path().to_str().unwrap());
+            let mut sh = Command::new("sh");
+            let out = sh.args(["-c", &command]).env("PATH", &path).stdin(Stdio::null());
+            let out = out.output().unwrap();
+            let said = String::from_utf8_lossy(&out.stderr);
+            // The code of a check says what it found; another one would say that it was called wrongly.
+            let known = command.starts_with("chroma_exporter ")
+                && out.status.code().is_some_and(|code| code < 4);
+            assert!(out.status.success() || known, "{code:?}: {command}: {:?} {said}", out.status);
+            assert!(known || said.is_empty(), "{code:?}: {command}: {said}");
+            ran += 1;
+        }
+    }
+    assert!(ran > 60, "{ran}");
+}
 
 #[test]
 fn an_upgrade_from_before_the_full_text_table_is_mended_by_the_command() {
