@@ -1,6 +1,7 @@
 //! Findings: what is wrong with one store, with its evidence. What is known of each kind stands in [`catalogue`].
 
 mod catalogue;
+pub(crate) mod conflicts;
 pub mod order;
 mod remedy;
 

@@ -22,7 +22,6 @@ pub mod logging;
 pub mod metrics;
 pub mod progress;
 pub mod publish;
-mod remedies;
 pub mod runbooks;
 pub mod sample;
 pub mod scheduler;

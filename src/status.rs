@@ -12,10 +12,9 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
-    findings::{Code, Remedy, Severity, order::sort_by_cause},
+    findings::{Code, Remedy, Severity, conflicts, order::sort_by_cause},
     firsts::Firsts,
     human::plain,
-    remedies,
     sample::{CheckState, Observation},
 };
 
@@ -129,7 +128,7 @@ impl StoreReport {
             opened_by: None,
         };
         let seen: Vec<(&'static str, &Observation)> = seen.collect();
-        let standing = remedies::standing(seen.iter().flat_map(|(_, seen)| &seen.findings));
+        let standing = conflicts::standing(seen.iter().flat_map(|(_, seen)| &seen.findings));
         for (collector, observation) in seen {
             if let Some(releases) = &observation.opened_by {
                 report.opened_by = Some(plain(releases));
@@ -149,7 +148,7 @@ impl StoreReport {
                     subject: plain(&finding.subject),
                     summary: finding.code.cause(),
                     evidence: plain(&finding.evidence),
-                    remedy: remedies::settled(finding.code, finding.remedy(path), &standing)
+                    remedy: conflicts::settled(finding.code, finding.remedy(path), &standing)
                         .plain(),
                     items: finding.items.iter().take(items).map(|item| plain(item)).collect(),
                     items_total: finding.items_total,

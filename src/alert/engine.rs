@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    findings::Code,
-    remedies,
+    findings::{Code, conflicts},
     sample::{HEALTH, Reading, Snapshot, StoreReadings},
 };
 
@@ -229,13 +228,13 @@ impl Engine {
             base => format!("{base}/{}", code.runbook()),
         };
         let standing = || {
-            remedies::standing(
+            conflicts::standing(
                 store.readings.iter().flat_map(|reading| &reading.observation.findings),
             )
         };
         let remedy = |code: Code| {
             let alone = found.remedy.unwrap_or_else(|| code.template().into()).at(path);
-            remedies::settled(code, alone, &standing())
+            conflicts::settled(code, alone, &standing())
         };
         Alert {
             name: rule.name.to_string(),

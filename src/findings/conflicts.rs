@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::findings::{Act, Code, Finding, Remedy, Severity};
+use super::{Act, Code, Finding, Remedy, Severity};
 
 /// The codes that stand in one store.
 pub(crate) type Standing = BTreeSet<Code>;
