@@ -128,7 +128,7 @@ impl StoreReport {
             opened_by: None,
         };
         let seen: Vec<(&'static str, &Observation)> = seen.collect();
-        let standing = conflicts::standing(seen.iter().flat_map(|(_, seen)| &seen.findings));
+        let present = conflicts::present(seen.iter().flat_map(|(_, seen)| &seen.findings));
         for (collector, observation) in seen {
             if let Some(releases) = &observation.opened_by {
                 report.opened_by = Some(plain(releases));
@@ -148,7 +148,7 @@ impl StoreReport {
                     subject: plain(&finding.subject),
                     summary: finding.code.cause(),
                     evidence: plain(&finding.evidence),
-                    remedy: conflicts::settled(finding.code, finding.remedy(path), &standing)
+                    remedy: conflicts::ordered(finding.code, finding.remedy(path), &present)
                         .plain(),
                     items: finding.items.iter().take(items).map(|item| plain(item)).collect(),
                     items_total: finding.items_total,

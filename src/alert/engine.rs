@@ -227,14 +227,14 @@ impl Engine {
             "" => String::new(),
             base => format!("{base}/{}", code.runbook()),
         };
-        let standing = || {
-            conflicts::standing(
+        let present = || {
+            conflicts::present(
                 store.readings.iter().flat_map(|reading| &reading.observation.findings),
             )
         };
         let remedy = |code: Code| {
             let alone = found.remedy.unwrap_or_else(|| code.template().into()).at(path);
-            conflicts::settled(code, alone, &standing())
+            conflicts::ordered(code, alone, &present())
         };
         Alert {
             name: rule.name.to_string(),

@@ -738,13 +738,8 @@ fn causes_first(alerts: Vec<Alert>) -> Vec<Alert> {
     let (firing, rest): (Vec<Alert>, Vec<Alert>) =
         alerts.into_iter().partition(|alert| alert.ended.is_none() && !alert.known);
     let one_store = firing.windows(2).all(|pair| pair[0].store == pair[1].store);
-    let codes: Option<Vec<(Code, Severity)>> = firing
-        .iter()
-        .map(|alert| {
-            let code = Code::ALL.iter().find(|code| code.as_str() == alert.code)?;
-            Some((*code, alert.severity))
-        })
-        .collect();
+    let codes: Option<Vec<(Code, Severity)>> =
+        firing.iter().map(|alert| Some((Code::parse(&alert.code)?, alert.severity))).collect();
     // A rule of the operator's own has no place among causes.
     let firing = match codes.filter(|_| one_store) {
         None => firing,

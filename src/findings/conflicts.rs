@@ -1,26 +1,25 @@
-//! One consistent instruction where several findings of a store stand together. Each remedy of the catalogue is right by itself;
-//! two of them may contradict each other: "start Chroma" beside "upgrade it first", "stop Chroma" beside "do not stop that process
-//! before its open file is saved". Here the order is decided, once for all places that show a remedy: what must come first is
-//! said first, and the rest follows.
+//! Remedies that contradict each other. Each remedy of the catalogue is right by itself. Two of them in one store may contradict
+//! each other: "start Chroma" and "upgrade it first", or "stop Chroma" and "do not stop that process before its open file is
+//! saved". This table decides what comes first, once for all places that show a remedy.
 
 use std::collections::BTreeSet;
 
 use super::{Act, Code, Finding, Remedy, Severity};
 
-/// The codes that stand in one store.
-pub(crate) type Standing = BTreeSet<Code>;
+/// The codes found in one store.
+pub(crate) type Present = BTreeSet<Code>;
 
-/// Those of the findings that count here: what is merely worth knowing forbids nothing.
-pub(crate) fn standing<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Standing {
+/// Those of the findings that count here: what is only worth knowing forbids nothing.
+pub(crate) fn present<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Present {
     let count = |finding: &&Finding| finding.severity > Severity::Info;
     findings.into_iter().filter(count).map(|finding| finding.code).collect()
 }
 
-/// `remedy`, the one of a finding with this code, with what must come before it in a store where `standing` stand.
-pub(crate) fn settled(code: Code, remedy: Remedy, standing: &Standing) -> Remedy {
+/// The remedy of a finding with this code, with what must come before it in a store that has the findings `present`.
+pub(crate) fn ordered(code: Code, remedy: Remedy, present: &Present) -> Remedy {
     let acts = code.acts();
     let fits = RULES.iter().find_map(|(act, blockers, words)| {
-        let blocker = blockers.iter().find(|other| **other != code && standing.contains(other))?;
+        let blocker = blockers.iter().find(|other| **other != code && present.contains(other))?;
         acts.contains(act).then(|| (act, words.replace("{code}", blocker.as_str())))
     });
     let words = match fits {
@@ -34,8 +33,8 @@ pub(crate) fn settled(code: Code, remedy: Remedy, standing: &Standing) -> Remedy
     Remedy { words, ..remedy }
 }
 
-/// An act, the findings in whose presence something else comes first, and what. The first rule that fits is told: what cannot be
-/// made good again stands first.
+/// An act, the findings that something else must come before, and what that is. The first rule that fits is used, so what cannot
+/// be undone comes first.
 const RULES: &[(Act, &[Code], &str)] = &[
     (
         Act::Stop,
@@ -159,15 +158,15 @@ const RULES: &[(Act, &[Code], &str)] = &[
 mod tests {
     use super::*;
 
-    fn told(code: Code, standing: &[Code]) -> String {
-        let standing: Standing = standing.iter().copied().chain([code]).collect();
-        settled(code, Remedy::new(code.template().words), &standing).words
+    fn told(code: Code, present: &[Code]) -> String {
+        let present: Present = present.iter().copied().chain([code]).collect();
+        ordered(code, Remedy::new(code.template().words), &present).words
     }
 
     #[test]
     fn what_must_come_first_is_said_first() {
         use Code as C;
-        for (code, standing, first) in [
+        for (code, present, first) in [
             (C::ServerGone, &[][..], None),
             (C::ServerGone, &[C::HotJournal, C::BackupStale], None),
             (
@@ -219,9 +218,9 @@ mod tests {
                 Some("do what sqlite_value_mismatch says"),
             ),
         ] {
-            let (got, remedy) = (told(code, standing), code.template().words);
+            let (got, remedy) = (told(code, present), code.template().words);
             match first {
-                None => assert_eq!(got, remedy, "{code:?} beside {standing:?}"),
+                None => assert_eq!(got, remedy, "{code:?} beside {present:?}"),
                 Some(first) => {
                     assert!(got.starts_with(&format!("First {first}")), "{code:?}: {got}");
                     assert!(got.ends_with(&format!(" Then: {remedy}")), "{code:?}: {got}");
@@ -236,8 +235,8 @@ mod tests {
     #[test]
     fn what_is_merely_worth_knowing_forbids_nothing() {
         let missing = Finding::new(Code::SegmentMissing, "", "never flushed");
-        assert!(standing([&missing]).contains(&Code::SegmentMissing));
-        assert!(standing([&missing.with_severity(Severity::Info)]).is_empty());
+        assert!(present([&missing]).contains(&Code::SegmentMissing));
+        assert!(present([&missing.with_severity(Severity::Info)]).is_empty());
     }
 
     #[test]

@@ -64,8 +64,8 @@ impl Query {
             match &*name {
                 "store" => store = Some(value.into_owned()),
                 "code" => {
-                    let known = Code::ALL.iter().find(|code| code.as_str() == value);
-                    code = Some(*known.ok_or_else(|| "no finding has this code".to_owned())?);
+                    let known = Code::parse(&value);
+                    code = Some(known.ok_or_else(|| "no finding has this code".to_owned())?);
                 }
                 "subject" => subject = Some(value.into_owned()),
                 "page" => page = number(1, usize::MAX)?,

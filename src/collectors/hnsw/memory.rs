@@ -168,8 +168,8 @@ impl Told {
     }
 
     fn finding(self) -> Option<Finding> {
-        let code = Code::ALL.iter().find(|code| code.as_str() == self.code)?;
-        let finding = Finding::new(*code, self.subject, self.evidence)
+        let code = Code::parse(&self.code)?;
+        let finding = Finding::new(code, self.subject, self.evidence)
             .with_severity(self.severity)
             .with_items_of(self.items, self.items_total);
         Some(match self.remedy {

@@ -122,10 +122,10 @@ impl Past {
     /// What it found, as far as the catalogue still knows the codes.
     pub(super) fn told(&self) -> impl Iterator<Item = Finding> {
         self.findings.iter().enumerate().filter_map(|(at, (code, subject, evidence))| {
-            let code = Code::ALL.iter().find(|known| known.as_str() == code)?;
+            let code = Code::parse(code)?;
             let severity = self.severities.get(at).copied().flatten().unwrap_or(code.severity());
             let (items, total) = self.items.get(at).map_or((&[][..], 0), |(list, n)| (list, *n));
-            let finding = Finding::new(*code, subject, evidence)
+            let finding = Finding::new(code, subject, evidence)
                 .with_severity(severity)
                 .with_items_of(items, total);
             Some(match self.remedies.get(at).and_then(Option::as_ref) {

@@ -59,8 +59,7 @@ pub fn index() -> String {
 }
 
 fn severity(code: &str) -> &'static str {
-    let known = Code::ALL.iter().find(|known| known.as_str() == code);
-    known.map_or("info", |known| known.severity().as_str())
+    Code::parse(code).map_or("info", |code| code.severity().as_str())
 }
 
 /// The page as HTML. Of Markdown everything that `CommonMark` and its tables have; HTML in it is text, because only literals of
