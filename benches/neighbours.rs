@@ -65,7 +65,7 @@ fn checked(dirs: &[PathBuf], beside: bool) -> Duration {
             let (host, stop) = (&host, &stop);
             scope.spawn(move || {
                 let turn = host.turns.take(device, &"endless".into(), stop).expect("a turn");
-                while !stop.load(Ordering::Relaxed) && turn.hold().checkpoint(stop) {
+                while !stop.load(Ordering::Relaxed) && turn.pacer().checkpoint(stop) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });

@@ -9,10 +9,19 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    clock::{self, Ticks},
-    host::turns::Hold,
-};
+use crate::clock::{self, Ticks};
+
+/// Whoever says when long work has to pause for other work.
+pub trait Pacer: Send + Sync + std::fmt::Debug {
+    /// See [`Progress::checkpoint`].
+    fn checkpoint(&self, stop: &AtomicBool) -> bool;
+    /// Ends a pause.
+    fn wake(&self);
+    /// See [`Progress::paused`].
+    fn paused(&self) -> Duration;
+    /// See [`Progress::is_used_up`].
+    fn is_used_up(&self) -> bool;
+}
 
 /// A part of long work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +63,8 @@ impl Phase {
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     shared: Arc<Mutex<Option<Work>>>,
-    /// By which right it goes on, when it takes turns with other work.
-    hold: Arc<Mutex<Option<Arc<Hold>>>>,
+    /// Who says when it has to pause.
+    pacer: Arc<Mutex<Option<Arc<dyn Pacer>>>>,
     /// Somebody waits for a lock that it has.
     gives_way: Arc<AtomicBool>,
 }
@@ -133,20 +142,20 @@ impl Progress {
         }
     }
 
-    /// By which right it goes on from now on.
-    pub fn held_by(&self, hold: Option<&Arc<Hold>>) {
-        *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = hold.cloned();
+    /// Who says from now on when it has to pause.
+    pub fn paced_by(&self, pacer: Option<Arc<dyn Pacer>>) {
+        *self.pacer.lock().unwrap_or_else(PoisonError::into_inner) = pacer;
     }
 
-    fn hold(&self) -> Option<Arc<Hold>> {
-        self.hold.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn pacer(&self) -> Option<Arc<dyn Pacer>> {
+        self.pacer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Pauses while it is the turn of others, or until `stop` is set; `false` when the store has had all that it may have in a
     /// day, and the work is to end.
     #[must_use]
     pub fn checkpoint(&self, stop: &AtomicBool) -> bool {
-        self.hold().is_none_or(|hold| hold.checkpoint(stop))
+        self.pacer().is_none_or(|pacer| pacer.checkpoint(stop))
     }
 
     /// The same within a transaction, which [`Self::give_way`] ends.
@@ -158,8 +167,8 @@ impl Progress {
     /// Nothing pauses any more within a transaction, because it is to end.
     pub fn give_way(&self) {
         self.gives_way.store(true, Ordering::Relaxed);
-        if let Some(hold) = self.hold() {
-            hold.wake();
+        if let Some(pacer) = self.pacer() {
+            pacer.wake();
         }
     }
 
@@ -171,18 +180,18 @@ impl Progress {
     /// For how long it has paused so far.
     #[must_use]
     pub fn paused(&self) -> Duration {
-        self.hold().map_or(Duration::ZERO, |hold| hold.paused())
+        self.pacer().map_or(Duration::ZERO, |pacer| pacer.paused())
     }
 
     /// Whether the store has had all that it may have in a day.
     #[must_use]
     pub fn is_used_up(&self) -> bool {
-        self.hold().is_some_and(|hold| hold.is_used_up())
+        self.pacer().is_some_and(|pacer| pacer.is_used_up())
     }
 
     /// The work has ended, well or not.
     pub fn end(&self) {
-        self.held_by(None);
+        self.paced_by(None);
         *self.lock() = None;
     }
 

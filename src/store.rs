@@ -5,6 +5,7 @@ pub mod database;
 pub mod device;
 pub(crate) mod holes;
 pub mod pagecache;
+pub mod space;
 pub mod view;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use self::database::QueryError;
 use crate::{
     clock::{self, Ticks},
     collectors::CollectError,
@@ -26,6 +28,25 @@ use crate::{
     },
     progress::Progress,
 };
+
+impl CollectError {
+    /// What keeps a collector from reading the database at `path`.
+    #[must_use]
+    pub fn of_query(error: QueryError, path: &Path) -> Self {
+        let path = path.to_owned();
+        match error {
+            QueryError::File(source) => Self::Unreadable { path, source },
+            QueryError::NoLocks(_) => {
+                Self::Other(format!("cannot query {}: {}", path.display(), error.chain()))
+            }
+            QueryError::NotADatabase(source)
+            | QueryError::Damaged(source)
+            | QueryError::Unreadable(source)
+            | QueryError::Other(source) => Self::Sqlite { path, source },
+            other => Self::Other(format!("cannot query {}: {other}", path.display())),
+        }
+    }
+}
 
 /// Everything a collector is built from. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -346,7 +346,7 @@ impl Contents {
     }
 
     fn problem(&self, error: QueryError) -> CollectError {
-        error.into_problem(self.context.database.path())
+        CollectError::of_query(error, self.context.database.path())
     }
 
     /// What a single turn that is not to read everything had no time for.

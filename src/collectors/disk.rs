@@ -31,7 +31,7 @@ use crate::{
     config::{CollectorName, Config, Store},
     findings::{Code, Finding},
     sample::{Desc, Observation, Sample},
-    store::{Context, device::Space},
+    store::{Context, space::Space},
     watch::Wake,
 };
 

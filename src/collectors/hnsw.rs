@@ -295,7 +295,7 @@ impl Segments {
     }
 
     fn problem(&self, error: QueryError) -> CollectError {
-        error.into_problem(self.context.database.path())
+        CollectError::of_query(error, self.context.database.path())
     }
 
     /// What a dear look has to do now; `None` when nothing is due.

@@ -92,22 +92,6 @@ pub struct Credentials {
     pub capabilities: u64,
 }
 
-/// Whether the thread of a line of `/proc/PID/task/TID/stat` yields to others: by its niceness (the 19th field), or because it
-/// runs only when nobody else wants to (the 41st, `SCHED_IDLE`).
-#[must_use]
-pub fn yields(stat: &[u8]) -> bool {
-    let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return false };
-    let text = String::from_utf8_lossy(&stat[end + 1..]);
-    // The third field is the first behind the name.
-    let field = |number: usize| {
-        text.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse::<i64>().ok())
-    };
-    field(19).is_some_and(|nice| nice >= 10) || field(41) == Some(SCHED_IDLE)
-}
-
-/// `linux/sched.h`.
-const SCHED_IDLE: i64 = 5;
-
 /// Reads `/proc/PID/status`.
 pub fn parse_status(text: &[u8]) -> Result<Credentials, ProcTextError> {
     let missing = |field| ProcTextError { file: "status", field };
@@ -435,30 +419,6 @@ mod tests {
     const STAT: &str = "21704 (chroma) S 21699 21699 16768 0 -1 4194304 99 0 0 0 250 31 0 0 20 0 9 0 265233 3133440 383 \
         18446744073709551615 93978539364352 93978539384233 140729703277744 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 \
         93978539400240 93978539401856 93979437346816 140729703279320 140729703279340 140729703279340 140729703280619 0\n";
-
-    #[test]
-    fn threads_that_yield_are_told_by_niceness_or_policy() {
-        let line = |nice: i64, policy: i64| {
-            let rest = ["0"; 19].join(" ");
-            format!("7 (a) b) S 1 7 7 0 -1 4 0 0 0 0 1 2 3 4 20 {nice} 1 0 {rest} {policy} 0 0")
-        };
-        for (nice, policy, want) in [
-            (0, 0, false),
-            (19, 0, true),
-            (10, 0, true),
-            (5, 0, false),
-            (0, 5, true),
-            (-5, 1, false),
-        ] {
-            // As in the kernel's text, the policy stands 22 places behind the niceness.
-            let line = line(nice, policy);
-            let words: Vec<&str> = line.rsplit(')').next().unwrap().split(' ').skip(1).collect();
-            let (place, nice, policy) = (words.len(), nice.to_string(), policy.to_string());
-            assert!(place > 38 && words[16] == nice && words[38] == policy, "{line}");
-            assert_eq!(yields(line.as_bytes()), want, "{line}");
-        }
-        assert!(!yields(b"") && !yields(b"7 (a) S"));
-    }
 
     #[test]
     fn stat_is_read_whatever_the_name() {

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::{self, Ticks};
+use crate::{
+    clock::{self, Ticks},
+    progress::Pacer,
+};
 
 /// Who works, and who waits. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -233,14 +236,32 @@ fn next(state: &State, at_once: usize, shares: &Shares) -> Option<u64> {
 impl Turn {
     /// What the threads of the work ask.
     #[must_use]
-    pub fn hold(&self) -> &Arc<Hold> {
-        &self.hold
+    pub fn pacer(&self) -> Arc<dyn Pacer> {
+        Arc::clone(&self.hold) as Arc<dyn Pacer>
     }
 
     /// Whether the store has had all that it may have in a day.
     #[must_use]
     pub fn is_used_up(&self) -> bool {
         self.hold.is_used_up()
+    }
+}
+
+impl Pacer for Hold {
+    fn checkpoint(&self, stop: &AtomicBool) -> bool {
+        Self::checkpoint(self, stop)
+    }
+
+    fn wake(&self) {
+        Self::wake(self);
+    }
+
+    fn paused(&self) -> Duration {
+        Self::paused(self)
+    }
+
+    fn is_used_up(&self) -> bool {
+        Self::is_used_up(self)
     }
 }
 
@@ -451,10 +472,10 @@ mod tests {
                 begun.store(true, Ordering::Relaxed);
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_micros(100));
-                    assert!(turn.hold().checkpoint(&stop));
+                    assert!(turn.pacer().checkpoint(&stop));
                     after.fetch_add(1, Ordering::Relaxed);
                 }
-                turn.hold().paused()
+                turn.pacer().paused()
             });
             crate::wait::wait_until("the long work to begin", crate::wait::SOON, || {
                 begun.load(Ordering::Relaxed)
@@ -500,7 +521,7 @@ mod tests {
                         for _ in 0..2 {
                             scope.spawn(|| {
                                 while !stop.load(Ordering::Relaxed) {
-                                    assert!(turn.hold().checkpoint(stop));
+                                    assert!(turn.pacer().checkpoint(stop));
                                     mine.fetch_add(1, Ordering::Relaxed);
                                     at_work.store(n, Ordering::Relaxed);
                                     std::thread::sleep(Duration::from_micros(50));
@@ -531,7 +552,7 @@ mod tests {
         let turn = turns.take(1, &store("a"), &stop).unwrap();
         crate::wait::wait_until("the end of its share", crate::wait::SOON, || {
             std::thread::sleep(Duration::from_millis(1));
-            !turn.hold().checkpoint(&stop)
+            !turn.pacer().checkpoint(&stop)
         });
         assert!(turn.is_used_up());
         drop(turn);

@@ -37,7 +37,7 @@ use nix::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, ffi, limits::Limit};
 
 use self::rest::Rest;
-use super::{DATABASE_FILE, view::REMOTE_MAGICS};
+use super::view::REMOTE_MAGICS;
 use crate::{
     clock::{self, Timestamp},
     format::sqlite,
@@ -292,8 +292,9 @@ fn nothing_odd_beside(database: &Path) -> Result<(), QueryError> {
     for suffix in ["-journal", "-wal", "-shm"] {
         match std::fs::metadata(beside(database, suffix)) {
             Ok(meta) if !meta.is_file() => {
-                let name = beside(Path::new(DATABASE_FILE), suffix);
-                let words = format!("{} is {}", name.display(), kind_of(&meta));
+                let path = beside(database, suffix);
+                let name = path.file_name().unwrap_or(path.as_os_str()).display();
+                let words = format!("{name} is {}", kind_of(&meta));
                 return Err(QueryError::File(io::Error::other(words)));
             }
             // What has no bytes SQLite passes over.

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::{fs::StatVfsMountFlags, io::Errno};
+use rustix::io::Errno;
 use tokio::sync::Notify;
 
+use super::space::Space;
 use crate::{
     clock::{self, Ticks},
     collectors::CollectError,
@@ -21,23 +22,6 @@ use crate::{
 pub struct Device {
     path: PathBuf,
     shared: Arc<Shared>,
-}
-
-/// What a filesystem says of its room. Plain numbers of `statvfs`, multiplied out to bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Size in bytes.
-    pub size_bytes: u64,
-    /// Free bytes, those reserved for root included.
-    pub free_bytes: u64,
-    /// Free bytes for everybody.
-    pub avail_bytes: u64,
-    /// Inodes; 0 where the filesystem has no limit (btrfs).
-    pub inodes: u64,
-    /// Free inodes.
-    pub inodes_free: u64,
-    /// Whether it is mounted read-only.
-    pub readonly: bool,
 }
 
 #[derive(Debug, Default)]
@@ -226,30 +210,6 @@ const LOCAL: [u32; 8] = [
     0xCA45_1A4E,
 ];
 
-impl Space {
-    /// From `statvfs`' answer.
-    #[must_use]
-    pub fn of(vfs: &rustix::fs::StatVfs) -> Self {
-        Self {
-            size_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
-            free_bytes: vfs.f_bfree.saturating_mul(vfs.f_frsize),
-            avail_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
-            inodes: vfs.f_files,
-            inodes_free: vfs.f_ffree,
-            readonly: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
-        }
-    }
-
-    /// `df`'s Use%, 0 to 1: used of what is used or available, so that the part reserved for root is neither. `None` for a
-    /// filesystem without blocks.
-    #[must_use]
-    pub fn used_ratio(&self) -> Option<f64> {
-        let used = self.size_bytes.saturating_sub(self.free_bytes);
-        let all = used.checked_add(self.avail_bytes).filter(|all| *all > 0)?;
-        Some(used as f64 / all as f64)
-    }
-}
-
 const QUESTION_STACK_BYTES: usize = 64 * 1024;
 const WAIT_PIECES: u32 = 8;
 
@@ -303,29 +263,5 @@ mod tests {
         assert!(matches!(device.ask(Duration::from_millis(10)), Err(CollectError::Hung { .. })));
         assert!(matches!(device.ask(Duration::ZERO), Err(CollectError::Hung { .. })));
         assert!(device.lock().answer.is_none(), "no thread was started");
-    }
-
-    const EMPTY: Space = Space {
-        size_bytes: 0,
-        free_bytes: 0,
-        avail_bytes: 0,
-        inodes: 0,
-        inodes_free: 0,
-        readonly: false,
-    };
-
-    #[test]
-    fn a_filesystem_without_blocks_or_with_absurd_numbers_is_not_full() {
-        assert_eq!(EMPTY.used_ratio(), None);
-        let free = Space { free_bytes: u64::MAX, avail_bytes: u64::MAX, ..EMPTY };
-        assert_eq!(free.used_ratio(), Some(0.0));
-        let absurd = Space { size_bytes: u64::MAX, avail_bytes: u64::MAX, ..EMPTY };
-        assert_eq!(absurd.used_ratio(), None, "more bytes than can be counted");
-    }
-
-    #[test]
-    fn the_part_reserved_for_root_is_neither_used_nor_available() {
-        let space = Space { size_bytes: 100, free_bytes: 30, avail_bytes: 25, ..EMPTY };
-        assert_eq!(space.used_ratio(), Some(70.0 / 95.0));
     }
 }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::{Wake, WakeSlot};
-use crate::store::device::{Space, is_local, statvfs};
+use crate::store::{
+    device::{is_local, statvfs},
+    space::Space,
+};
 
 /// The filesystems of the stores that are watched. The thread ends when this is dropped.
 #[derive(Debug, Default)]

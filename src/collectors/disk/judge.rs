@@ -7,7 +7,7 @@ use crate::{
     config::Disk,
     findings::{Code, Finding},
     human,
-    store::device::Space,
+    store::space::Space,
 };
 
 /// What is known of the filesystem at a moment. What is `None` is not judged.

@@ -107,7 +107,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
         return outcome;
     }
     let turn = turn.then(|| turns.take(device(task), store, stop)).flatten();
-    progress.held_by(turn.as_ref().map(Turn::hold));
+    progress.paced_by(turn.as_ref().map(Turn::pacer));
     progress.begin(Phase::Checking, bytes);
     let manner = Manner { stop, gentle: task.gentle, progress };
     let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
@@ -366,7 +366,7 @@ impl Outcome {
     fn refused(&mut self, task: &Task, error: QueryError) {
         self.compared = false;
         if !told_elsewhere(&error) || !task.gentle && told_nowhere(&error) {
-            self.problems.push(error.into_problem(task.context.database.path()));
+            self.problems.push(CollectError::of_query(error, task.context.database.path()));
         }
     }
 }

@@ -197,7 +197,7 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
             match error {
                 QueryError::Damaged(error) => outcome.findings.push(pages::gave_up(&error)),
                 QueryError::Unreadable(_) | QueryError::Other(_) => {
-                    outcome.problem = Some(error.into_problem(context.database.path()));
+                    outcome.problem = Some(CollectError::of_query(error, context.database.path()));
                 }
                 // Said by the header check in better words, or no failure of ours.
                 _ => {}

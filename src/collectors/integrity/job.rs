@@ -135,7 +135,7 @@ fn run_checks(
                 continue;
             }
             turn = context.host.turns.take(device(context), &context.store.name, stop);
-            progress.held_by(turn.as_ref().map(Turn::hold));
+            progress.paced_by(turn.as_ref().map(Turn::pacer));
         }
         if stop.load(Ordering::Relaxed) || dear && turn.is_none() {
             break;
@@ -152,7 +152,7 @@ fn run_checks(
             }
             other => other,
         };
-        progress.held_by(None);
+        progress.paced_by(None);
         let ended = order.now.plus(job_began.elapsed());
         ran.extend(outcome.map(|outcome| Ran { check, outcome, duration: began.elapsed(), ended }));
     }

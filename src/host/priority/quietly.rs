@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::idle;
-use crate::{clock, format::proc};
+use crate::clock;
 
 /// How much a piece of work yields to everybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Times {
             let read = |name: &str| std::fs::read(entry.path().join(name)).ok();
             // A thread that has ended meanwhile.
             let Some(stat) = read("stat") else { continue };
-            if !proc::yields(&stat) {
+            if !yields(&stat) {
                 continue;
             }
             let Some(line) = read("schedstat") else { continue };
@@ -162,6 +162,21 @@ impl Times {
         waited > ran.saturating_mul(STARVED)
     }
 }
+
+/// Whether the thread of a line of `/proc/PID/task/TID/stat` yields to others: by its niceness (the 19th field), or because it
+/// runs only when nobody else wants to (the 41st, `SCHED_IDLE`).
+fn yields(stat: &[u8]) -> bool {
+    let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { return false };
+    let text = String::from_utf8_lossy(&stat[end + 1..]);
+    // The third field is the first behind the name.
+    let field = |number: usize| {
+        text.split_ascii_whitespace().nth(number - 3).and_then(|word| word.parse::<i64>().ok())
+    };
+    field(19).is_some_and(|nice| nice >= 10) || field(41) == Some(SCHED_IDLE)
+}
+
+/// `linux/sched.h`.
+const SCHED_IDLE: i64 = 5;
 
 /// Whether the scheduler tells how long a thread waited.
 #[cfg(test)]
@@ -242,5 +257,29 @@ mod tests {
         {
             assert_eq!(times(ran + 7, waited + 9).starved_since(times(7, 9)), want);
         }
+    }
+
+    #[test]
+    fn threads_that_yield_are_told_by_niceness_or_policy() {
+        let line = |nice: i64, policy: i64| {
+            let rest = ["0"; 19].join(" ");
+            format!("7 (a) b) S 1 7 7 0 -1 4 0 0 0 0 1 2 3 4 20 {nice} 1 0 {rest} {policy} 0 0")
+        };
+        for (nice, policy, want) in [
+            (0, 0, false),
+            (19, 0, true),
+            (10, 0, true),
+            (5, 0, false),
+            (0, 5, true),
+            (-5, 1, false),
+        ] {
+            // As in the kernel's text, the policy stands 22 places behind the niceness.
+            let line = line(nice, policy);
+            let words: Vec<&str> = line.rsplit(')').next().unwrap().split(' ').skip(1).collect();
+            let (place, nice, policy) = (words.len(), nice.to_string(), policy.to_string());
+            assert!(place > 38 && words[16] == nice && words[38] == policy, "{line}");
+            assert_eq!(yields(line.as_bytes()), want, "{line}");
+        }
+        assert!(!yields(b"") && !yields(b"7 (a) S"));
     }
 }

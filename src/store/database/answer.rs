@@ -1,10 +1,10 @@
 //! What an answer of SQLite means. Busy is not corrupt, and what was given up is neither.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, time::Duration};
 
 use rusqlite::ffi::{self, ErrorCode};
 
-use crate::{collectors::CollectError, host::processes::FileId};
+use crate::host::processes::FileId;
 
 /// Why the database gave no answer to a question.
 #[derive(Debug, thiserror::Error)]
@@ -119,23 +119,6 @@ const LOCK_FAILURES: [i32; 4] = [
 ];
 
 impl QueryError {
-    /// The same for a collector that could not read the database at `path`.
-    #[must_use]
-    pub fn into_problem(self, path: &Path) -> CollectError {
-        let path = path.to_owned();
-        match self {
-            Self::File(source) => CollectError::Unreadable { path, source },
-            Self::NoLocks(_) => {
-                CollectError::Other(format!("cannot query {}: {}", path.display(), self.chain()))
-            }
-            Self::NotADatabase(source)
-            | Self::Damaged(source)
-            | Self::Unreadable(source)
-            | Self::Other(source) => CollectError::Sqlite { path, source },
-            other => CollectError::Other(format!("cannot query {}: {other}", path.display())),
-        }
-    }
-
     /// The whole chain in one line.
     #[must_use]
     pub fn chain(&self) -> String {

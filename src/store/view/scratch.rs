@@ -10,10 +10,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::{
-    human,
-    store::{database::bound, device::Space},
-};
+use crate::store::{database::bound, space::Space};
 
 /// Directories that may take a copy, in the order in which they are asked.
 #[derive(Debug, Clone, Default)]
@@ -93,9 +90,9 @@ fn fits(space: &Space, need: u64, ratio_max: f64) -> Result<(), String> {
     let whole = used.saturating_add(space.avail_bytes);
     let after = used.saturating_add(need) as f64 / whole.max(1) as f64;
     if need > space.avail_bytes || after >= ratio_max {
-        let (need, free) = (human::bytes(need), human::bytes(space.avail_bytes));
+        let [need, free] = [need, space.avail_bytes].map(|bytes| bytes.div_ceil(1_000_000));
         return Err(format!(
-            "a copy of {need} would fill it to {:.0} %, {free} are free",
+            "a copy of {need} MB would fill it to {:.0} %, {free} MB are free",
             after * 100.0
         ));
     }
