@@ -3,17 +3,11 @@
 //! (`store::view`), which locks nobody out, whatever the write load. Where no copy can be had, they get the time of one
 //! statement in the file itself, and then every row is looked at in slices. What is given up is unknown, never corrupt.
 
-mod counts;
-mod fulltext;
-mod meeting;
 pub mod pages;
 mod places;
-#[cfg(test)]
-#[path = "../../../tests/support/random.rs"]
-mod random;
 mod schema;
 mod slices;
-mod trees;
+pub mod whole;
 
 use std::{
     path::PathBuf,
