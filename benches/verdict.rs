@@ -10,7 +10,7 @@ use std::{fs::File, path::Path, process::Command, sync::atomic::AtomicBool, time
 
 use chroma_exporter::{
     clock,
-    collectors::integrity::checks::{pages, whole},
+    collectors::integrity::checks::pages,
     progress::Progress,
     store::{
         database::{Database, Limits},
@@ -111,7 +111,9 @@ fn trees(path: &Path, entries: bool) {
     let _brought = bring(&file);
     let mut lane = database.connect().expect("connection");
     let stop = AtomicBool::new(false);
-    let known = whole::trees_alone(&mut lane, entries, &limits(&stop)).result.expect("an answer");
+    let known = sqlite_live::verdict::trees_alone(&mut lane, entries, &limits(&stop))
+        .result
+        .expect("an answer");
     assert!(known, "SQLite would have to be asked");
 }
 

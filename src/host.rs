@@ -1,8 +1,5 @@
 //! What all stores of this host share: the process table and the state directory.
 
-pub(crate) mod kernel;
-pub(crate) mod links;
-pub mod priority;
 pub mod processes;
 pub mod state;
 pub mod turns;
@@ -13,6 +10,9 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
+
+pub use sqlite_live::priority;
+pub(crate) use sqlite_live::{kernel, links};
 
 use crate::config::Config;
 

@@ -1,10 +1,10 @@
 //! `chroma_exporter`: says in Prometheus' words whether the data of a `ChromaDB` on this host is safe.
 //!
 //! The rooms and the arrows between them are drawn in `ARCHITECTURE.md`.
+#![forbid(unsafe_code)]
 
 pub mod alert;
 pub mod cli;
-pub mod clock;
 pub mod collectors;
 pub mod config;
 pub mod deliver;
@@ -20,7 +20,6 @@ pub mod http;
 mod human;
 pub mod logging;
 pub mod metrics;
-pub mod progress;
 pub mod publish;
 pub mod runbooks;
 pub mod sample;
@@ -32,6 +31,8 @@ mod tls;
 #[path = "../tests/support/wait.rs"]
 mod wait;
 pub mod watch;
+
+pub use sqlite_live::{clock, progress};
 
 /// The release of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

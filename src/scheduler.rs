@@ -432,10 +432,10 @@ impl CollectorLife {
             first = false;
             let next = started.plus(pause);
             tokio::select! {
-                () = sleep_until(due.into_tokio()) => storm = Storm::default(),
+                () = sleep_until(due.into_std().into()) => storm = Storm::default(),
                 () = slot.wait() => {
                     storm.event(clock::ticks() > next);
-                    sleep_until(next.into_tokio()).await;
+                    sleep_until(next.into_std().into()).await;
                 }
             }
         }

@@ -1,12 +1,10 @@
 //! What the collectors of one store share: its configuration, its host, whether its filesystem answers, and the
 //! discipline over descriptors of its database.
 
-pub mod database;
 pub mod device;
-pub(crate) mod holes;
-pub mod pagecache;
-pub mod space;
-pub mod view;
+
+pub(crate) use sqlite_live::holes;
+pub use sqlite_live::{database, pagecache, space, view};
 
 use std::{
     collections::BTreeMap,

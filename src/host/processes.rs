@@ -23,10 +23,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::{
-    fs::{FileType, Statx},
-    io::Errno,
-};
+use rustix::{fs::FileType, io::Errno};
 
 pub use self::{attributes::Attributes, locks::LockHolder, rights::Right};
 use self::{
@@ -43,23 +40,7 @@ use crate::{
     host::links,
 };
 
-/// The identity of a file on this host.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-pub struct FileId {
-    /// `st_dev`.
-    pub device: u64,
-    /// `st_ino`.
-    pub inode: u64,
-}
-
-impl From<&Statx> for FileId {
-    fn from(stat: &Statx) -> Self {
-        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-        Self { device, inode: stat.stx_ino }
-    }
-}
+pub use sqlite_live::FileId;
 
 /// One process that holds a file of a store.
 #[derive(Debug, Clone, PartialEq)]

@@ -57,7 +57,7 @@ pub(super) async fn serve<S, F>(
     let mut connection = pin!(connection);
     let mut stopped = pin!(stop.cancelled());
     let mut armed = pulse.deadline(limits);
-    let mut timer = pin!(tokio::time::sleep_until(armed.into_tokio()));
+    let mut timer = pin!(tokio::time::sleep_until(armed.into_std().into()));
     let mut drained_by: Option<Ticks> = None;
     poll_fn(|cx| {
         loop {
@@ -75,14 +75,14 @@ pub(super) async fn serve<S, F>(
             let deadline = drained_by.map_or(by_phase, |by| by.min(by_phase));
             if deadline < armed {
                 armed = deadline;
-                timer.as_mut().reset(armed.into_tokio());
+                timer.as_mut().reset(armed.into_std().into());
             }
             ready!(timer.as_mut().poll(cx));
             if clock::ticks() >= deadline {
                 return Poll::Ready(());
             }
             armed = deadline;
-            timer.as_mut().reset(armed.into_tokio());
+            timer.as_mut().reset(armed.into_std().into());
         }
     })
     .await;

@@ -9,6 +9,7 @@
 //! | `index_metadata.pickle` of all releases | [`pickle`] |
 //! | Chroma's schema and migrations, rows of its queue, configuration of collections | [`schema`], [`queue`], [`config`] |
 //! | answers of its HTTP API, lines of its log | [`api`], [`log`] |
+#![forbid(unsafe_code)]
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 

@@ -7,7 +7,6 @@ pub mod pages;
 mod places;
 mod schema;
 mod slices;
-pub mod whole;
 
 use std::{
     path::PathBuf,

@@ -1,9 +1,8 @@
 //! What `quick_check` and `integrity_check` say, as findings: which code each line is, and what the pages in it belong to.
 
-use super::{
-    places::{self, Tree},
-    whole::{self, Lane, ROWS_MAX},
-};
+use super::places::{self, Tree};
+use sqlite_live::verdict::{self, Lane, ROWS_MAX};
+
 use crate::{
     findings::{Code, Finding},
     progress::Progress,
@@ -30,7 +29,7 @@ pub fn whole<L: Lane>(
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
-    let Timed { result, mut held } = whole::whole(&mut lanes, pragma, limits, progress);
+    let Timed { result, mut held } = verdict::whole(&mut lanes, pragma, limits, progress);
     let result = result.map(|said| {
         let findings = if said.lines.is_empty() {
             Vec::new()
