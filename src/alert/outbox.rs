@@ -1,4 +1,4 @@
-//! What each receiver has been told and has still to be told. A [`Lane`] per receiver decides by itself what to send next
+//! What each receiver has been told and has still to be told. A [`ReceiverQueue`] per receiver decides by itself what to send next
 //! and what an answer means; it is pure, and every change of it comes back as rows to be written down before anything
 //! goes out.
 //!
@@ -67,7 +67,7 @@ pub struct Attempt {
     pub unclear: bool,
 }
 
-/// How long a lane must wait. Both ends are kept, so that a clock that steps back cannot make it longer.
+/// How long a queue must wait. Both ends are kept, so that a clock that steps back cannot make it longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
     /// From when.
@@ -82,7 +82,7 @@ impl Wait {
     }
 }
 
-/// What a lane must survive a restart with, besides its entries.
+/// What a queue must survive a restart with, besides its entries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Road {
     /// The notification whose outcome is not known.
@@ -96,7 +96,7 @@ pub struct Road {
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next {
-    /// Send this, once [`Lane::take_touched`] has been written down.
+    /// Send this, once [`ReceiverQueue::take_touched`] has been written down.
     Send(Notification),
     /// Ask again at this moment.
     WaitUntil(Timestamp),
@@ -117,7 +117,7 @@ pub struct Counts {
     pub last_success: Option<Timestamp>,
 }
 
-/// The rows of a lane that must be written down.
+/// The rows of a queue that must be written down.
 #[derive(Debug, Default, PartialEq)]
 pub struct Touched {
     /// Episodes whose entry changed or is gone.
@@ -128,7 +128,7 @@ pub struct Touched {
 
 /// One receiver's side of everything.
 #[derive(Debug)]
-pub struct Lane {
+pub struct ReceiverQueue {
     /// Name of the receiver.
     pub name: String,
     policy: Policy,
@@ -143,8 +143,8 @@ pub struct Lane {
     touched: Touched,
 }
 
-impl Lane {
-    /// A lane with what was written down before a restart.
+impl ReceiverQueue {
+    /// A queue with what was written down before a restart.
     #[must_use]
     pub fn new(
         name: &str,
@@ -215,7 +215,7 @@ impl Lane {
 
     /// How many alerts wait to be told, and since when the oldest does.
     #[must_use]
-    pub fn queue(&self, now: Timestamp) -> (usize, Option<Timestamp>) {
+    pub fn waiting(&self, now: Timestamp) -> (usize, Option<Timestamp>) {
         let mut count = 0;
         let mut oldest = None;
         let overtaking = self.overtaking(&[], now);
@@ -364,7 +364,7 @@ impl Lane {
         }
     }
 
-    /// Decides what to send. A notification that is handed out is on its way until [`Lane::record`] is called.
+    /// Decides what to send. A notification that is handed out is on its way until [`ReceiverQueue::record`] is called.
     pub fn next(&mut self, silences: &[Silence], about: &About, now: Timestamp) -> Next {
         self.prune(now);
         if self.sending {
@@ -694,7 +694,7 @@ impl Overtaking<'_> {
     }
 }
 
-/// What [`Lane::record`] made of an outcome, for the log.
+/// What [`ReceiverQueue::record`] made of an outcome, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recorded {
     /// The receiver has it.
@@ -792,7 +792,7 @@ const FLAPS_MAX: usize = 3;
 /// Group of a summary over stores.
 const SUMMARY: &str = "all";
 
-/// Most episodes that a lane keeps.
+/// Most episodes that a queue keeps.
 pub const ENTRIES_MAX: usize = 10_000;
 
 #[cfg(test)]

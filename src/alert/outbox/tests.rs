@@ -25,41 +25,41 @@ fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
     }
 }
 
-/// A lane, its receiver's ledger, and time in seconds.
+/// A queue, its receiver's ledger, and time in seconds.
 struct Post {
-    lane: Lane,
+    queue: ReceiverQueue,
     silences: Vec<Silence>,
     about: About,
 }
 
 impl Post {
     fn new(policy: Policy) -> Self {
-        let lane = Lane::new("ops", policy, BTreeMap::new(), Road::default());
-        Self { lane, silences: Vec::new(), about: About::default() }
+        let queue = ReceiverQueue::new("ops", policy, BTreeMap::new(), Road::default());
+        Self { queue, silences: Vec::new(), about: About::default() }
     }
 
     fn fire(&mut self, store: &str, name: &str, at: i64) -> Alert {
         let alert = alert(store, name, at, Severity::Warning);
         let now = Timestamp::from_secs(at);
-        self.lane.note(&Event::Fired(alert.clone()), &self.silences, now);
+        self.queue.note(&Event::Fired(alert.clone()), &self.silences, now);
         alert
     }
 
     fn end(&mut self, alert: &Alert, at: i64) {
         let now = Timestamp::from_secs(at);
         let ended = Alert { ended: Some(now), ..alert.clone() };
-        self.lane.note(&Event::Resolved(ended), &self.silences, now);
+        self.queue.note(&Event::Resolved(ended), &self.silences, now);
     }
 
     fn next(&mut self, at: i64) -> Next {
-        self.lane.next(&self.silences, &self.about, Timestamp::from_secs(at))
+        self.queue.next(&self.silences, &self.about, Timestamp::from_secs(at))
     }
 
     /// `firing: a/X+ a/Y-` for what is sent, `wait 5` or `idle`; answered with `outcome`.
     fn step(&mut self, at: i64, outcome: &Outcome) -> String {
         match self.next(at) {
             Next::Send(notification) => {
-                self.lane.record(outcome, 1.0, Timestamp::from_secs(at));
+                self.queue.record(outcome, 1.0, Timestamp::from_secs(at));
                 told(&notification)
             }
             Next::WaitUntil(until) => format!("wait {}", until.as_secs()),
@@ -71,12 +71,12 @@ impl Post {
         self.step(at, &Outcome::Delivered)
     }
 
-    /// The same lane after a restart.
+    /// The same queue after a restart.
     fn restart(&mut self) {
-        let road = serde_json::to_string(self.lane.road()).unwrap();
-        let entries = serde_json::to_string(self.lane.entries()).unwrap();
-        let policy = self.lane.policy.clone();
-        self.lane = Lane::new(
+        let road = serde_json::to_string(self.queue.road()).unwrap();
+        let entries = serde_json::to_string(self.queue.entries()).unwrap();
+        let policy = self.queue.policy.clone();
+        self.queue = ReceiverQueue::new(
             "ops",
             policy,
             serde_json::from_str(&entries).unwrap(),
@@ -118,8 +118,8 @@ fn a_firing_is_told_at_once_reminded_of_and_resolved() {
     post.end(&x, 14_500);
     assert_eq!(post.deliver(14_500), "resolved: a/X-");
     assert_eq!(post.deliver(14_500), "idle");
-    assert!(post.lane.entries().is_empty());
-    assert_eq!(post.lane.counts().attempts, 3);
+    assert!(post.queue.entries().is_empty());
+    assert_eq!(post.queue.counts().attempts, 3);
 }
 
 #[test]
@@ -162,11 +162,11 @@ fn an_unclear_attempt_is_made_again_word_for_word_also_after_a_restart() {
     post.end(&x, 1);
     let Next::Send(second) = post.next(1) else { panic!("nothing sent") };
     assert_eq!(first, second);
-    post.lane.record(&UNCLEAR, 1.0, Timestamp::from_secs(1));
+    post.queue.record(&UNCLEAR, 1.0, Timestamp::from_secs(1));
     post.restart();
     assert_eq!(post.next(1), Next::WaitUntil(Timestamp::from_secs(2)));
     assert_eq!(post.next(2), Next::Send(first));
-    post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(2));
+    post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(2));
     assert_eq!(post.deliver(12), "resolved: a/X-", "who got the firing gets its end");
     assert_eq!(post.deliver(12), "idle");
 }
@@ -181,13 +181,13 @@ fn after_an_unclear_attempt_id_and_words_stay_until_the_outcome_is_known() {
         let mut post = Post::new(Policy::default());
         let x = post.fire("a", "X", 0);
         let Next::Send(first) = post.next(0) else { panic!("nothing sent") };
-        post.lane.record(&UNCLEAR, 1.0, Timestamp::from_secs(0));
+        post.queue.record(&UNCLEAR, 1.0, Timestamp::from_secs(0));
         post.end(&x, 1);
         assert_eq!(post.next(10), Next::Send(first.clone()), "{name}");
-        post.lane.record(&between, 1.0, Timestamp::from_secs(10));
+        post.queue.record(&between, 1.0, Timestamp::from_secs(10));
         post.restart();
         assert_eq!(post.next(20), Next::Send(first), "{name}");
-        post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(20));
+        post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(20));
         assert_eq!(post.deliver(30), "resolved: a/X-", "{name}");
     }
 }
@@ -200,7 +200,7 @@ fn whoever_may_have_heard_a_firing_hears_its_end() {
         let x = post.fire("a", "X", 0);
         post.step(0, &first);
         assert_eq!(post.step(10, &no), "firing: a/X+");
-        assert_eq!(post.lane.counts().dead_letters, 1);
+        assert_eq!(post.queue.counts().dead_letters, 1);
         post.end(&x, 20);
         assert_eq!(post.deliver(30), end, "{first:?}");
         assert_eq!(post.deliver(40), "idle");
@@ -233,7 +233,7 @@ fn an_alert_that_comes_back_before_its_end_was_told_goes_on() {
         assert!(!post.deliver(25).contains('-'), "{name}");
         post.end(&second, 100);
         assert_eq!(post.deliver(100), "resolved: a/X-", "{name}");
-        assert!(post.lane.entries().len() <= 1, "{name}");
+        assert!(post.queue.entries().len() <= 1, "{name}");
     }
 }
 
@@ -249,7 +249,7 @@ fn an_end_that_was_told_is_not_told_again_while_a_newer_episode_fires() {
         while let Next::Send(notification) = post.next(second) {
             assert_eq!(notification.status(), Status::Firing, "{second}");
             assert_eq!(notification.alerts.len(), 1, "{second}");
-            post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+            post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
         }
     }
     // Of another severity it is another alert there, whose end is its own.
@@ -258,7 +258,7 @@ fn an_end_that_was_told_is_not_told_again_while_a_newer_episode_fires() {
     post.deliver(0);
     post.end(&first, 10);
     let graver = alert("a", "X", 20, Severity::Critical);
-    post.lane.note(&Event::Fired(graver), &[], Timestamp::from_secs(20));
+    post.queue.note(&Event::Fired(graver), &[], Timestamp::from_secs(20));
     assert_eq!(post.deliver(20), "firing: a/X+ a/X-");
 }
 
@@ -319,9 +319,9 @@ fn unheard_episodes_are_counted_by_the_one_that_overtakes_them() {
     let Next::Send(notification) = post.next(3) else { panic!("nothing sent") };
     assert_eq!(told(&notification), "firing: a/X+");
     assert_eq!(notification.alerts[0].merged, 3);
-    post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(3));
+    post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(3));
     post.next(4);
-    assert_eq!(post.lane.entries().len(), 1);
+    assert_eq!(post.queue.entries().len(), 1);
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn pauses_grow_to_five_minutes_and_what_the_receiver_asks_for_counts() {
     assert_eq!(post.next(now), Next::WaitUntil(Timestamp::from_secs(now + 3600)));
     // The clock steps back: nobody waits for it to catch up.
     assert_eq!(post.deliver(5), "firing: a/X+");
-    assert_eq!(post.lane.counts().failed[&Failure::RateLimited], 13);
+    assert_eq!(post.queue.counts().failed[&Failure::RateLimited], 13);
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn a_permanent_refusal_is_a_dead_letter_and_holds_nothing_up() {
     post.fire("b", "Y", 1);
     assert_eq!(post.step(1, &no), "firing: a/X+");
     assert_eq!(post.deliver(1), "firing: b/Y+");
-    assert_eq!(post.lane.counts().dead_letters, 1);
+    assert_eq!(post.queue.counts().dead_letters, 1);
     assert_eq!(post.deliver(14_401), "reminder: a/X+", "it fires still, so it is tried again");
     assert_eq!(post.deliver(14_401), "reminder: b/Y+");
     post.end(&x, 14_500);
@@ -382,12 +382,12 @@ fn what_nobody_takes_for_a_day_is_given_up_and_counted() {
     assert_eq!(post.step(0, &UNCLEAR), "firing: a/X+");
     post.end(&x, 10);
     post.step(86_400, &UNCLEAR);
-    assert_eq!(post.lane.counts().dead_letters, 1);
-    assert!(!post.lane.entries().contains_key("a-X-0"));
+    assert_eq!(post.queue.counts().dead_letters, 1);
+    assert!(!post.queue.entries().contains_key("a-X-0"));
     post.next(86_401);
-    assert_eq!(post.lane.counts().dead_letters, 2);
-    assert_eq!(post.lane.queue(Timestamp::from_secs(86_402)).0, 0);
-    assert_eq!(post.lane.entries().len(), 1, "it fires still");
+    assert_eq!(post.queue.counts().dead_letters, 2);
+    assert_eq!(post.queue.waiting(Timestamp::from_secs(86_402)).0, 0);
+    assert_eq!(post.queue.entries().len(), 1, "it fires still");
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn a_storm_is_one_summary() {
     let alerts: Vec<Alert> = (0..200).map(|n| post.fire(&format!("s{n:03}"), "X", 0)).collect();
     let Next::Send(summary) = post.next(0) else { panic!("nothing sent") };
     assert_eq!((summary.alerts.len(), &*summary.group, summary.store()), (200, "all", None));
-    post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(0));
+    post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(0));
     for alert in &alerts {
         post.end(alert, 1);
     }
@@ -415,16 +415,16 @@ fn flapping_stores_cannot_flood_a_receiver() {
             post.end(&alert, second);
             firings += 1;
         }
-        assert!(post.lane.entries().len() <= 200 * (FLAPS_MAX + 1));
+        assert!(post.queue.entries().len() <= 200 * (FLAPS_MAX + 1));
         while let Next::Send(notification) = post.next(second) {
             assert!(notification.alerts.len() <= 256);
-            post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+            post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
             sent += 1;
             heard += notification.alerts.iter().map(|alert| 1 + alert.merged).sum::<usize>();
         }
     }
     assert!(sent <= 12, "{sent} messages in a minute");
-    let waiting: usize = post.lane.entries().values().map(|entry| 1 + entry.alert.merged).sum();
+    let waiting: usize = post.queue.entries().values().map(|entry| 1 + entry.alert.merged).sum();
     assert_eq!(heard + waiting, firings, "each one is told or counted");
 }
 
@@ -441,11 +441,11 @@ fn alertmanager_hears_everything_each_minute_and_the_end_for_five() {
     for second in 71..1000 {
         while let Next::Send(notification) = post.next(second) {
             ends += notification.alerts.iter().filter(|alert| alert.ended.is_some()).count();
-            post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+            post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
         }
     }
     assert_eq!(ends, 5);
-    assert_eq!(post.lane.entries().len(), 1);
+    assert_eq!(post.queue.entries().len(), 1);
 }
 
 #[test]
@@ -487,7 +487,7 @@ fn only_what_a_receiver_asked_for_is_told() {
     let other = alert("dev", "X", 0, Severity::Critical);
     let grave = alert("prod-1", "X", 0, Severity::Critical);
     for alert in [&other, &grave] {
-        post.lane.note(&Event::Fired(alert.clone()), &[], Timestamp::from_secs(0));
+        post.queue.note(&Event::Fired(alert.clone()), &[], Timestamp::from_secs(0));
     }
     assert_eq!(post.deliver(0), "firing: prod-1/X+");
     post.end(&grave, 1);
@@ -500,13 +500,13 @@ fn escalation_is_told_and_a_new_receiver_learns_what_fires() {
     let x = post.fire("a", "X", 0);
     post.deliver(0);
     let graver = Alert { severity: Severity::Critical, ..x };
-    post.lane.note(&Event::Escalated(graver.clone()), &[], Timestamp::from_secs(20));
+    post.queue.note(&Event::Escalated(graver.clone()), &[], Timestamp::from_secs(20));
     assert_eq!(post.deliver(20), "escalated: a/X+");
     let mut fresh = Post::new(Policy::default());
-    fresh.lane.sync([&graver].into_iter(), Timestamp::from_secs(30));
+    fresh.queue.sync([&graver].into_iter(), Timestamp::from_secs(30));
     assert_eq!(fresh.deliver(30), "firing: a/X+");
     // What ended while the program was down.
-    fresh.lane.sync(std::iter::empty(), Timestamp::from_secs(50));
+    fresh.queue.sync(std::iter::empty(), Timestamp::from_secs(50));
     assert_eq!(fresh.deliver(50), "resolved: a/X-");
 }
 
@@ -519,6 +519,6 @@ fn ids_differ_between_notifications_and_receivers() {
         let Next::Send(notification) = post.next(second) else { panic!("nothing sent") };
         assert_eq!(notification.id.len(), 32);
         assert!(ids.insert(notification.id));
-        post.lane.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
+        post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(second));
     }
 }

@@ -1,7 +1,7 @@
 //! The book of the alert hooks: one SQLite file in the state directory that holds episodes, what every receiver has been
 //! told, what is on its way, and silences. A transition and the messages that it causes are one transaction.
 //!
-//! Only the exporter that holds the lock of the state directory writes episodes and lanes; `chroma_exporter silence`
+//! Only the exporter that holds the lock of the state directory writes episodes and queues; `chroma_exporter silence`
 //! writes silences beside it. WAL with `synchronous=FULL`: what was committed survives a power cut.
 
 use std::{

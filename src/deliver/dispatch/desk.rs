@@ -1,4 +1,4 @@
-//! The state of the alert hooks in one hand: engine, lanes and silences. Everything that happens goes through here and
+//! The state of the alert hooks in one hand: engine, queues and silences. Everything that happens goes through here and
 //! comes out as notifications to send and rows to write down; still pure.
 
 use std::{
@@ -12,7 +12,7 @@ use crate::{
     alert::{
         engine::{Engine, Key},
         message::{Notification, Outcome},
-        outbox::{About, Lane, Next, Recorded, policy::Policy},
+        outbox::{About, Next, ReceiverQueue, Recorded, policy::Policy},
         report::{AlertReport, ReceiverReport},
         silence::Silence,
     },
@@ -22,11 +22,11 @@ use crate::{
     sample::Snapshot,
 };
 
-/// Engine, lanes and silences.
+/// Engine, queues and silences.
 #[derive(Debug)]
 pub struct Desk {
     engine: Engine,
-    lanes: BTreeMap<String, Lane>,
+    queues: BTreeMap<String, ReceiverQueue>,
     kinds: BTreeMap<String, &'static str>,
     silences: Vec<Silence>,
     about: About,
@@ -34,7 +34,7 @@ pub struct Desk {
     rows: Vec<Row>,
     /// Why the last attempt of a receiver failed, in words; none after one that arrived.
     failures: BTreeMap<String, (Timestamp, String)>,
-    /// When the first lane wants to be asked again.
+    /// When the first queue wants to be asked again.
     wake: Option<Timestamp>,
 }
 
@@ -44,7 +44,7 @@ impl Desk {
     pub fn new(config: &Config, kept: Kept, now: Timestamp) -> Self {
         let mut desk = Self {
             engine: Engine::new(Vec::new(), "", kept.tracked),
-            lanes: BTreeMap::new(),
+            queues: BTreeMap::new(),
             kinds: BTreeMap::new(),
             silences: Vec::new(),
             about: About::default(),
@@ -56,7 +56,8 @@ impl Desk {
         let mut roads = kept.roads;
         for (name, entries) in kept.entries {
             let road = roads.remove(&name).unwrap_or_default();
-            desk.lanes.insert(name.clone(), Lane::new(&name, Policy::default(), entries, road));
+            desk.queues
+                .insert(name.clone(), ReceiverQueue::new(&name, Policy::default(), entries, road));
         }
         desk.configure(config, now);
         desk
@@ -68,12 +69,12 @@ impl Desk {
         let mut roads = kept.roads;
         for (name, entries) in kept.entries {
             let road = roads.remove(&name).unwrap_or_default();
-            if let Some(lane) = self.lanes.get_mut(&name) {
-                lane.resume(entries, road);
+            if let Some(queue) = self.queues.get_mut(&name) {
+                queue.resume(entries, road);
             }
         }
-        for lane in self.lanes.values_mut() {
-            lane.sync(self.engine.firing(), now);
+        for queue in self.queues.values_mut() {
+            queue.sync(self.engine.firing(), now);
         }
     }
 
@@ -88,14 +89,14 @@ impl Desk {
         self.failures.retain(|name, _| self.kinds.contains_key(name));
         let mut dropped = Vec::new();
         let gone: Vec<String> =
-            self.lanes.keys().filter(|name| !self.kinds.contains_key(*name)).cloned().collect();
+            self.queues.keys().filter(|name| !self.kinds.contains_key(*name)).cloned().collect();
         for name in gone {
-            if let Some(lane) = self.lanes.remove(&name) {
-                let (waiting, _) = lane.queue(now);
+            if let Some(queue) = self.queues.remove(&name) {
+                let (waiting, _) = queue.waiting(now);
                 if waiting > 0 {
                     dropped.push((name.clone(), waiting));
                 }
-                for episode in lane.entries().keys() {
+                for episode in queue.entries().keys() {
                     let (receiver, episode) = (name.clone(), episode.clone());
                     self.rows.push(Row::Entry { receiver, episode, data: None });
                 }
@@ -104,20 +105,20 @@ impl Desk {
         }
         for receiver in told {
             let policy = receiver.policy();
-            if let Some(lane) = self.lanes.get_mut(&*receiver.name) {
-                lane.set_policy(policy);
+            if let Some(queue) = self.queues.get_mut(&*receiver.name) {
+                queue.set_policy(policy);
             } else {
-                let lane = Lane::new(
+                let queue = ReceiverQueue::new(
                     &receiver.name,
                     policy,
                     BTreeMap::new(),
                     crate::alert::outbox::Road::default(),
                 );
-                self.lanes.insert(receiver.name.to_string(), lane);
+                self.queues.insert(receiver.name.to_string(), queue);
             }
         }
-        for lane in self.lanes.values_mut() {
-            lane.sync(self.engine.firing(), now);
+        for queue in self.queues.values_mut() {
+            queue.sync(self.engine.firing(), now);
         }
         dropped
     }
@@ -127,12 +128,12 @@ impl Desk {
         self.silences = silences;
     }
 
-    /// Judges a snapshot and tells the lanes; answers whether anything changed.
+    /// Judges a snapshot and tells the queues; answers whether anything changed.
     pub fn evaluate(&mut self, snapshot: &Snapshot, now: Timestamp) -> bool {
         let evaluated = self.engine.evaluate(snapshot, now);
         for event in &evaluated.events {
-            for lane in self.lanes.values_mut() {
-                lane.note(event, &self.silences, now);
+            for queue in self.queues.values_mut() {
+                queue.note(event, &self.silences, now);
             }
         }
         let changed = !evaluated.touched.is_empty();
@@ -144,8 +145,8 @@ impl Desk {
     pub fn due(&mut self, now: Timestamp) -> Vec<(String, Notification)> {
         let mut out = Vec::new();
         self.wake = None;
-        for (name, lane) in &mut self.lanes {
-            match lane.next(&self.silences, &self.about, now) {
+        for (name, queue) in &mut self.queues {
+            match queue.next(&self.silences, &self.about, now) {
                 Next::Send(notification) => out.push((name.clone(), notification)),
                 Next::WaitUntil(at) => {
                     self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
@@ -159,9 +160,9 @@ impl Desk {
     /// How long nothing can happen by itself.
     #[must_use]
     pub fn quiet_for(&self, now: Timestamp) -> Duration {
-        let lanes = self.wake.map_or(QUIET_MAX, |wake| wake.since(now));
+        let queues = self.wake.map_or(QUIET_MAX, |wake| wake.since(now));
         let engine = if self.engine.waits_for_time() { TICK } else { QUIET_MAX };
-        lanes.min(engine)
+        queues.min(engine)
     }
 
     /// Takes in what became of a notification; `None` when its receiver is gone meanwhile.
@@ -172,7 +173,7 @@ impl Desk {
         jitter: f64,
         now: Timestamp,
     ) -> Option<Recorded> {
-        Some(self.lanes.get_mut(receiver)?.record(outcome, jitter, now))
+        Some(self.queues.get_mut(receiver)?.record(outcome, jitter, now))
     }
 
     /// Notes in words why an attempt failed; `None` for one that arrived.
@@ -190,14 +191,14 @@ impl Desk {
             let data = self.engine.tracked().get(&key).map(json);
             rows.push(Row::Episode { key, data });
         }
-        for (name, lane) in &mut self.lanes {
-            let touched = lane.take_touched();
+        for (name, queue) in &mut self.queues {
+            let touched = queue.take_touched();
             for episode in touched.episodes {
-                let data = lane.entries().get(&episode).map(json);
+                let data = queue.entries().get(&episode).map(json);
                 rows.push(Row::Entry { receiver: name.clone(), episode, data });
             }
             if touched.road {
-                rows.push(Row::Road { receiver: name.clone(), data: Some(json(lane.road())) });
+                rows.push(Row::Road { receiver: name.clone(), data: Some(json(queue.road())) });
             }
         }
         rows
@@ -210,12 +211,12 @@ impl Desk {
         for (key, tracked) in self.engine.tracked() {
             rows.push(Row::Episode { key: key.clone(), data: Some(json(tracked)) });
         }
-        for (name, lane) in &self.lanes {
-            for (episode, entry) in lane.entries() {
+        for (name, queue) in &self.queues {
+            for (episode, entry) in queue.entries() {
                 let (receiver, episode) = (name.clone(), episode.clone());
                 rows.push(Row::Entry { receiver, episode, data: Some(json(entry)) });
             }
-            rows.push(Row::Road { receiver: name.clone(), data: Some(json(lane.road())) });
+            rows.push(Row::Road { receiver: name.clone(), data: Some(json(queue.road())) });
         }
         rows
     }
@@ -223,11 +224,11 @@ impl Desk {
     /// What the pages show.
     #[must_use]
     pub fn report(&self, persistent: bool, now: Timestamp) -> AlertReport {
-        let receivers = self.lanes.iter().map(|(name, lane)| {
-            let (queued, oldest) = lane.queue(now);
+        let receivers = self.queues.iter().map(|(name, queue)| {
+            let (queued, oldest) = queue.waiting(now);
             let kind = self.kinds.get(name).copied().unwrap_or_default();
             let failure = self.failures.get(name).cloned();
-            let counts = lane.counts().clone();
+            let counts = queue.counts().clone();
             (name.clone(), ReceiverReport { kind, counts, queued, oldest, failure })
         });
         let tracked = self.engine.tracked().values();
