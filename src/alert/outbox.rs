@@ -84,7 +84,7 @@ impl Wait {
 
 /// What a queue must survive a restart with, besides its entries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Road {
+pub struct DeliveryState {
     /// The notification whose outcome is not known.
     pub attempt: Option<Attempt>,
     /// Failures in a row.
@@ -122,8 +122,8 @@ pub struct Counts {
 pub struct Touched {
     /// Episodes whose entry changed or is gone.
     pub episodes: BTreeSet<String>,
-    /// Whether the road changed.
-    pub road: bool,
+    /// Whether the delivery changed.
+    pub delivery: bool,
 }
 
 /// One receiver's side of everything.
@@ -133,7 +133,7 @@ pub struct ReceiverQueue {
     pub name: String,
     policy: Policy,
     entries: BTreeMap<String, Entry>,
-    road: Road,
+    delivery: DeliveryState,
     /// Between taking a notification and knowing what became of it.
     sending: bool,
     /// When each rule of each store was last told, for the interval of a group; when a summary was.
@@ -150,9 +150,9 @@ impl ReceiverQueue {
         name: &str,
         policy: Policy,
         entries: BTreeMap<String, Entry>,
-        mut road: Road,
+        mut delivery: DeliveryState,
     ) -> Self {
-        if let Some(attempt) = &mut road.attempt {
+        if let Some(attempt) = &mut delivery.attempt {
             // Whoever was at work on it was ended before the answer came, or before it could be written down.
             attempt.unclear = true;
         }
@@ -160,7 +160,7 @@ impl ReceiverQueue {
             name: name.to_owned(),
             policy,
             entries,
-            road,
+            delivery,
             sending: false,
             recent: BTreeMap::new(),
             sent_at: None,
@@ -171,15 +171,15 @@ impl ReceiverQueue {
 
     /// Takes in what was written down before a restart and comes late. What is known of an episode by now stays, and so does a
     /// notification that is on its way.
-    pub fn resume(&mut self, entries: BTreeMap<String, Entry>, road: Road) {
+    pub fn resume(&mut self, entries: BTreeMap<String, Entry>, delivery: DeliveryState) {
         for (episode, entry) in entries {
             self.touched.episodes.insert(episode.clone());
             self.entries.entry(episode).or_insert(entry);
         }
-        if self.road.attempt.is_none() && !self.sending {
-            self.road = road;
-            self.touched.road = true;
-            if let Some(attempt) = &mut self.road.attempt {
+        if self.delivery.attempt.is_none() && !self.sending {
+            self.delivery = delivery;
+            self.touched.delivery = true;
+            if let Some(attempt) = &mut self.delivery.attempt {
                 attempt.unclear = true;
             }
         }
@@ -198,8 +198,8 @@ impl ReceiverQueue {
 
     /// What else must survive a restart.
     #[must_use]
-    pub fn road(&self) -> &Road {
-        &self.road
+    pub fn delivery(&self) -> &DeliveryState {
+        &self.delivery
     }
 
     /// What it counted.
@@ -243,7 +243,7 @@ impl ReceiverQueue {
                 let Some(entry) = self.entries.get_mut(&alert.episode) else { return };
                 let heard = entry.told.is_some_and(|told| !told.given_up);
                 // An attempt whose outcome is not known may have told it.
-                let perhaps = self.road.attempt.as_ref().is_some_and(|attempt| {
+                let perhaps = self.delivery.attempt.as_ref().is_some_and(|attempt| {
                     attempt.notification.alerts.iter().any(|a| a.episode == alert.episode)
                 });
                 let unwanted = silences.iter().any(|silence| silence.covers(alert, now));
@@ -370,7 +370,7 @@ impl ReceiverQueue {
         if self.sending {
             return Next::Idle;
         }
-        if let Some(wait) = self.road.wait
+        if let Some(wait) = self.delivery.wait
             && !wait.over(now)
         {
             return Next::WaitUntil(wait.until);
@@ -381,7 +381,7 @@ impl ReceiverQueue {
         {
             return Next::WaitUntil(sent_at.plus(self.policy.gap));
         }
-        if let Some(attempt) = &self.road.attempt {
+        if let Some(attempt) = &self.delivery.attempt {
             let again = attempt.notification.clone();
             return self.hand_out(again, now);
         }
@@ -437,11 +437,11 @@ impl ReceiverQueue {
     }
 
     fn hand_out(&mut self, notification: Notification, now: Timestamp) -> Next {
-        if self.road.attempt.is_none() {
+        if self.delivery.attempt.is_none() {
             let attempt =
                 Attempt { notification: notification.clone(), began: now, unclear: false };
-            self.road.attempt = Some(attempt);
-            self.touched.road = true;
+            self.delivery.attempt = Some(attempt);
+            self.touched.delivery = true;
         }
         self.sending = true;
         self.sent_at = Some(now);
@@ -500,17 +500,17 @@ impl ReceiverQueue {
     /// Takes in what became of the notification that was handed out. `jitter` is drawn evenly from 0 to 1.
     pub fn record(&mut self, outcome: &Outcome, jitter: f64, now: Timestamp) -> Recorded {
         self.sending = false;
-        self.touched.road = true;
-        let Some(attempt) = self.road.attempt.take() else { return Recorded::Arrived };
+        self.touched.delivery = true;
+        let Some(attempt) = self.delivery.attempt.take() else { return Recorded::Arrived };
         match outcome {
             Outcome::Delivered => {
-                self.road = Road::default();
+                self.delivery = DeliveryState::default();
                 self.counts.last_success = Some(now);
                 self.settle(&attempt.notification, Fate::Heard, now);
                 Recorded::Arrived
             }
             Outcome::Rejected { failure } => {
-                self.road = Road::default();
+                self.delivery = DeliveryState::default();
                 *self.counts.failed.entry(*failure).or_default() += 1;
                 let fate = if attempt.unclear { Fate::PerhapsHeard } else { Fate::Unheard };
                 let alerts = self.settle(&attempt.notification, fate, now);
@@ -518,12 +518,12 @@ impl ReceiverQueue {
             }
             Outcome::Retry { failure, after, unclear } => {
                 *self.counts.failed.entry(*failure).or_default() += 1;
-                self.road.tries = self.road.tries.saturating_add(1);
-                let pause = backoff(self.road.tries, jitter).max(after.unwrap_or_default());
-                self.road.wait = Some(Wait { from: now, until: now.plus(pause) });
+                self.delivery.tries = self.delivery.tries.saturating_add(1);
+                let pause = backoff(self.delivery.tries, jitter).max(after.unwrap_or_default());
+                self.delivery.wait = Some(Wait { from: now, until: now.plus(pause) });
                 let unclear = *unclear || attempt.unclear;
                 if unclear && now.since(attempt.began) < self.policy.age_max {
-                    self.road.attempt = Some(Attempt { unclear, ..attempt });
+                    self.delivery.attempt = Some(Attempt { unclear, ..attempt });
                     return Recorded::Again { pause };
                 }
                 if unclear {
@@ -606,7 +606,7 @@ impl ReceiverQueue {
             names.retain(|_, told| now >= *told && now.since(*told) < interval);
             !names.is_empty()
         });
-        if self.sending || self.road.attempt.is_some() {
+        if self.sending || self.delivery.attempt.is_some() {
             return;
         }
         let mut gone = Vec::new();
@@ -625,7 +625,7 @@ impl ReceiverQueue {
                     given_up += 1;
                     gone.push(episode.clone());
                 }
-                (None, None) if old && self.road.tries > 0 => {
+                (None, None) if old && self.delivery.tries > 0 => {
                     // It fires still, so the reminder will try again.
                     given_up += 1;
                     let severity = entry.alert.severity;

@@ -34,7 +34,7 @@ struct Post {
 
 impl Post {
     fn new(policy: Policy) -> Self {
-        let queue = ReceiverQueue::new("ops", policy, BTreeMap::new(), Road::default());
+        let queue = ReceiverQueue::new("ops", policy, BTreeMap::new(), DeliveryState::default());
         Self { queue, silences: Vec::new(), about: About::default() }
     }
 
@@ -73,14 +73,14 @@ impl Post {
 
     /// The same queue after a restart.
     fn restart(&mut self) {
-        let road = serde_json::to_string(self.queue.road()).unwrap();
+        let delivery = serde_json::to_string(self.queue.delivery()).unwrap();
         let entries = serde_json::to_string(self.queue.entries()).unwrap();
         let policy = self.queue.policy.clone();
         self.queue = ReceiverQueue::new(
             "ops",
             policy,
             serde_json::from_str(&entries).unwrap(),
-            serde_json::from_str(&road).unwrap(),
+            serde_json::from_str(&delivery).unwrap(),
         );
     }
 }

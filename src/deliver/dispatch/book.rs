@@ -21,7 +21,7 @@ use tracing::{error, warn};
 use crate::{
     alert::{
         engine::{Key, Tracked},
-        outbox::{Entry, Road},
+        outbox::{DeliveryState, Entry},
         silence::Silence,
     },
     clock::Timestamp,
@@ -46,7 +46,7 @@ pub struct Kept {
     /// What each receiver knows, by its name and the episode.
     pub entries: BTreeMap<String, BTreeMap<String, Entry>>,
     /// What is on its way to each receiver.
-    pub roads: BTreeMap<String, Road>,
+    pub deliveries: BTreeMap<String, DeliveryState>,
 }
 
 /// One row to be written; without data it is removed.
@@ -69,10 +69,10 @@ pub enum Row {
         data: Option<String>,
     },
     /// What is on its way to a receiver.
-    Road {
+    Delivery {
         /// Name of the receiver.
         receiver: String,
-        /// JSON of a [`Road`].
+        /// JSON of a [`DeliveryState`].
         data: Option<String>,
     },
 }
@@ -246,8 +246,8 @@ impl Book {
             Ok(())
         })?;
         self.each("SELECT receiver, data FROM road", |row| {
-            if let Some(road) = self.parse(&row.get::<_, String>(1)?) {
-                kept.roads.insert(row.get(0)?, road);
+            if let Some(delivery) = self.parse(&row.get::<_, String>(1)?) {
+                kept.deliveries.insert(row.get(0)?, delivery);
             }
             Ok(())
         })?;
@@ -356,10 +356,10 @@ impl Row {
             Self::Entry { receiver, episode, data: None } => to
                 .prepare("DELETE FROM entry WHERE receiver = ?1 AND episode = ?2")?
                 .execute(params![receiver, episode]),
-            Self::Road { receiver, data: Some(data) } => to
+            Self::Delivery { receiver, data: Some(data) } => to
                 .prepare("INSERT OR REPLACE INTO road VALUES(?1, ?2)")?
                 .execute(params![receiver, data]),
-            Self::Road { receiver, data: None } => {
+            Self::Delivery { receiver, data: None } => {
                 to.prepare("DELETE FROM road WHERE receiver = ?1")?.execute([receiver])
             }
         }
@@ -435,9 +435,12 @@ mod tests {
         let (one, two) = (entry("X"), entry("Y"));
         book.write(&[row("1", Some(&one)), row("2", Some(&two))], false).unwrap();
         book.write(&[row("1", None)], false).unwrap();
-        let road = Road { tries: 3, ..Road::default() };
-        book.write(&[Row::Road { receiver: "ops".to_owned(), data: Some(json(&road)) }], false)
-            .unwrap();
+        let delivery = DeliveryState { tries: 3, ..DeliveryState::default() };
+        book.write(
+            &[Row::Delivery { receiver: "ops".to_owned(), data: Some(json(&delivery)) }],
+            false,
+        )
+        .unwrap();
         for name in fs::read_dir(dir.path().join("state")).unwrap() {
             let mode = name.unwrap().metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600);
@@ -445,10 +448,10 @@ mod tests {
         drop(book);
         let (mut book, kept) = Book::open(&dir.path().join("state"), NOW).unwrap();
         assert_eq!(kept.entries["ops"], BTreeMap::from([("2".to_owned(), two)]));
-        assert_eq!(kept.roads["ops"], road);
+        assert_eq!(kept.deliveries["ops"], delivery);
         book.write(&[row("9", Some(&one))], true).unwrap();
         assert_eq!(book.read().unwrap().entries["ops"].len(), 1);
-        assert!(book.read().unwrap().roads.is_empty());
+        assert!(book.read().unwrap().deliveries.is_empty());
     }
 
     #[test]

@@ -53,11 +53,13 @@ impl Desk {
             failures: BTreeMap::new(),
             wake: None,
         };
-        let mut roads = kept.roads;
+        let mut deliveries = kept.deliveries;
         for (name, entries) in kept.entries {
-            let road = roads.remove(&name).unwrap_or_default();
-            desk.queues
-                .insert(name.clone(), ReceiverQueue::new(&name, Policy::default(), entries, road));
+            let delivery = deliveries.remove(&name).unwrap_or_default();
+            desk.queues.insert(
+                name.clone(),
+                ReceiverQueue::new(&name, Policy::default(), entries, delivery),
+            );
         }
         desk.configure(config, now);
         desk
@@ -66,11 +68,11 @@ impl Desk {
     /// Takes in what was written down before the start and could not be read then. What is known since goes before.
     pub fn resume(&mut self, kept: Kept, now: Timestamp) {
         self.engine.resume(kept.tracked);
-        let mut roads = kept.roads;
+        let mut deliveries = kept.deliveries;
         for (name, entries) in kept.entries {
-            let road = roads.remove(&name).unwrap_or_default();
+            let delivery = deliveries.remove(&name).unwrap_or_default();
             if let Some(queue) = self.queues.get_mut(&name) {
-                queue.resume(entries, road);
+                queue.resume(entries, delivery);
             }
         }
         for queue in self.queues.values_mut() {
@@ -100,7 +102,7 @@ impl Desk {
                     let (receiver, episode) = (name.clone(), episode.clone());
                     self.rows.push(Row::Entry { receiver, episode, data: None });
                 }
-                self.rows.push(Row::Road { receiver: name, data: None });
+                self.rows.push(Row::Delivery { receiver: name, data: None });
             }
         }
         for receiver in told {
@@ -112,7 +114,7 @@ impl Desk {
                     &receiver.name,
                     policy,
                     BTreeMap::new(),
-                    crate::alert::outbox::Road::default(),
+                    crate::alert::outbox::DeliveryState::default(),
                 );
                 self.queues.insert(receiver.name.to_string(), queue);
             }
@@ -197,8 +199,11 @@ impl Desk {
                 let data = queue.entries().get(&episode).map(json);
                 rows.push(Row::Entry { receiver: name.clone(), episode, data });
             }
-            if touched.road {
-                rows.push(Row::Road { receiver: name.clone(), data: Some(json(queue.road())) });
+            if touched.delivery {
+                rows.push(Row::Delivery {
+                    receiver: name.clone(),
+                    data: Some(json(queue.delivery())),
+                });
             }
         }
         rows
@@ -216,7 +221,7 @@ impl Desk {
                 let (receiver, episode) = (name.clone(), episode.clone());
                 rows.push(Row::Entry { receiver, episode, data: Some(json(entry)) });
             }
-            rows.push(Row::Road { receiver: name.clone(), data: Some(json(queue.road())) });
+            rows.push(Row::Delivery { receiver: name.clone(), data: Some(json(queue.delivery())) });
         }
         rows
     }
