@@ -22,7 +22,7 @@ use crate::{
     alert::report::AlertReport,
     clock::{self, Ticks},
     config::Config,
-    deliver::dispatch::desk,
+    deliver::dispatch::manager,
     host::Host,
     metrics::{self, Facts, Own, Page},
     sample::Snapshot,
@@ -241,7 +241,7 @@ impl Maker {
         let figures: Vec<Figures> = snapshot.stores.iter().map(Figures::of).collect();
         let rows = snapshot.stores.iter().zip(&figures);
         self.past.note(snapshot.taken_at, rows.map(|(store, f)| (&store.store, f.row())));
-        let host = desk::about(config).host;
+        let host = manager::about(config).host;
         let live = Live::new(&host, snapshot, figures, alerts, self.past.history())
             .with_refused(self.own.reload_problems());
         let stale_after = (config.collect.interval * 3).max(STALE_MIN) + PAUSE_MAX;

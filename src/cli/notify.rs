@@ -13,7 +13,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     config::Config,
-    deliver::dispatch::desk,
+    deliver::dispatch::manager,
     deliver::send::{Answer, Receiver},
     findings::{Code, Severity},
 };
@@ -93,8 +93,8 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
     let store = config.stores.first();
     let path = store.map_or_else(|| "/var/lib/chroma".into(), |store| store.path.clone());
     let name = store.map_or("test", |store| &*store.name);
-    let about = desk::about(config);
-    let runbook = match desk::runbooks(config, &about) {
+    let about = manager::about(config);
+    let runbook = match manager::runbooks(config, &about) {
         "" => String::new(),
         base => format!("{base}/{}", code.runbook()),
     };

@@ -2,9 +2,9 @@
 //! task owns all state; sends run beside it, one at a time for each receiver, so that a dead receiver delays no other.
 
 pub mod book;
-pub mod desk;
 mod heartbeat;
 mod keeper;
+pub mod manager;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{desk::Desk, heartbeat::Heartbeats, keeper::Keeper};
+use self::{heartbeat::Heartbeats, keeper::Keeper, manager::Manager};
 use crate::{
     alert::{
         message::{Failure, Notification, Outcome},
@@ -63,7 +63,7 @@ impl Dispatch {
         let Self { mut snapshots, mut configs, reports, state_dir } = self;
         let (mut keeper, kept) = Keeper::open(state_dir).await;
         let config = Arc::clone(&configs.borrow_and_update());
-        let mut desk = Desk::new(&config, kept, clock::now());
+        let mut manager = Manager::new(&config, kept, clock::now());
         let mut receivers = Receivers::default();
         receivers.configure(&config);
         let mut heartbeats = Heartbeats::new(&config);
@@ -71,21 +71,21 @@ impl Dispatch {
         let mut log = FailureLog::default();
         loop {
             if let Some(silences) = keeper.silences().await {
-                desk.set_silences(silences);
+                manager.set_silences(silences);
             }
             let now = clock::now();
             if let Some(kept) = keeper.late().await {
-                desk.resume(kept, now);
+                manager.resume(kept, now);
             }
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
-            desk.evaluate(&snapshot, now);
-            let due = desk.due(now);
-            keeper.write(desk.take_rows(), || desk.all_rows()).await;
+            manager.evaluate(&snapshot, now);
+            let due = manager.due(now);
+            keeper.write(manager.take_rows(), || manager.all_rows()).await;
             for (name, notification) in due {
                 receivers.send(&mut sends, name, notification);
             }
             heartbeats.ping(&snapshot, now, &receivers.by_name);
-            let report = desk.report(keeper.persistent(), now);
+            let report = manager.report(keeper.persistent(), now);
             reports.send_if_modified(|before| {
                 let changed = **before != report;
                 if changed {
@@ -101,29 +101,29 @@ impl Dispatch {
                         break;
                     }
                     let config = Arc::clone(&configs.borrow_and_update());
-                    for (receiver, alerts) in desk.configure(&config, clock::now()) {
+                    for (receiver, alerts) in manager.configure(&config, clock::now()) {
                         warn!(receiver, alerts, "A receiver is gone from the configuration with alerts still waiting for it.");
                     }
                     receivers.configure(&config);
                     heartbeats.configure(&config);
                 }
-                Some(sent) = sends.join_next(), if !sends.is_empty() => record(&mut desk, sent, &mut log),
-                () = sleep(desk.quiet_for(clock::now()).min(SILENCE_POLL)) => {}
+                Some(sent) = sends.join_next(), if !sends.is_empty() => record(&mut manager, sent, &mut log),
+                () = sleep(manager.quiet_for(clock::now()).min(SILENCE_POLL)) => {}
             }
         }
         let last = async {
             while let Some(sent) = sends.join_next().await {
-                record(&mut desk, sent, &mut log);
+                record(&mut manager, sent, &mut log);
             }
         };
         if timeout(LAST_WORDS, last).await.is_err() {
             debug!("Notifications that are under way are sent again at the next start.");
         }
-        keeper.finish(desk.take_rows(), || desk.all_rows()).await;
+        keeper.finish(manager.take_rows(), || manager.all_rows()).await;
     }
 }
 
-fn record(desk: &mut Desk, sent: Result<Sent, tokio::task::JoinError>, log: &mut FailureLog) {
+fn record(manager: &mut Manager, sent: Result<Sent, tokio::task::JoinError>, log: &mut FailureLog) {
     let Sent { receiver, notification, answer } = match sent {
         Ok(sent) => sent,
         Err(error) => {
@@ -138,8 +138,8 @@ fn record(desk: &mut Desk, sent: Result<Sent, tokio::task::JoinError>, log: &mut
             Some(why(*failure, &answer))
         }
     };
-    desk.note_failure(&receiver, why, clock::now());
-    let Some(recorded) = desk.record(&receiver, &answer.outcome, jitter(), clock::now()) else {
+    manager.note_failure(&receiver, why, clock::now());
+    let Some(recorded) = manager.record(&receiver, &answer.outcome, jitter(), clock::now()) else {
         return;
     };
     log.note(&receiver, &notification, &answer, recorded);

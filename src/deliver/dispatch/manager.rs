@@ -1,4 +1,4 @@
-//! The state of the alert hooks in one hand: engine, queues and silences. Everything that happens goes through here and
+//! The state of the alert manager: engine, receiver queues and silences. Everything that happens goes through here and
 //! comes out as notifications to send and rows to write down; still pure.
 
 use std::{
@@ -24,7 +24,7 @@ use crate::{
 
 /// Engine, queues and silences.
 #[derive(Debug)]
-pub struct Desk {
+pub struct Manager {
     engine: Engine,
     queues: BTreeMap<String, ReceiverQueue>,
     kinds: BTreeMap<String, &'static str>,
@@ -38,11 +38,11 @@ pub struct Desk {
     wake: Option<Timestamp>,
 }
 
-impl Desk {
+impl Manager {
     /// Goes on where `kept` left off.
     #[must_use]
     pub fn new(config: &Config, kept: Kept, now: Timestamp) -> Self {
-        let mut desk = Self {
+        let mut manager = Self {
             engine: Engine::new(Vec::new(), "", kept.tracked),
             queues: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -56,13 +56,13 @@ impl Desk {
         let mut deliveries = kept.deliveries;
         for (name, entries) in kept.entries {
             let delivery = deliveries.remove(&name).unwrap_or_default();
-            desk.queues.insert(
+            manager.queues.insert(
                 name.clone(),
                 ReceiverQueue::new(&name, Policy::default(), entries, delivery),
             );
         }
-        desk.configure(config, now);
-        desk
+        manager.configure(config, now);
+        manager
     }
 
     /// Takes in what was written down before the start and could not be read then. What is known since goes before.
@@ -143,7 +143,7 @@ impl Desk {
         changed
     }
 
-    /// What is to be sent now, by receiver. The rows of [`Desk::take_rows`] must be written down before.
+    /// What is to be sent now, by receiver. The rows of [`Manager::take_rows`] must be written down before.
     pub fn due(&mut self, now: Timestamp) -> Vec<(String, Notification)> {
         let mut out = Vec::new();
         self.wake = None;
@@ -325,13 +325,14 @@ mod tests {
 
     #[test]
     fn the_last_failure_of_a_receiver_is_told_until_one_arrives() {
-        let mut desk = Desk::new(&Config::default(), Kept::default(), Timestamp::from_secs(0));
-        desk.note_failure("team", Some("refused".to_owned()), Timestamp::from_secs(1));
-        assert_eq!(desk.failures["team"], (Timestamp::from_secs(1), "refused".to_owned()));
-        desk.note_failure("team", None, Timestamp::from_secs(2));
-        assert!(desk.failures.is_empty());
-        desk.note_failure("gone", Some("refused".to_owned()), Timestamp::from_secs(3));
-        desk.configure(&Config::default(), Timestamp::from_secs(4));
-        assert!(desk.failures.is_empty(), "a receiver that is gone has no failure");
+        let mut manager =
+            Manager::new(&Config::default(), Kept::default(), Timestamp::from_secs(0));
+        manager.note_failure("team", Some("refused".to_owned()), Timestamp::from_secs(1));
+        assert_eq!(manager.failures["team"], (Timestamp::from_secs(1), "refused".to_owned()));
+        manager.note_failure("team", None, Timestamp::from_secs(2));
+        assert!(manager.failures.is_empty());
+        manager.note_failure("gone", Some("refused".to_owned()), Timestamp::from_secs(3));
+        manager.configure(&Config::default(), Timestamp::from_secs(4));
+        assert!(manager.failures.is_empty(), "a receiver that is gone has no failure");
     }
 }
