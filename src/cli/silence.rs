@@ -21,7 +21,7 @@ use crate::{
     },
     clock::{self, Timestamp},
     config::{Config, alerts},
-    deliver::dispatch::book::Book,
+    deliver::dispatch::alert_store::AlertStore,
     format::{duration, words},
     host::state::place,
     human, runbooks,
@@ -167,8 +167,8 @@ fn unknown_store(config: &Config, add: &Add) -> Option<String> {
 }
 
 fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
-    let (book, _) = Book::open(dir, now).map_err(|problem| problem.chain())?;
-    let failed = |problem: crate::deliver::dispatch::book::BookError| problem.chain();
+    let (alert_store, _) = AlertStore::open(dir, now).map_err(|problem| problem.chain())?;
+    let failed = |problem: crate::deliver::dispatch::alert_store::AlertStoreError| problem.chain();
     match action {
         Action::Add(add) => {
             let id = getrandom::u32().map_err(|error| format!("no random id: {error}"))?;
@@ -181,12 +181,12 @@ fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
                 comment: add.comment,
                 by: user(),
             };
-            book.put_silence(&silence).map_err(failed)?;
-            book.forget_silences(now.minus(KEEP)).map_err(failed)?;
+            alert_store.put_silence(&silence).map_err(failed)?;
+            alert_store.forget_silences(now.minus(KEEP)).map_err(failed)?;
             Ok(format!("{}\n", silence.id))
         }
         Action::List { .. } => {
-            let silences = book.silences().map_err(failed)?;
+            let silences = alert_store.silences().map_err(failed)?;
             let active: Vec<&Silence> = silences.iter().filter(|s| s.active(now)).collect();
             if active.is_empty() {
                 return Ok("no silence is in force\n".to_owned());
@@ -194,10 +194,10 @@ fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
             Ok(active.into_iter().map(|silence| line(silence, now)).collect())
         }
         Action::Expire { id, .. } => {
-            let silences = book.silences().map_err(failed)?;
+            let silences = alert_store.silences().map_err(failed)?;
             let found = silences.into_iter().find(|s| s.id == id && s.active(now));
             let silence = found.ok_or_else(|| format!("no silence {} is in force", plain(&id)))?;
-            book.put_silence(&Silence { until: now, ..silence }).map_err(failed)?;
+            alert_store.put_silence(&Silence { until: now, ..silence }).map_err(failed)?;
             Ok(String::new())
         }
     }

@@ -1,7 +1,7 @@
 //! The shell of the alert hooks: hands every snapshot to the engine, writes down what changed, and only then sends. One
 //! task owns all state; sends run beside it, one at a time for each receiver, so that a dead receiver delays no other.
 
-pub mod book;
+pub mod alert_store;
 mod heartbeat;
 mod keeper;
 pub mod manager;
@@ -58,7 +58,7 @@ impl Dispatch {
         (Self { snapshots, configs, reports, state_dir }, seen)
     }
 
-    /// Runs until `stop`; then what is under way gets a moment to arrive, and the rest waits in the book.
+    /// Runs until `stop`; then what is under way gets a moment to arrive, and the rest waits in the alert store.
     pub async fn run(self, stop: CancellationToken) {
         let Self { mut snapshots, mut configs, reports, state_dir } = self;
         let (mut keeper, kept) = Keeper::open(state_dir).await;

@@ -190,7 +190,7 @@ fn a_full_state_disk_loses_no_alert() {
     exporter.wait_page("the state to be written again", SOON, |page| {
         page.has("chroma_exporter_alert_state_persistent", &[], |kept| kept == 1.0)
     });
-    // What happened meanwhile is in the book: a restart tells nothing twice.
+    // What happened meanwhile is in the alert store: a restart tells nothing twice.
     drop(exporter);
     let exporter = Exporter::start(&["--config.file", &config]);
     exporter.ready();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::book::{Kept, Row, json};
+use super::alert_store::{Kept, Row, json};
 use crate::{
     alert::{
         engine::{Engine, Key},

@@ -1,4 +1,4 @@
-//! The book of the alert hooks: one SQLite file in the state directory that holds episodes, what every receiver has been
+//! The alert store: one SQLite file in the state directory that holds episodes, what every receiver has been
 //! told, what is on its way, and silences. A transition and the messages that it causes are one transaction.
 //!
 //! Only the exporter that holds the lock of the state directory writes episodes and queues; `chroma_exporter silence`
@@ -31,9 +31,9 @@ use crate::{
 /// Name of the file in the state directory.
 pub const FILE: &str = "alerts.sqlite3";
 
-/// An open book.
+/// An open alert store.
 #[derive(Debug)]
-pub struct Book {
+pub struct AlertStore {
     path: PathBuf,
     connection: Connection,
 }
@@ -77,9 +77,9 @@ pub enum Row {
     },
 }
 
-/// Why the book cannot be used.
+/// Why the alert store cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BookError {
+pub enum AlertStoreError {
     /// The operating system refused.
     #[error("cannot use {}", .path.display())]
     Io {
@@ -106,7 +106,7 @@ pub enum BookError {
     },
 }
 
-impl BookError {
+impl AlertStoreError {
     /// The whole chain in one line.
     #[must_use]
     pub fn chain(&self) -> String {
@@ -129,11 +129,11 @@ impl BookError {
     }
 }
 
-impl Book {
-    /// Opens the book in `dir`, makes it when it is absent (mode 0600), and reads all of it. One that is damaged is set
+impl AlertStore {
+    /// Opens the alert store in `dir`, makes it when it is absent (mode 0600), and reads all of it. One that is damaged is set
     /// aside under a name with `now`, said as an error, and a new one begun: alerts that fire will be told again, which
     /// is better than not at all. Errs when the file cannot be used; then alerts go on from memory.
-    pub fn open(dir: &Path, now: Timestamp) -> Result<(Self, Kept), BookError> {
+    pub fn open(dir: &Path, now: Timestamp) -> Result<(Self, Kept), AlertStoreError> {
         match Self::attempt(dir) {
             Err(problem) if problem.damaged() => {
                 set_aside(dir, &problem, now)?;
@@ -143,7 +143,7 @@ impl Book {
         }
     }
 
-    /// Reads what a book holds that cannot be written: on a disk that is full or mounted read-only.
+    /// Reads what an alert store holds that cannot be written: on a disk that is full or mounted read-only.
     #[must_use]
     pub fn peek(dir: &Path) -> Option<Kept> {
         use rusqlite::OpenFlags;
@@ -162,9 +162,9 @@ impl Book {
         })
     }
 
-    fn attempt(dir: &Path) -> Result<(Self, Kept), BookError> {
+    fn attempt(dir: &Path) -> Result<(Self, Kept), AlertStoreError> {
         let path = dir.join(FILE);
-        let io = |source| BookError::Io { path: path.clone(), source };
+        let io = |source| AlertStoreError::Io { path: path.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = rustix::fs::openat(CWD, dir, directory, Mode::empty())
@@ -177,15 +177,15 @@ impl Book {
             rustix::fs::openat(&place, FILE, flags, mode).map_err(|errno| io(errno.into()))?;
         rustix::fs::fchmod(&file, mode).map_err(|errno| io(errno.into()))?;
         drop(file);
-        let sqlite = |source| BookError::Sqlite { path: path.clone(), source };
+        let sqlite = |source| AlertStoreError::Sqlite { path: path.clone(), source };
         let connection = Connection::open(&path).map_err(sqlite)?;
-        let book = Self { path: path.clone(), connection };
-        book.prepare()?;
-        let kept = book.read()?;
-        Ok((book, kept))
+        let alert_store = Self { path: path.clone(), connection };
+        alert_store.prepare()?;
+        let kept = alert_store.read()?;
+        Ok((alert_store, kept))
     }
 
-    fn prepare(&self) -> Result<(), BookError> {
+    fn prepare(&self) -> Result<(), AlertStoreError> {
         let sqlite = |source| self.error(source);
         self.connection.busy_timeout(BUSY).map_err(sqlite)?;
         let form: i64 = self
@@ -193,7 +193,7 @@ impl Book {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .map_err(sqlite)?;
         if form > FORM {
-            return Err(BookError::Newer { path: self.path.clone(), found: form });
+            return Err(AlertStoreError::Newer { path: self.path.clone(), found: form });
         }
         // Cheap at this size, and a damaged page must be found before rows are trusted.
         let check: String = self
@@ -230,7 +230,7 @@ impl Book {
             .map_err(sqlite)
     }
 
-    fn read(&self) -> Result<Kept, BookError> {
+    fn read(&self) -> Result<Kept, AlertStoreError> {
         let mut kept = Kept::default();
         self.each("SELECT store, rule, data FROM episode", |row| {
             let key: Key = (row.get::<_, String>(0)?.into(), row.get::<_, String>(1)?.into());
@@ -255,10 +255,10 @@ impl Book {
     }
 
     /// Writes `rows` in one transaction: all of them or none. With `anew`, everything but the silences is removed
-    /// before, so that the book holds exactly `rows`.
-    pub fn write(&mut self, rows: &[Row], anew: bool) -> Result<(), BookError> {
+    /// before, so that the alert store holds exactly `rows`.
+    pub fn write(&mut self, rows: &[Row], anew: bool) -> Result<(), AlertStoreError> {
         let path = self.path.clone();
-        let sqlite = |source| BookError::Sqlite { path: path.clone(), source };
+        let sqlite = |source| AlertStoreError::Sqlite { path: path.clone(), source };
         let transaction = self
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
@@ -274,15 +274,15 @@ impl Book {
         transaction.commit().map_err(sqlite)
     }
 
-    /// A number that changes when another program wrote to the book.
-    pub fn data_version(&self) -> Result<i64, BookError> {
+    /// A number that changes when another program wrote to the alert store.
+    pub fn data_version(&self) -> Result<i64, AlertStoreError> {
         self.connection
             .query_row("PRAGMA data_version", [], |row| row.get(0))
             .map_err(|source| self.error(source))
     }
 
     /// Every silence, those that have ended included.
-    pub fn silences(&self) -> Result<Vec<Silence>, BookError> {
+    pub fn silences(&self) -> Result<Vec<Silence>, AlertStoreError> {
         let mut silences = Vec::new();
         self.each("SELECT data FROM silence ORDER BY id LIMIT 10000", |row| {
             silences.extend(self.parse::<Silence>(&row.get::<_, String>(0)?));
@@ -292,7 +292,7 @@ impl Book {
     }
 
     /// Writes a silence down; one with the same id is replaced.
-    pub fn put_silence(&self, silence: &Silence) -> Result<(), BookError> {
+    pub fn put_silence(&self, silence: &Silence) -> Result<(), AlertStoreError> {
         let data = json(silence);
         self.connection
             .execute("INSERT OR REPLACE INTO silence VALUES(?1, ?2)", params![silence.id, data])
@@ -301,7 +301,7 @@ impl Book {
     }
 
     /// Removes the silences that ended before `moment`.
-    pub fn forget_silences(&self, moment: Timestamp) -> Result<(), BookError> {
+    pub fn forget_silences(&self, moment: Timestamp) -> Result<(), AlertStoreError> {
         for silence in self.silences()?.iter().filter(|silence| silence.until < moment) {
             self.connection
                 .execute("DELETE FROM silence WHERE id = ?1", [&silence.id])
@@ -314,7 +314,7 @@ impl Book {
         &self,
         query: &str,
         mut take: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
-    ) -> Result<(), BookError> {
+    ) -> Result<(), AlertStoreError> {
         let run = || {
             let mut statement = self.connection.prepare(query)?;
             let mut rows = statement.query([])?;
@@ -336,8 +336,8 @@ impl Book {
             .ok()
     }
 
-    fn error(&self, source: rusqlite::Error) -> BookError {
-        BookError::Sqlite { path: self.path.clone(), source }
+    fn error(&self, source: rusqlite::Error) -> AlertStoreError {
+        AlertStoreError::Sqlite { path: self.path.clone(), source }
     }
 }
 
@@ -373,16 +373,16 @@ pub(super) fn json<T: Serialize>(value: &T) -> String {
 }
 
 /// SQLite opens these by their names, and would follow a link that somebody has put there.
-fn own_files(dir: &Path, place: &std::os::fd::OwnedFd) -> Result<(), BookError> {
+fn own_files(dir: &Path, place: &std::os::fd::OwnedFd) -> Result<(), AlertStoreError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let name = format!("{FILE}{suffix}");
         place::expect_own_file(place, OsStr::new(&name))
-            .map_err(|source| BookError::Io { path: dir.join(&name), source })?;
+            .map_err(|source| AlertStoreError::Io { path: dir.join(&name), source })?;
     }
     Ok(())
 }
 
-fn set_aside(dir: &Path, problem: &BookError, now: Timestamp) -> Result<(), BookError> {
+fn set_aside(dir: &Path, problem: &AlertStoreError, now: Timestamp) -> Result<(), AlertStoreError> {
     let aside = dir.join(format!("{FILE}.damaged-{}", now.as_secs()));
     for suffix in ["-wal", "-shm", ""] {
         let from = dir.join(format!("{FILE}{suffix}"));
@@ -391,7 +391,7 @@ fn set_aside(dir: &Path, problem: &BookError, now: Timestamp) -> Result<(), Book
         match fs::rename(&from, &to) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(BookError::Io { path: from, source }),
+            Err(source) => return Err(AlertStoreError::Io { path: from, source }),
         }
     }
     error!(
@@ -430,38 +430,39 @@ mod tests {
     #[test]
     fn what_was_written_is_read_again_and_nobody_else_may_read_it() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut book, kept) = Book::open(&dir.path().join("state"), NOW).unwrap();
+        let (mut alert_store, kept) = AlertStore::open(&dir.path().join("state"), NOW).unwrap();
         assert!(kept.tracked.is_empty() && kept.entries.is_empty());
         let (one, two) = (entry("X"), entry("Y"));
-        book.write(&[row("1", Some(&one)), row("2", Some(&two))], false).unwrap();
-        book.write(&[row("1", None)], false).unwrap();
+        alert_store.write(&[row("1", Some(&one)), row("2", Some(&two))], false).unwrap();
+        alert_store.write(&[row("1", None)], false).unwrap();
         let delivery = DeliveryState { tries: 3, ..DeliveryState::default() };
-        book.write(
-            &[Row::Delivery { receiver: "ops".to_owned(), data: Some(json(&delivery)) }],
-            false,
-        )
-        .unwrap();
+        alert_store
+            .write(
+                &[Row::Delivery { receiver: "ops".to_owned(), data: Some(json(&delivery)) }],
+                false,
+            )
+            .unwrap();
         for name in fs::read_dir(dir.path().join("state")).unwrap() {
             let mode = name.unwrap().metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600);
         }
-        drop(book);
-        let (mut book, kept) = Book::open(&dir.path().join("state"), NOW).unwrap();
+        drop(alert_store);
+        let (mut alert_store, kept) = AlertStore::open(&dir.path().join("state"), NOW).unwrap();
         assert_eq!(kept.entries["ops"], BTreeMap::from([("2".to_owned(), two)]));
         assert_eq!(kept.deliveries["ops"], delivery);
-        book.write(&[row("9", Some(&one))], true).unwrap();
-        assert_eq!(book.read().unwrap().entries["ops"].len(), 1);
-        assert!(book.read().unwrap().deliveries.is_empty());
+        alert_store.write(&[row("9", Some(&one))], true).unwrap();
+        assert_eq!(alert_store.read().unwrap().entries["ops"].len(), 1);
+        assert!(alert_store.read().unwrap().deliveries.is_empty());
     }
 
     #[test]
     fn a_damaged_book_is_set_aside_whatever_is_wrong_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let (mut book, _) = Book::open(dir.path(), NOW).unwrap();
+        let (mut alert_store, _) = AlertStore::open(dir.path(), NOW).unwrap();
         let rows: Vec<Row> = (0..500).map(|n| row(&n.to_string(), Some(&entry("X")))).collect();
-        book.write(&rows, false).unwrap();
-        drop(book);
+        alert_store.write(&rows, false).unwrap();
+        drop(alert_store);
         let whole = fs::read(&path).unwrap();
         assert!(whole.len() > 50_000);
         let mut pages = whole.clone();
@@ -470,46 +471,50 @@ mod tests {
             [("noise", vec![0x55; 8192]), ("pages", pages), ("cut", whole[..6000].to_vec())]
         {
             fs::write(&path, bytes).unwrap();
-            let (_, kept) = Book::open(dir.path(), NOW).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let (_, kept) =
+                AlertStore::open(dir.path(), NOW).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(kept.entries.is_empty(), "{name}");
             assert!(dir.path().join(format!("{FILE}.damaged-7")).exists(), "{name}");
             fs::remove_file(dir.path().join(format!("{FILE}.damaged-7"))).unwrap();
         }
         // An empty file is what a crash between making and filling it leaves.
         fs::write(&path, b"").unwrap();
-        Book::open(dir.path(), NOW).unwrap();
+        AlertStore::open(dir.path(), NOW).unwrap();
         assert!(!dir.path().join(format!("{FILE}.damaged-7")).exists());
     }
 
     #[test]
     fn a_book_of_a_later_release_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let (book, _) = Book::open(dir.path(), NOW).unwrap();
-        book.connection.execute_batch("PRAGMA user_version = 2").unwrap();
-        drop(book);
-        assert!(matches!(Book::open(dir.path(), NOW), Err(BookError::Newer { found: 2, .. })));
+        let (alert_store, _) = AlertStore::open(dir.path(), NOW).unwrap();
+        alert_store.connection.execute_batch("PRAGMA user_version = 2").unwrap();
+        drop(alert_store);
+        assert!(matches!(
+            AlertStore::open(dir.path(), NOW),
+            Err(AlertStoreError::Newer { found: 2, .. })
+        ));
     }
 
     #[test]
     fn one_row_that_is_not_understood_does_not_silence_the_rest() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut book, _) = Book::open(dir.path(), NOW).unwrap();
+        let (mut alert_store, _) = AlertStore::open(dir.path(), NOW).unwrap();
         let bad = Row::Entry {
             receiver: "ops".to_owned(),
             episode: "1".to_owned(),
             data: Some("{\"alert\":7}".to_owned()),
         };
-        book.write(&[bad, row("2", Some(&entry("X")))], false).unwrap();
-        drop(book);
-        let (_, kept) = Book::open(dir.path(), NOW).unwrap();
+        alert_store.write(&[bad, row("2", Some(&entry("X")))], false).unwrap();
+        drop(alert_store);
+        let (_, kept) = AlertStore::open(dir.path(), NOW).unwrap();
         assert_eq!(kept.entries["ops"].len(), 1);
     }
 
     #[test]
     fn silences_are_seen_across_connections_and_forgotten_when_long_over() {
         let dir = tempfile::tempdir().unwrap();
-        let (serve, _) = Book::open(dir.path(), NOW).unwrap();
-        let (command, _) = Book::open(dir.path(), NOW).unwrap();
+        let (serve, _) = AlertStore::open(dir.path(), NOW).unwrap();
+        let (command, _) = AlertStore::open(dir.path(), NOW).unwrap();
         let before = serve.data_version().unwrap();
         let silence = Silence {
             id: "0a".to_owned(),
