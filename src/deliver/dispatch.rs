@@ -3,8 +3,8 @@
 
 pub mod alert_store;
 mod heartbeat;
-mod keeper;
 pub mod manager;
+mod persistence;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{heartbeat::Heartbeats, keeper::Keeper, manager::Manager};
+use self::{heartbeat::Heartbeats, manager::Manager, persistence::Persistence};
 use crate::{
     alert::{
         message::{Failure, Notification, Outcome},
@@ -61,7 +61,7 @@ impl Dispatch {
     /// Runs until `stop`; then what is under way gets a moment to arrive, and the rest waits in the alert store.
     pub async fn run(self, stop: CancellationToken) {
         let Self { mut snapshots, mut configs, reports, state_dir } = self;
-        let (mut keeper, kept) = Keeper::open(state_dir).await;
+        let (mut persistence, kept) = Persistence::open(state_dir).await;
         let config = Arc::clone(&configs.borrow_and_update());
         let mut manager = Manager::new(&config, kept, clock::now());
         let mut receivers = Receivers::default();
@@ -70,22 +70,22 @@ impl Dispatch {
         let mut sends: JoinSet<Sent> = JoinSet::new();
         let mut log = FailureLog::default();
         loop {
-            if let Some(silences) = keeper.silences().await {
+            if let Some(silences) = persistence.silences().await {
                 manager.set_silences(silences);
             }
             let now = clock::now();
-            if let Some(kept) = keeper.late().await {
+            if let Some(kept) = persistence.late().await {
                 manager.resume(kept, now);
             }
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             manager.evaluate(&snapshot, now);
             let due = manager.due(now);
-            keeper.write(manager.take_rows(), || manager.all_rows()).await;
+            persistence.write(manager.take_rows(), || manager.all_rows()).await;
             for (name, notification) in due {
                 receivers.send(&mut sends, name, notification);
             }
             heartbeats.ping(&snapshot, now, &receivers.by_name);
-            let report = manager.report(keeper.persistent(), now);
+            let report = manager.report(persistence.persistent(), now);
             reports.send_if_modified(|before| {
                 let changed = **before != report;
                 if changed {
@@ -119,7 +119,7 @@ impl Dispatch {
         if timeout(LAST_WORDS, last).await.is_err() {
             debug!("Notifications that are under way are sent again at the next start.");
         }
-        keeper.finish(manager.take_rows(), || manager.all_rows()).await;
+        persistence.finish(manager.take_rows(), || manager.all_rows()).await;
     }
 }
 

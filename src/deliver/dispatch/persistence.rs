@@ -14,7 +14,7 @@ use crate::{
 
 /// The alert store, or the memory of one.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Persistence {
     dir: Option<PathBuf>,
     alert_store: Option<AlertStore>,
     /// A piece of work that did not end in time; the alert store comes back with it, or never.
@@ -27,10 +27,10 @@ pub(super) struct Keeper {
     version: Option<i64>,
 }
 
-impl Keeper {
+impl Persistence {
     /// Opens the alert store in `dir` and reads it; without one, everything lives in memory.
     pub(super) async fn open(dir: Option<PathBuf>) -> (Self, Kept) {
-        let mut keeper = Self {
+        let mut persistence = Self {
             dir,
             alert_store: None,
             away: None,
@@ -39,29 +39,29 @@ impl Keeper {
             tried: None,
             version: None,
         };
-        let Some(dir) = keeper.dir.clone() else { return (keeper, Kept::default()) };
-        keeper.tried = Some(clock::ticks());
+        let Some(dir) = persistence.dir.clone() else { return (persistence, Kept::default()) };
+        persistence.tried = Some(clock::ticks());
         let at = dir.clone();
         let mut opened = tokio::task::spawn_blocking(move || AlertStore::open(&at, clock::now()));
         match tokio::time::timeout(START_PATIENCE, &mut opened).await {
             Ok(Ok(Ok((alert_store, kept)))) => {
-                keeper.alert_store = Some(alert_store);
-                (keeper, kept)
+                persistence.alert_store = Some(alert_store);
+                (persistence, kept)
             }
             Ok(Ok(Err(problem))) => {
-                keeper.failed(&problem.chain());
+                persistence.failed(&problem.chain());
                 let peek = tokio::task::spawn_blocking(move || AlertStore::peek(&dir));
                 let kept = tokio::time::timeout(START_PATIENCE, peek).await;
-                (keeper, kept.ok().and_then(Result::ok).flatten().unwrap_or_default())
+                (persistence, kept.ok().and_then(Result::ok).flatten().unwrap_or_default())
             }
             Ok(Err(_)) => {
-                keeper.failed("the thread that read it ended");
-                (keeper, Kept::default())
+                persistence.failed("the thread that read it ended");
+                (persistence, Kept::default())
             }
             Err(_) => {
-                keeper.late = Some(opened);
-                keeper.failed("it does not answer");
-                (keeper, Kept::default())
+                persistence.late = Some(opened);
+                persistence.failed("it does not answer");
+                (persistence, Kept::default())
             }
         }
     }
