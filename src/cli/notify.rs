@@ -14,7 +14,7 @@ use crate::{
     clock::{self, Timestamp},
     config::Config,
     deliver::dispatch::manager,
-    deliver::send::{Answer, Receiver},
+    deliver::send::{Answer, Sender},
     findings::{Code, Severity},
 };
 
@@ -47,7 +47,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     };
     let now = clock::now();
     let notification = test_notification(config, options.resolved, now);
-    let receiver = Receiver::new(Arc::clone(wanted));
+    let receiver = Sender::new(Arc::clone(wanted));
     if options.dry_run {
         let payload = receiver.payload(&notification, now);
         return to_stdout(&payload.to_string(), Ended::Well);

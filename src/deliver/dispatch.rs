@@ -25,7 +25,7 @@ use crate::{
     },
     clock,
     config::Config,
-    deliver::send::{Answer, Receiver},
+    deliver::send::{Answer, Sender},
     sample::Snapshot,
 };
 
@@ -159,7 +159,7 @@ fn why(failure: Failure, answer: &Answer) -> String {
 /// The receivers of the configuration, each with its own connections.
 #[derive(Debug, Default)]
 struct Receivers {
-    by_name: BTreeMap<String, Arc<Receiver>>,
+    by_name: BTreeMap<String, Arc<Sender>>,
 }
 
 impl Receivers {
@@ -168,7 +168,7 @@ impl Receivers {
         let mut before = std::mem::take(&mut self.by_name);
         for wanted in &config.receivers {
             let kept = before.remove(&*wanted.name).filter(|r| **r.config() == **wanted);
-            let receiver = kept.unwrap_or_else(|| Arc::new(Receiver::new(Arc::clone(wanted))));
+            let receiver = kept.unwrap_or_else(|| Arc::new(Sender::new(Arc::clone(wanted))));
             self.by_name.insert(wanted.name.to_string(), receiver);
         }
     }

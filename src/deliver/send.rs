@@ -21,7 +21,7 @@ use crate::{
 
 /// A receiver that can be sent to. Cheap to make; it reads nothing and connects nowhere before the first message.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct Sender {
     config: Arc<config::Receiver>,
     client: Arc<Client>,
     /// Files of secrets may lie on a filesystem that hangs; then one thread waits for it, not one for each attempt.
@@ -67,7 +67,7 @@ const TEXT_MAX: usize = 300;
 /// An outcome, a status, and what to show.
 type Said = (Outcome, Option<u16>, String);
 
-impl Receiver {
+impl Sender {
     /// The receiver that is configured so.
     #[must_use]
     pub fn new(config: Arc<config::Receiver>) -> Self {

@@ -18,7 +18,7 @@ use chroma_exporter::{
     alert::message::{Alert, Notification, Outcome, Reason},
     clock,
     config::{self, Overrides},
-    deliver::send::Receiver,
+    deliver::send::Sender,
     findings::{Code, Severity},
 };
 use serde_json::Value;
@@ -64,7 +64,7 @@ async fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     support::wait_within(what, SOON, async || ready().ok_or_else(|| "nothing".to_owned())).await
 }
 
-fn receiver(dir: &Path, address: SocketAddr) -> Receiver {
+fn receiver(dir: &Path, address: SocketAddr) -> Sender {
     let file = dir.join("c.yml");
     let text = format!(
         "receivers: [{{name: am, type: alertmanager, url: 'http://{address}/am', labels: {{env: test}}}}]"
@@ -72,7 +72,7 @@ fn receiver(dir: &Path, address: SocketAddr) -> Receiver {
     fs::write(&file, text).unwrap();
     let flags = Overrides { config_file: Some(file), ..Overrides::default() };
     let config = config::file::load(&flags, &[]).unwrap();
-    Receiver::new(Arc::clone(&config.receivers[0]))
+    Sender::new(Arc::clone(&config.receivers[0]))
 }
 
 /// One alert for each finding that there is, with names that need every kind of escape.
@@ -168,7 +168,7 @@ async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
         .unwrap();
     let flags = Overrides { config_file: Some(file), ..Overrides::default() };
     let config = config::file::load(&flags, &[]).unwrap();
-    let ours = Receiver::new(Arc::clone(&config.receivers[0])).payload(&message, clock::now());
+    let ours = Sender::new(Arc::clone(&config.receivers[0])).payload(&message, clock::now());
     let ours: Value = serde_json::from_str(&ours.bodies[0]).unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     for key in keys(&body) {
@@ -180,7 +180,7 @@ async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
 }
 
 /// Sends until Alertmanager has begun to answer its API.
-async fn until_taken(receiver: &Receiver, message: &Notification) -> Outcome {
+async fn until_taken(receiver: &Sender, message: &Notification) -> Outcome {
     support::wait_within("Alertmanager to take it", SOON, async || {
         let answer = receiver.send(message, clock::now()).await;
         match answer.outcome {

@@ -5,7 +5,7 @@ use std::{fs, sync::Arc, time::Duration};
 
 use chroma_exporter::{
     alert::message::{Failure, Outcome},
-    deliver::send::{Answer, Receiver},
+    deliver::send::{Answer, Sender},
 };
 
 use crate::{
@@ -14,11 +14,11 @@ use crate::{
 };
 
 /// A receiver of this server, with keys besides those that it must have.
-fn email(server: &Smtp, more: &str) -> Receiver {
+fn email(server: &Smtp, more: &str) -> Sender {
     email_waiting(PATIENT, server, more)
 }
 
-fn email_waiting(timeout: Duration, server: &Smtp, more: &str) -> Receiver {
+fn email_waiting(timeout: Duration, server: &Smtp, more: &str) -> Sender {
     let address = server.address;
     let own = format!("type: email, server: '{address}', from: Chroma <chroma@example.org>");
     let to = "to: [ops@example.org, night@example.net]";

@@ -15,7 +15,7 @@ use chroma_exporter::{
     alert::message::{Alert, Failure, Notification, Outcome, Reason},
     clock::{self, Timestamp},
     config::{self, Config, Overrides},
-    deliver::send::{Answer as Sent, Receiver},
+    deliver::send::{Answer as Sent, Sender},
     findings::Severity,
 };
 use tokio_rustls::rustls::{
@@ -34,12 +34,12 @@ pub(crate) const PATIENT: Duration = Duration::from_mins(1);
 pub(crate) const HASTY: Duration = Duration::from_secs(2);
 
 /// The receiver that this text configures.
-fn receiver(text: &str) -> Receiver {
+fn receiver(text: &str) -> Sender {
     waiting(PATIENT, text)
 }
 
 /// One that waits so long for an answer.
-pub(crate) fn waiting(timeout: Duration, text: &str) -> Receiver {
+pub(crate) fn waiting(timeout: Duration, text: &str) -> Sender {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.yml");
     let seconds = timeout.as_secs();
@@ -49,19 +49,19 @@ pub(crate) fn waiting(timeout: Duration, text: &str) -> Receiver {
     let config: Config = config::file::load(&flags, &[]).unwrap();
     let shown = format!("{config:?}{}", config::print::to_yaml(&config).unwrap());
     assert!(!shown.contains(CANARY), "{shown}");
-    Receiver::new(Arc::clone(&config.receivers[0]))
+    Sender::new(Arc::clone(&config.receivers[0]))
 }
 
-fn slack(server: &Loopback) -> Receiver {
+fn slack(server: &Loopback) -> Sender {
     slack_waiting(PATIENT, server)
 }
 
-fn slack_waiting(timeout: Duration, server: &Loopback) -> Receiver {
+fn slack_waiting(timeout: Duration, server: &Loopback) -> Sender {
     let url = server.url(&format!("/services/T0/B0/{CANARY}"));
     waiting(timeout, &format!("type: slack, url: '{url}'"))
 }
 
-fn webhook(server: &Loopback, more: &str) -> Receiver {
+fn webhook(server: &Loopback, more: &str) -> Sender {
     receiver(&format!("type: webhook, url: '{}' {more}", server.url(&format!("/hook/{CANARY}"))))
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn message() -> Notification {
     }
 }
 
-pub(crate) async fn send(receiver: &Receiver) -> Sent {
+pub(crate) async fn send(receiver: &Sender) -> Sent {
     // The date of the answers below is half a minute after this moment.
     let sent = receiver.send(&message(), Timestamp::from_secs(784_111_777)).await;
     let shown = format!("{receiver:?}{sent:?}");

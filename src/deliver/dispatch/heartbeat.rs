@@ -17,7 +17,7 @@ use crate::{
     alert::message::{Notification, Outcome, Reason},
     clock::{self, Ticks, Timestamp},
     config::Config,
-    deliver::{receivers::Hears, send::Receiver},
+    deliver::{receivers::Hears, send::Sender},
     sample::Snapshot,
 };
 
@@ -60,7 +60,7 @@ impl Heartbeats {
         &mut self,
         snapshot: &Snapshot,
         now: Timestamp,
-        receivers: &BTreeMap<String, Arc<Receiver>>,
+        receivers: &BTreeMap<String, Arc<Sender>>,
     ) {
         if self.beats.is_empty() {
             return;
