@@ -65,7 +65,7 @@ pub(super) fn render(live: &Live, telemetry_path: &str, stale_after: Duration) -
     h.raw("</div>\n<p id=\"more\" class=\"soft\" data-part>");
     if live.stores.len() > ROWS_MAX {
         h.raw("… and ").show(live.stores.len() - ROWS_MAX);
-        h.raw(" more that fare no worse: <a href=\"api/v1/status\">all of them as JSON</a>.");
+        h.raw(" more that are no worse: <a href=\"api/v1/status\">all of them as JSON</a>.");
     }
     h.raw("</p>\n</section>\n");
     alerts::render(&mut h, live);
@@ -120,14 +120,15 @@ fn top(h: &mut Html, live: &Live, telemetry_path: &str) {
     }
     if live.stores.is_empty() {
         h.raw("Name a directory with <code>--store.path</code> or in the configuration, or start Chroma: the directories that running ");
-        h.raw("servers hold are found by themselves; those of other users by root only.");
+        h.raw("servers hold are found by themselves; those of other users only by root.");
     }
     h.raw("</p>");
     broken(h, live);
     h.raw("</div>\n");
     if let Some(refused) = &live.configuration_refused {
         h.raw("<div id=\"refused\" class=\"note\" data-part>The newest configuration is not in force: it was refused ");
-        h.text(&ago(refused.at, live.generated_at)).raw(", and the one before it goes on.<ul>");
+        h.text(&ago(refused.at, live.generated_at))
+            .raw(", and the previous one stays in force.<ul>");
         for problem in refused.problems.iter().take(PROBLEMS_MAX) {
             h.raw("<li>").text(problem).raw("</li>");
         }
@@ -139,7 +140,7 @@ fn top(h: &mut Html, live: &Live, telemetry_path: &str) {
     h.raw("<p class=\"counts\"><span class=\"soft\">As of ");
     h.raw("<time id=\"as-of\" data-part datetime=\"").show(live.generated_at).raw("\">");
     moment(h, live.generated_at);
-    h.raw("</time></span><noscript> · load the page anew for later readings</noscript></p>\n");
+    h.raw("</time></span><noscript> · reload the page for newer readings</noscript></p>\n");
     h.raw("<p id=\"live\" class=\"note\" hidden></p>\n</header>\n");
 }
 

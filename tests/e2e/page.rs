@@ -388,7 +388,7 @@ fn a_command_is_copied_by_keyboard_and_a_page_without_its_script_is_whole() {
         "default_tenant_missing",
         "INSERT INTO tenants",
         "Beware",
-        "load the page anew",
+        "reload the page",
     ] {
         assert!(text.contains(want), "{want}: {text}");
     }

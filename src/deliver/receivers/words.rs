@@ -28,7 +28,7 @@ fn tag(n: &Notification) -> String {
     match (n.reason, status) {
         (Reason::Test, _) => "TEST".to_owned(),
         (_, Status::Resolved) => "RESOLVED".to_owned(),
-        (Reason::Escalated, _) => format!("{severity}, grew worse"),
+        (Reason::Escalated, _) => format!("{severity}, worse now"),
         (Reason::Reminder, _) => format!("{severity}, still firing"),
         (Reason::Firing | Reason::Resolved, _) => severity,
     }

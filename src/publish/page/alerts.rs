@@ -33,10 +33,10 @@ pub(super) fn render(h: &mut Html, live: &Live) {
     }
     h.raw("</div>\n</section>\n<section aria-labelledby=\"receivers\">\n<h2 id=\"receivers\">Receivers</h2>\n<div id=\"receivers-now\" data-part>\n");
     if live.receivers.is_empty() {
-        h.raw("<p class=\"soft\">No receiver of alerts is configured: this page and the metrics are all that tells of them.</p>\n");
+        h.raw("<p class=\"soft\">No receiver of alerts is configured: only this page and the metrics show alerts.</p>\n");
     } else {
         if !live.alerts_persistent {
-            h.raw("<p class=\"note\">Alerts are kept in memory only: a restart forgets what was told.</p>\n");
+            h.raw("<p class=\"note\">Alerts are kept in memory only: a restart forgets what was sent.</p>\n");
         }
         table(
             h,

@@ -15,7 +15,7 @@ pub(super) fn urgent(h: &mut Html, store: &LiveStore, id: &str, now: Timestamp) 
     let urgent = store.report.findings.iter().filter(|finding| finding.severity > Severity::Info);
     if let Some(first) = store.report.findings.first().filter(|_| store.report.do_first.is_some()) {
         h.raw("<p class=\"first\"><b>Begin with <code>").raw(first.code.as_str());
-        h.raw("</code></b>: it may have brought about what stands below it.</p>\n");
+        h.raw("</code></b>: it may be the cause of what is below it.</p>\n");
     }
     all(h, store, &grouped(urgent), id, now);
     unread(h, &store.report.problems);
@@ -54,9 +54,9 @@ fn unread(h: &mut Html, problems: &[ProblemReport]) {
         h.raw("<section class=\"finding\"><span class=\"chip unknown\">unknown</span> <code>");
         h.text(&names.join(", ")).raw("</code>\n<h4>");
         h.raw(if names.len() == 1 {
-            "This collector cannot read what it should; what it watches is not known."
+            "This collector cannot read what it should. What it watches is not known."
         } else {
-            "These collectors cannot read what they should; what they watch is not known."
+            "These collectors cannot read what they should. What they watch is not known."
         });
         h.raw("</h4>\n<dl><div><dt>Found</dt><dd>");
         h.text(&problem.problem).raw("</dd></div><div><dt>Hint</dt><dd>").raw(problem.hint);

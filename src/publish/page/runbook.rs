@@ -37,7 +37,7 @@ pub fn index() -> String {
     head(&mut h, Status::Ok, "Runbooks of chroma_exporter");
     h.raw("<body>\n<header class=\"brand\"><nav aria-label=\"Pages\"><a href=\"../\">Status</a></nav></header>\n");
     h.raw("<main class=\"doc\">\n<h1>Runbooks</h1>\n<p>One page for each finding: what it means, what it does to the data, how to look \
-           further, what to do and what not to.</p>\n");
+           further, what to do and what not to do.</p>\n");
     for (subject, codes) in runbooks::subjects() {
         h.raw("<h2>").raw(subject).raw("</h2>\n<ul class=\"list\">\n");
         for code in codes {

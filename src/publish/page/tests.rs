@@ -193,8 +193,8 @@ fn at_night_the_page_says_which_stores_and_what_to_begin_with() {
         "1 of 3 stores needs action now 1 critical · 1 warning · 1 ok critical my docs : second_writer and 1 more. \
          Do this first: Stop all but one of them now",
         "warning late : backup_stale",
-        "The newest configuration is not in force: it was refused 9 min ago, and the one before it goes on. a = 1: b c &lt;d&gt;",
-        "Begin with second_writer : it may have brought about what stands below it.",
+        "The newest configuration is not in force: it was refused 9 min ago, and the previous one stays in force. a = 1: b c &lt;d&gt;",
+        "Begin with second_writer : it may be the cause of what is below it.",
         "5a1c: 700 of 800 records since 2026-11-23 05:57:54 UTC, 3 h ago All 700 as JSON ; \
          chroma_exporter check --ids=records_without_vector",
         "Newest backup not watched no backups are configured here",
@@ -341,7 +341,7 @@ fn many_stores_stay_a_page_that_a_browser_takes() {
     assert_eq!(page.matches("<details").count(), BODIES_MAX);
     assert_eq!(page.matches(" data-part open>").count(), OPEN_MAX);
     assert_eq!(page.matches("<h3>").count(), ROWS_MAX);
-    assert!(words(&page).contains("… and 200 more that fare no worse"));
+    assert!(words(&page).contains("… and 200 more that are no worse"));
     let healthy: Vec<StoreReadings> =
         names[..200].iter().map(|n| store(n, "/srv", Vec::new())).collect();
     let page = self::page(healthy);

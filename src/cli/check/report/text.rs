@@ -59,7 +59,7 @@ impl Page {
         if let Some(first) = store.findings.first().filter(|_| store.do_first.is_some()) {
             self.lines.push(String::new());
             let words = format!(
-                "Begin with {}, which may have brought about what stands below it.",
+                "Begin with {}, which may be the cause of what is below it.",
                 first.code.as_str()
             );
             self.wrapped("  ", &words);
