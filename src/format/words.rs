@@ -3,27 +3,7 @@
 /// Changes (insertion, deletion, replacement, exchange of neighbours) that make `b` of `a`; `None` when `a` is longer than
 /// any word of ours.
 pub(crate) fn distance(a: &str, b: &str) -> Option<usize> {
-    let (a, b): (Vec<char>, Vec<char>) =
-        (a.chars().take(WORD_CHARS_MAX + 1).collect(), b.chars().collect());
-    if a.len() > WORD_CHARS_MAX {
-        return None;
-    }
-    let mut before = Vec::new();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for i in 0..a.len() {
-        let mut next = vec![i + 1];
-        for j in 0..b.len() {
-            let mut best =
-                (row[j] + usize::from(a[i] != b[j])).min(row[j + 1] + 1).min(next[j] + 1);
-            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
-                let exchanged: &Vec<usize> = &before;
-                best = best.min(exchanged[j - 1] + 1);
-            }
-            next.push(best);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row.last().copied()
+    (a.chars().count() <= WORD_CHARS_MAX).then(|| strsim::osa_distance(a, b))
 }
 
 /// Those of `known` that somebody may have meant who wrote `meant`, the nearest first, six at most. Both are told apart by
