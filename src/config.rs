@@ -2,6 +2,7 @@
 //! the places of mistakes in them is the business of `file`; nothing here touches the disk.
 
 pub mod alerts;
+pub(crate) mod collector;
 pub mod file;
 pub(crate) mod key;
 pub(crate) mod keys;
@@ -17,6 +18,7 @@ pub(crate) mod web_file;
 pub(crate) mod yaml;
 
 pub use crate::deliver::receivers::Receiver;
+pub use collector::CollectorName;
 pub use keys::{BackupPolicy, Collect, Disk, Integrity, Limits, Log, ServerProbe, Web};
 pub use report::ConfigError;
 pub use rules::Listen;
@@ -89,76 +91,6 @@ impl Default for Config {
             log: Log::default(),
             alerts: alerts::Alerts::default(),
             receivers: Vec::new(),
-        }
-    }
-}
-
-/// The name of a collector: flag, label and key of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CollectorName {
-    /// Filesystem and bytes of the store.
-    Disk,
-    /// SQLite file, journal and schema.
-    Integrity,
-    /// What the tables hold.
-    Contents,
-    /// Indexes of the collections.
-    Hnsw,
-    /// Who holds the directory.
-    Processes,
-    /// Owners, groups and modes.
-    Permissions,
-    /// Age and size of backups.
-    Backups,
-    /// Whether the server answers.
-    Server,
-    /// What the server logs.
-    Logs,
-}
-
-impl CollectorName {
-    /// All of them, in the order of the registry.
-    pub const ALL: [Self; 9] = [
-        Self::Disk,
-        Self::Integrity,
-        Self::Contents,
-        Self::Hnsw,
-        Self::Processes,
-        Self::Permissions,
-        Self::Backups,
-        Self::Server,
-        Self::Logs,
-    ];
-
-    /// What it reads, for help texts.
-    #[must_use]
-    pub const fn about(self) -> &'static str {
-        match self {
-            Self::Disk => "filesystem and bytes of the store",
-            Self::Integrity => "SQLite file, journal and schema",
-            Self::Contents => "what the tables hold",
-            Self::Hnsw => "indexes of the collections",
-            Self::Processes => "who holds the directory",
-            Self::Permissions => "owners, groups and modes",
-            Self::Backups => "age and size of backups",
-            Self::Server => "whether the server answers",
-            Self::Logs => "what the server logs",
-        }
-    }
-
-    /// The word of flag and label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Disk => "disk",
-            Self::Integrity => "integrity",
-            Self::Contents => "contents",
-            Self::Hnsw => "hnsw",
-            Self::Processes => "processes",
-            Self::Permissions => "permissions",
-            Self::Backups => "backups",
-            Self::Server => "server",
-            Self::Logs => "logs",
         }
     }
 }

@@ -119,7 +119,7 @@ struct Job {
 
 /// The collector.
 #[derive(Debug)]
-pub struct Segments {
+pub struct Hnsw {
     context: Context,
     look: Option<Look>,
     catalogue: Option<Catalogue>,
@@ -144,7 +144,7 @@ pub struct Segments {
     problems: Vec<String>,
 }
 
-impl Segments {
+impl Hnsw {
     /// Looks at nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
@@ -641,7 +641,7 @@ impl Segments {
     }
 }
 
-impl Segments {
+impl Hnsw {
     /// See [`super::at_rest`].
     pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
         Pace {
@@ -653,7 +653,7 @@ impl Segments {
     }
 }
 
-impl Collector for Segments {
+impl Collector for Hnsw {
     fn name(&self) -> CollectorName {
         CollectorName::Hnsw
     }
@@ -700,7 +700,7 @@ impl Collector for Segments {
     }
 }
 
-impl Drop for Segments {
+impl Drop for Hnsw {
     fn drop(&mut self) {
         if let Some(job) = &self.job {
             job.stop.store(true, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! The collectors: each reads one subject of one store and yields an [`Observation`]. One file each; a new one is its
-//! own file plus one line in [`build`].
+//! The collectors: each reads one subject of one store and yields an [`Observation`]. One room each; a new one is its room, its
+//! `mod` here, and one line in the list of `config/collector.rs`, from which the table below is made.
 //!
 //! A collector runs on a blocking thread that it owns while it runs; the scheduler gives it a deadline, never a second
 //! thread. It must not write, lock for long or delete under the persist directory.
@@ -21,7 +21,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    config::{CollectorName, Config, Store},
+    config::{self, CollectorName, Config, Store},
     findings::Code,
     host::processes::Blind,
     sample::{Desc, Observation},
@@ -214,42 +214,33 @@ pub fn registry(context: &Context) -> Vec<Box<dyn Collector>> {
     context.config.enabled.iter().map(|name| build(*name, context)).collect()
 }
 
-/// Every family of every collector.
-#[must_use]
-pub fn families() -> Vec<&'static Desc> {
-    let of = |name: CollectorName| -> &'static [&'static Desc] {
-        match name {
-            CollectorName::Disk => disk::DESCS,
-            CollectorName::Integrity => &integrity::DESCS,
-            CollectorName::Contents => &contents::DESCS,
-            CollectorName::Hnsw => &hnsw::DESCS,
-            CollectorName::Processes => &processes::DESCS,
-            CollectorName::Permissions => &permissions::DESCS,
-            CollectorName::Backups => &backups::DESCS,
-            CollectorName::Server => &server::DESCS,
-            CollectorName::Logs => &logs::DESCS,
+macro_rules! table {
+    ($($name:ident $room:ident $about:literal;)+) => {
+        /// Every family of every collector.
+        #[must_use]
+        pub fn families() -> Vec<&'static Desc> {
+            [$(&$room::DESCS[..]),+].concat()
+        }
+
+        /// How often `name` runs over `store` while nothing hurries it. Nobody else works that out: whoever must know how old a
+        /// reading may grow asks here, or asks the reading.
+        #[must_use]
+        pub fn at_rest(name: CollectorName, config: &Config, store: &Store) -> Pace {
+            match name {
+                $(CollectorName::$name => $room::$name::at_rest(config, store),)+
+            }
+        }
+
+        /// One collector of a store.
+        #[must_use]
+        pub fn build(name: CollectorName, context: &Context) -> Box<dyn Collector> {
+            match name {
+                $(CollectorName::$name => Box::new($room::$name::new(context)),)+
+            }
         }
     };
-    CollectorName::ALL.into_iter().flat_map(of).copied().collect()
 }
-
-/// How often `name` runs over `store` while nothing hurries it. Nobody else works that out: whoever must know how old a
-/// reading may grow asks here, or asks the reading.
-#[must_use]
-pub fn at_rest(name: CollectorName, config: &Config, store: &Store) -> Pace {
-    let of = match name {
-        CollectorName::Disk => disk::Disk::at_rest,
-        CollectorName::Integrity => integrity::Integrity::at_rest,
-        CollectorName::Contents => contents::Contents::at_rest,
-        CollectorName::Hnsw => hnsw::Segments::at_rest,
-        CollectorName::Processes => processes::Processes::at_rest,
-        CollectorName::Permissions => permissions::Permissions::at_rest,
-        CollectorName::Backups => backups::Backups::at_rest,
-        CollectorName::Server => server::Server::at_rest,
-        CollectorName::Logs => logs::Logs::at_rest,
-    };
-    of(config, store)
-}
+config::collector::collectors!(table);
 
 /// The longest time from one run to the next of any collector that is switched on, over any store of `config` or one that is
 /// found without it.
@@ -261,22 +252,6 @@ pub fn slowest(config: &Config) -> Duration {
         config.enabled.iter().map(move |name| at_rest(*name, config, store).turnaround())
     });
     rests.max().unwrap_or_default()
-}
-
-/// One collector of a store.
-#[must_use]
-pub fn build(name: CollectorName, context: &Context) -> Box<dyn Collector> {
-    match name {
-        CollectorName::Disk => Box::new(disk::Disk::new(context)),
-        CollectorName::Integrity => Box::new(integrity::Integrity::new(context)),
-        CollectorName::Contents => Box::new(contents::Contents::new(context)),
-        CollectorName::Hnsw => Box::new(hnsw::Segments::new(context)),
-        CollectorName::Processes => Box::new(processes::Processes::new(context)),
-        CollectorName::Permissions => Box::new(permissions::Permissions::new(context)),
-        CollectorName::Backups => Box::new(backups::Backups::new(context)),
-        CollectorName::Server => Box::new(server::Server::new(context)),
-        CollectorName::Logs => Box::new(logs::Logs::new(context)),
-    }
 }
 
 /// Sleeps in pieces. A machine that stands still for a while uses up one of them only, so that whoever works on the store has

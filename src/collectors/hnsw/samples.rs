@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Segments, judge::State, look::Folder, orphans::Orphans};
+use super::{Hnsw, judge::State, look::Folder, orphans::Orphans};
 use crate::sample::{Desc, Sample};
 
 pub(super) static SEGMENTS: Desc = Desc::gauge(
@@ -67,7 +67,7 @@ pub(in crate::collectors) static DESCS: [&Desc; 11] = [
     &DEEP_DURATION,
 ];
 
-impl Segments {
+impl Hnsw {
     pub(super) fn samples(
         &self,
         states: &BTreeMap<State, u64>,

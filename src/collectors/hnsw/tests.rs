@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// A collector over a copy of a fixture.
-fn segments(fixture: &str, dir: &Path) -> (Segments, Context) {
+fn segments(fixture: &str, dir: &Path) -> (Hnsw, Context) {
     copy_fixture(fixture, dir);
     let context = context(dir);
-    (Segments::new(&context), context)
+    (Hnsw::new(&context), context)
 }
 
 fn value(observation: &Observation, desc: &'static Desc, label: Option<&str>) -> Option<f64> {
@@ -96,7 +96,7 @@ fn every_family_is_counted() {
 
 /// Runs turns until one is as wanted.
 fn turns(
-    segments: &mut Segments,
+    segments: &mut Hnsw,
     context: &Context,
     what: &str,
     wanted: impl Fn(&Observation) -> bool,
@@ -168,7 +168,7 @@ fn without_a_database_the_folders_are_judged_by_themselves() {
         .unwrap()
         .set_len(9)
         .unwrap();
-    let seen = scheduler::run_once(&mut Segments::new(&context), &context, true, Arc::default());
+    let seen = scheduler::run_once(&mut Hnsw::new(&context), &context, true, Arc::default());
     let codes: Vec<_> = seen.observation.findings.iter().map(|finding| finding.code).collect();
     assert_eq!(codes, [Code::SegmentTruncated]);
 }
@@ -269,7 +269,7 @@ fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
         let config = Arc::new(Config { state_dir, collect: patient(), ..Config::default() });
         let host = Arc::new(Host::new(&config));
         let context = Context::new(&config, &context.store, &host);
-        (Segments::new(&context), context)
+        (Hnsw::new(&context), context)
     };
     let path = header_of(&dir.path().join("store"), 80).with_file_name("data_level0.bin");
     let file = std::fs::File::options().write(true).open(&path).unwrap();
@@ -374,7 +374,7 @@ fn a_folder_that_is_an_absolute_link_lies_below_the_root_of_its_host() {
             .set_len(100)
             .unwrap();
         let context = context_below(&rootfs, "/srv/store");
-        let mut segments = Segments::new(&context);
+        let mut segments = Hnsw::new(&context);
         let reading = scheduler::run_once(&mut segments, &context, true, Arc::default());
         assert!(reading.success(), "{:?}", reading.observation.problems);
         let codes: Vec<Code> = reading.observation.findings.iter().map(|f| f.code).collect();
