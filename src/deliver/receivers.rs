@@ -1,5 +1,5 @@
-//! Every kind of receiver, each in a room of its own: its keys in the configuration, how they are printed, how it wants to be
-//! told, its payload, and what its answers mean. Pure: `send` reads the secrets and talks to the network.
+//! Every kind of receiver, each in a room of its own: its keys in the configuration, how they are printed, its notification
+//! policy, its payload, and what its answers mean. Pure: `send` reads the secrets and talks to the network.
 
 mod after;
 mod alertmanager;
@@ -69,7 +69,7 @@ pub(crate) struct Declared {
 }
 
 impl Declared {
-    /// A server over HTTP that tells people of alerts.
+    /// A server over HTTP that notifies people.
     const fn new(word: &'static str, read: fn(&Keys<'_>) -> Option<Arc<dyn Kind>>) -> Self {
         Self {
             word,
@@ -104,7 +104,7 @@ pub(crate) trait Kind: Same + fmt::Debug + Send + Sync {
     /// Puts its own keys as a file would say them.
     fn print(&self, out: &mut Printed);
 
-    /// How it wants to be told, apart from what each receiver is configured to.
+    /// Its notification policy, apart from what the operator configures for each receiver.
     fn policy(&self) -> Policy {
         Policy::default()
     }
@@ -157,7 +157,7 @@ pub(crate) trait HttpKind: Send + Sync {
 pub(crate) struct Message<'a> {
     /// Name of the receiver.
     pub(crate) receiver: &'a str,
-    /// After which time it is told again.
+    /// The time after which an unchanged alert is sent again.
     pub(crate) repeat_interval: Duration,
     /// What is to be said. Nothing of it matters to a heartbeat.
     pub(crate) notification: &'a Notification,

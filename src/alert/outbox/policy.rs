@@ -1,4 +1,4 @@
-//! How a receiver wants to be told.
+//! What a receiver is notified of, and how often.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use crate::{alert::message::Alert, findings::Severity};
 pub struct Policy {
     /// What one notification is about.
     pub grouping: Grouping,
-    /// Lighter alerts are not told.
+    /// Alerts below this severity are not sent.
     pub min_severity: Severity,
     /// Whether an alert of another severity is another alert to the receiver: to those that know alerts by their labels.
     pub severity_identifies: bool,
     /// Shell patterns of stores; empty means all.
     pub stores: Vec<glob::Pattern>,
-    /// Whether the end of an alert is told.
+    /// Whether a message says that an alert ended.
     pub send_resolved: bool,
-    /// Whether an alert that ended before anybody heard of it is told at all. Not to receivers that only keep what is.
+    /// Whether an alert is sent that ended before it could be sent. Receivers that keep only the present state do not need it.
     pub tell_short: bool,
-    /// Time between two tellings of an alert that goes on.
+    /// Time between two messages about an alert that goes on.
     pub repeat: Duration,
-    /// For this long after the end, the end is told again at each `repeat`.
+    /// For this long after the end, the end is sent again at each `repeat`.
     pub resend_resolved: Option<Duration>,
     /// Shortest time between two notifications.
     pub gap: Duration,
@@ -29,7 +29,7 @@ pub struct Policy {
     pub group_interval: Duration,
     /// Most alerts in one notification, at least 1.
     pub batch: usize,
-    /// What could not be told for this long is given up.
+    /// What could not be delivered for this long is given up.
     pub age_max: Duration,
 }
 

@@ -31,9 +31,9 @@ pub struct Receiver {
     pub min_severity: Severity,
     /// Shell patterns of names of stores; alerts of other stores are not sent to it.
     pub stores: Vec<glob::Pattern>,
-    /// Whether it is told when an alert ends.
+    /// Whether it gets a message when an alert ends.
     pub send_resolved: bool,
-    /// Time after which an unchanged alert is told again; for a heartbeat the time between two pings.
+    /// Time after which an unchanged alert is sent again; for a heartbeat the time between two pings.
     pub repeat_interval: Duration,
     /// Shortest time between two messages about the same rule of the same store, and between two summaries of a storm.
     pub group_interval: Duration,
@@ -89,7 +89,7 @@ impl Receiver {
         severity >= self.min_severity && self.stores.iter().any(|pattern| pattern.matches(store))
     }
 
-    /// How it wants to be told: what its kind needs, and what the operator said.
+    /// Its notification policy: what its kind needs, and what the operator configured.
     #[must_use]
     pub fn policy(&self) -> Policy {
         Policy {
