@@ -21,6 +21,7 @@ pub mod exposition;
 pub mod faults;
 pub mod hook;
 pub mod own_process;
+pub mod parsers;
 pub mod procfs;
 pub mod prometheus;
 pub mod promql;
