@@ -19,7 +19,7 @@ lint:
 
 # Tests that need nothing but cargo, or those whose name contains NAME.
 test NAME="":
-    cargo test --workspace --locked -- {{ NAME }}
+    cargo test --locked -- {{ NAME }}
 
 # Tests beside real Chroma, Prometheus and a browser, or those whose name contains NAME.
 e2e NAME="":
@@ -37,9 +37,9 @@ golden:
 faults:
     UPDATE_FAULTS=1 cargo test --locked --features e2e --test e2e -- faults::
 
-# Mutate the input of every parser for ROUNDS rounds.
-fuzz ROUNDS="100000":
-    FUZZ_ROUNDS={{ ROUNDS }} cargo test --locked --release --test local -- fuzz::
+# Fuzz every parser and the second checker with feedback, SECONDS each.
+fuzz SECONDS="60":
+    fuzz/run {{ SECONDS }}
 
 # Measure: alert, beside, hnsw, integrity, neighbours, scrape, stores, turn or verdict.
 bench NAME:
