@@ -5,7 +5,7 @@
 //! Three looks, by what they cost. The directory itself, the database and its journal are looked at in every turn. A wake
 //! brings a walk of everything, or, where the last one was too dear for that, a look at what lies directly in the
 //! directory. A walk of everything is due at its interval whatever the events said, in slices between which turns go on,
-//! so that it takes a twentieth of a core at most; `check` walks in one go on two threads.
+//! so that it takes a twentieth of a core at most; `check` walks in one go.
 //!
 //! What is not declared is learnt at the first look. Afterwards an entry that nobody knows is held against what Chroma
 //! makes under any umask, then learnt too; what is known and gone is forgotten. A change that was wanted is made known by
@@ -222,7 +222,8 @@ impl Permissions {
         self.owed |= woken;
         self.next = self.context.config.collect.interval;
         let now = clock::ticks();
-        if self.scan.is_none() && (turn.deep || self.due(turn, now)) {
+        // A deep turn sees everything itself: it does not go on with slices of earlier ones.
+        if turn.deep || self.scan.is_none() && self.due(turn, now) {
             self.owed = false;
             let lists_since = self.lists_since(turn.now);
             self.scan =
@@ -230,14 +231,9 @@ impl Permissions {
         }
         if let Some(mut scan) = self.scan.take() {
             let allowance = self.allowance_at(now);
-            let done = if turn.deep {
-                scan.run_to_end(&self.context, memory, turn)?
-            } else {
-                let worked = scan.run(memory, turn, allowance);
-                self.allowance = allowance.saturating_sub(worked.time);
-                worked.done
-            };
-            if done {
+            let worked = scan.run(memory, turn, if turn.deep { Duration::MAX } else { allowance });
+            self.allowance = allowance.saturating_sub(worked.time);
+            if worked.done {
                 self.finish(turn, memory, scan);
             } else if turn.stopped() {
                 self.owed = true;

@@ -11,10 +11,6 @@ use std::{
     ops::{ControlFlow, Range},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
 };
 
 use rustix::{
@@ -23,10 +19,6 @@ use rustix::{
 };
 
 use crate::clock::Timestamp;
-
-mod parallel;
-
-pub use parallel::{PreparedVisitor, walk_on_two_threads};
 
 /// How far a walk goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +157,11 @@ pub fn walk(
 /// A walk under way.
 #[derive(Debug)]
 pub struct Walk {
-    limits: Arc<Limits>,
+    bounds: Bounds,
+    /// The filesystem that it stays within.
+    device: u64,
+    /// Entries looked at so far.
+    looked_at: usize,
     /// Folders from the directory itself to the one that is being read.
     stack: Vec<Folder>,
     /// Path of the folder on top, with a slash at the end unless it is empty; scratch beyond that.
@@ -180,18 +176,10 @@ pub struct Walk {
     summary: Summary,
 }
 
-/// What several threads of one walk share.
-#[derive(Debug)]
-struct Limits {
-    bounds: Bounds,
-    device: u64,
-    looked_at: AtomicUsize,
-}
-
 /// A folder that is being read.
 #[derive(Debug)]
 struct Folder {
-    directory: Arc<OwnedFd>,
+    directory: OwnedFd,
     /// Length of the walk's path without this folder's part.
     parent_len: usize,
     depth: u32,
@@ -213,7 +201,7 @@ impl Walk {
         let meta = stat(directory.as_fd(), c"", AtFlags::EMPTY_PATH)?;
         let bounds = Bounds { depth_max: bounds.depth_max.min(DEPTH_MAX), ..bounds };
         let folder = Folder {
-            directory: Arc::new(directory),
+            directory,
             parent_len: 0,
             depth: 0,
             names: vec![0],
@@ -222,11 +210,9 @@ impl Walk {
             more: bounds.depth_max > 0,
         };
         Ok(Self {
-            limits: Arc::new(Limits {
-                bounds,
-                device: meta.device,
-                looked_at: AtomicUsize::new(1),
-            }),
+            bounds,
+            device: meta.device,
+            looked_at: 1,
             stack: vec![folder],
             path: Vec::new(),
             batch: vec![(0..0, meta)],
@@ -245,17 +231,11 @@ impl Walk {
 
     /// Goes on for some dozens of entries. Breaks when there is nothing left, or when `visit` did.
     pub fn step(&mut self, visit: &mut dyn FnMut(Visit<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
-        self.find()?;
-        self.tell(visit)
-    }
-
-    /// Does a piece of work, unless there is something to be told already. Breaks at the end.
-    fn find(&mut self) -> ControlFlow<()> {
+        // The directory itself is there to be told before any work.
         if self.batch.is_empty() && self.problems.is_empty() {
-            self.advance()
-        } else {
-            ControlFlow::Continue(())
+            self.advance()?;
         }
+        self.tell(visit)
     }
 
     /// One piece of work: names read, entries looked at, or a folder entered or left. Breaks at the end.
@@ -287,8 +267,7 @@ impl Walk {
     /// Looks at the next names of the folder on top.
     fn look(&mut self) -> ControlFlow<()> {
         let Some(folder) = self.stack.last_mut() else { return ControlFlow::Break(()) };
-        let before = self.limits.looked_at.fetch_add(BATCH, Ordering::Relaxed);
-        let allowed = self.limits.bounds.entries_max.saturating_sub(before).min(BATCH);
+        let allowed = self.bounds.entries_max.saturating_sub(self.looked_at).min(BATCH);
         let mut taken = 0;
         while taken < allowed && folder.at < folder.names.len() {
             let Ok(name) = CStr::from_bytes_until_nul(&folder.names[folder.at..]) else { break };
@@ -297,9 +276,9 @@ impl Walk {
             match stat(folder.directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(meta) => {
                     if meta.is_directory() {
-                        if meta.device != self.limits.device {
+                        if meta.device != self.device {
                             self.summary.other_filesystems += 1;
-                        } else if folder.depth + 1 >= self.limits.bounds.depth_max {
+                        } else if folder.depth + 1 >= self.bounds.depth_max {
                             self.summary.too_deep += 1;
                         } else {
                             folder.folders.push(range.clone());
@@ -316,8 +295,7 @@ impl Walk {
                 }
             }
         }
-        // What was not used goes back: vanished names do not count.
-        self.limits.looked_at.fetch_sub(BATCH - taken, Ordering::Relaxed);
+        self.looked_at += taken; // names that vanished do not count
         if allowed < BATCH && folder.at < folder.names.len() {
             self.summary.truncated = true;
         }
@@ -330,10 +308,9 @@ impl Walk {
         let (parent_len, depth) = (self.path.len(), parent.depth + 1);
         let Ok(c_name) = CStr::from_bytes_until_nul(&parent.names[name.start..]) else { return };
         self.path.extend_from_slice(c_name.to_bytes());
-        match rustix::fs::openat(&*parent.directory, c_name, DIRECTORY_FLAGS, Mode::empty()) {
+        match rustix::fs::openat(&parent.directory, c_name, DIRECTORY_FLAGS, Mode::empty()) {
             Ok(directory) => {
                 let (names, folders) = self.spare.pop().unwrap_or_default();
-                let directory = Arc::new(directory);
                 self.path.push(b'/');
                 self.stack.push(Folder {
                     directory,
@@ -362,7 +339,7 @@ impl Walk {
         let Some(folder) = self.stack.last_mut() else { return };
         folder.names.clear();
         folder.at = 0;
-        let mut names = RawDir::new(&*folder.directory, self.scratch.spare_capacity_mut());
+        let mut names = RawDir::new(&folder.directory, self.scratch.spare_capacity_mut());
         loop {
             match names.next() {
                 None => folder.more = false,

@@ -201,19 +201,6 @@ fn extend<T: Clone>(to: &mut Vec<T>, from: &[T]) {
     to.extend(from.iter().take(LISTED_MAX.saturating_sub(to.len())).cloned());
 }
 
-/// What is known of an entry before it is held against anything.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Prepared {
-    pub(super) hash: u64,
-    pub(super) place: Place,
-}
-
-impl Prepared {
-    pub(super) fn of(entry: &Entry<'_>) -> Self {
-        Self { hash: path_hash(entry.path), place: Place::of(entry) }
-    }
-}
-
 /// Judges entry after entry of one look.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -255,8 +242,8 @@ impl Judge {
     }
 
     /// Judges one entry, and learns it when that is due.
-    pub(super) fn entry(&mut self, baseline: &mut Baseline, entry: &Entry<'_>, prepared: Prepared) {
-        let Prepared { hash, place } = prepared;
+    pub(super) fn entry(&mut self, baseline: &mut Baseline, entry: &Entry<'_>) {
+        let (hash, place) = (path_hash(entry.path), Place::of(entry));
         let tier = place.tier(entry.depth) as usize;
         if place == Place::Journal {
             // It has the mode of the database, and is gone before anybody could mend it.
@@ -266,7 +253,7 @@ impl Judge {
         self.tallies[tier].entries += 1;
         let known = baseline.find(hash);
         let mut reading = Reading::new(Shape::of(entry.meta, List::Unread));
-        self.compare(baseline, tier, entry, prepared, known, &mut reading);
+        self.compare(baseline, entry, hash, place, known, &mut reading);
         if reading.shape.mode & 0o002 != 0 && !reading.shape.is_link() {
             self.tallies[tier].world_writable += 1;
             Tally::push(&mut self.tallies[tier].world_writable_examples, || {
@@ -279,12 +266,13 @@ impl Judge {
     fn compare(
         &mut self,
         baseline: &mut Baseline,
-        tier: usize,
         entry: &Entry<'_>,
-        Prepared { hash, place }: Prepared,
+        hash: u64,
+        place: Place,
         known: Option<Shape>,
         reading: &mut Reading,
     ) {
+        let tier = place.tier(entry.depth) as usize;
         let unknown_is_new = !self.learning && !baseline.partial && place != Place::Other;
         self.read_list_if_due(tier, entry, place, known, reading);
         let is = reading.shape;

@@ -21,7 +21,7 @@ use rustix::{
 use super::{
     Memory,
     baseline::{List, Shape},
-    judge::{Judge, LISTED_MAX, Place, Prepared, Refused, Tally, Tier, inode_of, is_segment_name},
+    judge::{Judge, LISTED_MAX, Place, Refused, Tally, Tier, inode_of, is_segment_name},
     lists::{self, Lists},
     servers::{Server, Users},
 };
@@ -35,7 +35,7 @@ use crate::{
     },
     host::{
         processes::FileId,
-        walk::{self, Bounds, Entry, Meta, Problem, Summary, Walk, walk_on_two_threads},
+        walk::{self, Bounds, Entry, Meta, Problem, Summary, Walk},
     },
     store::{Context, DATABASE_FILE},
 };
@@ -131,10 +131,10 @@ impl Core {
     pub(super) fn judge(&self, context: &Context, memory: &mut Memory, users: &Users) -> Tally {
         let mut judge = judge(context, memory, users, None);
         let root = Entry { path: b"", name_at: 0, depth: 0, meta: &self.meta };
-        judge.entry(&mut memory.baseline, &root, Prepared::of(&root));
+        judge.entry(&mut memory.baseline, &root);
         for (name, meta) in &self.files {
             let entry = Entry { path: name.to_bytes(), name_at: 0, depth: 1, meta };
-            judge.entry(&mut memory.baseline, &entry, Prepared::of(&entry));
+            judge.entry(&mut memory.baseline, &entry);
         }
         if let Some(target) = &self.target {
             let entry = Entry { path: FILES[0].to_bytes(), name_at: 0, depth: 1, meta: target };
@@ -215,7 +215,7 @@ pub(super) fn at_top(
     let bounds = Bounds { entries_max: TOP_ENTRIES_MAX, depth_max: 1 };
     let summary = walk::walk(&context.store.seen_path, bounds, &mut |found| {
         if let Ok(entry) = found {
-            judge.entry(&mut memory.baseline, &entry, Prepared::of(&entry));
+            judge.entry(&mut memory.baseline, &entry);
         }
         ControlFlow::Continue(())
     });
@@ -288,7 +288,6 @@ pub(super) enum Missed {
 #[derive(Debug)]
 pub(super) struct Scan {
     walk: Walk,
-    bounds: Bounds,
     pub(super) judge: Judge,
     pub(super) users: Users,
     pub(super) began_at: Timestamp,
@@ -315,7 +314,6 @@ impl Scan {
         Ok(Self {
             walk: Walk::start(&context.store.seen_path, bounds)
                 .map_err(|source| unreadable(context, source))?,
-            bounds,
             judge: judge(context, memory, &users, lists_since),
             users,
             began_at: now,
@@ -324,7 +322,7 @@ impl Scan {
         })
     }
 
-    /// Works for about `allowance`.
+    /// Works for about `allowance`, or until everything is seen or the turn is stopped.
     pub(super) fn run(&mut self, memory: &mut Memory, turn: &Turn, allowance: Duration) -> Worked {
         let began = clock::ticks();
         let mut done = false;
@@ -334,7 +332,7 @@ impl Scan {
                 .step(&mut |found| {
                     match found {
                         Ok(entry) => {
-                            judge.entry(&mut memory.baseline, &entry, Prepared::of(&entry));
+                            judge.entry(&mut memory.baseline, &entry);
                         }
                         Err(problem) => note(missed, problem),
                     }
@@ -348,33 +346,6 @@ impl Scan {
             self.end(self.walk.summary());
         }
         Worked { time, done }
-    }
-
-    /// Works without a pause on two threads, from the beginning, until everything is seen or the turn is stopped; says
-    /// which.
-    pub(super) fn run_to_end(
-        &mut self,
-        context: &Context,
-        memory: &mut Memory,
-        turn: &Turn,
-    ) -> Result<bool, CollectError> {
-        let began = clock::ticks();
-        self.judge.tallies = Default::default();
-        let Self { judge, missed, .. } = self;
-        missed.clear();
-        let baseline = &mut memory.baseline;
-        let path = &context.store.seen_path;
-        let summary = walk_on_two_threads(path, self.bounds, &Prepared::of, &mut |found| {
-            match found {
-                Ok((entry, prepared)) => judge.entry(baseline, &entry, prepared),
-                Err(problem) => note(missed, problem),
-            }
-            if turn.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .map_err(|source| unreadable(context, source))?;
-        self.work = began.elapsed();
-        self.end(summary);
-        Ok(!summary.stopped)
     }
 
     fn end(&mut self, summary: Summary) {
