@@ -2,12 +2,10 @@
 //! was sent, in an answer, in its own log or in the name of something. They are kept in memory, as the program needs them
 //! anyway, and never shown.
 
-use std::{
-    borrow::Cow,
-    sync::{PoisonError, RwLock},
-};
+use std::borrow::Cow;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use parking_lot::RwLock;
 
 use crate::config::secret::SHOWN;
 
@@ -20,10 +18,10 @@ pub(crate) fn note(word: &str) {
         return;
     }
     let known = |words: &[String]| words.iter().any(|known| known == word);
-    if known(&WORDS.read().unwrap_or_else(PoisonError::into_inner)) {
+    if known(&WORDS.read()) {
         return;
     }
-    let mut words = WORDS.write().unwrap_or_else(PoisonError::into_inner);
+    let mut words = WORDS.write();
     for form in forms(word) {
         // A file that is exchanged all the time must not fill the memory: then the oldest are given up.
         if form.len() >= WORD_BYTES_MIN && !words.contains(&form) {
@@ -54,7 +52,7 @@ pub(crate) fn note_header(value: &str) {
 
 /// `text` with `<secret>` in the place of each word that is never shown.
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
-    let words = WORDS.read().unwrap_or_else(PoisonError::into_inner);
+    let words = WORDS.read();
     let mut out = Cow::Borrowed(text);
     for word in words.iter() {
         if out.contains(word.as_str()) {
@@ -67,7 +65,7 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
 /// The same for a text that may have been cut: at its end the beginning of a word is no more shown than the whole.
 pub(crate) fn shown_cut(text: &str) -> Cow<'_, str> {
     let mut out = shown(text);
-    let words = WORDS.read().unwrap_or_else(PoisonError::into_inner);
+    let words = WORDS.read();
     if let Some(at) = begun_at_end(&words, &out) {
         let out = out.to_mut();
         out.truncate(at);

@@ -5,11 +5,9 @@ pub mod state;
 pub mod turns;
 pub mod walk;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use parking_lot::Mutex;
 
 pub use sqlite_live::priority;
 pub(crate) use sqlite_live::{kernel, links};
@@ -90,21 +88,18 @@ impl Host {
 
     /// Notes whether file events of `store` are being received.
     pub fn note_watch(&self, store: &Arc<str>, works: bool) {
-        self.watched
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(Arc::clone(store), works);
+        self.watched.lock().insert(Arc::clone(store), works);
     }
 
     /// Forgets a store that is no longer watched.
     pub fn forget_watch(&self, store: &str) {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).remove(store);
+        self.watched.lock().remove(store);
     }
 
     /// Whether file events of each store are being received.
     #[must_use]
     pub fn watched(&self) -> BTreeMap<Arc<str>, bool> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.watched.lock().clone()
     }
 }
 

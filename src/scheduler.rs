@@ -7,12 +7,13 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinError, JoinHandle},
@@ -252,8 +253,8 @@ impl Board {
         }
     }
 
-    fn rows(&self) -> std::sync::MutexGuard<'_, Vec<Row>> {
-        self.shared.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rows(&self) -> MutexGuard<'_, Vec<Row>> {
+        self.shared.stores.lock()
     }
 }
 

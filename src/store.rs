@@ -6,13 +6,9 @@ pub mod device;
 pub(crate) use sqlite_live::holes;
 pub use sqlite_live::{database, pagecache, space, view};
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use self::database::QueryError;
 use crate::{
@@ -202,7 +198,7 @@ impl FoundHeld {
     }
 
     fn lock(&self) -> MutexGuard<'_, HeldState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

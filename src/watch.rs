@@ -9,7 +9,7 @@ use std::{
     ops::BitOr,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -18,6 +18,7 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, MetadataKind, ModifyKind},
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use self::space::{Registered, SpaceWatch};
@@ -250,7 +251,7 @@ impl Drop for StoreWatch {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// What an event of the directory `root` means.

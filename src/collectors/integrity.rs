@@ -15,11 +15,9 @@ mod schedule;
 
 pub(super) use samples::DESCS;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
 
 use self::{
     checks::{Check, GAVE_UP, TORN_FULL_TEXT},

@@ -19,10 +19,11 @@ use std::{
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::{fs::FileType, io::Errno};
 
 pub use self::{attributes::Attributes, locks::LockHolder, rights::Right};
@@ -327,8 +328,7 @@ impl ProcessTable {
             } else {
                 pause
             };
-            let changed = self.shared.changed.wait_timeout(state, wait);
-            state = changed.unwrap_or_else(PoisonError::into_inner).0;
+            self.shared.changed.wait_for(&mut state, wait);
         }
     }
 
@@ -445,7 +445,7 @@ fn read_own(procfs: &Path, name: &str) -> Option<Vec<u8>> {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn start(self: &Arc<Self>, state: &mut State, now: Ticks) -> Result<(), CollectError> {
@@ -467,7 +467,7 @@ impl Shared {
     }
 
     fn run(&self, began: Ticks, files: &[FileId], devices: Vec<u64>) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.memory.lock();
         let cost = clock::thread_cpu();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             look(&self.procfs, began, files, devices, &mut memory).map(Arc::new)

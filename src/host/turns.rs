@@ -8,11 +8,13 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
     clock::{self, Ticks},
@@ -146,7 +148,7 @@ impl Turns {
                 };
                 return Some(Turn { hold: Arc::new(hold) });
             }
-            state = shared.wait(state);
+            shared.wait(&mut state);
         }
     }
 
@@ -165,13 +167,12 @@ impl Turns {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Nobody tells of a stop.
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let waited = self.changed.wait_timeout(state, STOP_PAUSE);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    fn wait(&self, state: &mut MutexGuard<'_, State>) {
+        self.changed.wait_for(state, STOP_PAUSE);
     }
 
     /// Lets a ticket begin, or go on, if it is next.
@@ -309,7 +310,7 @@ impl Hold {
                 return true;
             }
             // Another thread of the same work may begin it again meanwhile.
-            state = self.shared.wait(state);
+            self.shared.wait(&mut state);
         }
     }
 
@@ -340,7 +341,7 @@ impl Hold {
     }
 
     fn note_pause(&self, begins: bool) {
-        let mut since = self.paused_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = self.paused_since.lock();
         if begins {
             *since = Some(clock::ticks());
         } else if let Some(since) = since.take() {
@@ -353,7 +354,7 @@ impl Hold {
     /// For how long the work has paused so far.
     #[must_use]
     pub fn paused(&self) -> Duration {
-        let since = *self.paused_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.paused_since.lock();
         let now = since.map_or(Duration::ZERO, Ticks::elapsed);
         now + Duration::from_millis(self.paused_ms.load(Ordering::Relaxed))
     }

@@ -4,7 +4,7 @@
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use hyper::{
     Response,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
+use parking_lot::RwLock;
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, SupportedKxGroup, ring},
@@ -96,7 +97,7 @@ impl Secure {
     }
 
     fn current(&self) -> Arc<Loaded> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read())
     }
 
     /// Keeps it up to date until `stop`.
@@ -120,7 +121,7 @@ impl Secure {
         }
         match load(&self.file).and_then(|loaded| self.no_less_than(&current, loaded)) {
             Ok(loaded) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+                *self.current.write() = Arc::new(loaded);
                 info!(file = %self.file.display(), "Web configuration loaded.");
                 Vec::new()
             }

@@ -7,13 +7,14 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::header::{AUTHORIZATION, HeaderMap};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use tokio::{sync::oneshot, time::timeout};
 
@@ -74,7 +75,7 @@ impl BasicAuth {
         (job, verdict): (Job, oneshot::Receiver<bool>),
         is_user: bool,
     ) -> Option<oneshot::Receiver<bool>> {
-        let mut verifier = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut verifier = self.verifier.lock();
         if verifier.is_none() {
             *verifier = Verifier::start().ok();
         }
@@ -83,7 +84,7 @@ impl BasicAuth {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 
@@ -177,16 +178,13 @@ impl Line {
             match waiting.take() {
                 Some(job) if job.verdict.is_closed() => {}
                 Some(job) => return Some(job),
-                None => {
-                    let woken = self.changed.wait(waiting);
-                    waiting = woken.unwrap_or_else(PoisonError::into_inner);
-                }
+                None => self.changed.wait(&mut waiting),
             }
         }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 
@@ -251,7 +249,7 @@ pub(super) struct Bucket {
 impl Bucket {
     /// Whether one more request goes through at `now`.
     pub(super) fn take(&self, rate: Rate, now: Ticks) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let full = f64::from(rate.burst);
         let tokens = state.map_or(full, |(at, tokens)| {
             full.min(tokens + now.since(at).as_secs_f64() / rate.interval.as_secs_f64())

@@ -1,11 +1,9 @@
 //! What the program tells of itself: build, process, state directory, reloads, requests. The counters are atomics; a
 //! request never waits for the encoder.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::readings::Families;
@@ -350,7 +348,7 @@ impl Own {
     }
 
     fn reload(&self) -> MutexGuard<'_, Reload> {
-        self.reload.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reload.lock()
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
@@ -127,12 +128,7 @@ impl Device {
                 return Err(self.hung(asked));
             }
             let began = clock::ticks();
-            state = self
-                .shared
-                .answered
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.shared.answered.wait_for(&mut state, left);
             waited += began.elapsed().min(left);
         }
     }
@@ -176,7 +172,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

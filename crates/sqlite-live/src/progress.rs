@@ -3,11 +3,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::{self, Ticks};
 
@@ -144,11 +146,11 @@ impl Progress {
 
     /// Who says from now on when it has to pause.
     pub fn paced_by(&self, pacer: Option<Arc<dyn Pacer>>) {
-        *self.pacer.lock().unwrap_or_else(PoisonError::into_inner) = pacer;
+        *self.pacer.lock() = pacer;
     }
 
     fn pacer(&self) -> Option<Arc<dyn Pacer>> {
-        self.pacer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pacer.lock().clone()
     }
 
     /// Pauses while it is the turn of others, or until `stop` is set; `false` when the store has had all that it may have in a
@@ -213,7 +215,7 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Work>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock()
     }
 }
 

@@ -4,13 +4,15 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
     thread,
     time::Duration,
 };
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{
     collectors::{self, CollectError, Collector},
@@ -80,19 +82,19 @@ fn side_by_side<T: Send>(
 ) -> Vec<T> {
     let queue: Mutex<VecDeque<usize>> = Mutex::new((0..contexts.len()).collect());
     let done: Mutex<BTreeMap<usize, T>> = Mutex::default();
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let next = || queue.lock().pop_front();
     thread::scope(|scope| {
         for _ in 0..contexts.len().min(STORES_AT_ONCE) {
             scope.spawn(|| {
                 while let Some(index) = next() {
                     let result = work(&contexts[index]);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(index, result);
+                    done.lock().insert(index, result);
                     running.finished();
                 }
             });
         }
     });
-    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+    done.into_inner().into_values().collect()
 }
 
 fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Running) -> Look {
@@ -197,8 +199,9 @@ impl Running {
 
     /// Waits at most `pause` for the end; whether it has come.
     pub(super) fn wait_end(&self, pause: Duration) -> bool {
-        let state = self.ended.wait_timeout_while(self.lock(), pause, |state| !state.ended);
-        state.unwrap_or_else(PoisonError::into_inner).0.ended
+        let mut state = self.lock();
+        self.ended.wait_while_for(&mut state, |state| !state.ended, pause);
+        state.ended
     }
 
     /// How many stores this pass over them is through with.
@@ -217,7 +220,7 @@ impl Running {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

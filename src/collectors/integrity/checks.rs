@@ -10,12 +10,11 @@ mod slices;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use self::pages::Verdict;
 pub(super) use self::{pages::GAVE_UP, places::TORN_FULL_TEXT};
@@ -211,7 +210,7 @@ pub(super) fn decay(
     stop: &AtomicBool,
 ) -> Option<Outcome> {
     let (host, path) = (&context.host, &context.store.subject());
-    let in_memory = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let in_memory = kept.lock().take();
     let ledger: Option<Ledger> = in_memory.or_else(|| host.state.load(DECAY_KIND, path));
     if ledger.is_none() && host.state.is_read_only() {
         return None;
@@ -234,7 +233,7 @@ pub(super) fn decay(
         host.state.save(DECAY_KIND, path, &ledger);
     }
     if !host.state.persistent() {
-        *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(ledger);
+        *kept.lock() = Some(ledger);
     }
     let passed = match passed {
         Ok(passed) => passed,

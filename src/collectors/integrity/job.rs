@@ -3,12 +3,14 @@
 use std::{
     os::unix::fs::MetadataExt,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use super::{
     checks::{self, Check, Outcome},

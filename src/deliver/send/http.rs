@@ -8,11 +8,12 @@ use std::{
     net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use parking_lot::Mutex;
 use reqwest::{
     Certificate, Identity, Proxy, Url,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -195,7 +196,7 @@ impl Client {
     }
 
     fn client(&self, receiver: &Receiver, from: Basis) -> Result<reqwest::Client, NoReply> {
-        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut made = self.made.lock();
         if let Some(made) = &*made
             && made.from == from
             && made.at.elapsed() < CLIENT_AGE_MAX

@@ -3,13 +3,9 @@
 //! It runs in a process group of its own, which is killed whole at the deadline or when this program gives the attempt
 //! up. What it starts in the background and leaves behind after a good end lives on.
 
-use std::{
-    io,
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io, process::Stdio, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -64,7 +60,6 @@ pub(crate) async fn run(
     feeding.abort();
     drop(timeout(STDERR_GRACE, &mut reading).await);
     reading.abort();
-    let stderr = kept.lock().map(|kept| String::from_utf8_lossy(&kept).into_owned());
     let mut redactor = Redactor::default();
     for word in command.words.iter().filter(|word| looks_like_address(word)) {
         redactor.hide(word);
@@ -72,7 +67,7 @@ pub(crate) async fn run(
             redactor.hide_url(&url);
         }
     }
-    let stderr = redactor.clean(&stderr.unwrap_or_default(), TEXT_MAX);
+    let stderr = redactor.clean(&String::from_utf8_lossy(&kept.lock()), TEXT_MAX);
     let unclear = |failure| Outcome::Retry { failure, after: None, unclear: true };
     Ok(match ended {
         Err(_) => {
@@ -100,10 +95,9 @@ async fn read(stderr: Option<ChildStderr>, kept: Arc<Mutex<Vec<u8>>>) {
     let Some(mut stderr) = stderr else { return };
     let mut chunk = [0; 1024];
     while let Ok(count @ 1..) = stderr.read(&mut chunk).await {
-        if let Ok(mut kept) = kept.lock() {
-            let room = STDERR_BYTES_MAX - kept.len();
-            kept.extend_from_slice(&chunk[..count.min(room)]);
-        }
+        let mut kept = kept.lock();
+        let room = STDERR_BYTES_MAX - kept.len();
+        kept.extend_from_slice(&chunk[..count.min(room)]);
     }
 }
 

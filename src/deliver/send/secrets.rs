@@ -6,9 +6,9 @@ use std::{
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use tracing::warn;
 
@@ -99,7 +99,7 @@ fn from_file(path: &Path, warned: Option<&Warned>) -> Result<String, SecretError
         return Err(unusable("must be at most 16 KiB"));
     }
     if let Some(Warned(told)) = warned.filter(|_| facts.mode() & 0o077 != 0)
-        && told.lock().is_ok_and(|mut told| told.insert(path.to_owned()))
+        && told.lock().insert(path.to_owned())
     {
         warn!(path = %path.display(), mode = format!("{:04o}", facts.mode() & 0o7777),
             "A file with a secret can be read by others than its owner.");
@@ -246,7 +246,7 @@ mod tests {
         let told = |mode: u32| {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert!(read(&Secret::file(&path), &warned).is_ok());
-            warned.0.lock().unwrap().len()
+            warned.0.lock().len()
         };
         assert_eq!([told(0o600), told(0o400), told(0o640), told(0o644)], [0, 0, 1, 1]);
     }

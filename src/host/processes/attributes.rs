@@ -4,9 +4,9 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
+use parking_lot::Mutex;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::{Holder, walk};
@@ -48,7 +48,7 @@ impl Reader {
     }
 
     pub(super) fn by_sysinfo(&self, pid: u32) -> Option<Attributes> {
-        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut system = self.system.lock();
         if system.is_none() {
             *system = System::new().ok();
         }

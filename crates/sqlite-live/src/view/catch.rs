@@ -57,6 +57,8 @@ pub(super) struct Catcher<'a> {
     journal_name: CString,
     wal_name: CString,
     database: &'a PlainFile<'a>,
+    // A lock of the standard library: the thread that watches may have a higher priority than all others. With parking_lot it
+    // could wait for an idle thread that holds a part of the table which all its locks share.
     chain: Mutex<Chain<Journal>>,
     /// Whether a journal had its name when events were last handled.
     under_way: AtomicBool,
