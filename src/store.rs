@@ -18,7 +18,7 @@ use crate::{
     discover::Process,
     host::{
         Host, links,
-        processes::{FileId, Held, walk},
+        processes::{FileId, Held, Walk, walk},
     },
     progress::Progress,
 };
@@ -98,6 +98,34 @@ impl Context {
         })
     }
 
+    /// Deleted files that processes can still write to and whose last name was the path of the database, without those that are
+    /// `known`: what replaced it may have come before this program did. `walk` was asked for the device of the directory.
+    #[must_use]
+    pub(crate) fn deleted_databases(&self, walk: &Walk, known: &[FileId]) -> Vec<FileId> {
+        let named = |path: &Path| path.file_name().is_some_and(|n| n == DATABASE_FILE);
+        let mut suspects = walk
+            .deleted()
+            .iter()
+            .filter(|deleted| named(&deleted.path))
+            .take(SUSPECTS_MAX)
+            .peekable();
+        if suspects.peek().is_none() {
+            return Vec::new();
+        }
+        // Without links, as far as it still exists.
+        let dir = &self.store.seen_path;
+        let real = links::follow(&self.config.rootfs, dir);
+        let path = real.as_ref().unwrap_or(dir).join(DATABASE_FILE);
+        let mut out: Vec<FileId> = suspects
+            .filter(|deleted| deleted.writes && !known.contains(&deleted.file))
+            .filter(|deleted| self.host.processes.was_named(deleted, &path))
+            .map(|deleted| deleted.file)
+            .collect();
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+
     /// For how long one question may hold its lock while no writer waits for it. Where no process holds the file nobody has
     /// to wait for it, and a machine that is busy is no reason to give it up; `deep` says that it may take as long as a check.
     #[must_use]
@@ -167,6 +195,8 @@ impl Context {
     }
 }
 
+/// Deleted files of the right name whose place is looked at in one turn.
+const SUSPECTS_MAX: usize = 64;
 /// How old the knowledge may be that nobody holds the file.
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
 

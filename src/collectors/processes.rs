@@ -10,7 +10,7 @@ mod locks;
 mod overlap;
 mod unseen;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rustix::{
     fs::{AtFlags, FileType, Statx, StatxFlags},
@@ -29,10 +29,7 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
     findings::Code,
-    host::{
-        links,
-        processes::{Attributes, Blind, FileId, Holder, Walk, walk::ended},
-    },
+    host::processes::{Attributes, Blind, FileId, Holder, Walk, walk::ended},
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, database::Limits},
     watch::Wake,
@@ -228,7 +225,7 @@ impl Processes {
         let devices: Vec<u64> = device.into_iter().collect();
         let max_age = if fresh { Duration::ZERO } else { self.context.config.collect.interval / 2 };
         let mut walk = table.walk(&memory.files(), &devices, max_age)?;
-        let named = self.deleted_databases(&walk, &memory);
+        let named = self.context.deleted_databases(&walk, &memory.files());
         if !named.is_empty() {
             memory.former.extend(&named);
             memory.former.truncate(FORMER_MAX);
@@ -372,38 +369,6 @@ impl Processes {
             Some(memory) if memory.boot == boot && boot.is_some() => memory,
             loaded => Memory { boot, served: loaded.and_then(|m| m.served), ..Memory::default() },
         }
-    }
-
-    /// Deleted files that processes can still write to and whose last name was the path of the database: what replaced it may
-    /// have come before this program did.
-    fn deleted_databases(&self, walk: &Walk, memory: &Memory) -> Vec<FileId> {
-        let named = |path: &std::path::Path| path.file_name().is_some_and(|n| n == DATABASE_FILE);
-        let mut suspects = walk
-            .deleted()
-            .iter()
-            .filter(|deleted| named(&deleted.path))
-            .take(SUSPECTS_MAX)
-            .peekable();
-        if suspects.peek().is_none() {
-            return Vec::new();
-        }
-        let path = self.real_path();
-        let known = memory.files();
-        let mut out: Vec<FileId> = suspects
-            .filter(|deleted| deleted.writes && !known.contains(&deleted.file))
-            .filter(|deleted| self.context.host.processes.was_named(deleted, &path))
-            .map(|deleted| deleted.file)
-            .collect();
-        out.sort_unstable();
-        out.dedup();
-        out
-    }
-
-    /// The path of the database without links, as far as it still exists.
-    fn real_path(&self) -> PathBuf {
-        let dir = &self.context.store.seen_path;
-        let real = links::follow(&self.context.config.rootfs, dir);
-        real.as_ref().unwrap_or(dir).join(DATABASE_FILE)
     }
 
     /// Who holds each file that is or was the database. Of one that was, only those count that held it when it was, or
@@ -691,8 +656,6 @@ const STATE_KIND: &str = "processes";
 const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 /// Former databases that are followed while somebody holds them.
 const FORMER_MAX: usize = 8;
-/// Deleted files of the right name whose place is looked at in one turn.
-const SUSPECTS_MAX: usize = 64;
 /// Processes whose attributes are read in one turn.
 const ATTRIBUTES_MAX: usize = 16;
 

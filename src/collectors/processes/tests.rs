@@ -5,7 +5,7 @@ use std::{
     cell::RefCell,
     fs,
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
 };
 
