@@ -6,6 +6,7 @@
 
 pub mod backups;
 pub mod contents;
+pub mod descriptors;
 pub mod disk;
 pub mod hnsw;
 pub mod integrity;

@@ -29,7 +29,7 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
     findings::Code,
-    host::processes::{Attributes, Blind, FileId, Holder, Walk, walk::ended},
+    host::processes::{Blind, FileId, Holder, Walk, walk::ended},
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, database::Limits},
     watch::Wake,
@@ -72,14 +72,6 @@ static STARTED: Desc = Desc::gauge(
     "chroma_process_start_timestamp_seconds",
     "When the server, or else the first writer, started.",
 );
-static OPEN_FDS: Desc = Desc::gauge(
-    "chroma_process_open_fds",
-    "Open file descriptors of the server, or else of the first writer.",
-);
-static MAX_FDS: Desc = Desc::gauge(
-    "chroma_process_max_fds",
-    "Most file descriptors that the server, or else the first writer, may have open.",
-);
 static LOCK_SECONDS: Desc = Desc::gauge(
     "chroma_process_lock_seconds",
     "For how long another process than the server has been seen holding a lock on chroma.sqlite3 without a break.",
@@ -90,7 +82,7 @@ static CAPABILITY: Desc = Desc::gauge(
 )
 .labelled(&["capability"]);
 
-pub(super) static DESCS: [&Desc; 13] = [
+pub(super) static DESCS: [&Desc; 11] = [
     &DISCOVERED,
     &PROCESSES,
     &WRITERS,
@@ -100,19 +92,16 @@ pub(super) static DESCS: [&Desc; 13] = [
     &RESIDENT,
     &CPU,
     &STARTED,
-    &OPEN_FDS,
-    &MAX_FDS,
     &LOCK_SECONDS,
     &CAPABILITY,
 ];
 
-static CODES: [Code; 6] = [
+static CODES: [Code; 5] = [
     Code::SecondWriter,
     Code::SqliteToolOpen,
     Code::ServerGone,
     Code::StoreReplaced,
     Code::LockHeld,
-    Code::DescriptorsLow,
 ];
 
 /// See the module.
@@ -279,9 +268,8 @@ impl Processes {
         judged_with(&unseen, walk.hidden(), out);
         out.problems.extend(unseen.problem());
 
-        let attributes = self.attributes(&holders, out);
         if let Some(main) = main {
-            out.samples.extend(main_samples(main, attributes.get(&main.pid)));
+            self.measure(main, out);
         }
         self.watch_locks(turn, located, &holders, out);
         self.seen = seen;
@@ -397,25 +385,17 @@ impl Processes {
         keys.map(|key| (key, self.seen.get(&key).copied().unwrap_or(now))).collect()
     }
 
-    /// Attributes of the first few writers, by pid.
-    fn attributes(&self, holders: &[Holder], out: &mut Observation) -> BTreeMap<u32, Attributes> {
-        let mut known = BTreeMap::new();
-        let mut judged = true;
-        for holder in judge::ranked(holders).into_iter().take(ATTRIBUTES_MAX) {
-            match self.context.host.processes.attributes(holder) {
-                Ok(attributes) => {
-                    out.findings.extend(judge::descriptors_low(holder, &attributes));
-                    known.insert(holder.pid, attributes);
-                }
-                Err(CollectError::Unreadable { source, .. }) if ended(&source) => {}
-                Err(problem) => {
-                    judged = false;
-                    out.problems.push(problem);
-                }
+    /// What the process uses whose numbers are the store's.
+    fn measure(&self, main: &Holder, out: &mut Observation) {
+        out.samples.push(STARTED.sample(main.started.as_secs_f64()));
+        match self.context.host.processes.attributes(main) {
+            Ok(attributes) => {
+                out.samples.push(RESIDENT.sample(attributes.resident_bytes as f64));
+                out.samples.push(CPU.sample(attributes.cpu_seconds));
             }
+            Err(CollectError::Unreadable { source, .. }) if ended(&source) => {}
+            Err(problem) => out.problems.push(problem),
         }
-        out.judged.extend(judged.then_some(Code::DescriptorsLow));
-        known
     }
 
     fn watch_locks(
@@ -603,8 +583,7 @@ fn judged_with(unseen: &Unseen, hidden: Option<&Blind>, out: &mut Observation) {
     if unseen.writers_known() {
         out.judged.extend([Code::SecondWriter, Code::SqliteToolOpen]);
     } else {
-        // A server that works on a deleted file has it open by no path.
-        out.unjudged.extend([Code::SecondWriter, Code::SqliteToolOpen, Code::DescriptorsLow]);
+        out.unjudged.extend([Code::SecondWriter, Code::SqliteToolOpen]);
     }
     if *unseen == Unseen::Nobody {
         out.judged.push(Code::StoreReplaced);
@@ -637,27 +616,12 @@ fn counts(holders: &[Holder], unreadable: Option<usize>, unseen: &Unseen) -> Vec
     out
 }
 
-fn main_samples(main: &Holder, attributes: Option<&Attributes>) -> Vec<Sample> {
-    let mut out = vec![
-        STARTED.sample(main.started.as_secs_f64()),
-        OPEN_FDS.sample(main.open_descriptors as f64),
-    ];
-    if let Some(attributes) = attributes {
-        out.push(RESIDENT.sample(attributes.resident_bytes as f64));
-        out.push(CPU.sample(attributes.cpu_seconds));
-        out.extend(attributes.max_descriptors.map(|max| MAX_FDS.sample(max as f64)));
-    }
-    out
-}
-
 /// The newest row of the queue is the end of one index.
 const HOLD: Duration = Duration::from_millis(10);
 const STATE_KIND: &str = "processes";
 const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(1);
 /// Former databases that are followed while somebody holds them.
 const FORMER_MAX: usize = 8;
-/// Processes whose attributes are read in one turn.
-const ATTRIBUTES_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests;

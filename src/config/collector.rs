@@ -10,6 +10,7 @@ macro_rules! collectors {
             Contents contents "what the tables hold";
             Hnsw hnsw "indexes of the collections";
             Processes processes "who holds the directory";
+            Descriptors descriptors "file descriptors of who holds the directory";
             Permissions permissions "owners, groups and modes";
             Backups backups "age and size of backups";
             Server server "whether the server answers";

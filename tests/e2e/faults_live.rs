@@ -399,7 +399,10 @@ fn further_turns(exporter: &Exporter, turns: u32) {
             let labels = [("store", "main"), ("collector", *collector)];
             page.value("chroma_exporter_collector_last_run_timestamp_seconds", &labels)
         };
-        ["disk", "integrity", "contents", "hnsw", "processes", "logs"].iter().map(at).collect()
+        ["disk", "integrity", "contents", "hnsw", "processes", "descriptors", "logs"]
+            .iter()
+            .map(at)
+            .collect()
     };
     for turn in 1..=turns {
         let before: Vec<f64> = ran();

@@ -8,7 +8,7 @@ use super::{Held, Located, Seen};
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Remedy, Severity},
-    host::processes::{Attributes, Holder, is_sqlite_tool},
+    host::processes::{Holder, is_sqlite_tool},
     store::DATABASE_FILE,
 };
 
@@ -199,16 +199,6 @@ pub(super) fn store_replaced(files: &[Held], located: Located) -> Option<Finding
     let words = format!("Do not stop pid {pid} before its open file is saved elsewhere.");
     let command = format!("cp /proc/{pid}/fd/{number} /var/tmp/{file}.saved");
     Some(finding.with_remedy(Remedy::new(words).with_command(Some(command))))
-}
-
-/// Nine tenths of the limit used.
-pub(super) fn descriptors_low(holder: &Holder, attributes: &Attributes) -> Option<Finding> {
-    let (open, max) = (holder.open_descriptors, attributes.max_descriptors?);
-    (u128::from(open) * 10 >= u128::from(max) * 9).then(|| {
-        let evidence =
-            format!("{} (pid {}) has {open} of at most {max} open", holder.comm, holder.pid);
-        Finding::new(Code::DescriptorsLow, "", evidence)
-    })
 }
 
 /// The first few in words, the rest as a number.

@@ -19,6 +19,7 @@ pub fn dashboard() -> Dashboard {
         read_by("contents", records()),
         read_by("contents", queue()),
         read_by("processes", processes()),
+        read_by("descriptors", descriptors()),
         read_by("permissions", permissions()),
         read_by("backups", backups()),
         read_by("server", server()),
@@ -282,12 +283,23 @@ fn processes() -> Vec<Item> {
             .ask("rate(chroma_process_cpu_seconds_total{STORE}[$__rate_interval])", "{{instance}} {{store}}")
             .nothing("nobody holds it")
             .size(8, 8)),
-        P(Panel::curves("File descriptors", "percentunit", "Share of its file descriptors that the server, or else the first writer, has open.")
-            .ask("chroma_process_open_fds{STORE} / chroma_process_max_fds{STORE}", "{{instance}} {{store}}")
-            .marks(&[(0.9, "orange")])
-            .nothing("nobody holds it")
-            .size(8, 8)),
     ]
+}
+
+/// They stand below the heading of the processes.
+fn descriptors() -> Vec<Item> {
+    vec![P(Panel::curves(
+        "File descriptors",
+        "percentunit",
+        "Share of its file descriptors that the process has open that is nearest to its limit, of those that hold the directory for writing.",
+    )
+    .ask(
+        "chroma_process_open_fds{STORE} / chroma_process_max_fds{STORE}",
+        "{{instance}} {{store}}",
+    )
+    .marks(&[(0.9, "orange")])
+    .nothing("nobody holds it")
+    .size(8, 8))]
 }
 
 fn permissions() -> Vec<Item> {
