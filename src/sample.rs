@@ -93,6 +93,8 @@ pub struct Observation {
     pub reasons: Vec<(&'static str, String)>,
     /// What a single turn left out because it was not asked for: the verdict is not about it.
     pub left_out: Vec<&'static str>,
+    /// What came of asking SQLite beside the full check, where `check` was told to.
+    pub compared: Option<String>,
     /// What could not be read. Not empty means that the run failed, whatever else it gave; then a finding that is
     /// absent was not disproved, unless its code is in `judged`.
     pub problems: Vec<CollectError>,

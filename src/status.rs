@@ -64,6 +64,9 @@ pub(crate) struct StoreReport {
     /// What was not asked for, so that the status is not about it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) left_out: Vec<&'static str>,
+    /// What came of asking SQLite beside the full check, where `check` was told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) compared: Option<String>,
     pub(crate) problems: Vec<ProblemReport>,
     /// Which releases of Chroma open the store; absent while that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +127,7 @@ impl StoreReport {
             integrity: Vec::new(),
             integrity_reasons: Vec::new(),
             left_out: Vec::new(),
+            compared: None,
             problems: Vec::new(),
             opened_by: None,
         };
@@ -132,6 +136,9 @@ impl StoreReport {
         for (collector, observation) in seen {
             if let Some(releases) = &observation.opened_by {
                 report.opened_by = Some(plain(releases));
+            }
+            if let Some(compared) = &observation.compared {
+                report.compared = Some(plain(compared));
             }
             report
                 .problems

@@ -59,6 +59,8 @@ pub struct Context {
     pub(crate) through: Option<Arc<Through>>,
     /// Who held it, when it was found by itself.
     pub(crate) found: Option<Arc<FoundHeld>>,
+    /// Whether SQLite is to be asked beside the full check in any case: `check --paranoid`.
+    pub paranoid: bool,
     /// How far the long work of each collector is.
     pub(crate) progress: Arc<BTreeMap<CollectorName, Progress>>,
 }
@@ -78,6 +80,7 @@ impl Context {
             )),
             through: through(config, store).map(Arc::new),
             found: None,
+            paranoid: false,
             progress: Arc::new(
                 CollectorName::ALL.into_iter().map(|name| (name, Progress::default())).collect(),
             ),

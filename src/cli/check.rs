@@ -26,9 +26,11 @@ use crate::{
 };
 use progress::Manner;
 use report::{Report, Style};
+use runner::Depth;
 
 /// What `check` takes beside the flags of every command.
 #[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Options {
     /// Directories to check: those with chroma.sqlite3
     #[arg(value_name = "[NAME=]DIR", value_parser = store_flag, value_hint = ValueHint::DirPath)]
@@ -37,6 +39,10 @@ pub(super) struct Options {
     /// Skip what reads everything: SQLite's full check, documents and vectors; what was skipped is named
     #[arg(long)]
     quick: bool,
+
+    /// Run SQLite's own `integrity_check` too, on a copy of each database, and say whether it agrees; this takes much longer
+    #[arg(long, conflicts_with = "quick")]
+    paranoid: bool,
 
     /// Read whole files too, which is the default
     #[arg(long, hide = true, conflicts_with = "quick")]
@@ -95,7 +101,12 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
             let host = Arc::new(Host::read_only(&config));
             let manner = Manner::of(options.progress, options.output == Output::Text);
             let looks = progress::shown(manner, stores.len(), |running| {
-                runner::look(&config, &stores, &host, !options.quick, running)
+                let depth = match options {
+                    Options { quick: true, .. } => Depth::Quick,
+                    Options { paranoid: true, .. } => Depth::Paranoid,
+                    _ => Depth::Full,
+                };
+                runner::look(&config, &stores, &host, depth, running)
             });
             for (store, looks) in stores.iter().zip(looks) {
                 let firsts = host.state.load(firsts::KIND, &store.path).unwrap_or_default();

@@ -3,6 +3,7 @@
 //! restart. Busy is not corrupt, and what was given up is unknown.
 
 pub mod checks;
+mod compare;
 mod decay;
 mod job;
 mod judge;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 use self::{
     checks::{Check, GAVE_UP, TORN_FULL_TEXT},
+    compare::{Compare, Compared},
     decay::Ledger,
     job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
@@ -94,6 +96,8 @@ pub struct Integrity {
     kept: Arc<Mutex<Option<Ledger>>>,
     /// Which checks are overdue, since when that has been known, and for how long they have been without a verdict.
     overdue: BTreeMap<&'static str, (Timestamp, Duration)>,
+    /// What came of asking SQLite too, in the newest full check of this program.
+    compared: Option<Compared>,
     /// Problems of the newest run of each check.
     problems: BTreeMap<&'static str, String>,
 }
@@ -114,6 +118,7 @@ impl Integrity {
             ),
             kept: Arc::default(),
             overdue: BTreeMap::new(),
+            compared: None,
             problems: BTreeMap::new(),
         }
     }
@@ -260,6 +265,10 @@ impl Integrity {
                 tracing::debug!(store = %self.context.store.name, check = check.as_str(), reason, "Check without a verdict.");
             }
             memory.past_mut(check).note(&outcome, duration, ended, about);
+            if check == Check::Full {
+                memory.comparisons.note(&outcome, ended);
+                self.compared = outcome.compared;
+            }
         }
         self.context.host.state.save(STATE_KIND, &self.context.store.subject(), memory);
     }
@@ -279,6 +288,7 @@ impl Integrity {
             now: turn.now,
             deep: turn.deep,
             again_after: Some(schedule::again_after(&self.when(), turn.now)),
+            compare: self.compare(),
         };
         let mut started = false;
         for checks in [light, dear] {
@@ -296,6 +306,13 @@ impl Integrity {
             started = true;
         }
         started
+    }
+
+    /// Whether the next full check is to be compared.
+    fn compare(&self) -> Compare {
+        let context = &self.context;
+        let known = self.memory.as_ref().map(|memory| memory.comparisons.clone());
+        known.unwrap_or_default().next(context.single_turn(), context.paranoid)
     }
 
     fn when(&self) -> When<'_> {
@@ -455,7 +472,8 @@ impl Collector for Integrity {
         self.reap(|_| false);
         let started = self.start(turn);
         if turn.deep {
-            self.wait(turn, self.context.config.collect.check_deadline);
+            let steps = if self.compare() == Compare::No { 1 } else { 2 };
+            self.wait(turn, self.context.config.collect.check_deadline * steps);
         } else if self.context.single_turn() {
             self.wait(turn, self.quick_time());
         } else if started {
@@ -476,6 +494,8 @@ impl Collector for Integrity {
             }
         }
         let reasons = self.reasons(&checks);
+        let asked = self.context.paranoid && turn.deep;
+        let compared = asked.then(|| Compared::told(self.compared.as_ref()));
         let standing = self.context.progress(CollectorName::Integrity).standing();
         samples.extend(standing.as_ref().map(samples::progress));
         let mut problems: Vec<CollectError> =
@@ -492,6 +512,7 @@ impl Collector for Integrity {
             checks,
             reasons,
             left_out,
+            compared,
             problems,
             ..Observation::default()
         }

@@ -200,6 +200,11 @@ const OWN: &[Own] = &[
     ("ChromaIntegrityCheckStale", &[("chroma_integrity_next_due_timestamp_seconds{{AT}, check=\"full\", store=\"s\"}", "3600x480 90000x40"),
         ("chroma_integrity_next_due_timestamp_seconds{{AT}, check=\"quick\", store=\"s\"}", "3600+60x600")],
         &[(360, &[]), (430, &["check=\"full\", {AT}, severity=\"warning\", store=\"s\""]), (500, &[])]),
+    ("ChromaIntegrityCheckersDisagree", &[("chroma_integrity_checker_disagreements_total{{AT}, store=\"s\"}", "0x4 1x2000"),
+        // One of long ago, and none.
+        ("chroma_integrity_checker_disagreements_total{{AT}, store=\"old\"}", "3x2000"),
+        ("chroma_integrity_checker_disagreements_total{{AT}, store=\"well\"}", "0x2000")],
+        &[(3, &[]), (6, &["{AT}, severity=\"warning\", store=\"s\""]), (1400, &["{AT}, severity=\"warning\", store=\"s\""]), (1500, &[])]),
     ("ChromaNotificationsFailing", &[
         ("chroma_exporter_notification_queue_length{{AT}, receiver=\"r\"}", "0 3x20 0x20"), ("chroma_exporter_notification_oldest_timestamp_seconds{{AT}, receiver=\"r\"}", "0 60x20 0x20"),
         // One that is emptied again and again.
@@ -280,7 +285,8 @@ fn worst_page(golden: &str, scrape: u64) -> String {
             | "chroma_exporter_alert_state_persistent"
             | "chroma_exporter_config_last_reload_successful" => "0".to_owned(),
             "chroma_exporter_notification_queue_length" => "3".to_owned(),
-            "chroma_exporter_notification_dead_letters_total" => (scrape * 2).to_string(),
+            "chroma_exporter_notification_dead_letters_total"
+            | "chroma_integrity_checker_disagreements_total" => (scrape * 2).to_string(),
             "chroma_process_writers" => "2".to_owned(),
             _ if value == "*" || family.ends_with("timestamp_seconds") => "1".to_owned(),
             _ => value.to_owned(),
@@ -364,6 +370,7 @@ fn every_alert_finds_its_words() {
         if labels["store"] == "store"
             && name != "ChromaCollectorStale"
             && !name.ends_with("CheckStale")
+            && name != "ChromaIntegrityCheckersDisagree"
         {
             let begins = format!("store ('/srv/it'\\''s mine') on {page}: ");
             assert!(description.starts_with(&begins), "{name}: {description}");

@@ -302,6 +302,34 @@ fn check_names_each_store_and_answers_with_its_exit_code() {
 }
 
 #[test]
+fn check_paranoid_says_in_a_line_that_sqlite_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = fixture("chroma-1.5.9", dir.path());
+    let (path, copies) = (store.to_str().unwrap(), dir.path().join("copies"));
+    let config = dir.path().join("config.yml");
+    let text = format!("integrity:\n  scratch_dir: {}\n", copies.display());
+    fs::write(&config, text).unwrap();
+    let (config, words) = (config.to_str().unwrap(), ["check", "--state.dir=", "--config.file"]);
+    let check = |more: &[&str]| told(&run(&[&words[..], &[config], more, &[path]].concat()));
+
+    let (_, out, _) = check(&["--paranoid"]);
+    assert!(
+        out.contains("full unknown") && out.contains("integrity_check gave no answer: no place"),
+        "{out}"
+    );
+    fs::create_dir(&copies).unwrap();
+    let (_, out, _) = check(&["--paranoid"]);
+    let agrees = "SQLite's own integrity_check of a copy agrees: it found nothing either";
+    assert!(out.contains("full ok") && out.contains(&format!("\n  {agrees}\n")), "{out}");
+    let (_, out, _) = check(&["--paranoid", "--output=json"]);
+    let document: serde_json::Value = serde_json::from_str(&out).expect("a document");
+    assert_eq!(document["stores"][0]["compared"], agrees);
+    let (_, out, _) = check(&[]);
+    assert!(!out.contains("agrees"), "{out}");
+    assert_eq!(check(&["--paranoid", "--quick"]).0, 64);
+}
+
+#[test]
 fn check_takes_directories_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let one = fixture("chroma-1.5.9", &dir.path().join("a"));

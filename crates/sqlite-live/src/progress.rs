@@ -36,6 +36,8 @@ pub enum Phase {
     Reading,
     /// Reading and comparing.
     Checking,
+    /// Asking SQLite too, which does not say how far it is.
+    Comparing,
 }
 
 impl Phase {
@@ -47,6 +49,7 @@ impl Phase {
             Self::Copying => "copying",
             Self::Reading => "reading",
             Self::Checking => "checking",
+            Self::Comparing => "comparing",
         }
     }
 
@@ -56,7 +59,7 @@ impl Phase {
             Self::Waiting => 0.0,
             Self::Copying => 0.5,
             Self::Reading => 0.3,
-            Self::Checking => 1.0,
+            Self::Checking | Self::Comparing => 1.0,
         }
     }
 }

@@ -108,18 +108,47 @@ pub fn whole<L: Lane>(
 ) -> Timed<Verdict> {
     progress.take_way();
     for lane in lanes.iter_mut() {
-        let progress = progress.clone();
-        let pause = move || {
-            progress.checkpoint_within();
-            false
-        };
-        if let Err(error) = lane.connection_mut().progress_handler(STEPS, Some(pause)) {
+        if let Err(error) = pause_within(lane, progress) {
             return Timed { result: Err(error.into()), held: Duration::ZERO };
         }
     }
     let mut asking = Asking { lanes, pragma, limits, progress, held: Duration::ZERO };
     let result = asking.ask();
     Timed { result, held: asking.held }
+}
+
+/// What SQLite itself says of the whole file, by nothing but its pragma: what [`whole`] is compared with. It takes much
+/// longer. What SQLite says of a full text that it cannot judge is left out; the check is unjudged when it says nothing else.
+pub fn of_sqlite<L: Lane>(
+    lane: &mut L,
+    pragma: &str,
+    limits: &Limits<'_>,
+    progress: &Progress,
+) -> Timed<Verdict> {
+    progress.take_way();
+    if let Err(error) = pause_within(lane, progress) {
+        return Timed { result: Err(error.into()), held: Duration::ZERO };
+    }
+    let Timed { result, held } = lane.within(limits, |connection, _| {
+        let mut said = said(connection, &format!("PRAGMA {pragma}({ROWS_MAX})"))?;
+        let unsure = drop_unsure(connection, &mut said.lines)?;
+        Ok((said, unsure))
+    });
+    let result = result.and_then(|(said, unsure)| match said {
+        Said { lines, .. } if unsure && lines.is_empty() => Err(QueryError::Unjudged(UNSURE)),
+        Said { lines, pages, gave_up, .. } => Ok(Verdict { lines, pages, gave_up }),
+    });
+    Timed { result, held }
+}
+
+/// Lets SQLite pause within a statement while it is the turn of others.
+fn pause_within<L: Lane>(lane: &mut L, progress: &Progress) -> rusqlite::Result<()> {
+    let progress = progress.clone();
+    let pause = move || {
+        progress.checkpoint_within();
+        false
+    };
+    lane.connection_mut().progress_handler(STEPS, Some(pause))
 }
 
 /// Whether all trees are whole, told without a pragma; `false` when it would have to be asked. With `entries`, each index is

@@ -88,6 +88,15 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
             command: "chroma_exporter check",
         },
         Own {
+            alert: "ChromaIntegrityCheckersDisagree",
+            expr: "increase(chroma_integrity_checker_disagreements_total[1d]) > 0".to_owned(),
+            hold: Duration::ZERO,
+            severity: "warning",
+            summary: "The second checker and SQLite disagree; please report this",
+            description: "SQLite found damage in {{ $labels.store }} on {{ $labels.instance }} that the full check of the exporter does not see. The damage is told as a finding. That the exporter does not see it is a mistake in the exporter: please report it.",
+            command: "chroma_exporter check --paranoid",
+        },
+        Own {
             alert: "ChromaNotificationsFailing",
             expr: "chroma_exporter_notification_queue_length > 0\nand on (instance, job, receiver)\n  (time() - chroma_exporter_notification_oldest_timestamp_seconds > 300)".to_owned(),
             hold: minutes(1),

@@ -31,16 +31,28 @@ pub(super) struct Look {
     pub(super) observation: Observation,
 }
 
+/// How much `check` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// No whole file.
+    Quick,
+    /// Everything.
+    Full,
+    /// Everything, and SQLite reads it again.
+    Paranoid,
+}
+
 /// Looks at every store with every collector that is on. Gives the looks of each store in the order of the registry.
 pub(super) fn look(
     config: &Arc<Config>,
     stores: &[Arc<Store>],
     host: &Arc<Host>,
-    deep: bool,
+    depth: Depth,
     running: &Running,
 ) -> Vec<Vec<Look>> {
-    let contexts: Vec<Context> =
-        stores.iter().map(|store| Context::new(config, store, host)).collect();
+    let (deep, paranoid) = (depth != Depth::Quick, depth == Depth::Paranoid);
+    let context = |store| Context { paranoid, ..Context::new(config, store, host) };
+    let contexts: Vec<Context> = stores.iter().map(context).collect();
     // Whole-file checks read as fast as the disk can: one at a time, after everything that is cheap. Their deadlines
     // begin when their turn comes.
     let (heavy, cheap): (Vec<_>, Vec<_>) =
@@ -102,7 +114,8 @@ fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Runni
     let mut deadline = collector.pace().deadline;
     if deep && reads_whole_files(name) {
         // The quick and the full check, or the queue and the records, one after the other.
-        deadline = deadline.max(context.config.collect.check_deadline * 2);
+        let steps = if context.paranoid { 3 } else { 2 };
+        deadline = deadline.max(context.config.collect.check_deadline * steps);
     }
     running.begin(context, name);
     let observation = run_bounded(collector, context, deep, deadline, GRACE);
@@ -349,9 +362,9 @@ mod tests {
             .collect();
         let config = Arc::new(Config { stores: stores.clone(), ..Config::default() });
         let host = Arc::new(Host::read_only(&config));
-        for deep in [false, true] {
+        for depth in [Depth::Quick, Depth::Full, Depth::Paranoid] {
             let running = Running::default();
-            let looks = look(&config, &stores, &host, deep, &running);
+            let looks = look(&config, &stores, &host, depth, &running);
             assert_eq!(looks.len(), stores.len());
             for looks in looks {
                 let names: Vec<_> = looks.iter().map(|look| look.collector).collect();

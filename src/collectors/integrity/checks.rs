@@ -18,7 +18,10 @@ use parking_lot::Mutex;
 
 use self::pages::Verdict;
 pub(super) use self::{pages::GAVE_UP, places::TORN_FULL_TEXT};
-use super::decay::{self, Ledger};
+use super::{
+    compare::{Compare, Compared},
+    decay::{self, Ledger},
+};
 use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
@@ -114,6 +117,8 @@ pub(super) struct Outcome {
     pub(super) coverage: Option<f64>,
     /// Whether it is to come again soon although it came to a verdict.
     pub(super) unsettled: bool,
+    /// What came of asking SQLite too; `None` when that was not tried.
+    pub(super) compared: Option<Compared>,
 }
 
 impl Outcome {
@@ -130,6 +135,7 @@ impl Outcome {
             pages: None,
             coverage: None,
             unsettled: false,
+            compared: None,
         }
     }
 
@@ -146,15 +152,18 @@ impl Outcome {
             pages: self.pages,
             coverage: self.coverage,
             unsettled: false,
+            compared: None,
         }
     }
 }
 
-/// Runs one check.
-pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome {
-    let mut asking = Asking { context, stop, held: Duration::ZERO, way: Way::File, reason: None };
+/// Runs one check. `compare`: whether a full one is to be compared with what SQLite says.
+pub(super) fn run(check: Check, context: &Context, compare: Compare, stop: &AtomicBool) -> Outcome {
+    let compare = if check == Check::Full { compare } else { Compare::No };
+    let (held, way) = (Duration::ZERO, Way::File);
+    let mut asking = Asking { context, stop, compare, held, way, reason: None, compared: None };
     let answer = asking.ask(check);
-    let Asking { held, way, reason, .. } = asking;
+    let Asking { held, way, reason, compared, .. } = asking;
     let mut outcome = Outcome {
         state: CheckState::Ok,
         findings: Vec::new(),
@@ -166,6 +175,7 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
         pages: None,
         coverage: None,
         unsettled: false,
+        compared,
     };
     match answer {
         Ok(said) => {
@@ -196,7 +206,23 @@ pub(super) fn run(check: Check, context: &Context, stop: &AtomicBool) -> Outcome
             }
         }
     }
+    judge_comparison(&mut outcome, compare);
     outcome
+}
+
+/// Leaves of a comparison what is true of the whole check: one that could not be made matters only beside an ok, and takes
+/// that back where it was required.
+fn judge_comparison(outcome: &mut Outcome, compare: Compare) {
+    if outcome.state != CheckState::Ok {
+        outcome.compared.take_if(|compared| *compared != Compared::Disagreed);
+    } else if compare == Compare::Required
+        && let Some(why) = outcome.compared.as_ref().and_then(Compared::why_not)
+    {
+        outcome.reason = Some(format!(
+            "the check found nothing, but SQLite's own integrity_check had to agree and gave no answer: {why}"
+        ));
+        outcome.state = CheckState::Unknown;
+    }
 }
 
 /// Looks for bytes that changed by themselves. `None` when nothing is known that could be compared, and nobody would keep
@@ -260,6 +286,7 @@ pub(super) fn decay(
         pages: None,
         coverage: (passed.total_bytes > 0).then_some(ratio),
         unsettled: passed.unsettled,
+        compared: None,
     })
 }
 
@@ -291,9 +318,12 @@ struct Said {
 struct Asking<'a> {
     context: &'a Context,
     stop: &'a AtomicBool,
+    /// Whether SQLite is to be asked too, about a copy that was found whole.
+    compare: Compare,
     held: Duration,
     way: Way,
     reason: Option<String>,
+    compared: Option<Compared>,
 }
 
 impl Asking<'_> {
@@ -333,6 +363,18 @@ impl Asking<'_> {
         if check == Check::Schema {
             return self.schema();
         }
+        // SQLite is asked too only where it keeps nobody waiting, so such a check begins with a copy.
+        let mut refused = None;
+        if self.compare != Compare::No {
+            match self.in_copy(check) {
+                Ok(said) => return Ok(said),
+                Err(ViewError::Stopped) => return Err(QueryError::Aborted(Abort::Stopped)),
+                Err(error) => {
+                    self.compared = Some(Compared::NotMade(error.to_string()));
+                    refused = Some(error);
+                }
+            }
+        }
         if !self.held()? {
             let file = self.context.database.open_plain().map_err(QueryError::File)?;
             let manner = pagecache::Manner {
@@ -348,7 +390,7 @@ impl Asking<'_> {
                 other => return other,
             }
         }
-        match self.in_copy(check) {
+        match refused.map_or_else(|| self.in_copy(check), Err) {
             Ok(said) => Ok(said),
             Err(ViewError::Query(error)) => Err(error),
             Err(ViewError::Stopped) => Err(QueryError::Aborted(Abort::Stopped)),
@@ -434,7 +476,10 @@ impl Asking<'_> {
             let lanes = [connection, database.connect()?];
             let timed = pages::whole(lanes, check.pragma(), &limits, self.progress());
             self.held = timed.held.max(self.held);
-            timed.result?.into()
+            let verdict = timed.result?;
+            #[cfg(test)]
+            let verdict = blindness::of(self.context.database.path(), verdict);
+            verdict.into()
         };
         // Damage in a file that was exchanged meanwhile would be said of the wrong one.
         let same = database.stamp().is_ok_and(|after| after.id == before.id);
@@ -468,8 +513,15 @@ impl Asking<'_> {
         if first.findings.is_empty() {
             return Ok(first.into());
         }
+        let compared = self.compared.clone();
         match self.in_one_copy(check) {
             Ok(second) if second.findings.is_empty() => {
+                if compared == Some(Compared::Disagreed) && self.compared != Some(Compared::Agreed)
+                {
+                    // SQLite did not come to its end in the second; the first was proven.
+                    self.compared = compared;
+                    return Ok(first.into());
+                }
                 Err(ViewError::Unsuited("of two copies one was damaged and one was not"))
             }
             Ok(second) => Ok(second.into()),
@@ -532,7 +584,7 @@ impl Asking<'_> {
     }
 
     /// Asks in a copy, which nobody else has.
-    fn in_view(&self, check: Check, mut view: View) -> Result<Verdict, ViewError> {
+    fn in_view(&mut self, check: Check, mut view: View) -> Result<Verdict, ViewError> {
         let pages = view.pages();
         let bytes = u64::from(view.pages()) * u64::from(view.header().page_bytes);
         self.progress().begin(Phase::Checking, bytes);
@@ -549,13 +601,55 @@ impl Asking<'_> {
             pages::whole(view.lanes(), check.pragma(), &limits, progress).result
         };
         let answer = quietly(quiet, self.stop, work)?;
-        match answer {
+        let verdict = match answer {
             // Nobody else has this file: what SQLite comes upon is damage.
             Err(QueryError::Damaged(error)) => {
-                Ok(Verdict { findings: vec![pages::gave_up(&error)], pages })
+                Verdict { findings: vec![pages::gave_up(&error)], pages }
             }
-            other => Ok(other?),
+            other => other?,
+        };
+        #[cfg(test)]
+        let verdict = blindness::of(self.context.database.path(), verdict);
+        if self.compare == Compare::No || !verdict.findings.is_empty() {
+            return Ok(verdict);
         }
+        let (compared, findings) = self.compare(check, &mut view, quiet);
+        self.compared = Some(compared);
+        Ok(Verdict { findings, pages })
+    }
+
+    /// Asks SQLite about a copy that was found whole. Gives what it found there.
+    fn compare(&self, check: Check, view: &mut View, quiet: Quiet) -> (Compared, Vec<Finding>) {
+        let progress = self.progress();
+        // How far SQLite is nobody knows, so the bar begins anew.
+        progress.start(check.as_str());
+        progress.begin(Phase::Comparing, 0);
+        let deadline = self.context.config.collect.check_deadline;
+        let answer = quietly(quiet, self.stop, |stop| {
+            let (hold, hold_unwaited) = (deadline, deadline);
+            let limits = Limits { hold, hold_unwaited, stop, progress: Some(progress) };
+            let [lane, _] = view.lanes();
+            pages::of_sqlite(lane, check.pragma(), &limits, progress).result
+        });
+        let found = match answer {
+            Ok(Ok(verdict)) if verdict.findings.is_empty() => {
+                return (Compared::Agreed, Vec::new());
+            }
+            Ok(Ok(verdict)) => verdict.findings,
+            Ok(Err(QueryError::Damaged(error))) => vec![pages::gave_up(&error)],
+            Ok(Err(QueryError::Aborted(Abort::Stopped))) => return (Compared::Stopped, Vec::new()),
+            Ok(Err(error)) => return (Compared::NotMade(error.chain()), Vec::new()),
+            Err(error) => return (Compared::NotMade(error.to_string()), Vec::new()),
+        };
+        tracing::warn!(
+            store = %self.context.store.name,
+            "SQLite found damage in a copy that the check of this program found whole; please report this."
+        );
+        let told = |mut finding: Finding| {
+            finding.evidence.push_str(UNSEEN);
+            finding
+        };
+        (Compared::Disagreed, found.into_iter().map(told).collect())
     }
 }
 
@@ -577,6 +671,8 @@ fn places(context: &Context) -> Places {
     }
 }
 
+/// What is added to damage that SQLite alone has seen.
+const UNSEEN: &str = "; only SQLite's own integrity_check sees this, not the faster check of this program: please report that";
 /// A copy of this size is checked in about a second.
 const LONG_BYTES: u64 = 128 << 20;
 /// A statement beside a writer that waits is given up after this, and no lock for a copy is held longer.
@@ -592,6 +688,27 @@ const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);
 const VIEW_TIME_MAX: Duration = Duration::from_mins(1);
 /// The document of hashes.
 const DECAY_KIND: &str = "decay";
+
+/// Lets tests make a check that misses damage.
+#[cfg(test)]
+pub(super) mod blindness {
+    use std::{
+        path::{Path, PathBuf},
+        sync::Mutex,
+    };
+
+    use super::Verdict;
+
+    /// The databases in which this program sees no damage.
+    pub(in super::super) static IN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+    pub(super) fn of(path: &Path, mut verdict: Verdict) -> Verdict {
+        if IN.lock().unwrap().iter().any(|blind| blind == path) {
+            verdict.findings.clear();
+        }
+        verdict
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -635,7 +752,7 @@ mod tests {
             let context = Context::new(&config, &Arc::new(store), &Arc::new(Host::new(&config)));
             let stop = AtomicBool::new(false);
             let outcome = std::thread::scope(|scope| {
-                let check = scope.spawn(|| run(Check::Schema, &context, &stop));
+                let check = scope.spawn(|| run(Check::Schema, &context, Compare::No, &stop));
                 let began = clock::ticks();
                 while began.elapsed() < Duration::from_millis(locked_ms) && !check.is_finished() {
                     std::thread::sleep(Duration::from_millis(5));

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use super::{
     checks::{self, Check, Outcome},
+    compare::Compare,
     decay::Ledger,
     memory::Content,
 };
@@ -46,6 +47,8 @@ pub(super) struct Order {
     pub(super) deep: bool,
     /// Files that nobody wrote are read again when they were read longer ago than this.
     pub(super) again_after: Option<Duration>,
+    /// Whether the full check is to be compared with what SQLite says.
+    pub(super) compare: Compare,
 }
 
 /// One check that has run.
@@ -146,7 +149,7 @@ fn run_checks(
         let at = order.now.plus(job_began.elapsed());
         let outcome = match check {
             Check::Decay => checks::decay(context, kept, order.again_after, order.deep, at, stop),
-            _ => Some(checks::run(check, context, stop)),
+            _ => Some(checks::run(check, context, order.compare, stop)),
         };
         let outcome = match outcome {
             Some(Outcome { state: CheckState::Unknown, .. }) if progress.is_used_up() => {
@@ -190,7 +193,7 @@ mod tests {
     }
 
     fn order(now: Timestamp) -> Order {
-        Order { now, deep: false, again_after: None }
+        Order { now, deep: false, again_after: None, compare: Compare::No }
     }
 
     #[test]

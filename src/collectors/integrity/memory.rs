@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::{Check, Outcome};
+use super::{
+    checks::{Check, Outcome},
+    compare::Comparisons,
+};
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Remedy, Severity},
@@ -28,6 +31,9 @@ pub(super) struct Memory {
     #[serde(default)]
     pub(super) unclean: Option<Timestamp>,
     pub(super) checks: BTreeMap<String, Past>,
+    /// How often SQLite was asked too.
+    #[serde(default)]
+    pub(super) comparisons: Comparisons,
 }
 
 /// What is known of one check.
@@ -193,6 +199,7 @@ mod tests {
             pages: (state == CheckState::Ok).then_some(7),
             coverage: (state == CheckState::Ok).then_some(1.0),
             unsettled: false,
+            compared: None,
         }
     }
 

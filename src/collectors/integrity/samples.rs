@@ -3,6 +3,7 @@
 use super::{
     Cheap,
     checks::{Check, Way},
+    compare::Comparisons,
     memory::{Memory, Past},
 };
 use crate::{
@@ -70,7 +71,24 @@ static WAY: Desc = Desc::gauge(
 )
 .labelled(&["check", "way"]);
 
-pub(in crate::collectors) static DESCS: [&Desc; 12] = [
+static DISAGREEMENTS: Desc = Desc::counter(
+    "chroma_integrity_checker_disagreements_total",
+    "Full checks that found nothing where SQLite's own integrity_check of the same copy found damage. A mistake of this program; 0 for ever otherwise.",
+);
+static COMPARISONS: Desc = Desc::counter(
+    "chroma_integrity_checker_comparisons_total",
+    "Full checks after which SQLite's own integrity_check ran to its end over the same copy; one in 20.",
+);
+static COMPARISONS_NOT_MADE: Desc = Desc::counter(
+    "chroma_integrity_checker_comparisons_not_made_total",
+    "Full checks after which SQLite's own integrity_check was due and gave no answer: no copy, or not in time.",
+);
+static COMPARED: Desc = Desc::gauge(
+    "chroma_integrity_checker_compared_timestamp_seconds",
+    "When SQLite's own integrity_check last ran to its end beside a full check, as seconds since the epoch; absent until then.",
+);
+
+pub(in crate::collectors) static DESCS: [&Desc; 16] = [
     &STATE,
     &LAST_RUN,
     &LAST_OK,
@@ -83,6 +101,10 @@ pub(in crate::collectors) static DESCS: [&Desc; 12] = [
     &COVERAGE,
     &PROGRESS,
     &WAY,
+    &DISAGREEMENTS,
+    &COMPARISONS,
+    &COMPARISONS_NOT_MADE,
+    &COMPARED,
 ];
 
 /// How far the check under way is.
@@ -142,6 +164,12 @@ pub(super) fn samples(
         }
         samples.push(NEXT_DUE.with(label(), due(check).max(now).as_secs_f64()));
     }
+    let none = Comparisons::default();
+    let compared = memory.map_or(&none, |memory| &memory.comparisons);
+    samples.push(DISAGREEMENTS.sample(compared.disagreements as f64));
+    samples.push(COMPARISONS.sample(compared.made as f64));
+    samples.push(COMPARISONS_NOT_MADE.sample(compared.not_made as f64));
+    samples.extend(compared.last.map(|at| COMPARED.sample(at.as_secs_f64())));
     for (check, state) in &states {
         for one in CheckState::ALL {
             let value = f64::from(u8::from(one == *state));

@@ -37,7 +37,24 @@ impl Scene {
 
     fn start_with(&self, collect: Collect) -> Integrity {
         let state_dir = Some(self.scratch.path().join("state"));
-        let config = Arc::new(Config { collect, state_dir, ..Config::default() });
+        self.start_as(Config { collect, state_dir, ..Config::default() })
+    }
+
+    /// The same, with copies in the directory `copies`, which need not be there.
+    fn start_with_copies(&self, copies: &str) -> Integrity {
+        let mut config = Config {
+            collect: patient(),
+            state_dir: Some(self.scratch.path().join("state")),
+            ..Config::default()
+        };
+        config.integrity.scratch_dir = Some(self.scratch.path().join(copies));
+        // However full the disk of the tests is.
+        (config.disk.warn_ratio, config.disk.critical_ratio) = (1.0, 1.0);
+        self.start_as(config)
+    }
+
+    fn start_as(&self, config: Config) -> Integrity {
+        let config = Arc::new(config);
         let dir = self.scratch.path().join("store");
         let store = Arc::new(Store::new("main", dir));
         Integrity::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
@@ -301,4 +318,136 @@ fn a_writer_that_is_killed_in_its_transaction_is_seen_although_no_byte_changes()
     assert!(!codes().contains(&Code::HotJournal));
     drop(writer);
     assert!(codes().contains(&Code::HotJournal));
+}
+
+/// The series `name` after a turn in which nothing runs.
+fn value(collector: &mut Integrity, now: Timestamp, name: &str) -> Option<f64> {
+    let turn = Turn { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
+    let samples = collector.collect(&turn).samples;
+    samples.iter().find(|sample| sample.desc.name == name).map(|sample| sample.value)
+}
+
+/// Comparisons that were made, that disagreed, that could not be made.
+fn comparisons(collector: &mut Integrity, now: Timestamp) -> String {
+    let name = |name| format!("chroma_integrity_checker_{name}");
+    ["comparisons_total", "disagreements_total", "comparisons_not_made_total"]
+        .map(|short| value(collector, now, &name(short)).unwrap().to_string())
+        .join(" ")
+}
+
+fn full(collector: &Integrity) -> &memory::Past {
+    collector.past(Check::Full).unwrap()
+}
+
+const COMPARED_AT: &str = "chroma_integrity_checker_compared_timestamp_seconds";
+
+#[test]
+fn the_twentieth_full_check_asks_sqlite_too_on_a_copy_whatever_restarts_come_between() {
+    let mut scene = Scene::new();
+    fs::create_dir(scene.scratch.path().join("copies")).unwrap();
+    let mut ways = Vec::new();
+    for _ in 0..3 {
+        let mut collector = scene.start_with_copies("copies");
+        for _ in 0..7 {
+            scene.now = scene.now.plus(Duration::from_hours(72));
+            assert!(scene.turn(&mut collector, false).contains(&"full"));
+            assert_eq!(full(&collector).state, CheckState::Ok);
+            ways.push(full(&collector).way.clone().unwrap());
+            let made = if ways.len() < 20 { "0 0 0" } else { "1 0 0" };
+            assert_eq!(comparisons(&mut collector, scene.now), made);
+            let at = value(&mut collector, scene.now, COMPARED_AT);
+            assert_eq!(at.is_some(), ways.len() >= 20, "{at:?}");
+        }
+    }
+    // Nobody holds the file, so all others run in it.
+    let want: Vec<&str> = (1..=21).map(|n| if n == 20 { "copy" } else { "file" }).collect();
+    assert_eq!(ways, want);
+}
+
+#[test]
+fn damage_that_only_sqlite_sees_is_told_counted_and_kept_until_sqlite_says_ok() {
+    let mut scene = Scene::new();
+    fs::create_dir(scene.scratch.path().join("copies")).unwrap();
+    let database = scene.scratch.path().join("store/chroma.sqlite3");
+    let sql =
+        |sql: &str| rusqlite::Connection::open(&database).unwrap().execute_batch(sql).unwrap();
+    let declare = |columns: &str| {
+        format!(
+            "PRAGMA writable_schema=ON;
+             UPDATE sqlite_schema SET sql='CREATE TABLE other({columns})' WHERE name='other';"
+        )
+    };
+    sql("CREATE TABLE other(x); INSERT INTO other VALUES(NULL)");
+    sql(&declare("x NOT NULL"));
+    checks::blindness::IN.lock().unwrap().push(database.clone());
+    let told = |collector: &Integrity| {
+        let findings = collector.findings();
+        let found = findings.iter().find(|finding| finding.code == Code::SqliteCorrupt);
+        found.map(|finding| finding.evidence.clone())
+    };
+    let turn = |scene: &mut Scene, collector: &mut Integrity| {
+        scene.now = scene.now.plus(Duration::from_hours(72));
+        assert!(scene.turn(collector, false).contains(&"full"));
+        scene.now
+    };
+
+    let mut collector = scene.start_with_copies("copies");
+    turn(&mut scene, &mut collector);
+    assert_eq!((full(&collector).state, told(&collector)), (CheckState::Ok, None));
+
+    collector.context.paranoid = true;
+    let now = turn(&mut scene, &mut collector);
+    assert_eq!(full(&collector).state, CheckState::Corrupt);
+    let evidence = told(&collector).unwrap();
+    assert!(evidence.contains("NULL value in other.x"), "{evidence}");
+    assert!(evidence.contains("only SQLite's own integrity_check sees this"), "{evidence}");
+    assert_eq!(comparisons(&mut collector, now), "1 1 0");
+    drop(collector);
+
+    // Every check asks again; ours alone would take it back.
+    let mut collector = scene.start_with_copies("copies");
+    let now = turn(&mut scene, &mut collector);
+    assert!(told(&collector).is_some());
+    assert_eq!(comparisons(&mut collector, now), "2 2 0");
+    drop(collector);
+    let mut collector = scene.start_with_copies("no such directory");
+    let now = turn(&mut scene, &mut collector);
+    assert!(told(&collector).is_some(), "no answer heals nothing");
+    assert_eq!(comparisons(&mut collector, now), "2 2 1");
+    drop(collector);
+
+    sql(&declare("x"));
+    let mut collector = scene.start_with_copies("copies");
+    let now = turn(&mut scene, &mut collector);
+    assert_eq!((full(&collector).state, told(&collector)), (CheckState::Ok, None));
+    assert_eq!(comparisons(&mut collector, now), "3 2 1");
+    turn(&mut scene, &mut collector);
+    assert_eq!(full(&collector).way.as_deref(), Some("file"), "the next one stands alone");
+}
+
+#[test]
+fn nothing_is_compared_without_a_copy_and_that_is_no_disagreement() {
+    let mut scene = Scene::new();
+    let mut collector = scene.start_with_copies("no such directory");
+    for _ in 0..20 {
+        scene.now = scene.now.plus(Duration::from_hours(72));
+        assert!(scene.turn(&mut collector, false).contains(&"full"));
+        // It runs in the file as always, and SQLite's pragma is not among what it does there.
+        assert_eq!(full(&collector).state, CheckState::Ok);
+        assert_eq!(full(&collector).way.as_deref(), Some("file"));
+    }
+    assert_eq!(comparisons(&mut collector, scene.now), "0 0 1");
+    assert_eq!(value(&mut collector, scene.now, COMPARED_AT), None);
+
+    // Who asks for it is not told ok.
+    collector.context.paranoid = true;
+    let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::default() };
+    let seen = collector.collect(&turn);
+    let state = |name| seen.checks.iter().find(|(check, _)| *check == name).unwrap().1;
+    assert_eq!((state("quick"), state("full")), (CheckState::Ok, CheckState::Unknown));
+    let why = &seen.reasons.iter().find(|(check, _)| *check == "full").unwrap().1;
+    assert!(why.contains("no place for a copy"), "{why}");
+    let line = seen.compared.unwrap();
+    assert!(line.starts_with("SQLite's own integrity_check gave no answer: no place"), "{line}");
+    assert!(seen.findings.is_empty(), "{:?}", seen.findings);
 }

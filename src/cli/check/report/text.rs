@@ -88,6 +88,9 @@ impl Page {
                 self.wrapped("    ", &format!("{}: {why}", checks.join(", ")));
             }
         }
+        if let Some(compared) = &store.compared {
+            self.wrapped("  ", compared);
+        }
         if !store.left_out.is_empty() {
             let left_out = store.left_out.join(", ");
             self.wrapped(

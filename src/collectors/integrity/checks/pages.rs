@@ -29,13 +29,33 @@ pub fn whole<L: Lane>(
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
-    let Timed { result, mut held } = verdict::whole(&mut lanes, pragma, limits, progress);
+    let said = verdict::whole(&mut lanes, pragma, limits, progress);
+    in_words(&mut lanes[0], said, limits)
+}
+
+/// The same as [`whole`], by SQLite's pragma alone.
+pub(super) fn of_sqlite<L: Lane>(
+    mut lane: L,
+    pragma: &str,
+    limits: &Limits<'_>,
+    progress: &Progress,
+) -> Timed<Verdict> {
+    let said = verdict::of_sqlite(&mut lane, pragma, limits, progress);
+    in_words(&mut lane, said, limits)
+}
+
+fn in_words<L: Lane>(
+    lane: &mut L,
+    said: Timed<verdict::Verdict>,
+    limits: &Limits<'_>,
+) -> Timed<Verdict> {
+    let Timed { result, mut held } = said;
     let result = result.map(|said| {
         let findings = if said.lines.is_empty() {
             Vec::new()
         } else {
             // What they are about; damage may keep that from being known.
-            let described = lanes[0].within(limits, |connection, file| {
+            let described = lane.within(limits, |connection, file| {
                 let trees = places::trees(connection).unwrap_or_default();
                 let described = places::describe(connection, file, &said.lines, &trees);
                 Ok((trees, described))
