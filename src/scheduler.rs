@@ -553,11 +553,7 @@ fn reading_of(
         }
     }
     for problem in &mut observation.problems {
-        if let CollectError::Other(text) = problem
-            && let Cow::Owned(plain) = hidden::shown(text)
-        {
-            *text = plain;
-        }
+        problem.hide_secrets();
     }
     // Whether it fails is known of every run.
     observation.judged.push(Code::CollectorFailing);
@@ -804,7 +800,10 @@ mod tests {
         Observation {
             findings: codes.iter().map(|code| Finding::new(*code, "", "")).collect(),
             judged: judged.to_vec(),
-            problems: failed.then(|| CollectError::Other("no".to_owned())).into_iter().collect(),
+            problems: failed
+                .then(|| CollectError::OutOfReach("no".to_owned()))
+                .into_iter()
+                .collect(),
             ..Observation::default()
         }
     }

@@ -30,14 +30,11 @@ impl CollectError {
         let path = path.to_owned();
         match error {
             QueryError::File(source) => Self::Unreadable { path, source },
-            QueryError::NoLocks(_) => {
-                Self::Other(format!("cannot query {}: {}", path.display(), error.chain()))
-            }
             QueryError::NotADatabase(source)
             | QueryError::Damaged(source)
             | QueryError::Unreadable(source)
             | QueryError::Other(source) => Self::Sqlite { path, source },
-            other => Self::Other(format!("cannot query {}: {other}", path.display())),
+            source => Self::Query { path, source },
         }
     }
 }

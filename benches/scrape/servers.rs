@@ -59,7 +59,10 @@ fn reading(name: CollectorName, now: clock::Timestamp) -> Reading {
         descs: DESCS,
         observation: Observation {
             samples: classes.flatten().collect(),
-            problems: failing.then(|| CollectError::Other("no".to_owned())).into_iter().collect(),
+            problems: failing
+                .then(|| CollectError::OutOfReach("no".to_owned()))
+                .into_iter()
+                .collect(),
             ..Observation::default()
         },
         taken_at: now,

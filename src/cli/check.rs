@@ -87,15 +87,12 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     let config = Arc::new(config);
     match stores(&config) {
         Ok(stores) if stores.is_empty() => {
-            report.add_problem(&CollectError::Other(NO_STORE.to_owned()));
+            report.add_problem(&CollectError::NoStore);
         }
         Ok(mut stores) => {
             let max = config.limits.discovered_stores;
             if config.stores.is_empty() && stores.len() > max {
-                report.add_problem(&CollectError::Other(format!(
-                    "{} directories are in use and {max} were looked at; name those that matter, or raise limits.discovered_stores",
-                    stores.len()
-                )));
+                report.add_problem(&CollectError::TooManyStores { found: stores.len(), max });
                 stores.truncate(max);
             }
             let host = Arc::new(Host::read_only(&config));
@@ -184,6 +181,3 @@ fn code_or_all(text: &str) -> Result<Ids, String> {
 }
 
 const ALL: &str = "all";
-
-const NO_STORE: &str = "no store was named (--store.path DIR or --config.file FILE), and no running Chroma process was \
-    found; processes of other users are found by root only";

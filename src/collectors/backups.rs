@@ -20,6 +20,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -90,7 +91,7 @@ struct Seen {
 #[derive(Debug)]
 pub struct Backups {
     context: Context,
-    globs: Vec<Result<Glob, String>>,
+    globs: Vec<Result<Glob, Arc<CollectError>>>,
     /// Whether the filesystems that the patterns lead to answer.
     devices: BTreeMap<PathBuf, Device>,
     seen: BTreeMap<PathBuf, Seen>,
@@ -104,8 +105,13 @@ impl Backups {
     /// Looks at nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        let globs: Vec<_> =
-            context.store.backups.globs.iter().map(|pattern| Glob::new(pattern)).collect();
+        let globs: Vec<_> = context
+            .store
+            .backups
+            .globs
+            .iter()
+            .map(|pattern| Glob::new(pattern).map_err(Arc::new))
+            .collect();
         let roots = globs.iter().flatten().map(|glob| glob.root().to_owned());
         let devices = roots.map(|root| (root.clone(), Device::new(root))).collect();
         Self {
@@ -139,8 +145,8 @@ impl Backups {
         for glob in &self.globs {
             let glob = match glob {
                 Ok(glob) => glob,
-                Err(words) => {
-                    problems.push(CollectError::Other(words.clone()));
+                Err(problem) => {
+                    problems.push(CollectError::Kept(Arc::clone(problem)));
                     continue;
                 }
             };
@@ -450,9 +456,7 @@ fn problems(backups: &[Backup]) -> impl Iterator<Item = CollectError> {
             source: io::Error::new(fault.kind, fault.words.clone()),
         }),
         Reason::Unknown if newest.is_none_or(|newest| backup.taken > newest) => {
-            let path = backup.path.display();
-            let words = &fault.words;
-            Some(CollectError::Other(format!("cannot tell whether {path} is complete: {words}")))
+            Some(CollectError::Backup { path: backup.path.clone(), why: fault.words.clone() })
         }
         _ => None,
     });

@@ -281,11 +281,10 @@ impl Contents {
     /// What is not known although it was asked for. Beside a writer a running exporter asks again, and the last look stands
     /// with its age; for a while only.
     fn not_known(&self, turn: &Turn) -> Option<CollectError> {
-        let path = self.context.database.path();
         let single = turn.deep || self.context.single_turn();
         let old = self.looked.is_none_or(|(at, _)| turn.now.since(at) > STALE);
         let waits = self.first_try.is_some_and(|at| turn.now.since(at) > STALE);
-        let words = match &self.unread {
+        let why = match &self.unread {
             // Told by `integrity`.
             Some(QueryError::HotJournal) => return None,
             Some(error @ QueryError::Aborted(_)) => error.chain(),
@@ -293,9 +292,7 @@ impl Contents {
             _ if self.partial => "a question took too long".to_owned(),
             _ => return None,
         };
-        let what =
-            format!("the tables of {} were not read, or not in full: {words}", path.display());
-        Some(CollectError::Other(what))
+        Some(CollectError::Tables { path: self.context.database.path().to_owned(), why })
     }
 
     fn samples(&self, now: Timestamp) -> Vec<Sample> {
@@ -366,10 +363,8 @@ impl Contents {
     /// What a deep turn should have read and has not.
     fn unfinished(&self, turn: &Turn) -> Option<CollectError> {
         let whole = self.scan.is_none() && self.walk.as_ref().is_none_or(|walk| !walk.under_way());
-        (turn.deep && self.looked.is_some() && !whole).then(|| {
-            let what = "there was not enough time to read the queue and the documents to their end";
-            CollectError::Other(what.to_owned())
-        })
+        (turn.deep && self.looked.is_some() && !whole)
+            .then_some(CollectError::Unfinished { what: "the queue and the documents" })
     }
 }
 

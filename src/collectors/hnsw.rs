@@ -141,7 +141,7 @@ pub struct Hnsw {
     /// Whether runs before this one were asked what they knew, and whether something is new since it was written down.
     recalled: bool,
     news: bool,
-    problems: Vec<String>,
+    problems: Vec<Arc<CollectError>>,
 }
 
 impl Hnsw {
@@ -367,7 +367,10 @@ impl Hnsw {
         match std::thread::Builder::new().name("hnsw".to_owned()).spawn(work) {
             Ok(thread) => self.job = Some(Job { thread, stop }),
             Err(error) => {
-                self.problems = vec![format!("cannot start a thread for the walk: {error}")];
+                self.problems = vec![Arc::new(CollectError::NoThread {
+                    what: "the walk over the indexes",
+                    source: error,
+                })];
             }
         }
     }
@@ -377,19 +380,22 @@ impl Hnsw {
         let Some(job) = self.job.take_if(|job| job.thread.is_finished()) else { return };
         match job.thread.join() {
             Ok((about, full, outcome)) => self.take_in(about, full, outcome),
-            Err(_) => self.problems = vec!["the walk panicked".to_owned()],
+            Err(_) => {
+                self.problems =
+                    vec![Arc::new(CollectError::Panicked("the walk over the indexes".to_owned()))];
+            }
         }
     }
 
     /// Takes in a dear look; `about` is the change of the database that it saw.
-    fn take_in(&mut self, about: Option<Timestamp>, full: bool, outcome: Outcome) {
+    fn take_in(&mut self, about: Option<Timestamp>, full: bool, mut outcome: Outcome) {
         self.deep_runs += 1;
         self.news = true;
         if full && outcome.complete {
             self.last_full = Some(outcome.began);
         }
         self.last_deep = Some((clock::ticks(), outcome.duration));
-        self.problems = outcome.problems.iter().map(CollectError::chain).collect();
+        self.problems = outcome.problems.drain(..).map(Arc::new).collect();
         for (uuid, mut deep) in outcome.segments {
             let known = self.known.entry(uuid).or_default();
             known.unread = None;
@@ -682,17 +688,15 @@ impl Collector for Hnsw {
             if !unsure || !first || looks >= LOOKS_MAX || turn.stopped() {
                 self.remember();
                 if unsure && self.is_single(turn) {
-                    let what = "an index seems wrong, and it changed during each reading: run check again when Chroma writes less";
-                    out.problems.push(CollectError::Other(what.to_owned()));
+                    let what = "an index that seems wrong".to_owned();
+                    out.problems.push(CollectError::Changing { what });
                 }
                 if self.context.single_turn() && !turn.deep && self.compared.is_none() {
                     out.left_out.push("the vectors of the records");
                 }
-                out.problems.extend(self.problems.iter().cloned().map(CollectError::Other));
-                if let Some(look) = &self.look {
-                    let told = look.problems.iter().map(CollectError::chain);
-                    out.problems.extend(told.map(CollectError::Other));
-                }
+                let looked = self.look.iter().flat_map(|look| &look.problems);
+                let kept = self.problems.iter().chain(looked).cloned();
+                out.problems.extend(kept.map(CollectError::Kept));
                 return out;
             }
             super::pause(settle_time(&self.context));

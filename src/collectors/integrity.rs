@@ -99,7 +99,7 @@ pub struct Integrity {
     /// What came of asking SQLite too, in the newest full check of this program.
     compared: Option<Compared>,
     /// Problems of the newest run of each check.
-    problems: BTreeMap<&'static str, String>,
+    problems: BTreeMap<&'static str, Arc<CollectError>>,
 }
 
 impl Integrity {
@@ -253,13 +253,14 @@ impl Integrity {
         }
         self.problems.remove("thread");
         let Ok(ran) = job.join() else {
-            self.problems.insert("thread", "a check panicked".to_owned());
+            let panicked = CollectError::Panicked("in a check".to_owned());
+            self.problems.insert("thread", Arc::new(panicked));
             return;
         };
         let memory = self.memory.get_or_insert_default();
-        for Ran { check, outcome, duration, ended } in ran {
-            if let Some(problem) = &outcome.problem {
-                self.problems.insert(check.as_str(), problem.chain());
+        for Ran { check, mut outcome, duration, ended } in ran {
+            if let Some(problem) = outcome.problem.take() {
+                self.problems.insert(check.as_str(), Arc::new(problem));
             }
             if let Some(reason) = &outcome.reason {
                 tracing::debug!(store = %self.context.store.name, check = check.as_str(), reason, "Check without a verdict.");
@@ -298,9 +299,9 @@ impl Integrity {
             }
             match Job::start(checks, content, &self.context, order, &self.kept) {
                 Ok(job) => self.jobs.push(job),
-                Err(error) => {
-                    let problem = format!("cannot start a thread for the checks: {error}");
-                    self.problems.insert("thread", problem);
+                Err(source) => {
+                    let problem = CollectError::NoThread { what: "the checks", source };
+                    self.problems.insert("thread", Arc::new(problem));
                 }
             }
             started = true;
@@ -499,7 +500,7 @@ impl Collector for Integrity {
         let standing = self.context.progress(CollectorName::Integrity).standing();
         samples.extend(standing.as_ref().map(samples::progress));
         let mut problems: Vec<CollectError> =
-            self.problems.values().cloned().map(CollectError::Other).collect();
+            self.problems.values().cloned().map(CollectError::Kept).collect();
         if let Some(cheap) = &mut self.cheap {
             let refused = [&mut cheap.judged.header, &mut cheap.judged.journal];
             problems.extend(refused.into_iter().filter_map(|verdict| verdict.problem.take()));

@@ -216,8 +216,8 @@ impl Collector for Server {
         let Some(probe) = self.context.store.server.clone() else { return out };
         let asking = match self.ask(&probe, turn.now) {
             Ok(asking) => asking,
-            Err(words) => {
-                out.problems.push(CollectError::Other(words));
+            Err(why) => {
+                out.problems.push(CollectError::NotAsked { url: probe.url.clone(), why });
                 return out;
             }
         };

@@ -59,7 +59,7 @@ impl BindError {
             io::ErrorKind::PermissionDenied => {
                 "ports below 1024 need CAP_NET_BIND_SERVICE; choose a higher one with --web.listen-address"
             }
-            _ => "see the message",
+            _ => "choose another address with --web.listen-address",
         }
     }
 }

@@ -163,7 +163,7 @@ fn the_reader_refuses_what_prometheus_would_or_we_never_write() {
 #[test]
 fn a_page_says_who_read_what_when() {
     let failed = Observation {
-        problems: vec![CollectError::Other("no".to_owned())],
+        problems: vec![CollectError::OutOfReach("no".to_owned())],
         ..Observation::default()
     };
     let page = encode(&snapshot(vec![
@@ -250,7 +250,7 @@ fn a_finding_is_one_zero_or_unknown_but_never_stale() {
             let finding = |(code, severity): &(Code, Severity)| {
                 Finding::new(*code, "", "it is so").with_severity(*severity)
             };
-            let problem = || CollectError::Other("no".to_owned());
+            let problem = || CollectError::OutOfReach("no".to_owned());
             reading(
                 CODES,
                 Observation {

@@ -78,7 +78,7 @@ fn used(ratio: f64) -> Observation {
 }
 
 fn failed() -> Observation {
-    let problems = vec![CollectError::Other("no".to_owned())];
+    let problems = vec![CollectError::OutOfReach("no".to_owned())];
     Observation { problems, ..Observation::default() }
 }
 

@@ -66,7 +66,7 @@ mod tests {
                 .collect(),
             checks: ["header", "quick", "full"].into_iter().zip(checks.iter().copied()).collect(),
             problems: failed
-                .then(|| CollectError::Other("no answer".to_owned()))
+                .then(|| CollectError::OutOfReach("no answer".to_owned()))
                 .into_iter()
                 .collect(),
             ..Observation::default()
@@ -101,7 +101,7 @@ mod tests {
             assert_eq!(report.status, want, "a healthy store hides nothing");
         }
         let mut report = Report::default();
-        report.add_problem(&CollectError::Other("nothing found".to_owned()));
+        report.add_problem(&CollectError::OutOfReach("nothing found".to_owned()));
         assert_eq!(
             (report.status, report.text(Style::default()).as_str()),
             (Status::Unknown, "unknown  nothing found\n")
@@ -136,7 +136,7 @@ mod tests {
                     "runbook": "runbooks/hot_journal.md",
                 }],
                 "integrity": {"header": "busy"},
-                "problems": [{"collector": "integrity", "problem": "no answer", "hint": "see the message"}],
+                "problems": [{"collector": "integrity", "problem": "no answer", "hint": "nothing to do: it is watched no more within half a minute"}],
             }],
         });
         assert_eq!(document, want);
@@ -164,7 +164,7 @@ mod tests {
     fn names_from_disk_do_not_drive_the_terminal() {
         let nasty = "a\u{1b}[2J\u{9b}1m\n\u{202e}b";
         let mut failed = look(&[], &[], false);
-        failed.observation.problems.push(CollectError::Other(nasty.to_owned()));
+        failed.observation.problems.push(CollectError::OutOfReach(nasty.to_owned()));
         failed.observation.findings.push(Finding::new(Code::PermissionDrift, nasty, nasty));
         let mut report = Report::default();
         report.add_store(
@@ -172,7 +172,7 @@ mod tests {
             &[failed],
             &Firsts::default(),
         );
-        report.add_problem(&CollectError::Other(nasty.to_owned()));
+        report.add_problem(&CollectError::OutOfReach(nasty.to_owned()));
         for text in [report.text(Style::default()), report.json()] {
             assert!(
                 text.chars().all(|c| c == '\n' || !c.is_control()) && !text.contains('\u{202e}'),

@@ -145,8 +145,8 @@ fn run_bounded(
             drop(send.send(scheduler::run_once(&mut *collector, &context, deep, told).observation));
         });
     let failed = |problem| Observation { problems: vec![problem], ..Observation::default() };
-    if let Err(error) = started {
-        return failed(CollectError::Other(format!("cannot start a thread: {error}")));
+    if let Err(source) = started {
+        return failed(CollectError::NoThread { what: "a collector", source });
     }
     match receive.recv_timeout(deadline) {
         Ok(observation) => observation,

@@ -50,8 +50,8 @@ impl Look<'_> {
 struct Ended;
 
 impl Glob {
-    /// Splits a pattern that `glob::Pattern` takes. Errs with a sentence when a class spans components: `a[/]b`.
-    pub(super) fn new(pattern: &str) -> Result<Self, String> {
+    /// Splits a pattern that `glob::Pattern` takes. Errs when a class spans components: `a[/]b`.
+    pub(super) fn new(pattern: &str) -> Result<Self, CollectError> {
         let mut parts = Vec::new();
         for text in pattern.split('/').filter(|text| !text.is_empty() && *text != ".") {
             parts.push(match text {
@@ -59,7 +59,7 @@ impl Glob {
                 text => match plain(text) {
                     Some(name) => Part::Plain(name),
                     None => Part::Wild(glob::Pattern::new(text).map_err(|error| {
-                        format!("the pattern {pattern} cannot be looked for: {}", error.msg)
+                        CollectError::Pattern { pattern: pattern.to_owned(), why: error.msg }
                     })?),
                 },
             });
@@ -164,10 +164,7 @@ impl Glob {
                 return Err(Ended);
             }
             if look.entries_left == 0 {
-                look.problems.push(CollectError::Other(format!(
-                    "the pattern {} leads through more entries than limits.entries",
-                    self.pattern
-                )));
+                look.problems.push(CollectError::PatternTooWide { pattern: self.pattern.clone() });
                 return Err(Ended);
             }
             look.entries_left -= 1;

@@ -104,7 +104,7 @@ impl Failure {
             Self::TooMany(what, bound) => {
                 CollectError::TooMany { path: root.to_owned(), what, bound: *bound }
             }
-            Self::Processes(why) => CollectError::Other(why.clone()),
+            Self::Processes(why) => CollectError::Processes { why: why.clone() },
         }
     }
 }

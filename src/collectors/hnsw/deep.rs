@@ -26,7 +26,7 @@ use crate::{
     collectors::CollectError,
     config::CollectorName,
     findings::Finding,
-    format::{duration, uuid::Uuid},
+    format::uuid::Uuid,
     host::{links::Place, turns::Turn},
     progress::{Phase, Progress},
     store::{
@@ -140,8 +140,7 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
             Err(Refused::Changed) => {
                 outcome.compared = false;
                 if !task.gentle && outcome.problems.len() < PROBLEMS_MAX {
-                    let what = format!("{}: its files changed at each reading", folder.name);
-                    outcome.problems.push(CollectError::Other(what));
+                    outcome.problems.push(changing(folder));
                 }
             }
             Err(Refused::Stopped) => (outcome.compared, outcome.complete) = (false, false),
@@ -166,14 +165,21 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
 
 /// Walks once over every index below `root`, without rests and without a database.
 pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
-    let root = &Place::own(root);
-    let look = Look::take(root, usize::MAX, None)?;
+    let place = &Place::own(root);
+    let look = Look::take(place, usize::MAX, None)?;
     let (stop, progress) = (AtomicBool::new(false), Progress::default());
     let manner = Manner { stop: &stop, gentle: false, progress: &progress };
     let mut findings = Vec::new();
     for folder in look.folders.values() {
-        let (walked, _) = walk::walk(root, folder, None, manner)
-            .map_err(|refused| CollectError::Other(format!("{}: {refused:?}", folder.name)))?;
+        let (walked, _) =
+            walk::walk(place, folder, None, manner).map_err(|refused| match refused {
+                Refused::Io(part, source) => {
+                    let path = root.join(&folder.name).join(part.name());
+                    CollectError::Unreadable { path, source }
+                }
+                // Nobody stops it.
+                Refused::Changed | Refused::Stopped => changing(folder),
+            })?;
         let deep = Deep { stamps: folder.stamps(), walked: Some(Arc::new(walked)), compared: None };
         let case =
             Case { folder: Some(folder), row: None, deep: Some(&deep), replay: Replay::Either };
@@ -352,14 +358,15 @@ fn searched(
     }
 }
 
+fn changing(folder: &Folder) -> CollectError {
+    CollectError::Changing { what: format!("the index {}", folder.name) }
+}
+
 impl Outcome {
     /// Notes that the store had all that it may have in a day.
     fn used_up(&mut self, day_max: Duration) {
         (self.compared, self.complete) = (false, false);
-        self.problems.push(CollectError::Other(format!(
-            "the indexes were not checked to the end: the expensive checks of this store have taken {} within a day, which is their limit",
-            duration::format(day_max)
-        )));
+        self.problems.push(CollectError::UsedUp { what: "the indexes were", day_max });
     }
 
     /// Notes that the tables gave no answer. Busy is no fault.

@@ -7,6 +7,7 @@ use std::{
     ops::ControlFlow,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -179,7 +180,7 @@ pub(super) struct Look {
     pub(super) folders: BTreeMap<Uuid, Folder>,
     /// Whether every entry could be looked at: only then is a folder that is not there missing.
     pub(super) complete: bool,
-    pub(super) problems: Vec<CollectError>,
+    pub(super) problems: Vec<Arc<CollectError>>,
     device: u64,
     overflown: bool,
     /// Folders that are links or mounts: Chroma follows them, the walk does not.
@@ -221,7 +222,11 @@ impl Look {
             } else {
                 ("entries", entries_max)
             };
-            look.problems.push(CollectError::TooMany { path: root.to_owned(), what, bound });
+            look.problems.push(Arc::new(CollectError::TooMany {
+                path: root.to_owned(),
+                what,
+                bound,
+            }));
         }
         look.read_elsewhere(place);
         look.read_heads(place, before);
@@ -283,7 +288,8 @@ impl Look {
         }
         if self.problems.len() < PROBLEMS_MAX {
             let path = root.join(String::from_utf8_lossy(&problem.path).as_ref());
-            self.problems.push(CollectError::Unreadable { path, source: problem.errno.into() });
+            let source = problem.errno.into();
+            self.problems.push(Arc::new(CollectError::Unreadable { path, source }));
         }
     }
 
@@ -327,7 +333,7 @@ impl Look {
     fn not_read(&mut self, path: PathBuf, source: io::Error) {
         self.complete = false;
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(CollectError::Unreadable { path, source });
+            self.problems.push(Arc::new(CollectError::Unreadable { path, source }));
         }
     }
 

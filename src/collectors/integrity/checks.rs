@@ -123,12 +123,12 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// That of a check which was given up for a reason that is to be told.
-    pub(super) fn given_up(reason: String) -> Self {
+    pub(super) fn given_up(problem: CollectError) -> Self {
         Self {
             state: CheckState::Unknown,
             findings: Vec::new(),
-            problem: Some(CollectError::Other(reason.clone())),
-            reason: Some(reason),
+            reason: Some(problem.chain()),
+            problem: Some(problem),
             aborted: true,
             held: Duration::ZERO,
             way: Way::File,
@@ -263,8 +263,8 @@ pub(super) fn decay(
     }
     let passed = match passed {
         Ok(passed) => passed,
-        Err(error) => decay::Passed {
-            problem: Some(CollectError::Other(format!("cannot look for decay: {error}"))),
+        Err(source) => decay::Passed {
+            problem: Some(CollectError::NoThread { what: "the look for decay", source }),
             ..decay::Passed::default()
         },
     };

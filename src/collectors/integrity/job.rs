@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    collectors::CollectError,
     config::CollectorName,
-    format::duration,
     host::turns::Turn,
     sample::CheckState,
     store::Context,
@@ -169,10 +169,8 @@ fn run_checks(
 
 /// What is said of a check that did not come to its end because its store had all that one may have in a day.
 fn used_up(context: &Context) -> Outcome {
-    let day_max = duration::format(context.host.turns.day_max());
-    Outcome::given_up(format!(
-        "the expensive checks of this store have taken {day_max} within a day, which is their limit; they go on a day after they began"
-    ))
+    let day_max = context.host.turns.day_max();
+    Outcome::given_up(CollectError::UsedUp { what: "the database was", day_max })
 }
 
 /// The number of the filesystem on which the store lies; 0 for one that is not there.

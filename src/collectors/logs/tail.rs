@@ -259,7 +259,7 @@ impl Tail {
                 }
             }
             if !any {
-                problems.push(CollectError::Other(format!("no log file fits {pattern}")));
+                problems.push(CollectError::NoLog { pattern: pattern.clone() });
             }
             if found.len() > FILES_MAX {
                 let (path, what) = (PathBuf::from(pattern), "log files");

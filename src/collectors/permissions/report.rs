@@ -190,18 +190,17 @@ pub(super) fn problems(total: &Tally, last: Option<&Last>, context: &Context) ->
             path: below(path, &problem.path),
             source: problem.errno.into(),
         },
-        Missed::More(more) => CollectError::Other(format!("{more} more entries cannot be read")),
+        Missed::More(more) => CollectError::MoreUnreadable { path: path.clone(), more: *more },
         Missed::Rest => CollectError::TooMany {
             path: path.clone(),
             what: "entries",
             bound: context.config.limits.entries,
         },
-        Missed::Deep(folders) => CollectError::Other(format!(
-            "{folders} folders lie deeper than any of Chroma's and were not entered"
-        )),
+        Missed::Deep(folders) => CollectError::TooDeep { path: path.clone(), folders: *folders },
     });
-    let lists = total.problems.iter().map(|(entry, reason)| {
-        CollectError::Other(format!("cannot read the access list of {}: {reason}", name(entry)))
+    let lists = total.problems.iter().map(|(entry, reason)| CollectError::AccessList {
+        entry: name(entry),
+        why: reason.clone(),
     });
     missed.chain(lists).collect()
 }

@@ -21,10 +21,10 @@ pub(super) struct Verdict {
 /// Judges what the server at `url` answered.
 pub(super) fn judge(url: &str, asking: &Asking) -> Verdict {
     let mut verdict = Verdict::default();
-    let unknown = |words: String| CollectError::Other(format!("{url}: {words}"));
+    let not_asked = |why: &str| CollectError::NotAsked { url: url.to_owned(), why: why.to_owned() };
     let Some(heartbeat) = asking.of(Probe::Heartbeat) else { return verdict };
     match &heartbeat.answer {
-        Err(Silence::Ours(words)) => verdict.problems.push(unknown(words.clone())),
+        Err(Silence::Ours(words)) => verdict.problems.push(not_asked(words)),
         Err(Silence::Server(words)) => {
             verdict.up = Some(false);
             verdict.judged = vec![Code::ServerUnreachable];
@@ -34,7 +34,7 @@ pub(super) fn judge(url: &str, asking: &Asking) -> Verdict {
         Ok(Answer { status: 200, body }) if api::is_heartbeat(body) => {
             verdict.up = Some(true);
             verdict.judged = vec![Code::ServerUnreachable];
-            judge_reads(asking, &mut verdict, unknown);
+            judge_reads(url, asking, &mut verdict);
         }
         Ok(Answer { status: status @ 500.., body }) => {
             verdict.up = Some(false);
@@ -42,17 +42,19 @@ pub(super) fn judge(url: &str, asking: &Asking) -> Verdict {
             let evidence = format!("its heartbeat gives {status}: {}", api::message(body));
             verdict.findings.push(Finding::new(Code::ServerFailing, "heartbeat", evidence));
         }
-        Ok(Answer { status: 401 | 403, .. }) => {
-            verdict.problems.push(unknown(CREDENTIALS.to_owned()));
+        Ok(Answer { status: status @ (401 | 403), .. }) => {
+            verdict
+                .problems
+                .push(CollectError::Credentials { url: url.to_owned(), status: *status });
         }
-        Ok(Answer { status, .. }) => verdict.problems.push(unknown(format!(
-            "what answers is not a Chroma server: its heartbeat gives {status} and no time"
-        ))),
+        Ok(Answer { status, .. }) => {
+            verdict.problems.push(CollectError::NotChroma { url: url.to_owned(), status: *status });
+        }
     }
     verdict
 }
 
-fn judge_reads(asking: &Asking, verdict: &mut Verdict, unknown: impl Fn(String) -> CollectError) {
+fn judge_reads(url: &str, asking: &Asking, verdict: &mut Verdict) {
     let mut failing = Vec::new();
     for asked in &asking.asked {
         let Asked { probe: probe @ (Probe::Tenant | Probe::Read), answer, .. } = asked else {
@@ -71,14 +73,18 @@ fn judge_reads(asking: &Asking, verdict: &mut Verdict, unknown: impl Fn(String) 
             Ok(Answer { status: 404, body }) if api::message(body).contains("default_") => {
                 failing.push(format!("{what} gives 404: {}", api::message(body)));
             }
-            Ok(Answer { status: 401 | 403, .. }) => {
-                verdict.problems.push(unknown(CREDENTIALS.to_owned()));
-            }
-            Ok(Answer { status, .. }) => {
-                verdict.problems.push(unknown(format!("{what} gives {status}")));
-            }
+            Ok(Answer { status: status @ (401 | 403), .. }) => verdict
+                .problems
+                .push(CollectError::Credentials { url: url.to_owned(), status: *status }),
+            Ok(Answer { status, .. }) => verdict.problems.push(CollectError::OddAnswer {
+                url: url.to_owned(),
+                what,
+                status: *status,
+            }),
             Err(Silence::Server(words)) => failing.push(format!("{what}: {words}")),
-            Err(Silence::Ours(words)) => verdict.problems.push(unknown(words.clone())),
+            Err(Silence::Ours(words)) => verdict
+                .problems
+                .push(CollectError::NotAsked { url: url.to_owned(), why: words.clone() }),
         }
     }
     if verdict.problems.is_empty() || !failing.is_empty() {
@@ -89,9 +95,6 @@ fn judge_reads(asking: &Asking, verdict: &mut Verdict, unknown: impl Fn(String) 
         verdict.findings.push(Finding::new(Code::ServerFailing, "", evidence));
     }
 }
-
-const CREDENTIALS: &str =
-    "the server asks for credentials: put the header that carries them into headers_file";
 
 #[cfg(test)]
 mod tests {

@@ -66,7 +66,8 @@ impl Reader {
 
     pub(super) fn by_text(&self, holder: &Holder) -> Result<Attributes, CollectError> {
         let stat = self.stat(holder)?;
-        let pages = parse_resident_pages(&self.text(holder, "statm")?).map_err(malformed)?;
+        let pages = parse_resident_pages(&self.text(holder, "statm")?)
+            .map_err(|source| self.malformed(holder, "statm", source))?;
         let limits = self.text(holder, "limits").ok();
         let ticks = stat.user_ticks.saturating_add(stat.system_ticks);
         Ok(Attributes {
@@ -78,7 +79,8 @@ impl Reader {
 
     /// Errs as well when another process got the pid.
     fn stat(&self, holder: &Holder) -> Result<Stat, CollectError> {
-        let stat = parse_stat(&self.text(holder, "stat")?).map_err(malformed)?;
+        let stat = parse_stat(&self.text(holder, "stat")?)
+            .map_err(|source| self.malformed(holder, "stat", source))?;
         if stat.start_ticks == holder.start_ticks {
             Ok(stat)
         } else {
@@ -93,8 +95,9 @@ impl Reader {
     fn unreadable(&self, holder: &Holder, source: io::Error) -> CollectError {
         CollectError::Unreadable { path: self.procfs.join(holder.pid.to_string()), source }
     }
-}
 
-fn malformed(error: ProcTextError) -> CollectError {
-    CollectError::Other(error.to_string())
+    fn malformed(&self, holder: &Holder, name: &str, source: ProcTextError) -> CollectError {
+        let path = self.procfs.join(holder.pid.to_string()).join(name);
+        CollectError::ProcText { path, source }
+    }
 }

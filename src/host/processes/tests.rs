@@ -423,7 +423,7 @@ fn what_is_no_procfs_is_an_error_not_an_empty_host() {
     let dir = tempfile::tempdir().unwrap();
     let path = database(dir.path());
     let empty = ProcessTable::new(dir.path().to_owned());
-    assert!(matches!(empty.holders(id(&path), Duration::ZERO), Err(CollectError::Other(_))));
+    assert!(matches!(empty.holders(id(&path), Duration::ZERO), Err(CollectError::NoProcfs { .. })));
     let missing = ProcessTable::new(dir.path().join("no"));
     assert!(matches!(
         missing.holders(id(&path), Duration::ZERO),

@@ -38,7 +38,7 @@ impl From<WalkError> for CollectError {
                 Self::Unreadable { path, source: source.into() }
             }
             WalkError::Panicked { .. } => Self::Panicked(error.to_string()),
-            WalkError::NoProcess { .. } => Self::Other(error.to_string()),
+            WalkError::NoProcess { path } => Self::NoProcfs { path },
         }
     }
 }

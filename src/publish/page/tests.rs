@@ -228,7 +228,7 @@ fn what_cannot_be_read_is_told_once_for_all_whom_it_stops() {
                 collector,
                 descs: &[],
                 observation: Observation {
-                    problems: vec![CollectError::Other("gone\u{202e}".to_owned())],
+                    problems: vec![CollectError::OutOfReach("gone\u{202e}".to_owned())],
                     ..Observation::default()
                 },
                 taken_at: NOW,
