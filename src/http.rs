@@ -45,7 +45,7 @@ pub use listen::{BindError, Listeners};
 pub use secure::Secure;
 
 use host::{Misdirected, Names};
-use secure::Refusal;
+use secure::{Encrypted, Refusal};
 
 use crate::{
     config::Web,
@@ -163,9 +163,11 @@ impl Server {
         let plain = match &self.app.secure {
             None => stream,
             Some(secure) => match secure.encrypt(stream, self.limits.header).await {
-                Ok(Err(plain)) => plain,
-                Ok(Ok(tls)) => return connection::serve(tls, &self.limits, stop, answer).await,
-                Err(()) => return self.app.own.count_rejected(Rejection::Tls),
+                Encrypted::Plain(plain) => plain,
+                Encrypted::Tls(tls) => {
+                    return connection::serve(*tls, &self.limits, stop, answer).await;
+                }
+                Encrypted::Refused => return self.app.own.count_rejected(Rejection::Tls),
             },
         };
         connection::serve(plain, &self.limits, stop, answer).await;

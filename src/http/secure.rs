@@ -84,6 +84,17 @@ impl std::fmt::Debug for Loaded {
     }
 }
 
+/// What became of a connection.
+#[derive(Debug)]
+pub(super) enum Encrypted {
+    /// Client and server have agreed.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The file says nothing of TLS.
+    Plain(TcpStream),
+    /// The client did not come to terms with this server, has no certificate that is allowed, or took too long.
+    Refused,
+}
+
 impl Secure {
     /// Loads `file` and what it names. Errs with every problem at once, ready to be shown.
     pub fn load(file: &Path) -> Result<Self, Vec<ConfigError>> {
@@ -152,26 +163,23 @@ impl Secure {
         if problems.is_empty() { Ok(loaded) } else { Err(problems) }
     }
 
-    /// A stranger's connection, encrypted when the file says so: `Ok(Err(stream))` when it does not. Errs when the client
-    /// and this server do not come to terms within `limit`.
-    pub(super) async fn encrypt(
-        &self,
-        stream: TcpStream,
-        limit: Duration,
-    ) -> Result<Result<TlsStream<TcpStream>, TcpStream>, ()> {
+    /// A stranger's connection, encrypted when the file says so. The client has `limit` for it.
+    pub(super) async fn encrypt(&self, stream: TcpStream, limit: Duration) -> Encrypted {
         let current = self.current();
-        let Some(side) = &current.tls else { return Ok(Err(stream)) };
+        let Some(side) = &current.tls else { return Encrypted::Plain(stream) };
         match timeout(limit, side.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) if allowed(&stream, &side.allowed_sans) => Ok(Ok(stream)),
+            Ok(Ok(stream)) if allowed(&stream, &side.allowed_sans) => {
+                Encrypted::Tls(Box::new(stream))
+            }
             Ok(Ok(_)) => {
                 debug!("A client's certificate has none of the allowed names.");
-                Err(())
+                Encrypted::Refused
             }
             Ok(Err(error)) => {
                 debug!(%error, "A client did not come to terms over TLS.");
-                Err(())
+                Encrypted::Refused
             }
-            Err(_) => Err(()),
+            Err(_) => Encrypted::Refused,
         }
     }
 
