@@ -307,7 +307,9 @@ fn check_paranoid_says_in_a_line_that_sqlite_agrees() {
     let store = fixture("chroma-1.5.9", dir.path());
     let (path, copies) = (store.to_str().unwrap(), dir.path().join("copies"));
     let config = dir.path().join("config.yml");
-    let text = format!("integrity:\n  scratch_dir: {}\n", copies.display());
+    // However full the disk of the tests is.
+    let room = "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n";
+    let text = format!("{room}integrity:\n  scratch_dir: {}\n", copies.display());
     fs::write(&config, text).unwrap();
     let (config, words) = (config.to_str().unwrap(), ["check", "--state.dir=", "--config.file"]);
     let check = |more: &[&str]| told(&run(&[&words[..], &[config], more, &[path]].concat()));
