@@ -31,7 +31,9 @@ fn choose() {
     let mut targets = parsers::targets();
     targets.push(checker::target());
     let Some(at) = targets.iter().position(|target| name(target) == wanted) else {
-        targets.iter().for_each(|target| println!("{}", name(target)));
+        for target in &targets {
+            println!("{}", name(target));
+        }
         std::process::exit(i32::from(!wanted.is_empty()));
     };
     let target = targets.swap_remove(at);
