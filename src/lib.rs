@@ -8,30 +8,21 @@ pub mod cli;
 pub mod collectors;
 pub mod config;
 pub mod deliver;
-pub mod discover;
-pub mod findings;
-pub mod firsts;
-pub mod fleet;
+pub mod facts;
 pub mod format;
-mod hidden;
-pub mod history;
 pub mod host;
-pub mod http;
-mod human;
-pub mod logging;
 pub mod metrics;
-pub mod publish;
-pub mod runbooks;
-pub mod sample;
-pub mod scheduler;
-mod status;
+pub mod serve;
 pub mod store;
 mod tls;
 #[cfg(test)]
 #[path = "../tests/support/wait.rs"]
 mod wait;
-pub mod watch;
 
+pub use facts::{findings, firsts, runbooks, sample};
+pub(crate) use facts::{hidden, human};
+pub(crate) use serve::status;
+pub use serve::{discover, fleet, history, http, logging, publish, scheduler, watch};
 pub use sqlite_live::{clock, progress};
 
 /// The release of this program.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_saphyr::LitString;
 
 use super::rule::{Level, On, Rule};
-use crate::{findings::Template, format::duration};
+use crate::{facts::duration, findings::Template};
 
 /// A rule file.
 #[derive(Debug, Serialize)]

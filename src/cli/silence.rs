@@ -22,7 +22,8 @@ use crate::{
     clock::{self, Timestamp},
     config::{Config, alerts},
     deliver::dispatch::alert_store::AlertStore,
-    format::{duration, words},
+    facts::duration,
+    format::words,
     host::state::place,
     human, runbooks,
 };

@@ -38,8 +38,8 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     config::{CollectorName, Config, Store},
+    facts::duration,
     findings::{Code, Finding},
-    format::duration,
     sample::{CheckState, Desc, Observation},
     store::Context,
     watch::Wake,

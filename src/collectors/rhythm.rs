@@ -6,10 +6,8 @@ use std::{path::Path, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    format::{
-        hash::{FNV_START, fnv1a},
-        window::Window,
-    },
+    facts::window::Window,
+    format::hash::{FNV_START, fnv1a},
 };
 
 /// The rhythm of one store.

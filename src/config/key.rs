@@ -17,7 +17,7 @@ use super::{
     section::{self, Section, shown, text},
     yaml::{Kind as Is, Node, Scalar, Value},
 };
-use crate::format::duration;
+use crate::facts::duration;
 
 /// A section that [`keys!`](crate::config::key::keys) declares.
 pub(crate) trait Declared: Sized {

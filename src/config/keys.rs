@@ -17,7 +17,7 @@ use super::{
     section::{Section, flag, shown, text},
     yaml::{Kind as Is, Scalar, Value},
 };
-use crate::format::window::Window;
+use crate::facts::window::Window;
 
 keys! {
     /// The configuration of `chroma_exporter`.

@@ -13,7 +13,7 @@ use super::{
     report::{At, Place, Report, joined},
     yaml::{Key, Kind, Node, Scalar, Value},
 };
-use crate::format::duration;
+use crate::facts::duration;
 
 /// One mapping of the file. Dropping it reports the keys that nobody asked for.
 pub(crate) struct Section<'n> {

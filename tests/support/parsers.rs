@@ -13,12 +13,13 @@ use std::{
 
 use chroma_exporter::{
     config::{self, Overrides},
+    facts::duration,
     format::{
         access::AccessList,
         accounts::Accounts,
         api, archive, backup_name,
         btree::{Geometry, Page, Trunk},
-        config as rows, duration,
+        config as rows,
         hnsw::{HEADER_LEN, Header, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
         journal::{self, JournalHeader, Start},
         log::Scanner,

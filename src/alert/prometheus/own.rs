@@ -7,7 +7,7 @@ use serde_saphyr::LitString;
 use super::{
     Alerting, FLEET_DASHBOARD, GAP, OWN_RUNBOOKS, Options, STORE_DASHBOARD, dashboard, quoted,
 };
-use crate::format::duration;
+use crate::facts::duration;
 
 struct Own {
     alert: &'static str,

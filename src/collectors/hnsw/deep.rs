@@ -25,6 +25,7 @@ use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
+    facts::duration,
     findings::Finding,
     format::uuid::Uuid,
     host::{links::Place, turns::Turn},

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn outside_the_window_only_what_reads_whole_files_waits() {
         use CheckState::{Ok, Unknown};
-        let window = crate::format::window::Window::parse("01:00-05:00", |_| None).unwrap();
+        let window = crate::facts::window::Window::parse("01:00-05:00", |_| None).unwrap();
         let collect = Collect { check_window: Some(window), ..Collect::default() };
         let at = |text: &str| {
             let moment: jiff::Timestamp = text.parse().unwrap();

@@ -14,8 +14,8 @@ use crate::{
         section::{self, Section, shown, text},
         yaml::{Node, Value},
     },
+    facts::duration,
     findings::Severity,
-    format::duration,
 };
 
 /// One receiver of alerts.

@@ -11,7 +11,7 @@ pub fn subjects() -> impl Iterator<Item = (&'static str, &'static [Code])> {
 }
 
 /// One section for each alert that only Prometheus can give of this program; no finding, so none of [`all`].
-pub const EXPORTER: &str = include_str!("../runbooks/exporter.md");
+pub const EXPORTER: &str = include_str!("../../runbooks/exporter.md");
 
 /// Every code and its page, in Markdown.
 pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {

@@ -1,0 +1,10 @@
+//! Plain facts that all rooms speak of: findings with their remedies, samples, spans of time, texts for people.
+
+pub mod duration;
+pub mod findings;
+pub mod firsts;
+pub(crate) mod hidden;
+pub(crate) mod human;
+pub mod runbooks;
+pub mod sample;
+pub mod window;

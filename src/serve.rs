@@ -1,0 +1,11 @@
+//! The shell: loops, sockets, signals, events, and what the page and the document of a running exporter show.
+
+pub mod discover;
+pub mod fleet;
+pub mod history;
+pub mod http;
+pub mod logging;
+pub mod publish;
+pub mod scheduler;
+pub(crate) mod status;
+pub mod watch;
