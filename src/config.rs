@@ -25,6 +25,7 @@ pub use rules::Listen;
 pub use secret::Secret;
 pub use validate::{Overrides, PatternFlag, StoreFlag, at_next_start};
 
+use crate::host::Places;
 use std::{
     borrow::Cow,
     collections::BTreeSet,
@@ -254,6 +255,18 @@ impl LogFormat {
 
 /// Chroma's port plus 10000.
 pub const DEFAULT_PORT: u16 = 18000;
+
+impl From<&Arc<Config>> for Places {
+    fn from(config: &Arc<Config>) -> Self {
+        Self::from(&**config)
+    }
+}
+
+impl From<&Config> for Places {
+    fn from(config: &Config) -> Self {
+        Self { procfs: config.procfs.clone(), state_dir: config.state_dir.clone() }
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -5,18 +5,29 @@ pub mod state;
 pub mod turns;
 pub mod walk;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
 pub use sqlite_live::priority;
 pub(crate) use sqlite_live::{kernel, links};
 
-use crate::config::Config;
-
 /// Makes the C library give memory back that is free. To be called at the beginning.
 pub fn give_memory_back() {
     kernel::give_memory_back();
+}
+
+/// Where a program sees its host.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The procfs of the host.
+    pub procfs: PathBuf,
+    /// The state directory; none when nothing is to be kept.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// One per program.
@@ -39,31 +50,36 @@ pub struct Host {
 impl Host {
     /// The host for a program that watches: the owner of its state directory. Errs when that cannot be, so that it must not
     /// start. Waits for one that is just ending.
-    pub fn claim(config: &Config) -> Result<Self, state::Refused> {
-        let state = state::StateDir::claim(config.state_dir.clone(), state::PATIENCE)?;
-        Ok(Self::with_state(config, state))
+    pub fn claim(places: impl Into<Places>) -> Result<Self, state::Refused> {
+        let places = places.into();
+        let state = state::StateDir::claim(places.state_dir.clone(), state::PATIENCE)?;
+        Ok(Self::with_state(&places, state))
     }
 
     /// The host for a program whose state directory does not answer.
     #[must_use]
-    pub fn without_state(config: &Config) -> Self {
-        Self::with_state(config, state::StateDir::memory())
+    pub fn without_state(places: impl Into<Places>) -> Self {
+        Self::with_state(&places.into(), state::StateDir::memory())
     }
 
-    /// The host as `config` sees it; without a state directory where that cannot be had.
+    /// The host as it is seen at `places`; without a state directory where that cannot be had.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
-        Self::with_state(config, state::StateDir::open(config.state_dir.clone()))
+    pub fn new(places: impl Into<Places>) -> Self {
+        let places = places.into();
+        let state = state::StateDir::open(places.state_dir.clone());
+        Self::with_state(&places, state)
     }
 
     /// The host for a program that runs beside an exporter: it knows what that one keeps, and writes nothing.
     #[must_use]
-    pub fn read_only(config: &Config) -> Self {
-        Self::with_state(config, state::StateDir::read_only(config.state_dir.clone()))
+    pub fn read_only(places: impl Into<Places>) -> Self {
+        let places = places.into();
+        let state = state::StateDir::read_only(places.state_dir.clone());
+        Self::with_state(&places, state)
     }
 
-    fn with_state(config: &Config, state: state::StateDir) -> Self {
-        let boot = std::fs::read_to_string(config.procfs.join("sys/kernel/random/boot_id"));
+    fn with_state(places: &Places, state: state::StateDir) -> Self {
+        let boot = std::fs::read_to_string(places.procfs.join("sys/kernel/random/boot_id"));
         let ended_in: Option<String> = state.load(END_KIND, Path::new("/")).unwrap_or_default();
         if ended_in.is_some() {
             // From here on only another end in order may say so.
@@ -71,7 +87,7 @@ impl Host {
         }
         let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
-            processes: processes::ProcessTable::new(config.procfs.clone()),
+            processes: processes::ProcessTable::new(places.procfs.clone()),
             state,
             boot: boot.ok().map(|id| id.trim().to_owned()),
             ended_in,
@@ -113,15 +129,23 @@ mod tests {
     #[test]
     fn an_end_in_order_is_known_at_the_next_start_and_not_at_the_one_after() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { state_dir: Some(dir.path().join("state")), ..Config::default() };
-        let boot = Host::new(&config).boot;
+        let places = Places { procfs: "/proc".into(), state_dir: Some(dir.path().join("state")) };
+        let boot = Host::new(places.clone()).boot;
         assert!(boot.is_some());
-        assert_eq!(Host::new(&config).ended_in, None, "a program that was killed says nothing");
-        Host::new(&config).end_in_order();
+        assert_eq!(
+            Host::new(places.clone()).ended_in,
+            None,
+            "a program that was killed says nothing"
+        );
+        Host::new(places.clone()).end_in_order();
         for _ in 0..2 {
-            assert_eq!(Host::read_only(&config).ended_in, boot, "who only reads changes nothing");
+            assert_eq!(
+                Host::read_only(places.clone()).ended_in,
+                boot,
+                "who only reads changes nothing"
+            );
         }
-        assert_eq!(Host::new(&config).ended_in, boot);
-        assert_eq!(Host::new(&config).ended_in, None);
+        assert_eq!(Host::new(places.clone()).ended_in, boot);
+        assert_eq!(Host::new(places.clone()).ended_in, None);
     }
 }

@@ -13,12 +13,11 @@ use parking_lot::{Mutex, MutexGuard};
 use self::database::QueryError;
 use crate::{
     clock::{self, Ticks},
-    collectors::CollectError,
     config::{CollectorName, Config, Store, Through},
-    discover::Process,
+    facts::error::CollectError,
     host::{
         Host, links,
-        processes::{FileId, Held, Walk, walk},
+        processes::{FileId, Held, Process, Walk, walk},
     },
     progress::Progress,
 };

@@ -38,11 +38,11 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::Timestamp,
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::{Code, Finding, Severity},
     human,
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, device::Device},
-    watch::Wake,
 };
 
 static NEWEST: Desc = Desc::gauge(

@@ -33,6 +33,7 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::{Code, Finding},
     format::{
         schema,
@@ -44,7 +45,6 @@ use crate::{
         Context, DATABASE_FILE,
         database::{Abort, QueryError, Stamp},
     },
-    watch::Wake,
 };
 
 /// Those that a look judges, then those that need a whole queue, then those that need all records.

@@ -29,10 +29,10 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::{Code, Finding},
     sample::{Desc, Observation, Sample},
     store::{Context, space::Space},
-    watch::Wake,
 };
 
 static SIZE_BYTES: Desc =

@@ -49,6 +49,7 @@ use super::{
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::{Code, Finding, Severity, Template},
     format::{
         schema::{Family, Release, parse_release},
@@ -60,7 +61,6 @@ use crate::{
         Context,
         database::{Limits, QueryError},
     },
-    watch::Wake,
 };
 
 static CODES: [Code; 13] = [

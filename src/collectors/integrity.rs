@@ -39,10 +39,10 @@ use crate::{
     clock::{self, Timestamp},
     config::{CollectorName, Config, Store},
     facts::duration,
+    facts::wake::Wake,
     findings::{Code, Finding},
     sample::{CheckState, Desc, Observation},
     store::Context,
-    watch::Wake,
 };
 
 static CODES: [Code; 24] = [

@@ -13,12 +13,12 @@ use super::{Collector, Pace, Turn, server};
 use crate::{
     clock::Timestamp,
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::{Code, Finding},
     format::log::{Scanner, Signature},
     hidden,
     sample::{Desc, Observation},
     store::Context,
-    watch::Wake,
 };
 
 static LINES: Desc = Desc::counter(

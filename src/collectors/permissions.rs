@@ -26,11 +26,11 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::Code,
     host::processes::FileId,
     sample::{Desc, Observation, Sample},
     store::Context,
-    watch::Wake,
 };
 
 use self::{

@@ -28,11 +28,11 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::Code,
     host::processes::{Blind, FileId, Holder, Walk, walk::ended},
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, database::Limits},
-    watch::Wake,
 };
 
 static PROCESSES: Desc = Desc::gauge(

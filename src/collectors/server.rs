@@ -18,11 +18,11 @@ use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     clock::{self, Timestamp},
     config::{CollectorName, Config, ServerProbe, Store},
+    facts::wake::Wake,
     findings::{Code, Finding},
     format::api,
     sample::{Desc, Observation},
     store::Context,
-    watch::Wake,
 };
 
 static UP: Desc = Desc::gauge(

@@ -18,7 +18,8 @@ use super::{
     validate::Surroundings,
     yaml::{self, SOURCE_BYTES_MAX},
 };
-use crate::{deliver::receivers::list, format::accounts::Accounts, host::links, sample::Desc};
+use crate::{deliver::receivers::list, format::accounts::Accounts, sample::Desc};
+use sqlite_live::links;
 
 /// The configuration that file, flags and host give together, or every problem of it. `series` are the families that a rule of
 /// the operator's own may be about.

@@ -1,6 +1,8 @@
 //! A value that must not be seen: where it stands, never what it says. Reading it is the business of the receiver, at every
 //! send, so that a rotated secret counts at once.
 
+pub use crate::facts::hidden::SHOWN;
+
 use std::{fmt, path::PathBuf};
 
 /// Where a secret stands. `Debug` and `Display` tell the place; of one that stands in the configuration itself they say
@@ -34,9 +36,6 @@ impl Secret {
         Self(Source::File(path.into()))
     }
 }
-
-/// What stands for a secret wherever one is shown.
-pub const SHOWN: &str = "<secret>";
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

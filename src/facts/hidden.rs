@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use parking_lot::RwLock;
 
-use crate::config::secret::SHOWN;
+/// What stands for a secret wherever one is shown.
+pub const SHOWN: &str = "<secret>";
 
 /// Longest first, so that no part of one is left over when it holds another.
 static WORDS: RwLock<Vec<String>> = RwLock::new(Vec::new());

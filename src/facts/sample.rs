@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    collectors::CollectError,
+    facts::error::CollectError,
     findings::{Code, Finding},
     firsts::Firsts,
 };

@@ -25,7 +25,7 @@ use crate::{
     config::{Store, Through, rules},
     format::proc::{Mount, OWN_COMM, parse_fdinfo_mount, parse_mountinfo, parse_stat},
     host::processes::{
-        FileId, is_sqlite_tool, mounts,
+        FileId, Process, is_sqlite_tool, mounts,
         walk::{self, Descriptor, KernelThreads, Visitor},
     },
     store::{DATABASE_FILE, device::Device},
@@ -40,15 +40,6 @@ pub struct Found {
     pub file: FileId,
     /// Who holds it.
     pub holders: Vec<Process>,
-}
-
-/// A process, and not another one that got its pid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process {
-    /// Process id in the namespace of the procfs that was read.
-    pub pid: u32,
-    /// When it started, in clock ticks after boot.
-    pub start_ticks: u64,
 }
 
 /// The directories that running Chroma processes hold, ordered by path, each with a name of its own: what a program that looks

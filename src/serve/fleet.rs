@@ -18,10 +18,13 @@ use crate::{
     collectors::CollectError,
     config::{Config, Store},
     discover::{
-        self, Process,
+        self,
         roster::{self, Change, Roster},
     },
-    host::{Host, processes::walk},
+    host::{
+        Host,
+        processes::{Process, walk},
+    },
     scheduler::{self, Board, Workers},
     store::{self, Context, DATABASE_FILE, device::Device},
     watch::Watches,

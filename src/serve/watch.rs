@@ -5,8 +5,6 @@ mod space;
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    ops::BitOr,
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
@@ -22,71 +20,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use self::space::{Registered, SpaceWatch};
+pub use crate::facts::wake::Wake;
 use crate::store::DATABASE_FILE;
-
-/// A set of kinds of file events.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wake(u8);
-
-impl Wake {
-    /// Nothing happened.
-    pub const NONE: Self = Self(0);
-    /// Bytes of the database or a segment changed.
-    pub const DATA: Self = Self(1);
-    /// An entry appeared, vanished or was renamed.
-    pub const NAMES: Self = Self(2);
-    /// Owner or mode of an entry changed.
-    pub const ATTRIBUTES: Self = Self(4);
-    /// Somebody opened the database, or closed it who could write to it.
-    pub const OPENED: Self = Self(8);
-    /// The journal came, changed or went.
-    pub const JOURNAL: Self = Self(16);
-    /// Events were lost, or the directory itself was exchanged: look at everything.
-    pub const RESCAN: Self = Self(32);
-    /// The filesystem became fuller or emptier.
-    pub const SPACE: Self = Self(64);
-
-    /// Whether the sets share a kind.
-    #[must_use]
-    pub const fn meets(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Whether there is any besides `other`.
-    #[must_use]
-    pub const fn beyond(self, other: Self) -> bool {
-        self.0 & !other.0 != 0
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
-
-impl BitOr for Wake {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-impl fmt::Debug for Wake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = ["data", "names", "attributes", "opened", "journal", "rescan", "space"];
-        f.debug_set()
-            .entries(
-                names
-                    .iter()
-                    .enumerate()
-                    .filter(|(bit, _)| self.0 & (1 << bit) != 0)
-                    .map(|(_, n)| n),
-            )
-            .finish()
-    }
-}
 
 /// What one collector waits on.
 #[derive(Debug)]
@@ -106,7 +41,7 @@ impl WakeSlot {
 
     /// Adds events; those outside the mask are dropped.
     pub fn add(&self, wake: Wake) {
-        let wanted = wake.0 & self.mask.0;
+        let wanted = wake.bits() & self.mask.bits();
         if wanted != 0 && self.pending.fetch_or(wanted, Ordering::AcqRel) == 0 {
             self.notify.notify_one();
         }
@@ -115,7 +50,7 @@ impl WakeSlot {
     /// Takes what has come so far.
     #[must_use]
     pub fn take(&self) -> Wake {
-        Wake(self.pending.swap(0, Ordering::AcqRel))
+        Wake::from_bits(self.pending.swap(0, Ordering::AcqRel))
     }
 
     /// Waits until something has come.
@@ -327,7 +262,11 @@ mod tests {
         let mut seen = Wake::NONE;
         wait(&format!("{want:?}"), SOON, || {
             seen = seen | slot.take();
-            if seen.0 & want.0 == want.0 { Ok(seen) } else { Err(format!("only {seen:?}")) }
+            if seen.bits() & want.bits() == want.bits() {
+                Ok(seen)
+            } else {
+                Err(format!("only {seen:?}"))
+            }
         })
     }
 
@@ -339,7 +278,7 @@ mod tests {
         let database = dir.path().join(DATABASE_FILE);
         fs::write(&database, "x").unwrap();
         // How full the disk is changes by itself.
-        let all = WakeSlot::new(Wake(!Wake::SPACE.0));
+        let all = WakeSlot::new(Wake::from_bits(!Wake::SPACE.bits()));
         let only_opened = WakeSlot::new(Wake::OPENED);
         let watches = Watches::default();
         let _watch =
@@ -373,7 +312,7 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
-        let slot = WakeSlot::new(Wake(!Wake::SPACE.0));
+        let slot = WakeSlot::new(Wake::from_bits(!Wake::SPACE.bits()));
         let _watch = Watches::default().start(dir.path(), 1, vec![Arc::clone(&slot)]).unwrap();
         fs::write(outside.path().join("file"), "x").unwrap();
         fs::write(dir.path().join("marker"), "x").unwrap();
@@ -395,7 +334,7 @@ mod tests {
         }
         let watches = Watches::default();
         let slots: [Arc<WakeSlot>; 4] =
-            std::array::from_fn(|_| WakeSlot::new(Wake(!Wake::SPACE.0)));
+            std::array::from_fn(|_| WakeSlot::new(Wake::from_bits(!Wake::SPACE.bits())));
         let start = |dir: &Path, device, slot: usize| {
             watches.start(dir, device, vec![Arc::clone(&slots[slot])]).unwrap()
         };

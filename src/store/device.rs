@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::space::Space;
 use crate::{
     clock::{self, Ticks},
-    collectors::CollectError,
+    facts::error::CollectError,
 };
 
 /// The filesystem under one persist directory.

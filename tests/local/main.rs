@@ -3,6 +3,7 @@
 
 mod access_truth;
 mod alerts;
+mod arrows;
 mod cli;
 mod damage_served;
 mod dashboards;

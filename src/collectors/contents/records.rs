@@ -590,8 +590,8 @@ mod tests {
     use super::*;
     use crate::{
         collectors::{Turn, testing::patient},
+        facts::wake::Wake,
         store::database::Database,
-        watch::Wake,
     };
 
     fn copy(to: &Path) -> Database {

@@ -25,7 +25,6 @@ use crate::{
     clock::{self, Timestamp},
     collectors::CollectError,
     config::CollectorName,
-    facts::duration,
     findings::Finding,
     format::uuid::Uuid,
     host::{links::Place, turns::Turn},

@@ -15,8 +15,8 @@ use crate::{
     alert::{message::Notification, outbox::policy::Policy},
     clock::Timestamp,
     config::{
-        Secret,
         report::At,
+        secret::Secret,
         section::{Section, shown, text},
     },
 };

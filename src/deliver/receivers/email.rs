@@ -34,8 +34,8 @@ use super::{
 use crate::{
     alert::message::{Failure, Outcome},
     config::{
-        Secret,
         report::At,
+        secret::Secret,
         section::{self, shown, text},
         target,
     },

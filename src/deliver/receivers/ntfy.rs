@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     alert::message::{Failure, Notification, Outcome, Reason, Status},
-    config::Secret,
+    config::secret::Secret,
     findings::Severity,
 };
 

@@ -17,7 +17,7 @@ use crate::{
         message::{Failure, Notification, Outcome, Reason, Status},
         outbox::policy::Policy,
     },
-    config::Secret,
+    config::secret::Secret,
     findings::Severity,
 };
 

@@ -20,7 +20,7 @@ use crate::{
         outbox::policy::Policy,
     },
     clock::Timestamp,
-    config::Secret,
+    config::secret::Secret,
     format::hash::{FNV_START, fnv1a},
 };
 

@@ -11,7 +11,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::{Holder, walk};
 use crate::{
-    collectors::CollectError,
+    facts::error::CollectError,
     format::proc::{ProcTextError, Stat, parse_open_files_limit, parse_resident_pages, parse_stat},
 };
 

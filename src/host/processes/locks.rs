@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{FileId, Holder, walk};
 use crate::{
-    collectors::CollectError,
+    facts::error::CollectError,
     format::proc::{Lock, parse_locks},
 };
 

@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{collectors::CollectError, format::proc::parse_stat};
+use crate::{facts::error::CollectError, format::proc::parse_stat};
 
 /// Why a walk gave nothing.
 #[derive(Debug, Clone, thiserror::Error)]
