@@ -11,11 +11,11 @@ use std::{fs, io, path::Path};
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
     config::{CollectorName, Config, Store},
+    facts::wake::Wake,
     findings::{Code, Finding},
     host::processes::{FileId, Holder, walk::ended},
     sample::{Desc, Observation},
     store::{Context, database::Stamp},
-    watch::Wake,
 };
 
 static OPEN: Desc = Desc::gauge(
