@@ -35,6 +35,8 @@ pub struct SqliteHeader {
     pub encoding: u32,
     /// Whether free pages are given back (`auto_vacuum`).
     pub auto_vacuum: bool,
+    /// Whether that is done only when asked. Nobody sets it without `auto_vacuum`, and `integrity_check` says so.
+    pub incremental_vacuum: bool,
     /// A number of the application.
     pub user_version: u32,
     /// A number of the application.
@@ -136,6 +138,7 @@ impl SqliteHeader {
             schema_format: u32_at(head, 44),
             encoding: u32_at(head, 56),
             auto_vacuum: u32_at(head, 52) != 0,
+            incremental_vacuum: u32_at(head, 64) != 0,
             user_version: u32_at(head, 60),
             application_id: u32_at(head, 68),
         };

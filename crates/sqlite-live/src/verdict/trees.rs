@@ -64,7 +64,7 @@ pub(super) fn read(
     let mut head = [0; HEADER_LEN];
     file.read_exact_at(&mut head, 0)?;
     let header = SqliteHeader::parse(&head).map_err(|_| Odd("a header that is none"))?;
-    if header.auto_vacuum || header.encoding != UTF_8 {
+    if header.auto_vacuum || header.incremental_vacuum || header.encoding != UTF_8 {
         return Err(Odd("a form that is not known").into());
     }
     let stop = AtomicBool::new(false);
