@@ -109,9 +109,9 @@ fn trees(path: &Path, entries: bool) {
     let database = Database::new(path.to_owned());
     let file = database.open_plain().expect("database");
     let _brought = bring(&file);
-    let mut lane = database.connect().expect("connection");
+    let mut reader = database.connect().expect("connection");
     let stop = AtomicBool::new(false);
-    let known = sqlite_live::verdict::trees_alone(&mut lane, entries, &limits(&stop))
+    let known = sqlite_live::verdict::trees_alone(&mut reader, entries, &limits(&stop))
         .result
         .expect("an answer");
     assert!(known, "SQLite would have to be asked");
@@ -132,9 +132,9 @@ fn in_file(path: &Path, pragma: &str) {
     let database = Database::new(path.to_owned());
     let file = database.open_plain().expect("database");
     let _brought = bring(&file);
-    let lanes = [database.connect().expect("connection"), database.connect().expect("connection")];
+    let readers = [database.connect().expect("connection"), database.connect().expect("connection")];
     let stop = AtomicBool::new(false);
-    let verdict = pages::whole(lanes, pragma, &limits(&stop), &Progress::default())
+    let verdict = pages::whole(readers, pragma, &limits(&stop), &Progress::default())
         .result
         .expect("a verdict");
     assert!(verdict.findings.is_empty(), "{:?}", verdict.findings);
@@ -161,7 +161,7 @@ fn on_copy(path: &Path, pragma: &str) {
     let began = clock::ticks();
     let mut view = view::take(&database, &options).expect("a view");
     println!("  copied in {:.2} s", began.elapsed().as_secs_f64());
-    let verdict = pages::whole(view.lanes(), pragma, &limits(&stop), &Progress::default())
+    let verdict = pages::whole(view.readers(), pragma, &limits(&stop), &Progress::default())
         .result
         .expect("a verdict");
     assert!(verdict.findings.is_empty(), "{:?}", verdict.findings);

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let long = Duration::from_hours(1);
     let limits = Limits { hold: long, hold_unwaited: long, stop: &stop, progress: None };
-    let verdict = verdict::whole(&mut view.lanes(), verdict::FULL, &limits, &progress).result?;
+    let verdict = verdict::whole(&mut view.readers(), verdict::FULL, &limits, &progress).result?;
     match &verdict.lines[..] {
         [] => println!("ok"),
         lines => println!("{}", lines.join("\n")),

@@ -50,7 +50,7 @@ pub struct Verdict {
 }
 
 /// A connection by which a check looks at a database. Two are asked side by side.
-pub trait Lane: Send {
+pub trait Reader: Send {
     /// The connection, to be set up.
     fn connection_mut(&mut self) -> &mut Connection;
 
@@ -62,7 +62,7 @@ pub trait Lane: Send {
     ) -> Timed<T>;
 }
 
-impl Lane for ReadConnection<'_> {
+impl Reader for ReadConnection<'_> {
     fn connection_mut(&mut self) -> &mut Connection {
         self.connection_mut()
     }
@@ -76,7 +76,7 @@ impl Lane for ReadConnection<'_> {
     }
 }
 
-impl Lane for CopyConnection<'_> {
+impl Reader for CopyConnection<'_> {
     fn connection_mut(&mut self) -> &mut Connection {
         self.connection_mut()
     }
@@ -100,36 +100,36 @@ const STEPS: i32 = 10_000;
 
 /// Says what `quick_check` or `integrity_check` of the whole file would find. `limits` are those of each transaction; `progress`
 /// is one over the bytes of the file.
-pub fn whole<L: Lane>(
-    lanes: &mut [L; 2],
+pub fn whole<R: Reader>(
+    readers: &mut [R; 2],
     pragma: &str,
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
     progress.take_way();
-    for lane in lanes.iter_mut() {
-        if let Err(error) = pause_within(lane, progress) {
+    for reader in readers.iter_mut() {
+        if let Err(error) = pause_within(reader, progress) {
             return Timed { result: Err(error.into()), held: Duration::ZERO };
         }
     }
-    let mut asking = Asking { lanes, pragma, limits, progress, held: Duration::ZERO };
+    let mut asking = Asking { readers, pragma, limits, progress, held: Duration::ZERO };
     let result = asking.ask();
     Timed { result, held: asking.held }
 }
 
 /// What SQLite itself says of the whole file, by nothing but its pragma: what [`whole`] is compared with. It takes much
 /// longer. What SQLite says of a full text that it cannot judge is left out; the check is unjudged when it says nothing else.
-pub fn of_sqlite<L: Lane>(
-    lane: &mut L,
+pub fn of_sqlite<R: Reader>(
+    reader: &mut R,
     pragma: &str,
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
     progress.take_way();
-    if let Err(error) = pause_within(lane, progress) {
+    if let Err(error) = pause_within(reader, progress) {
         return Timed { result: Err(error.into()), held: Duration::ZERO };
     }
-    let Timed { result, held } = lane.within(limits, |connection, _| {
+    let Timed { result, held } = reader.within(limits, |connection, _| {
         let mut said = said(connection, &format!("PRAGMA {pragma}({ROWS_MAX})"))?;
         let unsure = drop_unsure(connection, &mut said.lines)?;
         Ok((said, unsure))
@@ -142,19 +142,19 @@ pub fn of_sqlite<L: Lane>(
 }
 
 /// Lets SQLite pause within a statement while it is the turn of others.
-fn pause_within<L: Lane>(lane: &mut L, progress: &Progress) -> rusqlite::Result<()> {
+fn pause_within<R: Reader>(reader: &mut R, progress: &Progress) -> rusqlite::Result<()> {
     let progress = progress.clone();
     let pause = move || {
         progress.checkpoint_within();
         false
     };
-    lane.connection_mut().progress_handler(STEPS, Some(pause))
+    reader.connection_mut().progress_handler(STEPS, Some(pause))
 }
 
 /// Whether all trees are whole, told without a pragma; `false` when it would have to be asked. With `entries`, each index is
 /// compared with its table. A part of [`whole`], to be measured alone.
-pub fn trees_alone<L: Lane>(lane: &mut L, entries: bool, limits: &Limits<'_>) -> Timed<bool> {
-    lane.within(limits, |connection, file| {
+pub fn trees_alone<R: Reader>(reader: &mut R, entries: bool, limits: &Limits<'_>) -> Timed<bool> {
+    reader.within(limits, |connection, file| {
         let shape = trees::shape(connection)?;
         let whole = |shape: &Shape| {
             trees::read(connection, file, shape, entries, &Progress::default()).is_ok()
@@ -163,8 +163,8 @@ pub fn trees_alone<L: Lane>(lane: &mut L, entries: bool, limits: &Limits<'_>) ->
     })
 }
 
-struct Asking<'a, L> {
-    lanes: &'a mut [L; 2],
+struct Asking<'a, R> {
+    readers: &'a mut [R; 2],
     pragma: &'a str,
     limits: &'a Limits<'a>,
     progress: &'a Progress,
@@ -186,7 +186,7 @@ struct Said {
 /// What a side of the full text says, or why that is not known.
 type Reckoned = Result<fulltext::Said, Doubt>;
 
-impl<L: Lane> Asking<'_, L> {
+impl<R: Reader> Asking<'_, R> {
     fn ask(&mut self) -> Result<Verdict, QueryError> {
         let known = self.alone(|connection, _| {
             plain_tables(connection)?;
@@ -229,12 +229,12 @@ impl<L: Lane> Asking<'_, L> {
         Ok(Verdict { lines: said.lines, pages: said.pages, gave_up: said.gave_up })
     }
 
-    /// One question on the first lane.
+    /// One question on the first reader.
     fn alone<T>(
         &mut self,
         work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
     ) -> Result<T, QueryError> {
-        let timed = self.lanes[0].within(self.limits, work);
+        let timed = self.readers[0].within(self.limits, work);
         self.held = self.held.max(timed.held);
         timed.result
     }
@@ -250,9 +250,9 @@ impl<L: Lane> Asking<'_, L> {
             [bytes / 2 * 3, bytes / 2].map(|bytes| Share { progress: self.progress, bytes });
         self.progress.grow(bytes * 2);
         let refusing = Arc::new(AtomicBool::new(true));
-        leave_out(self.lanes[0].connection_mut(), Some((known.table.as_str(), &refusing)))?;
+        leave_out(self.readers[0].connection_mut(), Some((known.table.as_str(), &refusing)))?;
         let both = self.side_by_side(known, &parts, &shares, shape, &refusing);
-        leave_out(self.lanes[0].connection_mut(), None)?;
+        leave_out(self.readers[0].connection_mut(), None)?;
         let (mut said, text) = both?;
         let doubt = match text {
             Ok(None) => return Ok(said),
@@ -283,7 +283,7 @@ impl<L: Lane> Asking<'_, L> {
         Ok(said)
     }
 
-    /// The doubt is `None` when the full text is whole. The first lane begins with all else, the second with the index of the
+    /// The doubt is `None` when the full text is whole. The first reader begins with all else, the second with the index of the
     /// full text, and both share its documents.
     fn side_by_side(
         &mut self,
@@ -294,7 +294,7 @@ impl<L: Lane> Asking<'_, L> {
         refusing: &AtomicBool,
     ) -> Result<(Said, Result<Option<Doubt>, QueryError>), QueryError> {
         let (pragma, limits, progress) = (self.pragma, self.limits, self.progress);
-        let [first, second] = &mut *self.lanes;
+        let [first, second] = &mut *self.readers;
         let [here, there] = meeting::two();
         let documents = |connection: &Connection| {
             reckoned(fulltext::of_documents(connection, known, parts, of_documents))

@@ -182,7 +182,7 @@ impl View {
     }
 
     /// Two connections to the copy that can be asked side by side.
-    pub fn lanes(&mut self) -> [CopyConnection<'_>; 2] {
+    pub fn readers(&mut self) -> [CopyConnection<'_>; 2] {
         let Scratch { file, connections } = &mut self.scratch;
         connections.each_mut().map(|connection| CopyConnection { connection, file })
     }

@@ -473,8 +473,8 @@ impl Asking<'_> {
             Said { findings: schema::findings(self.context, &timed.result?)?, pages: None }
         } else {
             self.progress().begin(Phase::Checking, before.size_bytes);
-            let lanes = [connection, database.connect()?];
-            let timed = pages::whole(lanes, check.pragma(), &limits, self.progress());
+            let readers = [connection, database.connect()?];
+            let timed = pages::whole(readers, check.pragma(), &limits, self.progress());
             self.held = timed.held.max(self.held);
             let verdict = timed.result?;
             #[cfg(test)]
@@ -598,7 +598,7 @@ impl Asking<'_> {
         let work = |stop: &AtomicBool| {
             let (hold, hold_unwaited) = (deadline, deadline);
             let limits = Limits { hold, hold_unwaited, stop, progress: Some(progress) };
-            pages::whole(view.lanes(), check.pragma(), &limits, progress).result
+            pages::whole(view.readers(), check.pragma(), &limits, progress).result
         };
         let answer = quietly(quiet, self.stop, work)?;
         let verdict = match answer {
@@ -628,8 +628,8 @@ impl Asking<'_> {
         let answer = quietly(quiet, self.stop, |stop| {
             let (hold, hold_unwaited) = (deadline, deadline);
             let limits = Limits { hold, hold_unwaited, stop, progress: Some(progress) };
-            let [lane, _] = view.lanes();
-            pages::of_sqlite(lane, check.pragma(), &limits, progress).result
+            let [reader, _] = view.readers();
+            pages::of_sqlite(reader, check.pragma(), &limits, progress).result
         });
         let found = match answer {
             Ok(Ok(verdict)) if verdict.findings.is_empty() => {

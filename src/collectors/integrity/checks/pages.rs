@@ -1,7 +1,7 @@
 //! What `quick_check` and `integrity_check` say, as findings: which code each line is, and what the pages in it belong to.
 
 use super::places::{self, Tree};
-use sqlite_live::verdict::{self, Lane, ROWS_MAX};
+use sqlite_live::verdict::{self, Reader, ROWS_MAX};
 
 use crate::{
     findings::{Code, Finding},
@@ -23,29 +23,29 @@ pub struct Verdict {
 
 /// Says what `quick_check` or `integrity_check` of the whole file would find. `limits` are those of each transaction; `progress`
 /// is one over the bytes of the file.
-pub fn whole<L: Lane>(
-    mut lanes: [L; 2],
+pub fn whole<R: Reader>(
+    mut readers: [R; 2],
     pragma: &str,
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
-    let said = verdict::whole(&mut lanes, pragma, limits, progress);
-    in_words(&mut lanes[0], said, limits)
+    let said = verdict::whole(&mut readers, pragma, limits, progress);
+    in_words(&mut readers[0], said, limits)
 }
 
 /// The same as [`whole`], by SQLite's pragma alone.
-pub(super) fn of_sqlite<L: Lane>(
-    mut lane: L,
+pub(super) fn of_sqlite<R: Reader>(
+    mut reader: R,
     pragma: &str,
     limits: &Limits<'_>,
     progress: &Progress,
 ) -> Timed<Verdict> {
-    let said = verdict::of_sqlite(&mut lane, pragma, limits, progress);
-    in_words(&mut lane, said, limits)
+    let said = verdict::of_sqlite(&mut reader, pragma, limits, progress);
+    in_words(&mut reader, said, limits)
 }
 
-fn in_words<L: Lane>(
-    lane: &mut L,
+fn in_words<R: Reader>(
+    reader: &mut R,
     said: Timed<verdict::Verdict>,
     limits: &Limits<'_>,
 ) -> Timed<Verdict> {
@@ -55,7 +55,7 @@ fn in_words<L: Lane>(
             Vec::new()
         } else {
             // What they are about; damage may keep that from being known.
-            let described = lane.within(limits, |connection, file| {
+            let described = reader.within(limits, |connection, file| {
                 let trees = places::trees(connection).unwrap_or_default();
                 let described = places::describe(connection, file, &said.lines, &trees);
                 Ok((trees, described))
@@ -206,9 +206,9 @@ mod tests {
         let stop = AtomicBool::new(false);
         let long = Duration::from_mins(10);
         let limits = Limits { hold: long, hold_unwaited: long, stop: &stop, progress: None };
-        let lanes = [database.connect().unwrap(), database.connect().unwrap()];
+        let readers = [database.connect().unwrap(), database.connect().unwrap()];
         let findings =
-            whole(lanes, "integrity_check", &limits, &Progress::default()).result.unwrap();
+            whole(readers, "integrity_check", &limits, &Progress::default()).result.unwrap();
         let found = findings.findings.iter().find(|f| f.code == Code::SqliteIndexCorrupt).unwrap();
         assert!(found.items_total >= 300, "{}", found.evidence);
     }
@@ -237,8 +237,8 @@ mod tests {
         let stop = AtomicBool::new(false);
         let long = Duration::from_mins(10);
         let limits = Limits { hold: long, hold_unwaited: long, stop: &stop, progress: None };
-        let lanes = [database.connect().unwrap(), database.connect().unwrap()];
-        whole(lanes, "integrity_check", &limits, &Progress::default()).result
+        let readers = [database.connect().unwrap(), database.connect().unwrap()];
+        whole(readers, "integrity_check", &limits, &Progress::default()).result
     }
 
     #[test]
