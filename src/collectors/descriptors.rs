@@ -31,7 +31,7 @@ pub(super) static DESCS: [&Desc; 2] = [&OPEN, &MAX];
 
 static CODES: [Code; 1] = [Code::DescriptorsLow];
 
-/// See the module.
+/// File descriptors of the processes that hold one store.
 #[derive(Debug)]
 pub struct Descriptors {
     context: Context,

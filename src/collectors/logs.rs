@@ -36,7 +36,7 @@ pub(super) static DESCS: [&Desc; 3] = [&LINES, &FILES, &UNREAD];
 
 static CODES: [Code; 2] = [Code::LogPanic, Code::LogError];
 
-/// See the module.
+/// What the log of one store's server tells.
 #[derive(Debug)]
 pub struct Logs {
     context: Context,

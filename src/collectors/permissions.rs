@@ -40,7 +40,7 @@ use self::{
     servers::{Server, Servers, Users},
 };
 
-/// See the module.
+/// Owners, groups and modes of one store.
 #[derive(Debug)]
 pub struct Permissions {
     context: Context,

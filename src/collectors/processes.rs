@@ -104,7 +104,7 @@ static CODES: [Code; 5] = [
     Code::LockHeld,
 ];
 
-/// See the module.
+/// Who holds the database of one store.
 #[derive(Debug)]
 pub struct Processes {
     context: Context,

@@ -58,7 +58,7 @@ pub(super) static DESCS: [&Desc; 6] = [&UP, &SUCCESS, &DURATION, &STATUS, &INFO,
 
 static CODES: [Code; 3] = [Code::ServerUnreachable, Code::ServerFailing, Code::ServerElsewhere];
 
-/// See the module.
+/// Whether the server of one store answers, and agrees with its directory.
 #[derive(Debug)]
 pub struct Server {
     context: Context,
