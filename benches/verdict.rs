@@ -132,7 +132,8 @@ fn in_file(path: &Path, pragma: &str) {
     let database = Database::new(path.to_owned());
     let file = database.open_plain().expect("database");
     let _brought = bring(&file);
-    let readers = [database.connect().expect("connection"), database.connect().expect("connection")];
+    let readers =
+        [database.connect().expect("connection"), database.connect().expect("connection")];
     let stop = AtomicBool::new(false);
     let verdict = pages::whole(readers, pragma, &limits(&stop), &Progress::default())
         .result

@@ -7,6 +7,7 @@
 
 mod alerts;
 mod bound;
+mod families;
 mod own;
 mod readings;
 

@@ -32,8 +32,8 @@ use std::{
 
 use self::{
     catalogue::{Catalogue, Row, told_elsewhere, told_nowhere},
-    deep::{Deep, Outcome, Task},
-    judge::{Case, State, Verdict, judge, judge_lost},
+    deep::{Outcome, Task},
+    judge::{Case, Deep, State, Verdict, judge, judge_lost},
     look::{FileLook, Folder, Look},
     memory::Memory,
     moving::Lost,

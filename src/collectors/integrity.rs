@@ -267,7 +267,7 @@ impl Integrity {
             }
             memory.past_mut(check).note(&outcome, duration, ended, about);
             if check == Check::Full {
-                memory.comparisons.note(&outcome, ended);
+                memory.comparisons.note(outcome.state, outcome.compared.as_ref(), ended);
                 self.compared = outcome.compared;
             }
         }

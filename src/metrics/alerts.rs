@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::readings::Families;
+use super::families::Families;
 use crate::{
     alert::{
         message::{Alert, Failure},

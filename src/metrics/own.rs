@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::{Mutex, MutexGuard};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::readings::Families;
+use super::families::Families;
 use crate::{
     alert::report::AlertReport,
     clock::Timestamp,

@@ -37,7 +37,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, config::DbConfig, ffi, limits::Limit};
 
 use self::rest::Rest;
-use super::view::REMOTE_MAGICS;
+use super::space::REMOTE_MAGICS;
 use crate::{
     FileId,
     clock::{self, Timestamp},

@@ -43,6 +43,21 @@ impl Space {
     }
 }
 
+/// `f_type` of filesystems whose files others may change unseen: NFS, SMB (three), FUSE, 9P, Ceph, AFS, Coda, GFS2, OCFS2.
+pub const REMOTE_MAGICS: [u32; 11] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+    0x7375_7245,
+    0x0116_1970,
+    0x7461_636f,
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;

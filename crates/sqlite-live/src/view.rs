@@ -57,7 +57,7 @@ use super::database::{
     Database, Limits, QueryError, ReadConnection, SharedLock, Stamp, Timed, kind_of, read_up_to,
     run_within,
 };
-use crate::{clock, priority::Prompt, progress::Progress};
+use crate::{clock, priority::Prompt, progress::Progress, space::REMOTE_MAGICS};
 use chroma_format::sqlite::SqliteHeader;
 
 /// How a view is to be taken.
@@ -535,20 +535,6 @@ const READY_MAX: Duration = Duration::from_millis(100);
 const DAMAGED: ViewError = ViewError::Unsuited("its header is damaged");
 /// Room for growth while we copy, besides an eighth of the size.
 const GROWTH_BYTES: u64 = 64 << 20;
-/// `f_type` of filesystems whose files others may change unseen: NFS, SMB (three), FUSE, 9P, Ceph, AFS, Coda, GFS2, OCFS2.
-pub const REMOTE_MAGICS: [u32; 11] = [
-    0x6969,
-    0x517b,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x6573_5546,
-    0x0102_1997,
-    0x00c3_6400,
-    0x5346_414f,
-    0x7375_7245,
-    0x0116_1970,
-    0x7461_636f,
-];
 
 #[cfg(test)]
 mod tests;

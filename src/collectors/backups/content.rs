@@ -8,7 +8,7 @@ use rustix::fs::Advice;
 use super::{
     entry::{Fault, Reason},
     holds::Holds,
-    packed::Unpacked,
+    packed::{Blocks, Unpacked},
 };
 use crate::{
     format::{
@@ -30,14 +30,6 @@ pub(super) enum Walked {
     Whole(Holds),
     /// It was stopped at a limit.
     GivenUp,
-}
-
-/// Where blocks come from.
-pub(super) trait Blocks {
-    /// Fills the buffer as far as there are bytes, and says how far.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Steps over bytes; `false` when there are not so many.
-    fn skip(&mut self, bytes: u64) -> io::Result<bool>;
 }
 
 /// A file that is read where it must be.

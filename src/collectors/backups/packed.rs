@@ -10,8 +10,15 @@ use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
-use super::content::Blocks;
 use crate::format::archive::{Kind, ZstdFrame};
+
+/// Where blocks come from.
+pub(super) trait Blocks {
+    /// Fills the buffer as far as there are bytes, and says how far.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Steps over bytes; `false` when there are not so many.
+    fn skip(&mut self, bytes: u64) -> io::Result<bool>;
+}
 
 /// What comes out of a packed file, as far as its bounds go.
 pub(super) struct Unpacked<'a> {

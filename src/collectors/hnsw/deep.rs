@@ -14,11 +14,11 @@ use std::{
 
 use super::{
     catalogue::{Row, told_elsewhere, told_nowhere},
-    judge::{Case, judge},
+    judge::{Case, Deep, judge},
     look::{FileLook, Folder, Look, Part},
     moving::{Lost, Moving, Unsettled},
     reach::{Reach, reach},
-    records::{self, Asker, Compared, Comparison, Queue, Replay},
+    records::{self, Asker, Comparison, Queue, Replay},
     walk::{self, Manner, MetadataLook, Refused, Walked, quietly},
 };
 use crate::{
@@ -49,17 +49,6 @@ pub(super) struct Task {
     pub(super) full: bool,
     pub(super) gentle: bool,
     pub(super) now: Timestamp,
-}
-
-/// What it gave for one segment.
-#[derive(Debug, Clone)]
-pub(super) struct Deep {
-    /// The state of the files that it is about.
-    pub(super) stamps: [Option<FileLook>; 5],
-    /// `None` when it was not asked for.
-    pub(super) walked: Option<Arc<Walked>>,
-    /// `None` when the tables could not be asked.
-    pub(super) compared: Option<Arc<Compared>>,
 }
 
 /// What it gave in all.

@@ -1,10 +1,11 @@
 //! What the looks at one segment mean: pure, so that every case stands in a table. The first thing that is wrong explains
 //! what follows from it, so a segment has one finding at most.
 
+use std::sync::Arc;
+
 use super::{
     catalogue::{Distance, Row},
-    deep::Deep,
-    look::{Folder, Part},
+    look::{FileLook, Folder, Part},
     moving::Lost,
     records::{Compared, Replay},
     walk::{MetadataLook, Readable, Walked},
@@ -14,6 +15,17 @@ use crate::{
     format::hnsw::{Exchange, Header, HeaderError},
     human,
 };
+
+/// What the expensive look gave for one segment.
+#[derive(Debug, Clone)]
+pub(super) struct Deep {
+    /// The state of the files that it is about.
+    pub(super) stamps: [Option<FileLook>; 5],
+    /// `None` when it was not asked for.
+    pub(super) walked: Option<Arc<Walked>>,
+    /// `None` when the tables could not be asked.
+    pub(super) compared: Option<Arc<Compared>>,
+}
 
 /// How a segment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Known,
-    deep::Deep,
-    judge::{State, Verdict},
+    judge::{Deep, State, Verdict},
     look::FileLook,
     reach::Reach,
     records::{self, Compared},

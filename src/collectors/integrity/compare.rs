@@ -3,7 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::checks::Outcome;
 use crate::{clock::Timestamp, sample::CheckState};
 
 /// Whether a full check is to be compared.
@@ -93,8 +92,13 @@ impl Comparisons {
 
     /// Takes in what one full check gave. One that could not be compared waits as long for the next try as any other, so that a
     /// copy without room or time costs no more than one with.
-    pub(super) fn note(&mut self, outcome: &Outcome, ended: Timestamp) {
-        match &outcome.compared {
+    pub(super) fn note(
+        &mut self,
+        state: CheckState,
+        compared: Option<&Compared>,
+        ended: Timestamp,
+    ) {
+        match compared {
             Some(compared @ (Compared::Agreed | Compared::Disagreed)) => {
                 self.made = self.made.saturating_add(1);
                 self.last = Some(ended);
@@ -106,7 +110,7 @@ impl Comparisons {
                 self.not_made = self.not_made.saturating_add(1);
                 self.checks_since = 0;
             }
-            None if matches!(outcome.state, CheckState::Ok | CheckState::Corrupt) => {
+            None if matches!(state, CheckState::Ok | CheckState::Corrupt) => {
                 self.checks_since = self.checks_since.saturating_add(1);
             }
             Some(Compared::Stopped) | None => {}
@@ -119,25 +123,7 @@ const EVERY: u32 = 20;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{super::checks::Way, *};
-
-    fn outcome(state: CheckState, compared: Option<Compared>) -> Outcome {
-        Outcome {
-            state,
-            findings: Vec::new(),
-            problem: None,
-            reason: None,
-            aborted: false,
-            held: Duration::ZERO,
-            way: Way::Copy,
-            pages: None,
-            coverage: None,
-            unsettled: false,
-            compared,
-        }
-    }
+    use super::*;
 
     #[test]
     fn every_twentieth_full_check_is_compared_also_over_restarts() {
@@ -156,9 +142,9 @@ mod tests {
                 }
                 Compare::Required => panic!("{known:?}"),
             };
-            known.note(&outcome(CheckState::Ok, made), Timestamp::from_secs(check));
+            known.note(CheckState::Ok, made.as_ref(), Timestamp::from_secs(check));
             // One without a verdict counts for nothing.
-            known.note(&outcome(CheckState::Busy, None), Timestamp::from_secs(check));
+            known.note(CheckState::Busy, None, Timestamp::from_secs(check));
         }
         assert_eq!(compared, [20, 40, 60]);
         assert_eq!((known.made, known.disagreements, known.not_made), (3, 0, 0));
@@ -170,25 +156,25 @@ mod tests {
         let mut known = Comparisons::default();
         assert_eq!(known.next(true, true), Compare::Required);
         let at = Timestamp::from_secs(7);
-        known.note(&outcome(CheckState::Corrupt, Some(Compared::Disagreed)), at);
+        known.note(CheckState::Corrupt, Some(&Compared::Disagreed), at);
         for alone in [false, true] {
             assert_eq!(known.next(alone, false), Compare::Required);
         }
         let no_room = || Some(Compared::NotMade("no room".to_owned()));
-        known.note(&outcome(CheckState::Unknown, no_room()), at);
-        known.note(&outcome(CheckState::Corrupt, None), at);
+        known.note(CheckState::Unknown, no_room().as_ref(), at);
+        known.note(CheckState::Corrupt, None, at);
         assert_eq!(known.next(false, false), Compare::Required);
-        known.note(&outcome(CheckState::Ok, Some(Compared::Agreed)), at);
+        known.note(CheckState::Ok, Some(&Compared::Agreed), at);
         assert_eq!(known.next(false, false), Compare::No);
         assert_eq!((known.made, known.disagreements, known.not_made), (2, 1, 1));
 
         for _ in 0..19 {
-            known.note(&outcome(CheckState::Ok, None), at);
+            known.note(CheckState::Ok, None, at);
         }
         assert_eq!(known.next(false, false), Compare::Wanted);
-        known.note(&outcome(CheckState::Ok, Some(Compared::Stopped)), at);
+        known.note(CheckState::Ok, Some(&Compared::Stopped), at);
         assert_eq!(known.next(false, false), Compare::Wanted, "it is still due");
-        known.note(&outcome(CheckState::Ok, no_room()), at);
+        known.note(CheckState::Ok, no_room().as_ref(), at);
         assert_eq!(known.next(false, false), Compare::No);
         assert_eq!((known.made, known.disagreements, known.not_made), (2, 1, 2));
     }

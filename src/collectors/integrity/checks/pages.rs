@@ -1,7 +1,7 @@
 //! What `quick_check` and `integrity_check` say, as findings: which code each line is, and what the pages in it belong to.
 
 use super::places::{self, Tree};
-use sqlite_live::verdict::{self, Reader, ROWS_MAX};
+use sqlite_live::verdict::{self, ROWS_MAX, Reader};
 
 use crate::{
     findings::{Code, Finding},
