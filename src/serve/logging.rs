@@ -196,7 +196,7 @@ mod tests {
         let logfmt = logged(Log::default(), || warn!(store = "docs", bytes = 5, "Filling up."));
         assert!(logfmt.starts_with("ts=20"), "{logfmt}");
         let rest = logfmt.split_once(' ').unwrap().1;
-        let want = "level=warn target=chroma_exporter::logging::tests message=\"Filling up.\" store=docs bytes=5\n";
+        let want = "level=warn target=chroma_exporter::serve::logging::tests message=\"Filling up.\" store=docs bytes=5\n";
         assert_eq!(rest, want);
 
         let json = Log { format: LogFormat::Json, ..Log::default() };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::*;
+use crate::wait::{SOON, wait_until};
 
 /// A process that has said `ready` and waits for the end of its input; killed when dropped.
 pub(crate) struct Running {
@@ -104,12 +105,18 @@ fn holders_are_found_with_how_they_hold_it_and_without_ourselves() {
     let path = database(dir.path());
     let _own = File::options().write(true).open(&path).unwrap();
     let table = table();
-    assert!(table.rested().holders(id(&path), Duration::ZERO).unwrap().is_empty());
+    // A child that another test starts has all that we have open until it becomes another program.
+    wait_until("nobody but us to have it", SOON, || {
+        table.rested().holders(id(&path), Duration::ZERO).unwrap().is_empty()
+    });
 
     let writer = Running::shell("<>", &path);
     let reader = Running::shell("<", &path);
+    wait_until("the two shells alone to have it", SOON, || {
+        let holders = table.rested().holders(id(&path), Duration::ZERO).unwrap();
+        pids(&holders) == sorted([writer.pid(), reader.pid()])
+    });
     let holders = table.rested().holders(id(&path), Duration::ZERO).unwrap();
-    assert_eq!(pids(&holders), sorted([writer.pid(), reader.pid()]));
     for holder in &*holders {
         assert_eq!(holder.writes, holder.pid == writer.pid());
         assert_eq!((holder.descriptors.as_slice(), holder.server), (&[3][..], false));
