@@ -249,28 +249,10 @@ impl Turn {
 }
 
 impl Pacer for Hold {
-    fn checkpoint(&self, stop: &AtomicBool) -> bool {
-        Self::checkpoint(self, stop)
-    }
-
-    fn wake(&self) {
-        Self::wake(self);
-    }
-
-    fn paused(&self) -> Duration {
-        Self::paused(self)
-    }
-
-    fn is_used_up(&self) -> bool {
-        Self::is_used_up(self)
-    }
-}
-
-impl Hold {
     /// Pauses while it is the turn of others; `false` when the store has had all that it may have in a day, and the work is to
     /// end. Costs next to nothing when it was asked a moment ago. Ends at once when `stop` is set. No lock may be held that
     /// others wait for, unless somebody looks out for them and calls [`Self::wake`].
-    pub fn checkpoint(&self, stop: &AtomicBool) -> bool {
+    fn checkpoint(&self, stop: &AtomicBool) -> bool {
         let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let soon = elapsed < self.look_at.load(Ordering::Relaxed);
         if soon && !self.paused.load(Ordering::Relaxed) || self.is_used_up() {
@@ -314,6 +296,25 @@ impl Hold {
         }
     }
 
+    /// For how long the work has paused so far.
+    fn paused(&self) -> Duration {
+        let since = *self.paused_since.lock();
+        let now = since.map_or(Duration::ZERO, Ticks::elapsed);
+        now + Duration::from_millis(self.paused_ms.load(Ordering::Relaxed))
+    }
+
+    /// Lets threads that pause look at once whether they are to stop.
+    fn wake(&self) {
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether the store has had all that it may have in a day.
+    fn is_used_up(&self) -> bool {
+        self.used_up.load(Ordering::Relaxed)
+    }
+}
+
+impl Hold {
     fn is_others_turn(&self, state: &State, ran: Duration, had: Duration) -> bool {
         let shares = &self.shared.shares;
         if had < shares.little || ran < shares.short {
@@ -349,25 +350,6 @@ impl Hold {
             self.paused_ms.fetch_add(paused, Ordering::Relaxed);
         }
         self.paused.store(begins, Ordering::Relaxed);
-    }
-
-    /// For how long the work has paused so far.
-    #[must_use]
-    pub fn paused(&self) -> Duration {
-        let since = *self.paused_since.lock();
-        let now = since.map_or(Duration::ZERO, Ticks::elapsed);
-        now + Duration::from_millis(self.paused_ms.load(Ordering::Relaxed))
-    }
-
-    /// Lets threads that pause look at once whether they are to stop.
-    pub fn wake(&self) {
-        self.shared.changed.notify_all();
-    }
-
-    /// Whether the store has had all that it may have in a day.
-    #[must_use]
-    pub fn is_used_up(&self) -> bool {
-        self.used_up.load(Ordering::Relaxed)
     }
 }
 
