@@ -12,6 +12,7 @@ pub mod facts;
 pub mod format;
 pub mod host;
 pub mod metrics;
+pub mod repair;
 pub mod serve;
 pub mod store;
 mod tls;

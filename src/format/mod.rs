@@ -10,6 +10,7 @@ pub mod access;
 pub mod accounts;
 pub mod archive;
 pub mod backup_name;
+pub mod manifest;
 pub mod proc;
 pub mod python;
 pub mod tar;

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The rooms from the ground up, each with what belongs to it: modules of `src/`, the longest name that fits counts.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("format", &["format"]),
     ("facts", &["facts"]),
     ("host", &["host", "tls"]),
@@ -27,6 +27,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("config", &["config"]),
     ("store", &["store"]),
     ("collectors", &["collectors"]),
+    ("repair", &["repair"]),
     ("metrics", &["metrics"]),
     ("deliver", &["deliver"]),
     ("serve", &["serve"]),

@@ -1,0 +1,5 @@
+//! What puts a store right, and what makes that possible: backups that are proven before they count, looking into anything that
+//! people call a backup, and putting one in place. Each is a pure plan first, and then its execution on a copy. The store itself is
+//! touched by the exchange at the end of a restore, and by nothing else.
+
+pub mod steps;

@@ -1,0 +1,87 @@
+//! How far a long job is. Whoever works tells it, whoever shows it asks, and neither waits for the other.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use parking_lot::Mutex;
+
+use crate::clock::{self, Ticks};
+
+/// One step of a job after the other, and whether the job is still wanted. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Steps {
+    now: Arc<Mutex<Option<Step>>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What a job is at.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// What is done: `copying the database`.
+    pub what: &'static str,
+    /// Done so far, in bytes.
+    pub done: u64,
+    /// When the step is over, in bytes; `None` when nobody knows.
+    pub total: Option<u64>,
+    /// When it began.
+    pub began: Ticks,
+}
+
+impl Steps {
+    /// The next step begins.
+    pub fn begin(&self, what: &'static str, total: Option<u64>) {
+        *self.now.lock() = Some(Step { what, done: 0, total, began: clock::ticks() });
+    }
+
+    /// So many more bytes of the step are done.
+    pub fn add(&self, bytes: u64) {
+        if let Some(step) = &mut *self.now.lock() {
+            step.done = step.done.saturating_add(bytes);
+        }
+    }
+
+    /// What is being done.
+    #[must_use]
+    pub fn now(&self) -> Option<Step> {
+        *self.now.lock()
+    }
+
+    /// The job is not wanted any more: it ends soon, and leaves nothing half done.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the job should end.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The flag itself, for those who take one.
+    #[must_use]
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_counts_from_its_own_beginning() {
+        let steps = Steps::default();
+        assert!(steps.now().is_none());
+        steps.begin("copying the database", Some(10));
+        steps.add(4);
+        steps.clone().add(5);
+        assert_eq!(steps.now().map(|step| (step.done, step.total)), Some((9, Some(10))));
+        steps.begin("packing", None);
+        assert_eq!(steps.now().map(|step| (step.what, step.done)), Some(("packing", 0)));
+        assert!(!steps.stopped());
+        steps.clone().stop();
+        assert!(steps.stopped() && steps.flag().load(Ordering::Relaxed));
+    }
+}
