@@ -22,9 +22,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, builder::StringVa
 
 use crate::{
     collectors,
-    config::{Config, ConfigError, Overrides, file},
+    config::{Config, Overrides, file},
     http::Secure,
     human::plain,
+    keys::ConfigError,
     logging,
 };
 use flags::Flags;

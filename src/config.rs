@@ -4,25 +4,15 @@
 pub mod alerts;
 pub(crate) mod collector;
 pub mod file;
-pub(crate) mod key;
 pub(crate) mod keys;
 pub mod print;
 pub mod reference;
-pub(crate) mod report;
-pub(crate) mod rules;
-pub mod secret;
-pub(crate) mod section;
-pub(crate) mod target;
 pub(crate) mod validate;
 pub(crate) mod web_file;
-pub(crate) mod yaml;
 
 pub use crate::deliver::receivers::Receiver;
 pub use collector::CollectorName;
 pub use keys::{BackupPolicy, Collect, Disk, Integrity, Limits, Log, ServerProbe, Web};
-pub use report::ConfigError;
-pub use rules::Listen;
-pub use secret::Secret;
 pub use validate::{Overrides, PatternFlag, StoreFlag, at_next_start};
 
 use crate::host::Places;

@@ -11,6 +11,7 @@ pub mod deliver;
 pub mod facts;
 pub mod format;
 pub mod host;
+pub mod keys;
 pub mod metrics;
 pub mod repair;
 pub mod serve;

@@ -7,10 +7,12 @@ use clap::{
     builder::{PossibleValuesParser, StringValueParser, TypedValueParser},
 };
 
-use crate::config::{
-    CollectorName, Overrides, PatternFlag, StoreFlag,
-    key::{Flag, Key},
-    keys, rules,
+use crate::{
+    config::{CollectorName, Overrides, PatternFlag, StoreFlag, keys},
+    keys::{
+        key::{Flag, Key},
+        rules,
+    },
 };
 
 /// The flags of one place in the command line.

@@ -5,12 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Disk,
-    key::{Declared, Kind, Written, choice, keys, span, switch, word},
-    section::Section,
-    yaml::{Kind as Is, Scalar, Value},
-};
+use super::Disk;
 use crate::{
     alert::{
         builtin::{self, DiskLevels},
@@ -18,6 +13,11 @@ use crate::{
     },
     findings::{Code, Severity},
     format::words,
+    keys::{
+        key::{Declared, Kind, Written, choice, keys, span, switch, word},
+        section::Section,
+        yaml::{Kind as Is, Scalar, Value},
+    },
     sample::{Desc, HEALTH},
 };
 

@@ -9,16 +9,19 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Config, ConfigError, Overrides, Receiver, alerts,
-    key::Declared,
-    keys,
-    report::{Given, Place, Report},
-    section::Section,
-    validate::Surroundings,
-    yaml::{self, SOURCE_BYTES_MAX},
+use super::{Config, Overrides, Receiver, alerts, keys, validate::Surroundings};
+use crate::{
+    deliver::receivers::list,
+    format::accounts::Accounts,
+    keys::{
+        ConfigError,
+        key::Declared,
+        report::{Given, Place, Report},
+        section::Section,
+        yaml::{self, SOURCE_BYTES_MAX},
+    },
+    sample::Desc,
 };
-use crate::{deliver::receivers::list, format::accounts::Accounts, sample::Desc};
 use sqlite_live::links;
 
 /// The configuration that file, flags and host give together, or every problem of it. `series` are the families that a rule of

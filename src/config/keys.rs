@@ -1,23 +1,24 @@
-//! Every key of the configuration but those of alerts and receivers, each declared once; [`key`](super::key) says what comes
+//! Every key of the configuration but those of alerts and receivers, each declared once; [`key`](crate::keys::key) says what comes
 //! from a declaration. What must hold between keys, flags and the host is the business of [`validate`](super::validate).
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use jiff::tz::TimeZone;
 
-use super::{
-    CollectorName, LogFormat, LogLevel,
-    alerts::Alerts,
-    key::{
-        Declared, Key, Kind, Written, bytes, choice, count, items, keys, list, mode, part, path,
-        path_from_here, ratio, section, span, switch, word,
+use super::{CollectorName, LogFormat, LogLevel, alerts::Alerts};
+use crate::{
+    facts::window::Window,
+    keys::{
+        key::{
+            Declared, Key, Kind, Written, bytes, choice, count, items, keys, list, mode, part,
+            path, path_from_here, ratio, section, span, switch, word,
+        },
+        report::{At, Given, Report},
+        rules::{self, Listen},
+        section::{Section, flag, shown, text},
+        yaml::{Kind as Is, Scalar, Value},
     },
-    report::{At, Given, Report},
-    rules::{self, Listen},
-    section::{Section, flag, shown, text},
-    yaml::{Kind as Is, Scalar, Value},
 };
-use crate::facts::window::Window;
 
 keys! {
     /// The configuration of `chroma_exporter`.

@@ -7,8 +7,10 @@ use serde::{Serialize, Serializer};
 
 use super::{
     BackupPolicy, CollectorName, Config, Receiver, Store,
-    key::{Declared, Written},
     keys::{Account, File, Paths, RawPermissions, RawStore, State},
+};
+use crate::keys::{
+    key::{Declared, Written},
     report::{At, Place},
     rules,
 };

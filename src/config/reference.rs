@@ -3,10 +3,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    key::{Key, Written},
-    keys,
-};
+use super::keys;
+use crate::keys::key::{Key, Written};
 
 /// The example file.
 #[must_use]

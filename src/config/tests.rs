@@ -7,11 +7,15 @@ use proptest::prelude::*;
 use super::{
     alerts::Alerts,
     file::{self, load},
-    report::Report,
-    section::Section,
     validate::Surroundings,
-    yaml::{self, Node, Value},
     *,
+};
+use crate::keys::{
+    ConfigError,
+    report::{self, Report},
+    rules,
+    section::Section,
+    yaml::{self, Node, Value},
 };
 
 const EXAMPLE: &str = include_str!("../../chroma_exporter.example.yml");

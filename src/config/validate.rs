@@ -9,14 +9,19 @@ use std::{
 };
 
 use super::{
-    BackupPolicy, CollectorName, Config, ConfigError, PermissionPolicy, Receiver, Store,
-    key::Key,
+    BackupPolicy, CollectorName, Config, PermissionPolicy, Receiver, Store,
     keys::{self, Account, File, Paths, RawPermissions, RawStore, STORES_MAX},
     print,
-    report::{At, Place, Report},
-    rules,
 };
-use crate::format::accounts::Accounts;
+use crate::{
+    format::accounts::Accounts,
+    keys::{
+        ConfigError,
+        key::Key,
+        report::{At, Place, Report},
+        rules,
+    },
+};
 
 /// What the command line says. Kept as long as the program runs, so that a reload applies it again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use crate::keys::{
     ConfigError, Secret,
     report::{At, Place, Report},
     section::{Section, choice, count, duration, flag, text, texts},

@@ -31,7 +31,7 @@ pub use self::{
 use crate::{
     alert::{message::Notification, outbox::policy::Policy},
     clock::Timestamp,
-    config::secret::Secret,
+    keys::secret::Secret,
 };
 
 /// Every kind, in the order in which messages name them. A new one is its own file and one line here.

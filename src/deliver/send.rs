@@ -15,8 +15,9 @@ pub use self::secrets::SecretError;
 use crate::{
     alert::message::{Failure, Notification, Outcome},
     clock::{self, Timestamp},
-    config::{self, Secret, secret::SHOWN},
+    config,
     deliver::receivers::{HttpKind, Message, Reply, Route, Verdict, command, email::Email},
+    keys::{Secret, secret::SHOWN},
 };
 
 /// A receiver that can be sent to. Cheap to make; it reads nothing and connects nowhere before the first message.

@@ -8,7 +8,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use parking_lot::RwLock;
 
 /// What stands for a secret wherever one is shown.
-pub const SHOWN: &str = "<secret>";
+pub(crate) const SHOWN: &str = "<secret>";
 
 /// Longest first, so that no part of one is left over when it holds another.
 static WORDS: RwLock<Vec<String>> = RwLock::new(Vec::new());

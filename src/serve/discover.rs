@@ -22,12 +22,13 @@ use tracing::debug;
 
 use crate::{
     collectors::CollectError,
-    config::{Store, Through, rules},
+    config::{Store, Through},
     format::proc::{Mount, OWN_COMM, parse_fdinfo_mount, parse_mountinfo, parse_stat},
     host::processes::{
         FileId, Process, is_sqlite_tool, mounts,
         walk::{self, Descriptor, KernelThreads, Visitor},
     },
+    keys::rules,
     store::{DATABASE_FILE, device::Device},
 };
 

@@ -12,17 +12,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("facts", &["facts"]),
     ("host", &["host", "tls"]),
     ("alert", &["alert"]),
-    (
-        "keys",
-        &[
-            "config::report",
-            "config::rules",
-            "config::secret",
-            "config::section",
-            "config::target",
-            "config::yaml",
-        ],
-    ),
+    ("keys", &["keys"]),
     ("receivers", &["deliver::receivers"]),
     ("config", &["config"]),
     ("store", &["store"]),
@@ -71,7 +61,7 @@ fn files(dir: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// Place of the room of a path such as `config::section::Section`.
+/// Place of the room of a path such as `crate::keys::section::Section`.
 fn room(path: &str) -> Option<usize> {
     let first = path.split("::").next()?;
     let second = SECOND_NAMES.iter().find(|(_, names)| names.contains(&first));

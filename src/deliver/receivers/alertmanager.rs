@@ -14,7 +14,7 @@ use super::{
 use crate::{
     alert::{message::Notification, outbox::policy::Policy},
     clock::Timestamp,
-    config::{
+    keys::{
         report::At,
         secret::Secret,
         section::{Section, shown, text},

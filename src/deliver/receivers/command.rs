@@ -20,7 +20,7 @@ use crate::{
         message::{Alert, Failure, Outcome},
         outbox::policy::Policy,
     },
-    config::{
+    keys::{
         report::{At, looks_like_address},
         rules,
         secret::SHOWN,

@@ -17,7 +17,7 @@ use crate::{
         message::{Failure, Notification, Outcome},
         outbox::policy::Policy,
     },
-    config::secret::Secret,
+    keys::secret::Secret,
 };
 
 /// Most characters of the line above, and of a part below it. Mattermost takes 16,383 of a post, Rocket.Chat 5,000.

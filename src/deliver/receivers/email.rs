@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     alert::message::{Failure, Outcome},
-    config::{
+    keys::{
         report::At,
         secret::Secret,
         section::{self, shown, text},

@@ -6,7 +6,7 @@ use super::{
     Declared, Hears, HttpKind, Kind, Message, Method, Request, Route, Unsendable,
     keys::{Keys, Printed, URL},
 };
-use crate::config::{secret::Secret, section};
+use crate::keys::{secret::Secret, section};
 
 /// A URL that is asked for every minute.
 pub(super) static KIND: Declared = Declared {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
-use crate::config::{
+use crate::keys::{
     report::{ConfigError, Place},
     rules,
     secret::{SHOWN, Secret, Source},

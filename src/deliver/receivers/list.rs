@@ -8,14 +8,14 @@ use super::{
 };
 use crate::{
     alert::outbox::policy::Policy,
-    config::{
+    facts::duration,
+    findings::Severity,
+    keys::{
         report::{At, Place, Report},
         rules,
         section::{self, Section, shown, text},
         yaml::{Node, Value},
     },
-    facts::duration,
-    findings::Severity,
 };
 
 /// One receiver of alerts.

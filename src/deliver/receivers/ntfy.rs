@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     alert::message::{Failure, Notification, Outcome, Reason, Status},
-    config::secret::Secret,
     findings::Severity,
+    keys::secret::Secret,
 };
 
 /// A topic of ntfy.

@@ -17,7 +17,7 @@ use crate::{
         message::{Alert, Notification, Status},
         outbox::policy::{Grouping, Policy},
     },
-    config::secret::Secret,
+    keys::secret::Secret,
 };
 
 /// `PagerDuty`, Events API v2.

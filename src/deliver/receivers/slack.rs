@@ -17,8 +17,8 @@ use crate::{
         message::{Failure, Notification, Outcome, Reason, Status},
         outbox::policy::Policy,
     },
-    config::secret::Secret,
     findings::Severity,
+    keys::secret::Secret,
 };
 
 /// Alerts that are told with everything; the others get a line each.

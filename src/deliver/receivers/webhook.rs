@@ -20,8 +20,8 @@ use crate::{
         outbox::policy::Policy,
     },
     clock::Timestamp,
-    config::secret::Secret,
     format::hash::{FNV_START, fnv1a},
+    keys::secret::Secret,
 };
 
 /// A webhook that takes what Alertmanager posts.

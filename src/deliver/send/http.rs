@@ -28,8 +28,8 @@ use super::{
 use crate::{
     alert::message::{Failure, Outcome},
     clock::{self, Ticks, Timestamp},
-    config::{Secret, target},
     deliver::receivers::{Auth, Method, Receiver, Reply, Request, Unsendable, after},
+    keys::{Secret, target},
 };
 
 /// Most bytes of an answer that are read.

@@ -16,8 +16,8 @@ use tokio::{
 use super::{Said, TEXT_MAX, http::NoReply, secrets::Redactor};
 use crate::{
     alert::message::{Failure, Outcome},
-    config::report::looks_like_address,
     deliver::receivers::{Message, command},
+    keys::report::looks_like_address,
 };
 
 /// Bytes of standard error that are kept; the rest is read and dropped.

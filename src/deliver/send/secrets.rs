@@ -13,11 +13,11 @@ use rustix::fs::OFlags;
 use tracing::warn;
 
 use crate::{
-    config::{
+    hidden,
+    keys::{
         Secret,
         secret::{SHOWN, Source},
     },
-    hidden,
 };
 
 /// A secret cannot be had. Says where it should stand, never what was read.

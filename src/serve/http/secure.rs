@@ -31,11 +31,13 @@ use super::users::{Admission, BasicAuth, Bucket, Users};
 use crate::{
     clock,
     config::{
-        ConfigError, Secret,
         file::read_bounded,
+        web_file::{self, Tls, TlsVersion, WEB_FILE_BYTES_MAX, WebFile},
+    },
+    keys::{
+        ConfigError, Secret,
         report::{At, Place},
         secret::Source,
-        web_file::{self, Tls, TlsVersion, WEB_FILE_BYTES_MAX, WebFile},
     },
 };
 

@@ -1,8 +1,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{
-    Config, Overrides, file::load_from, print, secret::SHOWN, validate::Surroundings,
+use crate::{
+    config::{Config, Overrides, file::load_from, print, validate::Surroundings},
+    keys::secret::SHOWN,
 };
 
 fn read(text: &str) -> Result<Config, Vec<String>> {

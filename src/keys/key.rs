@@ -1,4 +1,4 @@
-//! What a key of the configuration is. [`keys!`](crate::config::key::keys) declares a section: each key stands there once, with
+//! What a key of the configuration is. [`keys!`](crate::keys::key::keys) declares a section: each key stands there once, with
 //! its help, type, default and [`Kind`]. From that come the type that the program uses, its default, how the file is read and
 //! printed, the flags of the command line, the example file and the reference.
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::facts::duration;
 
-/// A section that [`keys!`](crate::config::key::keys) declares.
+/// A section that [`keys!`](crate::keys::key::keys) declares.
 pub(crate) trait Declared: Sized {
     /// Reads the section over its defaults. What is wrong is reported and keeps its default.
     fn read(section: &Section<'_>) -> Self;
@@ -51,32 +51,32 @@ macro_rules! keys {
             }
         }
 
-        impl $crate::config::key::Declared for $section {
-            fn read(section: &$crate::config::section::Section<'_>) -> Self {
+        impl $crate::keys::key::Declared for $section {
+            fn read(section: &$crate::keys::section::Section<'_>) -> Self {
                 let read = Self {
                     $($key: {
-                        let kind: $crate::config::key::Kind<$type> = $kind;
-                        kind.read(section, $crate::config::key::name!($key $(as $name)?)).unwrap_or_else(|| $default)
+                        let kind: $crate::keys::key::Kind<$type> = $kind;
+                        kind.read(section, $crate::keys::key::name!($key $(as $name)?)).unwrap_or_else(|| $default)
                     },)+
                 };
                 $($(section.less(stringify!($low), read.$low, stringify!($high), read.$high);)+)?
                 read
             }
 
-            fn written(&self) -> $crate::config::key::Written {
+            fn written(&self) -> $crate::keys::key::Written {
                 let mut keys = Vec::new();
                 $({
-                    let kind: $crate::config::key::Kind<$type> = $kind;
-                    keys.extend(kind.write(&self.$key).map(|value| ($crate::config::key::name!($key $(as $name)?), value)));
+                    let kind: $crate::keys::key::Kind<$type> = $kind;
+                    keys.extend(kind.write(&self.$key).map(|value| ($crate::keys::key::name!($key $(as $name)?), value)));
                 })+
-                $crate::config::key::Written::Keys(keys)
+                $crate::keys::key::Written::Keys(keys)
             }
 
-            fn keys() -> Vec<$crate::config::key::Key> {
+            fn keys() -> Vec<$crate::keys::key::Key> {
                 let default = Self::default();
                 vec![$({
-                    let kind: $crate::config::key::Kind<$type> = $kind;
-                    kind.key($crate::config::key::name!($key $(as $name)?), concat!($($help),+), &default.$key)
+                    let kind: $crate::keys::key::Kind<$type> = $kind;
+                    kind.key($crate::keys::key::name!($key $(as $name)?), concat!($($help),+), &default.$key)
                 },)+]
             }
         }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    report::{At, Place, Report, joined},
+    report::{At, ConfigError, Place, Report, joined},
     yaml::{Key, Kind, Node, Scalar, Value},
 };
 use crate::facts::duration;
@@ -231,11 +231,11 @@ impl<'n> Section<'n> {
 
     /// Reports that `key` is not there; `rule` says what it is.
     pub(crate) fn missing(&self, key: &'static str, rule: &str) {
-        self.add(super::ConfigError { line: self.line, ..self.place(key).wrong(rule) });
+        self.add(ConfigError { line: self.line, ..self.place(key).wrong(rule) });
     }
 
     /// What `read` gave; its problem is reported.
-    pub(crate) fn reported<T>(&self, read: Result<T, super::ConfigError>) -> Option<T> {
+    pub(crate) fn reported<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
         read.map_err(|problem| self.add(problem)).ok()
     }
 
@@ -267,7 +267,7 @@ impl<'n> Section<'n> {
     }
 
     /// Adds a problem.
-    pub(crate) fn add(&self, problem: super::ConfigError) {
+    pub(crate) fn add(&self, problem: ConfigError) {
         self.report.add(problem);
     }
 
@@ -456,7 +456,7 @@ fn word(value: &Value) -> Option<&Scalar> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::yaml;
+    use crate::keys::yaml;
 
     fn value(source: &str) -> Value {
         yaml::parse(source).unwrap().value

@@ -1,7 +1,7 @@
 //! A value that must not be seen: where it stands, never what it says. Reading it is the business of the receiver, at every
 //! send, so that a rotated secret counts at once.
 
-pub use crate::facts::hidden::SHOWN;
+pub(crate) use crate::facts::hidden::SHOWN;
 
 use std::{fmt, path::PathBuf};
 
