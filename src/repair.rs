@@ -2,4 +2,6 @@
 //! people call a backup, and putting one in place. Each is a pure plan first, and then its execution on a copy. The store itself is
 //! touched by the exchange at the end of a restore, and by nothing else.
 
+pub mod proof;
+mod records;
 pub mod steps;

@@ -15,10 +15,12 @@ mod orphans;
 mod reach;
 mod records;
 mod samples;
+mod vectors;
 mod walk;
 
 pub use deep::walk_once;
 pub(super) use samples::DESCS;
+pub(crate) use vectors::Vectors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

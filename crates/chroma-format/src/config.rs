@@ -57,6 +57,36 @@ pub fn judge_queue_config(text: &str) -> Result<Option<bool>, String> {
     Ok(config.get("automatically_purge").and_then(Value::as_bool))
 }
 
+/// How far the vectors of a collection are from each other: by its schema since 1.3, before that by its configuration, and below 1.0
+/// by `hnsw:space` of its metadata (`config_json_str` of 0.6.3 says l2 of every collection). `None` when none of them says it.
+#[must_use]
+pub fn space_of(
+    schema: Option<&str>,
+    config: Option<&str>,
+    metadata: Option<&str>,
+) -> Option<String> {
+    let object = |text: Option<&str>| serde_json::from_str::<Value>(text?).ok();
+    let by_schema = || {
+        let schema = object(schema)?;
+        let index =
+            schema.get("keys")?.get("#embedding")?.get("float_list")?.get("vector_index")?;
+        Some(index.get("config")?.get("space")?.as_str()?.to_owned())
+    };
+    let by_config = || {
+        let config = object(config)?;
+        Some(config.get("vector_index")?.get("hnsw")?.get("space")?.as_str()?.to_owned())
+    };
+    let by_legacy = || {
+        let config = object(config)?;
+        Some(config.get("hnsw_configuration")?.get("space")?.as_str()?.to_owned())
+    };
+    by_schema()
+        .or_else(by_config)
+        .or_else(|| metadata.map(str::to_owned))
+        .or_else(by_legacy)
+        .filter(|space| ["l2", "cosine", "ip"].contains(&space.as_str()))
+}
+
 /// The sync threshold of Chroma when nothing states another.
 pub const SYNC_THRESHOLD: u64 = 1000;
 
@@ -194,6 +224,27 @@ mod tests {
         assert!(judge_queue_config("garbage").is_err() && judge_queue_config("").is_err());
     }
 
+    #[test]
+    fn the_space_is_taken_from_who_knows_it() {
+        let new = r#"{"vector_index":{"hnsw":{"space":"ip"}}}"#;
+        for (schema, config, metadata, want) in [
+            (Some(SCHEMA), Some(new), Some("l2"), Some("cosine")),
+            (Some(""), Some(new), Some("l2"), Some("ip")),
+            (None, Some("{}"), Some("cosine"), Some("cosine")),
+            // 0.6.3 says l2 of all of them.
+            (None, Some(LEGACY), Some("cosine"), Some("cosine")),
+            (None, Some(LEGACY), None, Some("l2")),
+            (Some("garbage"), Some("garbage"), Some("banana"), None),
+            (None, None, None, None),
+        ] {
+            assert_eq!(
+                space_of(schema, config, metadata).as_deref(),
+                want,
+                "{schema:?} {config:?}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".*") {
@@ -201,6 +252,7 @@ mod tests {
                 drop(judge_config(&text, family));
             }
             drop((judge_schema(&text), judge_queue_config(&text)));
+            drop(space_of(Some(&text), Some(&text), Some(&text)));
         }
     }
 }
