@@ -1,6 +1,7 @@
 //! The command line: which subcommand, with which flags. Flags may stand before and after the subcommand. What a command
 //! found is an [`Ended`]; which exit code that is, `main` decides.
 
+mod bar;
 pub mod check;
 pub mod completions;
 pub mod config;

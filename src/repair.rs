@@ -2,6 +2,8 @@
 //! people call a backup, and putting one in place. Each is a pure plan first, and then its execution on a copy. The store itself is
 //! touched by the exchange at the end of a restore, and by nothing else.
 
+pub mod backup;
 pub mod proof;
 mod records;
+pub mod retention;
 pub mod steps;

@@ -12,7 +12,7 @@ use std::{
 
 use clap::ValueHint;
 
-use super::{Ended, flags::store_flag, to_stderr, to_stdout, words};
+use super::{Ended, bar::Manner, flags::store_flag, to_stderr, to_stdout, words};
 use crate::{
     alert::builtin,
     collectors::CollectError,
@@ -24,7 +24,6 @@ use crate::{
     status::Status,
     store,
 };
-use progress::Manner;
 use report::{Report, Style};
 use runner::Depth;
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     collectors::{self, CollectError, Collector},
@@ -166,7 +166,6 @@ fn run_bounded(
 #[derive(Debug, Default)]
 pub(super) struct Running {
     state: Mutex<State>,
-    ended: Condvar,
 }
 
 /// A collector at work.
@@ -182,7 +181,6 @@ pub(super) struct Now {
 struct State {
     now: BTreeMap<Arc<str>, (CollectorName, Progress)>,
     finished: usize,
-    ended: bool,
 }
 
 impl Running {
@@ -202,19 +200,6 @@ impl Running {
     /// The second pass over the stores begins.
     fn start_over(&self) {
         self.lock().finished = 0;
-    }
-
-    /// Everything is done.
-    pub(super) fn end(&self) {
-        self.lock().ended = true;
-        self.ended.notify_all();
-    }
-
-    /// Waits at most `pause` for the end; whether it has come.
-    pub(super) fn wait_end(&self, pause: Duration) -> bool {
-        let mut state = self.lock();
-        self.ended.wait_while_for(&mut state, |state| !state.ended, pause);
-        state.ended
     }
 
     /// How many stores this pass over them is through with.
@@ -375,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_looked_at_is_known_with_its_progress_and_the_end_is_told() {
+    fn what_is_looked_at_is_known_with_its_progress() {
         let running = Running::default();
         let config = Arc::new(Config::default());
         let host = Arc::new(Host::read_only(&config));
@@ -387,13 +372,5 @@ mod tests {
         assert_eq!(now[0].standing.unwrap().task, "full");
         running.end_of("docs");
         assert!(running.now().is_empty() && running.stores_done() == 0);
-        assert!(!running.wait_end(Duration::ZERO));
-        thread::scope(|scope| {
-            scope.spawn(|| running.end());
-            let began = clock::ticks();
-            while !running.wait_end(Duration::from_secs(1)) {
-                assert!(began.elapsed() < SOON, "waited for the end");
-            }
-        });
     }
 }

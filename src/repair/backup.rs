@@ -1,0 +1,3 @@
+//! `backup`: a proven copy of one moment of a store.
+
+pub mod names;
