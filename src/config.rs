@@ -12,7 +12,9 @@ pub(crate) mod web_file;
 
 pub use crate::deliver::receivers::Receiver;
 pub use collector::CollectorName;
-pub use keys::{BackupPolicy, Collect, Disk, Integrity, Limits, Log, ServerProbe, Web};
+pub use keys::{
+    BackupJob, BackupPolicy, Collect, Disk, Form, Integrity, Keep, Limits, Log, ServerProbe, Web,
+};
 pub use validate::{Overrides, PatternFlag, StoreFlag, at_next_start};
 
 use crate::host::Places;
@@ -97,6 +99,8 @@ pub struct Store {
     pub seen_path: PathBuf,
     /// Where its backups lie.
     pub backups: BackupPolicy,
+    /// Backups that this program makes of it; `None`: it makes none.
+    pub backup: Option<BackupJob>,
     /// What its permissions should be.
     pub permissions: PermissionPolicy,
     /// Shell patterns of the server's log files, absolute, already below `rootfs`. Empty: none is read.
@@ -130,6 +134,7 @@ impl Store {
             seen_path: path.clone(),
             path,
             backups: BackupPolicy::daily(Vec::new()),
+            backup: None,
             permissions: PermissionPolicy::default(),
             logs: Vec::new(),
             server: None,

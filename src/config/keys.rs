@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::{CollectorName, LogFormat, LogLevel, alerts::Alerts};
 use crate::{
-    facts::window::Window,
+    facts::window::{Daily, Window},
     keys::{
         key::{
             Declared, Key, Kind, Written, bytes, choice, count, items, keys, list, mode, part,
@@ -60,6 +60,8 @@ keys! {
             path().placed().optional().required("must be given: the directory to watch").example("/srv/chroma");
         /// Where the backups of this store appear, and how old they may be. A list of patterns is enough.
         backups: BackupPolicy = BackupPolicy::daily(Vec::new()), backups();
+        /// Backups that the exporter makes of this store by itself, and proves. Without this section it makes none.
+        backup: Option<BackupJob> = None, part();
         /// What owners and modes should be. What is left out is learnt at the first look.
         permissions: RawPermissions = RawPermissions::default(), section();
         /// The server's log files, or shell patterns of them. Lines from before the first start are not read.
@@ -84,8 +86,68 @@ keys! {
         critical_after: Duration = Duration::from_hours(50), span(MINUTE..=YEARS_10);
         /// A backup that changed within this time may still be growing.
         settle: Duration = Duration::from_secs(10), span(Duration::ZERO..=DAY);
+        /// How often the newest backup is unpacked and proven to restore. 0: never.
+        drill: Duration = Duration::from_hours(7 * 24), span(Duration::ZERO..=YEAR);
     }
     where warn_after < critical_after
+}
+
+keys! {
+    /// Backups that the exporter makes of a store by itself.
+    pub struct BackupJob: Eq {
+        /// The directory that they are written to, best on another disk. Not inside a store.
+        to: PathBuf = PathBuf::new(), path().required("must be given: the directory for the backups").example("/var/backups/chroma");
+        /// archive: one compressed file. directory: files as they are, of which restic and others store only what changed.
+        form: Form = Form::Archive, choice(&Form::ALL, Form::as_str);
+        /// How many are kept. Only backups that were proven to restore count, and the last of them is never removed.
+        keep: Keep = Keep::default(), section();
+        /// When one is made each day: "02:00" in UTC, "02:00 Europe/Berlin" or "02:00 local".
+        at: Option<Daily> = None, daily().optional().example("\"02:00 local\"");
+        /// How often one is made, where no time of the day is given.
+        every: Duration = DAY, span(MINUTE..=YEAR);
+        /// A program and its arguments, to be run for a proven backup: {path}, {manifest} and {sha256} are replaced.
+        after: Vec<String> = Vec::new(), list("words", WORDS_MAX, |word| Ok(word.to_owned()))
+            .example("[rclone, copy, \"{path}\", \"remote:chroma\"]");
+        /// Longest time for that program.
+        after_timeout: Duration = HOUR, span(SECOND..=DAY);
+    }
+}
+
+keys! {
+    /// How many backups are kept.
+    pub struct Keep: Copy, Eq {
+        /// The newest so many.
+        last: usize = 3, count(1..=KEEP_MAX);
+        /// The newest of each of so many days that have one.
+        daily: usize = 0, count(0..=KEEP_MAX);
+        /// The same of weeks, which begin on Monday.
+        weekly: usize = 0, count(0..=KEEP_MAX);
+        /// The same of months.
+        monthly: usize = 0, count(0..=KEEP_MAX);
+    }
+}
+
+/// How a backup is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One `.tar.zst`.
+    Archive,
+    /// A directory.
+    Directory,
+}
+
+impl Form {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Archive, Self::Directory];
+
+    /// The word of flag and key.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Archive => "archive",
+            Self::Directory => "directory",
+        }
+    }
 }
 
 keys! {
@@ -356,6 +418,13 @@ fn window() -> Kind<Window> {
     })
 }
 
+fn daily() -> Kind<Daily> {
+    let parse = |value: &Value| Daily::parse(text(value)?, time_zone);
+    Kind::one("time of day, perhaps a time zone", parse, |daily| {
+        Written::Text(daily.as_str().to_owned())
+    })
+}
+
 /// A time zone of this host, or its own.
 fn time_zone(name: &str) -> Option<TimeZone> {
     if name == "local" { TimeZone::try_system().ok() } else { TimeZone::get(name).ok() }
@@ -380,6 +449,8 @@ pub(crate) const STORES_MAX: usize = 1000;
 const PATTERNS_MAX: usize = 100;
 const HOSTS_MAX: usize = 64;
 const LISTEN_MAX: usize = 16;
+const WORDS_MAX: usize = 100;
+const KEEP_MAX: usize = 10_000;
 
 const MS_100: Duration = Duration::from_millis(100);
 const SECOND: Duration = Duration::from_secs(1);

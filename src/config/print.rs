@@ -67,6 +67,7 @@ fn store(store: &Store, config: &Config) -> RawStore {
         name: Some(at(store.name.to_string())),
         path: Some(at(store.path.clone())),
         backups: BackupPolicy { globs: patterns(&store.backups.globs), ..store.backups.clone() },
+        backup: store.backup.clone(),
         permissions: RawPermissions {
             owner: account(policy.uid),
             group: account(policy.gid),

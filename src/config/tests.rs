@@ -10,6 +10,7 @@ use super::{
     validate::Surroundings,
     *,
 };
+use crate::facts::window::Daily;
 use crate::keys::{
     ConfigError,
     report::{self, Report},
@@ -473,6 +474,32 @@ fn any_permissions() -> impl Strategy<Value = PermissionPolicy> {
     )
 }
 
+#[test]
+fn backups_that_the_exporter_makes_lie_outside_of_stores_and_apart_from_each_other() {
+    let config = read(
+        "stores: [{path: /srv/chroma, backup: {to: /b, at: '02:00', keep: {daily: 7}, after: [a, '{path}']}}]",
+        &Overrides::default(),
+    );
+    let job = config.unwrap().stores[0].backup.clone().unwrap();
+    assert_eq!((job.keep.last, job.keep.daily, job.form), (3, 7, Form::Archive));
+    assert_eq!(job.after, ["a", "{path}"]);
+    for (text, rule) in [
+        ("stores: [{path: /srv/chroma, backup: {at: '02:00'}}]", "backup.to: must be given"),
+        ("stores: [{path: /srv/chroma, backup: {to: /b, at: '2'}}]", "must be a time of the day"),
+        (
+            "stores: [{path: /srv/chroma, backup: {to: /srv/chroma/b}}]",
+            "must not lie inside the store chroma (/srv/chroma)",
+        ),
+        (
+            "stores: [{path: /a/c, name: a, backup: {to: /b}}, {path: /b/c, name: b, backup: {to: /b}}]",
+            "their backups have the same names",
+        ),
+    ] {
+        let problems = read(text, &Overrides::default()).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(rule)), "{problems:?}");
+    }
+}
+
 fn any_backups() -> impl Strategy<Value = BackupPolicy> {
     let patterns = proptest::collection::vec("/[a-z*?#' ]{1,9}", 0..3);
     (patterns, 60_000_u64..10_000_000, 1_u64..100_000_000, 0_u64..86_400_000).prop_map(
@@ -485,8 +512,28 @@ fn any_backups() -> impl Strategy<Value = BackupPolicy> {
             warn_after: Duration::from_millis(warn),
             critical_after: Duration::from_millis(warn + more),
             settle: Duration::from_millis(settle),
+            drill: Duration::from_millis(settle + warn),
         },
     )
+}
+
+fn any_backup() -> impl Strategy<Value = Option<BackupJob>> {
+    let to = "/[a-z'\"#: ]{1,9}[a-z]";
+    let form = proptest::sample::select(Form::ALL.to_vec());
+    let counts = (1..9_usize, 0..9_usize, 0..9_usize, 0..9_usize);
+    let at = proptest::sample::select(vec![None, Some("02:00"), Some("23:59 UTC")]);
+    let words = proptest::collection::vec("[a-z{} ]{1,9}", 0..3);
+    proptest::option::of((to, form, counts, at, words, 60_000..90_000_000_u64).prop_map(
+        |(to, form, (last, daily, weekly, monthly), at, after, every)| BackupJob {
+            to: rules::absolute_path(&to).unwrap(),
+            form,
+            keep: Keep { last, daily, weekly, monthly },
+            at: at.map(|at| Daily::parse(at, |_| None).unwrap()),
+            every: Duration::from_millis(every),
+            after,
+            after_timeout: Duration::from_millis(every / 60),
+        },
+    ))
 }
 
 fn any_server() -> impl Strategy<Value = Option<ServerProbe>> {
@@ -512,12 +559,14 @@ fn any_store() -> impl Strategy<Value = Store> {
     let version = proptest::option::of("[0-9][0-9a-z.]{0,9}");
     let logs = any_backups().prop_map(|policy| policy.globs);
     let name = "[A-Za-z0-9_.-]{1,64}";
-    (path, name, any_backups(), any_permissions(), logs, any_server(), version).prop_map(
-        |(path, name, backups, permissions, logs, server, chroma_version)| Store {
+    let backups = (any_backups(), any_backup());
+    (path, name, backups, any_permissions(), logs, any_server(), version).prop_map(
+        |(path, name, (backups, backup), permissions, logs, server, chroma_version)| Store {
             name: name.into(),
             seen_path: rules::below_root(Path::new(ROOTFS), &path),
             path,
             backups,
+            backup,
             permissions,
             logs,
             server,

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -180,6 +181,7 @@ impl File {
     ) -> Result<Config, Vec<ConfigError>> {
         let Paths { procfs, rootfs } = self.path;
         let stores = stores(self.stores, &rootfs, accounts, &report);
+        check_backups(&stores, &report);
         let state_dir = self.state.dir.unwrap_or_else(|| default_state_dir(host));
         let state_dir = check_state_dir(state_dir, &stores, &report);
         let enabled: BTreeSet<CollectorName> =
@@ -267,6 +269,7 @@ fn stores(
                     .collect(),
                 ..raw.backups
             },
+            backup: raw.backup,
             permissions: permissions(&raw.permissions, accounts, report),
             logs: raw
                 .logs
@@ -368,6 +371,28 @@ fn check_state_dir(
         }
     }
     Some(path)
+}
+
+/// Nothing is written inside a store, and no two stores whose backups have one name share a directory for them: the backups of
+/// one would be counted, and removed, as those of the other.
+fn check_backups(stores: &[Arc<Store>], report: &Report) {
+    let mut taken: BTreeMap<(&Path, &OsStr), &Store> = BTreeMap::new();
+    for store in stores {
+        let Some(job) = &store.backup else { continue };
+        let place = Place::outside(format!("backup.to of the store {}", store.name));
+        if let Some(other) = stores.iter().find(|other| job.to.starts_with(&other.path)) {
+            let other = Quoted(&other.name, &other.path);
+            let rule = format!("must not lie inside the store {other}: nothing is written there");
+            report.add(place.bad(job.to.display(), rule));
+        }
+        let name = store.path.file_name().unwrap_or_default();
+        if let Some(other) = taken.insert((&job.to, name), store) {
+            let other = Quoted(&other.name, &other.path);
+            let rule =
+                format!("must not be that of {other} too: their backups have the same names");
+            report.add(place.bad(job.to.display(), rule));
+        }
+    }
 }
 
 struct Quoted<'a>(&'a str, &'a Path);

@@ -1,6 +1,6 @@
-//! A window of the day in which dear work may begin: `01:00-05:00`, in UTC unless a time zone follows, `22:00-04:00
-//! Europe/Berlin`, `01:00-05:00 local`. Changes of the clock are right by the rules of the zone: where an end of the window
-//! does not exist on a day, it is the moment to which the clock jumps.
+//! Times of the day: a window in which expensive work may begin (`01:00-05:00`), and a moment of every day (`02:00`). In UTC
+//! unless a time zone follows: `22:00-04:00 Europe/Berlin`, `02:00 local`. Changes of the clock are right by the rules of the
+//! zone: a time that does not exist on a day is the moment to which the clock jumps.
 
 use std::time::Duration;
 
@@ -31,18 +31,7 @@ impl Window {
         if opens == closes {
             return Err("must end at another time than it begins".to_owned());
         }
-        let zone = match name {
-            None | Some("UTC") => TimeZone::UTC,
-            Some(name) => zone(name).ok_or_else(|| {
-                format!("{name} must be a time zone that this host knows, UTC or local")
-            })?,
-        };
-        Ok(Self {
-            opens,
-            closes,
-            zone,
-            text: text.split_whitespace().collect::<Vec<_>>().join(" "),
-        })
+        Ok(Self { opens, closes, zone: zone_of(name, zone)?, text: in_one_line(text) })
     }
 
     /// As it was written.
@@ -61,13 +50,8 @@ impl Window {
         for _ in 0..DAYS {
             let next = day.tomorrow().ok()?;
             let last = if self.closes > self.opens { day } else { next };
-            let moment_of = |date: civil::Date, time| {
-                let zoned = date.to_datetime(time).to_zoned(self.zone.clone()).ok()?;
-                i64::try_from(zoned.timestamp().as_nanosecond())
-                    .ok()
-                    .map(|nanos| Timestamp::from_parts(0, nanos))
-            };
-            let (opens, closes) = (moment_of(day, self.opens)?, moment_of(last, self.closes)?);
+            let opens = moment_of(day, self.opens, &self.zone)?;
+            let closes = moment_of(last, self.closes, &self.zone)?;
             if closes > moment && closes > opens {
                 return Some((opens, closes.since(opens)));
             }
@@ -75,6 +59,72 @@ impl Window {
         }
         None
     }
+}
+
+/// A time of the day, once every day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daily {
+    time: civil::Time,
+    zone: TimeZone,
+    text: String,
+}
+
+impl Daily {
+    /// Reads `text`. `zone` finds a time zone by its name. Errs with the rule that is broken.
+    pub fn parse(text: &str, zone: impl FnOnce(&str) -> Option<TimeZone>) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let (of_day, name) = (words.next().and_then(time), words.next());
+        let Some(time) = of_day.filter(|_| words.next().is_none()) else {
+            return Err("must be a time of the day such as 02:00, in UTC unless a time zone follows: 02:00 Europe/Berlin, \
+                        02:00 local"
+                .to_owned());
+        };
+        Ok(Self { time, zone: zone_of(name, zone)?, text: in_one_line(text) })
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The first such moment after `moment`. `None` at the ends of what a calendar knows.
+    #[must_use]
+    pub fn after(&self, moment: Timestamp) -> Option<Timestamp> {
+        let at = jiff::Timestamp::from_nanosecond(moment.as_nanos().into()).ok()?;
+        let mut day = at.to_zoned(self.zone.clone()).date();
+        // A clock that jumps over midnight may leave a day without one.
+        for _ in 0..DAYS {
+            let next = moment_of(day, self.time, &self.zone)?;
+            if next > moment {
+                return Some(next);
+            }
+            day = day.tomorrow().ok()?;
+        }
+        None
+    }
+}
+
+fn moment_of(date: civil::Date, time: civil::Time, zone: &TimeZone) -> Option<Timestamp> {
+    let zoned = date.to_datetime(time).to_zoned(zone.clone()).ok()?;
+    let nanos = i64::try_from(zoned.timestamp().as_nanosecond()).ok()?;
+    Some(Timestamp::from_parts(0, nanos))
+}
+
+fn zone_of(
+    name: Option<&str>,
+    zone: impl FnOnce(&str) -> Option<TimeZone>,
+) -> Result<TimeZone, String> {
+    match name {
+        None | Some("UTC") => Ok(TimeZone::UTC),
+        Some(name) => zone(name).ok_or_else(|| {
+            format!("{name} must be a time zone that this host knows, UTC or local")
+        }),
+    }
+}
+
+fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn time(text: &str) -> Option<civil::Time> {
@@ -158,6 +208,28 @@ mod tests {
         for secs in [i64::MIN, -10_000_000_000, 0, 9_000_000_000, i64::MAX] {
             let found = window.at_or_after(Timestamp::from_secs(secs));
             assert!(found.is_none_or(|(_, len)| !len.is_zero()), "{secs}");
+        }
+    }
+
+    #[test]
+    fn a_moment_comes_once_a_day_also_when_the_clock_changes() {
+        for (text, moment, next) in [
+            ("02:00", "2026-11-26T01:59:59Z", "2026-11-26T02:00:00Z"),
+            ("02:00", "2026-11-26T02:00:00Z", "2026-11-27T02:00:00Z"),
+            ("02:00 Europe/Berlin", "2026-07-01T12:00:00Z", "2026-07-02T00:00:00Z"),
+            ("02:30 Europe/Berlin", "2026-03-28T12:00:00Z", "2026-03-29T01:30:00Z"),
+            ("23:30 Europe/Berlin", "2026-11-26T22:29:00Z", "2026-11-26T22:30:00Z"),
+        ] {
+            let daily = Daily::parse(text, zone).unwrap();
+            assert_eq!(daily.after(at(moment)).unwrap().to_string(), next, "{text} {moment}");
+        }
+        for text in ["", "2:00", "24:00", "02:00-03:00", "02:00 UTC UTC"] {
+            assert!(Daily::parse(text, zone).unwrap_err().contains("a time of the day"), "{text}");
+        }
+        assert!(Daily::parse("02:00 Mars/Olympus", zone).is_err());
+        let daily = Daily::parse("02:00", zone).unwrap();
+        for secs in [i64::MIN, 0, i64::MAX] {
+            drop(daily.after(Timestamp::from_secs(secs)));
         }
     }
 }

@@ -461,7 +461,8 @@ fn look(
     let except = walk::own_pid(procfs);
     let walked = walk::walk(procfs, except, &mut memory.kernel_threads, &mut finder)?;
     let Finder { hits, deleted, open_descriptors, .. } = finder;
-    let (files, lost) = holders::build(procfs, began, files, &hits, &open_descriptors, memory);
+    let found = holders::Found { files, hits: &hits, open_descriptors: &open_descriptors };
+    let (files, lost) = holders::build(procfs, began, except, &found, memory);
     let unreadable = walked.unreadable.into_iter().chain(lost).collect();
     Ok(Walk { files, devices, deleted, unreadable, hidden: rights::hidden(procfs) })
 }

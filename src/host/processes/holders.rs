@@ -38,16 +38,28 @@ pub(super) struct Memory {
     boot: Option<(Ticks, u64)>,
 }
 
-/// The holders of each of `files`, oldest first, and the pids that could not be read although they hold something.
+/// What a walk over all processes found.
+pub(super) struct Found<'a> {
+    /// The files that somebody asked for.
+    pub(super) files: &'a [FileId],
+    /// Who has them open.
+    pub(super) hits: &'a [Hit],
+    /// How many descriptors each of those has.
+    pub(super) open_descriptors: &'a BTreeMap<u32, u64>,
+}
+
+/// The holders of each file, oldest first, and the pids that could not be read although they hold something. `own` is this
+/// program: a child of it that is on its way from fork to exec holds what this program holds, and is nobody else.
 pub(super) fn build(
     procfs: &Path,
     now: Ticks,
-    files: &[FileId],
-    hits: &[Hit],
-    open_descriptors: &BTreeMap<u32, u64>,
+    own: Option<u32>,
+    found: &Found<'_>,
     memory: &mut Memory,
 ) -> (BTreeMap<FileId, Arc<[Holder]>>, Vec<u32>) {
+    let &Found { files, hits, open_descriptors } = found;
     let mut family = Family { procfs, stats: BTreeMap::new() };
+    let own = own.and_then(|pid| family.stat(pid).cloned());
     let mut lost = Vec::new();
     let mut known = BTreeMap::new();
     let pids: BTreeSet<u32> = hits.iter().map(|hit| hit.pid).collect();
@@ -55,6 +67,7 @@ pub(super) fn build(
     let mut servers = BTreeMap::new();
     for pid in pids {
         match person(procfs, pid, &mut family, memory) {
+            Ok((stat, ..)) if own.as_ref().is_some_and(|own| stat.same_layout(own)) => {}
             Ok((stat, credentials, server)) => {
                 servers.insert((pid, stat.start_ticks, stat.start_stack), server);
                 known.insert(pid, (stat, credentials, server));
@@ -207,3 +220,49 @@ fn started(boot_secs: u64, ticks: u64) -> Timestamp {
 const GENERATIONS_MAX: usize = 128;
 /// A correction of the host's clock moves the time of boot; it is noticed within this time.
 const BOOT_AGE_MAX: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A process in a procfs of the test, whose code and stack begin at `layout`.
+    fn process(procfs: &Path, pid: u32, parent: u32, layout: u64) {
+        let dir = procfs.join(pid.to_string());
+        fs::create_dir(&dir).unwrap();
+        let mut fields = vec!["0".to_owned(); 52];
+        fields[..4].clone_from_slice(&[
+            pid.to_string(),
+            "(exporter)".to_owned(),
+            "S".to_owned(),
+            parent.to_string(),
+        ]);
+        (fields[25], fields[27]) = (layout.to_string(), layout.to_string());
+        fs::write(dir.join("stat"), fields.join(" ")).unwrap();
+        fs::write(
+            dir.join("status"),
+            "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t0\nCapEff:\t0\n",
+        )
+        .unwrap();
+        fs::write(dir.join("cmdline"), "exporter\0").unwrap();
+    }
+
+    #[test]
+    fn a_child_of_this_program_that_has_executed_nothing_yet_is_no_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        for (pid, parent, layout) in [(10, 1, 4096), (11, 10, 4096), (12, 10, 8192)] {
+            process(dir.path(), pid, parent, layout);
+        }
+        let file = FileId { device: 1, inode: 2 };
+        let hits = [11, 12].map(|pid| Hit { pid, descriptor: 3, file, writes: true });
+        let open_descriptors = BTreeMap::new();
+        let found = Found { files: &[file], hits: &hits, open_descriptors: &open_descriptors };
+        for (own, holders) in [(Some(10), vec![12]), (None, vec![11, 12])] {
+            let mut memory = Memory::default();
+            let (held, lost) = build(dir.path(), crate::clock::ticks(), own, &found, &mut memory);
+            let pids: Vec<u32> = held[&file].iter().map(|holder| holder.pid).collect();
+            assert_eq!((pids, lost), (holders, Vec::new()), "{own:?}");
+        }
+    }
+}
