@@ -330,6 +330,7 @@ fn copies(path: &Path, place: &Path) -> Cost {
         fallback: Vec::new(),
         watched_ratio_max: 1.0,
         other_ratio_max: 1.0,
+        name: None,
     };
     let (stop, progress) = (AtomicBool::new(false), chroma_exporter::progress::Progress::default());
     let options = Options {

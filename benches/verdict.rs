@@ -149,6 +149,7 @@ fn on_copy(path: &Path, pragma: &str) {
         fallback: Vec::new(),
         watched_ratio_max: 1.0,
         other_ratio_max: 1.0,
+        name: None,
     };
     let stop = AtomicBool::new(false);
     let options = Options {

@@ -316,6 +316,7 @@ impl Tally {
             fallback: Vec::new(),
             watched_ratio_max: 0.99,
             other_ratio_max: 0.99,
+            name: None,
         };
         let stop = AtomicBool::new(false);
         let options = Options {

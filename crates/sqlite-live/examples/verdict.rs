@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         fallback: Vec::new(),
         watched_ratio_max: 0.9,
         other_ratio_max: 0.9,
+        name: None,
     };
     let options = Options {
         places: &places,

@@ -164,6 +164,11 @@ impl View {
         self.pages
     }
 
+    /// Ends with the copy kept under its name ([`Places::name`]).
+    pub fn keep(self) {
+        self.scratch.keep();
+    }
+
     /// What it cost.
     #[must_use]
     pub fn cost(&self) -> Cost {
@@ -183,7 +188,7 @@ impl View {
 
     /// Two connections to the copy that can be asked side by side.
     pub fn readers(&mut self) -> [CopyConnection<'_>; 2] {
-        let Scratch { file, connections } = &mut self.scratch;
+        let Scratch { file, connections, .. } = &mut self.scratch;
         connections.each_mut().map(|connection| CopyConnection { connection, file })
     }
 }
@@ -412,7 +417,7 @@ fn copy(
         return Err(ViewError::Unsuited("it uses auto_vacuum"));
     }
     let bytes = u64::from(pages) * u64::from(first.page_bytes);
-    let scratch = options.places.make(path, bytes + bytes / 8 + GROWTH_BYTES)?;
+    let scratch = options.places.make(path, bytes + bytes / 8 + growth(options, bytes))?;
     let mut copying = Copying::new(plain, &scratch.file, catcher, first, pages, options);
     let result = copying.sweep().and_then(|()| copying.finish(lock));
     cost.bytes_read += copying.bytes_read();
@@ -535,6 +540,11 @@ const READY_MAX: Duration = Duration::from_millis(100);
 const DAMAGED: ViewError = ViewError::Unsuited("its header is damaged");
 /// Room for growth while we copy, besides an eighth of the size.
 const GROWTH_BYTES: u64 = 64 << 20;
+
+/// The same for a copy of so many bytes: a small one that is kept may go where there is little room.
+fn growth(options: &Options<'_>, bytes: u64) -> u64 {
+    if options.places.name.is_some() { GROWTH_BYTES.min(bytes) } else { GROWTH_BYTES }
+}
 
 #[cfg(test)]
 mod tests;

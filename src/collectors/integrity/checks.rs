@@ -668,6 +668,7 @@ fn places(context: &Context) -> Places {
         fallback: fallback.into_iter().flatten().collect(),
         watched_ratio_max: disk.warn_ratio,
         other_ratio_max: disk.critical_ratio,
+        name: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Where a copy goes: a file without a name, in a directory that has room for it and is not the one we watch. It vanishes
-//! with its last descriptor, also when the program is killed.
+//! with its last descriptor, also when the program is killed. A copy that somebody wants to keep has a name from the beginning,
+//! and loses it when nothing came of it.
 
 use std::{
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt, fs::OpenOptionsExt},
@@ -23,6 +25,8 @@ pub struct Places {
     pub watched_ratio_max: f64,
     /// The used ratio that another filesystem must stay below.
     pub other_ratio_max: f64,
+    /// The name that the copy has, for who wants to keep it ([`super::View::keep`]); none usually.
+    pub name: Option<OsString>,
 }
 
 /// A place that cannot take the copy, and why.
@@ -35,6 +39,18 @@ pub struct NoRoom(Vec<String>);
 pub(super) struct Scratch {
     pub(super) file: File,
     pub(super) connections: [Connection; 2],
+    /// Removed when it goes: see [`Scratch::keep`].
+    named: Option<PathBuf>,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Some(path) = &self.named
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::debug!(%error, "A copy that nobody wants stays.");
+        }
+    }
 }
 
 impl Places {
@@ -80,7 +96,11 @@ impl Places {
         let same = device(&dir).map_err(said)? == device(watched).map_err(said)?;
         let ratio_max = if same { self.watched_ratio_max } else { self.other_ratio_max };
         fits(&space, need_bytes, ratio_max)?;
-        make_file(&dir).map_err(|error| error.to_string())
+        match &self.name {
+            Some(name) => make_named(dir.join(name)),
+            None => make_file(&dir),
+        }
+        .map_err(|error| error.to_string())
     }
 }
 
@@ -104,8 +124,7 @@ fn make_file(dir: &Path) -> Result<Scratch, Box<dyn std::error::Error>> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let path = dir.join(format!(".chroma_exporter-copy-{:016x}", u64::from_ne_bytes(random)));
-        let mut options = OpenOptions::new();
-        let file = match options.read(true).write(true).create_new(true).mode(0o600).open(&path) {
+        let file = match create(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error.into()),
@@ -114,9 +133,24 @@ fn make_file(dir: &Path) -> Result<Scratch, Box<dyn std::error::Error>> {
         // outlive us.
         let connections = (open_copy(&path), open_copy(&path));
         fs::remove_file(&path)?;
-        return Ok(Scratch { file, connections: [connections.0?, connections.1?] });
+        return Ok(Scratch { file, connections: [connections.0?, connections.1?], named: None });
     }
     Err(io::Error::other("no free name for a copy was found").into())
+}
+
+fn make_named(path: PathBuf) -> Result<Scratch, Box<dyn std::error::Error>> {
+    let file = create(&path)?;
+    match (open_copy(&path), open_copy(&path)) {
+        (Ok(one), Ok(other)) => Ok(Scratch { file, connections: [one, other], named: Some(path) }),
+        (Err(error), _) | (_, Err(error)) => {
+            fs::remove_file(&path)?;
+            Err(error.into())
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// A connection that takes no locks: the file is ours alone.
@@ -139,6 +173,11 @@ fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 impl Scratch {
+    /// The copy keeps its name.
+    pub(super) fn keep(mut self) {
+        self.named = None;
+    }
+
     /// Makes the connections ready once the file holds `pages` pages with this schema cookie. Not before:
     /// some of these statements read the file.
     pub(super) fn ready(&self, pages: u32, schema_cookie: u32) -> rusqlite::Result<()> {
@@ -177,6 +216,7 @@ mod tests {
             fallback: Vec::new(),
             watched_ratio_max: 1.0,
             other_ratio_max: 1.0,
+            name: None,
         }
     }
 
@@ -204,6 +244,24 @@ mod tests {
         let inside = places(&store).make(&database, 1).unwrap_err().to_string();
         assert!(inside.contains("watched directory"), "{inside}");
         assert!(places(&odd).make(&database, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_copy_that_is_kept_has_its_name_and_one_that_is_not_leaves_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, room) = (dir.path().join("store"), dir.path().join("room"));
+        fs::create_dir(&store).unwrap();
+        fs::create_dir(&room).unwrap();
+        let database = store.join("chroma.sqlite3");
+        let named = Places { name: Some("copy".into()), ..places(&room) };
+        fs::write(&database, "x").unwrap();
+        drop(named.make(&database, 1).unwrap());
+        assert_eq!(fs::read_dir(&room).unwrap().count(), 0);
+        let scratch = named.make(&database, 1).unwrap();
+        assert!(named.make(&database, 1).is_err(), "never over something else");
+        scratch.file.write_all_at(b"kept", 0).unwrap();
+        scratch.keep();
+        assert_eq!(fs::read(room.join("copy")).unwrap(), b"kept");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::{fs, io, os::unix::fs::FileExt, path::Path, time::Duration};
 
-use super::{Cost, DAMAGED, GROWTH_BYTES, Options, View, ViewError, header_of, wait};
+use super::{Cost, DAMAGED, Options, View, ViewError, growth, header_of, wait};
 use crate::{
     clock,
     database::{Abort, Database, QueryError, Stamp, beside, open_bytes, read_up_to},
@@ -40,7 +40,8 @@ pub fn take_still(database: &Database, options: &Options<'_>) -> Result<View, Vi
         None => header.pages().unwrap_or(u32::try_from(size / page_bytes).unwrap_or(u32::MAX)),
     };
     let bytes = u64::from(pages) * page_bytes;
-    let scratch = options.places.make(&path, bytes.max(size) + bytes / 8 + GROWTH_BYTES)?;
+    let scratch =
+        options.places.make(&path, bytes.max(size) + bytes / 8 + growth(options, bytes))?;
     options.progress.begin(Phase::Copying, size);
     let (began, mut buffer, mut at) = (clock::ticks(), vec![0; CHUNK_BYTES], 0);
     let mut holes = Holes::of(&plain);
@@ -171,6 +172,7 @@ mod tests {
             fallback: Vec::new(),
             watched_ratio_max: 1.0,
             other_ratio_max: 1.0,
+            name: None,
         };
         let options = Options {
             places: &places,

@@ -21,6 +21,7 @@ fn place(sql: &str) -> Place {
         fallback: Vec::new(),
         watched_ratio_max: 1.0,
         other_ratio_max: 1.0,
+        name: None,
     };
     Place { _dir: dir, path, places }
 }
