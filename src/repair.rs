@@ -3,6 +3,7 @@
 //! touched by the exchange at the end of a restore, and by nothing else.
 
 pub mod backup;
+pub mod moment;
 pub mod proof;
 mod records;
 pub mod retention;

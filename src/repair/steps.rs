@@ -59,6 +59,12 @@ impl Steps {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// A part of the job that can be stopped, and begun again, without the rest. Its steps are those of the job.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self { now: Arc::clone(&self.now), stop: Arc::default() }
+    }
+
     /// The flag itself, for those who take one.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
@@ -81,6 +87,11 @@ mod tests {
         steps.begin("packing", None);
         assert_eq!(steps.now().map(|step| (step.what, step.done)), Some(("packing", 0)));
         assert!(!steps.stopped());
+        let part = steps.part();
+        part.add(3);
+        assert_eq!(steps.now().map(|step| step.done), Some(3));
+        part.stop();
+        assert!(part.stopped() && !steps.stopped());
         steps.clone().stop();
         assert!(steps.stopped() && steps.flag().load(Ordering::Relaxed));
     }
