@@ -47,7 +47,6 @@ impl Manner {
     }
 }
 
-#[allow(dead_code, reason = "for the commands that work in steps")]
 /// Runs `work`, and shows its steps when it takes long. Each line begins with `about`.
 pub(super) fn steps<T: Send>(
     manner: Manner,
@@ -113,7 +112,6 @@ fn cut(line: &str) -> String {
     line.chars().take(columns.saturating_sub(1)).collect()
 }
 
-#[allow(dead_code, reason = "for the commands that work in steps")]
 /// `docs: copying the database [=====     ] 50 %, 120.0 MB/s, 12 s left`. The time is that of the step; nobody knows how long
 /// those after it take.
 fn line(about: &str, step: Option<(Step, Duration)>, elapsed: Duration) -> String {

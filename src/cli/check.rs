@@ -136,7 +136,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
 }
 
 /// The stores that are configured; without any, the directories that running Chroma processes hold.
-fn stores(config: &Config) -> Result<Vec<Arc<Store>>, CollectError> {
+pub(super) fn stores(config: &Config) -> Result<Vec<Arc<Store>>, CollectError> {
     if !config.stores.is_empty() {
         return Ok(config
             .stores

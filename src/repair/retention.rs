@@ -45,7 +45,7 @@ pub fn surplus<'a>(backups: &'a [Known], keep: &Keep) -> Vec<&'a str> {
     proven.sort_by_key(|backup| std::cmp::Reverse((backup.moment, &backup.name)));
     let mut stays: BTreeSet<&str> =
         proven.iter().take(keep.last.max(1)).map(|backup| backup.name.as_str()).collect();
-    let rules: [(usize, fn(Date) -> Date); 3] =
+    let rules: [(usize, Period); 3] =
         [(keep.daily, |day| day), (keep.weekly, monday), (keep.monthly, Date::first_of_month)];
     for (count, period) in rules {
         let mut seen = BTreeSet::new();
@@ -72,6 +72,9 @@ pub fn surplus<'a>(backups: &'a [Known], keep: &Keep) -> Vec<&'a str> {
     goes.sort_by_key(|backup| (backup.moment, &backup.name));
     goes.into_iter().map(|backup| backup.name.as_str()).collect()
 }
+
+/// The first day of the period that a day is in.
+type Period = fn(Date) -> Date;
 
 /// The day in UTC; the first of all for what no calendar has.
 fn day_of(moment: Timestamp) -> Date {

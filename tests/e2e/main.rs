@@ -4,6 +4,7 @@
 
 mod alertmanager;
 mod alerts;
+mod backup;
 mod catalogue;
 mod dashboards;
 mod decay;

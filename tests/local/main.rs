@@ -4,6 +4,7 @@
 mod access_truth;
 mod alerts;
 mod arrows;
+mod backup;
 mod cli;
 mod damage_served;
 mod dashboards;

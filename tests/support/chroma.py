@@ -9,6 +9,9 @@ write DIR PREFIX SECONDS   opens DIR embedded and adds records until the time is
                            time, so many at least that the index is flushed some times
 lost DIR                   opens DIR embedded and prints how many records have no vector
 state HOST PORT            asks a server for everything, and prints what fails
+churn DIR LEDGER SECONDS   opens DIR embedded and does everything with several collections, without pause; writes each operation
+                           into LEDGER before it begins
+restored DIR LEDGER        opens DIR embedded and proves that it is the state after one operation of LEDGER
 hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
 """
 
@@ -197,5 +200,122 @@ def hold(directory):
     sys.stdin.read()
 
 
+def versioned(one, version):
+    rng = random.Random(f"{one}:{version}")
+    return [rng.uniform(-1, 1) for _ in range(DIMENSION)]
+
+
+def churn(directory, ledger, seconds):
+    """Every record says of itself which operation made it, in its document, its metadata and its vector."""
+    import chromadb
+
+    client, modern = chromadb.PersistentClient(directory), not chromadb.__version__.startswith("0.")
+
+    def make(name, space):
+        if modern:
+            settings = {"configuration": {"hnsw": {"space": space, "sync_threshold": 100, "batch_size": 50}}}
+        else:
+            settings = {"metadata": {"hnsw:space": space, "hnsw:sync_threshold": 100, "hnsw:batch_size": 50}}
+        return client.create_collection(name, **settings)
+
+    rng = random.Random(7)
+    live, collections, number, operation = {}, {}, 0, 0
+    with open(ledger, "a", buffering=1) as log:
+
+        def note(name, kind, ids=()):
+            nonlocal operation
+            operation += 1
+            log.write(json.dumps({"name": name, "kind": kind, "ids": list(ids)}) + "\n")
+            return operation
+
+        for name, space in (("one", "l2"), ("two", "cosine"), ("three", "l2"), ("short", "l2")):
+            note(name, "make")
+            collections[name], live[name] = make(name, space), []
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            name = rng.choice(["one", "one", "two", "three", "short"])
+            collection, ids = collections[name], live[name]
+            kind = rng.choice(["add"] * 12 + ["update"] * 3 + ["upsert"] * 3 + ["delete"] * 2)
+            if name == "short" and rng.random() < 0.05:
+                note(name, "drop")
+                client.delete_collection(name)
+                note(name, "make")
+                collections[name], live[name] = make(name, "l2"), []
+                continue
+            if kind == "add" or len(ids) < 30:
+                kind, part = "add", [f"r{number + n}" for n in range(20)]
+                number += 20
+                ids.extend(part)
+            else:
+                part = rng.sample(ids, 5)
+            if kind == "upsert":
+                part.append(f"r{number}")
+                ids.append(f"r{number}")
+                number += 1
+            version = note(name, kind, part)
+            if kind == "delete":
+                collection.delete(ids=part)
+                for one in part:
+                    ids.remove(one)
+            else:
+                getattr(collection, kind)(
+                    ids=part,
+                    embeddings=[versioned(one, version) for one in part],
+                    documents=[f"{one} version {version} " + "word " * 20 for one in part],
+                    metadatas=[{"v": version} for one in part],
+                )
+
+
+def restored(directory, ledger):
+    """Proves that a copy is the state after one operation of `churn`: all records of it, each whole, and no other."""
+    import chromadb
+
+    client = chromadb.PersistentClient(directory)
+    state, found, asked = {}, 0, 0
+    for one in client.list_collections():
+        collection = client.get_collection(getattr(one, "name", one))
+        got = collection.get(include=["documents", "metadatas", "embeddings"])
+        records = {}
+        for one, document, metadata, embedding in zip(got["ids"], got["documents"], got["metadatas"], got["embeddings"]):
+            version = metadata["v"]
+            assert document.startswith(f"{one} version {version} "), (one, version, document[:40])
+            want = versioned(one, version)
+            wrong = max(abs(a - b) for a, b in zip(want, embedding))
+            assert wrong < 1e-4, f"{collection.name} {one}: the vector is not that of version {version}: {wrong}"
+            records[one] = version
+        assert collection.count() == len(records), (collection.name, collection.count(), len(records))
+        state[collection.name] = records
+        ids = sorted(records)
+        for start in range(0, len(ids), 200):
+            part = ids[start : start + 200]
+            answer = collection.query(query_embeddings=[versioned(one, records[one]) for one in part], n_results=1)["ids"]
+            found += sum(1 for one, best in zip(part, answer) if best == [one])
+            asked += len(part)
+    # hnswlib leaves some nodes unreachable when records are updated, in any store.
+    assert found >= 0.95 * asked, f"{found} of {asked} own vectors found"
+    after, matches = {}, []
+    with open(ledger) as log:
+        for number, line in enumerate(log, 1):
+            if not line.endswith("\n"):
+                break
+            step = json.loads(line)
+            name, kind = step["name"], step["kind"]
+            if kind == "make":
+                after[name] = {}
+            elif kind == "drop":
+                del after[name]
+            elif kind == "delete":
+                for one in step["ids"]:
+                    del after[name][one]
+            else:
+                after[name].update({one: number for one in step["ids"]})
+            if after == state:
+                matches.append(number)
+    total = sum(map(len, state.values()))
+    if not matches and total:
+        raise SystemExit(f"{total} records, which are the state after no operation")
+    print(json.dumps({"operation": matches[-1] if matches else 0, "records": total, "found": found}))
+
+
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "hold": hold}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])

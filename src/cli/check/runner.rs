@@ -233,7 +233,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock,
         collectors::{Pace, Turn},
         findings::{Code, Finding},
         sample::Desc,
