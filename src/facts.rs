@@ -1,5 +1,6 @@
 //! Plain facts that all rooms speak of: findings with their remedies, samples, spans of time, texts for people.
 
+pub mod bad_value;
 pub mod blind;
 pub mod duration;
 pub mod error;

@@ -18,6 +18,7 @@ use crate::{
     collectors::CollectError,
     config::{Config, Store, StoreFlag},
     discover,
+    facts::bad_value::BadValue,
     findings::Code,
     firsts,
     host::{self, Host},
@@ -169,14 +170,14 @@ fn style(colour: Colour) -> Style {
 #[derive(Debug, Clone, Copy)]
 struct Ids(Option<Code>);
 
-fn code_or_all(text: &str) -> Result<Ids, String> {
+fn code_or_all(text: &str) -> Result<Ids, BadValue> {
     if text == ALL {
         return Ok(Ids(None));
     }
     let meant = builtin::key(text);
     let code = Code::ALL.iter().find(|code| builtin::key(code.as_str()) == meant);
     code.map(|code| Ids(Some(*code)))
-        .ok_or_else(|| "no finding has this code; `chroma_exporter explain` lists them".to_owned())
+        .ok_or(BadValue::Rule("no finding has this code; `chroma_exporter explain` lists them"))
 }
 
 const ALL: &str = "all";

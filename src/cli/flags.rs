@@ -9,6 +9,7 @@ use clap::{
 
 use crate::{
     config::{CollectorName, Overrides, PatternFlag, StoreFlag, keys},
+    facts::bad_value::BadValue,
     keys::{
         key::{Flag, Key},
         rules,
@@ -235,27 +236,27 @@ impl FromArgMatches for KeyFlags {
     }
 }
 
-pub(super) fn store_flag(word: &str) -> Result<StoreFlag, String> {
+pub(super) fn store_flag(word: &str) -> Result<StoreFlag, BadValue> {
     let (name, path) = named(word)?;
     if path.is_empty() {
-        return Err("must be a directory".to_owned());
+        return Err("must be a directory".into());
     }
     Ok(StoreFlag { name, path: path.to_owned() })
 }
 
-fn pattern_flag(word: &str) -> Result<PatternFlag, String> {
+fn pattern_flag(word: &str) -> Result<PatternFlag, BadValue> {
     let (store, pattern) = named(word)?;
     if pattern.is_empty() {
-        return Err("must be a pattern".to_owned());
+        return Err("must be a pattern".into());
     }
     Ok(PatternFlag { store, pattern: pattern.to_owned() })
 }
 
 /// Splits `NAME=PATH`. A path may hold `=` itself: what has a slash before it or starts with a dot is no name.
-fn named(word: &str) -> Result<(Option<String>, &str), String> {
+fn named(word: &str) -> Result<(Option<String>, &str), BadValue> {
     match word.split_once('=') {
         Some((name, path)) if !name.contains('/') && !name.starts_with('.') => {
-            rules::store_name(name).map_err(|rule| format!("the name before = {rule}"))?;
+            rules::store_name(name).map_err(|rule| BadValue::Name(Box::new(rule)))?;
             Ok((Some(name.to_owned()), path))
         }
         _ => Ok((None, word)),

@@ -17,7 +17,7 @@ use crate::{
     deliver::dispatch::Dispatch,
     fleet,
     host::{self, Host},
-    http::{self, Limits, Listeners, ReloadRequest, Secure},
+    http::{self, Limits, Listeners, NotReloaded, ReloadRequest, Secure},
     logging,
     metrics::Own,
     publish::Publisher,
@@ -282,35 +282,34 @@ impl Reloader {
         .ok()?
     }
 
-    /// Errs with every problem of the new configuration, ready to be shown; then the old one goes on.
-    async fn reload(&self, reason: &'static str) -> Result<(), String> {
+    /// Errs when the new configuration has a problem, or cannot be handed on; then the old one goes on.
+    async fn reload(&self, reason: &'static str) -> Result<(), NotReloaded> {
         let overrides = self.overrides.clone();
         let loaded =
             tokio::task::spawn_blocking(move || file::load(&overrides, &collectors::families()))
                 .await;
-        let config = match loaded {
-            Ok(Ok(config)) => Arc::new(config),
-            Ok(Err(problems)) => {
-                let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                self.own.reload_failed(&text.join("\n"), clock::now());
-                for problem in &text {
-                    error!(problem, "Configuration problem.");
+        let config = match loaded? {
+            Ok(config) => Arc::new(config),
+            Err(problems) => {
+                for problem in &problems {
+                    error!(%problem, "Configuration problem.");
                 }
                 error!(
                     reason,
-                    problems = text.len(),
+                    problems = problems.len(),
                     "Configuration not loaded; the one before goes on."
                 );
-                return Err(text.join("\n"));
+                let refused = NotReloaded::Problems(problems);
+                self.own.reload_failed(&refused.to_string(), clock::now());
+                return Err(refused);
             }
-            Err(error) => return Err(format!("the configuration was not loaded: {error}")),
         };
         self.warn_of_fixed(&config);
         // At once: whoever turns it up looks for a fault that a restart might hide.
         logging::set_level(config.log.level);
         self.configs.send_replace(Arc::clone(&config));
         if self.to_fleet.send(config).await.is_err() {
-            return Err("the program is ending".to_owned());
+            return Err(NotReloaded::Ending);
         }
         self.own.reload_succeeded(clock::now());
         info!(reason, "Configuration loaded.");

@@ -21,8 +21,8 @@ use crate::{
     },
     clock::{self, Timestamp},
     config::{Config, alerts},
-    deliver::dispatch::alert_store::AlertStore,
-    facts::duration,
+    deliver::dispatch::alert_store::{AlertStore, AlertStoreError},
+    facts::{bad_value::BadValue, duration},
     format::words,
     host::state::place,
     human, runbooks,
@@ -83,7 +83,7 @@ pub(super) struct Add {
 pub(super) fn run(config: &Config, mut action: Action) -> Ended {
     if let Action::Add(add) = &mut action {
         if let Err(problem) = name_alerts(config, add) {
-            to_stderr(&problem);
+            to_stderr(&format!("error: {problem}\nhelp: {}\n", problem.help));
             return Ended::Usage;
         }
         to_stderr(&unknown_store(config, add).unwrap_or_default());
@@ -120,9 +120,18 @@ pub(super) fn run(config: &Config, mut action: Action) -> Ended {
     }
 }
 
-/// Takes the code of a finding for the name of its alert. Errs with what to print when no rule has such a name: a silence
-/// that holds nothing back would be noticed only by the message that it should have held back.
-fn name_alerts(config: &Config, add: &mut Add) -> Result<(), String> {
+/// No rule has the name that a silence was to hold back.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("no alert is called {name}")]
+struct UnknownAlert {
+    /// As it may be shown.
+    name: String,
+    help: String,
+}
+
+/// Takes the code of a finding for the name of its alert. Errs when no rule has such a name: a silence that holds nothing back
+/// would be noticed only by the message that it should have held back.
+fn name_alerts(config: &Config, add: &mut Add) -> Result<(), UnknownAlert> {
     let Some(pattern) = &add.alert else { return Ok(()) };
     let rules = alerts::rules(&config.disk, &config.alerts.rules);
     let names = || rules.iter().map(|rule| &*rule.name);
@@ -147,7 +156,7 @@ fn name_alerts(config: &Config, add: &mut Add) -> Result<(), String> {
     } else {
         format!("did you mean {}? {OWN_RULES}", near.join(", "))
     };
-    Err(format!("error: no alert is called {}\nhelp: {help}\n", plain(pattern)))
+    Err(UnknownAlert { name: plain(pattern), help })
 }
 
 /// A warning when the stores of the configuration are known and none is meant. No more than that: the exporter may have
@@ -167,12 +176,23 @@ fn unknown_store(config: &Config, add: &Add) -> Option<String> {
     ))
 }
 
-fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
-    let (alert_store, _) = AlertStore::open(dir, now).map_err(|problem| problem.chain())?;
-    let failed = |problem: crate::deliver::dispatch::alert_store::AlertStoreError| problem.chain();
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+enum SilenceError {
+    #[error("{}", .0.chain())]
+    AlertStore(#[from] AlertStoreError),
+    #[error("no random id: {0}")]
+    NoId(getrandom::Error),
+    #[error("no silence {0} is in force")]
+    NotInForce(String),
+}
+
+/// Gives what to print. Errs when the alert store cannot be read or written, or has no such silence.
+fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, SilenceError> {
+    let (alert_store, _) = AlertStore::open(dir, now)?;
     match action {
         Action::Add(add) => {
-            let id = getrandom::u32().map_err(|error| format!("no random id: {error}"))?;
+            let id = getrandom::u32().map_err(SilenceError::NoId)?;
             let silence = Silence {
                 id: format!("{id:08x}"),
                 store: add.store.unwrap_or_default(),
@@ -182,12 +202,12 @@ fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
                 comment: add.comment,
                 by: user(),
             };
-            alert_store.put_silence(&silence).map_err(failed)?;
-            alert_store.forget_silences(now.minus(KEEP)).map_err(failed)?;
+            alert_store.put_silence(&silence)?;
+            alert_store.forget_silences(now.minus(KEEP))?;
             Ok(format!("{}\n", silence.id))
         }
         Action::List { .. } => {
-            let silences = alert_store.silences().map_err(failed)?;
+            let silences = alert_store.silences()?;
             let active: Vec<&Silence> = silences.iter().filter(|s| s.active(now)).collect();
             if active.is_empty() {
                 return Ok("no silence is in force\n".to_owned());
@@ -195,10 +215,10 @@ fn act(dir: &Path, action: Action, now: Timestamp) -> Result<String, String> {
             Ok(active.into_iter().map(|silence| line(silence, now)).collect())
         }
         Action::Expire { id, .. } => {
-            let silences = alert_store.silences().map_err(failed)?;
+            let silences = alert_store.silences()?;
             let found = silences.into_iter().find(|s| s.id == id && s.active(now));
-            let silence = found.ok_or_else(|| format!("no silence {} is in force", plain(&id)))?;
-            alert_store.put_silence(&Silence { until: now, ..silence }).map_err(failed)?;
+            let silence = found.ok_or_else(|| SilenceError::NotInForce(plain(&id)))?;
+            alert_store.put_silence(&Silence { until: now, ..silence })?;
             Ok(String::new())
         }
     }
@@ -233,27 +253,28 @@ fn user() -> String {
         .unwrap_or_default()
 }
 
-fn pattern(text: &str) -> Result<String, String> {
+fn pattern(text: &str) -> Result<String, BadValue> {
     if text.is_empty() || text.len() > 256 {
-        return Err("must be 1 to 256 bytes".to_owned());
+        return Err("must be 1 to 256 bytes".into());
     }
-    glob::Pattern::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    glob::Pattern::new(text)?;
+    Ok(text.to_owned())
 }
 
 fn alert_pattern() -> Suggesting<impl TypedValueParser<Value = String>> {
     suggesting_alerts(StringValueParser::new().try_map(|text| pattern(&text)))
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+fn span(text: &str) -> Result<Duration, BadValue> {
     let span = duration::parse(text).filter(|span| (SPAN_MIN..=SPAN_MAX).contains(span));
-    span.ok_or_else(|| "must be a duration such as 30m, 2h or 1d, 1s to 365d".to_owned())
+    span.ok_or(BadValue::Rule("must be a duration such as 30m, 2h or 1d, 1s to 365d"))
 }
 
-fn comment(text: &str) -> Result<String, String> {
+fn comment(text: &str) -> Result<String, BadValue> {
     if text.chars().count() <= 500 && !text.chars().any(char::is_control) {
         Ok(text.to_owned())
     } else {
-        Err("must be one line of at most 500 characters".to_owned())
+        Err("must be one line of at most 500 characters".into())
     }
 }
 
@@ -304,12 +325,9 @@ mod tests {
             ("zzz", Err("explain lists the built-in ones; one of your own")),
         ] {
             let mut add = add(None, Some(word));
-            match (name_alerts(&config, &mut add), want) {
+            match (name_alerts(&config, &mut add).map_err(|problem| problem.help), want) {
                 (Ok(()), Ok(name)) => assert_eq!(add.alert.as_deref(), Some(name), "{word}"),
-                (Err(told), Err(part)) => assert!(
-                    told.starts_with("error: no alert is called ") && told.contains(part),
-                    "{word}: {told}"
-                ),
+                (Err(help), Err(part)) => assert!(help.contains(part), "{word}: {help}"),
                 (got, _) => panic!("{word}: {got:?}"),
             }
         }
@@ -333,7 +351,7 @@ mod tests {
         act(dir.path(), expire(id), at(70)).unwrap();
         assert_eq!(act(dir.path(), all(), at(71)).unwrap(), "no silence is in force\n");
         let twice = act(dir.path(), expire(id), at(72));
-        assert_eq!(twice.unwrap_err(), format!("no silence {id} is in force"));
+        assert_eq!(twice.unwrap_err().to_string(), format!("no silence {id} is in force"));
         assert!(span("0s").is_err() && span("400d").is_err() && span("2h").is_ok());
         assert!(pattern("a[").is_err() && pattern("a*").is_ok());
     }

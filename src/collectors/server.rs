@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use self::ask::know_secrets;
 use self::{
-    ask::{Api, Asked, Asker, Asking, Probe},
+    ask::{Api, Asked, Asker, Asking, NotAsked, Probe},
     compare::{Listed, Other},
 };
 use super::{CollectError, Collector, Pace, Turn};
@@ -93,8 +93,8 @@ impl Server {
         }
     }
 
-    /// Asks all that is due, on this thread.
-    fn ask(&self, probe: &ServerProbe, now: Timestamp) -> Result<Asking, String> {
+    /// Asks all that is due, on this thread. Errs when nothing could be asked.
+    fn ask(&self, probe: &ServerProbe, now: Timestamp) -> Result<Asking, NotAsked> {
         let due = self.version.as_ref().is_none_or(|(at, _)| now.since(*at) >= VERSION_INTERVAL);
         on_this_thread(probe, async |asker| asker.ask(self.api, due).await)
     }
@@ -217,6 +217,7 @@ impl Collector for Server {
         let asking = match self.ask(&probe, turn.now) {
             Ok(asking) => asking,
             Err(why) => {
+                let why = why.to_string();
                 out.problems.push(CollectError::NotAsked { url: probe.url.clone(), why });
                 return out;
             }
@@ -251,16 +252,16 @@ impl Collector for Server {
     }
 }
 
-/// Runs `questions` to the server.
+/// Runs `questions` to the server. Errs when nothing could be asked.
 fn on_this_thread<T>(
     probe: &ServerProbe,
     questions: impl AsyncFnOnce(&Asker) -> T,
-) -> Result<T, String> {
+) -> Result<T, NotAsked> {
     let asker = Asker::new(probe)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("cannot start the requests: {error}"))?;
+        .map_err(NotAsked::Runtime)?;
     let answers = runtime.block_on(questions(&asker));
     // A name that is still being looked up must not hold up the turn.
     runtime.shutdown_background();

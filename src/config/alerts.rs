@@ -11,6 +11,7 @@ use crate::{
         builtin::{self, DiskLevels},
         rule::{Comparison, Level, On, Rule},
     },
+    facts::bad_value::BadValue,
     findings::{Code, Severity},
     format::words,
     keys::{
@@ -295,8 +296,8 @@ fn read_labels(section: &Section<'_>, key: &'static str) -> BTreeMap<String, Str
     labels
 }
 
-fn rule_name(name: &str) -> Result<String, String> {
-    if name.len() <= 64 && plain(name) { Ok(name.to_owned()) } else { Err(NAME_RULE.to_owned()) }
+fn rule_name(name: &str) -> Result<String, BadValue> {
+    if name.len() <= 64 && plain(name) { Ok(name.to_owned()) } else { Err(NAME_RULE.into()) }
 }
 
 /// Whether it may name an alert or a label.
@@ -314,23 +315,19 @@ fn number() -> Kind<f64> {
     Kind::one("number", parse_number, |number| Written::Number(*number))
 }
 
-fn parse_number(value: &Value) -> Result<f64, String> {
+fn parse_number(value: &Value) -> Result<f64, BadValue> {
     let Value::Scalar(Scalar { text, kind: Is::Number, .. }) = value else {
-        return Err("must be a number".to_owned());
+        return Err("must be a number".into());
     };
     let number = text.replace('_', "").parse::<f64>().ok().filter(|number| number.is_finite());
-    number.ok_or_else(|| "must be a number".to_owned())
+    number.ok_or(BadValue::Rule("must be a number"))
 }
 
-fn one_line(text: &str, chars_max: usize) -> Result<String, String> {
+fn one_line(text: &str, chars_max: usize) -> Result<String, BadValue> {
     let good = !text.is_empty()
         && text.chars().count() <= chars_max
         && !text.chars().any(char::is_control);
-    if good {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("must be one line of 1 to {chars_max} characters"))
-    }
+    if good { Ok(text.to_owned()) } else { Err(BadValue::NotOneLine { chars_max }) }
 }
 
 fn base_url() -> Kind<String> {
@@ -340,7 +337,7 @@ fn base_url() -> Kind<String> {
     })
 }
 
-fn parse_base_url(text: &str) -> Result<String, String> {
+fn parse_base_url(text: &str) -> Result<String, BadValue> {
     let url = one_line(text, 500)?;
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let good = rest.is_some_and(|rest| {
@@ -350,7 +347,7 @@ fn parse_base_url(text: &str) -> Result<String, String> {
     });
     if !good {
         return Err(
-            "must be an http:// or https:// address without user, query and fragment".to_owned()
+            "must be an http:// or https:// address without user, query and fragment".into()
         );
     }
     Ok(url.trim_end_matches('/').to_owned())

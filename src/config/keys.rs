@@ -7,13 +7,16 @@ use jiff::tz::TimeZone;
 
 use super::{CollectorName, LogFormat, LogLevel, alerts::Alerts};
 use crate::{
-    facts::window::{Daily, Window},
+    facts::{
+        bad_value::BadValue,
+        window::{Daily, Window},
+    },
     keys::{
         key::{
             Declared, Key, Kind, Written, bytes, choice, count, items, keys, list, mode, part,
             path, path_from_here, ratio, section, span, switch, word,
         },
-        report::{At, Given, Report},
+        report::{At, ConfigError, Given, Place, Report},
         rules::{self, Listen},
         section::{Section, flag, shown, text},
         yaml::{Kind as Is, Scalar, Value},
@@ -318,21 +321,21 @@ fn account() -> Kind<Option<At<Account>>> {
     Kind::one("name or number", parse_account, write).placed().optional()
 }
 
-fn parse_account(value: &Value) -> Result<Account, String> {
+fn parse_account(value: &Value) -> Result<Account, BadValue> {
     const RULE: &str = "must be a name or a number";
     let Value::Scalar(Scalar { text, kind: Is::Text | Is::Number, .. }) = value else {
-        return Err(RULE.to_owned());
+        return Err(RULE.into());
     };
     if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
         // The highest number means "no user" to the kernel.
         let id = text.parse().ok().filter(|id| *id != u32::MAX);
-        return id.map(Account::Id).ok_or_else(|| format!("must be less than {}", u32::MAX));
+        return id.map(Account::Id).ok_or(BadValue::TooLarge(u32::MAX.into()));
     }
     let plain = !text.is_empty()
         && text.len() <= 256
         && !text.contains([':', ','])
         && !text.chars().any(char::is_control);
-    if plain { Ok(Account::Name(text.clone())) } else { Err(RULE.to_owned()) }
+    if plain { Ok(Account::Name(text.clone())) } else { Err(RULE.into()) }
 }
 
 /// A switch for each collector; the flags of their own are made elsewhere.
@@ -435,12 +438,15 @@ pub(crate) fn all() -> Vec<Key> {
     File::keys()
 }
 
-/// Whether `word` may stand behind the flag `long`. Errs with the rule that it breaks.
-pub(crate) fn judge(long: &str, word: &str) -> Result<(), String> {
+/// Whether `word` may stand behind the flag `long`. Errs with the rule that it breaks and no place: the caller names the flag.
+pub(crate) fn judge(long: &str, word: &str) -> Result<(), ConfigError> {
     let words = [(long.to_owned(), vec![word.to_owned()])].into();
     let report = Report::new(Given { words, cwd: Some("/".into()), ipv6: true });
     drop(File::read(&Section::empty(&report)));
-    report.into_problems().into_iter().next().map_or(Ok(()), |problem| Err(problem.rule))
+    match report.into_problems().into_iter().next() {
+        None => Ok(()),
+        Some(problem) => Err(Place::outside("").wrong(problem.rule)),
+    }
 }
 
 /// Most stores of one host.

@@ -15,6 +15,7 @@ use super::{
     print,
 };
 use crate::{
+    facts::bad_value::BadValue,
     format::accounts::Accounts,
     keys::{
         ConfigError,
@@ -137,14 +138,14 @@ impl File {
             let store = match &flag.store {
                 None if self.stores.len() == 1 => Ok(0),
                 None if self.stores.is_empty() => {
-                    Err("needs a store: give --store.path too".to_owned())
+                    Err("needs a store: give --store.path too".into())
                 }
-                None => Err("must say which store it is for: NAME=PATTERN".to_owned()),
+                None => Err("must say which store it is for: NAME=PATTERN".into()),
                 Some(name) => self
                     .stores
                     .iter()
                     .position(|raw| raw.value.label().as_deref() == Some(name))
-                    .ok_or_else(|| format!("must name a store; there is none called {name}")),
+                    .ok_or_else(|| BadValue::NoStore(name.clone())),
             };
             match (store, pattern) {
                 (Ok(store), Ok(pattern)) => given.entry(store).or_default().push(pattern),
@@ -403,6 +404,6 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-fn path_text(text: &str, cwd: Option<&Path>) -> Result<String, String> {
+fn path_text(text: &str, cwd: Option<&Path>) -> Result<String, BadValue> {
     Ok(rules::path_from(text, cwd)?.to_string_lossy().into_owned())
 }

@@ -13,11 +13,14 @@ use std::{
     time::Duration,
 };
 
-use crate::keys::{
-    ConfigError, Secret,
-    report::{At, Place, Report},
-    section::{Section, choice, count, duration, flag, text, texts},
-    yaml::{self, SOURCE_BYTES_MAX},
+use crate::{
+    facts::bad_value::BadValue,
+    keys::{
+        ConfigError, Secret,
+        report::{At, Place, Report},
+        section::{Section, choice, count, duration, flag, text, texts},
+        yaml::{self, SOURCE_BYTES_MAX},
+    },
 };
 
 /// What the file says.
@@ -223,7 +226,7 @@ fn pem(
 ) -> Option<At<Secret>> {
     let here = section.read(inline, |value| Ok(Secret::inline(text(value)?)));
     let there = section.read(file, |value| match text(value)? {
-        "" => Err("must be the name of a file".to_owned()),
+        "" => Err("must be the name of a file".into()),
         name => Ok(Secret::file(folder.join(PathBuf::from(name)))),
     });
     if here.is_some() && there.is_some() {
@@ -232,21 +235,23 @@ fn pem(
     here.or(there)
 }
 
-fn client_auth(value: &yaml::Value) -> Result<ClientAuth, String> {
+fn client_auth(value: &yaml::Value) -> Result<ClientAuth, BadValue> {
     match text(value)? {
         "NoClientCert" => Ok(ClientAuth::None),
         "VerifyClientCertIfGiven" => Ok(ClientAuth::IfGiven),
         "RequireAndVerifyClientCert" => Ok(ClientAuth::Required),
         "RequestClientCert" | "RequireAnyClientCert" => {
-            Err("would take any certificate: write RequireAndVerifyClientCert".to_owned())
+            Err("would take any certificate: write RequireAndVerifyClientCert".into())
         }
-        _ => Err("must be NoClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert"
-            .to_owned()),
+        _ => {
+            Err("must be NoClientCert, VerifyClientCertIfGiven or RequireAndVerifyClientCert"
+                .into())
+        }
     }
 }
 
 /// `None` for one of TLS 1.3, all of which are always on.
-fn suite(name: &str) -> Result<Option<&'static str>, String> {
+fn suite(name: &str) -> Result<Option<&'static str>, BadValue> {
     if name.starts_with("TLS_AES_") || name.starts_with("TLS_CHACHA20_") {
         return Ok(None);
     }
@@ -259,28 +264,24 @@ fn suite(name: &str) -> Result<Option<&'static str>, String> {
     one_of(name, &SUITES).map(Some)
 }
 
-fn one_of(name: &str, known: &[&'static str]) -> Result<&'static str, String> {
-    known
-        .iter()
-        .copied()
-        .find(|known| *known == name)
-        .ok_or_else(|| format!("is not to be had here; there are {}", known.join(", ")))
+fn one_of(name: &str, known: &'static [&'static str]) -> Result<&'static str, BadValue> {
+    known.iter().copied().find(|known| *known == name).ok_or(BadValue::NotToBeHad(known))
 }
 
-fn header(value: &str, allowed: &[&str]) -> Result<String, String> {
+fn header(value: &str, allowed: &[&'static str]) -> Result<String, BadValue> {
     let fits = value.is_empty() || allowed.is_empty() || allowed.contains(&value);
     let writable = value.len() <= HEADER_BYTES_MAX
         && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     match (fits, writable) {
         (true, true) => Ok(value.to_owned()),
-        (false, _) => Err(format!("must be {}", allowed.join(" or "))),
-        (_, false) => Err(format!("must be ASCII of at most {HEADER_BYTES_MAX} characters")),
+        (false, _) => Err(BadValue::NoneOf(allowed.to_vec())),
+        (_, false) => Err("must be ASCII of at most 4000 characters".into()),
     }
 }
 
 /// A hash as `htpasswd -nBC 10 ""` makes it. A cost above the bound would keep a processor busy for minutes at each new
 /// password that is tried.
-fn bcrypt_hash(text: &str) -> Result<&str, String> {
+fn bcrypt_hash(text: &str) -> Result<&str, BadValue> {
     let mut parts = text.splitn(4, '$');
     let (empty, kind, cost, rest) = (parts.next(), parts.next(), parts.next(), parts.next());
     let is_hash = empty == Some("")
@@ -292,8 +293,8 @@ fn bcrypt_hash(text: &str) -> Result<&str, String> {
     // What was meant for a hash may be a password.
     match cost.and_then(|cost| cost.parse::<u32>().ok()).filter(|_| is_hash) {
         Some(cost) if COSTS.contains(&cost) => Ok(text),
-        Some(_) => Err(format!("must have a cost from {} to {}", COSTS.start(), COSTS.end())),
-        None => Err("must be a bcrypt hash, as `htpasswd -nBC 10 \"\"` prints it".to_owned()),
+        Some(_) => Err(BadValue::outside("must have a cost from", &COSTS)),
+        None => Err("must be a bcrypt hash, as `htpasswd -nBC 10 \"\"` prints it".into()),
     }
 }
 
@@ -363,7 +364,7 @@ mod tests {
             "CurveP521: is not to be had here",
             "basic_auth_users.bob: must be a bcrypt hash",
             "basic_auth_users.eve: must have a cost from 4 to 16",
-            "X-Frame-Options = maybe: must be deny or sameorigin",
+            "X-Frame-Options = maybe: must be deny, sameorigin",
             "Server: unknown key",
             "basic_auth: unknown key; known here: basic_auth_users",
         ] {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{civil, tz::TimeZone};
 
+use super::bad_value::BadValue;
 use crate::clock::Timestamp;
 
 /// Times of the day between which work may begin.
@@ -19,17 +20,19 @@ pub struct Window {
 
 impl Window {
     /// Reads `text`. `zone` finds a time zone by its name. Errs with the rule that is broken.
-    pub fn parse(text: &str, zone: impl FnOnce(&str) -> Option<TimeZone>) -> Result<Self, String> {
+    pub fn parse(
+        text: &str,
+        zone: impl FnOnce(&str) -> Option<TimeZone>,
+    ) -> Result<Self, BadValue> {
         let mut words = text.split_whitespace();
         let (times, name) = (words.next().unwrap_or_default(), words.next());
         let ends = times.split_once('-').and_then(|(from, to)| Some((time(from)?, time(to)?)));
         let Some((opens, closes)) = ends.filter(|_| words.next().is_none()) else {
             return Err("must be two times of the day such as 01:00-05:00, in UTC unless a time zone follows: \
-                        01:00-05:00 Europe/Berlin, 01:00-05:00 local"
-                .to_owned());
+                        01:00-05:00 Europe/Berlin, 01:00-05:00 local".into());
         };
         if opens == closes {
-            return Err("must end at another time than it begins".to_owned());
+            return Err("must end at another time than it begins".into());
         }
         Ok(Self { opens, closes, zone: zone_of(name, zone)?, text: in_one_line(text) })
     }
@@ -71,13 +74,16 @@ pub struct Daily {
 
 impl Daily {
     /// Reads `text`. `zone` finds a time zone by its name. Errs with the rule that is broken.
-    pub fn parse(text: &str, zone: impl FnOnce(&str) -> Option<TimeZone>) -> Result<Self, String> {
+    pub fn parse(
+        text: &str,
+        zone: impl FnOnce(&str) -> Option<TimeZone>,
+    ) -> Result<Self, BadValue> {
         let mut words = text.split_whitespace();
         let (of_day, name) = (words.next().and_then(time), words.next());
         let Some(time) = of_day.filter(|_| words.next().is_none()) else {
             return Err("must be a time of the day such as 02:00, in UTC unless a time zone follows: 02:00 Europe/Berlin, \
                         02:00 local"
-                .to_owned());
+                .into());
         };
         Ok(Self { time, zone: zone_of(name, zone)?, text: in_one_line(text) })
     }
@@ -114,12 +120,10 @@ fn moment_of(date: civil::Date, time: civil::Time, zone: &TimeZone) -> Option<Ti
 fn zone_of(
     name: Option<&str>,
     zone: impl FnOnce(&str) -> Option<TimeZone>,
-) -> Result<TimeZone, String> {
+) -> Result<TimeZone, BadValue> {
     match name {
         None | Some("UTC") => Ok(TimeZone::UTC),
-        Some(name) => zone(name).ok_or_else(|| {
-            format!("{name} must be a time zone that this host knows, UTC or local")
-        }),
+        Some(name) => zone(name).ok_or_else(|| BadValue::TimeZone(name.to_owned())),
     }
 }
 
@@ -196,7 +200,7 @@ mod tests {
             ("01:00-01:00", "another time"),
             ("01:00-05:00 Mars/Olympus", "Mars/Olympus must be a time zone"),
         ] {
-            let error = Window::parse(text, zone).unwrap_err();
+            let error = Window::parse(text, zone).unwrap_err().to_string();
             assert!(error.contains(rule), "{text}: {error}");
         }
         assert_eq!(Window::parse("01:00-05:00   UTC", zone).unwrap().as_str(), "01:00-05:00 UTC");
@@ -224,7 +228,10 @@ mod tests {
             assert_eq!(daily.after(at(moment)).unwrap().to_string(), next, "{text} {moment}");
         }
         for text in ["", "2:00", "24:00", "02:00-03:00", "02:00 UTC UTC"] {
-            assert!(Daily::parse(text, zone).unwrap_err().contains("a time of the day"), "{text}");
+            assert!(
+                Daily::parse(text, zone).unwrap_err().to_string().contains("a time of the day"),
+                "{text}"
+            );
         }
         assert!(Daily::parse("02:00 Mars/Olympus", zone).is_err());
         let daily = Daily::parse("02:00", zone).unwrap();

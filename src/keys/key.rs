@@ -17,7 +17,7 @@ use super::{
     section::{self, Section, shown, text},
     yaml::{Kind as Is, Node, Scalar, Value},
 };
-use crate::facts::duration;
+use crate::facts::{bad_value::BadValue, duration};
 
 /// A section that [`keys!`](crate::keys::key::keys) declares.
 pub(crate) trait Declared: Sized {
@@ -177,7 +177,7 @@ impl<T: 'static> Kind<T> {
     /// One value; `parse` answers with the rule that it breaks.
     pub(crate) fn one(
         what: impl Into<String>,
-        parse: impl Fn(&Value) -> Result<T, String> + 'static,
+        parse: impl Fn(&Value) -> Result<T, BadValue> + 'static,
         write: impl Fn(&T) -> Written + 'static,
     ) -> Self {
         let read = move |section: &Section<'_>, given: &Given<'_>| {
@@ -353,7 +353,7 @@ pub(crate) fn switch() -> Kind<bool> {
 /// Text that `parse` judges.
 pub(crate) fn word<T: Display + 'static>(
     what: &str,
-    parse: impl Fn(&str) -> Result<T, String> + 'static,
+    parse: impl Fn(&str) -> Result<T, BadValue> + 'static,
 ) -> Kind<T> {
     Kind::one(what, move |value| parse(text(value)?), |value| Written::Text(value.to_string()))
 }
@@ -398,7 +398,7 @@ pub(crate) fn mode() -> Kind<u32> {
 pub(crate) fn list(
     what: &str,
     max: usize,
-    parse: impl Fn(&str) -> Result<String, String> + 'static,
+    parse: impl Fn(&str) -> Result<String, BadValue> + 'static,
 ) -> Kind<Vec<String>> {
     let read = move |section: &Section<'_>, key| {
         section.node(key)?;

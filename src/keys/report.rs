@@ -66,17 +66,17 @@ impl Place {
         Self { file: Some(file.to_string_lossy().into()), line: None, field: String::new() }
     }
 
-    pub(crate) fn bad(&self, value: impl fmt::Display, rule: impl Into<String>) -> ConfigError {
+    pub(crate) fn bad(&self, value: impl fmt::Display, rule: impl fmt::Display) -> ConfigError {
         ConfigError { value: Some(value.to_string()), ..self.wrong(rule) }
     }
 
-    pub(crate) fn wrong(&self, rule: impl Into<String>) -> ConfigError {
+    pub(crate) fn wrong(&self, rule: impl fmt::Display) -> ConfigError {
         ConfigError {
             file: self.file.clone(),
             line: self.line,
             field: self.field.clone(),
             value: None,
-            rule: rule.into(),
+            rule: rule.to_string(),
         }
     }
 }

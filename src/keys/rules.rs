@@ -6,12 +6,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use crate::facts::bad_value::BadValue;
+
 /// Value of the `store` label: it stands in rules and file names, so it is kept plain.
-pub(crate) fn store_name(text: &str) -> Result<&str, String> {
+pub(crate) fn store_name(text: &str) -> Result<&str, BadValue> {
     if (1..=NAME_CHARS_MAX).contains(&text.len()) && text.chars().all(is_name_char) {
         Ok(text)
     } else {
-        Err(format!("must be 1 to {NAME_CHARS_MAX} of the characters A-Z a-z 0-9 _ . -"))
+        Err("must be 1 to 64 of the characters A-Z a-z 0-9 _ . -".into())
     }
 }
 
@@ -30,27 +32,27 @@ fn is_name_char(c: char) -> bool {
 const NAME_CHARS_MAX: usize = 64;
 
 /// An absolute path without `..`, doubled slashes or control characters. Two spellings of one path come out the same.
-pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, BadValue> {
     if !text.starts_with('/') {
-        return Err("must be an absolute path".to_owned());
+        return Err("must be an absolute path".into());
     }
     if text.len() > PATH_BYTES_MAX {
-        return Err(format!("must be at most {PATH_BYTES_MAX} bytes long"));
+        return Err(BadValue::TooLong { bytes_max: PATH_BYTES_MAX });
     }
     if text.chars().any(char::is_control) {
-        return Err("must not hold control characters".to_owned());
+        return Err("must not hold control characters".into());
     }
     if Path::new(text).components().any(|part| part == Component::ParentDir) {
         // Behind a link `..` is another directory than the one it looks like.
-        return Err("must not hold ..".to_owned());
+        return Err("must not hold ..".into());
     }
     Ok(Path::new(text).components().collect())
 }
 
 /// The same for a word of the command line: a relative one is meant from `cwd`, also with `../` at its beginning.
-pub(crate) fn path_from(text: &str, cwd: Option<&Path>) -> Result<PathBuf, String> {
+pub(crate) fn path_from(text: &str, cwd: Option<&Path>) -> Result<PathBuf, BadValue> {
     if text.is_empty() {
-        return Err("must be a path".to_owned());
+        return Err("must be a path".into());
     }
     if text.starts_with('/') {
         return absolute_path(text);
@@ -84,16 +86,13 @@ pub(crate) fn below_root(rootfs: &Path, path: &Path) -> PathBuf {
 }
 
 /// A shell pattern of backup files.
-pub(crate) fn backup_pattern(text: &str) -> Result<String, String> {
-    let path = absolute_path(text)
-        .map_err(|rule| rule.replace("an absolute path", "an absolute pattern"))?;
-    let pattern = path.to_string_lossy().into_owned();
-    match glob::Pattern::new(&pattern) {
-        Ok(_) => Ok(pattern),
-        Err(error) => {
-            Err(format!("must be a shell pattern: {} at position {}", error.msg, error.pos + 1))
-        }
+pub(crate) fn backup_pattern(text: &str) -> Result<String, BadValue> {
+    if !text.starts_with('/') {
+        return Err("must be an absolute pattern".into());
     }
+    let pattern = absolute_path(text)?.to_string_lossy().into_owned();
+    glob::Pattern::new(&pattern)?;
+    Ok(pattern)
 }
 
 /// The pattern as this process must look for it.
@@ -119,20 +118,22 @@ fn escaped(rootfs: &Path) -> String {
 
 /// Where a server is asked: `http` or `https`, without anything that could be a secret. Gives it without a slash at its
 /// end.
-pub(crate) fn server_url(text: &str) -> Result<String, String> {
+pub(crate) fn server_url(text: &str) -> Result<String, BadValue> {
     const RULE: &str = "must be a URL such as http://127.0.0.1:8000";
     if text.len() > URL_BYTES_MAX || text.chars().any(|c| c.is_control() || c == ' ') {
-        return Err(RULE.to_owned());
+        return Err(RULE.into());
     }
-    let url = reqwest::Url::parse(text).map_err(|error| format!("{RULE}: {error}"))?;
+    let url = reqwest::Url::parse(text)
+        .map_err(|error| BadValue::Url { rule: RULE, why: error.to_string() })?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(RULE.to_owned());
+        return Err(RULE.into());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("{RULE}; user and password belong into headers_file"));
+        return Err("must be a URL such as http://127.0.0.1:8000; user and password belong into headers_file"
+            .into());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!("{RULE}, without ? and #"));
+        return Err("must be a URL such as http://127.0.0.1:8000, without ? and #".into());
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
@@ -140,39 +141,37 @@ pub(crate) fn server_url(text: &str) -> Result<String, String> {
 const URL_BYTES_MAX: usize = 1024;
 
 /// The release of Chroma.
-pub(crate) fn chroma_version(text: &str) -> Result<&str, String> {
+pub(crate) fn chroma_version(text: &str) -> Result<&str, BadValue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
     if text.len() <= 32 && text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(plain)
     {
         Ok(text)
     } else {
-        Err("must be a version such as 1.5.9".to_owned())
+        Err("must be a version such as 1.5.9".into())
     }
 }
 
 /// Path of the metrics page.
-pub(crate) fn telemetry_path(text: &str) -> Result<&str, String> {
+pub(crate) fn telemetry_path(text: &str) -> Result<&str, BadValue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-' | '~');
     if !text.starts_with('/') || text.len() > 256 || !text.chars().all(plain) {
-        return Err("must start with / and hold only A-Z a-z 0-9 / _ . - ~".to_owned());
+        return Err("must start with / and hold only A-Z a-z 0-9 / _ . - ~".into());
     }
     let taken = |route: &str| text == route || text.starts_with(&format!("{route}/"));
     if text == "/" || text.starts_with("//") || taken("/-") || taken("/api") {
         return Err(
             "must be another path than /, /-/... and /api/..., which this program answers itself"
-                .to_owned(),
+                .into(),
         );
     }
     Ok(text)
 }
 
 /// A name of this server, without a port.
-pub(crate) fn host_name(text: &str) -> Result<String, String> {
+pub(crate) fn host_name(text: &str) -> Result<String, BadValue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if text.is_empty() || text.len() > 253 || !text.chars().all(plain) {
-        return Err(
-            "must be the name of a host such as chroma.example.org, without a port".to_owned()
-        );
+        return Err("must be the name of a host such as chroma.example.org, without a port".into());
     }
     Ok(text.to_ascii_lowercase())
 }
@@ -189,14 +188,14 @@ pub enum Listen {
 impl Listen {
     /// Reads `127.0.0.1:18000`, `[::1]:18000`, `localhost:18000` or `:18000`. Other names are refused: which address they
     /// mean may change, and asking for it may take long. Errs with the rule.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, BadValue> {
         const RULE: &str =
             "must be ADDRESS:PORT, such as 127.0.0.1:18000, [::1]:18000, localhost:18000 or :18000";
         if let Ok(at) = text.parse() {
             return Ok(Self::At(at));
         }
         if text.parse::<IpAddr>().is_ok() || text == "localhost" {
-            return Err(format!("{RULE}: the port is missing"));
+            return Err("must be ADDRESS:PORT, such as 127.0.0.1:18000, [::1]:18000, localhost:18000 or :18000: the port is missing".into());
         }
         let (host, port) = text.rsplit_once(':').ok_or(RULE)?;
         let port =
@@ -205,7 +204,7 @@ impl Listen {
         match host {
             "" => Ok(Self::Everywhere(port)),
             "localhost" => Ok(Self::At((Ipv4Addr::LOCALHOST, port).into())),
-            _ => Err(RULE.to_owned()),
+            _ => Err(RULE.into()),
         }
     }
 
@@ -336,7 +335,9 @@ mod tests {
         ] {
             assert!(Listen::parse(bad).is_err(), "{bad}");
         }
-        assert!(Listen::parse("127.0.0.1").unwrap_err().ends_with("the port is missing"));
+        assert!(
+            Listen::parse("127.0.0.1").unwrap_err().to_string().ends_with("the port is missing")
+        );
     }
 
     #[test]

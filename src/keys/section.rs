@@ -13,7 +13,7 @@ use super::{
     report::{At, ConfigError, Place, Report, joined},
     yaml::{Key, Kind, Node, Scalar, Value},
 };
-use crate::facts::duration;
+use crate::facts::{bad_value::BadValue, duration};
 
 /// One mapping of the file. Dropping it reports the keys that nobody asked for.
 pub(crate) struct Section<'n> {
@@ -98,7 +98,7 @@ impl<'n> Section<'n> {
     pub(crate) fn read<T>(
         &self,
         key: &'static str,
-        parse: impl FnOnce(&Value) -> Result<T, String>,
+        parse: impl FnOnce(&Value) -> Result<T, BadValue>,
     ) -> Option<At<T>> {
         let node = self.node(key)?;
         let place = self.place(key);
@@ -116,7 +116,7 @@ impl<'n> Section<'n> {
         &self,
         key: &'static str,
         target: &mut T,
-        parse: impl FnOnce(&Value) -> Result<T, String>,
+        parse: impl FnOnce(&Value) -> Result<T, BadValue>,
     ) {
         if let Some(at) = self.read(key, parse) {
             *target = at.value;
@@ -243,7 +243,7 @@ impl<'n> Section<'n> {
     pub(crate) fn judged<T>(
         &self,
         item: &At<&Node>,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, BadValue>,
     ) -> Option<T> {
         let value = &item.value.value;
         self.reported(
@@ -351,54 +351,51 @@ const SHOWN_CHARS_MAX: usize = 80;
 /// A duration in Prometheus' syntax.
 pub(crate) fn duration(
     range: RangeInclusive<Duration>,
-) -> impl Fn(&Value) -> Result<Duration, String> {
-    let bounds =
-        format!("{} to {}", duration::format(*range.start()), duration::format(*range.end()));
+) -> impl Fn(&Value) -> Result<Duration, BadValue> {
+    let limits = duration::format(*range.start())..=duration::format(*range.end());
     move |value| match word(value).map(|scalar| duration::parse(&scalar.text)) {
         Some(Some(duration)) if range.contains(&duration) => Ok(duration),
-        Some(Some(_)) => Err(format!("must be {bounds}")),
-        _ => Err(format!("must be a duration such as 30s or 1h30m, {bounds}")),
+        Some(Some(_)) => Err(BadValue::outside("must be", &limits)),
+        _ => Err(BadValue::outside("must be a duration such as 30s or 1h30m,", &limits)),
     }
 }
 
 /// A number between 0 and 1.
-pub(crate) fn ratio(value: &Value) -> Result<f64, String> {
+pub(crate) fn ratio(value: &Value) -> Result<f64, BadValue> {
     word(value)
         .filter(|scalar| scalar.kind == Kind::Number)
         .and_then(|scalar| scalar.text.parse::<f64>().ok())
         .filter(|ratio| (0.0..=1.0).contains(ratio))
-        .ok_or_else(|| "must be a ratio from 0 to 1, such as 0.8".to_owned())
+        .ok_or(BadValue::Rule("must be a ratio from 0 to 1, such as 0.8"))
 }
 
 /// A whole number.
-pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<usize, String> {
+pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<usize, BadValue> {
     move |value| {
         word(value)
             .filter(|scalar| scalar.kind == Kind::Number)
             .and_then(|scalar| scalar.text.replace('_', "").parse().ok())
             .filter(|count| range.contains(count))
-            .ok_or_else(|| {
-                format!("must be a whole number from {} to {}", range.start(), range.end())
-            })
+            .ok_or_else(|| BadValue::outside("must be a whole number from", &range))
     }
 }
 
 /// `true` or `false`.
-pub(crate) fn flag(value: &Value) -> Result<bool, String> {
+pub(crate) fn flag(value: &Value) -> Result<bool, BadValue> {
     match word(value) {
         Some(Scalar { kind: Kind::Flag(flag), .. }) => Ok(*flag),
-        _ => Err("must be true or false".to_owned()),
+        _ => Err("must be true or false".into()),
     }
 }
 
 /// Text, also such as YAML takes for a number: nobody should have to quote a version.
-pub(crate) fn text(value: &Value) -> Result<&str, String> {
+pub(crate) fn text(value: &Value) -> Result<&str, BadValue> {
     match word(value) {
         Some(Scalar { kind: Kind::Text | Kind::Number, text, .. }) => Ok(text),
         Some(Scalar { kind: Kind::Flag(_), text, .. }) => {
-            Err(format!("must be text: write \"{text}\""))
+            Err(BadValue::NeedsQuotes { rule: "must be text", quoted: text.clone() })
         }
-        _ => Err("must be text".to_owned()),
+        _ => Err("must be text".into()),
     }
 }
 
@@ -407,7 +404,7 @@ pub(crate) fn texts<T>(
     section: &Section<'_>,
     key: &'static str,
     max: usize,
-    parse: impl Fn(&str) -> Result<T, String>,
+    parse: impl Fn(&str) -> Result<T, BadValue>,
 ) -> Vec<T> {
     let items = section.list(key, max);
     items.iter().filter_map(|item| section.judged(item, &parse)).collect()
@@ -417,30 +414,27 @@ pub(crate) fn texts<T>(
 pub(crate) fn choice<T: Copy>(
     choices: &[T],
     name: impl Fn(T) -> &'static str,
-) -> impl Fn(&Value) -> Result<T, String> {
+) -> impl Fn(&Value) -> Result<T, BadValue> {
     move |value| {
         let text = text(value)?;
-        choices.iter().copied().find(|choice| name(*choice) == text).ok_or_else(|| {
-            format!(
-                "must be {}",
-                choices.iter().map(|choice| name(*choice)).collect::<Vec<_>>().join(", ")
-            )
-        })
+        let found = choices.iter().copied().find(|choice| name(*choice) == text);
+        found.ok_or_else(|| BadValue::NoneOf(choices.iter().map(|choice| name(*choice)).collect()))
     }
 }
 
 /// Permission bits. YAML 1.1 reads 0644 as octal and 1.2 as decimal, so they must stand in quotes.
-pub(crate) fn mode(value: &Value) -> Result<u32, String> {
-    let word = word(value).ok_or_else(|| MODE_RULE.to_owned())?;
+pub(crate) fn mode(value: &Value) -> Result<u32, BadValue> {
+    let word = word(value).ok_or(BadValue::Rule(MODE_RULE))?;
     let digits = word.text.strip_prefix("0o").unwrap_or(&word.text);
     let octal =
         (3..=5).contains(&digits.len()) && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
     match u32::from_str_radix(digits, 8) {
         Ok(mode) if octal && mode <= 0o7777 && word.quoted => Ok(mode),
         Ok(mode) if octal && mode <= 0o7777 => {
-            Err(format!("must stand in quotes: write \"{mode:04o}\""))
+            let quoted = format!("{mode:04o}");
+            Err(BadValue::NeedsQuotes { rule: "must stand in quotes", quoted })
         }
-        _ => Err(MODE_RULE.to_owned()),
+        _ => Err(MODE_RULE.into()),
     }
 }
 
@@ -469,11 +463,14 @@ mod tests {
         let read = |source: &str| interval(&value(source));
         assert_eq!(read("1s"), Ok(second));
         assert_eq!(read("'1s'"), Ok(second));
-        assert_eq!(read("1ms"), Err("must be 100ms to 1h".to_owned()));
+        assert_eq!(read("1ms"), Err(BadValue::outside("must be", &("100ms"..="1h"))));
         for wrong in ["5", "5.0", "1 s", "", "[1s]", "true", "1h30"] {
             assert_eq!(
                 read(wrong),
-                Err("must be a duration such as 30s or 1h30m, 100ms to 1h".to_owned()),
+                Err(BadValue::outside(
+                    "must be a duration such as 30s or 1h30m,",
+                    &("100ms"..="1h")
+                )),
                 "{wrong}"
             );
         }
@@ -522,7 +519,11 @@ mod tests {
             ("true", Err("must be text: write \"true\"")),
             ("[a]", Err("must be text")),
         ] {
-            assert_eq!(text(&value(source)), want.map_err(str::to_owned), "{source}");
+            assert_eq!(
+                text(&value(source)).map_err(|rule| rule.to_string()),
+                want.map_err(str::to_owned),
+                "{source}"
+            );
         }
     }
 
@@ -543,7 +544,11 @@ mod tests {
             ("rw-r--r--", Err(MODE_RULE)),
             ("", Err(MODE_RULE)),
         ] {
-            assert_eq!(mode(&value(source)), want.map_err(str::to_owned), "{source}");
+            assert_eq!(
+                mode(&value(source)).map_err(|rule| rule.to_string()),
+                want.map_err(str::to_owned),
+                "{source}"
+            );
         }
     }
 }

@@ -5,18 +5,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use reqwest::Url;
 
+use crate::facts::bad_value::BadValue;
+
 /// A URL that messages are sent to. Errs with the rule, which says nothing of the URL.
-pub(crate) fn url(text: &str, allow_http: bool) -> Result<Url, &'static str> {
+pub(crate) fn url(text: &str, allow_http: bool) -> Result<Url, BadValue> {
     const RULE: &str = "must be a URL such as https://example.org/hook";
     if text.len() > URL_BYTES_MAX || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return Err(RULE);
+        return Err(RULE.into());
     }
     let url = Url::parse(text).map_err(|_| RULE)?;
     if !matches!(url.scheme(), "https" | "http") || !url.has_host() {
-        return Err(RULE);
+        return Err(RULE.into());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must not hold a user or password: write them below basic_auth");
+        return Err("must not hold a user or password: write them below basic_auth".into());
     }
     if let Some(ip) = literal(&url) {
         address(ip, plain_needs_private(&url, allow_http))?;
@@ -25,12 +27,12 @@ pub(crate) fn url(text: &str, allow_http: bool) -> Result<Url, &'static str> {
 }
 
 /// A proxy. It may be anywhere and have user and password.
-pub(crate) fn proxy(text: &str) -> Result<Url, &'static str> {
+pub(crate) fn proxy(text: &str) -> Result<Url, BadValue> {
     const RULE: &str = "must be a URL such as http://proxy:3128 or socks5h://proxy:1080";
     let url = Url::parse(text).map_err(|_| RULE)?;
     let known = matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h");
     if text.len() > URL_BYTES_MAX || !known || !url.has_host() {
-        return Err(RULE);
+        return Err(RULE.into());
     }
     Ok(url)
 }
@@ -47,7 +49,7 @@ pub(crate) fn literal(url: &Url) -> Option<IpAddr> {
 }
 
 /// Judges an address that a connection would go to. Errs with the rule.
-pub(crate) fn address(ip: IpAddr, private_only: bool) -> Result<(), &'static str> {
+pub(crate) fn address(ip: IpAddr, private_only: bool) -> Result<(), BadValue> {
     let ip = match ip {
         IpAddr::V6(v6) => embedded(v6).map_or(ip, IpAddr::V4),
         IpAddr::V4(_) => ip,
@@ -58,11 +60,12 @@ pub(crate) fn address(ip: IpAddr, private_only: bool) -> Result<(), &'static str
     };
     if link_local {
         // The metadata service of clouds hands out the host's own rights there.
-        return Err("must not be a link-local address (169.254.0.0/16, fe80::/10)");
+        return Err("must not be a link-local address (169.254.0.0/16, fe80::/10)".into());
     }
     if private_only && !private {
         return Err(
-            "must be https: http is only for loopback and private addresses, unless allow_http is true",
+            "must be https: http is only for loopback and private addresses, unless allow_http is true"
+                .into(),
         );
     }
     Ok(())

@@ -49,16 +49,31 @@ use secure::{Encrypted, Refusal};
 
 use crate::{
     config::Web,
+    keys::ConfigError,
     metrics::{self, Own, Rejection, Route},
     publish::{self, Body, CONTENT_SECURITY_POLICY, Published},
     status::items::Query,
 };
 
-/// A wish to load the configuration anew. The answer holds every problem, ready to be shown: no secret may be in it.
+/// A wish to load the configuration anew.
 #[derive(Debug)]
 pub struct ReloadRequest {
     /// Where to say how it went.
-    pub answer: oneshot::Sender<Result<(), String>>,
+    pub answer: oneshot::Sender<Result<(), NotReloaded>>,
+}
+
+/// Why the configuration from before stays in force. Its text may be shown: problems of the configuration hold no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReloaded {
+    /// Every problem of the new one.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Problems(Vec<ConfigError>),
+    /// The thread that should load it did not end well.
+    #[error("the configuration was not loaded: {0}")]
+    NotLoaded(#[from] tokio::task::JoinError),
+    /// Nobody is there any more to take it.
+    #[error("the program is ending")]
+    Ending,
 }
 
 /// How long a client may take for what.
@@ -295,10 +310,7 @@ impl Server {
             Ok(Ok(())) => text(StatusCode::OK, "Configuration reloaded.\n"),
             Ok(Err(problems)) => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                format!(
-                    "Configuration not reloaded, the one before stays in force:\n{}\n",
-                    problems.trim_end()
-                ),
+                format!("Configuration not reloaded, the one before stays in force:\n{problems}\n"),
             ),
             Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "The program is ending.\n"),
         }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use chroma_exporter::{
     clock::Timestamp,
     config::Web,
-    http::{self, App, Limits, Listeners, ReloadRequest},
+    http::{self, App, Limits, Listeners, NotReloaded, ReloadRequest},
+    keys::ConfigError,
     metrics::{CONTENT_TYPE, Own, Page},
     publish::{Body, CONTENT_SECURITY_POLICY, Published},
     sample::Snapshot,
@@ -694,7 +695,13 @@ async fn a_reload_answers_with_how_it_went() {
         ("POST", Ok(()), 200, "Configuration reloaded.\n"),
         (
             "PUT",
-            Err("a.yml:3: x = 1: no\n".to_owned()),
+            Err(NotReloaded::Problems(vec![ConfigError {
+                file: Some("a.yml".into()),
+                line: Some(3),
+                field: "x".to_owned(),
+                value: Some("1".to_owned()),
+                rule: "no".to_owned(),
+            }])),
             500,
             "Configuration not reloaded, the one before stays in force:\na.yml:3: x = 1: no\n",
         ),

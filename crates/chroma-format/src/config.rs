@@ -2,21 +2,56 @@
 //! listing of all collections, not only its own (measured on 0.6.3, 1.1.1 and 1.5.9: `Could not deserialize
 //! configuration`, `Could not deserialize schema`, `KeyError: '_type'`). Only what was seen to be refused is called wrong.
 
-use alloc::{borrow::ToOwned, format, string::String};
+use alloc::{
+    borrow::ToOwned,
+    string::{String, ToString},
+};
 
 use serde_json::{Map, Value};
 
 use super::schema::Family;
 
-/// Judges `collections.config_json_str`; gives the largest sync threshold that it states. Errs with the reason in words
-/// that quote nothing of the text.
-pub fn judge_config(text: &str, family: Family) -> Result<Option<u64>, String> {
+/// Why Chroma does not accept a text. Nothing of the text is quoted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The parser stopped; its words name the place.
+    #[error("it is no JSON: {0}")]
+    NotJson(String),
+    /// It is JSON of another kind.
+    #[error("it is no JSON object")]
+    NotObject,
+    /// The part `hnsw` is JSON of another kind.
+    #[error("hnsw is no JSON object")]
+    HnswNotObject,
+    /// Chroma below 1.0 asks for the key `_type`.
+    #[error("it has no _type, which Chroma below 1.0 asks for")]
+    NoType,
+    /// A schema lacks one of its parts.
+    #[error("it has no {0}")]
+    Lacks(&'static str),
+    /// An index is named by its key, and there is exactly one.
+    #[error("vector_index does not name exactly one index")]
+    NotOneIndex,
+    /// A setting of an index is neither null nor a whole number.
+    #[error("{0} is no whole number")]
+    NotWhole(&'static str),
+    /// Chroma knows three measures of distance.
+    #[error("space is none of l2, cosine and ip")]
+    Space,
+    /// Chroma knows three types of embedding functions.
+    #[error("embedding_function has no type that Chroma knows")]
+    EmbeddingFunction,
+}
+
+/// Judges `collections.config_json_str`; gives the largest sync threshold that it states. Errs with the reason when Chroma of this
+/// family refuses the text.
+pub fn judge_config(text: &str, family: Family) -> Result<Option<u64>, Refused> {
     let value = parse(text)?;
-    let config = value.as_object().ok_or("it is no JSON object")?;
+    let config = value.as_object().ok_or(Refused::NotObject)?;
     let legacy = config.contains_key("_type") || config.contains_key("hnsw_configuration");
     match family {
         Family::Oldest | Family::Python if !config.contains_key("_type") => {
-            return Err("it has no _type, which Chroma below 1.0 asks for".to_owned());
+            return Err(Refused::NoType);
         }
         Family::Rust if !legacy => {
             judge_vector_index(config)?;
@@ -27,8 +62,9 @@ pub fn judge_config(text: &str, family: Family) -> Result<Option<u64>, String> {
     Ok(largest(&value, "sync_threshold"))
 }
 
-/// Judges `collections.schema_str` by the same rules; an empty text and `null` stand for none.
-pub fn judge_schema(text: &str) -> Result<Option<u64>, String> {
+/// Judges `collections.schema_str` by the same rules; an empty text and `null` stand for none. Errs with the reason when Chroma 1.x
+/// refuses the text.
+pub fn judge_schema(text: &str) -> Result<Option<u64>, Refused> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -36,12 +72,14 @@ pub fn judge_schema(text: &str) -> Result<Option<u64>, String> {
     if value.is_null() {
         return Ok(None);
     }
-    let schema = value.as_object().ok_or("it is no JSON object")?;
+    let schema = value.as_object().ok_or(Refused::NotObject)?;
     let part = |name: &str| schema.get(name).and_then(Value::as_object);
-    part("defaults").ok_or("it has no defaults")?;
-    let keys = part("keys").ok_or("it has no keys")?;
+    part("defaults").ok_or(Refused::Lacks("defaults"))?;
+    let keys = part("keys").ok_or(Refused::Lacks("keys"))?;
     let index_of = |types: &Value| types.get("float_list")?.get("vector_index").cloned();
-    keys.get("#embedding").and_then(index_of).ok_or("it has no vector index for the embeddings")?;
+    keys.get("#embedding")
+        .and_then(index_of)
+        .ok_or(Refused::Lacks("vector index for the embeddings"))?;
     let all = keys.values().chain(schema.get("defaults"));
     for config in all.filter_map(index_of).filter_map(|index| index.get("config").cloned()) {
         judge_space(config.get("space"))?;
@@ -50,10 +88,10 @@ pub fn judge_schema(text: &str) -> Result<Option<u64>, String> {
 }
 
 /// Whether the text of `embeddings_queue_config.config_json_str` is accepted, and whether it lets the queue be purged.
-/// Chroma 1.x does not open a database with one that is not.
-pub fn judge_queue_config(text: &str) -> Result<Option<bool>, String> {
+/// Chroma 1.x does not open a database with one that is not. Errs with the reason then.
+pub fn judge_queue_config(text: &str) -> Result<Option<bool>, Refused> {
     let value = parse(text)?;
-    let config = value.as_object().ok_or("it is no JSON object")?;
+    let config = value.as_object().ok_or(Refused::NotObject)?;
     Ok(config.get("automatically_purge").and_then(Value::as_bool))
 }
 
@@ -90,41 +128,41 @@ pub fn space_of(
 /// The sync threshold of Chroma when nothing states another.
 pub const SYNC_THRESHOLD: u64 = 1000;
 
-fn parse(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))
+fn parse(text: &str) -> Result<Value, Refused> {
+    serde_json::from_str(text).map_err(|error| Refused::NotJson(error.to_string()))
 }
 
-fn judge_vector_index(config: &Map<String, Value>) -> Result<(), String> {
+fn judge_vector_index(config: &Map<String, Value>) -> Result<(), Refused> {
     let Some(index) = config.get("vector_index") else { return Ok(()) };
     let index = index.as_object().filter(|index| index.len() == 1);
-    let index = index.ok_or("vector_index does not name exactly one index")?;
+    let index = index.ok_or(Refused::NotOneIndex)?;
     let Some(hnsw) = index.get("hnsw") else { return Ok(()) };
-    let hnsw = hnsw.as_object().ok_or("hnsw is no JSON object")?;
+    let hnsw = hnsw.as_object().ok_or(Refused::HnswNotObject)?;
     judge_space(hnsw.get("space"))?;
     for name in ["ef_construction", "ef_search", "max_neighbors", "num_threads", "sync_threshold"] {
         if hnsw.get(name).is_some_and(|value| !value.is_null() && value.as_u64().is_none()) {
-            return Err(format!("{name} is no whole number"));
+            return Err(Refused::NotWhole(name));
         }
     }
     Ok(())
 }
 
-fn judge_space(space: Option<&Value>) -> Result<(), String> {
+fn judge_space(space: Option<&Value>) -> Result<(), Refused> {
     match space {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(space)) if ["l2", "cosine", "ip"].contains(&space.as_str()) => Ok(()),
-        Some(_) => Err("space is none of l2, cosine and ip".to_owned()),
+        Some(_) => Err(Refused::Space),
     }
 }
 
-fn judge_embedding_function(config: &Map<String, Value>) -> Result<(), String> {
+fn judge_embedding_function(config: &Map<String, Value>) -> Result<(), Refused> {
     let function = match config.get("embedding_function") {
         None | Some(Value::Null) => return Ok(()),
         Some(function) => function,
     };
     match function.get("type").and_then(Value::as_str) {
         Some("legacy" | "known" | "unknown") => Ok(()),
-        _ => Err("embedding_function has no type that Chroma knows".to_owned()),
+        _ => Err(Refused::EmbeddingFunction),
     }
 }
 
@@ -190,7 +228,11 @@ mod tests {
             assert_eq!(answer.is_ok(), accepted, "{text}: {answer:?}");
         }
         assert_eq!(judge_config(LEGACY, Family::Python), Ok(Some(1000)));
-        assert!(judge_config("{}", Family::Python).is_err());
+        assert_eq!(judge_config("{}", Family::Python), Err(Refused::NoType));
+        let spaced = r#"{"vector_index":{"hnsw":{"space":"banana"}}}"#;
+        assert_eq!(judge_config(spaced, Family::Rust), Err(Refused::Space));
+        let text = r#"{"vector_index":{"hnsw":{"ef_search":"40"}}}"#;
+        assert_eq!(judge_config(text, Family::Rust), Err(Refused::NotWhole("ef_search")));
         assert!(judge_config(r#"{"vector_index":7}"#, Family::Unknown).is_ok());
     }
 

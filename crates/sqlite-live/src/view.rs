@@ -28,7 +28,7 @@ mod touched;
 mod transfer;
 
 pub use chain::Unproven;
-pub use scratch::{NoRoom, Places};
+pub use scratch::{NoRoom, Places, Unfit};
 pub use still::take_still;
 
 use std::{

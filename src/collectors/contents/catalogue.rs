@@ -14,11 +14,21 @@ use super::{
 use crate::{
     findings::{Code, Finding, Severity},
     format::{
-        config::{SYNC_THRESHOLD, judge_config, judge_queue_config, judge_schema},
+        config::{Refused, SYNC_THRESHOLD, judge_config, judge_queue_config, judge_schema},
         schema::{self, Dir, Family},
     },
     store::database::QueryError,
 };
+
+/// Why Chroma does not accept what stands where its JSON belongs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum BadText {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// What it is instead of a text.
+    #[error("it is {0} instead of a text")]
+    NoText(&'static str),
+}
 
 /// What the catalogue holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +48,7 @@ pub(super) struct Catalogue {
     pub(super) newest: Option<i64>,
     /// Whether the queue is purged by itself; `None` when nothing says so.
     pub(super) purge: Option<bool>,
-    queue_config: Result<(), String>,
+    queue_config: Result<(), BadText>,
     /// More collections or segments than are read.
     pub(super) cut: bool,
 }
@@ -54,7 +64,8 @@ pub(super) struct Collection {
     pub(super) name: String,
     pub(super) dimension: Cell,
     database: Option<String>,
-    config: Result<(), String>,
+    /// The column that Chroma does not accept, and why.
+    config: Result<(), (&'static str, BadText)>,
     pub(super) sync_threshold: u64,
     /// Whether records are there although no dimension is.
     records_without_dimension: bool,
@@ -208,12 +219,14 @@ impl Catalogue {
         if catalogue.tables.contains("embeddings_queue_config") {
             let text = bounded("config_json_str", JSON_BYTES_MAX);
             let sql = format!("SELECT {text} FROM embeddings_queue_config ORDER BY id LIMIT 1");
-            match first(connection, &sql)?.map(|cell| cell.text().map(judge_queue_config)) {
+            match first(connection, &sql)? {
                 // Without a row Chroma writes one.
                 None => {}
-                Some(Some(Ok(purge))) => catalogue.purge = purge,
-                Some(Some(Err(reason))) => catalogue.queue_config = Err(reason),
-                Some(None) => catalogue.queue_config = Err("it is no text".to_owned()),
+                Some(Cell::Text(text)) => match judge_queue_config(&text) {
+                    Ok(purge) => catalogue.purge = purge,
+                    Err(refused) => catalogue.queue_config = Err(refused.into()),
+                },
+                Some(other) => catalogue.queue_config = Err(BadText::NoText(other.kind())),
             }
         }
         Ok(catalogue)
@@ -250,17 +263,17 @@ impl Catalogue {
                 let stated = match Cell::of(row, text)? {
                     // None, or too long to look at.
                     Cell::Null => Ok(None),
-                    Cell::Text(text) if part == "schema_str" => judge_schema(&text),
-                    Cell::Text(text) => judge_config(&text, self.family),
-                    other if self.family == Family::Rust => {
-                        Err(format!("it is {} instead of a text", other.kind()))
+                    Cell::Text(text) if part == "schema_str" => {
+                        judge_schema(&text).map_err(BadText::from)
                     }
+                    Cell::Text(text) => judge_config(&text, self.family).map_err(BadText::from),
+                    other if self.family == Family::Rust => Err(BadText::NoText(other.kind())),
                     _ => Ok(None),
                 };
                 match stated {
                     Ok(stated) => sync_threshold = sync_threshold.max(stated),
                     Err(reason) if config.is_ok() && self.family != Family::Unknown => {
-                        config = Err(format!("{part}: {reason}"));
+                        config = Err((part, reason));
                     }
                     Err(_) => {}
                 }
@@ -388,8 +401,8 @@ impl Catalogue {
                 || format!("\"{name}\": its id is no UUID: the collections cannot be listed");
             tally.add(Code::CollectionConfigInvalid, "collections", words);
         }
-        if let Err(reason) = &collection.config {
-            let words = || format!("\"{name}\": {reason}");
+        if let Err((column, reason)) = &collection.config {
+            let words = || format!("\"{name}\": {column}: {reason}");
             tally.add(Code::CollectionConfigInvalid, "collections", words);
         }
         let reason = match &collection.dimension {

@@ -433,7 +433,7 @@ impl Reading {
             }
             Err(reason) => {
                 self.failed = true;
-                Tally::push(&mut tally.problems, || (entry.path.to_vec(), reason));
+                Tally::push(&mut tally.problems, || (entry.path.to_vec(), reason.to_string()));
             }
         }
     }

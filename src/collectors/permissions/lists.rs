@@ -10,7 +10,21 @@ use std::{
 use rustix::io::Errno;
 
 use super::baseline::{List, Shape};
-use crate::format::{access::AccessList, hash};
+use crate::format::{
+    access::{AccessList, AccessListError},
+    hash,
+};
+
+/// Why an access list is not known.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ListError {
+    /// The kernel did not give it.
+    #[error(transparent)]
+    Unreadable(#[from] std::io::Error),
+    /// It has another form than those of Linux.
+    #[error(transparent)]
+    Form(#[from] AccessListError),
+}
 
 /// Where the lists of one store are.
 #[derive(Debug, Clone)]
@@ -28,12 +42,12 @@ impl Lists {
     }
 
     /// The list that decides about the entry at `path`, and a digest of it and of the list that new entries in it would
-    /// get. Errs with the reason, in words, when it cannot be known.
+    /// get. Errs when it cannot be known.
     pub(super) fn read(
         &self,
         path: &[u8],
         shape: &Shape,
-    ) -> Result<(Option<AccessList>, List), String> {
+    ) -> Result<(Option<AccessList>, List), ListError> {
         if !self.supported || shape.is_link() {
             return Ok((None, List::None));
         }
@@ -56,12 +70,12 @@ impl Lists {
     }
 }
 
-/// The list `name` of `path`; `None` when there is none, or when the entry has just gone.
-pub(super) fn read(path: &Path, name: &str) -> Result<Option<AccessList>, String> {
+/// The list `name` of `path`; `None` when there is none, or when the entry has just gone. Errs when it cannot be known.
+pub(super) fn read(path: &Path, name: &str) -> Result<Option<AccessList>, ListError> {
     match get(path, name) {
-        Ok(bytes) => AccessList::parse(&bytes).map(Some).map_err(|error| error.to_string()),
+        Ok(bytes) => Ok(Some(AccessList::parse(&bytes)?)),
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(errno) => Err(std::io::Error::from(errno).to_string()),
+        Err(errno) => Err(std::io::Error::from(errno).into()),
     }
 }
 

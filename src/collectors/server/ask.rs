@@ -6,7 +6,7 @@ use std::{
     error::Error,
     fs::File,
     io::{self, Read},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -112,6 +112,31 @@ impl Asking {
     }
 }
 
+/// Why a server could not be asked. No text of it holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotAsked {
+    /// The client for HTTP could not be made.
+    #[error("cannot prepare requests: {}", chain(.0))]
+    Client(reqwest::Error),
+    /// The thread could not wait for sockets.
+    #[error("cannot start the requests: {0}")]
+    Runtime(io::Error),
+    /// The file of headers was not read.
+    #[error("cannot read headers_file {}: {why}", .file.display())]
+    Headers {
+        file: PathBuf,
+        /// What the operating system said.
+        why: io::Error,
+    },
+    /// A line of the file of headers is none.
+    #[error("line {line} of headers_file {} is not of the form NAME: VALUE", .file.display())]
+    NoHeader {
+        file: PathBuf,
+        /// Counted from 1.
+        line: u32,
+    },
+}
+
 /// Asks one server.
 #[derive(Debug)]
 pub(super) struct Asker {
@@ -121,8 +146,8 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// For one turn: the headers are read anew. Errs in words that hold no secret.
-    pub(super) fn new(probe: &ServerProbe) -> Result<Self, String> {
+    /// For one turn: the headers are read anew. Errs when they cannot be read, or no client can be made.
+    pub(super) fn new(probe: &ServerProbe) -> Result<Self, NotAsked> {
         crate::tls::install();
         let mut builder = Client::builder()
             .redirect(redirect::Policy::none())
@@ -137,9 +162,7 @@ impl Asker {
             // The authorities of the system are not read, which a host may not even have.
             builder = builder.tls_certs_only([]);
         }
-        let client = builder
-            .build()
-            .map_err(|error| format!("cannot prepare requests: {}", chain(&error.without_url())))?;
+        let client = builder.build().map_err(|error| NotAsked::Client(error.without_url()))?;
         let headers = match &probe.headers_file {
             Some(file) => read_headers(file)?,
             None => HeaderMap::new(),
@@ -294,8 +317,9 @@ fn is_loopback(url: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-/// Reads `Name: value` lines; blank lines and those that begin with `#` are passed over.
-fn read_headers(file: &Path) -> Result<HeaderMap, String> {
+/// Reads `Name: value` lines; blank lines and those that begin with `#` are passed over. Errs when
+/// the file cannot be read, or a line is no header.
+fn read_headers(file: &Path) -> Result<HeaderMap, NotAsked> {
     let mut text = String::new();
     File::open(file)
         .and_then(|open| open.take(HEADERS_BYTES_MAX + 1).read_to_string(&mut text))
@@ -303,7 +327,7 @@ fn read_headers(file: &Path) -> Result<HeaderMap, String> {
             let fits = u64::try_from(read).is_ok_and(|read| read <= HEADERS_BYTES_MAX);
             if fits { Ok(()) } else { Err(io::Error::from(io::ErrorKind::FileTooLarge)) }
         })
-        .map_err(|error| format!("cannot read headers_file {}: {error}", file.display()))?;
+        .map_err(|why| NotAsked::Headers { file: file.to_owned(), why })?;
     let mut headers = HeaderMap::new();
     for (number, line) in (1_u32..).zip(text.lines()) {
         let line = line.trim();
@@ -316,10 +340,7 @@ fn read_headers(file: &Path) -> Result<HeaderMap, String> {
             Some((HeaderName::from_bytes(name.trim().as_bytes()).ok()?, value))
         });
         let Some((name, value)) = header else {
-            let file = file.display();
-            return Err(format!(
-                "line {number} of headers_file {file} is not of the form NAME: VALUE"
-            ));
+            return Err(NotAsked::NoHeader { file: file.to_owned(), line: number });
         };
         if !PLAIN_HEADERS.contains(&name.as_str())
             && let Ok(text) = value.to_str()
@@ -355,12 +376,15 @@ mod tests {
         assert!(!format!("{headers:?}").contains("geheim"));
         for wrong in ["geheim", "a b: geheim", ": geheim", "ok: 1\nName: ge\u{1}heim"] {
             std::fs::write(&file, wrong).unwrap();
-            let told = read_headers(&file).unwrap_err();
+            let told = read_headers(&file).unwrap_err().to_string();
             assert!(told.contains("NAME: VALUE") && !told.contains("heim"), "{told}");
         }
         std::fs::write(&file, "x: 1\n".repeat(10_000)).unwrap();
-        assert!(read_headers(&file).unwrap_err().contains("too large"));
-        assert!(read_headers(&dir.path().join("none")).unwrap_err().contains("No such file"));
+        assert!(read_headers(&file).unwrap_err().to_string().contains("too large"));
+        let none = read_headers(&dir.path().join("none")).unwrap_err();
+        assert!(
+            matches!(none, NotAsked::Headers { why, .. } if why.kind() == io::ErrorKind::NotFound)
+        );
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn read(keys: &Keys<'_>) -> Option<Vec<String>> {
     for At { value: node, place } in &items {
         let first = words.is_empty();
         let word = text(&node.value).and_then(|text| match text {
-            _ if text.contains('\0') => Err("must not hold a NUL".to_owned()),
+            _ if text.contains('\0') => Err("must not hold a NUL".into()),
             _ if first => Ok(rules::absolute_path(text)?.to_string_lossy().into_owned()),
             _ => Ok(text.to_owned()),
         });

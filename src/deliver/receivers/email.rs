@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     alert::message::{Failure, Outcome},
+    facts::bad_value::BadValue,
     keys::{
         report::At,
         secret::Secret,
@@ -118,14 +119,14 @@ const ADDRESS_RULE: &str =
     "must be an e-mail address such as ops@example.org or Ops <ops@example.org>";
 
 impl Person {
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, BadValue> {
         if text.len() > 320 || text.contains(char::is_control) {
-            return Err(ADDRESS_RULE.to_owned());
+            return Err(ADDRESS_RULE.into());
         }
-        let mailbox: Mailbox = text.parse().map_err(|_| ADDRESS_RULE.to_owned())?;
+        let mailbox: Mailbox = text.parse().map_err(|_| ADDRESS_RULE)?;
         let address: &str = mailbox.email.as_ref();
         if !address.is_ascii() {
-            return Err("must be an address of ASCII letters".to_owned());
+            return Err("must be an address of ASCII letters".into());
         }
         Ok(Self { text: text.to_owned(), mailbox })
     }
@@ -144,8 +145,8 @@ fn read(keys: &Keys<'_>) -> Option<Email> {
     let private_only = encryption == Encryption::None && !allow_plain;
     let server = section.read("server", |value| server(text(value)?, encryption, private_only));
     let username = section.read("username", |value| match text(value)? {
-        "" => Err("must not be empty".to_owned()),
-        name if name.contains(char::is_control) => Err("must be one line of text".to_owned()),
+        "" => Err("must not be empty".into()),
+        name if name.contains(char::is_control) => Err("must be one line of text".into()),
         name => Ok(name.to_owned()),
     });
     let password = if section.node("username").is_some() {
@@ -170,13 +171,17 @@ fn read(keys: &Keys<'_>) -> Option<Email> {
 }
 
 /// Host and port of `host`, `host:port` or `[address]:port`.
-fn server(text: &str, encryption: Encryption, private_only: bool) -> Result<(String, u16), String> {
+fn server(
+    text: &str,
+    encryption: Encryption,
+    private_only: bool,
+) -> Result<(String, u16), BadValue> {
     const RULE: &str = "must be host:port such as mail.example.org:587";
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) if host.parse::<IpAddr>().is_ok() => {
             (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(RULE)?) })
         }
-        Some(_) => return Err(RULE.to_owned()),
+        Some(_) => return Err(RULE.into()),
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
             None => (text, None),
@@ -184,12 +189,12 @@ fn server(text: &str, encryption: Encryption, private_only: bool) -> Result<(Str
     };
     let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
     if !(1..=253).contains(&host.len()) || !host.bytes().all(word) {
-        return Err(RULE.to_owned());
+        return Err(RULE.into());
     }
     let port = match port.map(str::parse) {
         None => encryption.port(),
         Some(Ok(port @ 1..)) => port,
-        Some(_) => return Err(RULE.to_owned()),
+        Some(_) => return Err(RULE.into()),
     };
     if let Ok(ip) = host.parse() {
         address(ip, private_only)?;
@@ -198,10 +203,10 @@ fn server(text: &str, encryption: Encryption, private_only: bool) -> Result<(Str
 }
 
 /// Judges an address that a connection would go to. Errs with the rule.
-pub(crate) fn address(ip: IpAddr, private_only: bool) -> Result<(), &'static str> {
+pub(crate) fn address(ip: IpAddr, private_only: bool) -> Result<(), BadValue> {
     target::address(ip, false)?;
     target::address(ip, private_only).map_err(|_| {
-        "must be encrypted: without that it may only be a loopback or private address, unless allow_plain is true"
+        "must be encrypted: without that it may only be a loopback or private address, unless allow_plain is true".into()
     })
 }
 
@@ -392,7 +397,7 @@ mod tests {
 
     #[test]
     fn servers_are_hosts_with_ports() {
-        let rule = Err("must be host:port such as mail.example.org:587".to_owned());
+        let rule = Err("must be host:port such as mail.example.org:587".into());
         for (text, want) in [
             ("mail.example.org:25", Ok(("mail.example.org".to_owned(), 25))),
             ("mail.example.org", Ok(("mail.example.org".to_owned(), 587))),
@@ -412,7 +417,7 @@ mod tests {
         assert!(
             plain("127.0.0.1:25").is_ok() && plain("10.1.2.3").is_ok() && plain("[::1]").is_ok()
         );
-        assert!(plain("203.0.113.5:25").unwrap_err().starts_with("must be encrypted"));
+        assert!(plain("203.0.113.5:25").unwrap_err().to_string().starts_with("must be encrypted"));
         assert!(server("169.254.1.1:25", Encryption::Tls, false).is_err());
     }
 

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json};
 
-use crate::keys::{
-    report::{ConfigError, Place},
-    rules,
-    secret::{SHOWN, Secret, Source},
-    section::{self, Section, text},
-    target,
+use crate::{
+    facts::bad_value::BadValue,
+    keys::{
+        report::{ConfigError, Place},
+        rules,
+        secret::{SHOWN, Secret, Source},
+        section::{self, Section, text},
+        target,
+    },
 };
 
 /// The keys of one receiver, for its kind to read.
@@ -44,8 +47,8 @@ impl Keys<'_> {
         missing(self.section, self.place, key, rule);
     }
 
-    fn url_rule(&self, text: &str) -> Result<(), String> {
-        target::url(text, self.allow_http).map(drop).map_err(str::to_owned)
+    fn url_rule(&self, text: &str) -> Result<(), BadValue> {
+        target::url(text, self.allow_http).map(drop)
     }
 }
 
@@ -90,7 +93,7 @@ pub enum Auth {
 /// Reads the keys of a server over HTTP.
 pub(crate) fn http(section: &Section<'_>) -> Http {
     let mut http = Http {
-        proxy: PROXY.read(section, |text| target::proxy(text).map(drop).map_err(str::to_owned)),
+        proxy: PROXY.read(section, |text| target::proxy(text).map(drop)),
         ..Http::default()
     };
     section.set("allow_http", &mut http.allow_http, section::flag);
@@ -100,7 +103,7 @@ pub(crate) fn http(section: &Section<'_>) -> Http {
         let name = header.read("name", |value| header_name(text(value)?));
         let value = HEADER_VALUE.need(&header, &item.place, |value| {
             let plain = value.bytes().all(|b| (0x20..0x7f).contains(&b));
-            if plain { Ok(()) } else { Err("must be printable ASCII".to_owned()) }
+            if plain { Ok(()) } else { Err("must be printable ASCII".into()) }
         });
         if header.node("name").is_none() {
             missing(&header, &item.place, "name", "must be given");
@@ -110,8 +113,8 @@ pub(crate) fn http(section: &Section<'_>) -> Http {
     let bearer = BEARER.read(section, |_| Ok(()));
     let basic = section.section("basic_auth").and_then(|basic| {
         let username = basic.read("username", |value| match text(value)? {
-            "" => Err("must not be empty".to_owned()),
-            name if name.contains(':') => Err("must not hold a colon".to_owned()),
+            "" => Err("must not be empty".into()),
+            name if name.contains(':') => Err("must not hold a colon".into()),
             name => Ok(name.to_owned()),
         });
         let place = section.place("basic_auth");
@@ -143,14 +146,14 @@ pub(crate) fn tls(section: &Section<'_>) -> Tls {
     Tls { ca_file, identity: cert.zip(key) }
 }
 
-fn header_name(name: &str) -> Result<String, String> {
+fn header_name(name: &str) -> Result<String, BadValue> {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let own = ["host", "content-length", "content-type", "transfer-encoding", "connection"];
     if name.is_empty() || name.len() > 128 || !name.bytes().all(token) {
-        return Err("must be the name of a header".to_owned());
+        return Err("must be the name of a header".into());
     }
     if own.contains(&name.to_ascii_lowercase().as_str()) {
-        return Err("must be another header: this one is set by the program".to_owned());
+        return Err("must be another header: this one is set by the program".into());
     }
     Ok(name.to_owned())
 }
@@ -194,7 +197,7 @@ impl SecretKeys {
     pub(crate) fn read(
         &self,
         section: &Section<'_>,
-        rule: impl Fn(&str) -> Result<(), String>,
+        rule: impl Fn(&str) -> Result<(), BadValue>,
     ) -> Option<Secret> {
         let [inline, file, env, credential] = self.0;
         let given: Vec<&'static str> =
@@ -209,7 +212,7 @@ impl SecretKeys {
             if (1..=255).contains(&name.len()) && !name.starts_with('.') && name.chars().all(good) {
                 return Ok(name.to_owned());
             }
-            Err("must be a name of A-Z a-z 0-9 _ . -".to_owned())
+            Err("must be a name of A-Z a-z 0-9 _ . -".into())
         };
         let source = match *given.first()? {
             key if key == inline => {
@@ -242,7 +245,7 @@ impl SecretKeys {
         &self,
         section: &Section<'_>,
         place: &Place,
-        rule: impl Fn(&str) -> Result<(), String>,
+        rule: impl Fn(&str) -> Result<(), BadValue>,
     ) -> Option<Secret> {
         if self.0.into_iter().all(|key| section.node(key).is_none()) {
             let [inline, file, env, credential] = self.0;

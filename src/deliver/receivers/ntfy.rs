@@ -30,7 +30,7 @@ use crate::{
 pub(super) static KIND: Declared = Declared::new("ntfy", |keys: &Keys<'_>| {
     let url = keys.url_if_given();
     let topic = TOPIC.need(keys.section, keys.place, |text| {
-        if is_topic(text) { Ok(()) } else { Err(TOPIC_RULE.to_owned()) }
+        if is_topic(text) { Ok(()) } else { Err(TOPIC_RULE.into()) }
     })?;
     Some(Arc::new(Ntfy { url, topic }))
 });

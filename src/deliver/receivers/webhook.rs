@@ -20,6 +20,7 @@ use crate::{
         outbox::policy::Policy,
     },
     clock::Timestamp,
+    facts::bad_value::BadValue,
     format::hash::{FNV_START, fnv1a},
     keys::secret::Secret,
 };
@@ -43,9 +44,9 @@ struct Webhook {
 }
 
 /// Standard-Webhooks keys carry 24 to 64 bytes as base64 behind `whsec_`; other text is the key as it stands.
-fn signing_rule(text: &str) -> Result<(), String> {
+fn signing_rule(text: &str) -> Result<(), BadValue> {
     match text.strip_prefix("whsec_").map(|rest| BASE64_STANDARD.decode(rest)) {
-        Some(Err(_)) => Err("must be base64 after whsec_".to_owned()),
+        Some(Err(_)) => Err("must be base64 after whsec_".into()),
         _ => Ok(()),
     }
 }

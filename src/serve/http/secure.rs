@@ -307,7 +307,7 @@ fn tls_side(tls: &Tls) -> Result<TlsSide, Vec<ConfigError>> {
         (Some(clients), Some(pem)) => {
             let wrong = |problem: String| vec![clients.authority.place.wrong(problem)];
             let mut roots = RootCertStore::empty();
-            for root in certificates(&pem).map_err(wrong)? {
+            for root in certificates(&pem).map_err(|problem| wrong(problem.to_string()))? {
                 roots.add(root).map_err(|error| wrong(format!("cannot be used: {error}")))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -359,11 +359,17 @@ fn provider(tls: &Tls) -> CryptoProvider {
     provider
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// A file that should hold certificates holds none.
+#[derive(Debug, thiserror::Error)]
+#[error("holds no certificate in PEM")]
+struct NoCertificate;
+
+/// Errs when there is none, or one that is no certificate.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, NoCertificate> {
     let all: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        _ => Err("holds no certificate in PEM".to_owned()),
+        _ => Err(NoCertificate),
     }
 }
 

@@ -46,37 +46,51 @@ struct Part {
     listed: usize,
 }
 
+/// Why a question for items was not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadQuery {
+    #[error("the query cannot be read")]
+    Unreadable,
+    #[error("{name} must be a number from {least} to {most}")]
+    NotInRange { name: &'static str, least: usize, most: usize },
+    #[error("no finding has this code")]
+    UnknownCode,
+    #[error("only store, code, subject, page and per_page are known")]
+    UnknownName,
+    #[error("store is missing: the name of a store")]
+    NoStore,
+    #[error("code is missing: the code of a finding")]
+    NoCode,
+}
+
 impl Query {
-    /// Reads the part of an address behind its question mark. Errs with what is wrong, in words.
-    pub(crate) fn parse(query: &str) -> Result<Self, String> {
+    /// Reads the part of an address behind its question mark. Errs when a word is unknown, out of range or missing.
+    pub(crate) fn parse(query: &str) -> Result<Self, BadQuery> {
         let (mut store, mut code, mut subject) = (None, None, None);
         let (mut page, mut per_page) = (1, PER_PAGE);
         // Only the query is ours; the rest of the address is what the parser needs.
         let url = reqwest::Url::parse(&format!("http://x/?{query}"));
-        let url = url.map_err(|_| "the query cannot be read".to_owned())?;
+        let url = url.map_err(|_| BadQuery::Unreadable)?;
         for (name, value) in url.query_pairs() {
-            let number = |least: usize, most: usize| {
+            let number = |name: &'static str, most: usize| {
                 let number: Option<usize> = value.parse().ok();
-                number
-                    .filter(|n| (least..=most).contains(n))
-                    .ok_or_else(|| format!("{name} must be a number from {least} to {most}"))
+                let fits = number.filter(|n| (1..=most).contains(n));
+                fits.ok_or(BadQuery::NotInRange { name, least: 1, most })
             };
             match &*name {
                 "store" => store = Some(value.into_owned()),
                 "code" => {
                     let known = Code::parse(&value);
-                    code = Some(known.ok_or_else(|| "no finding has this code".to_owned())?);
+                    code = Some(known.ok_or(BadQuery::UnknownCode)?);
                 }
                 "subject" => subject = Some(value.into_owned()),
-                "page" => page = number(1, usize::MAX)?,
-                "per_page" => per_page = number(1, PER_PAGE_MAX)?,
-                _ => {
-                    return Err("only store, code, subject, page and per_page are known".to_owned());
-                }
+                "page" => page = number("page", usize::MAX)?,
+                "per_page" => per_page = number("per_page", PER_PAGE_MAX)?,
+                _ => return Err(BadQuery::UnknownName),
             }
         }
-        let store = store.ok_or("store is missing: the name of a store")?;
-        let code = code.ok_or("code is missing: the code of a finding")?;
+        let store = store.ok_or(BadQuery::NoStore)?;
+        let code = code.ok_or(BadQuery::NoCode)?;
         Ok(Self { store, code, subject, page, per_page })
     }
 
@@ -176,7 +190,7 @@ mod tests {
             ),
             ("store=a&code=hot_journal&x=1", "only store, code"),
         ] {
-            let error = Query::parse(query).unwrap_err();
+            let error = Query::parse(query).unwrap_err().to_string();
             assert!(error.starts_with(want), "{query}: {error}");
         }
     }

@@ -29,10 +29,45 @@ pub struct Places {
     pub name: Option<OsString>,
 }
 
-/// A place that cannot take the copy, and why.
+/// No directory can take the copy: each that was asked, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("; "))]
-pub struct NoRoom(Vec<String>);
+#[error("{}", reasons(.0))]
+pub struct NoRoom(pub Vec<(PathBuf, Unfit)>);
+
+fn reasons(all: &[(PathBuf, Unfit)]) -> String {
+    if all.is_empty() {
+        return "no directory is known that may take a copy".to_owned();
+    }
+    let all = all.iter().map(|(dir, why)| format!("{}: {why}", dir.display()));
+    all.collect::<Vec<_>>().join("; ")
+}
+
+/// Why a directory cannot take the copy.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// SQLite did not open the file.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// Nothing is written where it is watched.
+    #[error("it lies in the watched directory")]
+    Watched,
+    /// A copy would take the memory of the programs of this host.
+    #[error("it lies in memory")]
+    InMemory,
+    /// The copy would leave too little room.
+    #[error("a copy of {need_mb} MB would fill it to {percent_after:.0} %, {free_mb} MB are free")]
+    Full {
+        /// Size of the copy.
+        need_mb: u64,
+        /// Used part of the filesystem with the copy, as `df` counts it.
+        percent_after: f64,
+        /// What is free now.
+        free_mb: u64,
+    },
+}
 
 /// An empty file for a copy, and SQLite's connections to it: two, because no other can be made once it has no name.
 #[derive(Debug)]
@@ -61,11 +96,8 @@ impl Places {
         for dir in self.configured.iter().chain(self.fallback.iter().filter(|_| !chosen)) {
             match self.make_in(dir, watched, need_bytes, chosen) {
                 Ok(scratch) => return Ok(scratch),
-                Err(reason) => reasons.push(format!("{}: {reason}", dir.display())),
+                Err(reason) => reasons.push((dir.clone(), reason)),
             }
-        }
-        if reasons.is_empty() {
-            reasons.push("no directory is known that may take a copy".to_owned());
         }
         Err(NoRoom(reasons))
     }
@@ -76,50 +108,45 @@ impl Places {
         watched: &Path,
         need_bytes: u64,
         chosen: bool,
-    ) -> Result<Scratch, String> {
-        let said = |error: io::Error| error.to_string();
-        let dir = fs::canonicalize(dir).map_err(said)?;
+    ) -> Result<Scratch, Unfit> {
+        let dir = fs::canonicalize(dir)?;
         let store = watched.parent().unwrap_or(watched);
         let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
-        let store = id(store).map_err(said)?;
+        let store = id(store)?;
         // By what they are: the same directory may have many paths.
         if dir.ancestors().any(|above| id(above).is_ok_and(|id| id == store)) {
-            return Err("it lies in the watched directory".to_owned());
+            return Err(Unfit::Watched);
         }
-        let vfs = rustix::fs::statvfs(&dir).map_err(|errno| said(errno.into()))?;
-        let kind = rustix::fs::statfs(&dir).map_err(|errno| said(errno.into()))?.f_type;
+        let vfs = rustix::fs::statvfs(&dir).map_err(io::Error::from)?;
+        let kind = rustix::fs::statfs(&dir).map_err(io::Error::from)?.f_type;
         if !chosen && i128::from(kind) == i128::from(TMPFS_MAGIC) {
-            return Err("it lies in memory".to_owned());
+            return Err(Unfit::InMemory);
         }
         let space = Space::of(&vfs);
         let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev());
-        let same = device(&dir).map_err(said)? == device(watched).map_err(said)?;
+        let same = device(&dir)? == device(watched)?;
         let ratio_max = if same { self.watched_ratio_max } else { self.other_ratio_max };
         fits(&space, need_bytes, ratio_max)?;
         match &self.name {
             Some(name) => make_named(dir.join(name)),
             None => make_file(&dir),
         }
-        .map_err(|error| error.to_string())
     }
 }
 
 /// Whether `need` bytes more leave the used ratio of a filesystem, as `df` counts it, below `ratio_max`.
-fn fits(space: &Space, need: u64, ratio_max: f64) -> Result<(), String> {
+fn fits(space: &Space, need: u64, ratio_max: f64) -> Result<(), Unfit> {
     let used = space.size_bytes.saturating_sub(space.free_bytes);
     let whole = used.saturating_add(space.avail_bytes);
     let after = used.saturating_add(need) as f64 / whole.max(1) as f64;
     if need > space.avail_bytes || after >= ratio_max {
-        let [need, free] = [need, space.avail_bytes].map(|bytes| bytes.div_ceil(1_000_000));
-        return Err(format!(
-            "a copy of {need} MB would fill it to {:.0} %, {free} MB are free",
-            after * 100.0
-        ));
+        let [need_mb, free_mb] = [need, space.avail_bytes].map(|bytes| bytes.div_ceil(1_000_000));
+        return Err(Unfit::Full { need_mb, percent_after: after * 100.0, free_mb });
     }
     Ok(())
 }
 
-fn make_file(dir: &Path) -> Result<Scratch, Box<dyn std::error::Error>> {
+fn make_file(dir: &Path) -> Result<Scratch, Unfit> {
     for _ in 0..NAMES_MAX {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
@@ -138,7 +165,7 @@ fn make_file(dir: &Path) -> Result<Scratch, Box<dyn std::error::Error>> {
     Err(io::Error::other("no free name for a copy was found").into())
 }
 
-fn make_named(path: PathBuf) -> Result<Scratch, Box<dyn std::error::Error>> {
+fn make_named(path: PathBuf) -> Result<Scratch, Unfit> {
     let file = create(&path)?;
     match (open_copy(&path), open_copy(&path)) {
         (Ok(one), Ok(other)) => Ok(Scratch { file, connections: [one, other], named: Some(path) }),
