@@ -1,7 +1,8 @@
-//! The map of ARCHITECTURE.md, enforced: a room uses itself and the rooms below it, and no other.
+//! The map of ARCHITECTURE.md, enforced: a room uses itself and the rooms below it, and no other, and no files use each other in a
+//! circle.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -61,10 +62,13 @@ fn files(dir: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
+fn first(path: &str) -> &str {
+    path.split("::").next().unwrap_or(path)
+}
+
 /// Place of the room of a path such as `crate::keys::section::Section`.
 fn room(path: &str) -> Option<usize> {
-    let first = path.split("::").next()?;
-    let second = SECOND_NAMES.iter().find(|(_, names)| names.contains(&first));
+    let second = SECOND_NAMES.iter().find(|(_, names)| names.contains(&first(path)));
     let path = second.map_or(path.to_owned(), |(room, _)| format!("{room}::{path}"));
     let fits = |module: &&str| path == **module || path.starts_with(&format!("{module}::"));
     ROOMS
@@ -140,23 +144,31 @@ fn paths(text: &str, before: &str, out: &mut Vec<String>) -> usize {
     }
 }
 
-/// Everything that a file names of the program, with its line.
-fn named(text: &str) -> Vec<(usize, String)> {
+/// Everything that the file of `module` names of the program, with its line.
+fn named(text: &str, module: &str) -> Vec<(usize, String)> {
     let code = code(text);
+    let word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
     let mut out = Vec::new();
-    for (at, found) in code.match_indices("crate::") {
-        let rest = &code[at + found.len()..];
-        let mut here = Vec::new();
-        if rest.starts_with('{') {
-            paths(rest, "", &mut here);
+    for (at, found) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+        // The second word of `super::super::` belongs to the first.
+        if code[..at].ends_with(word) {
+            continue;
+        }
+        let (mut rest, mut above) = (&code[at..], module.split("::").collect::<Vec<_>>());
+        if found == "crate::" {
+            (rest, above) = (&rest[found.len()..], Vec::new());
+        }
+        while let Some(more) = rest.strip_prefix("super::") {
+            above.pop();
+            rest = more;
+        }
+        let above: String = above.iter().map(|part| format!("{part}::")).collect();
+        let (path, more) = rest.split_at(rest.find(|c| !word(c)).unwrap_or(rest.len()));
+        let (path, mut here) = (above + path, Vec::new());
+        if more.starts_with('{') {
+            paths(more, &path, &mut here);
         } else {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
-            let (path, more) = rest.split_at(end.unwrap_or(rest.len()));
-            if more.starts_with('{') {
-                paths(more, path, &mut here);
-            } else {
-                here.push(path.to_owned());
-            }
+            here.push(path);
         }
         let line = code[..at].matches('\n').count() + 1;
         out.extend(here.into_iter().map(|path| (line, path)));
@@ -164,28 +176,34 @@ fn named(text: &str) -> Vec<(usize, String)> {
     out
 }
 
-#[test]
-fn no_room_uses_one_above_it() {
-    let (mut all, mut wrong, mut seen) = (Vec::new(), Vec::new(), BTreeMap::<usize, usize>::new());
+/// The files of the program by their modules, without tests.
+fn modules() -> BTreeMap<String, PathBuf> {
+    let mut all = Vec::new();
     files(&src(), &mut all);
-    for file in &all {
+    let module = |file: PathBuf| {
         let place = file.strip_prefix(src()).unwrap().with_extension("");
         let module = place.to_str().unwrap().replace('/', "::").replace("::mod", "");
-        if module.ends_with("tests") || module.contains("tests::") {
-            continue;
-        }
+        let is_test = module.ends_with("tests") || module.contains("tests::");
+        (!is_test).then_some((module, file))
+    };
+    all.into_iter().filter_map(module).collect()
+}
+
+#[test]
+fn no_room_uses_one_above_it() {
+    let (mut wrong, mut seen) = (Vec::new(), BTreeMap::<usize, usize>::new());
+    for (module, file) in modules() {
         let here = room(&module).unwrap_or_else(|| panic!("{module} is in no room"));
-        for (line, path) in named(&fs::read_to_string(file).unwrap()) {
-            let first = path.split("::").next().unwrap();
-            if NO_ROOMS.contains(&first) {
+        for (line, path) in named(&fs::read_to_string(&file).unwrap(), &module) {
+            if NO_ROOMS.contains(&first(&path)) {
                 continue;
             }
             let there = room(&path).unwrap_or_else(|| panic!("{}:{line}: {path}", file.display()));
             *seen.entry(there).or_default() += 1;
             if there > here {
                 wrong.push(format!(
-                    "src/{}.rs:{line}: {} uses crate::{path}, which is in {} above it",
-                    place.display(),
+                    "{}:{line}: {} uses crate::{path}, which is in {} above it",
+                    file.display(),
                     ROOMS[here].0,
                     ROOMS[there].0
                 ));
@@ -194,6 +212,71 @@ fn no_room_uses_one_above_it() {
     }
     assert!(seen.len() > 10, "few rooms are used at all: {seen:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Removes what is in no circle from `uses`: what uses nothing that is left, and what nothing that is left uses.
+fn circles<'a>(uses: &mut BTreeMap<&'a str, BTreeMap<&'a str, usize>>) {
+    loop {
+        let size =
+            |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum::<usize>();
+        let before = size(uses);
+        let used: BTreeSet<&str> = uses.values().flat_map(BTreeMap::keys).copied().collect();
+        uses.retain(|module, others| !others.is_empty() && used.contains(module));
+        let left: BTreeSet<&str> = uses.keys().copied().collect();
+        uses.values_mut().for_each(|others| others.retain(|other, _| left.contains(other)));
+        if size(uses) == before {
+            return;
+        }
+    }
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    let modules = modules();
+    let texts: Vec<(&str, String)> =
+        modules.iter().map(|(name, file)| (&**name, fs::read_to_string(file).unwrap())).collect();
+    // The file that a path leads into: the longest module that it begins with.
+    let file_of = |path: &str| {
+        let mut path = match SECOND_NAMES.iter().find(|(_, names)| names.contains(&first(path))) {
+            Some((room, _)) => format!("{room}::{path}"),
+            None => path.to_owned(),
+        };
+        loop {
+            if let Some((module, _)) = modules.get_key_value(&path) {
+                return Some(module.as_str());
+            }
+            path.truncate(path.rfind("::")?);
+        }
+    };
+    // A module and those in it are one house: it names them, and they what they share.
+    let within = |one: &str, other: &str| one.starts_with(&format!("{other}::"));
+    let mut uses: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    for (module, text) in &texts {
+        for (line, path) in named(text, module) {
+            let Some(other) = file_of(&path) else { continue };
+            if other != *module && !within(module, other) && !within(other, module) {
+                uses.entry(module).or_default().entry(other).or_insert(line);
+            }
+        }
+    }
+    assert!(uses.len() > 100, "few files use others: {}", uses.len());
+    circles(&mut uses);
+    let shown: Vec<String> = uses
+        .iter()
+        .flat_map(|(module, others)| others.iter().map(move |(other, line)| (module, other, line)))
+        .map(|(module, other, line)| format!("{}:{line}: uses {other}", modules[*module].display()))
+        .collect();
+    assert!(shown.is_empty(), "files in circles:\n{}", shown.join("\n"));
+}
+
+#[test]
+fn circles_are_found_and_what_leads_to_them_is_not() {
+    let mut uses: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    for (one, other) in [("a", "b"), ("b", "c"), ("c", "b"), ("c", "d"), ("e", "d")] {
+        uses.entry(one).or_default().insert(other, 1);
+    }
+    circles(&mut uses);
+    assert_eq!(uses, [("b", [("c", 1)].into()), ("c", [("b", 1)].into())].into());
 }
 
 #[test]
@@ -209,7 +292,17 @@ fn the_map_shows_the_rooms_in_their_order() {
 fn uses_are_read_as_the_compiler_reads_them() {
     let text = "use crate::{\n    a::{b, c::d as e},\n    f, // crate::no\n};\nfn g() { crate::h::i(\"crate::no\"); }\n\
         use crate::k::{l, m};\n#[cfg(test)]\nmod tests {\n    use crate::no;\n}\n";
-    let found: Vec<(usize, String)> = named(text);
-    let want = [(1, "a::b"), (1, "a::c::d"), (1, "f"), (5, "h::i"), (6, "k::l"), (6, "k::m")];
+    let text = text.replace("#[cfg(test)]", "use super::super::{q, r::s};\n#[cfg(test)]");
+    let found: Vec<(usize, String)> = named(&text, "x::y::z");
+    let want = [
+        (1, "a::b"),
+        (1, "a::c::d"),
+        (1, "f"),
+        (5, "h::i"),
+        (6, "k::l"),
+        (6, "k::m"),
+        (7, "x::q"),
+        (7, "x::r::s"),
+    ];
     assert_eq!(found, want.map(|(line, path)| (line, path.to_owned())));
 }
