@@ -63,6 +63,7 @@ pub fn descs() -> Vec<&'static Desc> {
     [readings::DESCS, own::DESCS, alerts::DESCS].concat()
 }
 
+/// Packs a page. Errs when the encoder does.
 pub(crate) fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     // Pages are made far more often than they are fetched, so speed counts for more than the last few per cent.
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::fast());

@@ -89,7 +89,7 @@ impl Context {
     }
 
     /// Whether any process but this one holds the database, the file `file`, so that it may write to it; where not everybody can
-    /// be seen, the kernel may still know that nobody does.
+    /// be seen, the kernel may still know that nobody does. Errs when that cannot be told.
     pub fn held(&self, file: FileId, max_age: Duration) -> Result<Held, CollectError> {
         Ok(match self.host.processes.held(file, max_age)? {
             Held::Unknown if matches!(self.database.writers(), Ok(Some(false))) => Held::No,

@@ -236,6 +236,7 @@ impl FromArgMatches for KeyFlags {
     }
 }
 
+/// Reads `DIR` or `NAME=DIR`. Errs with the rule that the word breaks.
 pub(super) fn store_flag(word: &str) -> Result<StoreFlag, BadValue> {
     let (name, path) = named(word)?;
     if path.is_empty() {

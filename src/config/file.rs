@@ -25,7 +25,7 @@ use crate::{
 use sqlite_live::links;
 
 /// The configuration that file, flags and host give together, or every problem of it. `series` are the families that a rule of
-/// the operator's own may be about.
+/// the operator's own may be about. Those are the error.
 pub fn load(overrides: &Overrides, series: &[&'static Desc]) -> Result<Config, Vec<ConfigError>> {
     let source = match &overrides.config_file {
         Some(file) => Some((file.as_path(), read_source(file).map_err(|problem| vec![problem])?)),
@@ -39,7 +39,7 @@ pub fn load(overrides: &Overrides, series: &[&'static Desc]) -> Result<Config, V
     )
 }
 
-/// The same from the text of a file that was read already.
+/// The same from the text of a file that was read already. Errs alike.
 pub(crate) fn load_from(
     source: Option<(&Path, &str)>,
     overrides: &Overrides,

@@ -172,7 +172,7 @@ impl File {
         })
     }
 
-    /// The configuration, when nothing is left to report.
+    /// The configuration, when nothing is left to report. Errs with every problem.
     pub(crate) fn validate(
         self,
         host: &Surroundings,

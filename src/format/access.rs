@@ -73,7 +73,8 @@ impl Refusal {
     }
 }
 
-/// Whether `identity` may do all of `want` with `inode`, which has the access list `list`, if any.
+/// Whether `identity` may do all of `want` with `inode`, which has the access list `list`, if any. Errs with what is
+/// refused.
 pub fn may(
     identity: &Identity,
     inode: &Inode,
@@ -178,7 +179,8 @@ pub enum AccessListError {
 }
 
 impl AccessList {
-    /// Reads the value of the attribute. Checks version, length, tags and permissions; not order and completeness.
+    /// Reads the value of the attribute. Checks version, length, tags and permissions; not order and completeness. Errs when
+    /// one of them is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, AccessListError> {
         let Some((version, rest)) = bytes.split_first_chunk::<4>() else {
             return Err(AccessListError::Truncated { found: bytes.len() });

@@ -115,7 +115,7 @@ pub struct Proof {
 }
 
 impl Manifest {
-    /// Reads `manifest.json`.
+    /// Reads `manifest.json`. Errs for what is no manifest.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
         let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if found > BYTES_MAX {
@@ -182,6 +182,7 @@ mod rfc3339 {
 
     use crate::clock::Timestamp;
 
+    /// Writes a moment as RFC 3339. Errs when the serializer does.
     pub(super) fn serialize<S: Serializer>(
         moment: &Timestamp,
         serializer: S,
@@ -189,6 +190,7 @@ mod rfc3339 {
         serializer.collect_str(moment)
     }
 
+    /// Reads it. Errs for other text.
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Timestamp, D::Error> {

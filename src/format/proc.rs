@@ -57,7 +57,8 @@ impl Stat {
     }
 }
 
-/// Reads `/proc/PID/stat`. `comm` ends at the last parenthesis, because it may hold any other.
+/// Reads `/proc/PID/stat`. `comm` ends at the last parenthesis, because it may hold any other. Errs when the kernel would
+/// not write such a text.
 pub fn parse_stat(text: &[u8]) -> Result<Stat, ProcTextError> {
     let missing = |field| ProcTextError { file: "stat", field };
     let open = text.iter().position(|b| *b == b'(').ok_or(missing("comm"))?;
@@ -92,7 +93,7 @@ pub struct Credentials {
     pub capabilities: u64,
 }
 
-/// Reads `/proc/PID/status`.
+/// Reads `/proc/PID/status`. Errs when a line is missing.
 pub fn parse_status(text: &[u8]) -> Result<Credentials, ProcTextError> {
     let missing = |field| ProcTextError { file: "status", field };
     // Real, effective, saved, filesystem.
@@ -110,13 +111,14 @@ pub fn parse_status(text: &[u8]) -> Result<Credentials, ProcTextError> {
     })
 }
 
-/// Resident pages in `/proc/PID/statm`. Those in `stat` are cheaper for the kernel and may lag behind by a few per CPU.
+/// Resident pages in `/proc/PID/statm`. Those in `stat` are cheaper for the kernel and may lag behind by a few per CPU. Errs
+/// when there is no number.
 pub fn parse_resident_pages(text: &[u8]) -> Result<u64, ProcTextError> {
     let pages = words(text).nth(1).and_then(unsigned);
     pages.ok_or(ProcTextError { file: "statm", field: "resident" })
 }
 
-/// The soft limit of open files in `/proc/PID/limits`; `None` when there is no limit.
+/// The soft limit of open files in `/proc/PID/limits`; `None` when there is no limit. Errs when the line is missing.
 pub fn parse_open_files_limit(text: &[u8]) -> Result<Option<u64>, ProcTextError> {
     let missing = ProcTextError { file: "limits", field: "Max open files" };
     match value_of(text, b"Max open files").and_then(|value| words(value).next()) {
@@ -126,7 +128,7 @@ pub fn parse_open_files_limit(text: &[u8]) -> Result<Option<u64>, ProcTextError>
     }
 }
 
-/// The mount through which a descriptor was opened: `mnt_id` of `/proc/PID/fdinfo/N`.
+/// The mount through which a descriptor was opened: `mnt_id` of `/proc/PID/fdinfo/N`. Errs when the line is missing.
 pub fn parse_fdinfo_mount(text: &[u8]) -> Result<u32, ProcTextError> {
     value_of(text, b"mnt_id:")
         .and_then(|value| id(value.trim_ascii()))
@@ -134,7 +136,8 @@ pub fn parse_fdinfo_mount(text: &[u8]) -> Result<u32, ProcTextError> {
 }
 
 /// When the host was booted, in seconds since the epoch: `btime` of `/proc/stat`. The kernel computes it anew at each
-/// reading, so it follows corrections of the clock and may differ by one second between two of them.
+/// reading, so it follows corrections of the clock and may differ by one second between two of them. Errs when the line is
+/// missing.
 pub fn parse_boot_time(text: &[u8]) -> Result<u64, ProcTextError> {
     value_of(text, b"btime ")
         .and_then(|value| unsigned(value.trim_ascii()))

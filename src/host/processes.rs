@@ -205,12 +205,13 @@ impl ProcessTable {
 
     /// The processes, without this one, that hold `file` (the identity of a `chroma.sqlite3`), from a walk that is not
     /// older than `max_age`. Forked children that only inherited the descriptors count as their parent. Where
-    /// [`Walk::unreadable`] names any, there may be more: ask [`Self::held`] before relying on an empty answer.
+    /// [`Walk::unreadable`] names any, there may be more: ask [`Self::held`] before relying on an empty answer. Errs when
+    /// the processes could not be looked at.
     pub fn holders(&self, file: FileId, max_age: Duration) -> Result<Arc<[Holder]>, CollectError> {
         Ok(self.walk(&[file], &[], max_age)?.holders(file))
     }
 
-    /// Whether any process but this one holds `file`.
+    /// Whether any process but this one holds `file`. Errs when that cannot be told.
     pub fn held(&self, file: FileId, max_age: Duration) -> Result<Held, CollectError> {
         let walk = self.walk(&[file], &[], max_age)?;
         Ok(if !walk.holders(file).is_empty() {
@@ -223,7 +224,7 @@ impl ProcessTable {
     }
 
     /// Bytes of deleted files with a last name below `dir` on `device` that processes keep alive: what `df` counts and
-    /// `du` does not. `dir` is a path of this process without links.
+    /// `du` does not. `dir` is a path of this process without links. Errs when the processes could not be looked at.
     pub fn deleted_bytes(
         &self,
         dir: &Path,
@@ -315,7 +316,7 @@ impl ProcessTable {
         self.attributes.read(holder)
     }
 
-    /// Locks that processes other than this one hold on `file` by SQLite's rules.
+    /// Locks that processes other than this one hold on `file` by SQLite's rules. Errs when they cannot be read.
     pub fn locks(&self, file: FileId, holders: &[Holder]) -> Result<Vec<LockHolder>, CollectError> {
         locks::read(&self.shared.procfs, file, holders)
     }

@@ -194,7 +194,7 @@ struct Folder {
 }
 
 impl Walk {
-    /// Opens `root`; nothing below it is looked at yet.
+    /// Opens `root`; nothing below it is looked at yet. Errs when it cannot be opened.
     pub fn start(root: &Path, bounds: Bounds) -> io::Result<Self> {
         let flags = DIRECTORY_FLAGS.difference(OFlags::NOFOLLOW);
         let directory = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
@@ -408,7 +408,7 @@ impl Walk {
     }
 }
 
-/// What the kernel says of `name` in `directory`. Never mounts anything to find out.
+/// What the kernel says of `name` in `directory`. Never mounts anything to find out. Errs when the kernel does.
 pub(crate) fn stat(directory: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<Meta, Errno> {
     let flags = flags | AtFlags::NO_AUTOMOUNT;
     match rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS) {

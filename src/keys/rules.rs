@@ -8,7 +8,7 @@ use std::{
 
 use crate::facts::bad_value::BadValue;
 
-/// Value of the `store` label: it stands in rules and file names, so it is kept plain.
+/// Value of the `store` label: it stands in rules and file names, so it is kept plain. Errs with the rule.
 pub(crate) fn store_name(text: &str) -> Result<&str, BadValue> {
     if (1..=NAME_CHARS_MAX).contains(&text.len()) && text.chars().all(is_name_char) {
         Ok(text)
@@ -31,7 +31,8 @@ fn is_name_char(c: char) -> bool {
 
 const NAME_CHARS_MAX: usize = 64;
 
-/// An absolute path without `..`, doubled slashes or control characters. Two spellings of one path come out the same.
+/// An absolute path without `..`, doubled slashes or control characters. Two spellings of one path come out the same. Errs
+/// with the rule.
 pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, BadValue> {
     if !text.starts_with('/') {
         return Err("must be an absolute path".into());
@@ -49,7 +50,8 @@ pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, BadValue> {
     Ok(Path::new(text).components().collect())
 }
 
-/// The same for a word of the command line: a relative one is meant from `cwd`, also with `../` at its beginning.
+/// The same for a word of the command line: a relative one is meant from `cwd`, also with `../` at its beginning. Errs with
+/// the rule.
 pub(crate) fn path_from(text: &str, cwd: Option<&Path>) -> Result<PathBuf, BadValue> {
     if text.is_empty() {
         return Err("must be a path".into());
@@ -85,7 +87,7 @@ pub(crate) fn below_root(rootfs: &Path, path: &Path) -> PathBuf {
     rootfs.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// A shell pattern of backup files.
+/// A shell pattern of backup files. Errs with the rule.
 pub(crate) fn backup_pattern(text: &str) -> Result<String, BadValue> {
     if !text.starts_with('/') {
         return Err("must be an absolute pattern".into());
@@ -117,7 +119,7 @@ fn escaped(rootfs: &Path) -> String {
 }
 
 /// Where a server is asked: `http` or `https`, without anything that could be a secret. Gives it without a slash at its
-/// end.
+/// end. Errs with the rule.
 pub(crate) fn server_url(text: &str) -> Result<String, BadValue> {
     const RULE: &str = "must be a URL such as http://127.0.0.1:8000";
     if text.len() > URL_BYTES_MAX || text.chars().any(|c| c.is_control() || c == ' ') {
@@ -140,7 +142,7 @@ pub(crate) fn server_url(text: &str) -> Result<String, BadValue> {
 
 const URL_BYTES_MAX: usize = 1024;
 
-/// The release of Chroma.
+/// The release of Chroma. Errs with the rule.
 pub(crate) fn chroma_version(text: &str) -> Result<&str, BadValue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
     if text.len() <= 32 && text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(plain)
@@ -151,7 +153,7 @@ pub(crate) fn chroma_version(text: &str) -> Result<&str, BadValue> {
     }
 }
 
-/// Path of the metrics page.
+/// Path of the metrics page. Errs with the rule.
 pub(crate) fn telemetry_path(text: &str) -> Result<&str, BadValue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '-' | '~');
     if !text.starts_with('/') || text.len() > 256 || !text.chars().all(plain) {
@@ -167,7 +169,7 @@ pub(crate) fn telemetry_path(text: &str) -> Result<&str, BadValue> {
     Ok(text)
 }
 
-/// A name of this server, without a port.
+/// A name of this server, without a port. Errs with the rule.
 pub(crate) fn host_name(text: &str) -> Result<String, BadValue> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if text.is_empty() || text.len() > 253 || !text.chars().all(plain) {

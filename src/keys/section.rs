@@ -360,7 +360,7 @@ pub(crate) fn duration(
     }
 }
 
-/// A number between 0 and 1.
+/// A number between 0 and 1. Errs with the rule.
 pub(crate) fn ratio(value: &Value) -> Result<f64, BadValue> {
     word(value)
         .filter(|scalar| scalar.kind == Kind::Number)
@@ -380,7 +380,7 @@ pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<u
     }
 }
 
-/// `true` or `false`.
+/// `true` or `false`. Errs with the rule.
 pub(crate) fn flag(value: &Value) -> Result<bool, BadValue> {
     match word(value) {
         Some(Scalar { kind: Kind::Flag(flag), .. }) => Ok(*flag),
@@ -388,7 +388,7 @@ pub(crate) fn flag(value: &Value) -> Result<bool, BadValue> {
     }
 }
 
-/// Text, also such as YAML takes for a number: nobody should have to quote a version.
+/// Text, also such as YAML takes for a number: nobody should have to quote a version. Errs with the rule.
 pub(crate) fn text(value: &Value) -> Result<&str, BadValue> {
     match word(value) {
         Some(Scalar { kind: Kind::Text | Kind::Number, text, .. }) => Ok(text),
@@ -422,7 +422,7 @@ pub(crate) fn choice<T: Copy>(
     }
 }
 
-/// Permission bits. YAML 1.1 reads 0644 as octal and 1.2 as decimal, so they must stand in quotes.
+/// Permission bits. YAML 1.1 reads 0644 as octal and 1.2 as decimal, so they must stand in quotes. Errs with the rule.
 pub(crate) fn mode(value: &Value) -> Result<u32, BadValue> {
     let word = word(value).ok_or(BadValue::Rule(MODE_RULE))?;
     let digits = word.text.strip_prefix("0o").unwrap_or(&word.text);

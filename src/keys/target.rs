@@ -26,7 +26,7 @@ pub(crate) fn url(text: &str, allow_http: bool) -> Result<Url, BadValue> {
     Ok(url)
 }
 
-/// A proxy. It may be anywhere and have user and password.
+/// A proxy. It may be anywhere and have user and password. Errs with the rule, which says nothing of the URL.
 pub(crate) fn proxy(text: &str) -> Result<Url, BadValue> {
     const RULE: &str = "must be a URL such as http://proxy:3128 or socks5h://proxy:1080";
     let url = Url::parse(text).map_err(|_| RULE)?;

@@ -58,7 +58,8 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// The tree of `source`. Empty text is [`Kind::Nothing`].
+/// The tree of `source`. Empty text is [`Kind::Nothing`]. Errs with the line of what is no YAML, or more than a
+/// configuration needs.
 pub(crate) fn parse(source: &str) -> Result<Node, SyntaxError> {
     if source.len() > SOURCE_BYTES_MAX {
         let message = format!("must not be larger than {} KiB", SOURCE_BYTES_MAX / 1024);

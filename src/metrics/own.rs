@@ -315,6 +315,7 @@ impl Own {
         self.reload().failed.clone()
     }
 
+    /// Adds its families to the registry. Errs when a name stands twice.
     pub(super) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         registry.register(Box::new(self.requests.clone()))?;
         registry.register(Box::new(self.connections.clone()))?;

@@ -235,7 +235,8 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Tells `changed` after anything happened in the directory of `file`; the caller compares the content.
+    /// Tells `changed` after anything happened in the directory of `file`; the caller compares the content. Errs when the
+    /// kernel does not watch it.
     pub fn start(file: &Path, changed: Arc<Notify>) -> notify::Result<Self> {
         let dir = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {

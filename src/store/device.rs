@@ -51,12 +51,13 @@ impl Device {
     }
 
     /// `statvfs` of the directory, waiting at most `timeout`. Callers at the same moment share one question, and while
-    /// one is stuck no other is asked: a hung mount costs one thread.
+    /// one is stuck no other is asked: a hung mount costs one thread. Errs when no answer came in time, or the kernel
+    /// refused.
     pub fn ask(&self, timeout: Duration) -> Result<Space, CollectError> {
         self.ask_since(clock::ticks(), timeout)
     }
 
-    /// The same, content with an answer not older than `max_age`.
+    /// The same, content with an answer not older than `max_age`. Errs alike.
     pub fn ask_recent(&self, max_age: Duration, timeout: Duration) -> Result<Space, CollectError> {
         let now = clock::ticks();
         let recent = self.lock().recent(now, max_age);
@@ -182,12 +183,12 @@ impl State {
     }
 }
 
-/// One question, for as long as the filesystem takes.
+/// One question, for as long as the filesystem takes. Errs when the kernel does.
 pub(crate) fn statvfs(path: &Path) -> Result<Space, Errno> {
     rustix::fs::statvfs(path).map(|vfs| Space::of(&vfs))
 }
 
-/// Whether the filesystem at `path` answers from memory. Waits for it.
+/// Whether the filesystem at `path` answers from memory. Waits for it. Errs when the kernel does.
 pub(crate) fn is_local(path: &Path) -> Result<bool, Errno> {
     let kind = rustix::fs::statfs(path)?.f_type;
     Ok(LOCAL.iter().any(|local| i64::from(*local) == kind))

@@ -80,7 +80,8 @@ impl Geometry {
 }
 
 impl<'a> Page<'a> {
-    /// Reads page number `number`, [`Geometry::page_bytes`] long. `extents` is room for it to work in.
+    /// Reads page number `number`, [`Geometry::page_bytes`] long. `extents` is room for it to work in. Errs for what SQLite
+    /// would not write as a page.
     pub fn parse(
         bytes: &'a [u8],
         number: u32,
@@ -123,7 +124,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// The cell `nth`, from 0.
+    /// The cell `nth`, from 0. Errs when it does not lie in the page as SQLite would lay it.
     pub fn cell(&self, nth: usize) -> Result<Cell<'a>, Odd> {
         let start = word(self.bytes, self.pointers + 2 * nth)?;
         let mut at = start;
@@ -199,7 +200,7 @@ pub struct Trunk<'a> {
 }
 
 impl<'a> Trunk<'a> {
-    /// Reads a page ("The Freelist").
+    /// Reads a page ("The Freelist"). Errs when it names more pages than fit.
     pub fn parse(bytes: &'a [u8], geometry: Geometry) -> Result<Self, Odd> {
         let bytes = bytes.get(..geometry.usable).ok_or(Odd("a page that is cut off"))?;
         let (next, count) = (number_at(bytes, 0)?, number_at(bytes, 4)? as usize);

@@ -134,7 +134,8 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// Reads `header.bin`. Bytes beyond the hundredth are not looked at.
+    /// Reads `header.bin`. Bytes beyond the hundredth are not looked at. Errs when it is too short, of another version, or
+    /// contradicts itself.
     pub fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
         let Some(head) = bytes.first_chunk::<HEADER_LEN>() else {
             return Err(HeaderError::Truncated { found: bytes.len() });

@@ -7,7 +7,7 @@
 pub struct Odd(pub &'static str);
 
 /// Reads a number as SQLite and FTS5 store them (`sqlite3GetVarint`): big-endian groups of seven bits, the ninth byte whole.
-/// Moves `at` behind it.
+/// Moves `at` behind it. Errs when the bytes end before.
 #[inline]
 pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Result<u64, Odd> {
     match bytes.get(*at) {
@@ -35,7 +35,7 @@ fn varint_long(bytes: &[u8], at: &mut usize) -> Result<u64, Odd> {
     Ok(value)
 }
 
-/// The same for lengths and page numbers, which must fit 31 bits.
+/// The same for lengths and page numbers, which must fit 31 bits. Errs for a larger one too.
 #[inline]
 pub(super) fn varint_small(bytes: &[u8], at: &mut usize) -> Result<u32, Odd> {
     let value = varint(bytes, at)?;

@@ -161,7 +161,7 @@ pub fn read<R: Source>(
 }
 
 /// The same for whoever wants to name some of the ids: `naming` gets every string of the file with its [`hash`], each id more than
-/// once.
+/// once. Errs as [`read`] does.
 pub fn read_naming<R: Source>(
     source: R,
     limits: Limits,

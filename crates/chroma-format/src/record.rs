@@ -52,7 +52,8 @@ pub struct Shortening {
 }
 
 impl Fields {
-    /// Reads the header of a record of `len` bytes, of which `bytes` are the first. `Ok(false)` when these are too few.
+    /// Reads the header of a record of `len` bytes, of which `bytes` are the first. `Ok(false)` when these are too few. Errs
+    /// for a header that SQLite would not write.
     pub fn read(&mut self, bytes: &[u8], len: usize) -> Result<bool, Odd> {
         self.fields.clear();
         let mut at = 0;
@@ -105,6 +106,7 @@ impl Fields {
     }
 
     /// The order of the value `nth` of two records, whose fields these are. `None` when what was kept of them does not tell.
+    /// Errs when one of them is no record that SQLite would write.
     pub fn order(
         (fields, record): (&Self, &[u8]),
         (others, other): (&Self, &[u8]),
@@ -157,7 +159,8 @@ impl Fields {
         self.fields.get(nth).map_or(0, |field| field.start + field.len)
     }
 
-    /// The value `nth` of `record`, which must be the one that was read; `None` when it has no such value.
+    /// The value `nth` of `record`, which must be the one that was read; `None` when it has no such value. Errs when it does
+    /// not lie within the record.
     pub fn value<'a>(&self, record: &'a [u8], nth: usize) -> Result<Option<Value<'a>>, Odd> {
         let Some(field) = self.fields.get(nth) else { return Ok(None) };
         let bytes = record

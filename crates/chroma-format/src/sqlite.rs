@@ -98,7 +98,8 @@ pub enum HeaderError {
 }
 
 impl SqliteHeader {
-    /// Reads the header at the beginning of `bytes`; more of them do no harm.
+    /// Reads the header at the beginning of `bytes`; more of them do no harm. Errs when they are too few, or no header of
+    /// SQLite.
     pub fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
         let known = bytes.len().min(MAGIC.len());
         if bytes[..known] != MAGIC[..known] {

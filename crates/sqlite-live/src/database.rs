@@ -134,17 +134,18 @@ impl Database {
         links::follow(&self.root, &self.path).unwrap_or_else(|_| self.path.clone())
     }
 
-    /// Holds the directory that the file lies in now.
+    /// Holds the directory that the file lies in now. Errs when the directory cannot be opened.
     pub fn anchor(&self) -> io::Result<Anchor> {
         Anchor::new(&links::follow(&self.root, &self.path)?)
     }
 
-    /// What `stat` says of it now. Opens nothing.
+    /// What `stat` says of it now. Opens nothing. Errs when the operating system does.
     pub fn stamp(&self) -> io::Result<Stamp> {
         std::fs::metadata(self.real_path()).map(|meta| Stamp::of(&meta))
     }
 
-    /// Opens it as bytes, read-only; never blocks on a FIFO or a device put in its place.
+    /// Opens it as bytes, read-only; never blocks on a FIFO or a device put in its place. Errs when it cannot be opened, or
+    /// is no regular file.
     pub fn open_plain(&self) -> io::Result<PlainFile<'_>> {
         Ok(PlainFile { file: Some(self.open_file(&self.anchor()?)?), database: self })
     }
@@ -152,7 +153,7 @@ impl Database {
     /// Opens it by SQLite, read-only, so that nothing a hostile schema says is run and no page comes by a mapping that a
     /// truncation could turn into SIGBUS. Takes no lock before the first statement. Refused in WAL mode and beside a `-wal`
     /// with bytes, whatever the header says of the mode: there even a read-only open makes `-wal` and `-shm` files. Refused
-    /// without locks, and for what is no regular file, where it could block for ever.
+    /// without locks, and for what is no regular file, where it could block for ever. Errs then, and when SQLite does.
     pub fn connect(&self) -> Result<ReadConnection<'_>, QueryError> {
         let anchor = self.anchor().map_err(QueryError::File)?;
         let path = anchor.path();
@@ -226,7 +227,8 @@ impl Database {
 
     /// Whether any process of this kernel has it open for writing, also one that `/proc` does not show; readers do not count,
     /// and neither does this program. `None` where that cannot be told: without the right to ask (the owner, root or
-    /// `CAP_LEASE`), and on a filesystem that others write to by another way than this kernel.
+    /// `CAP_LEASE`), and on a filesystem that others write to by another way than this kernel. Errs when the file cannot be
+    /// opened.
     pub fn writers(&self) -> io::Result<Option<bool>> {
         let plain = self.open_plain()?;
         let kind = rustix::fs::fstatfs(&*plain)?.f_type;
@@ -331,25 +333,26 @@ impl Open {
 const KEPT_MAX: usize = 64;
 
 impl PlainFile<'_> {
-    /// Fills the buffer from `offset` as far as the file goes, and says how far.
+    /// Fills the buffer from `offset` as far as the file goes, and says how far. Errs when the operating system does.
     pub fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         read_up_to(self, buffer, offset)
     }
 
     /// Whether a process of this host writes to the database, is about to, or waits for readers to go; this one does
-    /// not count. Asks for the write locks of SQLite, takes none.
+    /// not count. Asks for the write locks of SQLite, takes none. Errs when the kernel does not answer.
     pub fn writer(&self) -> io::Result<bool> {
         writer(self)
     }
 }
 
 impl ReadConnection<'_> {
-    /// What `fstat` says of the open file now.
+    /// What `fstat` says of the open file now. Errs when the operating system does.
     pub fn stamp(&self) -> io::Result<Stamp> {
         self.plain().metadata().map(|meta| Stamp::of(&meta))
     }
 
-    /// Runs `work` in one read transaction within `limits`, and tells how long the lock was held at most.
+    /// Runs `work` in one read transaction within `limits`, and tells how long the lock was held at most. Errs when SQLite
+    /// or `work` does, or the time is over.
     pub fn within<T>(
         &mut self,
         limits: &Limits<'_>,
@@ -367,7 +370,7 @@ impl ReadConnection<'_> {
         timed
     }
 
-    /// The same, whatever the tables are like: for who asks what there is.
+    /// The same, whatever the tables are like: for who asks what there is. Errs alike.
     pub fn within_any<T>(
         &mut self,
         limits: &Limits<'_>,
@@ -377,6 +380,7 @@ impl ReadConnection<'_> {
     }
 
     /// The same for work that also reads the file as bytes; these stay as they are as long as the transaction has its lock.
+    /// Errs alike.
     pub fn within_file<T>(
         &mut self,
         limits: &Limits<'_>,
@@ -444,13 +448,13 @@ pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Opens a file read-only; never blocks on a FIFO or a device in its place.
+/// Opens a file read-only; never blocks on a FIFO or a device in its place. Errs when it cannot be opened.
 pub fn open_bytes(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
     File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
-/// Fills the buffer from `offset` as far as the file goes, and says how far.
+/// Fills the buffer from `offset` as far as the file goes, and says how far. Errs when the operating system does.
 pub fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

@@ -33,14 +33,14 @@ pub fn give_memory_back() {
 #[cfg(target_env = "gnu")]
 const GIVEN_BACK_BYTES: c_int = 64 * 1024;
 
-/// The class in which the disk serves this thread.
+/// The class in which the disk serves this thread. Errs when the kernel refuses.
 pub(super) fn set_disk_class(class: libc::c_int) -> io::Result<()> {
     // SAFETY: three numbers, no memory.
     let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How this thread is scheduled.
+/// How this thread is scheduled. Errs when the kernel does not answer.
 pub(super) fn scheduling() -> io::Result<(libc::c_int, libc::sched_param)> {
     let mut param = libc::sched_param { sched_priority: 0 };
     // SAFETY: a number.
@@ -53,14 +53,14 @@ pub(super) fn scheduling() -> io::Result<(libc::c_int, libc::sched_param)> {
     Ok((policy, param))
 }
 
-/// Says how this thread is scheduled from now on.
+/// Says how this thread is scheduled from now on. Errs when the kernel refuses.
 pub(super) fn set_scheduling(policy: libc::c_int, param: libc::sched_param) -> io::Result<()> {
     // SAFETY: the kernel reads one `sched_param`, which lives until the call is over.
     let result = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How long a turn of this thread on a processor is, in nanoseconds; zero is what is usual.
+/// How long a turn of this thread on a processor is, in nanoseconds; zero is what is usual. Errs when the kernel refuses.
 pub(super) fn set_turns(nanos: u64) -> io::Result<()> {
     // Its niceness is set by the same call, and must stay. The number 0 is this thread.
     let nice = rustix::process::getpriority_process(None)?;
@@ -81,7 +81,7 @@ pub(super) fn set_turns(nanos: u64) -> io::Result<()> {
 }
 
 /// How many pages of memory the page cache has of a stretch of a file; `len` 0 is to its end. Reads nothing. Linux 6.5 and
-/// later, of a file that is ours or that we may write.
+/// later, of a file that is ours or that we may write. Errs elsewhere.
 pub fn cached_pages(file: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<u64> {
     let range = [start, len];
     // Pages that are there, and four other numbers (`struct cachestat`).

@@ -99,7 +99,8 @@ impl CopyConnection<'_> {
         self.connection
     }
 
-    /// Runs `work` within `limits`, on the connection and the bytes of the copy. It locks nobody out.
+    /// Runs `work` within `limits`, on the connection and the bytes of the copy. It locks nobody out. Errs when SQLite or
+    /// `work` does, or the time is over.
     pub fn within_file<T>(
         &mut self,
         limits: &Limits<'_>,
@@ -175,7 +176,8 @@ impl View {
         self.cost
     }
 
-    /// Runs `work` on the copy, which locks nobody out, for at most `deadline`.
+    /// Runs `work` on the copy, which locks nobody out, for at most `deadline`. Errs when SQLite or `work` does, or the time
+    /// is over.
     pub fn within<T>(
         &mut self,
         deadline: Duration,
@@ -195,12 +197,12 @@ impl View {
 
 /// Copies the database. Tries again when a copy is unproven, some times and not beyond `time_max`: first without any lock
 /// but two short ones, then, when a writer was too fast to be followed, with a gate that it has to pass (`gate`), and that
-/// slows it down the more often it was too fast.
+/// slows it down the more often it was too fast. Errs when no copy was proven, none may be made, or a file cannot be read.
 pub fn take(database: &Database, options: &Options<'_>) -> Result<View, ViewError> {
     take_telling(database, options, &mut Cost::default())
 }
 
-/// The same, and says in `cost` what it has cost, also when there is no view.
+/// The same, and says in `cost` what it has cost, also when there is no view. Errs alike.
 pub fn take_telling(
     database: &Database,
     options: &Options<'_>,

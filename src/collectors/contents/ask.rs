@@ -22,7 +22,7 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    /// Of a column of a row. Ask for no more bytes than are wanted: they are copied.
+    /// Of a column of a row. Ask for no more bytes than are wanted: they are copied. Errs when there is no such column.
     pub(super) fn of(row: &Row<'_>, column: usize) -> rusqlite::Result<Self> {
         Ok(match row.get_ref(column)? {
             ValueRef::Null => Self::Null,
@@ -64,20 +64,20 @@ pub(super) fn bounded(column: &str, bytes_max: u32) -> String {
     format!("CASE WHEN octet_length({column}) <= {bytes_max} THEN {column} END")
 }
 
-/// Names of all tables.
+/// Names of all tables. Errs when SQLite does.
 pub(super) fn tables(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let mut statement =
         connection.prepare("SELECT name FROM sqlite_schema WHERE type='table' LIMIT 1000")?;
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Names of the columns of a table; empty when there is no such table.
+/// Names of the columns of a table; empty when there is no such table. Errs when SQLite does.
 pub(super) fn columns(connection: &Connection, table: &str) -> rusqlite::Result<BTreeSet<String>> {
     let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
     statement.query_map([table], |row| row.get(0))?.collect()
 }
 
-/// The first column of the first row, when there is one.
+/// The first column of the first row, when there is one. Errs when SQLite does.
 pub(super) fn first(connection: &Connection, sql: &str) -> rusqlite::Result<Option<Cell>> {
     connection.query_row(sql, [], |row| Cell::of(row, 0)).optional()
 }
@@ -121,7 +121,7 @@ impl<'a, 'd> Asker<'a, 'd> {
         self.rows = ROWS_FIRST;
     }
 
-    /// One question. `None` when it took too long: then the answer is not known.
+    /// One question. `None` when it took too long: then the answer is not known. Errs when SQLite does for another reason.
     pub(super) fn ask<T>(
         &mut self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -139,7 +139,7 @@ impl<'a, 'd> Asker<'a, 'd> {
     }
 
     /// One slice of about so many rows as take a few milliseconds. `None` when the budget is used up; then nothing was
-    /// read, and the next turn goes on from the same place.
+    /// read, and the next turn goes on from the same place. Errs when SQLite does for another reason.
     pub(super) fn slice<T>(
         &mut self,
         mut question: impl FnMut(&Connection, u32) -> rusqlite::Result<T>,

@@ -107,7 +107,7 @@ impl Scope {
 }
 
 impl Catalogue {
-    /// Reads it. `None` when a part took too long.
+    /// Reads it. `None` when a part took too long. Errs when SQLite does for another reason.
     pub(super) fn read(asker: &mut Asker<'_, '_>) -> Result<Option<Self>, QueryError> {
         let Some(mut catalogue) = asker.ask(Self::read_roots)? else { return Ok(None) };
         let has = |table: &str| catalogue.tables.contains(table);

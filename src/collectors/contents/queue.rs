@@ -159,7 +159,7 @@ pub(super) struct Lag {
 }
 
 impl Scan {
-    /// Begins at the oldest row. `None` when the positions could not be read in time.
+    /// Begins at the oldest row. `None` when the positions could not be read in time. Errs when SQLite does.
     pub(super) fn begin(
         asker: &mut Asker<'_, '_>,
         catalogue: &Catalogue,
@@ -282,7 +282,7 @@ impl Scan {
         }
     }
 
-    /// Goes on as far as the budget allows; says whether the end was reached.
+    /// Goes on as far as the budget allows; says whether the end was reached. Errs when SQLite does.
     pub(super) fn go_on(&mut self, asker: &mut Asker<'_, '_>) -> Result<bool, QueryError> {
         let Some(newest) = self.moment.newest else { return Ok(true) };
         while self.at < newest {

@@ -110,7 +110,7 @@ impl Walk {
         self.under_way = None;
     }
 
-    /// Goes on as far as the budget allows; says whether the end was reached.
+    /// Goes on as far as the budget allows; says whether the end was reached. Errs when SQLite does.
     pub(super) fn go_on(
         &mut self,
         asker: &mut Asker<'_, '_>,

@@ -30,7 +30,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Asks for all of them. What took too long stays as it was.
+    /// Asks for all of them. What took too long stays as it was. Errs when SQLite does for another reason.
     pub(super) fn read(
         &mut self,
         asker: &mut Asker<'_, '_>,

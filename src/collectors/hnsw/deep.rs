@@ -152,7 +152,8 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     outcome
 }
 
-/// Walks once over every index below `root`, without rests and without a database.
+/// Walks once over every index below `root`, without rests and without a database. Errs when the directory cannot be looked
+/// at.
 pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
     let place = &Place::own(root);
     let look = Look::take(place, usize::MAX, None)?;

@@ -123,12 +123,12 @@ impl Folder {
         Part::ALL.into_iter().filter(is_one).map(Part::name).collect()
     }
 
-    /// Where the file is that Chroma would open.
+    /// Where the file is that Chroma would open. Errs when its folder cannot be read.
     pub(super) fn path(&self, root: &Place, part: Part) -> io::Result<PathBuf> {
         root.at(Path::new(&self.name).join(part.name()))
     }
 
-    /// The same with one of its files as it is now.
+    /// The same with one of its files as it is now. Errs when that file cannot be read.
     pub(super) fn with_now(mut self, root: &Place, part: Part) -> io::Result<Self> {
         let look = match self.path(root, part).and_then(|path| FileLook::at(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -188,7 +188,8 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Looks at the directory `root`. Headers that have not changed since `before` are not read again.
+    /// Looks at the directory `root`. Headers that have not changed since `before` are not read again. Errs when the
+    /// directory cannot be read.
     pub(super) fn take(
         place: &Place,
         entries_max: usize,

@@ -56,7 +56,7 @@ pub(super) struct Moving<'a> {
 }
 
 impl Moving<'_> {
-    /// Tells which suspects of a comparison are lost.
+    /// Tells which suspects of a comparison are lost. Errs when that cannot be told now.
     pub(super) fn settle(
         self,
         asker: &mut Asker<'_>,

@@ -47,7 +47,7 @@ impl Reach {
 }
 
 /// Searches for a sample of the elements of a sound index, of which `deleted` are marked. `None` when there is nothing to search,
-/// or it would take too much memory or time.
+/// or it would take too much memory or time. Errs when the files changed or cannot be read.
 pub(super) fn reach(
     root: &Place,
     folder: &Folder,

@@ -145,10 +145,12 @@ pub(super) struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
+    /// Opens the database. Errs when SQLite may not or cannot.
     pub(super) fn new(context: &'a Context, limits: Limits<'a>) -> Result<Self, QueryError> {
         Ok(Self { connection: context.database.connect()?, limits })
     }
 
+    /// Asks one question. Errs when SQLite does, or the time is over.
     pub(super) fn ask<T>(
         &mut self,
         mut question: impl FnMut(&Connection) -> rusqlite::Result<T>,
@@ -196,7 +198,7 @@ struct Wanted {
 
 impl Queue {
     /// Reads what is behind the positions of `segments`; without a position everything counts. Of those that `whole` says it of,
-    /// everything is read.
+    /// everything is read. Errs when SQLite does, or the time is over.
     pub(super) fn read<'r>(
         asker: &mut Asker<'_>,
         segments: impl Iterator<Item = (Uuid, &'r Row, Option<i64>)>,
@@ -218,7 +220,8 @@ impl Queue {
         Ok(queue)
     }
 
-    /// The ids of which it has held an operation that was not in the index, up to now.
+    /// The ids of which it has held an operation that was not in the index, up to now. Errs when SQLite does, or the time is
+    /// over.
     pub(super) fn pending_of(
         &mut self,
         asker: &mut Asker<'_>,
@@ -287,7 +290,7 @@ fn queue_slice(connection: &Connection, from: i64) -> rusqlite::Result<Vec<Queue
     Ok(out)
 }
 
-/// Compares the records of one collection with the ids of its index.
+/// Compares the records of one collection with the ids of its index. Errs when SQLite does, or the time is over.
 pub(super) fn compare(
     asker: &mut Asker<'_>,
     queue: &mut Queue,

@@ -100,7 +100,7 @@ pub(super) struct Readable {
 }
 
 /// Reads an index in the background of everybody else, as far as that is worth a thread. `parts` are what is read of it. `work`
-/// reads in the manner that it is given.
+/// reads in the manner that it is given. Errs when `work` does.
 pub(super) fn quietly<T: Send>(
     folder: &Folder,
     parts: &[Part],
@@ -117,7 +117,8 @@ pub(super) fn quietly<T: Send>(
     done.unwrap_or_else(|error| Err(Refused::Io(parts[0], error)))
 }
 
-/// Ids and labels of a metadata file; none when there is none that can be read.
+/// Ids and labels of a metadata file; none when there is none that can be read. Errs when the run was stopped, or the files
+/// changed at each reading.
 pub(super) fn metadata(
     root: &Place,
     folder: &Folder,
@@ -158,7 +159,8 @@ pub(super) fn metadata(
     Ok((look, pairs))
 }
 
-/// The ids of a metadata file that have these hashes, in its order, as far as a finding has room for them.
+/// The ids of a metadata file that have these hashes, in its order, as far as a finding has room for them. Errs when the
+/// file cannot be read.
 pub(super) fn names(
     root: &Place,
     folder: &Folder,
@@ -186,7 +188,8 @@ pub(super) fn names(
     }
 }
 
-/// The newest metadata file and its ids, whatever the other files are like. Comes again while Chroma writes it.
+/// The newest metadata file and its ids, whatever the other files are like. Comes again while Chroma writes it. Errs when it
+/// cannot be read.
 pub(super) fn newest_ids(
     root: &Place,
     folder: &Folder,
@@ -210,7 +213,7 @@ pub(super) fn newest_ids(
 }
 
 /// Walks over all files of `folder`, whose vectors have `dimension` numbers where that is known. Gives the ids of its metadata
-/// with what was found.
+/// with what was found. Errs when they changed at each reading, cannot be read, or the run was stopped.
 pub(super) fn walk(
     root: &Place,
     folder: &Folder,
@@ -443,6 +446,7 @@ pub(super) fn rest(manner: Manner<'_>, worked: Duration) {
     }
 }
 
+/// Opens a file of a folder. Errs when it cannot be opened, or has gone.
 pub(super) fn open(
     root: &Place,
     folder: &Folder,

@@ -28,7 +28,7 @@ pub(super) struct Remains {
 }
 
 impl Remains {
-    /// Looks at the entries of the directory, at most [`ENTRIES_MAX`].
+    /// Looks at the entries of the directory, at most [`ENTRIES_MAX`]. Errs when the directory cannot be read.
     pub(super) fn of(place: &Place) -> io::Result<Self> {
         let mut remains = Self::default();
         for entry in fs::read_dir(place.dir())?.take(ENTRIES_MAX) {

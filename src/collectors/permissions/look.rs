@@ -40,7 +40,7 @@ use crate::{
     store::{Context, DATABASE_FILE},
 };
 
-/// Opens the persist directory.
+/// Opens the persist directory. Errs when it cannot be opened.
 pub(super) fn open(path: &Path) -> Result<OwnedFd, CollectError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::openat(CWD, path, flags, Mode::empty())
@@ -66,7 +66,8 @@ pub(super) fn core_hashes() -> [u64; 2] {
 }
 
 impl Core {
-    /// Looks at the core of the directory behind `root`. What is not there is left out.
+    /// Looks at the core of the directory behind `root`. What is not there is left out. Errs when the directory itself
+    /// cannot be read.
     pub(super) fn read(root: OwnedFd, path: &Path) -> Result<Self, CollectError> {
         let unreadable =
             |path: PathBuf, errno: Errno| CollectError::Unreadable { path, source: errno.into() };
@@ -302,6 +303,7 @@ pub(super) struct Worked {
 }
 
 impl Scan {
+    /// Begins at the root of the walk. Errs when it cannot be opened.
     pub(super) fn start(
         context: &Context,
         memory: &mut Memory,

@@ -32,7 +32,7 @@ pub(super) struct HeldLock {
 
 impl LockWatch {
     /// Looks at the locks of everybody but `main`: the server's own are its work. Locks that belong to no process are
-    /// left out, they may be ours.
+    /// left out, they may be ours. Errs when `/proc/locks` cannot be read.
     pub(super) fn look(
         &mut self,
         turn: &Turn,

@@ -255,7 +255,7 @@ impl AlertStore {
     }
 
     /// Writes `rows` in one transaction: all of them or none. With `anew`, everything but the silences is removed
-    /// before, so that the alert store holds exactly `rows`.
+    /// before, so that the alert store holds exactly `rows`. Errs when SQLite does.
     pub fn write(&mut self, rows: &[Row], anew: bool) -> Result<(), AlertStoreError> {
         let path = self.path.clone();
         let sqlite = |source| AlertStoreError::Sqlite { path: path.clone(), source };
@@ -274,14 +274,14 @@ impl AlertStore {
         transaction.commit().map_err(sqlite)
     }
 
-    /// A number that changes when another program wrote to the alert store.
+    /// A number that changes when another program wrote to the alert store. Errs when SQLite does.
     pub fn data_version(&self) -> Result<i64, AlertStoreError> {
         self.connection
             .query_row("PRAGMA data_version", [], |row| row.get(0))
             .map_err(|source| self.error(source))
     }
 
-    /// Every silence, those that have ended included.
+    /// Every silence, those that have ended included. Errs when SQLite does.
     pub fn silences(&self) -> Result<Vec<Silence>, AlertStoreError> {
         let mut silences = Vec::new();
         self.each("SELECT data FROM silence ORDER BY id LIMIT 10000", |row| {
@@ -291,7 +291,7 @@ impl AlertStore {
         Ok(silences)
     }
 
-    /// Writes a silence down; one with the same id is replaced.
+    /// Writes a silence down; one with the same id is replaced. Errs when SQLite does.
     pub fn put_silence(&self, silence: &Silence) -> Result<(), AlertStoreError> {
         let data = json(silence);
         self.connection
@@ -300,7 +300,7 @@ impl AlertStore {
             .map_err(|source| self.error(source))
     }
 
-    /// Removes the silences that ended before `moment`.
+    /// Removes the silences that ended before `moment`. Errs when SQLite does.
     pub fn forget_silences(&self, moment: Timestamp) -> Result<(), AlertStoreError> {
         for silence in self.silences()?.iter().filter(|silence| silence.until < moment) {
             self.connection

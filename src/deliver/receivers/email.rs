@@ -269,6 +269,7 @@ impl Email {
     }
 
     /// The message with its headers, ASCII in lines of at most 998 bytes. The same for every attempt at one notification.
+    /// Errs for what no e-mail can hold.
     pub(crate) fn mail(&self, message: &Message<'_>) -> Result<Vec<u8>, Unsendable> {
         let n = message.notification;
         // An id of ours is 32 digits; what else a file may hold must not end the header.

@@ -124,7 +124,8 @@ pub(crate) struct Ready {
 }
 
 impl Client {
-    /// Reads all secrets anew and gives what a send needs. `url` may be one that is no secret. Blocks on files.
+    /// Reads all secrets anew and gives what a send needs. `url` may be one that is no secret. Blocks on files. Errs when
+    /// one cannot be read, or breaks a rule.
     pub(crate) fn ready(
         &self,
         receiver: &Receiver,
@@ -275,6 +276,7 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
     builder.build().map_err(|error| bad("the client cannot be made", error))
 }
 
+/// Reads a file of certificates or keys. Errs when it cannot be read.
 pub(super) fn pem(path: &Path) -> Result<Vec<u8>, NoReply> {
     let mut bytes = Vec::new();
     fs::File::open(path)
@@ -287,7 +289,7 @@ pub(super) fn pem(path: &Path) -> Result<Vec<u8>, NoReply> {
 }
 
 impl Ready {
-    /// One attempt. `now` is for answers that name a date.
+    /// One attempt. `now` is for answers that name a date. Errs when no answer came.
     pub(crate) async fn send(&self, request: Request, now: Timestamp) -> Result<Reply, NoReply> {
         let mut url = self.url.clone();
         if !request.path.is_empty() && !url.path().ends_with(request.path) {

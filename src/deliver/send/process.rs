@@ -29,7 +29,8 @@ const STDERR_GRACE: Duration = Duration::from_millis(200);
 /// How long a killed program may take to end.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
-/// Runs `command` once. Of our environment it gets nothing but the search path: there may be secrets in it.
+/// Runs `command` once. Of our environment it gets nothing but the search path: there may be secrets in it. Errs when it
+/// cannot be started, or takes too long.
 pub(crate) async fn run(
     command: &command::Command,
     message: &Message<'_>,

@@ -48,7 +48,8 @@ pub(crate) struct Warned(Mutex<BTreeSet<PathBuf>>);
 /// Largest file of a secret.
 const SECRET_BYTES_MAX: u64 = 16 * 1024;
 
-/// Reads `secret` anew: one line, white space around it dropped. Blocks.
+/// Reads `secret` anew: one line, white space around it dropped. Blocks. Errs when it is not there, empty, or longer than a
+/// line.
 pub(crate) fn read(secret: &Secret, warned: &Warned) -> Result<String, SecretError> {
     let (place, text) = match &secret.0 {
         Source::Inline(text) => (SHOWN.to_owned(), text.clone()),

@@ -66,7 +66,7 @@ pub(super) struct Ready {
     redactor: Redactor,
 }
 
-/// Reads password and certificates. Blocks on files.
+/// Reads password and certificates. Blocks on files. Errs when one cannot be read.
 pub(super) fn ready(email: &Email, warned: &Warned) -> Result<Ready, NoReply> {
     let mut redactor = Redactor::default();
     let login = match &email.login {
@@ -131,7 +131,7 @@ fn connector(email: &Email) -> Result<TlsConnector, NoReply> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// One attempt of at most `limit`.
+/// One attempt of at most `limit`. Errs when the server did not answer, or answered something else than SMTP.
 pub(super) async fn send(
     email: &Email,
     ready: &Ready,

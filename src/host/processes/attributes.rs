@@ -39,6 +39,7 @@ impl Reader {
         Self { procfs, system: Mutex::default() }
     }
 
+    /// Reads what the kernel tells of a process. Errs when it has ended, or may not be looked at.
     pub(super) fn read(&self, holder: &Holder) -> Result<Attributes, CollectError> {
         // `sysinfo` takes whoever has the pid now.
         self.stat(holder)?;
@@ -64,6 +65,7 @@ impl Reader {
         })
     }
 
+    /// The same from the texts of `/proc` alone. Errs alike.
     pub(super) fn by_text(&self, holder: &Holder) -> Result<Attributes, CollectError> {
         let stat = self.stat(holder)?;
         let pages = parse_resident_pages(&self.text(holder, "statm")?)

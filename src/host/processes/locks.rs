@@ -22,7 +22,7 @@ pub struct LockHolder {
     pub pending: bool,
 }
 
-/// Reads `/proc/locks`.
+/// Reads `/proc/locks`. Errs when it cannot be read.
 pub(super) fn read(
     procfs: &Path,
     file: FileId,

@@ -54,13 +54,14 @@ pub(crate) struct Descriptor<'a> {
 }
 
 impl Descriptor<'_> {
-    /// The file behind it, without waiting for a filesystem that would have to ask a server.
+    /// The file behind it, without waiting for a filesystem that would have to ask a server. Errs when the kernel does.
     pub(crate) fn stat(&self) -> Result<Statx, Errno> {
         // Type, inode, links and sizes come with the basic set whether asked for or not; device numbers always do.
         rustix::fs::statx(self.dir, self.name, AT, StatxFlags::BASIC_STATS)
     }
 
-    /// Whether it was opened for reading, and for writing: the kernel shows it as the mode of the link.
+    /// Whether it was opened for reading, and for writing: the kernel shows it as the mode of the link. Errs when the link
+    /// has gone.
     pub(crate) fn access(&self) -> Result<Access, Errno> {
         let flags = AT | AtFlags::SYMLINK_NOFOLLOW;
         let link = rustix::fs::statx(self.dir, self.name, flags, StatxFlags::MODE)?;
@@ -69,7 +70,7 @@ impl Descriptor<'_> {
     }
 
     /// The name that the kernel gives the file: a path from the root of the mount namespace that it was opened in, with
-    /// ` (deleted)` at its end when it has no name any more.
+    /// ` (deleted)` at its end when it has no name any more. Errs when the link has gone.
     pub(crate) fn link(&self) -> Result<Vec<u8>, Errno> {
         rustix::fs::readlinkat(self.dir, self.name, Vec::new()).map(std::ffi::CString::into_bytes)
     }
@@ -106,7 +107,8 @@ pub(crate) struct KernelThreads {
     known: HashMap<(u32, u64), bool>,
 }
 
-/// Shows every descriptor of every process but `except` to `visitor`. Processes that end meanwhile are normal.
+/// Shows every descriptor of every process but `except` to `visitor`. Processes that end meanwhile are normal. Errs when
+/// procfs cannot be listed.
 pub(crate) fn walk(
     procfs: &Path,
     except: Option<u32>,
@@ -205,12 +207,12 @@ pub(crate) fn ended(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
-/// Reads a file of one process, at most [`TEXT_BYTES_MAX`] of it.
+/// Reads a file of one process, at most [`TEXT_BYTES_MAX`] of it. Errs when the process has ended, or may not be read.
 pub(crate) fn read(procfs: &Path, pid: u32, name: &str) -> io::Result<Vec<u8>> {
     read_text(&procfs.join(format!("{pid}/{name}")))
 }
 
-/// Reads a file of procfs, at most [`TEXT_BYTES_MAX`] of it.
+/// Reads a file of procfs, at most [`TEXT_BYTES_MAX`] of it. Errs when it cannot be read.
 pub(crate) fn read_text(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let mut text = Vec::with_capacity(4096);

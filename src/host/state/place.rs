@@ -70,7 +70,7 @@ pub(super) fn claim(path: &Path) -> Result<OwnedFd, Obstacle> {
 /// Enters the state directory at `path` for a command that ends soon and writes there, and gives its path from then on. As root,
 /// in a directory of another user, the command becomes that user with the directory for its root: whatever lies there leads to no
 /// other file, and what is made belongs to who needs it. Nothing outside can be opened after that; the caller has no other
-/// threads.
+/// threads. Errs with what is in the way.
 pub(crate) fn enter(path: &Path) -> Result<PathBuf, Obstacle> {
     if geteuid().as_raw() != 0 {
         return Ok(path.to_owned());
@@ -88,12 +88,14 @@ pub(crate) fn enter(path: &Path) -> Result<PathBuf, Obstacle> {
     Ok(PathBuf::from("/"))
 }
 
-/// Opens the directory at `path` to read what an exporter keeps there, whoever owns it. Nothing is made.
+/// Opens the directory at `path` to read what an exporter keeps there, whoever owns it. Nothing is made. Errs when it is not
+/// there, or no directory.
 pub(super) fn visit(path: &Path) -> io::Result<OwnedFd> {
     Ok(openat(CWD, path, DIRECTORY, Mode::empty())?)
 }
 
-/// Opens `name` in `dir` for reading: a regular file, never a link, a pipe or a device.
+/// Opens `name` in `dir` for reading: a regular file, never a link, a pipe or a device. Errs when it is not there, or
+/// something else.
 pub(super) fn read(dir: impl AsFd, name: &OsStr) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(dir, name, flags, Mode::empty())?;
@@ -102,7 +104,7 @@ pub(super) fn read(dir: impl AsFd, name: &OsStr) -> io::Result<File> {
 }
 
 /// Makes the file `name` in `dir` (mode 0600). What is there under this name, of a program that was killed, goes; it is not
-/// followed.
+/// followed. Errs when the operating system does.
 pub(super) fn create(dir: impl AsFd, name: &OsStr) -> io::Result<File> {
     match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}

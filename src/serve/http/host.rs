@@ -33,7 +33,7 @@ impl Names {
         Self(all.filter(|name| !name.is_empty()).map(str::to_ascii_lowercase).collect())
     }
 
-    /// Whether a request that came in on the address `local` is to be answered.
+    /// Whether a request that came in on the address `local` is to be answered. Errs when another host was meant.
     pub(super) fn check<B>(&self, request: &Request<B>, local: IpAddr) -> Result<(), Misdirected> {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let host = match (hosts.next(), hosts.next()) {

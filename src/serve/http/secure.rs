@@ -185,7 +185,7 @@ impl Secure {
         }
     }
 
-    /// Whether a request with these headers is to be answered.
+    /// Whether a request with these headers is to be answered. Errs with the answer for who may not.
     pub(super) async fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let current = self.current();
         if let Some(rate) = current.rate

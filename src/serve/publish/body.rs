@@ -16,7 +16,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// `text` under a tag that no other page of this program has or had.
+    /// `text` under a tag that no other page of this program has or had. Errs when it cannot be packed.
     pub(super) fn new(text: String, tag: &str) -> std::io::Result<Self> {
         let gzip = metrics::gzip(text.as_bytes())?;
         let etag = format!("W/\"{tag}\"");

@@ -61,6 +61,7 @@ struct Level {
 
 impl SpaceWatch {
     /// Watches the filesystem `device` of the directory `dir`, which answers now. `None` for a filesystem that may hang.
+    /// Errs when the kernel does not watch it.
     pub(super) fn add(
         &self,
         dir: &Path,

@@ -21,7 +21,7 @@ impl Run {
         self.pages.clear();
     }
 
-    /// A leaf begins with a row of the doclist.
+    /// A leaf begins with a row of the doclist. Errs when the row is not the one that the index expects.
     pub(super) fn page(&mut self, page: u32, rowid: i64) -> Result<(), Odd> {
         if self.indexed {
             if self.pages.len() >= PAGES_MAX {
@@ -32,7 +32,8 @@ impl Run {
         Ok(())
     }
 
-    /// The doclist ends: the index, if there is one, must say what was seen.
+    /// The doclist ends: the index, if there is one, must say what was seen. Errs when it says something else, or a page
+    /// cannot be read.
     pub(super) fn end<S: Source>(&mut self, source: &mut S) -> Result<(), S::Error> {
         if !self.indexed {
             return Ok(());

@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use super::{Odd, Segment, Source, Sum, sum::Row, trigram::term_of, varint_small};
 
-/// Walks over all `segments`, the newest first, to the sum of all positions that are in force.
+/// Walks over all `segments`, the newest first, to the sum of all positions that are in force. Errs when a page cannot be
+/// read, or is not as FTS5 writes it.
 pub fn sum_of_index<S: Source>(mut segments: Vec<Segment<S>>) -> Result<Sum, S::Error> {
     let mut sum = Sum::default();
     let mut live = Vec::new();

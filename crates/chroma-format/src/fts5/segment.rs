@@ -116,7 +116,8 @@ impl<S: Source> Segment<S> {
         }
     }
 
-    /// Goes to the next term and its first row; `false` when there is none. Only to be called at the end of a doclist.
+    /// Goes to the next term and its first row; `false` when there is none. Only to be called at the end of a doclist. Errs
+    /// when a page cannot be read, or is not as FTS5 writes it.
     pub(super) fn next_term(&mut self) -> Result<bool, S::Error> {
         if self.number < self.first {
             if !self.turn()? || self.first_row != 0 || self.next_term != HEAD {
@@ -188,7 +189,7 @@ impl<S: Source> Segment<S> {
         Ok(())
     }
 
-    /// Goes to the next row of the term; `false` when there is none.
+    /// Goes to the next row of the term; `false` when there is none. Errs as [`Self::next_term`] does.
     pub(super) fn next_row(&mut self) -> Result<bool, S::Error> {
         if self.at == self.content {
             if !self.turn()? {
@@ -214,7 +215,8 @@ impl<S: Source> Segment<S> {
     }
 
     /// Gives each row after the one at hand to `each`, as long as they are before the row `until` and stand as a whole in this
-    /// leaf, so that nothing has to be read for them. The last of them is at hand then, without its positions.
+    /// leaf, so that nothing has to be read for them. The last of them is at hand then, without its positions. Errs for what
+    /// FTS5 would not write.
     pub(super) fn pass_rows(
         &mut self,
         until: Option<i64>,

@@ -23,7 +23,7 @@ pub struct Extent {
 }
 
 impl Structure {
-    /// Reads the structure record (`fts5StructureDecode`).
+    /// Reads the structure record (`fts5StructureDecode`). Errs for what FTS5 would not write.
     pub fn parse(record: &[u8]) -> Result<Self, Odd> {
         // Four bytes are a counter of changes of the configuration; a newer form has a mark behind them.
         let body = record.get(4..).ok_or(Odd("a short structure record"))?;
@@ -90,7 +90,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Reads the record; that of a table which never had a row is empty.
+    /// Reads the record; that of a table which never had a row is empty. Errs for what FTS5 would not write.
     pub fn parse(record: &[u8]) -> Result<Self, Odd> {
         if record.is_empty() {
             return Ok(Self::default());
@@ -101,7 +101,7 @@ impl Totals {
     }
 }
 
-/// Reads the number of tokens of a row, from the `_docsize` table.
+/// Reads the number of tokens of a row, from the `_docsize` table. Errs for what FTS5 would not write.
 pub fn tokens_of_row(record: &[u8]) -> Result<u64, Odd> {
     let mut at = 0;
     let tokens = varint_small(record, &mut at)?;

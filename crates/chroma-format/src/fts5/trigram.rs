@@ -24,13 +24,13 @@ pub fn before_nul(text: &[u8]) -> Option<&[u8]> {
 }
 
 impl Trigrams {
-    /// How many tokens a text has, of as many as can be told; see [`Self::add`].
+    /// How many tokens a text has, of as many as can be told; see [`Self::add`]. Errs as [`Self::add`] does.
     pub fn count(self, text: &[u8]) -> Result<u64, Odd> {
         self.add(0, text, &mut Sum::default())
     }
 
     /// Adds the tokens of a text to `sum`, and says how many there are. Bytes that are no UTF-8 are read as FTS5 reads
-    /// them; what it makes characters of that Unicode has not is odd.
+    /// them; what it makes characters of that Unicode has not is odd. It is the only error.
     pub fn add(self, rowid: i64, text: &[u8], sum: &mut Sum) -> Result<u64, Odd> {
         let mut tokens = Tokens::new(self, rowid);
         tokens.add(text, sum)?;
@@ -61,6 +61,7 @@ impl Tokens {
     }
 
     /// Adds the tokens that end in the next piece to `sum`. No character may stand in two pieces; see [`whole_characters`].
+    /// Errs for a character that Unicode has not.
     pub fn add(&mut self, text: &[u8], sum: &mut Sum) -> Result<(), Odd> {
         let fold = &FOLD;
         let Self { trigrams, row, term, characters } = self;
@@ -126,7 +127,8 @@ fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Odd> {
     }
 }
 
-/// The three characters of a term as it stands in the index, in the form that [`Sum`] takes.
+/// The three characters of a term as it stands in the index, in the form that [`Sum`] takes. Errs when it is not three
+/// characters.
 pub(super) fn term_of(stored: &[u8]) -> Result<u64, Odd> {
     // Other first bytes are those of prefix indexes.
     let text = stored.strip_prefix(b"0").ok_or(Odd("a term of another index"))?;

@@ -140,7 +140,7 @@ impl<'a, E: Elements> Search<'a, E> {
         self.reads
     }
 
-    /// Reads the element at `index`, which is below the number of elements.
+    /// Reads the element at `index`, which is below the number of elements. Errs when the reader does.
     pub fn element(&mut self, index: u32) -> Result<Read, E::Error> {
         self.load(index)?;
         let label = self.buffer.last_chunk().map_or(0, |label| u64::from_le_bytes(*label));
@@ -148,7 +148,7 @@ impl<'a, E: Elements> Search<'a, E> {
     }
 
     /// The elements nearest to `query` as hnswlib finds them, at most `ef`, nearest first, those marked as deleted left out.
-    /// `deletions` is whether any is marked: hnswlib ends sooner when none is.
+    /// `deletions` is whether any is marked: hnswlib ends sooner when none is. Errs when the reader does.
     pub fn nearest(
         &mut self,
         query: &[f32],

@@ -64,7 +64,7 @@ impl Name {
 /// Gets each string with its hash.
 type Naming<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
-/// Walks over one pickle.
+/// Walks over one pickle. Errs when the reader does, and for a pickle that Chroma does not write.
 pub(super) fn run<'a, R: Source>(
     input: &mut Input<R>,
     limits: Limits,

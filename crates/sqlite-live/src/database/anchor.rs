@@ -21,7 +21,8 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Of the file at `path`, which has no links but those that only the kernel can follow.
+    /// Of the file at `path`, which has no links but those that only the kernel can follow. Errs when its directory cannot
+    /// be opened.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let (directory, name) = path
             .parent()

@@ -43,7 +43,7 @@ pub struct Timed<T> {
     pub held: Duration,
 }
 
-/// Runs `work` in one read transaction of `connection`.
+/// Runs `work` in one read transaction of `connection`. Errs when SQLite or `work` does, or the time is over.
 pub fn within<T>(
     connection: &Connection,
     plain: &File,

@@ -27,7 +27,7 @@ pub struct SharedLock<'a> {
 }
 
 impl<'a> SharedLock<'a> {
-    /// On the file at the path of the database. Takes no lock yet.
+    /// On the file at the path of the database. Takes no lock yet. Errs when the file cannot be opened.
     pub fn new(database: &'a Database) -> io::Result<Self> {
         Ok(Self { file: database.open_plain()?, since: None, longest: Duration::ZERO })
     }
@@ -38,7 +38,8 @@ impl<'a> SharedLock<'a> {
         &self.file
     }
 
-    /// Tries once and never waits; `false` when a writer has the file, or waits for it. Holding it already is as good.
+    /// Tries once and never waits; `false` when a writer has the file, or waits for it. Holding it already is as good. Errs
+    /// when the kernel refuses for another reason.
     pub fn try_lock(&mut self) -> io::Result<bool> {
         if self.since.is_some() {
             return Ok(true);
@@ -58,7 +59,7 @@ impl<'a> SharedLock<'a> {
         pending.and(shared)
     }
 
-    /// Gives it back, if it is held.
+    /// Gives it back, if it is held. Errs when the kernel refuses.
     pub fn unlock(&mut self) -> io::Result<()> {
         let Some(since) = self.since else { return Ok(()) };
         // All of it, also what an error may have left.
@@ -73,7 +74,7 @@ impl<'a> SharedLock<'a> {
         self.since.map(Ticks::elapsed)
     }
 
-    /// Whether a writer waits for readers to go, or is writing.
+    /// Whether a writer waits for readers to go, or is writing. Errs when the kernel does not answer.
     pub fn writer_waits(&self) -> io::Result<bool> {
         super::conflict(&self.file, PENDING_BYTE, 1)
     }

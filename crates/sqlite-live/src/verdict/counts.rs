@@ -4,7 +4,7 @@
 use rusqlite::Connection;
 
 /// A line for each index whose entries are not as many as the rows it covers. Two scans for each index, of which
-/// `integrity_check` has just read the pages.
+/// `integrity_check` has just read the pages. Errs when SQLite does.
 pub(super) fn differences(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut lines = Vec::new();
     for (table, index, condition) in indexes(connection)? {

@@ -42,7 +42,7 @@ pub(super) enum Text {
     Other,
 }
 
-/// Looks for virtual tables.
+/// Looks for virtual tables. Errs when SQLite does.
 pub(super) fn table(connection: &Connection) -> rusqlite::Result<Text> {
     let mut statement = connection.prepare(
         "SELECT sql FROM sqlite_schema WHERE type='table' AND sql LIKE '%virtual%' LIMIT 2",
@@ -97,7 +97,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Shares out the documents of now; those that come later belong to a part too.
+    /// Shares out the documents of now; those that come later belong to a part too. Errs when SQLite does.
     pub(super) fn of(connection: &Connection, declaration: &Declaration) -> rusqlite::Result<Self> {
         let tables = Tables { connection, name: &declaration.table };
         let mut statement = tables
@@ -122,7 +122,8 @@ impl Parts {
     }
 }
 
-/// What the documents of all `parts` say that are left to be taken.
+/// What the documents of all `parts` say that are left to be taken. Errs when that cannot be told: SQLite must be asked
+/// then.
 pub(super) fn of_documents(
     connection: &Connection,
     declaration: &Declaration,
@@ -199,7 +200,7 @@ fn tokens(
 }
 
 /// Whether a document of the full-text table `name` has a U+0000. Then SQLite as we have it calls an index damaged that an
-/// older one wrote and finds whole, so that its word on the index says nothing.
+/// older one wrote and finds whole, so that its word on the index says nothing. Errs when SQLite does.
 pub(super) fn has_nul(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let table = format!("{name}_content");
@@ -216,7 +217,8 @@ pub(super) fn has_nul(connection: &Connection, name: &str) -> rusqlite::Result<b
     connection.query_row(&sql, [], |row| row.get(0))
 }
 
-/// What the index says, and the small records beside it: totals, version.
+/// What the index says, and the small records beside it: totals, version. Errs when that cannot be told: SQLite must be
+/// asked then.
 pub(super) fn of_index(
     connection: &Connection,
     declaration: &Declaration,

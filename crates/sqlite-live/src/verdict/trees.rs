@@ -51,7 +51,7 @@ impl From<Odd> for Doubt {
 }
 
 /// Reads all trees of `shape` in `file`, within a transaction of `connection`, which is asked whether it was interrupted. With
-/// `entries`, indexes are compared with their tables.
+/// `entries`, indexes are compared with their tables. Errs when anything is not as it should be: SQLite must be asked then.
 pub(super) fn read(
     connection: &Connection,
     file: &File,

@@ -67,7 +67,8 @@ pub(super) struct Catcher<'a> {
 }
 
 impl<'a> Catcher<'a> {
-    /// Watches the directory of the database at `path`, which must be no link, and is open as `database`.
+    /// Watches the directory of the database at `path`, which must be no link, and is open as `database`. Errs when the
+    /// kernel does not watch it.
     pub(super) fn new(path: &Path, database: &'a PlainFile<'a>) -> io::Result<Self> {
         let unusable = || io::Error::other("its path has no directory and name");
         let (dir, name) = path.parent().zip(path.file_name()).ok_or_else(unusable)?;
@@ -111,7 +112,8 @@ impl<'a> Catcher<'a> {
     }
 
     /// Begins anew; to be called under a SHARED lock. `false` when a transaction was cut off and waits to be rolled back, so
-    /// that the file is no state of the database; `None` when the chain would have to be waited for.
+    /// that the file is no state of the database; `None` when the chain would have to be waited for. Errs when a file cannot
+    /// be read.
     pub(super) fn begin(&self) -> io::Result<Option<bool>> {
         let Some(mut chain) = self.try_drained() else { return Ok(None) };
         chain.begin();
@@ -141,7 +143,7 @@ impl<'a> Catcher<'a> {
         }
     }
 
-    /// Waits until a journal comes or goes, for so long at most.
+    /// Waits until a journal comes or goes, for so long at most. Errs when the kernel does not wait.
     pub(super) fn wait(&self, time: Duration) -> io::Result<()> {
         let wait = Timespec {
             tv_sec: 0,

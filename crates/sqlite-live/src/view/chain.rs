@@ -170,7 +170,7 @@ impl<J: Clone> Chain<J> {
         self.finished.clear();
     }
 
-    /// Takes the journals whose transactions have ended.
+    /// Takes the journals whose transactions have ended. Errs when the copy can no longer be proven.
     pub(super) fn take_finished(&mut self) -> Result<Vec<Finished<J>>, Unproven> {
         self.whole()?;
         Ok(std::mem::take(&mut self.finished))
@@ -181,12 +181,12 @@ impl<J: Clone> Chain<J> {
         std::mem::take(&mut self.retired)
     }
 
-    /// Whether nothing has gone wrong so far.
+    /// Whether nothing has gone wrong so far. Errs with what has.
     pub(super) fn whole(&self) -> Result<(), Unproven> {
         self.broken.map_or(Ok(()), Err)
     }
 
-    /// The same under a SHARED lock, when a journal that wrote the database cannot have its name any more.
+    /// The same under a SHARED lock, when a journal that wrote the database cannot have its name any more. Errs alike.
     pub(super) fn whole_at_rest(&self) -> Result<(), Unproven> {
         self.whole()?;
         match &self.current {
@@ -211,7 +211,8 @@ impl Ledger {
     }
 
     /// Takes one transaction in. Each commit must come from the very state that the one before it left: two commits that
-    /// share one file because another process keeps its journals, or one that left none, cannot pass for each other.
+    /// share one file because another process keeps its journals, or one that left none, cannot pass for each other. Errs
+    /// when it does not.
     pub(super) fn add<J>(
         &mut self,
         finished: &Finished<J>,

@@ -66,7 +66,8 @@ impl<'a> Copying<'a> {
     }
 
     /// Copies every page once, and takes in the journals that come. Reads while nobody writes, as far as that gives half the
-    /// rate: what a commit feels of a copy is that both use one memory.
+    /// rate: what a commit feels of a copy is that both use one memory. Errs when a page cannot be read or written, or the
+    /// copy can no longer be proven.
     pub(super) fn sweep(&mut self) -> Result<(), ViewError> {
         let page_bytes = u64::from(self.form.page_bytes);
         let progress = self.options.progress;
@@ -96,7 +97,7 @@ impl<'a> Copying<'a> {
 
     /// Brings the copy to the state that the last transaction left which is known by then. The lock is held for the moment
     /// only in which it is noted which transactions have ended; what those since then have changed is in their journals as
-    /// it was before.
+    /// it was before. Errs alike.
     pub(super) fn finish(
         &mut self,
         lock: &mut SharedLock<'_>,

@@ -206,7 +206,7 @@ impl Scratch {
     }
 
     /// Makes the connections ready once the file holds `pages` pages with this schema cookie. Not before:
-    /// some of these statements read the file.
+    /// some of these statements read the file. Errs when SQLite does.
     pub(super) fn ready(&self, pages: u32, schema_cookie: u32) -> rusqlite::Result<()> {
         self.connections.iter().try_for_each(|connection| ready(connection, pages, schema_cookie))
     }

@@ -47,7 +47,7 @@ pub(super) enum Unclear {
 
 /// Reads the journal of `len` bytes over a database with pages of `page_bytes`. `read` fills the buffer from an offset
 /// and answers `false` when the file ends before. Takes 16 bytes of memory per record, of which `records_max` are
-/// accepted.
+/// accepted. Errs when `read` does, and for a journal that does not say which pages it holds.
 pub(super) fn read(
     len: u64,
     page_bytes: u32,

@@ -53,7 +53,7 @@ impl<'a> Transfer<'a> {
         u32::try_from(self.buffer.len() as u64 / self.page_bytes).unwrap_or(u32::MAX)
     }
 
-    /// Moves the pages of `run` that are there.
+    /// Moves the pages of `run` that are there. Errs when one cannot be read or written.
     pub(super) fn pages(&mut self, run: Run) -> io::Result<()> {
         let Run { mut first, mut count } = run;
         while count > 0 {
@@ -79,7 +79,8 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Puts the old content of a page into the copy, which stands at `at` in a journal.
+    /// Puts the old content of a page into the copy, which stands at `at` in a journal. Errs when it cannot be read or
+    /// written.
     pub(super) fn old(&mut self, journal: &File, at: u64, page: u32) -> io::Result<()> {
         let len = usize::try_from(self.page_bytes).unwrap_or(usize::MAX);
         journal.read_exact_at(&mut self.buffer[..len], at)?;

@@ -20,7 +20,7 @@ pub(super) struct Tree {
     table: String,
 }
 
-/// All trees of the schema.
+/// All trees of the schema. Errs when SQLite does.
 pub(super) fn trees(connection: &Connection) -> rusqlite::Result<Vec<Tree>> {
     let mut statement = connection
         .prepare("SELECT rootpage, type, name, tbl_name FROM sqlite_schema WHERE rootpage > 0")?;

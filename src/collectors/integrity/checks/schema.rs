@@ -144,7 +144,7 @@ fn older_than_database(context: &Context, folders: &[String]) -> Result<bool, Qu
     refused.map_or(Ok(false), Err)
 }
 
-/// Reads the schema within a transaction.
+/// Reads the schema within a transaction. Errs when SQLite does.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Seen> {
     let mut seen = Seen::default();
     let mut statement = connection.prepare(

@@ -43,7 +43,7 @@ struct Index {
     sql: String,
 }
 
-/// Walks all tables that have row ids, for at most `time_max`.
+/// Walks all tables that have row ids, for at most `time_max`. Errs when SQLite does for another reason than damage.
 pub(super) fn walk(
     database: &Database,
     time_max: Duration,

@@ -156,7 +156,8 @@ impl<'a> Reader<'a> {
         Self { buffer, rate_bytes_max, stop, progress, began, bytes: 0 }
     }
 
-    /// One hash for each region of the whole file of `size_bytes`.
+    /// One hash for each region of the whole file of `size_bytes`. Errs when the file changed, cannot be read, or the run
+    /// was stopped.
     pub(super) fn hashes(
         &mut self,
         source: &mut Source<'_>,
@@ -195,7 +196,7 @@ impl<'a> Reader<'a> {
         Ok(hashes)
     }
 
-    /// The hash of one region.
+    /// The hash of one region. Errs alike.
     pub(super) fn region(
         &mut self,
         source: &mut Source<'_>,

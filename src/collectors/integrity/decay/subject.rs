@@ -63,7 +63,7 @@ pub(super) struct Subjects {
     pub(super) problem: Option<CollectError>,
 }
 
-/// The database and the folders of segments, with the files that Chroma reads of them.
+/// The database and the folders of segments, with the files that Chroma reads of them. Errs when a directory cannot be read.
 pub(super) fn subjects(context: &Context) -> Result<Subjects, CollectError> {
     let root = &context.store.seen_path;
     let place = context.place();
@@ -124,7 +124,8 @@ fn database(context: &Context) -> io::Result<Option<Subject>> {
     Ok(Some(Subject { name: DATABASE_FILE.to_owned(), files: vec![seen] }))
 }
 
-/// `None` when there is no database that can be judged this way: in WAL mode its newest pages stand elsewhere.
+/// `None` when there is no database that can be judged this way: in WAL mode its newest pages stand elsewhere. Errs when the
+/// file cannot be read.
 pub(super) fn database_state(context: &Context) -> io::Result<Option<(Stamp, u32)>> {
     let file = match context.database.open_plain() {
         Ok(file) => file,

@@ -86,7 +86,8 @@ impl Shape {
     }
 }
 
-/// What the schema says; `None` when anything in it has rules that are not known here. Virtual tables have no tree.
+/// What the schema says; `None` when anything in it has rules that are not known here. Virtual tables have no tree. Errs
+/// when SQLite does.
 pub(in super::super) fn shape(connection: &Connection) -> rusqlite::Result<Option<Shape>> {
     let sql = "SELECT type, name, tbl_name, rootpage, coalesce(sql, '') FROM sqlite_schema \
                WHERE rootpage > 0 LIMIT 10000";

@@ -78,7 +78,7 @@ impl<'a> Pages<'a> {
         self.file.read_exact_at(into, place)
     }
 
-    /// Meets all pages of the list of free pages.
+    /// Meets all pages of the list of free pages. Errs when it is not as SQLite would write it.
     pub(super) fn free_list(&self, header: &SqliteHeader) -> Result<(), Doubt> {
         let mut bytes = vec![0; self.geometry.page_bytes];
         let (mut trunk, mut found) = (header.freelist_trunk, 0);
@@ -203,7 +203,8 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Walks over a tree. The sums are those of a table's indexes, in their order, or of an index.
+    /// Walks over a tree. The sums are those of a table's indexes, in their order, or of an index. Errs when it is not as
+    /// SQLite would write it, or cannot be read.
     pub(super) fn tree(&mut self, tree: Tree<'_>) -> Result<Vec<Entries>, Doubt> {
         let indexes = match tree {
             Tree::Table(table) => table.indexes.len(),
