@@ -1,0 +1,209 @@
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+
+fn store(name: &str) -> Arc<str> {
+    Arc::from(name)
+}
+
+#[test]
+fn who_is_next() {
+    // devices that wait in this order, devices at work, at once → place of who may go
+    for (waiting, running, at_once, want) in [
+        (&[1_u64][..], &[][..], 2, Some(0)),
+        (&[1, 1], &[1_u64][..], 2, None),
+        (&[1, 2], &[1], 2, Some(1)),
+        (&[2, 1], &[1], 2, Some(0)),
+        (&[3], &[1, 2], 2, None),
+        (&[1, 2], &[], 1, Some(0)),
+        (&[], &[], 1, None),
+    ] {
+        let ticket = |number, device: &u64| Ticket {
+            number,
+            device: *device,
+            store: store("a"),
+            begun: false,
+        };
+        let since = clock::ticks();
+        let state = State {
+            waiting: (0..).zip(waiting).map(|(at, device)| ticket(at, device)).collect(),
+            running: running
+                .iter()
+                .map(|device| Running { ticket: ticket(99, device), since })
+                .collect(),
+            ..State::default()
+        };
+        let is = next(&state, at_once, &Shares::default());
+        assert_eq!(is, want, "{waiting:?} {running:?}");
+    }
+}
+
+#[test]
+fn who_has_had_little_is_before_who_has_had_more_and_few_of_these_begin() {
+    let shares = Shares::default();
+    let ticket =
+        |number, name: &str, begun| Ticket { number, device: 1, store: store(name), begun };
+    let more = [("large", shares.little), ("larger", shares.little * 9)];
+    let had = more.map(|(name, had)| (store(name), VecDeque::from([(clock::ticks(), had)])));
+    let mut state = State { had: BTreeMap::from(had), ..State::default() };
+    state.waiting.push_back(ticket(0, "large", false));
+    state.waiting.push_back(ticket(1, "small", false));
+    state.waiting.push_back(ticket(2, "other", false));
+    assert_eq!(next(&state, 1, &shares), Some(1));
+    state.waiting.drain(1..);
+    assert_eq!(next(&state, 1, &shares), Some(0));
+    state.waiting.extend((3..7).map(|number| ticket(number, "larger", true)));
+    assert_eq!(next(&state, 1, &shares), Some(3), "who has begun, and may keep a copy");
+    state.waiting.pop_back();
+    assert_eq!(next(&state, 1, &shares), Some(0));
+}
+
+/// Long work of one store, with turns that are short, beside small work of fifty.
+#[test]
+fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
+    let shares = Shares {
+        little: Duration::from_millis(20),
+        short: Duration::from_millis(1),
+        long: Duration::from_millis(5),
+        ..Shares::default()
+    };
+    let turns = Turns::with(2, shares);
+    let never = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
+    let (begun, after) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let hostile = scope.spawn(|| {
+            let turn = turns.take(1, &store("hostile"), &never).unwrap();
+            begun.store(true, Ordering::Relaxed);
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_micros(100));
+                assert!(turn.pacer().checkpoint(&stop));
+                after.fetch_add(1, Ordering::Relaxed);
+            }
+            turn.pacer().paused()
+        });
+        crate::wait::wait_until("the long work to begin", crate::wait::SOON, || {
+            begun.load(Ordering::Relaxed)
+        });
+        let small = |n: usize| {
+            let (turns, never) = (&turns, &never);
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    drop(turns.take(1, &store(&n.to_string()), never).unwrap());
+                }
+            })
+        };
+        let all: Vec<_> = (0..50).map(small).collect();
+        for one in all {
+            one.join().unwrap();
+        }
+        assert!(!hostile.is_finished());
+        let seen = after.load(Ordering::Relaxed);
+        crate::wait::wait_until("the long work to go on", crate::wait::SOON, || {
+            after.load(Ordering::Relaxed) > seen
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert!(hostile.join().unwrap() > Duration::ZERO);
+    });
+    let state = turns.shared.lock();
+    assert!(state.running.is_empty() && state.waiting.is_empty());
+}
+
+#[test]
+fn two_that_are_long_change_places_and_all_threads_of_one_pause() {
+    let short = Duration::from_millis(1);
+    let shares = Shares { little: Duration::ZERO, short, long: short, ..Shares::default() };
+    let turns = Turns::with(1, shares);
+    let stop = AtomicBool::new(false);
+    let at_work = AtomicUsize::new(0);
+    let met: [AtomicUsize; 2] = Default::default();
+    std::thread::scope(|scope| {
+        for (n, mine) in met.iter().enumerate() {
+            let (turns, stop, at_work) = (&turns, &stop, &at_work);
+            scope.spawn(move || {
+                let turn = turns.take(1, &store(&n.to_string()), stop).unwrap();
+                std::thread::scope(|scope| {
+                    for _ in 0..2 {
+                        scope.spawn(|| {
+                            while !stop.load(Ordering::Relaxed) {
+                                assert!(turn.pacer().checkpoint(stop));
+                                mine.fetch_add(1, Ordering::Relaxed);
+                                at_work.store(n, Ordering::Relaxed);
+                                std::thread::sleep(Duration::from_micros(50));
+                            }
+                        });
+                    }
+                });
+            });
+        }
+        let mut changes = 0;
+        let mut last = at_work.load(Ordering::Relaxed);
+        crate::wait::wait_until("both to work in turns", crate::wait::SOON, || {
+            let now = at_work.load(Ordering::Relaxed);
+            changes += usize::from(now != last);
+            last = now;
+            changes > 6
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(met.iter().all(|mine| mine.load(Ordering::Relaxed) > 0));
+}
+
+#[test]
+fn what_a_store_may_have_in_a_day_is_bounded() {
+    let shares = Shares { day_max: Duration::from_millis(5), ..Shares::default() };
+    let turns = Turns::with(1, shares);
+    let stop = AtomicBool::new(false);
+    let turn = turns.take(1, &store("a"), &stop).unwrap();
+    crate::wait::wait_until("the end of its share", crate::wait::SOON, || {
+        std::thread::sleep(Duration::from_millis(1));
+        !turn.pacer().checkpoint(&stop)
+    });
+    assert!(turn.is_used_up());
+    drop(turn);
+    assert!(turns.used_up("a") && !turns.used_up("b"));
+}
+
+#[test]
+fn every_one_of_many_gets_its_turn_and_no_two_work_on_one_disk() {
+    let turns = Turns::new(2);
+    let stop = AtomicBool::new(false);
+    let at_work: [AtomicUsize; 3] = Default::default();
+    let all = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for n in 0..60_usize {
+            let (turns, stop, at_work, all) = (&turns, &stop, &at_work, &all);
+            scope.spawn(move || {
+                let turn = turns.take(n as u64 % 3, &store(&n.to_string()), stop).unwrap();
+                assert_eq!(at_work[n % 3].fetch_add(1, Ordering::SeqCst), 0);
+                assert!(all.fetch_add(1, Ordering::SeqCst) < 2);
+                std::thread::sleep(Duration::from_millis(1));
+                at_work[n % 3].fetch_sub(1, Ordering::SeqCst);
+                all.fetch_sub(1, Ordering::SeqCst);
+                drop(turn);
+            });
+        }
+    });
+    let state = turns.shared.lock();
+    assert!(state.running.is_empty() && state.waiting.is_empty());
+}
+
+#[test]
+fn who_is_told_to_stop_leaves_the_queue() {
+    let turns = Turns::new(4);
+    let go = AtomicBool::new(false);
+    let mine = turns.take(7, &store("a"), &go).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| turns.take(7, &store("b"), &stop).is_none());
+        crate::wait::wait_until("it to wait", crate::wait::SOON, || {
+            !turns.shared.lock().waiting.is_empty()
+        });
+        // Another disk is nobody's business.
+        assert!(turns.take(8, &store("c"), &go).is_some());
+        stop.store(true, Ordering::Relaxed);
+        assert!(first.join().unwrap());
+    });
+    drop(mine);
+    assert!(turns.take(7, &store("a"), &go).is_some());
+}
