@@ -4,6 +4,7 @@
 //! `cargo bench --bench neighbours`
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -15,7 +16,10 @@ use std::{
 use chroma_exporter::{
     clock, collectors,
     config::{Config, Store},
-    host::Host,
+    host::{
+        Host,
+        turns::{Size, Wanted},
+    },
     scheduler,
     store::Context,
 };
@@ -55,22 +59,11 @@ fn copy(from: &Path, to: &Path) {
 fn checked(dirs: &[PathBuf], beside: bool) -> Duration {
     let config = Arc::new(Config::default());
     let host = Arc::new(Host::new(&config));
-    let stop = AtomicBool::new(false);
-    let device = {
-        use std::os::unix::fs::MetadataExt;
-        std::fs::metadata(&dirs[0]).expect("there").dev()
-    };
+    let stop = Arc::new(AtomicBool::new(false));
+    if beside {
+        work_without_end(&host, &dirs[0], &stop);
+    }
     std::thread::scope(|scope| {
-        if beside {
-            let (host, stop) = (&host, &stop);
-            scope.spawn(move || {
-                let turn = host.turns.take(device, &"endless".into(), stop).expect("a turn");
-                while !stop.load(Ordering::Relaxed) && turn.pacer().checkpoint(stop) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            });
-            std::thread::sleep(Duration::from_millis(100));
-        }
         let began = clock::ticks();
         let all: Vec<_> = dirs
             .iter()
@@ -99,4 +92,20 @@ fn checked(dirs: &[PathBuf], beside: bool) -> Duration {
         stop.store(true, Ordering::Relaxed);
         took
     })
+}
+
+/// Work that would never end has its turn on the filesystem of `dir` when this comes back.
+fn work_without_end(host: &Host, dir: &Path, stop: &Arc<AtomicBool>) {
+    let device = std::fs::metadata(dir).expect("there").dev();
+    let (store, stopped) = ("endless".into(), Arc::clone(stop));
+    let wanted = Wanted { name: "endless", size: Size::Large, device, store: &store, stop };
+    let (begins, begun) = std::sync::mpsc::channel();
+    host.turns.begin(&wanted, move |turn| {
+        let pacer = turn.expect("a turn").pacer().expect("it may have to pause");
+        begins.send(()).expect("somebody waits");
+        while !stopped.load(Ordering::Relaxed) && pacer.checkpoint(&stopped) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    begun.recv().expect("its turn");
 }

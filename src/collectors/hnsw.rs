@@ -28,9 +28,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
+
+use parking_lot::Mutex;
 
 use self::{
     catalogue::{Catalogue, Row, told_elsewhere, told_nowhere},
@@ -57,7 +58,10 @@ use crate::{
         schema::{Family, Release, parse_release},
         uuid::{Uuid, uuid_text},
     },
-    host::processes::Held,
+    host::{
+        processes::Held,
+        turns::{NoTurn, Wanted},
+    },
     sample::{Desc, Observation},
     store::{
         Context,
@@ -113,9 +117,14 @@ struct Suspicion {
     runs: u64,
 }
 
+/// A dear look that works, or waits for its turn.
 #[derive(Debug)]
 struct Job {
-    thread: JoinHandle<(Option<Timestamp>, bool, Outcome)>,
+    /// What came of it; nothing when it panicked. Whoever works, or waits to, has the other reference.
+    given: Arc<Mutex<Option<Result<Outcome, CollectError>>>>,
+    /// The change of the database that it sees.
+    about: Option<Timestamp>,
+    full: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -363,26 +372,46 @@ impl Hnsw {
             return;
         }
         let Some(task) = self.task(turn) else { return };
+        let (context, device) = (task.context.clone(), deep::device(&task));
+        let (about, full) = (task.compare, task.full);
+        let given = Arc::new(Mutex::new(None));
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let work = move || (task.compare, task.full, deep::run(&task, &stopped));
-        match std::thread::Builder::new().name("hnsw".to_owned()).spawn(work) {
-            Ok(thread) => self.job = Some(Job { thread, stop }),
-            Err(error) => {
-                self.problems = vec![Arc::new(CollectError::NoThread {
-                    what: "the walk over the indexes",
-                    source: error,
-                })];
-            }
-        }
+        let wanted = Wanted {
+            name: "hnsw",
+            size: deep::size(&task),
+            device,
+            store: &context.store.name,
+            stop: &stop,
+        };
+        context.progress(CollectorName::Hnsw).start(deep::TASK);
+        let (told, stopped) = (Arc::clone(&given), Arc::clone(&stop));
+        context.host.turns.begin(&wanted, move |turn| {
+            let outcome = match turn {
+                Ok(turn) => Ok(deep::run(&task, Some(&turn), &stopped)),
+                Err(refused) => {
+                    task.context.progress(CollectorName::Hnsw).end();
+                    match refused {
+                        NoTurn::Stopped => return,
+                        NoTurn::NoThread(source) => {
+                            let what = "the walk over the indexes";
+                            Err(CollectError::NoThread { what, source })
+                        }
+                    }
+                }
+            };
+            *told.lock() = Some(outcome);
+        });
+        self.job = Some(Job { given, about, full, stop });
     }
 
     /// Takes in what a finished job gave.
     fn reap(&mut self) {
-        let Some(job) = self.job.take_if(|job| job.thread.is_finished()) else { return };
-        match job.thread.join() {
-            Ok((about, full, outcome)) => self.take_in(about, full, outcome),
-            Err(_) => {
+        let Some(job) = self.job.take_if(|job| Arc::strong_count(&job.given) == 1) else { return };
+        let given = job.given.lock().take();
+        match given {
+            Some(Ok(outcome)) => self.take_in(job.about, job.full, outcome),
+            Some(Err(problem)) => self.problems = vec![Arc::new(problem)],
+            None => {
                 self.problems =
                     vec![Arc::new(CollectError::Panicked("the walk over the indexes".to_owned()))];
             }
@@ -605,7 +634,7 @@ impl Hnsw {
         self.reap();
         if turn.deep {
             if let Some(task) = self.task(turn) {
-                let outcome = deep::run(&task, &turn.stop);
+                let outcome = deep::run(&task, None, &turn.stop);
                 self.take_in(task.compare, task.full, outcome);
             }
         } else {

@@ -252,11 +252,10 @@ impl Integrity {
             self.problems.remove(check.as_str());
         }
         self.problems.remove("thread");
-        let Ok(ran) = job.join() else {
-            let panicked = CollectError::Panicked("in a check".to_owned());
-            self.problems.insert("thread", Arc::new(panicked));
-            return;
-        };
+        let (ran, failed) = job.join();
+        if let Some(problem) = failed {
+            self.problems.insert("thread", Arc::new(problem));
+        }
         let memory = self.memory.get_or_insert_default();
         for Ran { check, mut outcome, duration, ended } in ran {
             if let Some(problem) = outcome.problem.take() {
@@ -297,13 +296,7 @@ impl Integrity {
             if checks.is_empty() || self.jobs.iter().any(|job| job.is_dear() == is_dear) {
                 continue;
             }
-            match Job::start(checks, content, &self.context, order, &self.kept) {
-                Ok(job) => self.jobs.push(job),
-                Err(source) => {
-                    let problem = CollectError::NoThread { what: "the checks", source };
-                    self.problems.insert("thread", Arc::new(problem));
-                }
-            }
+            self.jobs.push(Job::start(checks, content, &self.context, order, &self.kept));
             started = true;
         }
         started

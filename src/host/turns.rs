@@ -4,6 +4,13 @@
 //! gets it in short turns: when one is used up and somebody waits, the work pauses where it is and goes to the end of the queue
 //! ([`Hold::checkpoint`]). So a store that could be read for hours takes from the others no more than a short turn at a time. What
 //! one store may have in a day is bounded.
+//!
+//! Who waits has no thread ([`Turns::begin`]). Only work that pauses in the middle keeps its own, and of that there is little.
+
+mod small;
+mod waiting;
+
+pub use waiting::{NoTurn, Size, Wanted};
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -66,6 +73,9 @@ struct State {
     waiting: VecDeque<Ticket>,
     /// What each store has had, and when about: by the quarter of an hour.
     had: BTreeMap<Arc<str>, VecDeque<(Ticks, Duration)>>,
+    small: small::Small,
+    /// Work of either size that waits without a thread.
+    list: waiting::List,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +95,11 @@ struct Running {
 
 /// The right to work on a device, given back when dropped.
 #[derive(Debug)]
-pub struct Turn {
-    hold: Arc<Hold>,
+pub enum Turn {
+    /// Of work that may have to pause.
+    Large(Arc<Hold>),
+    /// Of work that is over in a moment.
+    Small(small::Place),
 }
 
 /// What the threads of one piece of work ask whether to go on.
@@ -118,35 +131,24 @@ impl Turns {
         Self { shared: Arc::new(Shared { state, changed, at_once: at_once.max(1), shares }) }
     }
 
-    /// Waits for its turn on `device` (`st_dev`) for work on `store`; `None` when `stop` is set first.
+    /// Waits on this thread for its turn on `device` (`st_dev`) for work on `store`; `None` when `stop` is set first.
+    #[cfg(test)]
     pub fn take(&self, device: u64, store: &Arc<str>, stop: &AtomicBool) -> Option<Turn> {
         let shared = &self.shared;
         let mut state = shared.lock();
-        let ticket = Ticket { number: state.next, device, store: Arc::clone(store), begun: false };
-        state.next += 1;
-        state.waiting.push_back(ticket.clone());
+        let number = state.enter(Size::Large, device, store);
         loop {
             if stop.load(Ordering::Relaxed) {
-                state.waiting.retain(|waiting| waiting.number != ticket.number);
+                state.waiting.retain(|waiting| waiting.number != number);
                 drop(state);
                 // Somebody behind it may go now.
                 shared.changed.notify_all();
                 return None;
             }
-            if shared.begin(&mut state, ticket.number) {
+            if let Some(ticket) = shared.begin(&mut state, number) {
                 drop(state);
                 shared.changed.notify_all();
-                let hold = Hold {
-                    shared: Arc::clone(shared),
-                    ticket,
-                    began: clock::ticks(),
-                    look_at: AtomicU64::new(0),
-                    paused: AtomicBool::new(false),
-                    used_up: AtomicBool::new(false),
-                    paused_ms: AtomicU64::new(0),
-                    paused_since: Mutex::new(None),
-                };
-                return Some(Turn { hold: Arc::new(hold) });
+                return Some(Turn::Large(Hold::new(shared, ticket)));
             }
             shared.wait(&mut state);
         }
@@ -176,17 +178,14 @@ impl Shared {
     }
 
     /// Lets a ticket begin, or go on, if it is next.
-    fn begin(&self, state: &mut State, number: u64) -> bool {
+    fn begin(&self, state: &mut State, number: u64) -> Option<Ticket> {
         if next(state, self.at_once, &self.shares) != Some(number) {
-            return false;
+            return None;
         }
-        let Some(at) = state.waiting.iter().position(|ticket| ticket.number == number) else {
-            return false;
-        };
-        let ticket = state.waiting.remove(at);
-        let since = clock::ticks();
-        state.running.extend(ticket.map(|ticket| Running { ticket, since }));
-        true
+        let at = state.waiting.iter().position(|ticket| ticket.number == number)?;
+        let ticket = state.waiting.remove(at)?;
+        state.running.push(Running { ticket: ticket.clone(), since: clock::ticks() });
+        Some(ticket)
     }
 }
 
@@ -235,16 +234,13 @@ fn next(state: &State, at_once: usize, shares: &Shares) -> Option<u64> {
 }
 
 impl Turn {
-    /// What the threads of the work ask.
+    /// What the threads of the work ask; `None` for small work, which never pauses.
     #[must_use]
-    pub fn pacer(&self) -> Arc<dyn Pacer> {
-        Arc::clone(&self.hold) as Arc<dyn Pacer>
-    }
-
-    /// Whether the store has had all that it may have in a day.
-    #[must_use]
-    pub fn is_used_up(&self) -> bool {
-        self.hold.is_used_up()
+    pub fn pacer(&self) -> Option<Arc<dyn Pacer>> {
+        match self {
+            Self::Large(hold) => Some(Arc::clone(hold) as Arc<dyn Pacer>),
+            Self::Small(_) => None,
+        }
     }
 }
 
@@ -285,7 +281,7 @@ impl Pacer for Hold {
             if stop.load(Ordering::Relaxed) {
                 return true;
             }
-            if self.shared.begin(&mut state, number) {
+            if self.shared.begin(&mut state, number).is_some() {
                 self.note_pause(false);
                 drop(state);
                 self.shared.changed.notify_all();
@@ -315,6 +311,19 @@ impl Pacer for Hold {
 }
 
 impl Hold {
+    fn new(shared: &Arc<Shared>, ticket: Ticket) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Arc::clone(shared),
+            ticket,
+            began: clock::ticks(),
+            look_at: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            used_up: AtomicBool::new(false),
+            paused_ms: AtomicU64::new(0),
+            paused_since: Mutex::new(None),
+        })
+    }
+
     fn is_others_turn(&self, state: &State, ran: Duration, had: Duration) -> bool {
         let shares = &self.shared.shares;
         if had < shares.little || ran < shares.short {
@@ -355,7 +364,9 @@ impl Hold {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let (shared, number) = (&self.hold.shared, self.hold.ticket.number);
+        // The place of a small one gives itself back.
+        let Self::Large(hold) = self else { return };
+        let (shared, number) = (&hold.shared, hold.ticket.number);
         let mut state = shared.lock();
         state.end(number);
         state.waiting.retain(|ticket| ticket.number != number);

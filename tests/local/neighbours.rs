@@ -145,6 +145,41 @@ fn fifty_stores_are_checked_beside_one_that_could_be_read_for_hours() {
     assert!(exporter.stop().success());
 }
 
+/// What waits for its first check is a list, not a thread for each store.
+#[test]
+fn hundreds_of_stores_that_wait_for_their_checks_need_few_threads() {
+    const STORES: usize = 200;
+    let scratch = tempfile::tempdir().unwrap();
+    let healthy = fixture("chroma-1.5.9", scratch.path());
+    let mut words = Vec::new();
+    for n in 0..STORES {
+        let dir = scratch.path().join(format!("store{n}"));
+        copy_tree(&healthy, &dir);
+        words.extend(["--store.path".to_owned(), format!("store{n}={}", dir.display())]);
+    }
+    words.extend(["--state.dir".to_owned(), scratch.path().join("state").display().to_string()]);
+    let exporter = Exporter::start(&words);
+    let tasks = format!("/proc/{}/task", exporter.pid());
+    let mut most = Vec::new();
+    wait("every store to have its first full check", SOON * 10, || {
+        let names = fs::read_dir(&tasks).unwrap().filter_map(|task| {
+            // It may have ended meanwhile.
+            fs::read_to_string(task.ok()?.path().join("comm")).ok()
+        });
+        let names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+        if names.len() > most.len() {
+            most = names;
+        }
+        let page = exporter.page();
+        let ran = page.all("chroma_integrity_last_run_timestamp_seconds", &[("check", "full")]);
+        let ran = ran.count();
+        if ran == STORES { Ok(()) } else { Err(format!("{ran} of {STORES}")) }
+    });
+    most.sort();
+    assert!(most.len() <= 60, "{} threads: {most:?}", most.len());
+    assert!(exporter.stop().success());
+}
+
 /// The most memory that a run of `check` takes, in bytes.
 fn peak_of_check(dir: &Path) -> (u64, String) {
     let mut child = Command::new(binary())

@@ -27,7 +27,10 @@ use crate::{
     config::CollectorName,
     findings::Finding,
     format::uuid::Uuid,
-    host::{links::Place, turns::Turn},
+    host::{
+        links::Place,
+        turns::{Size, Turn},
+    },
     progress::{Phase, Progress},
     store::{
         Context,
@@ -70,8 +73,14 @@ pub(super) struct Outcome {
     pub(super) complete: bool,
 }
 
-/// Does the task, or as much of it as is wanted before `stop`.
-pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
+/// How much the task reads: two large readings at once on one disk would only slow each other down.
+pub(super) fn size(task: &Task) -> Size {
+    let large = task.gentle && walked_bytes(task) >= DEAR_BYTES;
+    if large { Size::Large } else { Size::Small }
+}
+
+/// Does the task, or as much of it as is wanted before `stop`. Nobody waits for one without a turn.
+pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcome {
     let began = clock::ticks();
     let mut outcome = Outcome {
         segments: BTreeMap::new(),
@@ -86,17 +95,15 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
     };
     let bytes = walked_bytes(task);
     let progress = task.context.progress(CollectorName::Hnsw);
-    progress.start("indexes");
-    // Two large readings at once on one disk would only slow each other down; what is small waits for nobody.
-    let turn = task.gentle && bytes >= DEAR_BYTES;
+    progress.start(TASK);
     let (turns, store) = (&task.context.host.turns, &task.context.store.name);
-    if turn && turns.used_up(store) {
+    let pacer = turn.and_then(Turn::pacer);
+    if pacer.is_some() && turns.used_up(store) {
         outcome.used_up(turns.day_max());
         progress.end();
         return outcome;
     }
-    let turn = turn.then(|| turns.take(device(task), store, stop)).flatten();
-    progress.paced_by(turn.as_ref().map(Turn::pacer));
+    progress.paced_by(pacer);
     progress.begin(Phase::Checking, bytes);
     let manner = Manner { stop, gentle: task.gentle, progress };
     let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
@@ -147,7 +154,6 @@ pub(super) fn run(task: &Task, stop: &AtomicBool) -> Outcome {
         outcome.used_up(turns.day_max());
     }
     progress.end();
-    drop(turn);
     outcome.duration = began.elapsed();
     outcome
 }
@@ -186,8 +192,8 @@ fn walked_bytes(task: &Task) -> u64 {
         .fold(0, |sum, file| file.size_bytes.saturating_add(sum))
 }
 
-/// The number of the filesystem on which the store lies.
-fn device(task: &Task) -> u64 {
+/// The number of the filesystem on which the store lies; 0 for one that is not there.
+pub(super) fn device(task: &Task) -> u64 {
     std::fs::metadata(&task.context.store.seen_path).map_or(0, |meta| meta.dev())
 }
 
@@ -369,6 +375,8 @@ impl Outcome {
 }
 
 const METADATA: [Part; 1] = [Part::Metadata];
+/// Its name where progress is shown.
+pub(super) const TASK: &str = "indexes";
 /// A walk over so much is dear.
 const DEAR_BYTES: u64 = 64 << 20;
 

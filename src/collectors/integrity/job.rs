@@ -1,12 +1,13 @@
-//! Checks under way: a thread that the collector owns, which ends when it is told to.
+//! Checks under way, one after the other. Each waits for its turn without a thread, and ends when it is told to.
 
 use std::{
+    collections::VecDeque,
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -19,10 +20,10 @@ use super::{
     memory::Content,
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock::{self, Ticks, Timestamp},
     collectors::CollectError,
     config::CollectorName,
-    host::turns::Turn,
+    host::turns::{NoTurn, Size, Turn, Wanted},
     sample::CheckState,
     store::Context,
 };
@@ -30,13 +31,22 @@ use crate::{
 /// Checks under way. Dropping it tells them to stop.
 #[derive(Debug)]
 pub(super) struct Job {
-    thread: Option<JoinHandle<Vec<Ran>>>,
+    /// Whoever works, or waits to, has the other reference.
+    said: Arc<Mutex<Said>>,
     stop: Arc<AtomicBool>,
     /// What the checks are about.
     pub(super) about: Option<Content>,
     pub(super) checks: Vec<Check>,
     /// When it was started; from then on it may wait for its turn.
     pub(super) began: Timestamp,
+}
+
+/// What has come of the checks so far.
+#[derive(Debug, Default)]
+struct Said {
+    ran: Vec<Ran>,
+    /// Why the rest does not run.
+    failed: Option<CollectError>,
 }
 
 /// How checks are to be run.
@@ -61,21 +71,31 @@ pub(super) struct Ran {
 }
 
 impl Job {
-    /// Starts a thread for `checks`. Errs when the system gives no thread.
+    /// Puts `checks` into the queue.
     pub(super) fn start(
         checks: Vec<Check>,
         about: Option<Content>,
         context: &Context,
         order: Order,
         kept: &Arc<Mutex<Option<Ledger>>>,
-    ) -> std::io::Result<Self> {
-        let kept = Arc::clone(kept);
+    ) -> Self {
+        let said = Arc::new(Mutex::new(Said::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let (context, stopped) = (context.clone(), Arc::clone(&stop));
-        let due = checks.clone();
-        let work = move || run_checks(&due, &context, order, &kept, &stopped);
-        let thread = std::thread::Builder::new().name("integrity".to_owned()).spawn(work)?;
-        Ok(Self { thread: Some(thread), stop, about, checks, began: order.now })
+        let mut due = checks.clone();
+        due.sort_by_key(|check| *check == Check::Quick);
+        let steps = Steps {
+            due: due.into(),
+            device: device(context),
+            context: context.clone(),
+            order,
+            kept: Arc::clone(kept),
+            stop: Arc::clone(&stop),
+            began: clock::ticks(),
+            reads_whole_files: checks.iter().any(|check| check.reads_whole_files()),
+            said: Arc::clone(&said),
+        };
+        steps.go_on();
+        Self { said, stop, about, checks, began: order.now }
     }
 
     /// Tells the checks to end; they do within moments.
@@ -83,9 +103,9 @@ impl Job {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the thread has ended.
+    /// Whether nothing of it works or waits any more.
     pub(super) fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        Arc::strong_count(&self.said) == 1
     }
 
     /// Whether it reads whole files, and so may wait for its turn.
@@ -93,9 +113,13 @@ impl Job {
         self.checks.iter().any(|check| check.reads_whole_files())
     }
 
-    /// Waits for the end. Errs when a check panicked.
-    pub(super) fn join(mut self) -> std::thread::Result<Vec<Ran>> {
-        self.thread.take().map_or_else(|| Ok(Vec::new()), JoinHandle::join)
+    /// What has come of it, and why the rest did not run. Waits for the end.
+    pub(super) fn join(self) -> (Vec<Ran>, Option<CollectError>) {
+        while !self.is_finished() {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        let Said { ran, failed } = std::mem::take(&mut *self.said.lock());
+        (ran, failed)
     }
 }
 
@@ -105,66 +129,130 @@ impl Drop for Job {
     }
 }
 
-/// Runs the checks one after the other. Those that read whole files take turns with those of other stores; what is told to
-/// stop before its turn came is left for later, and is then not among the results.
-fn run_checks(
-    due: &[Check],
-    context: &Context,
+/// What is still to be done of a job. Checks that read whole files take turns with those of other stores; what is told to stop
+/// before its turn came is left for later, and is then not among the results.
+struct Steps {
+    due: VecDeque<Check>,
+    device: u64,
+    context: Context,
     order: Order,
-    kept: &Mutex<Option<Ledger>>,
-    stop: &AtomicBool,
-) -> Vec<Ran> {
-    let mut ran: Vec<Ran> = Vec::new();
-    let progress = context.progress(CollectorName::Integrity);
-    let job_began = clock::ticks();
-    let mut in_order = due.to_vec();
-    in_order.sort_by_key(|check| *check == Check::Quick);
-    for check in in_order {
-        let full = ran.iter().find(|ran| ran.check == Check::Full);
+    kept: Arc<Mutex<Option<Ledger>>>,
+    stop: Arc<AtomicBool>,
+    began: Ticks,
+    reads_whole_files: bool,
+    said: Arc<Mutex<Said>>,
+}
+
+impl Steps {
+    /// Puts the next check into the queue.
+    fn go_on(mut self) {
+        while let Some(check) = self.due.pop_front() {
+            let Some(ran) = self.without_reading(check) else {
+                return self.ask(check);
+            };
+            self.said.lock().ran.push(ran);
+        }
+        self.end();
+    }
+
+    /// The answer of a check that needs none of its own, or gets none.
+    fn without_reading(&self, check: Check) -> Option<Ran> {
+        let said = self.said.lock();
+        let full = said.ran.iter().find(|ran| ran.check == Check::Full);
         if let Some(full) = full.filter(|full| full.outcome.state == CheckState::Ok)
             && check == Check::Quick
         {
             // It looks at nothing that the full check has not just found whole.
             let outcome = full.outcome.covering();
-            ran.push(Ran { check, outcome, duration: full.duration, ended: full.ended });
-            continue;
+            return Some(Ran { check, outcome, duration: full.duration, ended: full.ended });
         }
+        let used_up_all = || self.context.host.turns.used_up(&self.context.store.name);
+        (check.reads_whole_files() && used_up_all()).then(|| Ran {
+            check,
+            outcome: used_up(&self.context),
+            duration: Duration::ZERO,
+            ended: self.now(),
+        })
+    }
+
+    fn ask(self, check: Check) {
         let dear = check.reads_whole_files();
-        let mut turn = None;
         if dear {
-            progress.start(check.as_str());
-            if context.host.turns.used_up(&context.store.name) {
-                let ended = order.now.plus(job_began.elapsed());
-                let outcome = used_up(context);
-                ran.push(Ran { check, outcome, duration: Duration::ZERO, ended });
-                continue;
+            self.context.progress(CollectorName::Integrity).start(check.as_str());
+        }
+        let (context, stop) = (self.context.clone(), Arc::clone(&self.stop));
+        let wanted = Wanted {
+            name: "integrity",
+            size: if dear { Size::Large } else { Size::Small },
+            device: self.device,
+            store: &context.store.name,
+            stop: &stop,
+        };
+        context.host.turns.begin(&wanted, move |turn| self.step(check, turn));
+    }
+
+    fn step(self, check: Check, turn: Result<Turn, NoTurn>) {
+        let ran = match turn {
+            Ok(turn) => catch_unwind(AssertUnwindSafe(|| self.run(check, &turn)))
+                .map_err(|_| Some(CollectError::Panicked("in a check".to_owned()))),
+            Err(NoTurn::Stopped) => Err(None),
+            Err(NoTurn::NoThread(source)) => {
+                Err(Some(CollectError::NoThread { what: "the checks", source }))
             }
-            turn = context.host.turns.take(device(context), &context.store.name, stop);
-            progress.paced_by(turn.as_ref().map(Turn::pacer));
+        };
+        match ran {
+            Ok(ran) => {
+                self.said.lock().ran.extend(ran);
+                self.go_on();
+            }
+            Err(failed) => {
+                self.said.lock().failed = failed;
+                self.end();
+            }
         }
-        if stop.load(Ordering::Relaxed) || dear && turn.is_none() {
-            break;
+    }
+
+    fn run(&self, check: Check, turn: &Turn) -> Option<Ran> {
+        let Self { context, order, stop, .. } = self;
+        if stop.load(Ordering::Relaxed) {
+            return None;
         }
-        let began = clock::ticks();
-        let at = order.now.plus(job_began.elapsed());
+        let progress = context.progress(CollectorName::Integrity);
+        if check.reads_whole_files() {
+            progress.paced_by(turn.pacer());
+        }
+        let (began, at) = (clock::ticks(), self.now());
         let outcome = match check {
-            Check::Decay => checks::decay(context, kept, order.again_after, order.deep, at, stop),
+            Check::Decay => {
+                checks::decay(context, &self.kept, order.again_after, order.deep, at, stop)
+            }
             _ => Some(checks::run(check, context, order.compare, stop)),
         };
         let outcome = match outcome {
-            Some(Outcome { state: CheckState::Unknown, .. }) if progress.is_used_up() => {
+            Some(Outcome { state: CheckState::Unknown, .. })
+                if check.reads_whole_files() && progress.is_used_up() =>
+            {
                 Some(used_up(context))
             }
             other => other,
         };
-        progress.paced_by(None);
-        let ended = order.now.plus(job_began.elapsed());
-        ran.extend(outcome.map(|outcome| Ran { check, outcome, duration: began.elapsed(), ended }));
+        if check.reads_whole_files() {
+            progress.paced_by(None);
+        }
+        outcome.map(|outcome| Ran { check, outcome, duration: began.elapsed(), ended: self.now() })
     }
-    if due.iter().any(|check| check.reads_whole_files()) {
-        progress.end();
+
+    /// By the clock of the caller.
+    fn now(&self) -> Timestamp {
+        self.order.now.plus(self.began.elapsed())
     }
-    ran
+
+    fn end(self) {
+        // One that reads no whole files says nothing of itself, and may run beside one that does.
+        if self.reads_whole_files {
+            self.context.progress(CollectorName::Integrity).end();
+        }
+    }
 }
 
 /// What is said of a check that did not come to its end because its store had all that one may have in a day.
@@ -177,6 +265,9 @@ fn used_up(context: &Context) -> Outcome {
 pub(super) fn device(context: &Context) -> u64 {
     std::fs::metadata(&context.store.seen_path).map_or(0, |meta| meta.dev())
 }
+
+/// Between two looks whether it has ended.
+const LOOK_PAUSE: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
@@ -202,7 +293,7 @@ mod tests {
         let others_turn = context.host.turns.take(device(&context), &"other".into(), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
         let kept = Arc::default();
-        let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
+        let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept);
         wait("a word that it waits", SOON, || {
             let standing = context.progress(CollectorName::Integrity).standing();
             let waits = standing.as_ref().map(|s| (s.task, s.phase.as_str()));
@@ -210,17 +301,17 @@ mod tests {
         });
         assert!(!job.is_finished(), "it is another's turn");
         // What reads no whole file waits for nobody.
-        let light = Job::start(vec![Check::Schema], None, &context, order(now), &kept).unwrap();
+        let light = Job::start(vec![Check::Schema], None, &context, order(now), &kept);
         assert!(!light.is_dear() && job.is_dear());
-        assert_eq!(light.join().unwrap().len(), 1);
+        assert_eq!(light.join().0.len(), 1);
         job.stop();
         wait_end(&job);
-        assert!(job.join().unwrap().is_empty(), "a check that never began said nothing");
+        assert!(job.join().0.is_empty(), "a check that never began said nothing");
         assert_eq!(context.progress(CollectorName::Integrity).standing(), None);
 
         drop(others_turn);
-        let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept).unwrap();
-        let ran = job.join().unwrap();
+        let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept);
+        let (ran, _) = job.join();
         assert_eq!(ran.len(), 1);
         assert!(ran[0].ended >= now && ran[0].ended < now.plus(SOON), "by the clock of the caller");
     }
@@ -234,8 +325,8 @@ mod tests {
         let now = Timestamp::from_secs(1_795_000_000);
         let states = || {
             let checks = vec![Check::Quick, Check::Full];
-            let job = Job::start(checks, None, &context, order(now), &Arc::default()).unwrap();
-            let ran = job.join().unwrap();
+            let job = Job::start(checks, None, &context, order(now), &Arc::default());
+            let (ran, _) = job.join();
             let same = ran[0].ended == ran[1].ended;
             (ran.iter().map(|ran| (ran.check, ran.outcome.state)).collect::<Vec<_>>(), same)
         };
@@ -254,12 +345,11 @@ mod tests {
         let go = AtomicBool::new(false);
         let _others_turn = context.host.turns.take(device(&context), &"other".into(), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
-        let job =
-            Job::start(vec![Check::Full], None, &context, order(now), &Arc::default()).unwrap();
+        let job = Job::start(vec![Check::Full], None, &context, order(now), &Arc::default());
         let stop = Arc::clone(&job.stop);
         drop(job);
         assert!(stop.load(Ordering::Relaxed));
-        // The thread has the other clone.
-        wait_until("the end of its thread", SOON, || Arc::strong_count(&stop) == 1);
+        // What waits has the other clone.
+        wait_until("it to leave the queue", SOON, || Arc::strong_count(&stop) == 1);
     }
 }

@@ -77,10 +77,10 @@ fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
             begun.store(true, Ordering::Relaxed);
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_micros(100));
-                assert!(turn.pacer().checkpoint(&stop));
+                assert!(turn.pacer().unwrap().checkpoint(&stop));
                 after.fetch_add(1, Ordering::Relaxed);
             }
-            turn.pacer().paused()
+            turn.pacer().unwrap().paused()
         });
         crate::wait::wait_until("the long work to begin", crate::wait::SOON, || {
             begun.load(Ordering::Relaxed)
@@ -126,7 +126,7 @@ fn two_that_are_long_change_places_and_all_threads_of_one_pause() {
                     for _ in 0..2 {
                         scope.spawn(|| {
                             while !stop.load(Ordering::Relaxed) {
-                                assert!(turn.pacer().checkpoint(stop));
+                                assert!(turn.pacer().unwrap().checkpoint(stop));
                                 mine.fetch_add(1, Ordering::Relaxed);
                                 at_work.store(n, Ordering::Relaxed);
                                 std::thread::sleep(Duration::from_micros(50));
@@ -157,9 +157,9 @@ fn what_a_store_may_have_in_a_day_is_bounded() {
     let turn = turns.take(1, &store("a"), &stop).unwrap();
     crate::wait::wait_until("the end of its share", crate::wait::SOON, || {
         std::thread::sleep(Duration::from_millis(1));
-        !turn.pacer().checkpoint(&stop)
+        !turn.pacer().unwrap().checkpoint(&stop)
     });
-    assert!(turn.is_used_up());
+    assert!(turn.pacer().unwrap().is_used_up());
     drop(turn);
     assert!(turns.used_up("a") && !turns.used_up("b"));
 }
@@ -206,4 +206,121 @@ fn who_is_told_to_stop_leaves_the_queue() {
     });
     drop(mine);
     assert!(turns.take(7, &store("a"), &go).is_some());
+}
+
+/// Threads of this program that have this name.
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let named = |task: std::io::Result<std::fs::DirEntry>| {
+        let said = std::fs::read_to_string(task.unwrap().path().join("comm"));
+        said.is_ok_and(|said| said.trim() == name)
+    };
+    tasks.filter(|task| task.is_ok()).map(named).filter(|is| *is).count()
+}
+
+fn wanted<'a>(
+    name: &'static str,
+    size: Size,
+    device: u64,
+    store: &'a Arc<str>,
+    stop: &'a Arc<AtomicBool>,
+) -> Wanted<'a> {
+    Wanted { name, size, device, store, stop }
+}
+
+#[test]
+fn work_that_waits_has_no_thread_and_each_begins_once() {
+    for (name, size, at_once) in
+        [("large-waits", Size::Large, 1), ("small-waits", Size::Small, small::ON_A_DEVICE)]
+    {
+        let turns = Turns::new(2);
+        let (stop, go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (at_work, most, done) = (
+            Arc::<AtomicUsize>::default(),
+            Arc::<AtomicUsize>::default(),
+            Arc::<AtomicUsize>::default(),
+        );
+        for n in 0..500 {
+            let store = store(&n.to_string());
+            let (go, at_work) = (Arc::clone(&go), Arc::clone(&at_work));
+            let (most, done) = (Arc::clone(&most), Arc::clone(&done));
+            turns.begin(&wanted(name, size, 7, &store, &stop), move |turn| {
+                let turn = turn.unwrap();
+                most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                while !go.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                at_work.fetch_sub(1, Ordering::SeqCst);
+                drop(turn);
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+        crate::wait::wait_until("the first to begin", crate::wait::SOON, || {
+            at_work.load(Ordering::SeqCst) == at_once
+        });
+        assert_eq!(threads(name), at_once);
+        go.store(true, Ordering::Relaxed);
+        crate::wait::wait_until("all to be done", crate::wait::SOON, || {
+            done.load(Ordering::SeqCst) == 500
+        });
+        assert_eq!(most.load(Ordering::SeqCst), at_once);
+        crate::wait::wait_until("an empty list", crate::wait::SOON, || {
+            !turns.shared.lock().list.is_attended()
+        });
+    }
+}
+
+#[test]
+fn work_that_is_told_to_stop_is_told_so_and_nobody_behind_it_waits_longer() {
+    let turns = Turns::new(4);
+    let never = AtomicBool::new(false);
+    let mine = turns.take(7, &store("a"), &never).unwrap();
+    let (sender, said) = std::sync::mpsc::channel();
+    let stops: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
+    for (n, stop) in stops.iter().enumerate() {
+        let sender = sender.clone();
+        turns.begin(&wanted("told", Size::Large, 7, &store("b"), stop), move |turn| {
+            let stopped = matches!(turn, Err(NoTurn::Stopped));
+            sender.send((n, stopped)).unwrap();
+        });
+    }
+    stops[0].store(true, Ordering::Relaxed);
+    assert_eq!(said.recv_timeout(crate::wait::SOON), Ok((0, true)));
+    drop(mine);
+    for n in [1, 2] {
+        assert_eq!(said.recv_timeout(crate::wait::SOON), Ok((n, false)));
+    }
+}
+
+#[test]
+fn small_work_that_hangs_counts_for_its_own_device_alone() {
+    let (turns, stop) = (Turns::new(1), Arc::new(AtomicBool::new(false)));
+    let go = Arc::new(AtomicBool::new(false));
+    let begun = Arc::<AtomicUsize>::default();
+    let all = store("all");
+    for device in 0..10 {
+        for _ in 0..10 {
+            let (go, begun) = (Arc::clone(&go), Arc::clone(&begun));
+            turns.begin(&wanted("hangs", Size::Small, device, &all, &stop), move |turn| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                while !go.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                drop(turn);
+            });
+        }
+    }
+    crate::wait::wait_until("each device to hang", crate::wait::SOON, || {
+        begun.load(Ordering::SeqCst) == 10 * small::ON_A_DEVICE
+    });
+    let (sender, said) = std::sync::mpsc::channel();
+    turns.begin(&wanted("works", Size::Small, 99, &all, &stop), move |turn| {
+        sender.send(turn.is_ok()).unwrap();
+    });
+    assert_eq!(said.recv_timeout(crate::wait::SOON), Ok(true));
+    assert_eq!(begun.load(Ordering::SeqCst), 10 * small::ON_A_DEVICE);
+    go.store(true, Ordering::Relaxed);
+    crate::wait::wait_until("the others", crate::wait::SOON, || {
+        begun.load(Ordering::SeqCst) == 100
+    });
 }
