@@ -8,3 +8,5 @@ pub mod proof;
 mod records;
 pub mod retention;
 pub mod steps;
+pub mod unpack;
+pub mod verify;

@@ -11,6 +11,7 @@ pub mod accounts;
 pub mod archive;
 pub mod backup_name;
 pub mod manifest;
+pub mod parts;
 pub mod proc;
 pub mod python;
 pub mod tar;

@@ -28,6 +28,10 @@ pub struct Header<'a> {
     pub kind: Kind,
     /// Whether blocks with more of a sparse map stand between header and data.
     pub map_goes_on: bool,
+    /// Whether the data are only the parts of a file between its holes (GNU).
+    pub sparse: bool,
+    /// When the file was changed, in seconds since the epoch.
+    pub modified: Option<u64>,
 }
 
 /// What an entry is, as far as it matters for stepping over it.
@@ -80,6 +84,8 @@ impl<'a> Block<'a> {
             data_bytes: if without_data { 0 } else { data_bytes },
             kind,
             map_goes_on: bytes[TYPE] == b'S' && bytes[SPARSE_GOES_ON] != 0,
+            sparse: bytes[TYPE] == b'S',
+            modified: number(&bytes[MODIFIED]),
         })
     }
 }
@@ -137,6 +143,7 @@ fn number(field: &[u8]) -> Option<u64> {
 
 const NAME_LEN: usize = 100;
 const SIZE: std::ops::Range<usize> = 124..136;
+const MODIFIED: std::ops::Range<usize> = 136..148;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 const TYPE: usize = 156;
 const MAGIC: std::ops::Range<usize> = 257..263;

@@ -59,6 +59,91 @@ pub fn entries(directory: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     })
 }
 
+/// One file of the directory, with all that its reading takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// How it is packed: 0 not at all, 8 deflate.
+    pub method: u16,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// CRC-32 of its content.
+    pub crc: u32,
+    /// Packed length.
+    pub packed: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Where its local header stands.
+    pub offset: u64,
+    /// Whether it is a regular file, as far as a Unix wrote it; other systems know nothing else.
+    pub regular: bool,
+}
+
+/// Length of an entry of the directory before its name.
+pub const FILE_LEN: usize = 4 + ENTRY_LEN;
+/// Length of the header before each file, without its name and what follows it.
+pub const LOCAL_LEN: usize = 30;
+
+/// The beginning of an entry of the directory: how long its name, and all that follows that, are.
+#[must_use]
+pub fn file_lengths(head: &[u8; FILE_LEN]) -> Option<(usize, usize)> {
+    head.starts_with(b"PK\x01\x02").then_some(())?;
+    let length = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
+    Some((length(28), length(30) + length(32)))
+}
+
+/// An entry of the directory, with `name` and what follows it.
+#[must_use]
+pub fn file(head: &[u8; FILE_LEN], name: &[u8], rest: &[u8]) -> Option<File> {
+    let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+    let long = |at: usize| u32_at(head, at).map(u64::from);
+    let (mut packed, mut bytes, mut offset) = (long(20)?, long(24)?, long(42)?);
+    let extra = rest.get(..usize::from(short(30)))?;
+    // What does not fit stands in a field of its own, in this order, each only if it does not fit.
+    let mut wide = extra_field(extra, ZIP64_FIELD).unwrap_or_default();
+    for value in [&mut bytes, &mut packed, &mut offset] {
+        if *value == u64::from(u32::MAX) {
+            *value = u64_at(wide, 0)?;
+            wide = &wide[8..];
+        }
+    }
+    let mode = u32_at(head, 38)? >> 16 & 0o170_000;
+    let unix = head[5] == 3;
+    Some(File {
+        name: name.to_vec(),
+        method: short(10),
+        encrypted: short(8) & 1 != 0,
+        crc: u32_at(head, 16)?,
+        packed,
+        bytes,
+        offset,
+        regular: !unix || matches!(mode, 0 | 0o100_000),
+    })
+}
+
+/// How far behind its local header the content of a file begins.
+#[must_use]
+pub fn content_at(local: &[u8; LOCAL_LEN]) -> Option<u64> {
+    local.starts_with(b"PK\x03\x04").then_some(())?;
+    let length = |at: usize| u64::from(u16::from_le_bytes([local[at], local[at + 1]]));
+    Some(LOCAL_LEN as u64 + length(26) + length(28))
+}
+
+fn extra_field(mut extra: &[u8], id: u16) -> Option<&[u8]> {
+    loop {
+        let (head, rest) = extra.split_first_chunk::<4>()?;
+        let (data, after) =
+            rest.split_at_checked(usize::from(u16::from_le_bytes([head[2], head[3]])))?;
+        if u16::from_le_bytes([head[0], head[1]]) == id {
+            return Some(data);
+        }
+        extra = after;
+    }
+}
+
+const ZIP64_FIELD: u16 = 1;
+
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -101,6 +186,27 @@ mod tests {
         let read: Vec<_> = entries(&directory).collect();
         assert_eq!(read, [(&b"chroma/"[..], 0), (&b"chroma/chroma.sqlite3"[..], 4096)]);
         assert_eq!(entries(&directory[..directory.len() - 1]).count(), 1, "cut off");
+    }
+
+    #[test]
+    fn what_does_not_fit_stands_in_a_field_of_its_own() {
+        let mut head = [0; FILE_LEN];
+        head[..4].copy_from_slice(b"PK\x01\x02");
+        head[10] = 8;
+        head[20..28].copy_from_slice(&[0xff; 8]);
+        head[30] = 24;
+        head[42..46].copy_from_slice(&7_u32.to_le_bytes());
+        assert_eq!(file_lengths(&head), Some((0, 24)));
+        let mut extra = vec![9, 0, 0, 0, 1, 0, 16, 0];
+        extra.extend(5_000_000_000_u64.to_le_bytes());
+        extra.extend(4_000_000_000_u64.to_le_bytes());
+        let read = file(&head, b"x", &extra).unwrap();
+        assert_eq!((read.bytes, read.packed), (5_000_000_000, 4_000_000_000));
+        assert_eq!((read.offset, read.method, read.regular), (7, 8, true));
+        assert_eq!(file(&head, b"x", &extra[..16]), None, "cut off");
+        head[5] = 3;
+        head[41] = 0o240;
+        assert!(!file(&head, b"x", &extra).unwrap().regular, "a link");
     }
 
     #[test]

@@ -93,10 +93,7 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     let (database_bytes, index_bytes) = sizes(dir).map_err(unreadable)?;
     let began = clock::ticks();
     steps.begin("checking", Some(database_bytes.saturating_add(index_bytes)));
-    let config = Arc::new(Config::default());
-    let store = Arc::new(Store::new("backup", dir.as_path()));
-    let host = Arc::new(Host::read_only(&config));
-    let context = Context::new(&config, &store, &host);
+    let context = context_of(dir);
     let turn = Turn { now, wake: Wake::NONE, deep: true, stop: steps.flag() };
     let mut hnsw = Hnsw::new(&context);
     let looks = thread::scope(|scope| {
@@ -163,6 +160,22 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
         seconds: began.elapsed().as_secs_f64(),
     };
     Ok(Proven { proof, collections, opened_by, findings, losses: verdict.losses })
+}
+
+/// What the collectors of a copy share: nothing is configured, and nothing is kept.
+pub(super) fn context_of(dir: &Path) -> Context {
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store::new("backup", dir));
+    let host = Arc::new(Host::read_only(&config));
+    Context::new(&config, &store, &host)
+}
+
+/// Whether the journal beside a database belongs to another one, so that it must not be played.
+pub(super) fn is_foreign(dir: &Path) -> bool {
+    let turn = Turn { now: clock::now(), wake: Wake::NONE, deep: false, stop: Arc::default() };
+    let look = look(&mut Integrity::new(&context_of(dir)), &turn);
+    look.findings.iter().any(|finding| finding.code == Code::JournalForeign)
+        || !look.problems.is_empty()
 }
 
 /// One collector over the copy, on its own thread. One that panics proves nothing.
@@ -304,7 +317,7 @@ fn whole(words: String) -> Loss {
     Loss { collection: None, words }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

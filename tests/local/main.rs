@@ -26,4 +26,5 @@ mod serve;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod verify;
 mod web_config;

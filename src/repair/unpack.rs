@@ -1,0 +1,654 @@
+//! Anything that people call a backup becomes a plain directory in scratch: our archives, a tar packed in any way, a zip, a database
+//! alone, a directory. Nothing is unpacked by the names that an archive gives: they only say which file of a store an entry is. What
+//! comes out is bounded in bytes, memory and number, and no link, device or mode of an archive is ever made.
+
+mod manifested;
+mod scratch;
+mod settle;
+mod sink;
+mod source;
+mod tarball;
+mod zipped;
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+pub use self::scratch::{PREFIX as SCRATCH_PREFIX, Scratch, sweep};
+use self::{
+    sink::{Seen, Sink},
+    source::{Plain, Source, Unpacked},
+};
+use super::steps::Steps;
+use crate::{
+    clock::Timestamp,
+    format::{
+        archive::Kind,
+        backup_name,
+        manifest::{Manifest, Restores},
+        parts::{Named, Part, Place},
+        tar::{BLOCK_LEN, Block},
+    },
+    host::processes::Held,
+    human,
+    store::{DATABASE_FILE, database::open_bytes},
+};
+
+/// How a backup is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where it is unpacked, and nowhere else.
+    pub scratch: Option<PathBuf>,
+    /// Without that: where it is unpacked when beside the backup there is no room, or it may not be written to.
+    pub fallback: Option<PathBuf>,
+    /// Of several stores in one backup that whose path ends with this.
+    pub only: Option<String>,
+    /// Persist directories that are in use, and no backups.
+    pub stores: Vec<PathBuf>,
+    /// Unpack or copy in any case, so that the result can be taken away by [`Opened::into`].
+    pub copy: bool,
+}
+
+/// A backup as a plain directory.
+#[derive(Debug)]
+pub struct Opened {
+    /// The directory: a persist directory, as far as the backup has it.
+    pub dir: PathBuf,
+    /// What it was: `tar`, `zstd`, `directory`.
+    pub form: &'static str,
+    /// The manifest, when it has one that can be read.
+    pub manifest: Option<Manifest>,
+    /// What is wrong with the backup itself, a sentence each: it is cut off, a file is another than the manifest says.
+    pub damage: Vec<String>,
+    /// What was done or left out, a sentence each.
+    pub notes: Vec<String>,
+    /// Of what moment it is, as far as manifest, name or times say.
+    pub moment: Option<Timestamp>,
+    /// Bytes of all files in it.
+    pub bytes: u64,
+    /// `None` when it was looked at where it lies.
+    scratch: Option<Scratch>,
+}
+
+impl Opened {
+    /// Whether the directory is ours, and may be written to.
+    #[must_use]
+    pub const fn is_scratch(&self) -> bool {
+        self.scratch.is_some()
+    }
+
+    /// Takes the directory away to `to`, which is on the same filesystem as the scratch directory and is not there yet. The rest of the
+    /// scratch directory is removed. Errs for what was looked at where it lies ([`Options::copy`]).
+    pub fn into(self, to: &Path) -> io::Result<()> {
+        if self.scratch.is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it was not copied"));
+        }
+        fs::rename(&self.dir, to)
+    }
+}
+
+/// Why a backup was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// It is not there, or may not be read.
+    #[error("cannot read {}", .path.display())]
+    Unreadable {
+        /// The backup, or a file of it.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// The scratch directory cannot be written to.
+    #[error("cannot write {}; name another place with --scratch", .path.display())]
+    Scratch {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// There is no store in it.
+    #[error("{0}")]
+    Nothing(String),
+    /// There are several.
+    #[error("{} stores are in it; name one with --path: {}", .0.len(), .0.join(", "))]
+    Several(Vec<String>),
+    /// A process works in it.
+    #[error("{} is a store that is in use, not a backup; `check` looks at it, `backup` copies it", .0.display())]
+    InUse(PathBuf),
+    /// It would fill the disk.
+    #[error(
+        "{} has room for {}, and {} are needed; name another place with --scratch",
+        .place.display(), human::bytes(*.room), human::bytes(*.needs)
+    )]
+    NoRoom {
+        /// Where it was to be unpacked.
+        place: PathBuf,
+        /// Bytes that are still to be written.
+        needs: u64,
+        /// Bytes that may be written.
+        room: u64,
+    },
+    /// It has what no backup has.
+    #[error("{0}")]
+    Refused(String),
+    /// It may be a good one, and cannot be read here.
+    #[error(transparent)]
+    Cannot(#[from] Cannot),
+    /// It was not wanted any more.
+    #[error("stopped before the end")]
+    Stopped,
+}
+
+/// What cannot be read here.
+#[derive(Debug, thiserror::Error)]
+pub enum Cannot {
+    /// The bytes are no archive of their kind.
+    #[error("it cannot be unpacked: {0}")]
+    Damaged(io::Error),
+    /// Reading failed.
+    #[error("it cannot be read")]
+    Io(#[source] io::Error),
+    /// It takes more memory than is given to it.
+    #[error(
+        "unpacking it takes too much memory ({0}); pack it again with `xz -9`, `zstd -19` or less"
+    )]
+    Memory(io::Error),
+    /// Only what is between holes is stored.
+    #[error(
+        "{0} is stored with its holes left out (tar --sparse), which is not read here; unpack it with tar and verify the directory"
+    )]
+    Sparse(String),
+    /// It needs a password.
+    #[error("{0} is encrypted; unpack it and verify the directory")]
+    Encrypted(String),
+    /// It is packed in a way that is not known here.
+    #[error(
+        "{path} is packed by method {method} of zip, which is not read here; unpack it and verify the directory"
+    )]
+    Method {
+        /// The file.
+        path: String,
+        /// Its method.
+        method: u16,
+    },
+    /// It has a form that is not known here.
+    #[error("{0}")]
+    Form(String),
+}
+
+impl Cannot {
+    /// What an error of a decoder or of the file means.
+    fn read(error: io::Error) -> UnpackError {
+        let text = error.to_string().to_lowercase();
+        match error.kind() {
+            io::ErrorKind::ConnectionAborted => UnpackError::Stopped,
+            io::ErrorKind::QuotaExceeded if error.raw_os_error().is_none() => {
+                UnpackError::Refused(error.to_string())
+            }
+            _ if error.raw_os_error().is_some() => Self::Io(error).into(),
+            _ if ["memory", "window", "dictionary"].iter().any(|word| text.contains(word)) => {
+                Self::Memory(error).into()
+            }
+            _ => Self::Damaged(error).into(),
+        }
+    }
+}
+
+impl UnpackError {
+    /// What it says of the backup.
+    #[must_use]
+    pub const fn restores(&self) -> Restores {
+        match self {
+            Self::Nothing(_) | Self::Refused(_) | Self::Cannot(Cannot::Damaged(_)) => Restores::Not,
+            _ => Restores::Unknown,
+        }
+    }
+
+    /// The whole chain in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        super::proof::chain(self)
+    }
+}
+
+/// Opens `backup`. Progress goes to `steps`. What is written goes to a scratch directory, which goes away with the result.
+pub fn open(backup: &Path, options: &Options, steps: &Steps) -> Result<Opened, UnpackError> {
+    let unreadable = |source| UnpackError::Unreadable { path: backup.to_owned(), source };
+    let real = backup.canonicalize().map_err(unreadable)?;
+    let meta = fs::metadata(&real).map_err(unreadable)?;
+    let mut opened = if meta.is_dir() {
+        directory(&real, options, steps)?
+    } else if meta.is_file() {
+        archive(&real, meta.len(), options, steps)?
+    } else {
+        return Err(UnpackError::Nothing("it is neither a file nor a directory".to_owned()));
+    };
+    let named = backup.file_name().and_then(|name| backup_name::date_in(&name.to_string_lossy()));
+    let stated = opened.manifest.as_ref().map(|manifest| manifest.moment);
+    let modified = std::os::unix::fs::MetadataExt::mtime(&meta);
+    let of_file = meta.is_file().then(|| Timestamp::from_secs(modified));
+    opened.moment = stated.or(named).or(opened.moment).or(of_file);
+    settle::settle(&mut opened, options, steps)?;
+    Ok(opened)
+}
+
+/// A file that is a database or has stores in it.
+fn archive(
+    path: &Path,
+    bytes: u64,
+    options: &Options,
+    steps: &Steps,
+) -> Result<Opened, UnpackError> {
+    let unreadable = |source| UnpackError::Unreadable { path: path.to_owned(), source };
+    if options.stores.iter().any(|store| path.parent() == Some(store)) {
+        return Err(UnpackError::InUse(path.to_owned()));
+    }
+    let mut file = open_bytes(path).map_err(unreadable)?;
+    let mut head = [0; BLOCK_LEN];
+    let read = source::fill(&mut file, &mut head).map_err(unreadable)?;
+    io::Seek::rewind(&mut file).map_err(unreadable)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let Some(kind) = Kind::of_bytes(&head[..read]) else {
+        return Err(no_archive(bytes, &head[..read], &name));
+    };
+    let (scratch, mut notes) = scratch_for(path, bytes, kind, options)?;
+    let mut sink = Sink::new(scratch.path(), options.only.as_deref())?;
+    steps.begin("unpacking", Some(bytes));
+    let end = match kind {
+        Kind::Zip => zipped::walk(&file, bytes, &mut sink, steps)?,
+        Kind::Tar => {
+            let mut plain = Plain::new(file, bytes, steps);
+            plain.fill(&mut head).map_err(Cannot::read)?;
+            tarball::walk(&mut plain, head, &mut sink)?
+        }
+        Kind::Sqlite => {
+            let mut plain = Plain::new(file, bytes, steps);
+            let end = alone(&mut plain, &[], Some(bytes), &mut sink)?;
+            beside(path, &mut sink, steps)?;
+            end
+        }
+        Kind::Gzip | Kind::Bzip2 | Kind::Xz | Kind::Zstd => {
+            packed(file, bytes, kind, &name, &mut sink, steps)?
+        }
+    };
+    if steps.stopped() {
+        return Err(UnpackError::Stopped);
+    }
+    let (store, more) = choose(&mut sink, end.as_deref())?;
+    notes.extend(more);
+    notes.extend(std::mem::take(&mut sink.odd));
+    let mut damage: Vec<String> = end.into_iter().collect();
+    damage.append(&mut sink.damage);
+    if sink.hostile > 0 {
+        damage.push(format!(
+            "{} names in it lead out of the archive, which no backup tool writes; they were left out",
+            sink.hostile
+        ));
+    }
+    let manifest = manifested::read(&store.dir, store.files.len(), &mut damage);
+    if let Some(manifest) = &manifest {
+        manifested::compare(manifest, &store.files, &mut damage);
+    }
+    let moment = store.files.get(DATABASE_FILE).and_then(|file| file.modified);
+    let bytes = store.files.values().map(|file| file.bytes).fold(0, u64::saturating_add);
+    Ok(Opened {
+        dir: store.dir,
+        form: kind.as_str(),
+        manifest,
+        damage,
+        notes,
+        moment,
+        bytes,
+        scratch: Some(scratch),
+    })
+}
+
+/// What a file without any known beginning is.
+fn no_archive(bytes: u64, head: &[u8], name: &str) -> UnpackError {
+    UnpackError::Nothing(if bytes == 0 {
+        "it has no bytes".to_owned()
+    } else if crate::format::lfs::Pointer::parse(head).is_some() {
+        "it is a Git LFS pointer: git has put a few lines of text in place of the content"
+            .to_owned()
+    } else if head.iter().all(|byte| *byte == 0) {
+        "it begins with zeros: it was never written, or its first part is lost".to_owned()
+    } else {
+        let what = Kind::of_name(name).map_or("an archive or a database", Kind::as_str);
+        format!("it does not begin as {what} does")
+    })
+}
+
+/// What is packed by gzip, bzip2, xz or zstd: a tar, or a database alone.
+fn packed(
+    file: File,
+    bytes: u64,
+    kind: Kind,
+    name: &str,
+    sink: &mut Sink,
+    steps: &Steps,
+) -> Result<Option<String>, UnpackError> {
+    let cannot = || Cannot::Form(format!("{name} is packed in a way that is not known here"));
+    let unpacked = Unpacked::new(file, bytes, kind, steps).map_err(Cannot::read)?;
+    let mut unpacked = unpacked.ok_or_else(cannot)?;
+    let walked = inside(&mut unpacked, sink);
+    match walked {
+        // What came out before is there, and is looked at.
+        Err(UnpackError::Cannot(Cannot::Damaged(error))) if !sink.stores.is_empty() => {
+            let cut = error.kind() == io::ErrorKind::UnexpectedEof;
+            Ok(Some(if cut {
+                "it is cut off".to_owned()
+            } else {
+                format!("it is damaged: {error}")
+            }))
+        }
+        walked => walked,
+    }
+}
+
+fn inside(unpacked: &mut Unpacked, sink: &mut Sink) -> Result<Option<String>, UnpackError> {
+    let mut head = [0; BLOCK_LEN];
+    let read = unpacked.fill(&mut head).map_err(Cannot::read)?;
+    match Kind::of_bytes(&head[..read]) {
+        _ if read == 0 => Err(UnpackError::Nothing("nothing is packed in it".to_owned())),
+        Some(Kind::Tar) => {
+            let end = tarball::walk(unpacked, head, sink)?;
+            // Where its checksums are compared.
+            if end.is_none() {
+                drain(unpacked)?;
+            }
+            Ok(end)
+        }
+        Some(Kind::Sqlite) => alone(unpacked, &head[..read], None, sink),
+        Some(other) => Err(UnpackError::Cannot(Cannot::Form(format!(
+            "{} is packed in it once more; unpack it and verify what comes out",
+            other.as_str()
+        )))),
+        None if Block::parse(&head) == Block::Zeros => {
+            Err(UnpackError::Nothing("nothing but zeros is packed in it".to_owned()))
+        }
+        None => {
+            Err(UnpackError::Nothing("neither a tar nor a database is packed in it".to_owned()))
+        }
+    }
+}
+
+fn drain(source: &mut impl Source) -> Result<(), UnpackError> {
+    let mut buffer = vec![0; 64 * 1024];
+    while source.fill(&mut buffer).map_err(Cannot::read)? > 0 {}
+    Ok(())
+}
+
+/// A database without anything beside it; its first bytes were read already. Of a stream nobody knows the length.
+fn alone(
+    source: &mut impl Source,
+    first: &[u8],
+    bytes: Option<u64>,
+    sink: &mut Sink,
+) -> Result<Option<String>, UnpackError> {
+    let place =
+        Place { prefix: String::new(), part: Part::Database, path: DATABASE_FILE.to_owned() };
+    let mut source = Joined { first, source };
+    let whole = match bytes {
+        Some(bytes) => sink.write(&mut source, &place, bytes, None)?,
+        None => sink.write_all(&mut source, &place)?,
+    };
+    Ok((!whole).then(|| "it is cut off".to_owned()))
+}
+
+/// Bytes that were read already, and the rest.
+struct Joined<'a, S> {
+    first: &'a [u8],
+    source: &'a mut S,
+}
+
+impl<S: Source> Source for Joined<'_, S> {
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let known = self.first.len().min(buffer.len());
+        buffer[..known].copy_from_slice(&self.first[..known]);
+        self.first = &self.first[known..];
+        Ok(known + self.source.fill(&mut buffer[known..])?)
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<bool> {
+        self.source.skip(bytes)
+    }
+}
+
+/// The journal and the log beside a database that was copied alone.
+fn beside(path: &Path, sink: &mut Sink, steps: &Steps) -> Result<(), UnpackError> {
+    for (suffix, part) in [("-journal", Part::Journal), ("-wal", Part::Wal)] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let path = PathBuf::from(name);
+        let Ok(file) = open_bytes(&path) else { continue };
+        let Ok(bytes) = file.metadata().map(|meta| meta.len()) else { continue };
+        let place = Place { prefix: String::new(), part, path: format!("{DATABASE_FILE}{suffix}") };
+        sink.write(&mut Plain::new(file, bytes, steps), &place, bytes, None)?;
+    }
+    Ok(())
+}
+
+/// The one store of an archive, with notes on what was left out.
+fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(Seen, Vec<String>), UnpackError> {
+    let has = |store: &Seen| store.files.contains_key(DATABASE_FILE);
+    let mut with: Vec<Seen> = Vec::new();
+    let mut without = 0;
+    for store in std::mem::take(&mut sink.stores) {
+        if has(&store) { with.push(store) } else { without += 1 }
+    }
+    let shown = |store: &Seen| match store.prefix.as_str() {
+        "" => ".".to_owned(),
+        prefix => human::plain(prefix),
+    };
+    match with.len() {
+        1 => {
+            let notes = if without > 0 {
+                vec![format!(
+                    "files of {without} other places in it have no database, and were left out"
+                )]
+            } else {
+                Vec::new()
+            };
+            Ok((with.remove(0), notes))
+        }
+        0 => {
+            let why = end.map_or(String::new(), |end| format!("; {end}"));
+            let odd = sink.odd.first().map_or(String::new(), |odd| format!("; {odd}"));
+            Err(UnpackError::Nothing(format!("no chroma.sqlite3 is in it{why}{odd}")))
+        }
+        _ => Err(UnpackError::Several(with.iter().map(shown).collect())),
+    }
+}
+
+/// A scratch directory with enough room, as far as that can be told before.
+fn scratch_for(
+    backup: &Path,
+    bytes: u64,
+    kind: Kind,
+    options: &Options,
+) -> Result<(Scratch, Vec<String>), UnpackError> {
+    let packed = matches!(kind, Kind::Gzip | Kind::Bzip2 | Kind::Xz | Kind::Zstd | Kind::Zip);
+    // Text shrinks to a fifth, vectors hardly at all.
+    let needs = if packed { bytes.saturating_mul(2) } else { bytes };
+    make_scratch(backup, needs, options)
+}
+
+fn make_scratch(
+    backup: &Path,
+    needs: u64,
+    options: &Options,
+) -> Result<(Scratch, Vec<String>), UnpackError> {
+    let near = backup.parent().unwrap_or(Path::new("/"));
+    let places: Vec<&Path> = match &options.scratch {
+        Some(place) => vec![place],
+        None => [Some(near), options.fallback.as_deref()].into_iter().flatten().collect(),
+    };
+    let mut refused = None;
+    for place in places {
+        // The place of the program itself may not be there yet.
+        if Some(place) == options.fallback.as_deref() {
+            drop(fs::create_dir_all(place));
+        }
+        let failed = |source| UnpackError::Scratch { path: place.to_owned(), source };
+        let room = match scratch::room(place) {
+            Ok(room) => room,
+            Err(error) => {
+                refused.get_or_insert(failed(error));
+                continue;
+            }
+        };
+        if room < needs {
+            refused.get_or_insert(UnpackError::NoRoom { place: place.to_owned(), needs, room });
+            continue;
+        }
+        match Scratch::new(place) {
+            Ok((scratch, swept)) => {
+                let told = |dir: PathBuf| {
+                    format!("{} was left by a run that was killed, and was removed", dir.display())
+                };
+                return Ok((scratch, swept.into_iter().map(told).collect()));
+            }
+            Err(error) => {
+                refused.get_or_insert(failed(error));
+            }
+        }
+    }
+    Err(refused.unwrap_or(UnpackError::NoRoom { place: near.to_owned(), needs, room: 0 }))
+}
+
+/// A directory that is a store, or has one in it.
+fn directory(dir: &Path, options: &Options, steps: &Steps) -> Result<Opened, UnpackError> {
+    let found = find(dir)?;
+    let wanted = |path: &&PathBuf| options.only.as_ref().is_none_or(|only| path.ends_with(only));
+    let mut stores: Vec<&PathBuf> = found.iter().filter(wanted).collect();
+    let store = match (stores.pop(), stores.is_empty()) {
+        (None, _) => {
+            return Err(UnpackError::Nothing("no chroma.sqlite3 is in it".to_owned()));
+        }
+        (Some(store), true) => store,
+        (Some(_), false) => {
+            let names = found.iter().filter_map(|path| path.strip_prefix(dir).ok());
+            let names = names.map(|path| human::plain(&path.display().to_string()));
+            return Err(UnpackError::Several(names.collect()));
+        }
+    };
+    if options.stores.contains(store) || is_held(store) {
+        return Err(UnpackError::InUse(store.clone()));
+    }
+    let mut damage = Vec::new();
+    let files = entries(store)?;
+    let bytes = files.iter().map(|(_, meta)| meta.len()).fold(0, u64::saturating_add);
+    let manifest = manifested::read(store, files.len(), &mut damage);
+    let mut opened = Opened {
+        dir: store.clone(),
+        form: "directory",
+        manifest: None,
+        damage,
+        notes: Vec::new(),
+        moment: fs::metadata(store.join(DATABASE_FILE))
+            .ok()
+            .map(|meta| Timestamp::from_secs(std::os::unix::fs::MetadataExt::mtime(&meta))),
+        bytes,
+        scratch: None,
+    };
+    if options.copy {
+        copy(&mut opened, options, steps)?;
+    }
+    if let Some(manifest) = manifest {
+        steps.begin("comparing", Some(bytes));
+        let seen = manifested::hash(&opened.dir, &manifest, steps)?;
+        manifested::compare(&manifest, &seen, &mut opened.damage);
+        opened.manifest = Some(manifest);
+    }
+    Ok(opened)
+}
+
+/// Makes what is looked at where it lies a copy in scratch.
+fn copy(opened: &mut Opened, options: &Options, steps: &Steps) -> Result<(), UnpackError> {
+    let (scratch, notes) = make_scratch(&opened.dir, opened.bytes, options)?;
+    opened.notes.extend(notes);
+    let mut sink = Sink::new(scratch.path(), None)?;
+    steps.begin("copying", Some(opened.bytes));
+    for (path, meta) in entries(&opened.dir)? {
+        let Named::Of(place) = Named::parse(path.as_bytes()) else { continue };
+        let from = opened.dir.join(&path);
+        let unreadable = |source| UnpackError::Unreadable { path: from.clone(), source };
+        let file = open_bytes(&from).map_err(unreadable)?;
+        let bytes = meta.len();
+        if !sink.write(&mut Plain::new(file, bytes, steps), &place, bytes, None)? {
+            return Err(UnpackError::InUse(opened.dir.clone()));
+        }
+    }
+    opened.damage.append(&mut sink.damage);
+    opened.dir = scratch.path().join("store-0");
+    opened.scratch = Some(scratch);
+    Ok(())
+}
+
+/// Files of the store in `dir`, by their path below it.
+fn entries(dir: &Path) -> Result<Vec<(String, fs::Metadata)>, UnpackError> {
+    let mut out = Vec::new();
+    for entry in list(dir)? {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(meta) = fs::metadata(entry.path()) else { continue };
+        if meta.is_file() {
+            out.push((name, meta));
+        } else if meta.is_dir() && crate::format::parts::is_folder(&name) {
+            for file in list(&entry.path())? {
+                let Ok(file_name) = file.file_name().into_string() else { continue };
+                match fs::metadata(file.path()) {
+                    Ok(meta) if meta.is_file() => out.push((format!("{name}/{file_name}"), meta)),
+                    _ => {}
+                }
+            }
+        }
+    }
+    out.retain(|(path, _)| matches!(Named::parse(path.as_bytes()), Named::Of(_)));
+    out.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(out)
+}
+
+fn list(dir: &Path) -> Result<Vec<fs::DirEntry>, UnpackError> {
+    let unreadable = |source| UnpackError::Unreadable { path: dir.to_owned(), source };
+    let entries = fs::read_dir(dir).map_err(unreadable)?;
+    entries.take(ENTRIES_MAX).collect::<io::Result<_>>().map_err(unreadable)
+}
+
+/// Directories with a database, at most [`DEPTH_MAX`] levels below `dir`.
+fn find(dir: &Path) -> Result<Vec<PathBuf>, UnpackError> {
+    let mut found = Vec::new();
+    let mut level = vec![dir.to_owned()];
+    for depth in 0..=DEPTH_MAX {
+        let mut next = Vec::new();
+        for dir in level {
+            if fs::symlink_metadata(dir.join(DATABASE_FILE)).is_ok() {
+                found.push(dir);
+                continue;
+            }
+            if depth == DEPTH_MAX {
+                continue;
+            }
+            for entry in list(&dir)? {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) && next.len() < ENTRIES_MAX {
+                    next.push(entry.path());
+                }
+            }
+        }
+        level = next;
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a process has the database open.
+fn is_held(store: &Path) -> bool {
+    let context = super::proof::context_of(store);
+    let Ok(stamp) = context.database.stamp() else { return false };
+    matches!(context.held(stamp.id, std::time::Duration::ZERO), Ok(Held::Yes))
+}
+
+/// Levels below a directory in which a store is looked for.
+const DEPTH_MAX: usize = 3;
+const ENTRIES_MAX: usize = 100_000;
