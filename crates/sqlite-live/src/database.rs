@@ -231,8 +231,7 @@ impl Database {
     /// opened.
     pub fn writers(&self) -> io::Result<Option<bool>> {
         let plain = self.open_plain()?;
-        let kind = rustix::fs::fstatfs(&*plain)?.f_type;
-        if REMOTE_MAGICS.iter().any(|magic| i128::from(*magic) == i128::from(kind)) {
+        if is_remote(&plain)? {
             return Ok(None);
         }
         Ok(kernel::is_open_for_writing(plain.as_fd()).ok())
@@ -250,6 +249,12 @@ impl Database {
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock()
     }
+}
+
+/// Whether programs of other hosts can write to `file`.
+pub(crate) fn is_remote(file: &File) -> io::Result<bool> {
+    let kind = i128::from(rustix::fs::fstatfs(file)?.f_type);
+    Ok(REMOTE_MAGICS.iter().any(|magic| i128::from(*magic) == kind))
 }
 
 /// What any connection refuses: values and statements of a schema that would fill the memory, and views, which have no end when

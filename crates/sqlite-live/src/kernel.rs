@@ -97,19 +97,40 @@ pub fn cached_pages(file: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<u6
 /// read lease. A lease that was given is given back at once; whoever opens the file for writing in between waits those
 /// microseconds. `file` must be open for reading alone. Errs without the right: the owner's, root's or `CAP_LEASE`.
 pub fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
-    let call = |operation, value: libc::c_int| {
-        // SAFETY: three numbers, no memory.
-        let result = unsafe { libc::fcntl(file.as_raw_fd(), operation, value) };
-        if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    };
+    let given = take_read_lease(file)?;
+    if given {
+        set_lease(file, libc::F_UNLCK)?;
+    }
+    Ok(!given)
+}
+
+/// Takes a read lease on a file that is open for reading alone: until the descriptor is closed, whoever opens the file for
+/// writing waits, though no longer than `/proc/sys/fs/lease-break-time`. `false` when somebody has it open for writing. Errs
+/// without the right: the owner's, root's or `CAP_LEASE`.
+pub(super) fn take_read_lease(file: BorrowedFd<'_>) -> io::Result<bool> {
     // Whoever has to wait for a lease makes the kernel send its holder a signal: SIGIO, which would end this program, unless
     // another one is named. SIGURG does nothing. The kernel forgets the name with the lease.
-    call(F_SETSIG, libc::SIGURG)?;
-    match call(libc::F_SETLEASE, libc::F_RDLCK) {
-        Ok(()) => call(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
-        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+    lease_call(file, F_SETSIG, libc::SIGURG)?;
+    match set_lease(file, libc::F_RDLCK) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a read lease on this descriptor stands unchallenged: nobody waits for the file, and the kernel has not taken it back.
+pub(super) fn read_lease_stands(file: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(lease_call(file, libc::F_GETLEASE, 0)? == libc::F_RDLCK)
+}
+
+fn set_lease(file: BorrowedFd<'_>, kind: c_int) -> io::Result<()> {
+    lease_call(file, libc::F_SETLEASE, kind).map(drop)
+}
+
+fn lease_call(file: BorrowedFd<'_>, operation: c_int, value: c_int) -> io::Result<c_int> {
+    // SAFETY: three numbers, no memory.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), operation, value) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// `asm-generic/fcntl.h`.

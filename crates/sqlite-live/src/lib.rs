@@ -5,6 +5,7 @@
 //! - [`view`]: a consistent copy of a database beside any writer, proven by the journals of the transactions meanwhile.
 //! - [`verdict`]: what `quick_check` and `integrity_check` would say, in a fraction of their time.
 //! - [`priority`], [`pagecache`]: to be last at processor and disk, and to leave the page cache as it was.
+//! - [`lease`]: whether anybody has a file open for writing, and nobody opens it for writing as long as the lease is held.
 //! - [`links`]: paths in another mount namespace, where no link leads out of its root.
 //!
 //! Nothing is ever written in the directory of the database. Linux only.
@@ -14,6 +15,7 @@ pub mod database;
 mod file_id;
 pub mod holes;
 pub mod kernel;
+pub mod lease;
 pub mod links;
 pub mod pagecache;
 pub mod priority;
