@@ -34,8 +34,8 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     facts::error::CollectError,
     format::proc::{
-        is_chroma_server, may_embed_chroma, parse_cmdline, parse_fdinfo_mount, parse_mountinfo,
-        parse_stat,
+        Mount, is_chroma_server, may_embed_chroma, parse_cmdline, parse_fdinfo_mount,
+        parse_mountinfo, parse_stat,
     },
     host::links,
 };
@@ -311,6 +311,32 @@ impl ProcessTable {
         }
     }
 
+    /// The command line of a process, at most [`COMMAND_CHARS_MAX`] characters of it; `None` when it has none, or may not be read.
+    #[must_use]
+    pub fn command(&self, pid: u32) -> Option<String> {
+        let text = walk::read(&self.shared.procfs, pid, "cmdline").ok()?;
+        let words = parse_cmdline(&text).into_iter().map(String::from_utf8_lossy);
+        let line = words.collect::<Vec<_>>().join(" ");
+        let line: String = line.chars().take(COMMAND_CHARS_MAX).collect();
+        (!line.trim().is_empty()).then_some(line)
+    }
+
+    /// The mounts of every process that can be looked at, each mount namespace once, with one process in it.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<(u32, Vec<Mount>)> {
+        let procfs = &self.shared.procfs;
+        let Ok(entries) = std::fs::read_dir(procfs) else { return Vec::new() };
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let (mut seen, mut out) = (std::collections::BTreeSet::new(), Vec::new());
+        for pid in pids {
+            let Ok(text) = walk::read(procfs, pid, "mountinfo") else { continue };
+            if !text.is_empty() && seen.insert(text.clone()) {
+                out.push((pid, parse_mountinfo(&text)));
+            }
+        }
+        out
+    }
+
     /// Attributes of one holder as they are now. Errs when it has ended.
     pub fn attributes(&self, holder: &Holder) -> Result<Attributes, CollectError> {
         self.attributes.read(holder)
@@ -545,6 +571,8 @@ const WALK_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE_FACTOR: u32 = 20;
 /// A pause longer than this is not waited for.
 const PAUSE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// More of a command line than says what it is.
+const COMMAND_CHARS_MAX: usize = 200;
 /// Most descriptors of deleted files that a walk remembers.
 pub const DELETED_MAX: usize = 10_000;
 
