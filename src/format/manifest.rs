@@ -177,13 +177,13 @@ pub enum ManifestError {
 }
 
 /// Moments as RFC 3339 in UTC.
-mod rfc3339 {
+pub(crate) mod rfc3339 {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::clock::Timestamp;
 
     /// Writes a moment as RFC 3339. Errs when the serializer does.
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         moment: &Timestamp,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -191,7 +191,7 @@ mod rfc3339 {
     }
 
     /// Reads it. Errs for other text.
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Timestamp, D::Error> {
         let text = String::deserialize(deserializer)?;

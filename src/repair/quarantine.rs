@@ -1,0 +1,548 @@
+//! The folder that a restore works in, and that keeps the old content afterwards. It stands beside the store, or inside where the
+//! store is a mount point. Its `restore.json` is written before anything moves, so that whoever comes after a kill knows what was
+//! going on:
+//!
+//! ```text
+//! .chroma.restore.20261130_020000/      while a restore works (inside a volume: .chroma_exporter.restore.…)
+//! chroma.quarantine.20261130_020000/    afterwards           (inside a volume: .chroma_exporter.quarantine.…)
+//!   restore.json                        what is done, or was
+//!   new/                                what goes in; gone when it is in
+//!   old/                                what was there before; what `--undo` puts back
+//!   undone/                             what was restored, after `--undo`
+//! ```
+//!
+//! Nothing in it is deleted but a copy that was never put in place.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::swap::{Lock, hands::Hands};
+use crate::{clock::Timestamp, format::manifest::rfc3339};
+
+/// What is written in `restore.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// Program and version that wrote it.
+    pub by: String,
+    /// How far it is.
+    pub state: State,
+    /// Whether it is an undo, by which the old content goes back.
+    #[serde(default)]
+    pub undo: bool,
+    /// The directory of the store.
+    pub store: PathBuf,
+    /// What was restored, as it was named.
+    pub backup: String,
+    /// When it began.
+    #[serde(with = "rfc3339")]
+    pub began: Timestamp,
+    /// When the state was last written.
+    #[serde(with = "rfc3339")]
+    pub changed: Timestamp,
+    /// How the content is exchanged.
+    #[serde(default)]
+    pub way: Way,
+    /// Whether there was a database before.
+    #[serde(default)]
+    pub had_database: bool,
+    /// Names in the store, the database apart, that go out.
+    #[serde(default)]
+    pub out: Vec<String>,
+    /// Names of the new content, the database apart.
+    #[serde(default)]
+    pub into: Vec<String>,
+    /// Names in the store that are not Chroma's and stay where they are.
+    #[serde(default)]
+    pub kept: Vec<String>,
+    /// How far the queue of the restored database was, to notice what was written since.
+    #[serde(default)]
+    pub mark: Option<Mark>,
+    /// What came back.
+    #[serde(default)]
+    pub collections: Vec<Came>,
+}
+
+/// How far a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// The new content is being written; the store is untouched.
+    Staging,
+    /// The content is being exchanged.
+    Swapping,
+    /// The backup is in place, and what was there before is in `old`.
+    Restored,
+    /// What was there before is in place again, and what was restored is in `undone`.
+    Undone,
+}
+
+/// How the content of a store is exchanged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Two directories change places, in one call of the system.
+    #[default]
+    Directory,
+    /// File by file, while the database cannot be opened.
+    Files,
+    /// There was no directory.
+    Fresh,
+}
+
+/// A moment of a database that grows with every write and with nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Largest number in the queue of writes.
+    pub queue: Option<i64>,
+    /// Ids and names of the collections, sorted.
+    pub collections: Vec<(String, String)>,
+}
+
+/// A collection that came back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Came {
+    /// Its name.
+    pub name: String,
+    /// Its records.
+    pub records: u64,
+    /// Those with a vector.
+    pub vectors: u64,
+}
+
+impl Record {
+    /// The folder of what goes in.
+    #[must_use]
+    pub const fn incoming(&self) -> &'static str {
+        if self.undo { OLD } else { NEW }
+    }
+
+    /// The folder of what goes out.
+    #[must_use]
+    pub const fn outgoing(&self) -> &'static str {
+        if self.undo { UNDONE } else { OLD }
+    }
+
+    /// Reads it. What it names are single names: whoever may write here must not lead anybody elsewhere.
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if record.format > FORMAT {
+            return Err(format!("its format is {}, {FORMAT} is known", record.format));
+        }
+        let mut names = [&record.out, &record.into, &record.kept].into_iter().flatten();
+        let bad = names.find(|name| !is_name(name)).cloned();
+        bad.map_or(Ok(record), |name| Err(format!("{name:?} is no name of a file")))
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0'])
+}
+
+/// Such a folder.
+#[derive(Debug)]
+pub struct Quarantine {
+    pub(super) path: PathBuf,
+    /// Whether it stands in the store itself.
+    pub(super) inside: bool,
+    pub(super) record: Record,
+    /// As long as this run works in it.
+    pub(super) lock: Lock,
+}
+
+impl Quarantine {
+    /// Makes one for a restore that begins now. Errs when the disk does.
+    pub(super) fn begin(
+        hands: &Hands,
+        place: &Place,
+        backup: &str,
+        now: Timestamp,
+    ) -> io::Result<Self> {
+        let store = &place.store;
+        let stamp = stamp(now);
+        let path = (0..TRIES)
+            .map(|at| if at == 0 { stamp.clone() } else { format!("{stamp}_{at}") })
+            .map(|stamp| [true, false].map(|working| place.named(&stamp, working)))
+            .find(|paths| paths.iter().all(|path| fs::symlink_metadata(path).is_err()))
+            .map(|[path, _]| path);
+        let path = path.ok_or_else(|| io::Error::other("too many restores in one second"))?;
+        hands.step()?;
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let record = Record {
+            format: FORMAT,
+            by: format!("chroma_exporter {}", crate::VERSION),
+            state: State::Staging,
+            undo: false,
+            store: store.clone(),
+            backup: backup.to_owned(),
+            began: now,
+            changed: now,
+            way: Way::default(),
+            had_database: false,
+            out: Vec::new(),
+            into: Vec::new(),
+            kept: Vec::new(),
+            mark: None,
+            collections: Vec::new(),
+        };
+        let quarantine = Self { path, inside: place.inside, record, lock: None };
+        quarantine.save(hands)?;
+        hands.step()?;
+        fs::create_dir(quarantine.incoming())?;
+        Ok(quarantine)
+    }
+
+    /// Where the new content is written to.
+    #[must_use]
+    pub fn incoming(&self) -> PathBuf {
+        self.path.join(self.record.incoming())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is written in it.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Writes what it says of itself: wholly or not at all.
+    pub(super) fn save(&self, hands: &Hands) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&self.record).map_err(io::Error::other)?;
+        text.push(b'\n');
+        hands.write_whole(&self.path, RECORD_FILE, &text)
+    }
+
+    pub(super) fn enter(&mut self, hands: &Hands, state: State, now: Timestamp) -> io::Result<()> {
+        self.record.state = state;
+        self.record.changed = now;
+        self.save(hands)
+    }
+
+    /// Gives it the name that it keeps.
+    pub(super) fn keep(&mut self, hands: &Hands) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Ok(());
+        };
+        let Some(kept) = kept_name(name) else { return Ok(()) };
+        let to = parent.join(kept);
+        hands.step()?;
+        fs::rename(&self.path, &to)?;
+        hands.sync_path(parent)?;
+        self.path = to;
+        Ok(())
+    }
+
+    /// Whether it has the name of one that a restore works in.
+    pub(super) fn is_named_for_work(&self) -> bool {
+        self.path.file_name().and_then(kept_name).is_some()
+    }
+
+    /// Takes its record away: what is staged in it is nobody's any more.
+    pub(super) fn forget(&self, hands: &Hands) -> io::Result<()> {
+        hands.step()?;
+        absent_is_fine(fs::remove_file(self.path.join(RECORD_FILE)))
+    }
+
+    /// Takes away what never was in place, or a folder that keeps nothing. Errs when there is anything in it that was in a store.
+    pub(super) fn discard(self, hands: &Hands) -> io::Result<()> {
+        let kept = [OLD, UNDONE].map(|name| self.path.join(name));
+        if self.record.undo || kept.iter().any(|path| has_entries(path)) {
+            return Err(io::Error::other("it keeps what was in a store"));
+        }
+        if self.record.state == State::Staging {
+            hands.step()?;
+            remove_tree(&self.path.join(NEW))?;
+        }
+        for name in [NEW, OLD, UNDONE] {
+            hands.step()?;
+            absent_is_fine(fs::remove_dir(self.path.join(name)))?;
+        }
+        for name in [RECORD_FILE, GATE, &format!("{RECORD_FILE}.new")] {
+            hands.step()?;
+            absent_is_fine(fs::remove_file(self.path.join(name)))?;
+        }
+        hands.step()?;
+        fs::remove_dir(&self.path)
+    }
+}
+
+fn has_entries(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    absent_is_fine(fs::remove_dir_all(dir))
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Where the folder of a store stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    store: PathBuf,
+    inside: bool,
+}
+
+impl Place {
+    /// Beside the store where that is the same filesystem and may be written to, inside it otherwise. Errs when there is neither.
+    pub fn of(store: &Path) -> io::Result<Self> {
+        let parent = store.parent().ok_or_else(|| io::Error::other("it is the root directory"))?;
+        let above = fs::metadata(parent)?;
+        let inside = match fs::symlink_metadata(store) {
+            Ok(meta) => meta.dev() != above.dev() || is_mount_point(store)? || !may_write(parent),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { store: store.to_owned(), inside })
+    }
+
+    /// The directory that it stands in.
+    #[must_use]
+    pub fn above(&self) -> &Path {
+        if self.inside { &self.store } else { self.store.parent().unwrap_or(&self.store) }
+    }
+
+    /// Whether it stands in the store itself.
+    #[must_use]
+    pub const fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// Inside the store, whatever there is beside it.
+    #[cfg(test)]
+    pub(super) fn within(self) -> Self {
+        Self { inside: true, ..self }
+    }
+
+    fn named(&self, stamp: &str, working: bool) -> PathBuf {
+        let word = if working { WORKING } else { KEPT };
+        let mut name = OsString::new();
+        if self.inside {
+            name.push(INSIDE);
+        } else {
+            if working {
+                name.push(".");
+            }
+            name.push(self.store.file_name().unwrap_or_default());
+        }
+        name.push(format!(".{word}.{stamp}"));
+        self.above().join(name)
+    }
+}
+
+fn may_write(dir: &Path) -> bool {
+    use rustix::fs::Access;
+    rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether something is mounted at `path` itself.
+pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let seen = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
+    Ok(seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// The name after a restore of the folder with this name during one.
+fn kept_name(name: &OsStr) -> Option<OsString> {
+    let name = name.as_bytes();
+    let (word, kept) = (format!(".{WORKING}."), format!(".{KEPT}."));
+    let at = name.windows(word.len()).rposition(|part| part == word.as_bytes())?;
+    let (before, stamp) = (&name[..at], &name[at + word.len()..]);
+    // Beside a store it was hidden; inside it stays so.
+    let before = if before == INSIDE.as_bytes() { before } else { before.strip_prefix(b".")? };
+    Some(OsString::from_vec([before, kept.as_bytes(), stamp].concat()))
+}
+
+/// Whether an entry of a store is a folder of ours.
+pub(super) fn is_ours_inside(name: &OsStr) -> bool {
+    [WORKING, KEPT]
+        .iter()
+        .any(|word| name.as_bytes().starts_with(format!("{INSIDE}.{word}.").as_bytes()))
+}
+
+/// The folders of a store, newest first, and those that cannot be read, with the reason.
+pub fn all(store: &Path) -> (Vec<Quarantine>, Vec<(PathBuf, String)>) {
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
+    let name = store.file_name().unwrap_or_default().as_bytes();
+    let mut look = |dir: &Path, inside: bool, prefixes: [Vec<u8>; 2]| {
+        let Ok(entries) = fs::read_dir(dir) else { return };
+        for entry in entries.filter_map(Result::ok) {
+            let named = entry.file_name();
+            let fits = prefixes.iter().any(|prefix| named.as_bytes().starts_with(prefix));
+            // Never through a link: whoever may write here must not lead us elsewhere.
+            if !fits || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = entry.path();
+            match read_record(&path) {
+                Ok(record) if record.store == *store => {
+                    found.push(Quarantine { path, inside, record, lock: None });
+                }
+                Ok(_) => {}
+                Err(why) => unread.push((path, why)),
+            }
+        }
+    };
+    let prefix = |dot: &str, name: &[u8], word: &str| {
+        [dot.as_bytes(), name, b".", word.as_bytes(), b"."].concat()
+    };
+    if let Some(parent) = store.parent() {
+        look(parent, false, [prefix(".", name, WORKING), prefix("", name, KEPT)]);
+    }
+    let own = INSIDE.as_bytes();
+    look(store, true, [prefix("", own, WORKING), prefix("", own, KEPT)]);
+    // The path tells apart what began in one second.
+    found.sort_by(|a, b| {
+        let key = |one: &Quarantine| (one.record.began, one.path.clone());
+        key(b).cmp(&key(a))
+    });
+    (found, unread)
+}
+
+fn read_record(dir: &Path) -> Result<Record, String> {
+    let path = dir.join(RECORD_FILE);
+    let meta = fs::symlink_metadata(&path).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
+    if !meta.is_file() || meta.len() > RECORD_BYTES_MAX {
+        return Err(format!("{RECORD_FILE} is no file of this program"));
+    }
+    let bytes = fs::read(&path).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
+    Record::parse(&bytes).map_err(|why| format!("{RECORD_FILE}: {why}"))
+}
+
+/// `20261130_020000`, in UTC.
+fn stamp(now: Timestamp) -> String {
+    let text = now.to_string();
+    let digits = |part: Option<&str>| -> String {
+        part.unwrap_or_default().chars().filter(char::is_ascii_digit).collect()
+    };
+    let (day, time) = (digits(text.get(..10)), digits(text.get(11..19)));
+    format!("{day}_{time}")
+}
+
+/// The version of the form of `restore.json`.
+pub const FORMAT: u32 = 1;
+/// What is written about a restore.
+pub const RECORD_FILE: &str = "restore.json";
+/// What goes in.
+pub(super) const NEW: &str = "new";
+/// What was there.
+pub(super) const OLD: &str = "old";
+/// What was restored, after an undo.
+pub(super) const UNDONE: &str = "undone";
+/// The link that takes the place of a database, before it does.
+pub(super) const GATE: &str = "gate";
+const WORKING: &str = "restore";
+const KEPT: &str = "quarantine";
+const INSIDE: &str = ".chroma_exporter";
+const TRIES: u32 = 100;
+/// Thousands of segment folders are named in one; no more is believed.
+const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(store: &Path, at: i64) -> Quarantine {
+        let place = Place::of(store).unwrap();
+        Quarantine::begin(&Hands::default(), &place, "b", Timestamp::from_secs(at)).unwrap()
+    }
+
+    #[test]
+    fn it_is_found_by_the_store_under_both_names() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        let store = root.join("chroma");
+        fs::create_dir(&store).unwrap();
+        let mut first = begin(&store, 1_796_004_000);
+        let second = begin(&store, 1_796_004_000);
+        assert_eq!(first.path, root.join(".chroma.restore.20261130_020000"));
+        assert_eq!(second.path, root.join(".chroma.restore.20261130_020000_1"));
+        assert!(first.incoming().is_dir());
+        first.keep(&Hands::default()).unwrap();
+        assert_eq!(first.path, root.join("chroma.quarantine.20261130_020000"));
+        let third = begin(&store, 1_796_004_000);
+        assert_eq!(third.path, root.join(".chroma.restore.20261130_020000_2"));
+        begin(&root.join("chroma.other"), 1_796_004_001);
+        let inside = Place { store: store.clone(), inside: true };
+        Quarantine::begin(&Hands::default(), &inside, "b", Timestamp::from_secs(1_796_004_002))
+            .unwrap();
+        std::os::unix::fs::symlink(&first.path, root.join("chroma.quarantine.x")).unwrap();
+        fs::create_dir(root.join("chroma.quarantine.mine")).unwrap();
+        let (found, unread) = all(&store);
+        let names: Vec<_> = found
+            .iter()
+            .map(|one| one.path.strip_prefix(&root).unwrap().to_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "chroma/.chroma_exporter.restore.20261130_020002",
+                "chroma.quarantine.20261130_020000",
+                ".chroma.restore.20261130_020000_2",
+                ".chroma.restore.20261130_020000_1",
+            ]
+        );
+        assert!(unread.len() == 1 && unread[0].0 == root.join("chroma.quarantine.mine"));
+        let kept = kept_name(OsStr::new(".chroma_exporter.restore.1")).unwrap();
+        assert_eq!(kept, ".chroma_exporter.quarantine.1");
+        assert!(is_ours_inside(&kept) && !is_ours_inside(OsStr::new(".chroma_exporter.x")));
+    }
+
+    #[test]
+    fn only_what_never_was_in_place_is_deleted() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = scratch.path().canonicalize().unwrap().join("chroma");
+        let hands = Hands::default();
+        let staged = begin(&store, 1);
+        fs::write(staged.incoming().join("x"), "x").unwrap();
+        let path = staged.path.clone();
+        staged.discard(&hands).unwrap();
+        assert!(!path.exists());
+        let mut swapping = begin(&store, 2);
+        fs::write(swapping.incoming().join("x"), "x").unwrap();
+        swapping.enter(&hands, State::Swapping, Timestamp::from_secs(2)).unwrap();
+        let path = swapping.path.clone();
+        assert!(swapping.discard(&hands).is_err());
+        assert!(path.join("new/x").exists());
+        let staged = begin(&store, 3);
+        let path = staged.path.clone();
+        fs::create_dir(path.join(OLD)).unwrap();
+        fs::write(path.join("old/x"), "x").unwrap();
+        assert!(staged.discard(&hands).is_err());
+        assert!(path.join("old/x").exists());
+    }
+
+    #[test]
+    fn a_record_that_leads_elsewhere_is_refused() {
+        let record = begin(&tempfile::tempdir().unwrap().path().join("x"), 1).record;
+        for (name, fine) in [("a", true), ("..", false), ("a/b", false), ("", false), (".", false)]
+        {
+            let record = Record { out: vec![name.to_owned()], ..record.clone() };
+            let read = Record::parse(&serde_json::to_vec(&record).unwrap());
+            assert_eq!(read.is_ok(), fine, "{name}: {read:?}");
+        }
+        let newer = Record { format: FORMAT + 1, ..record };
+        assert!(Record::parse(&serde_json::to_vec(&newer).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,655 @@
+//! The exchange of a store's content: what was staged and proven goes in, what was there goes into a quarantine. A kill, a power cut
+//! or a full disk at any instant leaves one or the other, whole, or a store that no Chroma can open until the next run has gone on
+//! or gone back; never one that opens half, or empty.
+//!
+//! Where the directory can be renamed, two directories change places in one call ([`Way::Directory`]). Where it cannot (the root of a
+//! volume, a directory that a container has mounted, the lower layer of an overlay, a filesystem without exchanges), files move one
+//! by one while a link to the directory itself stands in place of the database ([`Way::Files`]): SQLite cannot open that, makes no
+//! new database there, and finds no journal beside it. All that needs is `rename`, so that it works everywhere.
+//!
+//! `docs/design/restore.md` has the order of the steps and what was refused.
+
+mod attributes;
+mod exchange;
+mod files;
+pub(crate) mod hands;
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use chroma_format::uuid::parse_uuid;
+use rustix::io::Errno;
+
+use self::hands::{Dir, Hands};
+use super::{
+    holders::{self, Free, Holds},
+    quarantine::{self, Came, Mark, Place, Quarantine, State, Way},
+};
+use crate::{clock::Timestamp, format::proc::Mount, host::processes::mounts, store::DATABASE_FILE};
+
+/// What would be done, and with what.
+#[derive(Debug)]
+pub struct Plan {
+    quarantine: Quarantine,
+    reason: Option<String>,
+}
+
+impl Plan {
+    /// How the content is exchanged.
+    #[must_use]
+    pub const fn way(&self) -> Way {
+        self.quarantine.record.way
+    }
+
+    /// Why not in one call.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// The folder that it works in.
+    #[must_use]
+    pub const fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// Nothing is done; what was staged goes away. Errs when the disk does.
+    pub fn discard(self) -> io::Result<()> {
+        discard(self.quarantine)
+    }
+}
+
+/// What was done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Where the old content is now; `None` when there was none.
+    pub quarantine: Option<PathBuf>,
+    /// How it was done.
+    pub way: Way,
+}
+
+/// Why nothing was exchanged, or not all.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// The place does not allow it.
+    #[error("{what}")]
+    Refused {
+        /// Where and why.
+        what: String,
+        /// What to do.
+        help: String,
+    },
+    /// Somebody uses the store.
+    #[error(transparent)]
+    Held(#[from] Holds),
+    /// Somebody came to write to the database while it was exchanged. The store is as it was.
+    #[error("a process opened {} while it was exchanged; the store is as it was", .database.display())]
+    Came {
+        /// The database.
+        database: PathBuf,
+    },
+    /// The disk, before anything of the store was touched, or everything is back in place.
+    #[error("{}: {source}; the store is as it was", .path.display())]
+    AsBefore {
+        /// Where it was at work.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// The disk, when everything was in place: only the folder does not say so yet.
+    #[error("the new content is in place, but {} does not say so yet: {source}", .path.display())]
+    Untold {
+        /// The folder.
+        path: PathBuf,
+        /// What the disk answered.
+        source: io::Error,
+    },
+    /// The disk, and the way back failed too. No Chroma can open the store until the next run.
+    #[error("{}: {source}; going back failed too: {back}", .path.display())]
+    Stuck {
+        /// The folder that says how far it is.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+        /// What it answered on the way back.
+        back: io::Error,
+    },
+}
+
+impl SwapError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Refused { help, .. } => help.clone(),
+            Self::Held(holds) => holds.hint(),
+            Self::Came { .. } => {
+                "stop whatever starts it again (systemctl stop, pm2 stop, docker stop), then run this again".to_owned()
+            }
+            Self::AsBefore { source, .. } if is_full(source) => {
+                "make room on the filesystem of the store, then run this again".to_owned()
+            }
+            Self::AsBefore { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as root, or as the user that owns the store".to_owned()
+            }
+            Self::AsBefore { .. } => "look at the disk (dmesg), then run this again".to_owned(),
+            Self::Untold { .. } => {
+                "make room on the filesystem of the store; the next restore ends it".to_owned()
+            }
+            Self::Stuck { .. } => {
+                "mend the disk (dmesg, df), then run this again: it goes on where it stopped".to_owned()
+            }
+        }
+    }
+
+    fn before(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| Self::AsBefore { path, source }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
+}
+
+/// Makes the folder that new content is staged in, [`Quarantine::incoming`]. `store` is a path without links, which need not exist.
+pub fn begin(store: &Path, backup: &str, now: Timestamp) -> Result<Quarantine, SwapError> {
+    let before = || SwapError::before(store);
+    let place = Place::of(store).map_err(before())?;
+    let mut quarantine =
+        Quarantine::begin(&Hands::default(), &place, backup, now).map_err(before())?;
+    quarantine.lock = holders::lock(&quarantine.path)?;
+    Ok(quarantine)
+}
+
+/// Takes away what was staged; what was in a store stays. Errs when the disk does.
+pub fn discard(quarantine: Quarantine) -> io::Result<()> {
+    if quarantine.record.undo {
+        return Ok(());
+    }
+    quarantine.discard(&Hands::default())
+}
+
+/// Notes what is known of the staged content, for whoever asks later.
+pub fn describe(quarantine: &mut Quarantine, mark: Option<Mark>, collections: Vec<Came>) {
+    (quarantine.record.mark, quarantine.record.collections) = (mark, collections);
+}
+
+/// The plan by which what was there before goes back. Errs when there is nothing that could.
+pub fn undo(mut quarantine: Quarantine) -> Result<Quarantine, SwapError> {
+    let refused = |what: &str| SwapError::Refused {
+        what: format!("{}: {what}", quarantine.path.display()),
+        help: "restore a backup instead, or put the files back by hand while Chroma is stopped"
+            .to_owned(),
+    };
+    if quarantine.record.state != State::Restored {
+        return Err(refused("it holds no content that could go back"));
+    }
+    if !quarantine.record.had_database {
+        return Err(refused("there was no database before that restore"));
+    }
+    quarantine.lock = holders::lock(&quarantine.path)?;
+    quarantine.record.undo = true;
+    Ok(quarantine)
+}
+
+/// Looks at the place and says how what is staged in `quarantine` would be exchanged with what is in the store. Changes nothing,
+/// but for what is staged, which goes away when this errs. `own` are the mounts of this process, `others` those of all.
+pub fn plan(
+    mut quarantine: Quarantine,
+    own: &[Mount],
+    others: &[(u32, Vec<Mount>)],
+) -> Result<Plan, SwapError> {
+    match look(&mut quarantine, own, others) {
+        Ok(reason) => Ok(Plan { quarantine, reason }),
+        Err(error) => {
+            // What is left is named by the next run.
+            drop(discard(quarantine));
+            Err(error)
+        }
+    }
+}
+
+/// How the content of a store would be exchanged, and why not in one call. Changes nothing.
+pub fn preview(
+    store: &Path,
+    own: &[Mount],
+    others: &[(u32, Vec<Mount>)],
+) -> Result<(Way, Option<String>), SwapError> {
+    let before = || SwapError::before(store);
+    let place = Place::of(store).map_err(before())?;
+    let seen = Seen::look(store, Path::new("")).map_err(before())?;
+    let bound = bound(store, own, others);
+    decide(&Facts { store, inside: place.is_inside(), seen: &seen, bound })
+}
+
+fn look(
+    quarantine: &mut Quarantine,
+    own: &[Mount],
+    others: &[(u32, Vec<Mount>)],
+) -> Result<Option<String>, SwapError> {
+    let store = quarantine.record.store.clone();
+    let before = || SwapError::before(&store);
+    let seen = Seen::look(&store, &quarantine.path).map_err(before())?;
+    let facts = Facts {
+        inside: quarantine.inside,
+        bound: bound(&store, own, others),
+        seen: &seen,
+        store: &store,
+    };
+    let (way, reason) = decide(&facts)?;
+    let incoming = names(&quarantine.incoming()).map_err(before())?;
+    let record = &mut quarantine.record;
+    record.way = way;
+    record.had_database = seen.database;
+    record.out.clone_from(&seen.chroma);
+    record.kept.clone_from(&seen.kept);
+    record.into = incoming.into_iter().filter(|name| name != DATABASE_FILE).collect();
+    Ok(reason)
+}
+
+/// What stands in the directory of a store.
+#[derive(Debug, Default)]
+struct Seen {
+    exists: bool,
+    database: bool,
+    /// Something that is no file stands in place of the database.
+    odd: Option<&'static str>,
+    /// Chroma's entries, the database apart.
+    chroma: Vec<String>,
+    /// Entries of others.
+    kept: Vec<String>,
+    /// There are more of those, whose names cannot be written down.
+    unwritable: bool,
+    /// Entries that something is mounted on.
+    mounted: Vec<String>,
+}
+
+impl Seen {
+    fn look(store: &Path, working: &Path) -> io::Result<Self> {
+        let mut seen = Self::default();
+        let entries = match fs::read_dir(store) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(seen),
+            entries => entries?,
+        };
+        seen.exists = true;
+        for entry in entries {
+            let entry = entry?;
+            let named = entry.file_name();
+            if entry.path() == working {
+                continue;
+            }
+            let Some(name) = named.to_str() else {
+                seen.unwritable = true;
+                continue;
+            };
+            if quarantine::is_mount_point(&entry.path())? {
+                seen.mounted.push(name.to_owned());
+            }
+            let kind = entry.file_type()?;
+            if name == DATABASE_FILE {
+                seen.database = true;
+                seen.odd = if kind.is_file() {
+                    None
+                } else if kind.is_symlink() {
+                    Some("a link")
+                } else {
+                    Some("no file")
+                };
+            } else if is_chromas(&named) {
+                seen.chroma.push(name.to_owned());
+            } else {
+                seen.kept.push(name.to_owned());
+            }
+        }
+        seen.chroma.sort_unstable();
+        seen.kept.sort_unstable();
+        Ok(seen)
+    }
+}
+
+/// Whether an entry is Chroma's, the database apart: folders of segments, and what SQLite keeps beside the database.
+fn is_chromas(name: &OsStr) -> bool {
+    is_segment(name)
+        || name.to_str().is_some_and(|name| {
+            ["-journal", "-wal", "-shm"]
+                .iter()
+                .any(|end| name.strip_prefix(DATABASE_FILE) == Some(end))
+        })
+}
+
+fn is_segment(name: &OsStr) -> bool {
+    parse_uuid(name.as_encoded_bytes()).is_some()
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let name = name.to_str().ok_or_else(|| io::Error::other("a name that is no text"))?;
+        if name != exchange::MARKER {
+            out.push(name.to_owned());
+        }
+    }
+    out.sort_unstable();
+    Ok(out)
+}
+
+/// What decides how content is exchanged.
+struct Facts<'a> {
+    store: &'a Path,
+    inside: bool,
+    seen: &'a Seen,
+    bound: Bound,
+}
+
+/// Whether processes have the store mounted by itself, or a part of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Bound {
+    No,
+    /// Process and where.
+    Whole(u32, PathBuf),
+    /// Process, where, and which entry.
+    Part(u32, PathBuf, String),
+}
+
+fn bound(store: &Path, own: &[Mount], others: &[(u32, Vec<Mount>)]) -> Bound {
+    let Some(place) = mounts::place(own, store) else { return Bound::No };
+    let mut found = Bound::No;
+    for (pid, mount) in others.iter().flat_map(|(pid, all)| all.iter().map(move |m| (pid, m))) {
+        if mount.device != place.device {
+            continue;
+        }
+        let Ok(below) = mount.root.strip_prefix(&place.path) else { continue };
+        let at = mount.mount_point.clone();
+        match below.components().next().map(|first| first.as_os_str()) {
+            None => found = Bound::Whole(*pid, at),
+            Some(name) if name == DATABASE_FILE || is_chromas(name) => {
+                return Bound::Part(*pid, at, name.to_string_lossy().into_owned());
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+/// How content is exchanged, and why not in one call. Errs when there is no way that is safe.
+fn decide(facts: &Facts<'_>) -> Result<(Way, Option<String>), SwapError> {
+    let Facts { store, inside, seen, bound } = facts;
+    let refused =
+        |what: String, help: &str| Err(SwapError::Refused { what, help: help.to_owned() });
+    if let Some(is) = seen.odd {
+        return refused(
+            format!("{} is {is}", store.join(DATABASE_FILE).display()),
+            "put the database itself there, or restore into the directory that the link leads to",
+        );
+    }
+    if let Bound::Part(pid, at, name) = bound {
+        return refused(
+            format!(
+                "process {pid} has {name} of {} mounted by itself, at {}: it would go on seeing the old one",
+                store.display(),
+                at.display()
+            ),
+            "stop the container that has this mount, then run this again; let containers mount the whole directory",
+        );
+    }
+    let fixed = |name: &&String| name.as_str() == DATABASE_FILE || is_chromas(OsStr::new(name));
+    if let Some(name) = seen.mounted.iter().find(fixed) {
+        return refused(
+            format!(
+                "something is mounted on {}, which cannot be moved",
+                store.join(name).display()
+            ),
+            "unmount it and put its content into the directory, then run this again",
+        );
+    }
+    if !seen.exists {
+        return Ok((Way::Fresh, None));
+    }
+    let reason = if *inside {
+        "the directory is a mount point, or the one above it may not be written to".to_owned()
+    } else if let Bound::Whole(pid, at) = bound {
+        format!("process {pid} has the directory mounted at {}", at.display())
+    } else if let Some(name) = seen.mounted.first() {
+        format!("something is mounted on {name} in it")
+    } else if seen.unwritable {
+        "it holds files whose names are no text".to_owned()
+    } else {
+        return Ok((Way::Directory, None));
+    };
+    Ok((Way::Files, Some(reason)))
+}
+
+/// Exchanges. `free` is that nobody uses the store, asked just before.
+pub fn execute(plan: Plan, free: &Free, now: Timestamp) -> Result<Done, SwapError> {
+    execute_by(&Hands::default(), plan.quarantine, free, now)
+}
+
+fn execute_by(
+    hands: &Hands,
+    mut quarantine: Quarantine,
+    free: &Free,
+    now: Timestamp,
+) -> Result<Done, SwapError> {
+    let path = quarantine.path.clone();
+    let begun = prepare(&quarantine).and_then(|()| quarantine.enter(hands, State::Swapping, now));
+    if let Err(source) = begun {
+        if !quarantine.record.undo {
+            quarantine.record.state = State::Staging;
+            // What is left is named by the next run.
+            drop(quarantine.discard(hands));
+        }
+        return Err(SwapError::AsBefore { path, source });
+    }
+    let mut result = forward(hands, &quarantine, free);
+    if quarantine.record.way == Way::Directory && result.as_ref().is_err_and(needs_files) {
+        // Nothing has moved: the exchange is the first thing that is done.
+        quarantine.record.way = Way::Files;
+        result = quarantine.save(hands).and_then(|()| forward(hands, &quarantine, free));
+    }
+    if let Err(source) = result {
+        return Err(retreat(hands, quarantine, source, now));
+    }
+    finish(hands, quarantine, now)
+}
+
+/// What is staged gets owner and modes of what it replaces, and is on the disk.
+fn prepare(quarantine: &Quarantine) -> io::Result<()> {
+    let record = &quarantine.record;
+    if record.undo {
+        return Ok(()); // it was there before
+    }
+    let old = (record.way != Way::Fresh).then_some(&*record.store);
+    let above = record.store.parent().unwrap_or(&record.store);
+    attributes::adopt(old, above, &quarantine.incoming()).map_err(|error| {
+        let owner = attributes::owner(old.unwrap_or(above));
+        match (error.kind(), owner) {
+            (io::ErrorKind::PermissionDenied, Ok(owner)) => io::Error::new(
+                error.kind(),
+                format!("its files belong to user {owner}, and only root may give files away"),
+            ),
+            _ => error,
+        }
+    })
+}
+
+/// Whether an exchange of directories is not to be had here.
+fn needs_files(error: &io::Error) -> bool {
+    use Errno as E;
+    let codes = [E::XDEV, E::INVAL, E::NOSYS, E::NOTSUP, E::BUSY, E::PERM, E::ACCESS];
+    Errno::from_io_error(error).is_some_and(|code| codes.contains(&code))
+}
+
+/// Does what is left to do.
+fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io::Result<()> {
+    match quarantine.record.way {
+        Way::Directory => exchange::forward(hands, quarantine, free),
+        Way::Files => files::forward(hands, quarantine, free),
+        Way::Fresh => exchange::put(hands, quarantine),
+    }
+}
+
+/// Undoes what was done.
+fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
+    match quarantine.record.way {
+        Way::Directory => exchange::backward(hands, quarantine),
+        Way::Files => files::backward(hands, quarantine),
+        Way::Fresh => exchange::take(hands, quarantine),
+    }
+}
+
+/// Goes back after an error, and says what came of it.
+fn retreat(hands: &Hands, quarantine: Quarantine, source: io::Error, now: Timestamp) -> SwapError {
+    let path = quarantine.path.clone();
+    let database = quarantine.record.store.join(DATABASE_FILE);
+    let came = source.get_ref().is_some_and(|inner| inner.is::<SomebodyCame>());
+    match go_back(hands, quarantine, now) {
+        Ok(()) if came => SwapError::Came { database },
+        Ok(()) => SwapError::AsBefore { path, source },
+        Err(back) => SwapError::Stuck { path, source, back },
+    }
+}
+
+fn go_back(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> io::Result<()> {
+    backward(hands, &quarantine)?;
+    if quarantine.record.undo {
+        quarantine.record.undo = false;
+        quarantine.enter(hands, State::Restored, now)
+    } else {
+        if quarantine.enter(hands, State::Staging, now).is_err() {
+            // On a full disk nothing can be written; without its record nobody goes on with it.
+            quarantine.forget(hands)?;
+        }
+        quarantine.discard(hands)
+    }
+}
+
+/// Everything is in place: says so, and gives the folder the name that it keeps.
+fn finish(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> Result<Done, SwapError> {
+    let way = quarantine.record.way;
+    let path = quarantine.path.clone();
+    let state = if quarantine.record.undo { State::Undone } else { State::Restored };
+    let untold = |source: io::Error| SwapError::Untold { path: path.clone(), source };
+    quarantine.enter(hands, state, now).map_err(untold)?;
+    tidy(hands, quarantine).map(|quarantine| Done { quarantine, way }).map_err(untold)
+}
+
+/// Folders that are empty go, and the rest gets the name that it keeps; when there is no rest, everything goes.
+fn tidy(hands: &Hands, mut quarantine: Quarantine) -> io::Result<Option<PathBuf>> {
+    let case = Dir::open(&quarantine.path)?;
+    for name in [quarantine::NEW, quarantine::OLD, quarantine::UNDONE] {
+        match hands.remove_dir((&case, name)) {
+            Err(error)
+                if !matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST)
+                ) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    if [quarantine::OLD, quarantine::UNDONE].iter().all(|name| !case.has(name).unwrap_or(true)) {
+        return quarantine.discard(hands).map(|()| None);
+    }
+    quarantine.keep(hands)?;
+    Ok(Some(quarantine.path))
+}
+
+/// What a run that ended half-way has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settled {
+    /// The new content was still being written: it was taken away, and the store is as it was.
+    Discarded,
+    /// The exchange was ended: the new content is in place.
+    Finished,
+    /// The exchange was undone: the old content is in place.
+    GoneBack,
+}
+
+/// The folders of runs that ended half-way, the oldest first.
+#[must_use]
+pub fn interrupted(store: &Path) -> Vec<Quarantine> {
+    let (mut all, _) = quarantine::all(store);
+    all.reverse();
+    all.retain(|one| match one.record.state {
+        State::Staging | State::Swapping => true,
+        State::Restored | State::Undone => one.is_named_for_work(),
+    });
+    all
+}
+
+/// Ends what a run left half-way: forward, or back. Errs when another run is still at work on it.
+pub fn settle(
+    quarantine: Quarantine,
+    onward: bool,
+    free: &Free,
+    now: Timestamp,
+) -> Result<Settled, SwapError> {
+    settle_by(&Hands::default(), quarantine, onward, free, now)
+}
+
+fn settle_by(
+    hands: &Hands,
+    mut quarantine: Quarantine,
+    onward: bool,
+    free: &Free,
+    now: Timestamp,
+) -> Result<Settled, SwapError> {
+    quarantine.lock = holders::lock(&quarantine.path)?;
+    let path = quarantine.path.clone();
+    let stuck = |source: io::Error| SwapError::Stuck {
+        path: path.clone(),
+        source,
+        back: io::Error::other("not tried"),
+    };
+    match quarantine.record.state {
+        State::Staging => {
+            quarantine.discard(hands).map_err(SwapError::before(&path))?;
+            Ok(Settled::Discarded)
+        }
+        State::Restored | State::Undone => {
+            tidy(hands, quarantine).map_err(stuck)?;
+            Ok(Settled::Finished)
+        }
+        State::Swapping if onward || is_in_place(&quarantine).map_err(stuck)? => {
+            forward(hands, &quarantine, free).map_err(stuck)?;
+            finish(hands, quarantine, now)?;
+            Ok(Settled::Finished)
+        }
+        State::Swapping => {
+            go_back(hands, quarantine, now).map_err(stuck)?;
+            Ok(Settled::GoneBack)
+        }
+    }
+}
+
+/// Whether the new content is all in place, and only the word for it is missing.
+fn is_in_place(quarantine: &Quarantine) -> io::Result<bool> {
+    match quarantine.record.way {
+        Way::Files => files::is_in_place(quarantine),
+        Way::Directory | Way::Fresh => Ok(!quarantine.incoming().exists()),
+    }
+}
+
+/// What stops an exchange when somebody has come.
+#[derive(Debug, thiserror::Error)]
+#[error("somebody has opened the database meanwhile")]
+struct SomebodyCame;
+
+fn alone(free: &Free) -> io::Result<()> {
+    if free.stands() { Ok(()) } else { Err(io::Error::other(SomebodyCame)) }
+}
+
+/// The lock of a folder that is being worked in.
+pub(super) type Lock = Option<File>;
+
+#[cfg(test)]
+mod tests;
