@@ -10,6 +10,7 @@ pub mod explain;
 mod flags;
 mod interrupt;
 mod notify;
+mod restore;
 mod rules;
 pub mod serve;
 mod silence;
@@ -115,6 +116,16 @@ enum Command {
         #[command(flatten)]
         options: rules::Options,
     },
+    /// Put a proven backup in place; what was there is kept, and --undo puts it back
+    ///
+    /// Nobody may use the store meanwhile. Exit code: 0 done, 1 done with losses that are told, 2 not done, 3 refused or it cannot
+    /// be told.
+    Restore {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: restore::Options,
+    },
     /// Hold alerts back for a while
     Silence {
         #[command(flatten)]
@@ -219,6 +230,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 notify::run(&config, &options)
             })
         }
+        Some(Command::Restore { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                restore::run(&config, &options)
+            })
+        }
         Some(Command::Rules { flags, options }) => {
             with_config(before.and(flags).into(), |config, _| rules::run(&config, &options))
         }
@@ -249,6 +266,9 @@ fn command() -> clap::Command {
         .mut_subcommand("check", |command| hidden(command, vec!["web."]))
         .mut_subcommand("verify", |command| hidden(command, but(&["store."], &[])))
         .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))
+        .mut_subcommand("restore", |command| {
+            hidden(command, but(&["store.", "path."], &["state."]))
+        })
         .mut_subcommand("rules", |command| hidden(command, but(&[], &["state.", "log."])))
         .mut_subcommand("silence", |command| hidden(command, but(&[], &["log."])))
 }

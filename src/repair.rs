@@ -3,10 +3,14 @@
 //! touched by the exchange at the end of a restore, and by nothing else.
 
 pub mod backup;
+pub mod holders;
 pub mod moment;
 pub mod proof;
+pub mod quarantine;
 mod records;
+pub mod restore;
 pub mod retention;
 pub mod steps;
+pub mod swap;
 pub mod unpack;
 pub mod verify;

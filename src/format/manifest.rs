@@ -183,6 +183,7 @@ pub(crate) mod rfc3339 {
     use crate::clock::Timestamp;
 
     /// Writes a moment as RFC 3339. Errs when the serializer does.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
     pub(crate) fn serialize<S: Serializer>(
         moment: &Timestamp,
         serializer: S,

@@ -140,8 +140,8 @@ impl Record {
         if record.format > FORMAT {
             return Err(format!("its format is {}, {FORMAT} is known", record.format));
         }
-        let mut names = [&record.out, &record.into, &record.kept].into_iter().flatten();
-        let bad = names.find(|name| !is_name(name)).cloned();
+        let named = [&record.out, &record.into, &record.kept];
+        let bad = named.into_iter().flatten().find(|name| !is_name(name)).cloned();
         bad.map_or(Ok(record), |name| Err(format!("{name:?} is no name of a file")))
     }
 }
@@ -273,12 +273,22 @@ impl Quarantine {
             hands.step()?;
             absent_is_fine(fs::remove_dir(self.path.join(name)))?;
         }
-        for name in [RECORD_FILE, GATE, &format!("{RECORD_FILE}.new")] {
+        // The record last: as long as it is there, the next run knows what to do.
+        for name in [GATE, &format!("{RECORD_FILE}.new"), RECORD_FILE] {
             hands.step()?;
             absent_is_fine(fs::remove_file(self.path.join(name)))?;
         }
         hands.step()?;
         fs::remove_dir(&self.path)
+    }
+}
+
+/// Takes away a folder of a run that ended before it had written a record, or after it had taken it away: only one that is empty.
+pub(super) fn sweep(path: &Path) {
+    let named_for_work = path.file_name().and_then(kept_name).is_some();
+    if named_for_work && fs::symlink_metadata(path.join(RECORD_FILE)).is_err() {
+        drop(fs::remove_file(path.join(format!("{RECORD_FILE}.new"))));
+        drop(fs::remove_dir(path));
     }
 }
 
@@ -382,6 +392,7 @@ pub(super) fn is_ours_inside(name: &OsStr) -> bool {
 }
 
 /// The folders of a store, newest first, and those that cannot be read, with the reason.
+#[must_use]
 pub fn all(store: &Path) -> (Vec<Quarantine>, Vec<(PathBuf, String)>) {
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     let name = store.file_name().unwrap_or_default().as_bytes();

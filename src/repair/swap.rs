@@ -18,7 +18,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use chroma_format::uuid::parse_uuid;
@@ -366,7 +366,7 @@ fn bound(store: &Path, own: &[Mount], others: &[(u32, Vec<Mount>)]) -> Bound {
         }
         let Ok(below) = mount.root.strip_prefix(&place.path) else { continue };
         let at = mount.mount_point.clone();
-        match below.components().next().map(|first| first.as_os_str()) {
+        match below.components().next().map(Component::as_os_str) {
             None => found = Bound::Whole(*pid, at),
             Some(name) if name == DATABASE_FILE || is_chromas(name) => {
                 return Bound::Part(*pid, at, name.to_string_lossy().into_owned());
@@ -446,13 +446,7 @@ fn execute_by(
         }
         return Err(SwapError::AsBefore { path, source });
     }
-    let mut result = forward(hands, &quarantine, free);
-    if quarantine.record.way == Way::Directory && result.as_ref().is_err_and(needs_files) {
-        // Nothing has moved: the exchange is the first thing that is done.
-        quarantine.record.way = Way::Files;
-        result = quarantine.save(hands).and_then(|()| forward(hands, &quarantine, free));
-    }
-    if let Err(source) = result {
+    if let Err(source) = forward(hands, &mut quarantine, free) {
         return Err(retreat(hands, quarantine, source, now));
     }
     finish(hands, quarantine, now)
@@ -486,13 +480,26 @@ fn needs_files(error: &io::Error) -> bool {
 }
 
 /// Does what is left to do.
-fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io::Result<()> {
+fn forward(hands: &Hands, quarantine: &mut Quarantine, free: &Free) -> io::Result<()> {
     match quarantine.record.way {
-        Way::Directory => exchange::forward(hands, quarantine, free),
+        Way::Directory => match exchange::forward(hands, quarantine, free) {
+            // Nothing has moved.
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<NoExchange>()) => {
+                quarantine.record.way = Way::Files;
+                quarantine.save(hands)?;
+                files::forward(hands, quarantine, free)
+            }
+            result => result,
+        },
         Way::Files => files::forward(hands, quarantine, free),
         Way::Fresh => exchange::put(hands, quarantine),
     }
 }
+
+/// Directories cannot be exchanged here.
+#[derive(Debug, thiserror::Error)]
+#[error("directories cannot be exchanged here: {0}")]
+struct NoExchange(io::Error);
 
 /// Undoes what was done.
 fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
@@ -566,7 +573,7 @@ fn tidy(hands: &Hands, mut quarantine: Quarantine) -> io::Result<Option<PathBuf>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Settled {
-    /// The new content was still being written: it was taken away, and the store is as it was.
+    /// Nothing of the store was changed yet: what was staged was taken away.
     Discarded,
     /// The exchange was ended: the new content is in place.
     Finished,
@@ -577,7 +584,8 @@ pub enum Settled {
 /// The folders of runs that ended half-way, the oldest first.
 #[must_use]
 pub fn interrupted(store: &Path) -> Vec<Quarantine> {
-    let (mut all, _) = quarantine::all(store);
+    let (mut all, unread) = quarantine::all(store);
+    unread.iter().for_each(|(path, _)| quarantine::sweep(path));
     all.reverse();
     all.retain(|one| match one.record.state {
         State::Staging | State::Swapping => true,
@@ -619,8 +627,13 @@ fn settle_by(
             tidy(hands, quarantine).map_err(stuck)?;
             Ok(Settled::Finished)
         }
+        // The store is as it was, and may have been used since: what was planned for it no longer holds.
+        State::Swapping if !has_begun(&quarantine).map_err(stuck)? => {
+            go_back(hands, quarantine, now).map_err(stuck)?;
+            Ok(Settled::Discarded)
+        }
         State::Swapping if onward || is_in_place(&quarantine).map_err(stuck)? => {
-            forward(hands, &quarantine, free).map_err(stuck)?;
+            forward(hands, &mut quarantine, free).map_err(stuck)?;
             finish(hands, quarantine, now)?;
             Ok(Settled::Finished)
         }
@@ -628,6 +641,15 @@ fn settle_by(
             go_back(hands, quarantine, now).map_err(stuck)?;
             Ok(Settled::GoneBack)
         }
+    }
+}
+
+/// Whether anything of the store was changed.
+fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
+    match quarantine.record.way {
+        Way::Files => files::has_begun(quarantine),
+        Way::Directory => exchange::has_begun(quarantine),
+        Way::Fresh => Ok(!quarantine.incoming().exists()),
     }
 }
 

@@ -25,6 +25,7 @@ mod places;
 mod prometheus;
 mod release;
 mod remedies;
+mod restore;
 mod rules;
 mod server;
 #[path = "../support/mod.rs"]

@@ -108,11 +108,8 @@ mod tests {
         fs::write(&path, "x").unwrap();
         let held = lease(&path);
         assert!(held.stands().unwrap());
-        let mut other = Command::new("sh")
-            .args(["-c", "echo more >> \"$0\""])
-            .arg(&path)
-            .spawn()
-            .unwrap();
+        let mut other =
+            Command::new("sh").args(["-c", "echo more >> \"$0\""]).arg(&path).spawn().unwrap();
         wait_until("the other one to come", SOON, || !held.stands().unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"x", "it waits");
         let away = dir.path().join("away");

@@ -197,6 +197,9 @@ fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook,
     let remains = || Remains::of(place).map_err(|error| refused(dir, error));
     match fs::metadata(path) {
         Ok(meta) if meta.is_file() => {}
+        Ok(_) if fs::read_link(database.path()).is_ok_and(|to| to == Path::new(".")) => {
+            return Ok((DatabaseLook::NotRegular(CUT_OFF), Writer::No));
+        }
         Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), Writer::No)),
         Err(error) if !absent(&error) => return Err(refused(path, error)),
         Err(_) if fs::symlink_metadata(database.path()).is_ok() => {
@@ -221,6 +224,9 @@ fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook,
     };
     Ok((seen, writer))
 }
+
+/// What `restore` puts in place of a database while it exchanges files, so that nobody can open it.
+const CUT_OFF: &str = "the link that a restore leaves when it is cut off; chroma_exporter restore --store.path with this directory brings it to its end";
 
 fn writer(database: &Database) -> Writer {
     match database.open_plain() {

@@ -1,12 +1,14 @@
-//! Two directories change places, in one call. A file in the new one says whether they have: it lies where the new one is.
+//! Two directories change places, in one call. A link in the new one, which leads nowhere, says whether they have: it lies
+//! where the new one is.
 
 use std::{ffi::OsStr, io, path::Path};
 
 use rustix::{fs::RenameFlags, io::Errno};
 
 use super::{
-    Free, Quarantine, alone,
+    Free, NoExchange, Quarantine, alone,
     hands::{Dir, Hands},
+    needs_files,
 };
 
 /// The directory above the store, and the name of the store in it.
@@ -15,8 +17,16 @@ fn above(store: &Path) -> io::Result<(Dir, String)> {
     let parent = store.parent();
     match (parent, name) {
         (Some(parent), Some(name)) => Ok((Dir::open(parent)?, name.to_owned())),
-        _ => Err(io::Error::from(Errno::INVAL)), // file by file then
+        // A name that is no text: file by file then.
+        _ => Err(io::Error::other(NoExchange(Errno::INVAL.into()))),
     }
+}
+
+/// Whether they have changed places.
+pub(super) fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
+    let (parent, name) = above(&quarantine.record.store)?;
+    let case = Dir::open(&quarantine.path)?;
+    Ok(!case.has(quarantine.record.incoming())? || parent.below(&name)?.has(MARKER)?)
 }
 
 /// Exchanges, or goes on where that was interrupted.
@@ -27,10 +37,14 @@ pub(super) fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io
     let case = Dir::open(&quarantine.path)?;
     let has_incoming = case.has(incoming)?;
     if has_incoming && !parent.below(&name)?.has(MARKER)? {
-        if !case.below(incoming)?.has(MARKER)? {
-            hands.write_whole(&quarantine.incoming(), MARKER, TEXT)?;
+        let new = case.below(incoming)?;
+        if !new.has(MARKER)? {
+            hands.symlink(TEXT, (&new, MARKER))?;
+            hands.sync(&new)?;
         }
-        hands.exchange((&parent, &name), (&case, incoming))?;
+        hands.exchange((&parent, &name), (&case, incoming)).map_err(|error| {
+            if needs_files(&error) { io::Error::other(NoExchange(error)) } else { error }
+        })?;
         hands.sync(&parent)?;
         hands.sync(&case)?;
         alone(free)?;
@@ -61,11 +75,11 @@ pub(super) fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()>
     let (incoming, outgoing) = (record.incoming(), record.outgoing());
     let (parent, name) = above(&record.store)?;
     let case = Dir::open(&quarantine.path)?;
-    let exchanged = !case.has(incoming)? || parent.below(&name)?.has(MARKER)?;
-    if exchanged {
+    if has_begun(quarantine)? {
         let store = parent.below(&name)?;
         if !store.has(MARKER)? {
-            hands.write_whole(&record.store, MARKER, TEXT)?;
+            hands.symlink(TEXT, (&store, MARKER))?;
+            hands.sync(&store)?;
         }
         if !case.has(incoming)? {
             hands.rename((&case, outgoing), (&case, incoming))?;
@@ -127,4 +141,5 @@ fn place((hands, case, from): (&Hands, &Dir, &str), to: (&Dir, &str)) -> io::Res
 
 /// See above.
 pub(super) const MARKER: &str = ".chroma_exporter.restored";
-const TEXT: &[u8] = b"a restore by chroma_exporter ends here; it takes this file away\n";
+/// What it says: a link is made in one call, with its text.
+const TEXT: &str = "a restore by chroma_exporter ends here and takes this link away";

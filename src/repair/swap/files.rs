@@ -53,6 +53,11 @@ impl Places {
     }
 }
 
+/// Whether anything has moved.
+pub(super) fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
+    Ok(Dir::open(&quarantine.record.store)?.is_gate(DATABASE)? || is_in_place(quarantine)?)
+}
+
 /// Whether the new database is in its place.
 pub(super) fn is_in_place(quarantine: &Quarantine) -> io::Result<bool> {
     let record = &quarantine.record;

@@ -129,12 +129,6 @@ impl Stand {
         }
     }
 
-    fn interrupted(&self) -> Quarantine {
-        let mut left = interrupted(&self.store);
-        assert_eq!(left.len(), 1, "{left:?}");
-        left.remove(0)
-    }
-
     /// What is where at the end of a restore.
     fn must_be_restored(&self, what: &str) {
         assert_eq!(self.must_be_whole(what), "new", "{what}");
@@ -178,6 +172,17 @@ fn hands(poor: Poor, calls: Option<usize>) -> Hands {
 
 fn now() -> Timestamp {
     Timestamp::from_secs(1_796_004_010)
+}
+
+/// What another test starts inherits a lock for a moment.
+fn settle_at_last(hands: &Hands, store: &Path, onward: bool, what: &str) -> Settled {
+    crate::wait::wait_for("the lock of the folder", crate::wait::SOON, || {
+        let left = interrupted(store).pop().unwrap_or_else(|| panic!("{what}: nothing is left"));
+        match settle_by(hands, left, onward, &Free::unchecked(), now()) {
+            Err(SwapError::Held(Holds::Locked { .. })) => None,
+            result => Some(result.unwrap_or_else(|error| panic!("{what}: {error:?}"))),
+        }
+    })
 }
 
 fn is_stop(error: &SwapError) -> bool {
@@ -239,8 +244,7 @@ fn stopped_at_any_call_it_is_one_or_the_other_and_the_next_run_ends_it() {
                 if interrupted(&stand.store).is_empty() {
                     assert!(stand.must_be_whole(&what) != "gate", "{what}");
                 } else {
-                    let left = stand.interrupted();
-                    settle_by(&hands(poor, None), left, onward, &free, now()).unwrap();
+                    settle_at_last(&hands(poor, None), &stand.store, onward, &what);
                 }
                 match stand.must_be_whole(&what) {
                     "new" => {
@@ -276,8 +280,8 @@ fn an_undo_that_is_stopped_is_ended_too() {
                     Err(error) => assert!(is_stop(&error), "{what}: {error:?}"),
                 }
                 stand.must_be_whole(&what);
-                if let Some(left) = interrupted(&stand.store).pop() {
-                    settle_by(&hands(poor, None), left, onward, &free, now()).unwrap();
+                if !interrupted(&stand.store).is_empty() {
+                    settle_at_last(&hands(poor, None), &stand.store, onward, &what);
                 }
                 let (found, _) = quarantine::all(&stand.store);
                 match stand.must_be_whole(&what) {

@@ -1,0 +1,299 @@
+//! `restore`: puts a backup in place, or what was there before a restore.
+
+use std::{error::Error, fmt::Write as _, path::PathBuf};
+
+use clap::ValueHint;
+use serde_json::json;
+
+use super::{
+    Ended,
+    bar::{self, Manner},
+    plain, to_stderr, to_stdout,
+};
+use crate::{
+    clock,
+    config::{Config, Store},
+    host::{self, links, processes::ProcessTable},
+    human,
+    repair::{
+        quarantine::Way,
+        restore::{self, Outcome, Report, RestoreError, Wish},
+        steps::Steps,
+        swap::{Settled, SwapError},
+    },
+};
+
+/// What `restore` takes beside the flags of every command.
+#[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(super) struct Options {
+    /// The backup to put in place; without one, only a restore that was cut off is brought to its end
+    #[arg(value_name = "BACKUP", value_hint = ValueHint::AnyPath, conflicts_with = "undo")]
+    backup: Option<PathBuf>,
+
+    /// Put back what was there before the last restore; what was restored is kept
+    #[arg(long)]
+    undo: bool,
+
+    /// Restore although something of the backup is lost; undo although records were written since
+    #[arg(long)]
+    accept_loss: bool,
+
+    /// You know that no Chroma uses the directory, where this program cannot see it
+    #[arg(long)]
+    chroma_is_stopped: bool,
+
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Show progress on standard error; the default on a terminal, except with JSON
+    #[arg(long)]
+    progress: bool,
+
+    /// What to print: text for people, JSON for programs
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Restores the one store of `config`.
+pub(super) fn run(config: &Config, options: &Options) -> Ended {
+    host::give_memory_back();
+    let [store] = &config.stores[..] else {
+        to_stderr(&which_store(&config.stores));
+        return Ended::Usage;
+    };
+    let wish = match wish(config, store, options) {
+        Ok(wish) => wish,
+        Err(told) => {
+            to_stderr(&told);
+            return Ended::Critical;
+        }
+    };
+    let processes = ProcessTable::new(config.procfs.clone());
+    let steps = Steps::default();
+    let manner = Manner::of(options.progress, options.output == Output::Text);
+    let result = bar::steps(manner, &store.name, &steps, || {
+        let now = clock::now();
+        match &options.backup {
+            Some(backup) => restore::restore(backup, &wish, &processes, &steps, now),
+            None if options.undo => restore::undo(&wish, &processes, now),
+            None => restore::resume(&wish, &processes, now),
+        }
+    });
+    match (&result, options.output) {
+        (Ok(report), Output::Text) => to_stdout(&text(report), ended(report)),
+        (Ok(report), Output::Json) => to_stdout(&json(&result), ended(report)),
+        (Err(error), output) => {
+            let ended = if error.is_refusal() { Ended::Unknown } else { Ended::Critical };
+            to_stderr(&complaint(error));
+            if output == Output::Json { to_stdout(&json(&result), ended) } else { ended }
+        }
+    }
+}
+
+fn which_store(stores: &[std::sync::Arc<Store>]) -> String {
+    let names: Vec<&str> = stores.iter().map(|store| &*store.name).collect();
+    match names.len() {
+        0 => "error: restore needs the directory of the store\nhelp: add --store.path DIR\n"
+            .to_owned(),
+        more => format!(
+            "error: restore works on one store at a time, and there are {more}: {}\nhelp: add --store.path DIR\n",
+            names.join(", ")
+        ),
+    }
+}
+
+fn wish(config: &Config, store: &Store, options: &Options) -> Result<Wish, String> {
+    let told = |problem: &dyn std::fmt::Display, help: &str| {
+        format!("error: {}: {problem}\nhelp: {help}\n", plain(&store.path.to_string_lossy()))
+    };
+    if store.through.is_some() || links::through_process(&config.procfs, &store.seen_path).is_some()
+    {
+        return Err(told(
+            &"it lies in a container and has no path on this host",
+            "run this in the container, while its Chroma is stopped, or name the volume by its path on the host",
+        ));
+    }
+    let place = links::follow(&config.rootfs, &store.seen_path)
+        .and_then(|seen| restore::place(&seen))
+        .map_err(|error| told(&error, "make the directory above it, or correct the path"))?;
+    Ok(Wish {
+        store: place,
+        accept_loss: options.accept_loss,
+        told: options.chroma_is_stopped,
+        dry: options.dry_run,
+    })
+}
+
+const fn ended(report: &Report) -> Ended {
+    if report.losses.is_empty() { Ended::Well } else { Ended::Warning }
+}
+
+/// What went wrong, why, and what to do.
+fn complaint(error: &RestoreError) -> String {
+    let mut text = format!("error: {}", plain(&error.to_string()));
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = plain(&cause.to_string());
+        if !text.contains(&cause_text) {
+            text.extend([": ", &*cause_text]);
+        }
+        source = cause.source();
+    }
+    if let RestoreError::Held(holds) | RestoreError::Swap(SwapError::Held(holds)) = error {
+        for user in holds.users() {
+            drop(write!(text, "\n  {user}"));
+        }
+    }
+    drop(writeln!(text, "\nhelp: {}", plain(&error.hint())));
+    text
+}
+
+fn json(result: &Result<Report, RestoreError>) -> String {
+    let document = match result {
+        Ok(report) => json!({"status": "ok", "report": report}),
+        Err(error) => {
+            let users = match error {
+                RestoreError::Held(holds) | RestoreError::Swap(SwapError::Held(holds)) => {
+                    holds.users()
+                }
+                _ => &[],
+            };
+            let status = if error.is_refusal() { "refused" } else { "failed" };
+            json!({"status": status, "error": error.to_string(), "help": error.hint(), "held_by": users})
+        }
+    };
+    format!("{document:#}\n")
+}
+
+fn text(report: &Report) -> String {
+    let store = plain(&report.store.to_string_lossy());
+    let backup = plain(&report.backup);
+    let mut out = String::new();
+    for (path, how) in &report.settled {
+        let what = match how {
+            Settled::Discarded => "had not begun to change the store, and was cleaned up",
+            Settled::Finished => "was brought to its end",
+            Settled::GoneBack => "was undone",
+        };
+        let path = plain(&path.to_string_lossy());
+        drop(writeln!(out, "A restore that was cut off {what}: {path}"));
+    }
+    drop(match report.outcome {
+        Outcome::Restored => writeln!(out, "{store}: restored from {backup}"),
+        Outcome::Finished => {
+            writeln!(out, "{store}: restored from {backup}, by the run that was cut off")
+        }
+        Outcome::Undone => writeln!(out, "{store}: as it was before the restore from {backup}"),
+        Outcome::Cleaned => writeln!(out, "{store}: as it was"),
+        Outcome::WouldRestore => {
+            writeln!(
+                out,
+                "{store}: would be restored from {backup}, after it was proven to restore"
+            )
+        }
+        Outcome::WouldUndo => {
+            writeln!(out, "{store}: would be as it was before the restore from {backup}")
+        }
+    });
+    for one in &report.collections {
+        let count = |number: u64| human::count(number as f64);
+        drop(writeln!(
+            out,
+            "  {}  {} records, {} with vectors",
+            plain(&one.name),
+            count(one.records),
+            count(one.vectors)
+        ));
+    }
+    for loss in &report.losses {
+        drop(writeln!(out, "  lost: {}", plain(loss)));
+    }
+    if let Some(opened_by) = &report.opened_by {
+        drop(writeln!(out, "It is opened by Chroma {}.", plain(opened_by)));
+    }
+    if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
+        drop(writeln!(out, "Files are exchanged one by one: {}.", plain(reason)));
+    }
+    let kept = report.quarantine.as_ref().map(|path| plain(&path.to_string_lossy()));
+    drop(match (report.outcome, kept) {
+        (Outcome::Restored | Outcome::Finished, Some(kept)) => writeln!(
+            out,
+            "The old content is in {kept}. Delete it when all is well.\nTo undo: chroma_exporter restore --undo --store.path {store}"
+        ),
+        (Outcome::Undone, Some(kept)) => {
+            writeln!(out, "What was restored is in {kept}. Delete it when all is well.")
+        }
+        _ => Ok(()),
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repair::{
+        holders::{Holds, User},
+        quarantine::Came,
+    };
+
+    fn report() -> Report {
+        Report {
+            outcome: Outcome::Restored,
+            store: "/srv/chroma".into(),
+            backup: "/backup/a.tar.zst".to_owned(),
+            quarantine: Some("/srv/chroma.quarantine.20261130_020000".into()),
+            way: Way::Files,
+            reason: Some("the directory is a mount point".to_owned()),
+            collections: vec![Came {
+                name: "do\u{1b}cs".to_owned(),
+                records: 41_233,
+                vectors: 41_000,
+            }],
+            losses: Vec::new(),
+            opened_by: Some("1.0 or later".to_owned()),
+            settled: vec![("/srv/.chroma.restore.1".into(), Settled::Discarded)],
+        }
+    }
+
+    #[test]
+    fn what_was_done_is_told_with_the_line_that_undoes_it() {
+        let text = text(&report());
+        assert_eq!(
+            text,
+            "A restore that was cut off had not begun to change the store, and was cleaned up: /srv/.chroma.restore.1\n\
+             /srv/chroma: restored from /backup/a.tar.zst\n  do\\u{1b}cs  41,233 records, 41,000 with vectors\n\
+             It is opened by Chroma 1.0 or later.\nFiles are exchanged one by one: the directory is a mount point.\n\
+             The old content is in /srv/chroma.quarantine.20261130_020000. Delete it when all is well.\n\
+             To undo: chroma_exporter restore --undo --store.path /srv/chroma\n"
+        );
+        assert_eq!(ended(&report()), Ended::Well);
+        let lossy = Report { losses: vec!["x".to_owned()], ..report() };
+        assert_eq!(ended(&lossy), Ended::Warning);
+    }
+
+    #[test]
+    fn who_holds_the_store_is_told_with_what_to_do() {
+        let user = |pid, command: &str| User { pid, command: command.to_owned() };
+        let error = RestoreError::Held(Holds::Held {
+            database: "/srv/chroma/chroma.sqlite3".into(),
+            users: vec![user(7, "chroma run"), user(8, "python3 app.py")],
+        });
+        assert_eq!(
+            complaint(&error),
+            "error: process 7 (chroma run) has /srv/chroma/chroma.sqlite3 open, and one more process\n  process 7 (chroma run)\n  \
+             process 8 (python3 app.py)\n\
+             help: stop it the way it was started (systemctl stop, docker stop, pm2 stop), or with: kill 7 8\n"
+        );
+        let document: serde_json::Value = serde_json::from_str(&json(&Err(error))).unwrap();
+        assert_eq!(document["held_by"][1]["pid"], 8);
+        assert_eq!(document["status"], "refused");
+    }
+}
