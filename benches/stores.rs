@@ -29,6 +29,8 @@ const THREADS: [(usize, f64); 2] = [(50, 40.0), (1000, 60.0)];
 /// Most processor time in per cent of a core and most memory in MiB, of each store.
 const CPU_OF_A_STORE: f64 = 0.03;
 const MEMORY_OF_A_STORE: f64 = 0.25;
+/// The thread that asks each filesystem for its free space, and the most that it may take, in per cent of a core.
+const SPACE_WATCH: (&str, f64) = ("space", 0.05);
 
 /// How long the processor time is watched.
 const WATCHED: Duration = Duration::from_mins(1);
@@ -95,6 +97,7 @@ fn main() {
             let each = (seen.rss_mib - base) / (count as f64 - 1.0);
             verdict("MiB for each", each, MEMORY_OF_A_STORE);
         }
+        verdict("% of a core for the watch over free space", seen.space_percent, SPACE_WATCH.1);
         for (name, threads) in seen.names {
             println!("{:>6} | {threads:>4} × {name}", "");
         }
@@ -109,6 +112,8 @@ struct Seen {
     /// Threads by name, many first.
     names: Vec<(String, usize)>,
     cpu_percent: f64,
+    /// Of the watch over free space alone.
+    space_percent: f64,
     page_bytes: usize,
     gzip_bytes: usize,
     series: usize,
@@ -130,6 +135,7 @@ fn measure(count: usize) -> Seen {
     let began = clock::ticks();
     let settled = exporter.settle();
     let settled = settled.unwrap_or_else(|| panic!("still at work after {:?}", began.elapsed()));
+    let space_before = exporter.thread_seconds(SPACE_WATCH.0);
     let (before, at) = (exporter.cpu_seconds(), clock::ticks());
     let (mut rss_mib, mut threads, mut names) = (0.0_f64, 0.0_f64, Vec::new());
     while at.elapsed() < WATCHED {
@@ -142,6 +148,8 @@ fn measure(count: usize) -> Seen {
         }
     }
     let cpu_percent = (exporter.cpu_seconds() - before) / at.elapsed().as_secs_f64() * 100.0;
+    let space = exporter.thread_seconds(SPACE_WATCH.0) - space_before;
+    let space_percent = space / at.elapsed().as_secs_f64() * 100.0;
     let pss_mib = exporter.field("smaps_rollup", "Pss:") / 1024.0;
     let (page, gzip) = (exporter.get("/metrics", false), exporter.get("/metrics", true));
     let text = String::from_utf8_lossy(&page);
@@ -152,6 +160,7 @@ fn measure(count: usize) -> Seen {
         threads,
         names,
         cpu_percent,
+        space_percent,
         page_bytes: page.len(),
         gzip_bytes: gzip.len(),
         series,
@@ -241,6 +250,18 @@ impl Exporter {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields = stat.rsplit(')').next().unwrap().split_whitespace();
         fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+    }
+
+    /// Processor time of the threads of this name, to the nanosecond (`proc(5)`, schedstat); 0 where the kernel does not tell.
+    fn thread_seconds(&self, name: &str) -> f64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let nanos = tasks.filter_map(|task| {
+            let task = task.ok()?.path();
+            let is = fs::read_to_string(task.join("comm")).ok()?.trim() == name;
+            let times = is.then(|| fs::read_to_string(task.join("schedstat")).ok())??;
+            times.split_whitespace().next()?.parse::<f64>().ok()
+        });
+        nanos.sum::<f64>() / 1e9
     }
 
     fn status(&self, field: &str) -> f64 {

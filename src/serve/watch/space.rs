@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Bound,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -117,9 +118,8 @@ impl Shared {
             if state.closed {
                 return;
             }
-            // One directory of each filesystem is enough. Asked without the lock: a device may fail slowly.
-            let asked: BTreeMap<u64, PathBuf> =
-                state.stores.iter().map(|((device, _), (dir, _))| (*device, dir.clone())).collect();
+            // Asked without the lock: a device may fail slowly.
+            let asked = state.one_of_each();
             drop(state);
             for (device, dir) in asked {
                 if let Ok(space) = statvfs(&dir) {
@@ -136,6 +136,18 @@ impl Shared {
 }
 
 impl State {
+    /// One directory of each filesystem is enough, and is found without a look at every store: there may be a thousand.
+    fn one_of_each(&self) -> Vec<(u64, PathBuf)> {
+        let mut asked = Vec::new();
+        let mut rest = self.stores.range(..);
+        while let Some(((device, _), (dir, _))) = rest.next() {
+            asked.push((*device, dir.clone()));
+            let past = (Bound::Excluded((*device, u64::MAX)), Bound::Unbounded);
+            rest = self.stores.range(past);
+        }
+        asked
+    }
+
     fn note(&mut self, device: u64, now: Level) {
         if self.told.get(&device).is_some_and(|told| !told.moved(&now)) {
             return;
@@ -217,6 +229,8 @@ mod tests {
         assert_eq!(woken(&slots), [true, true, false]);
         state.note(2, level(0.9, 0.0, false));
         assert_eq!(woken(&slots), [false, false, true]);
+        let asked: Vec<u64> = state.one_of_each().into_iter().map(|(device, _)| device).collect();
+        assert_eq!(asked, [1, 2], "each filesystem once");
     }
 
     #[test]
