@@ -323,3 +323,44 @@ fn no_content_makes_the_program_large() {
         fs::remove_dir_all(dir).unwrap();
     }
 }
+
+/// The same for the exporter, which goes on: what a store had in memory while it was read counts, too.
+#[test]
+fn no_content_makes_the_exporter_large() {
+    let scratch = tempfile::tempdir().unwrap();
+    let healthy = fixture("chroma-1.5.9", scratch.path());
+    let idle = peak_of_serve(&healthy, false);
+    for (what, found, change) in [
+        ("a document of 40 MB", false, long_document as Change),
+        ("two million ids", true, many_ids),
+    ] {
+        let dir = scratch.path().join(what);
+        copy_tree(&healthy, &dir);
+        change(&dir);
+        let peak = peak_of_serve(&dir, found);
+        let more = peak.saturating_sub(idle);
+        assert!(more <= 64 << 20, "{what}: {} MiB more than {} MiB", more >> 20, idle >> 20);
+    }
+}
+
+/// The most memory that an exporter took until everything was read once, in bytes; `found` says that there is something to find.
+fn peak_of_serve(dir: &Path, found: bool) -> u64 {
+    let exporter =
+        Exporter::start(&["--store.path", &format!("only={}", dir.display()), "--state.dir", ""]);
+    wait("everything to be read", SOON * 5, || {
+        let page = exporter.page();
+        let ran = |check: &str| {
+            let labels = [("check", check)];
+            page.get("chroma_integrity_last_run_timestamp_seconds", &labels).is_some()
+        };
+        let (full, decay) = (ran("full"), ran("decay"));
+        let findings = page.findings("only");
+        if full && decay && findings.is_empty() != found {
+            return Ok(());
+        }
+        Err(format!("full {full}, decay {decay}, {findings:?}"))
+    });
+    let peak = high_water(&format!("/proc/{}/status", exporter.pid())).unwrap();
+    assert!(exporter.stop().success());
+    peak
+}
