@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{binary, chroma};
+use crate::support::{binary, chroma, tmpfs::Tmpfs};
 
 fn count() -> usize {
     std::env::var("BACKUPS").ok().and_then(|count| count.parse().ok()).unwrap_or(6)
@@ -37,6 +37,43 @@ fn unpack(backup: &Path, to: &Path) {
     tar::Archive::new(unpacked).unpack(to).unwrap();
 }
 
+/// A configuration by which a disk may be as full as it likes.
+fn roomy(scratch: &Path) -> PathBuf {
+    let path = scratch.join("roomy.yml");
+    fs::write(&path, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
+    path
+}
+
+#[test]
+fn a_destination_that_fills_up_is_told_and_has_nothing_of_it_left() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = crate::support::fixture("chroma-1.5.9", scratch.path());
+    let roomy = roomy(scratch.path());
+    for (number, (size, said)) in [
+        // No room for another file in the middle of it, which nobody could know before.
+        ("64m,nr_inodes=6", "is full"),
+        ("64m,nr_inodes=3", "is full"),
+        ("256k", "not enough room"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let to = scratch.path().join(format!("small-{number}"));
+        let _small = Tmpfs::mount(&to, size);
+        for form in ["archive", "directory"] {
+            let output = Command::new(binary())
+                .args(["backup", "--form", form, "--config.file"])
+                .args([&roomy, Path::new("--to"), &to, &store])
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.status.code(), Some(2), "{size} {form}: {text}");
+            assert!(text.contains(said), "{size} {form}: {text}");
+            assert_eq!(fs::read_dir(&to).unwrap().count(), 0, "{size} {form}: something is left");
+        }
+    }
+}
+
 #[test]
 fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
     for version in ["1.5.9", "0.6.3"] {
@@ -44,6 +81,7 @@ fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
         let (store, to) = (scratch.path().join("chroma"), scratch.path().join("backups"));
         let ledger = scratch.path().join("ledger");
         fs::create_dir(&to).unwrap();
+        let roomy = roomy(scratch.path());
         let mut churn = chroma::script(version);
         churn.arg("churn").arg(&store).arg(&ledger).arg("100000");
         let mut writer = Writer(churn.stdout(Stdio::null()).spawn().expect("python starts"));
@@ -56,8 +94,8 @@ fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
             let form = if number % 3 == 2 { "directory" } else { "archive" };
             let before = fs::read_to_string(&ledger).unwrap().lines().count();
             let output = Command::new(binary())
-                .args(["backup", "--output", "json", "--form", form, "--to"])
-                .args([&to, &store])
+                .args(["backup", "--output", "json", "--form", form, "--config.file"])
+                .args([&roomy, Path::new("--to"), &to, &store])
                 .output()
                 .unwrap();
             assert!(writer.0.try_wait().unwrap().is_none(), "the writer ended");

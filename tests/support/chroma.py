@@ -273,7 +273,7 @@ def restored(directory, ledger):
     client = chromadb.PersistentClient(directory)
     state, found, asked = {}, 0, 0
     for one in client.list_collections():
-        collection = client.get_collection(getattr(one, "name", one))
+        collection = client.get_collection(one if isinstance(one, str) else one.name)
         got = collection.get(include=["documents", "metadatas", "embeddings"])
         records = {}
         for one, document, metadata, embedding in zip(got["ids"], got["documents"], got["metadatas"], got["embeddings"]):

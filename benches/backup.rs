@@ -1,0 +1,152 @@
+//! What a proven backup costs against the usual line of cron, `tar -czf`, which proves nothing. Makes a store with real Chroma
+//! (`CHROMA_VENVS`, kept under `target/` between runs), and runs the built program in turn with tar: an archive, a directory, and a
+//! second directory of the unchanged store. Prints times, sizes, the peak of memory, and how all that stands to the targets.
+//!
+//! `cargo bench --bench backup [-- MEGABYTES] [ROUNDS]`: 1500 and 3 unless said.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use chroma_exporter::clock;
+
+fn main() {
+    let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse().ok());
+    let (megabytes, rounds) = (numbers.next().unwrap_or(1500), numbers.next().unwrap_or(3));
+    let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("backup-{megabytes}"));
+    let store = place.join("chroma");
+    if !place.join("ready").exists() {
+        drop(fs::remove_dir_all(&place));
+        fs::create_dir_all(&place).expect("a place");
+        build(&store, megabytes);
+        fs::write(place.join("ready"), "").expect("a mark");
+    }
+    let bytes = size(&store);
+    println!("a store of {} MB, {rounds} rounds, seconds", bytes / 1_000_000);
+    let to = place.join("backups");
+    let mut rows: [Vec<f64>; 6] = Default::default();
+    let (mut packed, mut plain, mut peak) = (0, 0, 0.0_f64);
+    for _ in 0..rounds {
+        // The store and the machine are as warm for the one as for the other.
+        for (row, work) in rows.iter_mut().zip(0..) {
+            if work < 4 {
+                drop(fs::remove_dir_all(&to));
+                fs::create_dir_all(&to).expect("a destination");
+            }
+            let took = match work {
+                0 | 5 => {
+                    let file = to.join("chroma.tar.gz");
+                    let took = timed(|| {
+                        run(Command::new("tar")
+                            .arg("-czf")
+                            .arg(&file)
+                            .arg("-C")
+                            .arg(&place)
+                            .arg("chroma"))
+                    });
+                    plain = fs::metadata(&file).map_or(plain, |meta| meta.len());
+                    took
+                }
+                1 => {
+                    let (took, kib) = backup(&store, &to, "archive");
+                    peak = peak.max(kib);
+                    packed = size(&to);
+                    took
+                }
+                2 => timed(|| {
+                    run(Command::new("cp").arg("-r").arg(&store).arg(&to));
+                    run(&mut Command::new("sync"));
+                }),
+                3 => {
+                    let (took, kib) = backup(&store, &to, "directory");
+                    peak = peak.max(kib);
+                    took
+                }
+                _ => backup(&store, &to, "directory").0,
+            };
+            row.push(took);
+        }
+    }
+    let names = [
+        "tar -czf",
+        "archive",
+        "cp -r and sync",
+        "directory",
+        "directory, unchanged",
+        "tar -czf (noise)",
+    ];
+    for (name, row) in names.iter().zip(&rows) {
+        println!("{name:<24} {:>8.2}  {row:.2?}", median(row));
+    }
+    let [tar, archive, _, directory, again, noise] = rows.each_ref().map(|row| median(row));
+    println!("tar to tar, ratio {:.2}: what the machine adds by itself", noise / tar);
+    target("archive with its proof to tar -czf, time", archive / tar, 0.10);
+    target("archive to tar -czf, size", packed as f64 / plain as f64, 1.02);
+    target("second directory to the first, time", again / directory, 0.15);
+    target("peak memory, MiB", peak / 1024.0, 96.0);
+    drop(fs::remove_dir_all(&to));
+}
+
+fn build(store: &Path, megabytes: u64) {
+    let venvs = std::env::var_os("CHROMA_VENVS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
+    let mut command = Command::new(venvs.join("1.5.9/bin/python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/store.py"));
+    run(command.arg(store).arg(megabytes.to_string()).env("ANONYMIZED_TELEMETRY", "False"));
+}
+
+/// Seconds, and the peak of memory in KiB, as the kernel counted it for the program when it ended.
+fn backup(store: &Path, to: &Path, form: &str) -> (f64, f64) {
+    let mut command = Command::new("/usr/bin/env");
+    // What `wait4` knows of a child is not to be had without unsafe code, but a shell of Python has it.
+    let script = "import os,resource,subprocess,sys; r=subprocess.run(sys.argv[1:]).returncode; \
+        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)";
+    command.args(["python3", "-c", script, env!("CARGO_BIN_EXE_chroma_exporter")]);
+    command
+        .args(["backup", "--output", "json", "--form", form, "--keep-last", "9", "--to"])
+        .arg(to)
+        .arg(store);
+    let began = clock::ticks();
+    let output = command.stderr(Stdio::inherit()).output().expect("the program");
+    let took = began.elapsed();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let kib = text.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0.0);
+    (took.as_secs_f64(), kib)
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().expect("a program");
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let began = clock::ticks();
+    work();
+    let took: Duration = began.elapsed();
+    took.as_secs_f64()
+}
+
+fn target(what: &str, found: f64, most: f64) {
+    let kept = if found <= most { "kept" } else { "MISSED" };
+    println!("{what:<44} {found:>8.3}  target {most:<6} {kept}");
+}
+
+fn median(row: &[f64]) -> f64 {
+    let mut row = row.to_vec();
+    row.sort_by(f64::total_cmp);
+    row[row.len() / 2]
+}
+
+fn size(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| {
+            let meta = entry.metadata().expect("what it is");
+            if meta.is_dir() { size(&entry.path()) } else { meta.len() }
+        })
+        .sum()
+}
