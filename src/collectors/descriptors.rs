@@ -20,11 +20,11 @@ use crate::{
 
 static OPEN: Desc = Desc::gauge(
     "chroma_process_open_fds",
-    "Open file descriptors of the process that is nearest to its limit, of those that are seen to hold chroma.sqlite3 for writing.",
+    "Open file descriptors of the process nearest to its limit, among those seen to hold chroma.sqlite3 for writing.",
 );
 static MAX: Desc = Desc::gauge(
     "chroma_process_max_fds",
-    "Most file descriptors that the process may have open whose open ones are told; absent when none of them has a limit.",
+    "Most file descriptors that the process of chroma_process_open_fds may open. Absent when it has no limit.",
 );
 
 pub(super) static DESCS: [&Desc; 2] = [&OPEN, &MAX];

@@ -39,35 +39,37 @@ static SIZE_BYTES: Desc =
     Desc::gauge("chroma_disk_size_bytes", "Size of the filesystem of the persist directory.");
 static FREE_BYTES: Desc = Desc::gauge(
     "chroma_disk_free_bytes",
-    "Free bytes of the filesystem, those reserved for root included.",
+    "Free bytes of the filesystem, including those reserved for root.",
 );
-static AVAIL_BYTES: Desc =
-    Desc::gauge("chroma_disk_avail_bytes", "Bytes of the filesystem that everybody may use.");
+static AVAIL_BYTES: Desc = Desc::gauge(
+    "chroma_disk_avail_bytes",
+    "Bytes of the filesystem that programs without root rights may still use.",
+);
 static AVAIL_LOW_WATER_BYTES: Desc = Desc::gauge(
     "chroma_disk_avail_low_water_bytes",
-    "Least chroma_disk_avail_bytes of the last hour (since start, if shorter); a full disk looks free again after the failed write is rolled back.",
+    "Lowest chroma_disk_avail_bytes of the last hour, or since the start. A full disk looks free again once a failed write is rolled back.",
 );
 static USED_RATIO: Desc = Desc::gauge(
     "chroma_disk_used_ratio",
-    "Used share of the filesystem as df shows it: used/(used+avail), 0 to 1.",
+    "Used share of the filesystem as df shows it: used / (used + avail), 0 to 1.",
 );
 static INODES: Desc =
-    Desc::gauge("chroma_disk_inodes", "Inodes of the filesystem; absent where there is no limit.");
+    Desc::gauge("chroma_disk_inodes", "Inodes of the filesystem. Absent where there is no limit.");
 static INODES_FREE: Desc = Desc::gauge(
     "chroma_disk_inodes_free",
-    "Free inodes of the filesystem; absent where there is no limit.",
+    "Free inodes of the filesystem. Absent where there is no limit.",
 );
 static READONLY: Desc = Desc::gauge(
     "chroma_disk_readonly",
-    "Whether the exporter sees the filesystem as read-only (1), by its mount or after an error of the device.",
+    "1 when the exporter sees the filesystem as read-only, because of its mount or after a device error.",
 );
 static DEVICE_ERROR: Desc = Desc::gauge(
     "chroma_disk_device_error",
-    "Whether the filesystem fails or does not answer in time (1); then nothing else is said of it.",
+    "1 when the filesystem fails or does not answer in time. Nothing else is said of it then.",
 );
 static FULL_TIMESTAMP_SECONDS: Desc = Desc::gauge(
     "chroma_disk_full_timestamp_seconds",
-    "When the filesystem will be full at the pace of the last minutes to six hours; absent while it is not filling.",
+    "When the filesystem will be full if it keeps filling as in the last minutes to six hours. Absent while it is not filling.",
 );
 static INFO: Desc = Desc::gauge(
     "chroma_disk_info",
@@ -84,21 +86,19 @@ static ALLOCATED_BYTES: Desc = Desc::gauge(
     "Bytes on disk of files and folders below the persist directory, by what they are for (cached).",
 )
 .labelled(&["class"]);
-static FILES: Desc = Desc::gauge(
-    "chroma_store_files",
-    "Entries below the persist directory that are no folders (cached).",
-);
+static FILES: Desc =
+    Desc::gauge("chroma_store_files", "Files below the persist directory (cached).");
 static DELETED_OPEN_BYTES: Desc = Desc::gauge(
     "chroma_store_deleted_open_bytes",
-    "Bytes on disk of deleted files of the persist directory that processes keep open (cached); absent when none is seen but not every process could be looked into.",
+    "Bytes on disk of deleted files of the persist directory that a process keeps open (cached). Absent when none is seen but some processes could not be looked into.",
 );
 static WALK_TIMESTAMP_SECONDS: Desc = Desc::gauge(
     "chroma_store_walk_timestamp_seconds",
-    "When the walk began that the cached sizes of the persist directory come from.",
+    "When the measuring of the persist directory began that the cached sizes come from.",
 );
 static WALK_DURATION_SECONDS: Desc = Desc::gauge(
     "chroma_store_walk_duration_seconds",
-    "How long the walk took that the cached sizes of the persist directory come from.",
+    "How long it took to measure the persist directory, for the cached sizes.",
 );
 
 pub(super) static DESCS: &[&Desc] = &[

@@ -23,13 +23,13 @@ use crate::{
 
 static LINES: Desc = Desc::counter(
     "chroma_log_signature_total",
-    "Lines of the server's log that tell of trouble, by what they tell; absent when no log is configured.",
+    "Lines of the server's log that tell of trouble, by kind of trouble. Absent when no log is configured.",
 )
 .labelled(&["signature"]);
 static FILES: Desc = Desc::gauge("chroma_log_files", "Log files that are followed.");
 static UNREAD: Desc = Desc::gauge(
     "chroma_log_unread_bytes",
-    "Bytes of the log that are still to be read; each turn reads a bounded part.",
+    "Bytes of the log that are still to be read. Each run reads a limited part.",
 );
 
 pub(super) static DESCS: [&Desc; 3] = [&LINES, &FILES, &UNREAD];

@@ -454,26 +454,25 @@ pub(super) static DESCS: [&Desc; 7] =
     [&DRIFT, &FIRST_SEEN, &UNWRITABLE, &WORLD_WRITABLE, &ENTRIES, &WALK_TIMESTAMP, &WALK_SECONDS];
 static DRIFT: Desc = Desc::gauge(
     "chroma_permission_drift",
-    "Entries of the directory whose owner, group, mode, type or access list differs from what was declared or learnt, \
-     cached.",
+    "Entries of the directory whose owner, group, mode, type or access list is not as declared or learnt (cached).",
 )
 .labelled(&["kind"]);
 static FIRST_SEEN: Desc = Desc::gauge(
     "chroma_permission_drift_first_seen_timestamp_seconds",
-    "When entries that differ were first seen, absent while there are none.",
+    "When entries that differ were first seen. Absent while there are none.",
 )
 .labelled(&["kind"]);
 static UNWRITABLE: Desc = Desc::gauge(
     "chroma_permission_unwritable",
-    "Entries that the user Chroma runs as, or else the owner of most of the store, cannot write although it must, cached; absent while that user is not known.",
+    "Entries that Chroma's user cannot write although it must (cached). Without a known user, the owner of most of the store counts. Absent while neither is known.",
 );
 static WORLD_WRITABLE: Desc = Desc::gauge(
     "chroma_permission_world_writable",
-    "Entries of the directory that everybody may change, cached.",
+    "Entries of the directory that everybody may change (cached).",
 );
 static ENTRIES: Desc = Desc::gauge(
     "chroma_permission_entries",
-    "Entries of the directory, itself included and journals left out, cached.",
+    "Entries of the directory, including itself, without journals (cached).",
 );
 static WALK_TIMESTAMP: Desc = Desc::gauge(
     "chroma_permission_walk_timestamp_seconds",
@@ -481,7 +480,7 @@ static WALK_TIMESTAMP: Desc = Desc::gauge(
 );
 static WALK_SECONDS: Desc = Desc::gauge(
     "chroma_permission_walk_duration_seconds",
-    "Time that the last look at all entries took, without its pauses, cached.",
+    "Time that the last look at all entries took, without pauses (cached).",
 );
 
 #[cfg(test)]

@@ -37,48 +37,48 @@ use crate::{
 
 static PROCESSES: Desc = Desc::gauge(
     "chroma_processes",
-    "Processes that hold chroma.sqlite3, by how they opened it; absent when others may hold it unseen.",
+    "Processes that hold chroma.sqlite3, by how they opened it. Absent when others may hold it unseen.",
 )
 .labelled(&["access"]);
 static WRITERS: Desc = Desc::gauge(
     "chroma_process_writers",
-    "Processes that hold chroma.sqlite3 open for writing; forked children that only inherited it are their parent. Absent when others may hold it unseen.",
+    "Processes that hold chroma.sqlite3 open for writing. Child processes that only inherited it count as their parent. Absent when others may hold it unseen.",
 );
 static SERVERS: Desc = Desc::gauge(
     "chroma_process_servers",
-    "Chroma servers that hold chroma.sqlite3; absent when others may hold it unseen.",
+    "Chroma servers that hold chroma.sqlite3. Absent when others may hold it unseen.",
 );
 static DISCOVERED: Desc = Desc::gauge(
     "chroma_store_discovered",
-    "Whether the directory was found by itself (1), and ends with the process that holds it, or is configured (0).",
+    "1 when the directory was found by itself and is watched while a process holds it, 0 when it is configured.",
 );
 static CHILDREN: Desc = Desc::gauge(
     "chroma_process_children",
-    "Forked children that only inherited chroma.sqlite3 from a process that holds it.",
+    "Child processes that only inherited chroma.sqlite3 from a process that holds it.",
 );
 static UNREADABLE: Desc = Desc::gauge(
     "chroma_processes_unreadable",
-    "Processes of the host whose open files could not be looked at; each may hold this store. Absent when not all processes are listed.",
+    "Processes of the host whose open files could not be looked at. Each may hold this store. Absent when the list of processes is not complete.",
 );
 static RESIDENT: Desc = Desc::gauge(
     "chroma_process_resident_memory_bytes",
-    "Resident memory of the server, or else of the first writer.",
+    "Resident memory of the server, or of the first writer when there is no server.",
 );
 static CPU: Desc = Desc::counter(
     "chroma_process_cpu_seconds_total",
-    "CPU time of the server, or else of the first writer, since it started.",
+    "CPU time of the server since it started, or of the first writer when there is no server.",
 );
 static STARTED: Desc = Desc::gauge(
     "chroma_process_start_timestamp_seconds",
-    "When the server, or else the first writer, started.",
+    "When the server started, or the first writer when there is no server.",
 );
 static LOCK_SECONDS: Desc = Desc::gauge(
     "chroma_process_lock_seconds",
-    "For how long another process than the server has been seen holding a lock on chroma.sqlite3 without a break.",
+    "How long a process other than the server has held a lock on chroma.sqlite3 without a break.",
 );
 static CAPABILITY: Desc = Desc::gauge(
     "chroma_exporter_capability",
-    "Whether this program has what it takes to look into processes of other users and containers.",
+    "Whether this program has the Linux capability that it needs to look into processes of other users and containers.",
 )
 .labelled(&["capability"]);
 

@@ -27,31 +27,31 @@ use crate::{
 
 static UP: Desc = Desc::gauge(
     "chroma_server_up",
-    "Whether the server answers its heartbeat, cached; absent when that could not be asked.",
+    "Whether the server answers its heartbeat (cached). Absent when it could not be asked.",
 );
 static SUCCESS: Desc = Desc::gauge(
     "chroma_server_probe_success",
-    "Whether the server answered this question with status 200, cached.",
+    "Whether the server answered this question with status 200 (cached).",
 )
 .labelled(&["probe"]);
 static DURATION: Desc = Desc::gauge(
     "chroma_server_probe_duration_seconds",
-    "Time until the answer to this question was there, or was given up, cached.",
+    "Time until the server answered this question, or the wait was given up (cached).",
 )
 .labelled(&["probe"]);
 static STATUS: Desc = Desc::gauge(
     "chroma_server_probe_status",
-    "HTTP status of the answer to this question, cached; absent without an answer.",
+    "HTTP status of the answer to this question (cached). Absent without an answer.",
 )
 .labelled(&["probe"]);
 static INFO: Desc = Desc::gauge(
     "chroma_server_info",
-    "The version that the server says it is, cached; releases from 1.0 on all say 1.0.0.",
+    "Version that the server reports (cached). Releases from 1.0 on all report 1.0.0.",
 )
 .labelled(&["version", "api"]);
 static COLLECTIONS: Desc = Desc::gauge(
     "chroma_server_collections",
-    "Collections of default_database as the server counts them, cached.",
+    "Collections of default_database as the server counts them (cached).",
 );
 
 pub(super) static DESCS: [&Desc; 6] = [&UP, &SUCCESS, &DURATION, &STATUS, &INFO, &COLLECTIONS];

@@ -236,7 +236,7 @@ pub static HEALTH: [Desc; 4] = [
     .labelled(HEALTH_LABELS),
     Desc::gauge(
         "chroma_exporter_collector_last_success_timestamp_seconds",
-        "When the last run without a problem began, as seconds since the epoch; 0 when there was none since the start.",
+        "When the last run without a problem began, as seconds since the epoch. 0 when there was none since the start.",
     )
     .labelled(HEALTH_LABELS),
     Desc::gauge(

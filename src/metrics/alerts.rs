@@ -14,7 +14,7 @@ use crate::{
 
 static FIRING: Desc = Desc::gauge(
     "chroma_alert_firing",
-    "The alert of this store fires, after its hold and its recovery level; silenced ones fire too. Always 1: one that does not fire has no series, as in Prometheus' ALERTS.",
+    "1 while this alert of this store fires, also when it is silenced. An alert that does not fire has no series, as in Prometheus' ALERTS.",
 )
 .labelled(&["store", "alert", "severity"]);
 static PENDING: Desc = Desc::gauge(
@@ -23,12 +23,12 @@ static PENDING: Desc = Desc::gauge(
 );
 static PERSISTENT: Desc = Desc::gauge(
     "chroma_exporter_alert_state_persistent",
-    "Whether alerts and outgoing messages are kept on disk (1) or in memory only (0), where a restart forgets them.",
+    "1 when alerts and outgoing messages are kept on disk, 0 when in memory only: a restart forgets them.",
 );
-static SILENCES: Desc = Desc::gauge("chroma_exporter_silences", "Silences that are in force.");
+static SILENCES: Desc = Desc::gauge("chroma_exporter_silences", "Silences in force.");
 static ATTEMPTS: Desc = Desc::counter(
     "chroma_exporter_notifications_total",
-    "Attempts to send a notification, failed ones included.",
+    "Attempts to send a notification, including failed ones.",
 )
 .labelled(&["receiver"]);
 static FAILED: Desc = Desc::counter(
@@ -38,22 +38,22 @@ static FAILED: Desc = Desc::counter(
 .labelled(&["receiver", "reason"]);
 static DEAD: Desc = Desc::counter(
     "chroma_exporter_notification_dead_letters_total",
-    "Alerts that the receiver will not be told of, because it refused them for good or took nothing for too long.",
+    "Alerts that were given up for this receiver, because it refused them for good or took nothing for too long.",
 )
 .labelled(&["receiver"]);
 static QUEUE: Desc = Desc::gauge(
     "chroma_exporter_notification_queue_length",
-    "Alerts that wait to be told to the receiver.",
+    "Alerts that wait to be sent to the receiver.",
 )
 .labelled(&["receiver"]);
 static OLDEST: Desc = Desc::gauge(
     "chroma_exporter_notification_oldest_timestamp_seconds",
-    "Since when the oldest alert in the queue waits, as seconds since the epoch; 0 when none does.",
+    "When the oldest alert in the queue was put there, as seconds since the epoch. 0 when the queue is empty.",
 )
 .labelled(&["receiver"]);
 static LAST_SUCCESS: Desc = Desc::gauge(
     "chroma_exporter_notification_last_success_timestamp_seconds",
-    "When the receiver last took a notification, as seconds since the epoch; 0 when it took none since the start.",
+    "When the receiver last took a notification, as seconds since the epoch. 0 when it took none since the start.",
 )
 .labelled(&["receiver"]);
 

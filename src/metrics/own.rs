@@ -15,22 +15,21 @@ use crate::{
 
 pub(super) static BUILD_INFO: Desc = Desc::gauge(
     "chroma_exporter_build_info",
-    "Version and commit of the running program; always 1.",
+    "Version and commit of the running program. Always 1.",
 )
 .labelled(&["version", "revision"]);
-pub(super) static STORES: Desc =
-    Desc::gauge("chroma_exporter_stores", "Number of stores that are being watched.");
+pub(super) static STORES: Desc = Desc::gauge("chroma_exporter_stores", "Stores that are watched.");
 pub(super) static SNAPSHOT_TIMESTAMP: Desc = Desc::gauge(
     "chroma_exporter_snapshot_timestamp_seconds",
     "When the readings on this page were put together, as seconds since the epoch.",
 );
 pub(super) static DROPPED_SERIES: Desc = Desc::gauge(
     "chroma_exporter_dropped_series",
-    "Series of collectors left out of this page because the configured bound was reached; whole families of a store, largest first, never findings or health.",
+    "Series of collectors left out of this page because limits.series was reached. Whole families of a store are left out, largest first, never findings or health.",
 );
 static STATE_PERSISTENT: Desc = Desc::gauge(
     "chroma_exporter_state_persistent",
-    "Whether what must survive a restart is kept on disk (1) or in memory only (0).",
+    "1 when what must survive a restart is kept on disk, 0 when in memory only.",
 );
 static STATE_WRITE_ERRORS: Desc = Desc::counter(
     "chroma_exporter_state_write_errors_total",
@@ -38,12 +37,12 @@ static STATE_WRITE_ERRORS: Desc = Desc::counter(
 );
 static WATCH: Desc = Desc::gauge(
     "chroma_exporter_watch",
-    "Whether file events of the store are being received (1) or its changes are seen at the interval only (0).",
+    "1 when file events of the store are received, 0 when changes are seen only at the interval.",
 )
 .labelled(&["store"]);
 static RELOAD_SUCCESSFUL: Desc = Desc::gauge(
     "chroma_exporter_config_last_reload_successful",
-    "Whether the last attempt to load the configuration succeeded; after 0 the configuration before it is still in force.",
+    "Whether the last attempt to load the configuration succeeded. After 0 the one before it stays in force.",
 );
 static RELOAD_SUCCESS_TIMESTAMP: Desc = Desc::gauge(
     "chroma_exporter_config_last_reload_success_timestamp_seconds",
@@ -51,18 +50,18 @@ static RELOAD_SUCCESS_TIMESTAMP: Desc = Desc::gauge(
 );
 static REQUESTS: Desc = Desc::counter(
     "chroma_exporter_http_requests_total",
-    "HTTP requests answered, by path and status code; path is other for all that are not served.",
+    "HTTP requests answered, by path and status code. path is other for all that are not served.",
 )
 .labelled(&["path", "code"]);
 static CONNECTIONS: Desc =
     Desc::gauge("chroma_exporter_http_connections", "HTTP connections that are open.");
 static CONNECTIONS_REFUSED: Desc = Desc::counter(
     "chroma_exporter_http_connections_refused_total",
-    "HTTP connections turned away because the configured number of them was open.",
+    "HTTP connections turned away because as many as are configured were open.",
 );
 static REQUESTS_REJECTED: Desc = Desc::counter(
     "chroma_exporter_http_requests_rejected_total",
-    "HTTP requests that were not let in, by reason; tls counts connections.",
+    "HTTP requests that were not let in, by reason. tls counts connections.",
 )
 .labelled(&["reason"]);
 static PROCESS_CPU: Desc =
@@ -79,7 +78,7 @@ static PROCESS_START: Desc = Desc::gauge(
     "Start time of the process since unix epoch in seconds.",
 );
 static PROCESS_THREADS: Desc =
-    Desc::gauge("process_threads", "Number of OS threads; a filesystem that hangs keeps one.");
+    Desc::gauge("process_threads", "Number of OS threads. A filesystem that hangs keeps one.");
 
 pub(super) const DESCS: &[&Desc] = &[
     &BUILD_INFO,

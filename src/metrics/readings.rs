@@ -15,11 +15,11 @@ use crate::{
 
 static FINDING: Desc = Desc::gauge(
     "chroma_finding",
-    "Whether the finding is present (1) or was looked for and is absent (0); no series means not known, because a collector that answers for it could not judge it or has not run.",
+    "1 when the finding is present, 0 when it was looked for and is absent. No series means that it is not known, because its collector could not judge it or has not run.",
 )
 .labelled(&["store", "code", "severity"]);
 static STORE_INFO: Desc =
-    Desc::gauge("chroma_store_info", "Persist directory of the store; always 1.")
+    Desc::gauge("chroma_store_info", "Persist directory of the store. Always 1.")
         .labelled(&["store", "path"]);
 
 pub(super) const DESCS: &[&Desc] =

@@ -11,80 +11,84 @@ use crate::{
     sample::{Desc, Sample},
 };
 
-static COLLECTIONS: Desc =
-    Desc::gauge("chroma_collections", "Collections in the catalogue, cached.");
-static TENANTS: Desc = Desc::gauge("chroma_tenants", "Tenants in the catalogue, cached.");
-static DATABASES: Desc = Desc::gauge("chroma_databases", "Databases in the catalogue, cached.");
+static COLLECTIONS: Desc = Desc::gauge("chroma_collections", "Collections (cached).");
+static TENANTS: Desc = Desc::gauge("chroma_tenants", "Tenants (cached).");
+static DATABASES: Desc =
+    Desc::gauge("chroma_databases", "Chroma databases, the level above collections (cached).");
 static RECORDS: Desc =
-    Desc::gauge("chroma_records", "Records of all collections that are in the tables, cached.");
+    Desc::gauge("chroma_records", "Records in the tables of all collections (cached).");
 static COLLECTION_RECORDS: Desc = Desc::gauge(
     "chroma_collection_records",
-    "Records of the largest collections (limits.collections of each store), as the last whole walk over the records counted them, cached; collections of one name in several databases count as one.",
+    "Records of the largest collections, as many as limits.collections says (cached). Collections that share a name are added up.",
 )
 .labelled(&["collection"]);
 static QUEUE_RECORDS: Desc = Desc::gauge(
     "chroma_queue_records",
-    "Operations in the queue, those kept after they were applied included, cached.",
+    "Operations in the queue, including applied ones that were kept (cached).",
 );
 static QUEUE_LAG: Desc = Desc::gauge(
     "chroma_queue_lag_records",
-    "Operations that the furthest segment of this scope is behind the queue, cached; up to the sync threshold is normal for vector.",
+    "Operations that the furthest segment of this scope is behind the queue (cached). Up to the sync threshold is normal for vector.",
 )
 .labelled(&["scope"]);
 static QUEUE_BEHIND: Desc = Desc::gauge(
     "chroma_queue_segments_behind",
-    "Segments of this scope that are further behind the queue than is normal, cached.",
+    "Segments of this scope that are further behind the queue than is normal (cached).",
 )
 .labelled(&["scope"]);
 static QUEUE_OLDEST: Desc = Desc::gauge(
     "chroma_queue_oldest_timestamp_seconds",
-    "When the oldest operation in the queue was written, as seconds since the epoch, cached; its text is kept as long.",
+    "When the oldest operation in the queue was written, as seconds since the epoch (cached). Deleted text is kept for as long.",
 );
-static QUEUE_PURGE: Desc =
-    Desc::gauge("chroma_queue_purge_enabled", "Whether Chroma purges the queue by itself, cached.");
-static MIGRATIONS: Desc =
-    Desc::gauge("chroma_migrations_applied", "Migrations of the schema applied, by group, cached.")
-        .labelled(&["dir"]);
+static QUEUE_PURGE: Desc = Desc::gauge(
+    "chroma_queue_purge_enabled",
+    "Whether Chroma removes applied operations from the queue by itself (cached).",
+);
+static MIGRATIONS: Desc = Desc::gauge(
+    "chroma_migrations_applied",
+    "Schema migrations that were applied, by group (cached).",
+)
+.labelled(&["dir"]);
 static TENANT: Desc = Desc::gauge(
     "chroma_default_tenant_present",
-    "Whether the tenant default_tenant is there, cached.",
+    "Whether the tenant default_tenant exists (cached).",
 );
 static DATABASE: Desc = Desc::gauge(
     "chroma_default_database_present",
-    "Whether the database default_database is there, cached.",
+    "Whether the database default_database exists (cached).",
 );
 static OPENS: Desc = Desc::counter(
     "chroma_opens_total",
-    "How often a Chroma of 1.0 or newer has opened the directory since it was made, cached.",
+    "How often Chroma 1.0 or newer has opened the directory since it was made (cached).",
 );
 static FREE_PAGES: Desc =
-    Desc::gauge("chroma_sqlite_free_pages", "Free pages of the database file, cached.");
+    Desc::gauge("chroma_sqlite_free_pages", "Free pages of the database file (cached).");
 static RECLAIMABLE: Desc = Desc::gauge(
     "chroma_sqlite_reclaimable_bytes",
-    "Bytes of free pages, which a vacuum would give back to the filesystem, cached.",
+    "Bytes that a vacuum would give back to the filesystem (cached).",
 );
 static DOCUMENTS: Desc = Desc::gauge(
     "chroma_documents_differing",
-    "Documents whose two copies do not agree, by what is wrong, as the last whole comparison found them, cached.",
+    "Documents whose two copies do not agree, by what is wrong (cached).",
 )
 .labelled(&["how"]);
 static COMPARED: Desc = Desc::gauge(
     "chroma_documents_compared_timestamp_seconds",
-    "When the last whole comparison of documents ended, as seconds since the epoch; 0 when there was none yet.",
+    "When the two copies of all documents were last compared, as seconds since the epoch. 0 until the first comparison ends.",
 );
 static ORPHANS: Desc = Desc::gauge(
     "chroma_orphan_rows",
-    "Rows that belong to nothing, by table, as the last whole walk found them, cached; Chroma leaves some of deleted collections behind, below 1.0 most of them.",
+    "Rows that belong to nothing, by table (cached). Chroma leaves some behind when a collection is deleted, most below 1.0.",
 )
 .labelled(&["table"]);
 static INSTALLED: Desc = Desc::gauge(
     "chroma_installed_info",
-    "The release of Chroma that is installed where the process that holds the database has its packages, or that is configured; always 1, cached.",
+    "Release of Chroma: the configured one, or that of the packages of the process that holds the database. Always 1 (cached).",
 )
 .labelled(&["version"]);
 pub(super) static AGE: Desc = Desc::gauge(
     "chroma_contents_age_seconds",
-    "Time since the tables were last looked at, or found unchanged since.",
+    "Time since the tables were last read, or known to be unchanged.",
 );
 
 pub(in crate::collectors) static DESCS: [&Desc; 21] = [

@@ -7,42 +7,42 @@ use crate::sample::{Desc, Sample};
 
 pub(super) static SEGMENTS: Desc = Desc::gauge(
     "chroma_hnsw_segments",
-    "Indexes of collections by how they stand; unpersisted and flushing are healthy, what only a full walk shows is cached.",
+    "Indexes by state. unpersisted and flushing are healthy. States that only a full walk can see are cached.",
 )
 .labelled(&["state"]);
 pub(super) static ELEMENTS: Desc = Desc::gauge(
     "chroma_hnsw_elements",
-    "Elements of all indexes as their headers state them, those marked as deleted included.",
+    "Elements of all indexes as their headers state them, including those marked as deleted.",
 );
 static MAX_ELEMENTS: Desc = Desc::gauge(
     "chroma_hnsw_max_elements",
-    "Elements that all indexes have room for, as their headers state it.",
+    "Elements that all indexes have room for, as their headers state.",
 );
 pub(super) static DELETED_ELEMENTS: Desc = Desc::gauge(
     "chroma_hnsw_deleted_elements",
-    "Elements of all indexes that are marked as deleted, cached.",
+    "Elements of all indexes that are marked as deleted (cached).",
 );
 pub(super) static WITHOUT_VECTOR: Desc = Desc::gauge(
     "chroma_records_without_vector",
-    "Records of all collections whose vector is neither in the index nor in the queue, cached; 0 in every healthy store.",
+    "Records whose vector is neither in the index nor in the queue (cached). 0 in every healthy store.",
 );
 static UNFOUND: Desc = Desc::gauge(
     "chroma_hnsw_unfound_ratio",
-    "Share of the elements of all indexes that a search with their own vector does not find, from a sample of each index at its newest full walk, cached; a few hundredths are normal after updates.",
+    "Share of index elements that a search with their own vector does not find, from a sample at the last full walk (cached). A few hundredths are normal after updates.",
 );
 static ORPHAN_FOLDERS: Desc = Desc::gauge(
     "chroma_hnsw_orphan_folders",
-    "Folders with an index that no collection has any more, by whether a process holds them open.",
+    "Index folders that no collection uses any more, by whether a process holds them open.",
 )
 .labelled(&["held"]);
 static ORPHAN_BYTES: Desc = Desc::gauge(
     "chroma_hnsw_orphan_bytes",
-    "Bytes on disk of folders with an index that no collection has any more, by whether a process holds them open.",
+    "Bytes on disk of index folders that no collection uses any more, by whether a process holds them open.",
 )
 .labelled(&["held"]);
 static WALK_TIMESTAMP: Desc = Desc::gauge(
     "chroma_hnsw_walk_timestamp_seconds",
-    "When the index whose full walk is longest ago was walked over, as seconds since the epoch.",
+    "When the index that has waited longest was last read in full, as seconds since the epoch.",
 );
 static COMPARED_TIMESTAMP: Desc = Desc::gauge(
     "chroma_hnsw_compared_timestamp_seconds",
@@ -50,7 +50,7 @@ static COMPARED_TIMESTAMP: Desc = Desc::gauge(
 );
 static DEEP_DURATION: Desc = Desc::gauge(
     "chroma_hnsw_walk_duration_seconds",
-    "How long the newest walk over indexes and the comparison with the records took, cached.",
+    "How long the last walk over the indexes and the comparison with the records took (cached).",
 );
 
 pub(in crate::collectors) static DESCS: [&Desc; 11] = [

@@ -14,7 +14,7 @@ use crate::{
 
 static STATE: Desc = Desc::gauge(
     "chroma_integrity_state",
-    "What the newest run of the check said; 1 for exactly one state per check. header and journal are of this turn, the others cached.",
+    "Result of the last run of the check: 1 for exactly one state per check. header and journal are looked at in each run, the others are cached.",
 )
 .labelled(&["check", "state"]);
 static LAST_RUN: Desc = Desc::gauge(
@@ -29,12 +29,12 @@ static LAST_OK: Desc = Desc::gauge(
 .labelled(&["check"]);
 static DURATION: Desc = Desc::gauge(
     "chroma_integrity_duration_seconds",
-    "How long the newest run of the check took, cached.",
+    "How long the last run of the check took (cached).",
 )
 .labelled(&["check"]);
 static LOCK_HOLD: Desc = Desc::gauge(
     "chroma_integrity_lock_hold_seconds",
-    "Longest time that the newest run of the check held a shared lock, cached.",
+    "Longest time that the last run of the check held a shared lock (cached).",
 )
 .labelled(&["check"]);
 static NEXT_DUE: Desc = Desc::gauge(
@@ -44,7 +44,7 @@ static NEXT_DUE: Desc = Desc::gauge(
 .labelled(&["check"]);
 static ABORTED: Desc = Desc::counter(
     "chroma_integrity_aborted_total",
-    "Runs of the check that were given up so that no writer had to wait.",
+    "Runs of the check that were cut short so that no writer had to wait.",
 )
 .labelled(&["check"]);
 static PAGES: Desc =
@@ -52,40 +52,40 @@ static PAGES: Desc =
 
 static CHECKED_PAGES: Desc = Desc::gauge(
     "chroma_integrity_checked_pages",
-    "Pages that the newest run of the check with a verdict looked at, cached.",
+    "Database pages that the last run with a result looked at (cached).",
 )
 .labelled(&["check"]);
 static COVERAGE: Desc = Desc::gauge(
     "chroma_integrity_coverage_ratio",
-    "How much of what there is the newest run of the check with a verdict could judge, 0 to 1, cached; decay: bytes of database and indexes whose present state is known by their hashes.",
+    "Share of the data that the last run with a result could judge, 0 to 1 (cached). For decay: the bytes whose present state is known by their hashes.",
 )
 .labelled(&["check"]);
 static PROGRESS: Desc = Desc::gauge(
     "chroma_integrity_progress_ratio",
-    "How much of the check that is under way is done, 0 to 1; no series when none is. 0 while it waits for its turn on the disk.",
+    "How far the running check is, 0 to 1. 0 while it waits for its turn on the disk, absent when none is running.",
 )
 .labelled(&["check"]);
 static WAY: Desc = Desc::gauge(
     "chroma_integrity_way",
-    "Where the newest run of the check looked: the file itself, a consistent copy, or slices of rows; 1 for exactly one way per check, cached.",
+    "Where the last run of the check looked: the file, a consistent copy, or slices of rows. 1 for exactly one way per check (cached).",
 )
 .labelled(&["check", "way"]);
 
 static DISAGREEMENTS: Desc = Desc::counter(
     "chroma_integrity_checker_disagreements_total",
-    "Full checks that found nothing where SQLite's own integrity_check of the same copy found damage. A mistake of this program; 0 for ever otherwise.",
+    "Full checks that found nothing while SQLite's own integrity_check found damage in the same copy. Anything but 0 is a mistake of this program.",
 );
 static COMPARISONS: Desc = Desc::counter(
     "chroma_integrity_checker_comparisons_total",
-    "Full checks after which SQLite's own integrity_check ran to its end over the same copy; one in 20.",
+    "Times that SQLite's own integrity_check finished on the copy of a full check. It runs after one in 20.",
 );
 static COMPARISONS_NOT_MADE: Desc = Desc::counter(
     "chroma_integrity_checker_comparisons_not_made_total",
-    "Full checks after which SQLite's own integrity_check was due and gave no answer: no copy, or not in time.",
+    "Times that SQLite's own integrity_check was due after a full check and did not finish, for lack of room or time.",
 );
 static COMPARED: Desc = Desc::gauge(
     "chroma_integrity_checker_compared_timestamp_seconds",
-    "When SQLite's own integrity_check last ran to its end beside a full check, as seconds since the epoch; absent until then.",
+    "When SQLite's own integrity_check last finished beside a full check, as seconds since the epoch. Absent until then.",
 );
 
 pub(in crate::collectors) static DESCS: [&Desc; 16] = [
