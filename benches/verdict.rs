@@ -119,13 +119,13 @@ fn trees(path: &Path, entries: bool) {
 
 /// As the collector does before it checks in the file.
 fn bring(file: &File) -> pagecache::Brought<'_> {
-    let manner = pagecache::Manner {
+    let mode = pagecache::ReadMode {
         rate_bytes_max: u64::MAX,
         time_max: Duration::from_mins(10),
         stop: &AtomicBool::new(false),
         progress: &Progress::default(),
     };
-    pagecache::bring(file, &manner)
+    pagecache::bring(file, &mode)
 }
 
 fn in_file(path: &Path, pragma: &str) {

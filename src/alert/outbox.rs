@@ -35,15 +35,16 @@ use policy::{Grouping, Policy};
 pub struct Entry {
     /// As it stands now.
     pub alert: Alert,
-    /// What the receiver was told last; `None` when nothing yet.
-    pub told: Option<Told>,
+    /// The last notice that the receiver got; `None` when none yet.
+    #[serde(rename = "told")]
+    pub notice: Option<Notice>,
     /// Since when it has something to hear.
     pub queued_at: Timestamp,
 }
 
-/// What a receiver was told of an episode.
+/// What a receiver was last sent about an episode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct Notice {
     /// When.
     pub at: Timestamp,
     /// That it fires, or that it has ended.
@@ -241,7 +242,7 @@ impl ReceiverQueue {
             }
             Event::Resolved(alert) => {
                 let Some(entry) = self.entries.get_mut(&alert.episode) else { return };
-                let heard = entry.told.is_some_and(|told| !told.given_up);
+                let heard = entry.notice.is_some_and(|notice| !notice.given_up);
                 // An attempt whose outcome is not known may have told it.
                 let perhaps = self.delivery.attempt.as_ref().is_some_and(|attempt| {
                     attempt.notification.alerts.iter().any(|a| a.episode == alert.episode)
@@ -250,7 +251,7 @@ impl ReceiverQueue {
                 let worth = self.policy.send_resolved
                     && (heard
                         || perhaps
-                        || (self.policy.tell_short && !unwanted && entry.told.is_none()));
+                        || (self.policy.tell_short && !unwanted && entry.notice.is_none()));
                 if worth {
                     entry.alert = alert.clone();
                     entry.queued_at = now;
@@ -291,7 +292,7 @@ impl ReceiverQueue {
         let mut flaps: Vec<(Timestamp, String)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.told.is_none() && entry.alert.ended.is_some())
+            .filter(|(_, entry)| entry.notice.is_none() && entry.alert.ended.is_some())
             .filter(|(_, entry)| entry.alert.store == alert.store && entry.alert.name == alert.name)
             .map(|(episode, entry)| (entry.alert.since, episode.clone()))
             .collect();
@@ -307,11 +308,11 @@ impl ReceiverQueue {
         }
     }
 
-    fn told_at(&self, store: &str, name: &str) -> Option<Timestamp> {
+    fn last_sent_at(&self, store: &str, name: &str) -> Option<Timestamp> {
         self.recent.get(store)?.get(name).copied()
     }
 
-    fn note_told(&mut self, store: &str, name: &str, now: Timestamp) {
+    fn note_sent(&mut self, store: &str, name: &str, now: Timestamp) {
         self.recent.entry(store.to_owned()).or_default().insert(name.to_owned(), now);
     }
 
@@ -325,7 +326,7 @@ impl ReceiverQueue {
         if self.entries.len() >= ENTRIES_MAX {
             self.make_room();
         }
-        let entry = Entry { alert: alert.clone(), told: None, queued_at: now };
+        let entry = Entry { alert: alert.clone(), notice: None, queued_at: now };
         self.entries.insert(alert.episode.clone(), entry);
     }
 
@@ -346,13 +347,13 @@ impl ReceiverQueue {
     /// What the receiver should hear of an entry, and from when on; `None` when it knows all.
     fn news(&self, entry: &Entry, now: Timestamp) -> Option<Reason> {
         let ended = entry.alert.ended.is_some();
-        let Some(told) = entry.told else {
+        let Some(notice) = entry.notice else {
             return Some(if ended { Reason::Resolved } else { Reason::Firing });
         };
-        let again = |interval: Duration| now < told.at || now.since(told.at) >= interval;
-        match (told.status, ended) {
+        let again = |interval: Duration| now < notice.at || now.since(notice.at) >= interval;
+        match (notice.status, ended) {
             (Status::Firing, true) => Some(Reason::Resolved),
-            (Status::Firing, false) if entry.alert.severity > told.severity => {
+            (Status::Firing, false) if entry.alert.severity > notice.severity => {
                 Some(Reason::Escalated)
             }
             (Status::Firing, false) => again(self.policy.repeat).then_some(Reason::Reminder),
@@ -393,18 +394,18 @@ impl ReceiverQueue {
                 later = earliest(later, self.due_at(entry));
                 continue;
             };
-            let telling_anew = !(reason == Reason::Resolved && entry.told.is_some());
+            let telling_anew = !(reason == Reason::Resolved && entry.notice.is_some());
             if telling_anew
                 && let Some(silence) = silences.iter().find(|s| s.covers(&entry.alert, now))
             {
                 later = earliest(later, Some(silence.until));
                 continue;
             }
-            if let Some(told) = self.told_at(&entry.alert.store, &entry.alert.name)
-                && now >= told
-                && now.since(told) < self.policy.group_interval
+            if let Some(last) = self.last_sent_at(&entry.alert.store, &entry.alert.name)
+                && now >= last
+                && now.since(last) < self.policy.group_interval
             {
-                later = earliest(later, Some(told.plus(self.policy.group_interval)));
+                later = earliest(later, Some(last.plus(self.policy.group_interval)));
                 continue;
             }
             let group = self.policy.group_of(&entry.alert);
@@ -415,11 +416,11 @@ impl ReceiverQueue {
         }
         let notification = if self.policy.grouping == Grouping::Store && ready.len() > STORM_GROUPS
         {
-            if let Some(told) = self.told_at(SUMMARY, "")
-                && now >= told
-                && now.since(told) < self.policy.group_interval
+            if let Some(last) = self.last_sent_at(SUMMARY, "")
+                && now >= last
+                && now.since(last) < self.policy.group_interval
             {
-                return Next::WaitUntil(told.plus(self.policy.group_interval));
+                return Next::WaitUntil(last.plus(self.policy.group_interval));
             }
             let news = ready.into_values().flatten().collect();
             self.compose(SUMMARY.to_owned(), news, &overtaking, about, now)
@@ -466,7 +467,7 @@ impl ReceiverQueue {
         let mut alerts: Vec<Alert> = news.iter().map(|(entry, _)| entry.alert.clone()).collect();
         let mut flaps: BTreeMap<Identity<'_>, usize> = BTreeMap::new();
         for old in self.entries.values() {
-            if old.told.is_none() && overtaking.passed(old) {
+            if old.notice.is_none() && overtaking.passed(old) {
                 *flaps.entry(self.policy.identity(&old.alert)).or_default() += 1 + old.alert.merged;
             }
         }
@@ -474,14 +475,14 @@ impl ReceiverQueue {
             alert.merged += flaps.get(&self.policy.identity(alert)).copied().unwrap_or_default();
         }
         if self.policy.grouping == Grouping::Store && group != SUMMARY {
-            let told = self.entries.values().filter(|entry| {
+            let known = self.entries.values().filter(|entry| {
                 entry.alert.ended.is_none()
-                    && entry.told.is_some_and(|told| !told.given_up)
+                    && entry.notice.is_some_and(|notice| !notice.given_up)
                     && self.policy.group_of(&entry.alert) == group
                     && !news.iter().any(|(new, _)| new.alert.episode == entry.alert.episode)
             });
             let room = self.policy.batch.saturating_sub(alerts.len());
-            alerts.extend(told.take(room).map(|e| Alert { known: true, ..e.alert.clone() }));
+            alerts.extend(known.take(room).map(|e| Alert { known: true, ..e.alert.clone() }));
         }
         alerts.sort_by_key(urgency);
         let alerts = causes_first(alerts);
@@ -540,26 +541,26 @@ impl ReceiverQueue {
         let mut count = 0;
         let unheard = fate == Fate::Unheard;
         if notification.group == SUMMARY {
-            self.note_told(SUMMARY, "", now);
+            self.note_sent(SUMMARY, "", now);
         }
-        for told in notification.alerts.iter().filter(|alert| !alert.known) {
+        for sent in notification.alerts.iter().filter(|alert| !alert.known) {
             count += 1;
-            self.note_told(&told.store, &told.name, now);
-            self.touched.episodes.insert(told.episode.clone());
-            let Some(entry) = self.entries.get_mut(&told.episode) else { continue };
-            let was = entry.told;
-            entry.told = Some(Told {
+            self.note_sent(&sent.store, &sent.name, now);
+            self.touched.episodes.insert(sent.episode.clone());
+            let Some(entry) = self.entries.get_mut(&sent.episode) else { continue };
+            let was = entry.notice;
+            entry.notice = Some(Notice {
                 at: now,
-                status: told.status(),
-                severity: told.severity,
+                status: sent.status(),
+                severity: sent.severity,
                 given_up: unheard && was.is_none_or(|was| was.given_up),
             });
             let refused = fate != Fate::Heard;
-            let done = told.ended.is_some() && (refused || self.policy.resend_resolved.is_none());
+            let done = sent.ended.is_some() && (refused || self.policy.resend_resolved.is_none());
             // It ended while a firing was under way that has now been given up: nobody waits for its end.
             let unawaited = unheard && was.is_none() && entry.alert.ended.is_some();
             if done || unawaited {
-                self.entries.remove(&told.episode);
+                self.entries.remove(&sent.episode);
             }
         }
         if fate != Fate::Heard {
@@ -572,7 +573,7 @@ impl ReceiverQueue {
     /// hear of as soon as it may.
     fn overtaking(&self, silences: &[Silence], now: Timestamp) -> Overtaking<'_> {
         self.overtaking_by(|entry| {
-            entry.told.is_some() || !silences.iter().any(|s| s.covers(&entry.alert, now))
+            entry.notice.is_some() || !silences.iter().any(|s| s.covers(&entry.alert, now))
         })
     }
 
@@ -603,7 +604,7 @@ impl ReceiverQueue {
     fn prune(&mut self, now: Timestamp) {
         let interval = self.policy.group_interval;
         self.recent.retain(|_, names| {
-            names.retain(|_, told| now >= *told && now.since(*told) < interval);
+            names.retain(|_, last| now >= *last && now.since(*last) < interval);
             !names.is_empty()
         });
         if self.sending || self.delivery.attempt.is_some() {
@@ -615,13 +616,13 @@ impl ReceiverQueue {
         let keep = self.policy.resend_resolved;
         for (episode, entry) in &mut self.entries {
             let old = now.since(entry.queued_at) >= age_max;
-            match (entry.told, entry.alert.ended) {
-                (Some(Told { status: Status::Resolved, .. }), Some(ended))
+            match (entry.notice, entry.alert.ended) {
+                (Some(Notice { status: Status::Resolved, .. }), Some(ended))
                     if keep.is_none_or(|keep| now.since(ended) >= keep) =>
                 {
                     gone.push(episode.clone());
                 }
-                (None | Some(Told { status: Status::Firing, .. }), Some(_)) if old => {
+                (None | Some(Notice { status: Status::Firing, .. }), Some(_)) if old => {
                     given_up += 1;
                     gone.push(episode.clone());
                 }
@@ -629,8 +630,9 @@ impl ReceiverQueue {
                     // It fires still, so the reminder will try again.
                     given_up += 1;
                     let severity = entry.alert.severity;
-                    let told = Told { at: now, status: Status::Firing, severity, given_up: true };
-                    entry.told = Some(told);
+                    let notice =
+                        Notice { at: now, status: Status::Firing, severity, given_up: true };
+                    entry.notice = Some(notice);
                     self.touched.episodes.insert(episode.clone());
                 }
                 _ => {}
@@ -646,9 +648,9 @@ impl ReceiverQueue {
 
     /// When an entry that has no news now will have some.
     fn due_at(&self, entry: &Entry) -> Option<Timestamp> {
-        let told = entry.told?;
-        let again = told.at.plus(self.policy.repeat);
-        match told.status {
+        let notice = entry.notice?;
+        let again = notice.at.plus(self.policy.repeat);
+        match notice.status {
             Status::Firing => Some(again),
             Status::Resolved => {
                 let end = entry.alert.ended?.plus(self.policy.resend_resolved?);
@@ -660,7 +662,7 @@ impl ReceiverQueue {
 
 /// Whether the receiver was told of it.
 fn heard(entry: &Entry) -> bool {
-    entry.told.is_some_and(|told| !told.given_up)
+    entry.notice.is_some_and(|notice| !notice.given_up)
 }
 
 /// What became of a notification.
@@ -765,11 +767,11 @@ fn notification_id<'a>(
     };
     part(receiver.as_bytes());
     part(group.as_bytes());
-    for Entry { alert, told, .. } in news {
+    for Entry { alert, notice, .. } in news {
         part(alert.episode.as_bytes());
         part(alert.status().as_str().as_bytes());
         part(alert.severity.as_str().as_bytes());
-        part(&told.map_or(0, |told| told.at.as_nanos()).to_le_bytes());
+        part(&notice.map_or(0, |notice| notice.at.as_nanos()).to_le_bytes());
     }
     hex(&hash.finalize()[..16])
 }

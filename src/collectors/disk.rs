@@ -23,7 +23,7 @@ use self::{
     low_water::LowWater,
     orphans::Orphans,
     slope::{Point, Trend},
-    survey::{Running, Standing, Survey, Task},
+    survey::{Running, Survey, SurveyState, Task},
 };
 use super::{CollectError, Collector, Pace, Turn};
 use crate::{
@@ -297,8 +297,8 @@ impl Surveys {
         };
         let Some(running) = &mut self.running else { return Ok(self.latest.clone()) };
         match running.wait(patience) {
-            Standing::UnderWay => {}
-            Standing::Done(survey) => {
+            SurveyState::UnderWay => {}
+            SurveyState::Done(survey) => {
                 self.running = None;
                 if survey.orphans.is_none() {
                     self.asked = None; // it could not be asked; the next survey tries again
@@ -306,11 +306,11 @@ impl Surveys {
                 self.latest = Some(survey);
             }
             // An old sum would pretend that somebody still looks.
-            Standing::Stalled(waited) => {
+            SurveyState::Stalled(waited) => {
                 self.latest = None;
                 return Err(CollectError::Hung { path: context.store.seen_path.clone(), waited });
             }
-            Standing::Broken => {
+            SurveyState::Broken => {
                 self.running = None;
                 self.latest = None;
                 return Err(CollectError::Panicked("in the walk of the directory".to_owned()));

@@ -110,7 +110,7 @@ pub struct Processes {
     context: Context,
     /// Loaded at the first turn.
     memory: Option<Memory>,
-    seen: Seen,
+    seen: FirstSeen,
     locks: LockWatch,
     /// Whether a second writer was told at the last look.
     doubled: bool,
@@ -160,7 +160,7 @@ enum Located {
 }
 
 /// When processes were first seen holding the store for writing, by pid and start.
-type Seen = BTreeMap<(u32, u64), Timestamp>;
+type FirstSeen = BTreeMap<(u32, u64), Timestamp>;
 
 /// Who holds one file that is or was the database.
 #[derive(Debug)]
@@ -379,7 +379,7 @@ impl Processes {
     }
 
     /// When each of those that write was first seen.
-    fn seen_since(&self, holders: &[Holder], now: Timestamp) -> Seen {
+    fn seen_since(&self, holders: &[Holder], now: Timestamp) -> FirstSeen {
         let writers = holders.iter().filter(|holder| holder.writes);
         let keys = writers.map(|holder| (holder.pid, holder.start_ticks));
         keys.map(|key| (key, self.seen.get(&key).copied().unwrap_or(now))).collect()

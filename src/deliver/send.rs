@@ -66,7 +66,7 @@ pub struct Answer {
 const TEXT_MAX: usize = 300;
 
 /// An outcome, a status, and what to show.
-type Said = (Outcome, Option<u16>, String);
+type SendResult = (Outcome, Option<u16>, String);
 
 impl Sender {
     /// The receiver that is configured so.
@@ -122,7 +122,11 @@ impl Sender {
 
     /// One request after the other. The first that must be tried again ends the attempt. One that is refused for good does
     /// not keep the others back.
-    async fn over_http(&self, kind: &dyn HttpKind, message: &Message<'_>) -> Result<Said, NoReply> {
+    async fn over_http(
+        &self,
+        kind: &dyn HttpKind,
+        message: &Message<'_>,
+    ) -> Result<SendResult, NoReply> {
         let ready = self.ready(kind.url(), kind.secrets()).await?;
         let mut refused = None;
         let mut last = (Outcome::Delivered, None, String::new());
@@ -141,7 +145,7 @@ impl Sender {
         Ok(refused.unwrap_or(last))
     }
 
-    async fn by_mail(&self, email: &Email, message: &Message<'_>) -> Result<Said, NoReply> {
+    async fn by_mail(&self, email: &Email, message: &Message<'_>) -> Result<SendResult, NoReply> {
         let (client, own) = (Arc::clone(&self.client), email.clone());
         let ready = self.read(move || smtp::ready(&own, &client.warned)).await?;
         smtp::send(email, &ready, message, self.config.timeout).await
@@ -179,7 +183,7 @@ async fn plainly(
     message: &Message<'_>,
     ready: &Ready,
     refusal: &Reply,
-) -> Result<Said, NoReply> {
+) -> Result<SendResult, NoReply> {
     let rejected = Outcome::Rejected { failure: Failure::Client };
     let Some(request) = kind.plainly(message) else { return Ok(said(ready, refusal, rejected)) };
     let form = ready.redactor.clean(&refusal.text(), TEXT_MAX);
@@ -211,7 +215,7 @@ fn system_words(kind: io::ErrorKind) -> Option<&'static str> {
     })
 }
 
-fn said(ready: &Ready, reply: &Reply, outcome: Outcome) -> Said {
+fn said(ready: &Ready, reply: &Reply, outcome: Outcome) -> SendResult {
     let text = ready.redactor.clean(&reply.text(), TEXT_MAX);
     (outcome, Some(reply.status), text)
 }

@@ -103,7 +103,7 @@ impl Publisher {
         let Self { mut snapshots, configs, pages, mut maker } = self;
         let mut alerts = maker.alerts.clone();
         let (mut begun, mut ready) = (false, false);
-        let mut said = Said::default();
+        let mut said = LastLogged::default();
         loop {
             let config = Arc::clone(&configs.borrow());
             // What people look at may be due before anything new comes.
@@ -261,12 +261,12 @@ const STALE_MIN: Duration = Duration::from_mins(1);
 
 /// What was logged last: changes are, states are not.
 #[derive(Debug, Default)]
-struct Said {
+struct LastLogged {
     dropping: bool,
     failing: bool,
 }
 
-impl Said {
+impl LastLogged {
     fn note(&mut self, made: &prometheus::Result<Published>) {
         match made {
             Err(error) if !self.failing => {

@@ -78,9 +78,9 @@ impl Drop for Brought<'_> {
 /// Reads what is not in the page cache, in the order of the file, at most `rate_bytes_max` a second: trees read one page here and
 /// one there, which a disk answers a third as fast. Leaves it when the file would take more than half of the memory that is
 /// free, as it would be gone again before it was wanted. No lock may be held.
-pub fn bring<'a>(file: &'a File, manner: &Manner<'_>) -> Brought<'a> {
+pub fn bring<'a>(file: &'a File, mode: &ReadMode<'_>) -> Brought<'a> {
     let mut brought = Brought { file, stretches: Vec::new() };
-    if let Err(error) = brought.fill(manner) {
+    if let Err(error) = brought.fill(mode) {
         // Who reads it next says so in better words.
         tracing::debug!(%error, "A file is not brought into the page cache.");
     }
@@ -89,7 +89,7 @@ pub fn bring<'a>(file: &'a File, manner: &Manner<'_>) -> Brought<'a> {
 
 /// How a file is to be read.
 #[derive(Debug)]
-pub struct Manner<'a> {
+pub struct ReadMode<'a> {
     /// Bytes a second, at most.
     pub rate_bytes_max: u64,
     /// No piece is begun after so long.
@@ -101,21 +101,21 @@ pub struct Manner<'a> {
 }
 
 impl Brought<'_> {
-    fn fill(&mut self, manner: &Manner<'_>) -> io::Result<()> {
+    fn fill(&mut self, mode: &ReadMode<'_>) -> io::Result<()> {
         let file = self.file;
         let len = file.metadata()?.len();
         if len > free_memory_bytes() / 2 {
             return Ok(());
         }
-        manner.progress.begin(Phase::Reading, len);
+        mode.progress.begin(Phase::Reading, len);
         let _spare = SpareDisk::new();
         let (began, mut moved) = (clock::ticks(), 0);
         let mut behind = None;
         let mut holes = Holes::of(file);
         for start in (0..len).step_by(PIECE_BYTES) {
-            let goes_on = manner.progress.checkpoint(manner.stop);
-            let worked = began.elapsed().saturating_sub(manner.progress.paused());
-            if manner.stop.load(Ordering::Relaxed) || !goes_on || worked >= manner.time_max {
+            let goes_on = mode.progress.checkpoint(mode.stop);
+            let worked = began.elapsed().saturating_sub(mode.progress.paused());
+            if mode.stop.load(Ordering::Relaxed) || !goes_on || worked >= mode.time_max {
                 break;
             }
             let end = len.min(start + PIECE_BYTES as u64);
@@ -134,8 +134,8 @@ impl Brought<'_> {
                 }
                 moved += len;
             }
-            manner.progress.add(end - start);
-            let due = Duration::from_secs_f64(moved as f64 / manner.rate_bytes_max.max(1) as f64);
+            mode.progress.add(end - start);
+            let due = Duration::from_secs_f64(moved as f64 / mode.rate_bytes_max.max(1) as f64);
             std::thread::sleep(due.saturating_sub(worked).min(PAUSE_MAX));
         }
         Ok(())
@@ -183,9 +183,9 @@ mod tests {
         assert_eq!(before.len(), 3, "{before:?}");
         let (stop, progress) = (AtomicBool::new(false), Progress::default());
         let time_max = Duration::from_mins(10);
-        let manner =
-            Manner { rate_bytes_max: u64::MAX, time_max, stop: &stop, progress: &progress };
-        let brought = bring(&file, &manner);
+        let mode =
+            ReadMode { rate_bytes_max: u64::MAX, time_max, stop: &stop, progress: &progress };
+        let brought = bring(&file, &mode);
         let mut bytes = vec![0; 600 * rustix::param::page_size()];
         file.read_exact_at(&mut bytes, 0).unwrap();
         assert_eq!(whole(&file), Some(Vec::new()));
@@ -194,6 +194,6 @@ mod tests {
         assert_eq!(whole(&file), Some(before));
         // Nobody wants it any more.
         stop.store(true, Ordering::Relaxed);
-        assert!(bring(&file, &manner).stretches.is_empty());
+        assert!(bring(&file, &mode).stretches.is_empty());
     }
 }

@@ -88,7 +88,7 @@ struct Work {
 
 /// What is known of work under way.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub struct ProgressState {
     /// What was begun: a word such as `full`.
     pub task: &'static str,
     /// The part that is under way.
@@ -202,11 +202,11 @@ impl Progress {
 
     /// How it stands; `None` when nothing is under way.
     #[must_use]
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn standing(&self) -> Option<ProgressState> {
         let work = self.lock();
         let work = work.as_ref()?;
         let ratio = work.ratio();
-        Some(Standing {
+        Some(ProgressState {
             task: work.task,
             phase: work.phase,
             done: work.done.min(work.total),

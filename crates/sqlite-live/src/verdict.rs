@@ -135,8 +135,10 @@ pub fn of_sqlite<R: Reader>(
         Ok((said, unsure))
     });
     let result = result.and_then(|(said, unsure)| match said {
-        Said { lines, .. } if unsure && lines.is_empty() => Err(QueryError::Unjudged(UNSURE)),
-        Said { lines, pages, gave_up, .. } => Ok(Verdict { lines, pages, gave_up }),
+        SqliteReport { lines, .. } if unsure && lines.is_empty() => {
+            Err(QueryError::Unjudged(UNSURE))
+        }
+        SqliteReport { lines, pages, gave_up, .. } => Ok(Verdict { lines, pages, gave_up }),
     });
     Timed { result, held }
 }
@@ -174,7 +176,7 @@ struct Asking<'a, R> {
 
 /// What SQLite said, line by line.
 #[derive(Default)]
-struct Said {
+struct SqliteReport {
     lines: Vec<String>,
     pages: u32,
     /// Whether it is known that indexes have no entry too many.
@@ -184,7 +186,7 @@ struct Said {
 }
 
 /// What a side of the full text says, or why that is not known.
-type Reckoned = Result<fulltext::Said, Doubt>;
+type Reckoned = Result<fulltext::TextSum, Doubt>;
 
 impl<R: Reader> Asking<'_, R> {
     fn ask(&mut self) -> Result<Verdict, QueryError> {
@@ -240,7 +242,11 @@ impl<R: Reader> Asking<'_, R> {
     }
 
     /// The pragma without the full text, and the full text.
-    fn apart(&mut self, known: &Declaration, shape: Option<&Shape>) -> Result<Said, QueryError> {
+    fn apart(
+        &mut self,
+        known: &Declaration,
+        shape: Option<&Shape>,
+    ) -> Result<SqliteReport, QueryError> {
         // Where that cannot be told, one takes them all. Asked before documents are refused.
         let (parts, bytes) = self
             .alone(|connection, _| Ok((Parts::of(connection, known)?, bytes_of(connection)?)))
@@ -292,7 +298,7 @@ impl<R: Reader> Asking<'_, R> {
         [of_index, of_documents]: &[Share<'_>; 2],
         shape: Option<&Shape>,
         refusing: &AtomicBool,
-    ) -> Result<(Said, Result<Option<Doubt>, QueryError>), QueryError> {
+    ) -> Result<(SqliteReport, Result<Option<Doubt>, QueryError>), QueryError> {
         let (pragma, limits, progress) = (self.pragma, self.limits, self.progress);
         let [first, second] = &mut *self.readers;
         let [here, there] = meeting::two();
@@ -396,11 +402,13 @@ fn structure(
     shape: Option<&Shape>,
     pragma: &str,
     progress: &Progress,
-) -> rusqlite::Result<Said> {
+) -> rusqlite::Result<SqliteReport> {
     if let Some(shape) = shape {
         let full = pragma == FULL;
         match trees::read(connection, file, shape, full, progress) {
-            Ok(pages) => return Ok(Said { pages, entries_agree: full, ..Said::default() }),
+            Ok(pages) => {
+                return Ok(SqliteReport { pages, entries_agree: full, ..SqliteReport::default() });
+            }
             Err(trees::Doubt::GivenUp) => {
                 return Err(meeting::interrupted());
             }
@@ -433,9 +441,9 @@ fn bytes_of(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// Runs a pragma.
-fn said(connection: &Connection, sql: &str) -> rusqlite::Result<Said> {
+fn said(connection: &Connection, sql: &str) -> rusqlite::Result<SqliteReport> {
     let pages = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-    let mut said = Said { pages, ..Said::default() };
+    let mut said = SqliteReport { pages, ..SqliteReport::default() };
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query([])?;
     loop {

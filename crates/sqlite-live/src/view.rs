@@ -50,7 +50,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use self::{
     catch::Catcher,
     copying::Copying,
-    gate::{Gate, Manner},
+    gate::{Gate, GateMode},
     scratch::Scratch,
 };
 use super::database::{
@@ -213,18 +213,18 @@ pub fn take_telling(
     let (mut hasty, mut odd, mut overdue) = (0, 0, 0);
     loop {
         cost.tries += 1;
-        let manner = match manner(hasty, overdue, options.lock_hold_max) {
+        let mode = match mode(hasty, overdue, options.lock_hold_max) {
             // A thread that sleeps with a lock in its hand must be woken in time.
-            Manner::Pulses { .. } if !sleeps_are_kept() => Manner::Awake,
-            manner => manner,
+            GateMode::Pulses { .. } if !sleeps_are_kept() => GateMode::Awake,
+            mode => mode,
         };
         let held = std::mem::take(&mut cost.held);
-        let result = attempt(database, options, manner, cost);
+        let result = attempt(database, options, mode, cost);
         overdue += u32::from(cost.held > options.lock_hold_max);
         cost.held = cost.held.max(held);
         match result {
             Err(ViewError::Unproven(reason)) => {
-                tracing::debug!(%reason, tries = cost.tries, ?manner, "A copy of the database is unproven.");
+                tracing::debug!(%reason, tries = cost.tries, ?mode, "A copy of the database is unproven.");
                 let count = if reason.is_haste() { &mut hasty } else { &mut odd };
                 *count += 1;
                 if hasty >= HASTY_MAX || odd >= ODD_MAX || began.elapsed() >= options.time_max {
@@ -242,18 +242,18 @@ pub fn take_telling(
 /// How the journals of the next copy are watched, after so many copies for which the writer was too fast, and so many in
 /// which a lock was held longer than it may: on such a machine no thread of ours may sleep while it holds one. Every other
 /// copy is made without a gate all the same, because it is a matter of luck which of them comes through.
-fn manner(hasty: u32, overdue: u32, lock_hold_max: Duration) -> Manner {
+fn mode(hasty: u32, overdue: u32, lock_hold_max: Duration) -> GateMode {
     let half = lock_hold_max / 2;
     let gated = hasty.saturating_sub(FREE) / 2;
     match hasty {
-        _ if hasty < FREE || hasty % 2 == 1 => Manner::Free,
-        _ if gated < AWAKE || overdue >= OVERDUE_MAX => Manner::Awake,
+        _ if hasty < FREE || hasty % 2 == 1 => GateMode::Free,
+        _ if gated < AWAKE || overdue >= OVERDUE_MAX => GateMode::Awake,
         _ => {
             let steps = (gated - AWAKE) / 2;
             // Half the budget at most: what the scheduler takes comes on top.
             let slow = Duration::from_micros(125) * (1 << steps.min(8));
             let slow = if steps == 0 { Duration::ZERO } else { slow.min(half) };
-            Manner::Pulses { pulse: PULSE.min(half), slow }
+            GateMode::Pulses { pulse: PULSE.min(half), slow }
         }
     }
 }
@@ -270,7 +270,7 @@ fn sleeps_are_kept() -> bool {
 fn attempt(
     database: &Database,
     options: &Options<'_>,
-    manner: Manner,
+    mode: GateMode,
     cost: &mut Cost,
 ) -> Result<View, ViewError> {
     // SQLite has the journal where the file is, not where a link to it is.
@@ -286,9 +286,9 @@ fn attempt(
         if same { Ok(lock) } else { Err(QueryError::Replaced.into()) }
     };
     let mut own = lock()?;
-    let gate = match manner {
-        Manner::Free => None,
-        manner => Some(Gate::new(lock()?, manner)),
+    let gate = match mode {
+        GateMode::Free => None,
+        mode => Some(Gate::new(lock()?, mode)),
     };
     if connection.stamp()?.id != id {
         return Err(QueryError::Replaced.into());

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     human,
-    progress::{Phase, Standing},
+    progress::{Phase, ProgressState},
 };
 
 /// Runs `work` over so many stores, and shows how far it is when it takes long.
@@ -45,7 +45,7 @@ fn line(now: &[Now], done: usize, stores: usize, elapsed: Duration) -> String {
     line
 }
 
-fn add(line: &mut String, standing: &Standing) {
+fn add(line: &mut String, standing: &ProgressState) {
     line.extend([standing.task, ", ", standing.phase.as_str()]);
     if standing.phase == Phase::Waiting {
         return;
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_line_says_what_how_fast_and_how_long() {
         let secs = Duration::from_secs;
-        let standing = Standing {
+        let standing = ProgressState {
             task: "full",
             phase: Phase::Checking,
             done: 400 << 20,
@@ -91,11 +91,11 @@ mod tests {
                 "1 of 3 stores, docs: integrity full, checking [============        ] 60 %, 104.9 MB/s, 1 min 15 s left",
             ),
             (
-                vec![Some(Standing { phase: Phase::Waiting, remaining: None, ..standing })],
+                vec![Some(ProgressState { phase: Phase::Waiting, remaining: None, ..standing })],
                 "1 of 3 stores, docs: integrity full, waiting (5 s)",
             ),
             (
-                vec![Some(Standing { done: 0, ratio: 0.0, remaining: None, ..standing })],
+                vec![Some(ProgressState { done: 0, ratio: 0.0, remaining: None, ..standing })],
                 "1 of 3 stores, docs: integrity full, checking [                    ] 0 % (5 s)",
             ),
             (

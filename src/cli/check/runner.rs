@@ -18,7 +18,7 @@ use crate::{
     collectors::{self, CollectError, Collector},
     config::{CollectorName, Config, Store},
     host::Host,
-    progress::{Progress, Standing},
+    progress::{Progress, ProgressState},
     sample::Observation,
     scheduler,
     store::Context,
@@ -174,7 +174,7 @@ pub(super) struct Now {
     pub(super) store: Arc<str>,
     pub(super) collector: CollectorName,
     /// How far it is, where it tells.
-    pub(super) standing: Option<Standing>,
+    pub(super) standing: Option<ProgressState>,
 }
 
 #[derive(Debug, Default)]

@@ -304,7 +304,7 @@ impl Scan {
         after: i64,
         upto: i64,
         rows: u32,
-    ) -> rusqlite::Result<Vec<Seen>> {
+    ) -> rusqlite::Result<Vec<QueueRow>> {
         let sql = format!(
             "SELECT seq_id, {} FROM embeddings_queue WHERE seq_id > ?1 AND seq_id <= ?2 ORDER BY seq_id LIMIT ?3",
             bounded("topic", 1000)
@@ -326,7 +326,8 @@ impl Scan {
             let collection =
                 topic.text().and_then(|topic| topic.rsplit('/').next()).unwrap_or_default();
             let collection = collection.to_owned();
-            let mut seen = Seen { seq_id, collection, fault: None, dimension: None, lists: false };
+            let mut seen =
+                QueueRow { seq_id, collection, fault: None, dimension: None, lists: false };
             let home = self.homes.get(&seen.collection);
             if home.is_some_and(|home| self.to_be_applied(home, seq_id)) {
                 details.query_row([seq_id], |row| {
@@ -362,7 +363,7 @@ impl Scan {
         seq_id > applied.saturating_sub(margin)
     }
 
-    fn take(&mut self, row: Seen) {
+    fn take(&mut self, row: QueueRow) {
         self.rows += 1;
         let Some(home) = self.homes.get(&row.collection) else {
             // A later one may be of a collection that was made after the catalogue was read.
@@ -555,7 +556,7 @@ type Missing = (Scope, String);
 
 /// One row.
 #[derive(Debug)]
-struct Seen {
+struct QueueRow {
     seq_id: i64,
     collection: String,
     fault: Option<&'static str>,

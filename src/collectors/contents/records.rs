@@ -33,7 +33,7 @@ use crate::{
 
 /// What one whole walk saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Seen {
+pub(super) struct WholeWalk {
     /// Rows of `embeddings`.
     pub(super) records: u64,
     /// Of one length, but not the same; by record.
@@ -75,15 +75,15 @@ pub(super) struct Walk {
     file: Option<FileId>,
     /// Records up to this one have been seen.
     at: i64,
-    under_way: Option<Seen>,
+    under_way: Option<WholeWalk>,
     /// The last whole walk, and when it ended.
-    pub(super) done: Option<(Timestamp, Seen)>,
+    pub(super) done: Option<(Timestamp, WholeWalk)>,
 }
 
 /// One slice.
 struct Slice {
     upto: i64,
-    seen: Seen,
+    seen: WholeWalk,
 }
 
 impl Walk {
@@ -96,7 +96,7 @@ impl Walk {
 
     /// Whether a walk is under way or, with the last one longer ago than `interval`, shall begin.
     pub(super) fn due(&self, now: Timestamp, interval: std::time::Duration) -> bool {
-        let old = |(at, _): &(Timestamp, Seen)| *at > now || now.since(*at) >= interval;
+        let old = |(at, _): &(Timestamp, WholeWalk)| *at > now || now.since(*at) >= interval;
         self.under_way.is_some() || self.done.as_ref().is_none_or(old)
     }
 
@@ -121,7 +121,7 @@ impl Walk {
             self.at = i64::MIN;
         }
         let Some(parts) = Parts::of(catalogue) else {
-            self.done = Some((now, Seen::default()));
+            self.done = Some((now, WholeWalk::default()));
             return Ok(true);
         };
         let known: BTreeSet<&str> = catalogue.segments.iter().map(|s| s.id.as_str()).collect();
@@ -161,7 +161,7 @@ impl Walk {
 
     /// What the last whole walk found, and what the one under way found that it had not.
     pub(super) fn findings(&self, catalogue: &Catalogue) -> Vec<Finding> {
-        let of = |seen: &Seen| seen.findings(catalogue);
+        let of = |seen: &WholeWalk| seen.findings(catalogue);
         let mut findings = self.done.as_ref().map(|(_, seen)| of(seen)).unwrap_or_default();
         findings.extend(self.done.iter().filter_map(|(_, seen)| seen.homeless(catalogue)));
         let new = self.under_way.as_ref().map(of).unwrap_or_default();
@@ -174,7 +174,7 @@ impl Walk {
     }
 }
 
-impl Seen {
+impl WholeWalk {
     fn add(&mut self, slice: Self, known: &BTreeSet<&str>) {
         self.records = self.records.saturating_add(slice.records);
         self.leftover = self.leftover.saturating_add(slice.leftover);
@@ -357,7 +357,7 @@ impl Parts {
 
     /// The records behind `after`, in about `rows` rows of each table.
     fn read(self, connection: &Connection, after: i64, rows: u32) -> rusqlite::Result<Slice> {
-        let mut seen = Seen::default();
+        let mut seen = WholeWalk::default();
         let upto = self.end(connection, after, rows)?;
         let range = (after, upto);
         let sql = "SELECT CASE WHEN octet_length(segment_id) <= 1000 THEN segment_id ELSE '' END, count(*) \
@@ -477,7 +477,7 @@ fn compare(
     connection: &Connection,
     range: (i64, i64),
     sizes: bool,
-    seen: &mut Seen,
+    seen: &mut WholeWalk,
 ) -> rusqlite::Result<()> {
     let sql = differing(sizes);
     let mut statement = connection.prepare(&sql)?;
@@ -673,9 +673,14 @@ mod tests {
 
     impl Parts {
         /// All records in slices of so many rows.
-        fn read_all(self, asker: &mut Asker<'_, '_>, catalogue: &Catalogue, rows: u32) -> Seen {
+        fn read_all(
+            self,
+            asker: &mut Asker<'_, '_>,
+            catalogue: &Catalogue,
+            rows: u32,
+        ) -> WholeWalk {
             let known = catalogue.segments.iter().map(|segment| segment.id.as_str()).collect();
-            let (mut seen, mut after) = (Seen::default(), i64::MIN);
+            let (mut seen, mut after) = (WholeWalk::default(), i64::MIN);
             while after < i64::MAX {
                 let slice = asker.slice(|c, _| self.read(c, after, rows)).unwrap().unwrap();
                 assert!(slice.upto > after);

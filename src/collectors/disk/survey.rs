@@ -113,7 +113,7 @@ pub(crate) struct Running {
 
 /// How a survey stands.
 #[derive(Debug)]
-pub(crate) enum Standing {
+pub(crate) enum SurveyState {
     /// Come to its end.
     Done(Arc<Survey>),
     /// At work.
@@ -154,10 +154,10 @@ impl Running {
     }
 
     /// How it stands after at most `patience`.
-    pub(crate) fn wait(&mut self, patience: Duration) -> Standing {
+    pub(crate) fn wait(&mut self, patience: Duration) -> SurveyState {
         match self.answer.recv_timeout(patience) {
-            Ok(survey) => return Standing::Done(survey),
-            Err(RecvTimeoutError::Disconnected) => return Standing::Broken,
+            Ok(survey) => return SurveyState::Done(survey),
+            Err(RecvTimeoutError::Disconnected) => return SurveyState::Broken,
             Err(RecvTimeoutError::Timeout) => {}
         }
         let steps = self.progress.steps.load(Ordering::Relaxed);
@@ -165,7 +165,7 @@ impl Running {
             self.seen = (steps, clock::ticks());
         }
         let silent = self.seen.1.elapsed();
-        if silent >= STALLED_AFTER { Standing::Stalled(silent) } else { Standing::UnderWay }
+        if silent >= STALLED_AFTER { SurveyState::Stalled(silent) } else { SurveyState::UnderWay }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     moving::{Lost, Moving, Unsettled},
     reach::{Reach, reach},
     records::{self, Asker, Comparison, Queue, Replay},
-    walk::{self, Manner, MetadataLook, Refused, Walked, quietly},
+    walk::{self, MetadataLook, ReadMode, Refused, Walked, quietly},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -105,8 +105,8 @@ pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcom
     }
     progress.paced_by(pacer);
     progress.begin(Phase::Checking, bytes);
-    let manner = Manner { stop, gentle: task.gentle, progress };
-    let positions = if task.compare.is_some() { positions(task, manner) } else { BTreeMap::new() };
+    let mode = ReadMode { stop, gentle: task.gentle, progress };
+    let positions = if task.compare.is_some() { positions(task, mode) } else { BTreeMap::new() };
     let statement = task.context.question_time(!task.gentle);
     let limits =
         Limits { hold: HOLD.min(statement), hold_unwaited: statement, stop, progress: None };
@@ -122,7 +122,7 @@ pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcom
             (outcome.compared, outcome.complete) = (false, false);
             break;
         }
-        match segment(task, *uuid, folder, row.as_ref(), manner, tables.as_mut(), &positions) {
+        match segment(task, *uuid, folder, row.as_ref(), mode, tables.as_mut(), &positions) {
             Ok((found, error)) => {
                 if let Some(error) = error {
                     outcome.refused(task, error);
@@ -164,11 +164,11 @@ pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
     let place = &Place::own(root);
     let look = Look::take(place, usize::MAX, None)?;
     let (stop, progress) = (AtomicBool::new(false), Progress::default());
-    let manner = Manner { stop: &stop, gentle: false, progress: &progress };
+    let mode = ReadMode { stop: &stop, gentle: false, progress: &progress };
     let mut findings = Vec::new();
     for folder in look.folders.values() {
         let (walked, _) =
-            walk::walk(place, folder, None, manner).map_err(|refused| match refused {
+            walk::walk(place, folder, None, mode).map_err(|refused| match refused {
                 Refused::Io(part, source) => {
                     let path = root.join(&folder.name).join(part.name());
                     CollectError::Unreadable { path, source }
@@ -200,14 +200,13 @@ pub(super) fn device(task: &Task) -> u64 {
 type Tables<'a> = (Asker<'a>, Queue);
 
 /// How far the queue is in each index: the row tells, or before 0.5 the metadata.
-fn positions(task: &Task, manner: Manner<'_>) -> BTreeMap<Uuid, i64> {
+fn positions(task: &Task, mode: ReadMode<'_>) -> BTreeMap<Uuid, i64> {
     let mut positions = BTreeMap::new();
     for (uuid, folder, row) in &task.segments {
         let Some(row) = row else { continue };
         let told = row.position.or_else(|| {
             let root = &task.context.place();
-            match quietly(folder, &METADATA, manner, |manner| walk::metadata(root, folder, manner))
-            {
+            match quietly(folder, &METADATA, mode, |mode| walk::metadata(root, folder, mode)) {
                 Ok((MetadataLook::Sound(metadata), _)) => {
                     metadata.max_seq_id.and_then(|at| i64::try_from(at).ok())
                 }
@@ -254,7 +253,7 @@ fn segment(
     uuid: Uuid,
     folder: &Folder,
     row: Option<&Row>,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
     tables: Option<&mut Tables<'_>>,
     positions: &BTreeMap<Uuid, i64>,
 ) -> Result<(Found, Option<QueryError>), Refused> {
@@ -263,25 +262,24 @@ fn segment(
     let tables = tables.zip(row.filter(comparable));
     let read = if task.walk.contains(&uuid) {
         let dimension = row.and_then(|row| row.dimension);
-        quietly(folder, &Part::ALL, manner, |manner| walk::walk(root, folder, dimension, manner))
+        quietly(folder, &Part::ALL, mode, |mode| walk::walk(root, folder, dimension, mode))
             .map(|(walked, pairs)| (walked.metadata.clone(), pairs, Some(Arc::new(walked))))
     } else {
-        quietly(folder, &METADATA, manner, |manner| walk::metadata(root, folder, manner))
+        quietly(folder, &METADATA, mode, |mode| walk::metadata(root, folder, mode))
             .map(|(metadata, pairs)| (metadata, pairs, None))
     };
     let mut still = true;
     let (metadata, pairs, walked) = match read {
         Err(Refused::Changed) if tables.is_some() => {
             still = false;
-            let (metadata, pairs) = quietly(folder, &METADATA, manner, |manner| {
-                walk::newest_ids(root, folder, manner)
-            })?;
+            let (metadata, pairs) =
+                quietly(folder, &METADATA, mode, |mode| walk::newest_ids(root, folder, mode))?;
             (MetadataLook::Sound(metadata), pairs, None)
         }
         read => read?,
     };
     let reach = match (&walked, row) {
-        (Some(walked), Some(row)) if task.full => searched(root, folder, row, walked, manner)?,
+        (Some(walked), Some(row)) if task.full => searched(root, folder, row, walked, mode)?,
         _ => None,
     };
     let mut deep = Deep { stamps: folder.stamps(), walked, compared: None };
@@ -301,7 +299,7 @@ fn segment(
         }
     };
     if compared.strays_last && !strays.is_empty() {
-        compared.stray_ids = match walk::names(root, folder, strays, manner) {
+        compared.stray_ids = match walk::names(root, folder, strays, mode) {
             // Another comparison names them.
             Err(Refused::Changed) => Vec::new(),
             names => names?,
@@ -317,7 +315,7 @@ fn segment(
     if still && deep.walked.is_some() {
         return Ok((Found { deep: Some(deep), lost: None, reach }, None));
     }
-    let moving = Moving { root, folder, segment: uuid, row, manner };
+    let moving = Moving { root, folder, segment: uuid, row, mode };
     let lost = match moving.settle(asker, queue, &compared, suspects) {
         Ok(lost) => Some(lost),
         Err(unsettled) => {
@@ -339,7 +337,7 @@ fn searched(
     folder: &Folder,
     row: &Row,
     walked: &Walked,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<Option<Reach>, Refused> {
     let sound = matches!(walked.metadata, MetadataLook::Sound(_)) && !walked.labels.contradict();
     // Norms of another distance than cosine are numbers or not.
@@ -347,8 +345,8 @@ fn searched(
     if !sound || damaged {
         return Ok(None);
     }
-    let search = |manner: Manner<'_>| reach(root, folder, row.distance, walked.deleted, manner);
-    match quietly(folder, &Part::ALL, manner, search) {
+    let search = |mode: ReadMode<'_>| reach(root, folder, row.distance, walked.deleted, mode);
+    match quietly(folder, &Part::ALL, mode, search) {
         Err(Refused::Changed) => Ok(None),
         answer => answer,
     }

@@ -41,21 +41,21 @@ struct Kept {
     current: bool,
     /// When they were last walked over, and how many elements were marked as deleted then.
     walk: Option<(Timestamp, u64)>,
-    said: Option<Said>,
+    said: Option<KeptVerdict>,
     #[serde(default)]
     reach: Option<Reach>,
 }
 
 /// A verdict that is no good news.
 #[derive(Debug, Serialize, Deserialize)]
-struct Said {
+struct KeptVerdict {
     state: String,
-    finding: Told,
-    loss: Option<Told>,
+    finding: KeptFinding,
+    loss: Option<KeptFinding>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Told {
+struct KeptFinding {
     code: String,
     severity: Severity,
     subject: String,
@@ -93,7 +93,7 @@ impl Memory {
 impl Kept {
     /// `None` when there is nothing to keep.
     fn of(known: &Known, all: bool) -> Option<Self> {
-        let said = known.said.as_ref().and_then(Said::of);
+        let said = known.said.as_ref().and_then(KeptVerdict::of);
         if !all && said.is_none() && known.reach.is_none() {
             return None;
         }
@@ -130,30 +130,30 @@ impl Kept {
             suspicion: None,
             reach: self.reach,
             unread: None,
-            said: self.said.and_then(Said::verdict),
+            said: self.said.and_then(KeptVerdict::verdict),
             by_look: false, // the first look of this run tells
         }
     }
 }
 
-impl Said {
+impl KeptVerdict {
     fn of(verdict: &Verdict) -> Option<Self> {
         Some(Self {
             state: verdict.state.as_str().to_owned(),
-            finding: Told::of(verdict.finding.as_ref()?),
-            loss: verdict.loss.as_ref().map(Told::of),
+            finding: KeptFinding::of(verdict.finding.as_ref()?),
+            loss: verdict.loss.as_ref().map(KeptFinding::of),
         })
     }
 
     /// `None` for words that this release does not know.
     fn verdict(self) -> Option<Verdict> {
         let state = State::ALL.into_iter().find(|state| state.as_str() == self.state)?;
-        let loss = self.loss.and_then(Told::finding);
+        let loss = self.loss.and_then(KeptFinding::finding);
         Some(Verdict { state, finding: Some(self.finding.finding()?), loss })
     }
 }
 
-impl Told {
+impl KeptFinding {
     fn of(finding: &Finding) -> Self {
         Self {
             code: finding.code.as_str().to_owned(),

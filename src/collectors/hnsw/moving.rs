@@ -15,7 +15,7 @@ use super::{
     look::{Folder, Part},
     records::{Asker, Compared, Queue, Suspect, ids_of},
     uuid_text,
-    walk::{self, Manner, Refused},
+    walk::{self, ReadMode, Refused},
 };
 use crate::{
     collectors::pause,
@@ -52,7 +52,7 @@ pub(super) struct Moving<'a> {
     pub(super) folder: &'a Folder,
     pub(super) segment: Uuid,
     pub(super) row: &'a Row,
-    pub(super) manner: Manner<'a>,
+    pub(super) mode: ReadMode<'a>,
 }
 
 impl Moving<'_> {
@@ -79,9 +79,9 @@ impl Moving<'_> {
                 pause(BETWEEN);
             }
             let ids = || {
-                let read = |manner: Manner<'_>| walk::newest_ids(self.root, self.folder, manner);
+                let read = |mode: ReadMode<'_>| walk::newest_ids(self.root, self.folder, mode);
                 let (metadata, pairs) =
-                    walk::quietly(self.folder, &[Part::Metadata], self.manner, read)?;
+                    walk::quietly(self.folder, &[Part::Metadata], self.mode, read)?;
                 // Before 0.5 the metadata says it.
                 let at = metadata.max_seq_id.and_then(|at| i64::try_from(at).ok());
                 Ok((at, pairs))
@@ -236,7 +236,7 @@ mod tests {
                 folder: &Folder::default(),
                 segment: SEGMENT,
                 row: &row,
-                manner: Manner { stop: &stop, gentle: false, progress: &Progress::default() },
+                mode: ReadMode { stop: &stop, gentle: false, progress: &Progress::default() },
             };
             for _ in 0..2 {
                 go_on(&mut model, &mut touched);

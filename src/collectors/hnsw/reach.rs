@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     catalogue::Distance,
     look::{Folder, Part},
-    walk::{Manner, Refused, open, rest},
+    walk::{ReadMode, Refused, open, rest},
 };
 use crate::{
     clock,
@@ -53,7 +53,7 @@ pub(super) fn reach(
     folder: &Folder,
     distance: Distance,
     deleted: u64,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<Option<Reach>, Refused> {
     let space = match distance {
         Distance::L2 => Space::L2,
@@ -82,7 +82,7 @@ pub(super) fn reach(
     let began = clock::ticks();
     let mut found = Reach { tried: 0, unfound: 0, live };
     for index in sample(elements) {
-        if manner.stop.load(Ordering::Relaxed) {
+        if mode.stop.load(Ordering::Relaxed) {
             return Err(Refused::Stopped);
         }
         if began.elapsed() >= TIME_MAX || search.reads() >= READS_MAX {
@@ -94,7 +94,7 @@ pub(super) fn reach(
             continue;
         }
         let near = search.nearest(&own.vector, EF, deleted > 0)?;
-        rest(manner, worked.elapsed());
+        rest(mode, worked.elapsed());
         if near.iter().any(|(_, other)| *other == index) {
             found.tried += 1;
             continue;

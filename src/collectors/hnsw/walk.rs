@@ -37,7 +37,7 @@ use crate::{
 
 /// How it reads.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Manner<'a> {
+pub(super) struct ReadMode<'a> {
     /// Set when nobody wants the answer any more.
     pub(super) stop: &'a AtomicBool,
     /// Rests as long as it reads: somebody else uses the disk too.
@@ -46,7 +46,7 @@ pub(super) struct Manner<'a> {
     pub(super) progress: &'a Progress,
 }
 
-impl Manner<'_> {
+impl ReadMode<'_> {
     /// Whether nobody wants the answer any more, or the store has had all the work that it may have in a day.
     fn is_over(self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.progress.is_used_up()
@@ -104,16 +104,16 @@ pub(super) struct Readable {
 pub(super) fn quietly<T: Send>(
     folder: &Folder,
     parts: &[Part],
-    manner: Manner<'_>,
-    mut work: impl FnMut(Manner<'_>) -> Result<T, Refused> + Send,
+    mode: ReadMode<'_>,
+    mut work: impl FnMut(ReadMode<'_>) -> Result<T, Refused> + Send,
 ) -> Result<T, Refused> {
     let sizes = parts.iter().filter_map(|part| folder.file(*part)).map(|file| file.size_bytes);
     let quiet = match sizes.fold(0, u64::saturating_add) {
-        ..SHORT_BYTES => return work(manner),
+        ..SHORT_BYTES => return work(mode),
         SHORT_BYTES..LONG_BYTES => Quiet::Nice,
         LONG_BYTES.. => Quiet::Idle,
     };
-    let done = priority::quietly(quiet, manner.stop, |stop| work(Manner { stop, ..manner }));
+    let done = priority::quietly(quiet, mode.stop, |stop| work(ReadMode { stop, ..mode }));
     done.unwrap_or_else(|error| Err(Refused::Io(parts[0], error)))
 }
 
@@ -122,13 +122,13 @@ pub(super) fn quietly<T: Send>(
 pub(super) fn metadata(
     root: &Place,
     folder: &Folder,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<(MetadataLook, Vec<Pair>), Refused> {
     let part = Part::Metadata;
     let Some(file) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
         return Ok((MetadataLook::Absent, Vec::new()));
     };
-    let source = Pieces { file: open(root, folder, part, file)?, at: 0, manner };
+    let source = Pieces { file: open(root, folder, part, file)?, at: 0, mode };
     let mut pairs = Vec::new();
     let mut overflown = false;
     let found = pickle::read(source, pickle::Limits::default(), &mut |id, label| {
@@ -144,7 +144,7 @@ pub(super) fn metadata(
     }
     let look = match found {
         Ok(metadata) => MetadataLook::Sound(metadata),
-        Err(_) if manner.is_over() => {
+        Err(_) if mode.is_over() => {
             return Err(Refused::Stopped);
         }
         Err(ReadError::Source(error)) => return Err(Refused::Io(part, error)),
@@ -165,13 +165,13 @@ pub(super) fn names(
     root: &Place,
     folder: &Folder,
     mut wanted: HashSet<u64>,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<Vec<String>, Refused> {
     let part = Part::Metadata;
     let Some(file) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
         return Ok(Vec::new());
     };
-    let source = Pieces { file: open(root, folder, part, file)?, at: 0, manner };
+    let source = Pieces { file: open(root, folder, part, file)?, at: 0, mode };
     let (mut names, mut bytes) = (Vec::new(), 0);
     let found = pickle::read_naming(source, pickle::Limits::default(), &mut |hash, text| {
         if bytes < ITEMS_BYTES_MAX && wanted.remove(&hash) {
@@ -181,7 +181,7 @@ pub(super) fn names(
     });
     match found {
         Ok(_) => Ok(names),
-        Err(_) if manner.is_over() => Err(Refused::Stopped),
+        Err(_) if mode.is_over() => Err(Refused::Stopped),
         Err(ReadError::Source(error)) => Err(Refused::Io(part, error)),
         // It was sound a moment ago.
         Err(_) => Err(Refused::Changed),
@@ -193,13 +193,13 @@ pub(super) fn names(
 pub(super) fn newest_ids(
     root: &Place,
     folder: &Folder,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<(Metadata, Vec<Pair>), Refused> {
     let part = Part::Metadata;
     let now = || folder.clone().with_now(root, part).map_err(|error| Refused::Io(part, error));
     for _ in 0..TRIES_MAX {
         let before = now()?;
-        match metadata(root, &before, manner) {
+        match metadata(root, &before, mode) {
             Ok((MetadataLook::Sound(metadata), pairs))
                 if now()?.file(part) == before.file(part) =>
             {
@@ -218,9 +218,9 @@ pub(super) fn walk(
     root: &Place,
     folder: &Folder,
     dimension: Option<u64>,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<(Walked, Vec<Pair>), Refused> {
-    let (metadata, pairs) = metadata(root, folder, manner)?;
+    let (metadata, pairs) = metadata(root, folder, mode)?;
     let mut walked = Walked {
         metadata,
         damage: Vec::new(),
@@ -230,7 +230,7 @@ pub(super) fn walk(
         readable: None,
     };
     let Some(header) = folder.sound_header() else {
-        walked.readable = readable(root, folder, &walked.metadata, &pairs, dimension, manner)?;
+        walked.readable = readable(root, folder, &walked.metadata, &pairs, dimension, mode)?;
         return Ok((walked, pairs));
     };
     // Elements without metadata are a first flush that did not come to its end: there is nothing to hold them against.
@@ -244,7 +244,7 @@ pub(super) fn walk(
         root,
         folder,
         Part::Level0,
-        manner,
+        mode,
         || 0,
         |piece| {
             level0.push(piece, &mut |element| {
@@ -266,7 +266,7 @@ pub(super) fn walk(
         root,
         folder,
         Part::Lengths,
-        manner,
+        mode,
         || 0,
         |piece| {
             lengths.push(piece);
@@ -275,7 +275,7 @@ pub(super) fn walk(
     )?;
     let hole = hollow(folder, Part::Lengths, lengths_hole);
     damage(Part::Lengths, hole.or_else(|| lengths.problems().line()));
-    let (links, links_hole) = links(root, folder, header, manner)?;
+    let (links, links_hole) = links(root, folder, header, mode)?;
     let hole = hollow(folder, Part::Links, links_hole);
     damage(Part::Links, hole.or_else(|| links.problems().line()));
     walked.cut = links.cut();
@@ -285,7 +285,7 @@ pub(super) fn walk(
     }
     // Only what is whole is known to hold what the header states.
     if !level0.done() || level0.problems().count() > 0 {
-        walked.readable = readable(root, folder, &walked.metadata, &pairs, dimension, manner)?;
+        walked.readable = readable(root, folder, &walked.metadata, &pairs, dimension, mode)?;
     } else if total.is_some() {
         let ids = pairs.len() as u64;
         let vectors = ids.saturating_sub(walked.labels.without_element);
@@ -301,7 +301,7 @@ fn readable(
     metadata: &MetadataLook,
     pairs: &[Pair],
     dimension: Option<u64>,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<Option<Readable>, Refused> {
     let Some(file) = folder.file(Part::Level0) else { return Ok(None) };
     let known = match metadata {
@@ -326,7 +326,7 @@ fn readable(
         root,
         folder,
         Part::Level0,
-        manner,
+        mode,
         || element.get(),
         |piece| {
             if std::mem::take(&mut first) {
@@ -357,14 +357,14 @@ fn links(
     root: &Place,
     folder: &Folder,
     header: Header,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
 ) -> Result<(LinkWalk, Option<u64>), Refused> {
     let mut links = LinkWalk::new(header);
     let hole = each_piece(
         root,
         folder,
         Part::Links,
-        manner,
+        mode,
         || 0,
         |piece| {
             links.push(piece);
@@ -382,7 +382,7 @@ fn each_piece(
     root: &Place,
     folder: &Folder,
     part: Part,
-    manner: Manner<'_>,
+    mode: ReadMode<'_>,
     unit: impl Fn() -> u64,
     mut visit: impl FnMut(&[u8]) -> bool,
 ) -> Result<Option<u64>, Refused> {
@@ -395,7 +395,7 @@ fn each_piece(
     let mut holes = Holes::of(&file);
     let (mut at, mut zeros) = (0, 0);
     while at < look.size_bytes {
-        if manner.is_over() {
+        if mode.is_over() {
             return Err(Refused::Stopped);
         }
         let began = clock::ticks();
@@ -404,7 +404,7 @@ fn each_piece(
             let unit = unit();
             let skipped = hole.checked_div(unit).unwrap_or(0) * unit;
             at += skipped;
-            manner.progress.add(skipped);
+            mode.progress.add(skipped);
             if zeros > HOLES_BYTES_MAX {
                 return Ok(Some(at));
             }
@@ -421,11 +421,11 @@ fn each_piece(
             read
         };
         at += read as u64;
-        manner.progress.add(read as u64);
+        mode.progress.add(read as u64);
         if visit(&buffer[..read]) {
             break;
         }
-        rest(manner, began.elapsed());
+        rest(mode, began.elapsed());
     }
     Ok(None)
 }
@@ -438,10 +438,10 @@ fn hollow(folder: &Folder, part: Part, at: Option<u64>) -> Option<String> {
     })
 }
 
-pub(super) fn rest(manner: Manner<'_>, worked: Duration) {
+pub(super) fn rest(mode: ReadMode<'_>, worked: Duration) {
     // A walk of which nobody waits for the end gives its turn to others, and goes on where it was.
-    let _goes_on = manner.progress.checkpoint(manner.stop);
-    if manner.gentle {
+    let _goes_on = mode.progress.checkpoint(mode.stop);
+    if mode.gentle {
         std::thread::sleep(worked.min(REST_MAX));
     }
 }
@@ -500,21 +500,21 @@ pub(super) fn unchanged(root: &Place, folder: &Folder) -> Result<(), Refused> {
 struct Pieces<'a> {
     file: File,
     at: u64,
-    manner: Manner<'a>,
+    mode: ReadMode<'a>,
 }
 
 impl pickle::Source for Pieces<'_> {
     type Error = io::Error;
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.manner.is_over() {
+        if self.mode.is_over() {
             return Err(io::Error::other("nobody wants it any more"));
         }
         let began = clock::ticks();
         let read = read_up_to(&self.file, buffer, self.at)?;
         self.at += read as u64;
-        self.manner.progress.add(read as u64);
-        rest(self.manner, began.elapsed());
+        self.mode.progress.add(read as u64);
+        rest(self.mode, began.elapsed());
         Ok(read)
     }
 }

@@ -243,7 +243,7 @@ pub(super) fn decay(
     }
     let before = ledger.unwrap_or_default();
     let mut ledger = before.clone();
-    let manner = decay::Manner {
+    let mode = decay::PassMode {
         now,
         all,
         again_after,
@@ -253,7 +253,7 @@ pub(super) fn decay(
         stop,
     };
     let passed = quietly(Quiet::Nice, stop, |stop| {
-        decay::pass(context, &mut ledger, &decay::Manner { stop, ..manner })
+        decay::pass(context, &mut ledger, &decay::PassMode { stop, ..mode })
     });
     if ledger != before {
         host.state.save(DECAY_KIND, path, &ledger);
@@ -309,7 +309,7 @@ fn state_of(error: &QueryError) -> CheckState {
 }
 
 /// The answer of a check that came to its end.
-struct Said {
+struct Answer {
     findings: Vec<Finding>,
     pages: Option<u32>,
 }
@@ -331,7 +331,7 @@ impl Asking<'_> {
         self.context.progress(CollectorName::Integrity)
     }
 
-    fn ask(&mut self, check: Check) -> Result<Said, QueryError> {
+    fn ask(&mut self, check: Check) -> Result<Answer, QueryError> {
         match self.ask_file(check) {
             // SQLite may not be asked in the file itself.
             Err(error @ (QueryError::Wal | QueryError::NoLocks(_))) => {
@@ -358,7 +358,7 @@ impl Asking<'_> {
         Ok(!matches!(held, Ok(Held::No)))
     }
 
-    fn ask_file(&mut self, check: Check) -> Result<Said, QueryError> {
+    fn ask_file(&mut self, check: Check) -> Result<Answer, QueryError> {
         let collect = &self.context.config.collect;
         if check == Check::Schema {
             return self.schema();
@@ -377,13 +377,13 @@ impl Asking<'_> {
         }
         if !self.held()? {
             let file = self.context.database.open_plain().map_err(QueryError::File)?;
-            let manner = pagecache::Manner {
+            let mode = pagecache::ReadMode {
                 rate_bytes_max: self.context.config.integrity.read_rate_bytes_max,
                 time_max: collect.check_deadline,
                 stop: self.stop,
                 progress: self.progress(),
             };
-            let _brought = pagecache::bring(&file, &manner);
+            let _brought = pagecache::bring(&file, &mode);
             match self.in_file(check, collect.check_deadline) {
                 // Somebody has come meanwhile.
                 Err(QueryError::Aborted(Abort::WriterWaiting) | QueryError::Busy) => {}
@@ -413,11 +413,11 @@ impl Asking<'_> {
     /// Asks for the schema, again and again while a writer keeps it out. The answer takes moments, and one of them comes
     /// beside any writer; busy is said only of a lock that stays. Where nobody has to wait for it, it may take its time, and
     /// beside a holder a copy answers what takes too long in the file.
-    fn schema(&mut self) -> Result<Said, QueryError> {
+    fn schema(&mut self) -> Result<Answer, QueryError> {
         match self.schema_in_file() {
             Err(QueryError::Aborted(abort)) if abort != Abort::Stopped => {
                 match self.in_one_copy(Check::Schema) {
-                    Ok(verdict) => Ok(Said { findings: verdict.findings, pages: None }),
+                    Ok(verdict) => Ok(Answer { findings: verdict.findings, pages: None }),
                     Err(ViewError::Stopped) => Err(QueryError::Aborted(Abort::Stopped)),
                     Err(refused) => {
                         self.reason = Some(refused.to_string());
@@ -429,7 +429,7 @@ impl Asking<'_> {
         }
     }
 
-    fn schema_in_file(&mut self) -> Result<Said, QueryError> {
+    fn schema_in_file(&mut self) -> Result<Answer, QueryError> {
         let collect = &self.context.config.collect;
         let time = self.context.question_time(true);
         let (began, patience) = (clock::ticks(), SCHEMA_PATIENCE.min(collect.check_deadline));
@@ -455,7 +455,7 @@ impl Asking<'_> {
     }
 
     /// Asks in the file itself, where a writer has to wait for us no longer than the lock budget.
-    fn in_file(&mut self, check: Check, hold_unwaited: Duration) -> Result<Said, QueryError> {
+    fn in_file(&mut self, check: Check, hold_unwaited: Duration) -> Result<Answer, QueryError> {
         self.way = Way::File;
         let database = &self.context.database;
         let before = database.stamp().map_err(QueryError::File)?;
@@ -470,7 +470,7 @@ impl Asking<'_> {
         let said = if check == Check::Schema {
             let timed = connection.within_any(&limits, schema::read);
             self.held = timed.held.max(self.held);
-            Said { findings: schema::findings(self.context, &timed.result?)?, pages: None }
+            Answer { findings: schema::findings(self.context, &timed.result?)?, pages: None }
         } else {
             self.progress().begin(Phase::Checking, before.size_bytes);
             let readers = [connection, database.connect()?];
@@ -488,13 +488,13 @@ impl Asking<'_> {
 
     /// Looks at every row without a writer noticing. What it finds is damage; when it finds none, the check as a whole has
     /// still been given up, as `aborted` says.
-    fn in_slices(&mut self, aborted: QueryError) -> Result<Said, QueryError> {
+    fn in_slices(&mut self, aborted: QueryError) -> Result<Answer, QueryError> {
         self.way = Way::Slices;
         let time_max = self.context.config.collect.check_deadline;
         let seen = slices::walk(&self.context.database, time_max, self.stop, self.progress())?;
         self.held = self.held.max(seen.held);
         if !seen.findings.is_empty() {
-            return Ok(Said { findings: seen.findings, pages: None });
+            return Ok(Answer { findings: seen.findings, pages: None });
         }
         let reason = self.reason.take().unwrap_or_default();
         self.reason = Some(format!(
@@ -508,7 +508,7 @@ impl Asking<'_> {
 
     /// Asks in a consistent copy. Damage is said only when a second copy has it too: the place of the copy may be the one
     /// that is broken.
-    fn in_copy(&mut self, check: Check) -> Result<Said, ViewError> {
+    fn in_copy(&mut self, check: Check) -> Result<Answer, ViewError> {
         let first = self.in_one_copy(check)?;
         if first.findings.is_empty() {
             return Ok(first.into());
@@ -532,7 +532,7 @@ impl Asking<'_> {
     }
 
     /// Asks in a copy of a file that nobody is writing. Damage is said only when a second copy has it too.
-    fn in_still_copies(&mut self, check: Check) -> Result<Said, ViewError> {
+    fn in_still_copies(&mut self, check: Check) -> Result<Answer, ViewError> {
         if self.held().map_err(ViewError::Query)? {
             return Err(ViewError::Unsuited("a process may hold it"));
         }
@@ -554,7 +554,7 @@ impl Asking<'_> {
             found = Some(verdict);
         }
         let Verdict { findings, pages } = found.ok_or(ViewError::Unsuited("there is no copy"))?;
-        Ok(Said { findings, pages: (check != Check::Schema).then_some(pages) })
+        Ok(Answer { findings, pages: (check != Check::Schema).then_some(pages) })
     }
 
     fn options<'b>(&'b self, places: &'b Places) -> Options<'b> {
@@ -653,7 +653,7 @@ impl Asking<'_> {
     }
 }
 
-impl From<Verdict> for Said {
+impl From<Verdict> for Answer {
     fn from(verdict: Verdict) -> Self {
         Self { findings: verdict.findings, pages: Some(verdict.pages) }
     }

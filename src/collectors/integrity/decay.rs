@@ -31,9 +31,9 @@ use std::{
 
 use self::{
     finding::finding,
-    ledger::{Group, Known, Readings, Told},
+    ledger::{Group, Known, ProvenDamage, Readings},
     read::{NotRead, Reader, Source},
-    subject::{Seen, Subject, Subjects, database_state, subjects},
+    subject::{FileState, Subject, Subjects, database_state, subjects},
 };
 use crate::{
     clock::Timestamp,
@@ -49,7 +49,7 @@ use crate::{
 
 /// How a pass is to be made.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Manner<'a> {
+pub(super) struct PassMode<'a> {
     pub(super) now: Timestamp,
     /// Read everything again, also what was read lately.
     pub(super) all: bool,
@@ -81,8 +81,8 @@ pub(super) struct Passed {
 }
 
 /// Looks at all files of the store once.
-pub(super) fn pass(context: &Context, ledger: &mut Ledger, manner: &Manner<'_>) -> Passed {
-    begin(ledger, manner);
+pub(super) fn pass(context: &Context, ledger: &mut Ledger, mode: &PassMode<'_>) -> Passed {
+    begin(ledger, mode);
     let mut passed = Passed::default();
     let Subjects { list: subjects, unread, problem } = match subjects(context) {
         Ok(subjects) => subjects,
@@ -102,7 +102,7 @@ pub(super) fn pass(context: &Context, ledger: &mut Ledger, manner: &Manner<'_>) 
         }
         let group = ledger.groups.get(&subject.name);
         let room = group.is_some() || groups < GROUPS_MAX;
-        let decision = decide(subject, group, manner);
+        let decision = decide(subject, group, mode);
         passed.unsettled |= decision == Decision::Wait && room;
         if decision == Decision::Read && room {
             groups += usize::from(group.is_none());
@@ -114,10 +114,10 @@ pub(super) fn pass(context: &Context, ledger: &mut Ledger, manner: &Manner<'_>) 
     let progress = context.progress(CollectorName::Integrity);
     progress.begin(Phase::Checking, to_read.iter().map(|subject| subject.bytes()).sum());
     let rate = context.config.integrity.read_rate_bytes_max / 2;
-    let reader = Reader::new(rate, manner.stop, progress);
-    let mut reading = Reading { context, manner, reader, region_log2, passed };
+    let reader = Reader::new(rate, mode.stop, progress);
+    let mut reading = Reading { context, mode, reader, region_log2, passed };
     for subject in to_read {
-        if manner.stop.load(Ordering::Relaxed) {
+        if mode.stop.load(Ordering::Relaxed) {
             reading.passed.unfinished = Some("stopped");
             break;
         }
@@ -135,13 +135,13 @@ pub(super) fn pass(context: &Context, ledger: &mut Ledger, manner: &Manner<'_>) 
 
 /// Forgets what a restart of the host has made untrustworthy: without an end in order, the last times of change may never
 /// have come to the disk although the bytes did. What was told stays.
-fn begin(ledger: &mut Ledger, manner: &Manner<'_>) {
+fn begin(ledger: &mut Ledger, mode: &PassMode<'_>) {
     let known = ledger.boot.as_deref();
-    let trusted = known.is_some() && (known == manner.boot || known == manner.ended_in);
+    let trusted = known.is_some() && (known == mode.boot || known == mode.ended_in);
     if !trusted {
         ledger.groups.retain(|_, group| !group.told.is_empty());
     }
-    if let Some(boot) = manner.boot {
+    if let Some(boot) = mode.boot {
         ledger.boot = Some(boot.to_owned());
     }
 }
@@ -156,7 +156,7 @@ impl Group {
 }
 
 fn known_bytes(subject: &Subject, group: Option<&Group>) -> u64 {
-    let known = |seen: &&Seen| {
+    let known = |seen: &&FileState| {
         group.is_some_and(|group| group.files.iter().any(|known| known.part == seen.part))
     };
     subject.files.iter().filter(known).map(|seen| seen.stamp.size_bytes).sum()
@@ -173,28 +173,28 @@ enum Decision {
 }
 
 /// Whether the files of `subject` are to be read. `group` is what is known of their present state.
-fn decide(subject: &Subject, group: Option<&Group>, manner: &Manner<'_>) -> Decision {
+fn decide(subject: &Subject, group: Option<&Group>, mode: &PassMode<'_>) -> Decision {
     let known = group.map_or(0, |group| group.files.len());
     if known < subject.files.len() {
         let wait = if subject.is_database() { DATABASE_QUIET } else { SEGMENT_QUIET };
         // A time in the future is not quiet: the clock was set back, and may come to that moment again.
-        let quiet = subject.changed().is_none_or(|changed| manner.now.since(changed) >= wait);
-        if manner.learn {
+        let quiet = subject.changed().is_none_or(|changed| mode.now.since(changed) >= wait);
+        if mode.learn {
             return if quiet { Decision::Read } else { Decision::Wait };
         }
     }
     let Some(group) = group.filter(|_| known > 0) else { return Decision::Rest };
     // A reading in the future was noted by a clock that has been set back since.
-    let due = manner
+    let due = mode
         .again_after
-        .is_some_and(|after| group.good > manner.now || manner.now.since(group.good) >= after);
-    if manner.all || due { Decision::Read } else { Decision::Rest }
+        .is_some_and(|after| group.good > mode.now || mode.now.since(group.good) >= after);
+    if mode.all || due { Decision::Read } else { Decision::Rest }
 }
 
 /// A pass under way.
 struct Reading<'a> {
     context: &'a Context,
-    manner: &'a Manner<'a>,
+    mode: &'a PassMode<'a>,
     reader: Reader<'a>,
     region_log2: u32,
     passed: Passed,
@@ -214,7 +214,7 @@ enum Second {
 impl Reading<'_> {
     /// Reads all files of `subject`, and gives what is known of it from now on.
     fn group(&mut self, subject: &Subject, before: Option<Group>) -> Option<Group> {
-        let first = Group { good: self.manner.now, files: Vec::new(), told: Vec::new() };
+        let first = Group { good: self.mode.now, files: Vec::new(), told: Vec::new() };
         let mut group = before.unwrap_or(first);
         let mut good = true;
         for seen in &subject.files {
@@ -229,7 +229,7 @@ impl Reading<'_> {
                 }
             };
             let Some(at) = at else {
-                if self.manner.learn {
+                if self.mode.learn {
                     group.files.push(Known::new(seen.part, seen.state, log2, hashes));
                 }
                 continue;
@@ -250,7 +250,7 @@ impl Reading<'_> {
                 }
                 Second::Bad(how) => {
                     good = false;
-                    group.tell(seen, at, &differing, hashes.len(), how, self.manner.now);
+                    group.tell(seen, at, &differing, hashes.len(), how, self.mode.now);
                 }
                 Second::Unclear => {
                     good = false;
@@ -260,13 +260,13 @@ impl Reading<'_> {
             }
         }
         if good {
-            group.good = self.manner.now;
+            group.good = self.mode.now;
         }
         // A file that was written meanwhile is no part of it.
         (!group.files.is_empty()).then_some(group)
     }
 
-    fn not_read(&mut self, subject: &Subject, seen: &Seen, error: NotRead) {
+    fn not_read(&mut self, subject: &Subject, seen: &FileState, error: NotRead) {
         match error {
             NotRead::Stopped => self.passed.unfinished = Some("stopped"),
             NotRead::Changed => {}
@@ -279,7 +279,7 @@ impl Reading<'_> {
     }
 
     /// The path by which it is told.
-    fn path(&self, subject: &Subject, seen: &Seen) -> PathBuf {
+    fn path(&self, subject: &Subject, seen: &FileState) -> PathBuf {
         if subject.is_database() {
             return self.context.database.path().to_owned();
         }
@@ -287,7 +287,7 @@ impl Reading<'_> {
     }
 
     /// The path by which it is opened.
-    fn place(&self, subject: &Subject, seen: &Seen) -> Result<PathBuf, NotRead> {
+    fn place(&self, subject: &Subject, seen: &FileState) -> Result<PathBuf, NotRead> {
         if subject.is_database() {
             return Ok(self.context.database.path().to_owned());
         }
@@ -296,7 +296,7 @@ impl Reading<'_> {
     }
 
     /// The state of the file now: whatever it was read as before holds only while this is the same.
-    fn same(&self, subject: &Subject, seen: &Seen) -> Result<(), NotRead> {
+    fn same(&self, subject: &Subject, seen: &FileState) -> Result<(), NotRead> {
         let state = if subject.is_database() {
             database_state(self.context)
                 .map_err(NotRead::Io)?
@@ -311,7 +311,7 @@ impl Reading<'_> {
     fn hashes(
         &mut self,
         subject: &Subject,
-        seen: &Seen,
+        seen: &FileState,
         region_log2: u32,
     ) -> Result<Vec<u64>, NotRead> {
         self.same(subject, seen)?;
@@ -328,7 +328,7 @@ impl Reading<'_> {
     fn second(
         &mut self,
         subject: &Subject,
-        seen: &Seen,
+        seen: &FileState,
         known: &Known,
         differing: &[usize],
         first: &[u64],
@@ -364,7 +364,7 @@ impl Reading<'_> {
     fn second_of(
         &mut self,
         subject: &Subject,
-        seen: &Seen,
+        seen: &FileState,
         region_bytes: u64,
         number: usize,
     ) -> Result<Region, NotRead> {
@@ -390,7 +390,7 @@ impl Reading<'_> {
         let limits = Limits {
             hold: LOCK_BUDGET,
             hold_unwaited: LOCK_BUDGET,
-            stop: self.manner.stop,
+            stop: self.mode.stop,
             progress: None,
         };
         let database = &self.context.database;
@@ -437,7 +437,7 @@ impl Group {
     /// Notes proved damage of a file, or what is new of it.
     fn tell(
         &mut self,
-        seen: &Seen,
+        seen: &FileState,
         known: usize,
         differing: &[usize],
         regions: usize,
@@ -448,7 +448,7 @@ impl Group {
         let offsets = differing.iter().take(OFFSETS_MAX).map(|n| *n as u64 * region_bytes);
         let before = self.told.iter().position(|told| told.part == seen.part);
         let before = before.map(|at| self.told.remove(at));
-        self.told.push(Told {
+        self.told.push(ProvenDamage {
             part: seen.part,
             good: before.as_ref().map_or(self.good, |told| told.good),
             found: before.as_ref().map_or(now, |told| told.found),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    progress::Standing,
+    progress::ProgressState,
     sample::{CheckState, Desc, Sample},
 };
 
@@ -108,7 +108,7 @@ pub(in crate::collectors) static DESCS: [&Desc; 16] = [
 ];
 
 /// How far the check under way is.
-pub(super) fn progress(standing: &Standing) -> Sample {
+pub(super) fn progress(standing: &ProgressState) -> Sample {
     PROGRESS.with(vec![standing.task.into()], standing.ratio)
 }
 

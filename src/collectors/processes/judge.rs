@@ -4,7 +4,7 @@ use std::{cmp::Reverse, fmt::Write, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Held, Located, Seen};
+use super::{FirstSeen, Held, Located};
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Remedy, Severity},
@@ -78,7 +78,7 @@ pub(super) enum Serving {
 pub(super) fn serving(
     last: Option<&Served>,
     holders: &[Holder],
-    seen: &Seen,
+    seen: &FirstSeen,
     now: Timestamp,
 ) -> Serving {
     let held_long = |holder: &Holder| {

@@ -116,46 +116,46 @@ fn corrupt() -> Alert {
 }
 
 /// As a finding of the catalogue is told: name of the rule, cause, words and command of the remedy.
-type Told = (&'static str, &'static str, &'static str, &'static str);
+type CatalogueText = (&'static str, &'static str, &'static str, &'static str);
 
-const USAGE: Told = (
+const USAGE: CatalogueText = (
     "ChromaDiskUsageHigh",
     "The filesystem of the directory is filling up; a full disk cuts writes off in the middle.",
     "Free space on it. This command shows what grew.",
     "du -xh --max-depth=2 /srv/chroma | sort -h | tail",
 );
-const FULL: Told = (
+const FULL: CatalogueText = (
     "ChromaDiskUsageCritical",
     "The filesystem of the directory is nearly full; a full disk cuts writes off in the middle.",
     "Free space on it now, or stop Chroma before the next write fails.",
     "",
 );
-const CORRUPT: Told = (
+const CORRUPT: CatalogueText = (
     "ChromaSqliteIndexCorrupt",
     "An index of chroma.sqlite3 is damaged or does not agree with its table; the rows themselves may be whole.",
     "Stop Chroma and keep a copy of the directory. Then make the indexes anew.",
     "sqlite3 /srv/chroma/chroma.sqlite3 REINDEX",
 );
-const DRIFT: Told = (
+const DRIFT: CatalogueText = (
     "ChromaPermissionDrift",
     "Owner, group, mode or type of an entry differs from what was declared or learnt.",
     "Give owner and mode back. If you wanted the change, declare it in the configuration.",
     "chown 999:999 /srv/chroma/chroma.sqlite3",
 );
-const STALE: Told = (
+const STALE: CatalogueText = (
     "ChromaBackupStale",
     "The newest complete backup is older than it should be.",
     "Make one now, and look in the log of the backup job for why it stopped.",
     "",
 );
-const WRITERS: Told = (
+const WRITERS: CatalogueText = (
     "ChromaSecondWriter",
     "Two processes hold the directory open for writing; each loses vectors of the other without any error.",
     "Stop all but one of them now. Then restart the one that stays.",
     "",
 );
 
-fn of((name, cause, words, command): Told, severity: Severity, evidence: &str) -> Alert {
+fn of((name, cause, words, command): CatalogueText, severity: Severity, evidence: &str) -> Alert {
     Alert {
         name: name.to_owned(),
         severity,

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Said, TEXT_MAX, http::NoReply, secrets::Redactor};
+use super::{SendResult, TEXT_MAX, http::NoReply, secrets::Redactor};
 use crate::{
     alert::message::{Failure, Outcome},
     deliver::receivers::{Message, command},
@@ -35,7 +35,7 @@ pub(crate) async fn run(
     command: &command::Command,
     message: &Message<'_>,
     deadline: Duration,
-) -> Result<Said, NoReply> {
+) -> Result<SendResult, NoReply> {
     let Some((program, arguments)) = command.words.split_first() else {
         return Err(NoReply::config("no command is configured"));
     };
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::{clock, deliver::receivers::samples};
 
-    async fn run_words(words: &[&str], deadline: Duration) -> Result<Said, NoReply> {
+    async fn run_words(words: &[&str], deadline: Duration) -> Result<SendResult, NoReply> {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
         let notification = &samples::disk();
         let repeat_interval = Duration::from_hours(4);
@@ -134,7 +134,7 @@ mod tests {
         run(&command::Command { words }, &message, deadline).await
     }
 
-    async fn shell(script: &str, deadline: Duration) -> Said {
+    async fn shell(script: &str, deadline: Duration) -> SendResult {
         run_words(&["/bin/sh", "-c", script], deadline).await.unwrap()
     }
 

@@ -36,7 +36,7 @@ use tokio_rustls::{
 use tracing::warn;
 
 use super::{
-    Said, TEXT_MAX,
+    SendResult, TEXT_MAX,
     http::{NoReply, pem},
     secrets::{self, Redactor, Warned},
     system_words,
@@ -137,7 +137,7 @@ pub(super) async fn send(
     ready: &Ready,
     message: &Message<'_>,
     limit: Duration,
-) -> Result<Said, NoReply> {
+) -> Result<SendResult, NoReply> {
     let mail = email.mail(message)?;
     let handed_over = AtomicBool::new(false);
     let attempt = async {
@@ -164,12 +164,12 @@ pub(super) async fn send(
 }
 
 /// Not delivered, and it cannot have been.
-fn failed(failure: Failure, text: impl Into<String>) -> Said {
+fn failed(failure: Failure, text: impl Into<String>) -> SendResult {
     (Outcome::Retry { failure, after: None, unclear: false }, None, text.into())
 }
 
 /// A connection that is encrypted as it must be, after the greeting and, when there is a password, after it was accepted.
-async fn open(email: &Email, ready: &Ready, host: &str) -> Result<AsyncSmtpConnection, Said> {
+async fn open(email: &Email, ready: &Ready, host: &str) -> Result<AsyncSmtpConnection, SendResult> {
     let (mut stream, peer) = connect(email).await?;
     let name = hello(host);
     let hello = ClientId::Domain(name.clone());
@@ -213,7 +213,7 @@ fn hello(host: &str) -> String {
     }
 }
 
-async fn connect(email: &Email) -> Result<(TcpStream, SocketAddr), Said> {
+async fn connect(email: &Email) -> Result<(TcpStream, SocketAddr), SendResult> {
     let found =
         timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((email.host.as_str(), email.port)));
     let unknown = || failed(Failure::Connect, "the name of its host is not known");
@@ -234,7 +234,7 @@ async fn connect(email: &Email) -> Result<(TcpStream, SocketAddr), Said> {
 }
 
 /// The exchange in clear. It reads no byte beyond a reply: what somebody slips in behind it would be taken for an answer later.
-async fn start_tls(stream: &mut TcpStream, name: &str) -> Result<(), Said> {
+async fn start_tls(stream: &mut TcpStream, name: &str) -> Result<(), SendResult> {
     good(reply(stream).await?)?;
     let offers = ask(stream, &format!("EHLO {name}\r\n")).await?;
     let offers_it =
@@ -247,14 +247,14 @@ async fn start_tls(stream: &mut TcpStream, name: &str) -> Result<(), Said> {
     Ok(())
 }
 
-async fn ask(stream: &mut TcpStream, command: &str) -> Result<(u16, String), Said> {
+async fn ask(stream: &mut TcpStream, command: &str) -> Result<(u16, String), SendResult> {
     let written = stream.write_all(command.as_bytes()).await;
     written.map_err(|error| failed(Failure::Broken, in_words(&error)))?;
     reply(stream).await
 }
 
 /// A whole reply, byte by byte, with its code.
-async fn reply(stream: &mut TcpStream) -> Result<(u16, String), Said> {
+async fn reply(stream: &mut TcpStream) -> Result<(u16, String), SendResult> {
     let no_smtp = || failed(Failure::Answer, "the answer is no SMTP");
     let mut bytes = Vec::new();
     let mut line = 0;
@@ -281,7 +281,7 @@ async fn reply(stream: &mut TcpStream) -> Result<(u16, String), Said> {
 }
 
 /// The text of a reply that lets the exchange go on.
-fn good((code, text): (u16, String)) -> Result<String, Said> {
+fn good((code, text): (u16, String)) -> Result<String, SendResult> {
     match email::judge(code) {
         Outcome::Delivered => Ok(text),
         outcome => Err((outcome, Some(code), text)),
@@ -296,10 +296,10 @@ async fn hand_over(
     mail: &[u8],
     message: &Message<'_>,
     handed_over: &AtomicBool,
-) -> Result<Said, Said> {
+) -> Result<SendResult, SendResult> {
     let from = Mail::new(Some(email.sender().clone()), Vec::new());
     connection.command(from).await.map_err(|error| judged(&error, false))?;
-    let mut refused: Vec<(String, Said)> = Vec::new();
+    let mut refused: Vec<(String, SendResult)> = Vec::new();
     let mut taken = 0;
     for address in email.recipients() {
         match connection.command(Rcpt::new(address.clone(), Vec::new())).await {
@@ -312,7 +312,7 @@ async fn hand_over(
     }
     if taken == 0 {
         // One that may be taken later is tried later.
-        let later = |(_, said): &(String, Said)| matches!(said.0, Outcome::Retry { .. });
+        let later = |(_, said): &(String, SendResult)| matches!(said.0, Outcome::Retry { .. });
         let at = refused.iter().position(later).unwrap_or(0);
         let none = failed(Failure::Config, "there is no recipient");
         return Err(refused.into_iter().nth(at).map_or(none, |(_, said)| said));
@@ -337,7 +337,7 @@ async fn hand_over(
 }
 
 /// What an error of the conversation means.
-fn judged(error: &smtp::Error, handed_over: bool) -> Said {
+fn judged(error: &smtp::Error, handed_over: bool) -> SendResult {
     use std::error::Error as _;
     let cause = error.source();
     let text = cause.map(ToString::to_string).unwrap_or_default();
@@ -357,7 +357,7 @@ fn judged(error: &smtp::Error, handed_over: bool) -> Said {
     (Outcome::Retry { failure, after: None, unclear: handed_over }, None, text)
 }
 
-fn untrusted(error: &io::Error) -> Said {
+fn untrusted(error: &io::Error) -> SendResult {
     let text = error.to_string();
     let text = if text.contains("invalid peer certificate") {
         format!("its certificate is not trusted: {text}")

@@ -41,14 +41,14 @@ pub(super) struct BasicAuth {
 }
 
 /// SHA-256 of user, hash and password.
-type Seen = [u8; 32];
+type Fingerprint = [u8; 32];
 
 #[derive(Debug, Default)]
 struct Known {
     /// The last good one of each user: as many as there are users.
-    good: BTreeMap<String, Seen>,
+    good: BTreeMap<String, Fingerprint>,
     /// The last bad ones, which never push out a good one.
-    bad: VecDeque<Seen>,
+    bad: VecDeque<Fingerprint>,
 }
 
 impl BasicAuth {
@@ -201,14 +201,14 @@ impl Waiting {
 }
 
 impl Known {
-    fn look(&self, user: &str, seen: &Seen) -> Option<Admission> {
+    fn look(&self, user: &str, seen: &Fingerprint) -> Option<Admission> {
         if self.good.get(user) == Some(seen) {
             return Some(Admission::Granted);
         }
         self.bad.contains(seen).then_some(Admission::Refused)
     }
 
-    fn note(&mut self, user: String, seen: Seen, good: bool) {
+    fn note(&mut self, user: String, seen: Fingerprint, good: bool) {
         if good {
             self.good.insert(user, seen);
             return;
@@ -218,7 +218,7 @@ impl Known {
     }
 }
 
-fn seen(user: &str, hash: &str, password: &[u8]) -> Seen {
+fn seen(user: &str, hash: &str, password: &[u8]) -> Fingerprint {
     let mut digest = Sha256::new();
     for part in [user.as_bytes(), hash.as_bytes(), password] {
         digest.update((part.len() as u64).to_le_bytes());

@@ -59,12 +59,12 @@ pub(super) fn table(connection: &Connection) -> rusqlite::Result<Text> {
 
 /// What one side says: the words, and how many rows and tokens there are. Both sides of a whole full text say the same.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct TextSum {
     sum: Sum,
     totals: Totals,
 }
 
-impl Said {
+impl TextSum {
     /// What two parts of a side say together; `None` when no whole full text says so much.
     pub(super) fn and(self, other: Self) -> Option<Self> {
         let totals = Totals {
@@ -129,14 +129,14 @@ pub(super) fn of_documents(
     declaration: &Declaration,
     parts: &Parts,
     progress: &Share<'_>,
-) -> Result<Said, Doubt> {
+) -> Result<TextSum, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
     let within = "WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
     let mut contents = tables.prepare(&format!(
         "SELECT id, CASE WHEN octet_length(c0) <= {LONG_BYTES} THEN c0 END, octet_length(c0) > {LONG_BYTES}, typeof(c0) FROM {{}}_content {within}"
     ))?;
     let mut sizes = tables.prepare(&format!("SELECT id, sz FROM {{}}_docsize {within}"))?;
-    let mut said = Said::default();
+    let mut said = TextSum::default();
     while let Some(ids) = parts.take() {
         let rows = (contents.query(ids)?, sizes.query(ids)?);
         let part = documents(tables, rows, declaration.tokenizer)?;
@@ -150,8 +150,8 @@ fn documents(
     tables: Tables<'_>,
     (mut contents, mut sizes): (Rows<'_>, Rows<'_>),
     tokenizer: Trigrams,
-) -> Result<Said, Doubt> {
-    let Said { mut sum, mut totals } = Said::default();
+) -> Result<TextSum, Doubt> {
+    let TextSum { mut sum, mut totals } = TextSum::default();
     while let Some(content) = contents.next()? {
         let size = sizes.next()?.ok_or(Odd("a document without a size"))?;
         let id = content.get_ref(0)?.as_i64().map_err(|_| Odd("a document's id"))?;
@@ -175,7 +175,7 @@ fn documents(
     if sizes.next()?.is_some() {
         return Err(Odd("sizes of other documents").into());
     }
-    Ok(Said { sum, totals })
+    Ok(TextSum { sum, totals })
 }
 
 /// Adds the tokens of a document to `sum`, and says how many there are. The SQLite that wrote them may have stopped at a
@@ -223,7 +223,7 @@ pub(super) fn of_index(
     connection: &Connection,
     declaration: &Declaration,
     progress: &Share<'_>,
-) -> Result<Said, Doubt> {
+) -> Result<TextSum, Doubt> {
     let tables = Tables { connection, name: &declaration.table };
     tables.version()?;
     let totals = Totals::parse(&tables.record(TOTALS_ID)?)?;
@@ -257,7 +257,7 @@ pub(super) fn of_index(
         };
         segments.push(Segment::new(records, extent.first, extent.last));
     }
-    Ok(Said { sum: fts5::sum_of_index(segments)?, totals })
+    Ok(TextSum { sum: fts5::sum_of_index(segments)?, totals })
 }
 
 /// The tables behind a full-text table.

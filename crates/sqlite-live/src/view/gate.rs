@@ -22,7 +22,7 @@ use crate::{clock, database::SharedLock};
 
 /// How journals are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum GateMode {
     /// Without a gate.
     Free,
     /// With a gate that is shut for a fraction of a millisecond after each commit, which is enough for a writer without
@@ -46,10 +46,10 @@ pub(super) struct Gate<'a> {
 
 impl<'a> Gate<'a> {
     /// Not yet shut.
-    pub(super) fn new(lock: SharedLock<'a>, manner: Manner) -> Self {
-        let (pulse, slow) = match manner {
-            Manner::Free | Manner::Awake => (Duration::ZERO, Duration::ZERO),
-            Manner::Pulses { pulse, slow } => (pulse, slow),
+    pub(super) fn new(lock: SharedLock<'a>, mode: GateMode) -> Self {
+        let (pulse, slow) = match mode {
+            GateMode::Free | GateMode::Awake => (Duration::ZERO, Duration::ZERO),
+            GateMode::Pulses { pulse, slow } => (pulse, slow),
         };
         Self { lock, pulse, slow, idle: false }
     }
@@ -181,15 +181,15 @@ mod tests {
         let path = dir.path().join("chroma.sqlite3");
         rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
         let database = Database::new(path.clone());
-        for manner in [
-            Manner::Awake,
-            Manner::Pulses { pulse: STEP, slow: Duration::ZERO },
-            Manner::Pulses { pulse: STEP, slow: STEP },
+        for mode in [
+            GateMode::Awake,
+            GateMode::Pulses { pulse: STEP, slow: Duration::ZERO },
+            GateMode::Pulses { pulse: STEP, slow: STEP },
         ] {
             let plain = database.open_plain().unwrap();
             let catcher = Catcher::new(&path, &plain).unwrap();
             assert_eq!(catcher.begin().unwrap(), Some(true));
-            let gate = Gate::new(SharedLock::new(&database).unwrap(), manner);
+            let gate = Gate::new(SharedLock::new(&database).unwrap(), mode);
             let mut writer = Command::new("sqlite3")
                 .arg(&path)
                 .stdin(Stdio::piped())
@@ -221,7 +221,7 @@ mod tests {
             });
             drop(input);
             assert!(writer.wait().unwrap().success());
-            assert_eq!(catcher.drained().take_finished().unwrap().len(), 5, "{manner:?}");
+            assert_eq!(catcher.drained().take_finished().unwrap().len(), 5, "{mode:?}");
         }
         let count = "SELECT count(*) FROM t";
         let rows: i64 = rusqlite::Connection::open(&path)

@@ -94,24 +94,24 @@ fn what_this_way_cannot_watch_is_refused() {
 #[test]
 fn a_writer_is_slowed_down_only_after_it_was_too_fast_again_and_again() {
     let budget = Duration::from_millis(10);
-    let pulses = |slow| Manner::Pulses {
+    let pulses = |slow| GateMode::Pulses {
         pulse: Duration::from_millis(1),
         slow: Duration::from_micros(slow),
     };
     for (hasty, overdue, want) in [
-        (0, 0, Manner::Free),
-        (3, 9, Manner::Free),
-        (4, 0, Manner::Awake),
-        (5, 0, Manner::Free),
-        (10, 0, Manner::Awake),
+        (0, 0, GateMode::Free),
+        (3, 9, GateMode::Free),
+        (4, 0, GateMode::Awake),
+        (5, 0, GateMode::Free),
+        (10, 0, GateMode::Awake),
         (12, 0, pulses(0)),
         (14, 0, pulses(0)),
-        (15, 0, Manner::Free),
+        (15, 0, GateMode::Free),
         (16, 0, pulses(250)),
         (20, 0, pulses(500)),
         (98, 0, pulses(5000)),
-        (16, 1, Manner::Awake), // a lock came out too long: no sleep with one in hand
+        (16, 1, GateMode::Awake), // a lock came out too long: no sleep with one in hand
     ] {
-        assert_eq!(manner(hasty, overdue, budget), want, "{hasty} {overdue}");
+        assert_eq!(mode(hasty, overdue, budget), want, "{hasty} {overdue}");
     }
 }

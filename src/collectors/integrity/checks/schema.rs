@@ -20,7 +20,7 @@ use crate::{
 
 /// What the schema check reads in one transaction.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SchemaRead {
     schema: Schema,
     /// Names of views. Chroma makes none.
     views: BTreeSet<String>,
@@ -36,7 +36,7 @@ pub(super) struct Seen {
     filled: BTreeMap<Mark, bool>,
 }
 
-impl Seen {
+impl SchemaRead {
     /// Whether nothing was ever stored.
     fn is_unused(&self) -> bool {
         self.collections.unwrap_or(0) == 0 && !self.written
@@ -51,7 +51,7 @@ impl Seen {
 
 /// What the schema of the store says, as it was read. Errs when it says nothing and what lies beside the database may not be
 /// looked at, which could say something else.
-pub(super) fn findings(context: &Context, seen: &Seen) -> Result<Vec<Finding>, QueryError> {
+pub(super) fn findings(context: &Context, seen: &SchemaRead) -> Result<Vec<Finding>, QueryError> {
     let mut findings = schema_findings(seen, context.store.chroma_version.as_deref());
     // A start that was cut off has not come to what follows.
     if !seen.schema.is_chroma() || seen.cut_first_start().is_some() {
@@ -145,8 +145,8 @@ fn older_than_database(context: &Context, folders: &[String]) -> Result<bool, Qu
 }
 
 /// Reads the schema within a transaction. Errs when SQLite does.
-pub(super) fn read(connection: &Connection) -> rusqlite::Result<Seen> {
-    let mut seen = Seen::default();
+pub(super) fn read(connection: &Connection) -> rusqlite::Result<SchemaRead> {
+    let mut seen = SchemaRead::default();
     let mut statement = connection.prepare(
         "SELECT name FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_%'",
     )?;
@@ -218,7 +218,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Seen> {
     Ok(seen)
 }
 
-fn schema_findings(seen: &Seen, server: Option<&str>) -> Vec<Finding> {
+fn schema_findings(seen: &SchemaRead, server: Option<&str>) -> Vec<Finding> {
     let schema = &seen.schema;
     if !schema.is_chroma() {
         let evidence =
@@ -297,7 +297,7 @@ fn failure(mark: Mark) -> String {
     }
 }
 
-fn fault_findings(seen: &Seen) -> Vec<Finding> {
+fn fault_findings(seen: &SchemaRead) -> Vec<Finding> {
     let schema = &seen.schema;
     let mut faults = schema.faults();
     // The next start does it again, and passes over what is there.
@@ -357,7 +357,7 @@ fn steps_back(schema: &Schema, dir: Dir, version: i64, mark: Mark) -> Vec<String
     }
 }
 
-fn fault_finding(fault: &Fault, seen: &Seen) -> Finding {
+fn fault_finding(fault: &Fault, seen: &SchemaRead) -> Finding {
     let mismatch = |evidence: String| Finding::new(Code::MigrationMismatch, "migrations", evidence);
     match fault {
         Fault::NoMigrationsTable => {

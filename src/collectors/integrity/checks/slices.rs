@@ -21,7 +21,7 @@ use crate::{
 
 /// What the slices saw.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SlicesRead {
     pub(super) findings: Vec<Finding>,
     /// Rows that were read and found in each index.
     pub(super) rows: u64,
@@ -49,7 +49,7 @@ pub(super) fn walk(
     time_max: Duration,
     stop: &AtomicBool,
     progress: &Progress,
-) -> Result<Seen, QueryError> {
+) -> Result<SlicesRead, QueryError> {
     walk_holding(database, HOLD_MAX, time_max, stop, progress)
 }
 
@@ -60,7 +60,7 @@ fn walk_holding(
     time_max: Duration,
     stop: &AtomicBool,
     progress: &Progress,
-) -> Result<Seen, QueryError> {
+) -> Result<SlicesRead, QueryError> {
     let limits = Limits { hold, hold_unwaited: hold, stop, progress: None };
     let mut walk = Walk {
         connection: database.connect()?,
@@ -68,7 +68,7 @@ fn walk_holding(
         ends: clock::ticks().plus(time_max),
         progress,
         paused: progress.paused(),
-        seen: Seen::default(),
+        seen: SlicesRead::default(),
     };
     let file = walk.connection.stamp().map_err(QueryError::File)?.id;
     let tables = walk.ask(tables)?;
@@ -87,7 +87,7 @@ struct Walk<'a> {
     ends: clock::Ticks,
     progress: &'a Progress,
     paused: Duration,
-    seen: Seen,
+    seen: SlicesRead,
 }
 
 impl Walk<'_> {
@@ -295,7 +295,7 @@ mod tests {
          INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300) \
            SELECT 'x' || i, iif(i % 3, i, NULL), randomblob(i * 20) FROM n;";
 
-    fn walked(more: &str) -> Result<Seen, QueryError> {
+    fn walked(more: &str) -> Result<SlicesRead, QueryError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chroma.sqlite3");
         Connection::open(&path).unwrap().execute_batch(&format!("{TABLES}{more}")).unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    ledger::{Group, Readings, Told},
+    ledger::{Group, ProvenDamage, Readings},
     subject::file_name,
 };
 use crate::{
@@ -29,7 +29,7 @@ pub(super) fn finding(name: &str, group: &Group) -> Option<Finding> {
     Some(Finding::new(code, name, evidence).with_remedy(remedy(&path, told, database)))
 }
 
-fn evidence(told: &Told, database: bool) -> String {
+fn evidence(told: &ProvenDamage, database: bool) -> String {
     let offsets: Vec<String> = told.offsets.iter().map(u64::to_string).collect();
     let more = if told.regions > told.offsets.len() as u64 { ", …" } else { "" };
     let counter = if database { "change counter, " } else { "" };
@@ -56,7 +56,7 @@ fn evidence(told: &Told, database: bool) -> String {
     text
 }
 
-fn remedy(path: &str, told: &Told, database: bool) -> Remedy {
+fn remedy(path: &str, told: &ProvenDamage, database: bool) -> Remedy {
     let kernel = "journalctl -k --grep 'I/O error|EDAC|MCE'";
     let (first, command, logs) = if told.how.cache_good {
         let words = "Copy the file elsewhere now, before anything is restarted: the copy still gets the good bytes. ";
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_evidence_says_what_was_read_how() {
         let at = Timestamp::from_secs(1_795_000_000);
-        let told = |how, came_back| Told {
+        let told = |how, came_back| ProvenDamage {
             part: 0,
             good: at,
             found: at.plus(Duration::from_hours(1)),

@@ -28,7 +28,7 @@ pub(super) struct Group {
     pub(super) files: Vec<Known>,
     /// What changed by itself, until somebody writes the file.
     #[serde(rename = "t", default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) told: Vec<Told>,
+    pub(super) told: Vec<ProvenDamage>,
 }
 
 /// One file as it was read. Names are short because a store may have ten thousand of them.
@@ -47,7 +47,7 @@ pub(super) struct Known {
 
 /// Damage that was proved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct ProvenDamage {
     pub(super) part: usize,
     /// The last reading before it that was good.
     pub(super) good: Timestamp,

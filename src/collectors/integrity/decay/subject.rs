@@ -24,12 +24,12 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Subject {
     pub(super) name: String,
-    pub(super) files: Vec<Seen>,
+    pub(super) files: Vec<FileState>,
 }
 
 /// A file as `stat` tells of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
+pub(super) struct FileState {
     pub(super) part: usize,
     pub(super) stamp: Stamp,
     pub(super) state: u64,
@@ -48,7 +48,7 @@ impl Subject {
         self.files.iter().map(|file| file.stamp.modified.max(file.stamp.changed)).max()
     }
 
-    pub(super) fn file(&self, seen: &Seen) -> &'static str {
+    pub(super) fn file(&self, seen: &FileState) -> &'static str {
         file_name(self.is_database(), seen.part)
     }
 }
@@ -101,7 +101,7 @@ pub(super) fn subjects(context: &Context) -> Result<Subjects, CollectError> {
 
 /// The files of a segment's folder. Chroma follows links of folders and of files; where they lead elsewhere for us, only `place`
 /// knows. Errs when it may not be looked into.
-fn files_of(place: &Place, folder: &str) -> Result<Vec<Seen>, (PathBuf, io::Error)> {
+fn files_of(place: &Place, folder: &str) -> Result<Vec<FileState>, (PathBuf, io::Error)> {
     let mut files = Vec::new();
     for (part, file) in SEGMENT_FILES.into_iter().enumerate() {
         let name = Path::new(folder).join(file);
@@ -112,7 +112,7 @@ fn files_of(place: &Place, folder: &str) -> Result<Vec<Seen>, (PathBuf, io::Erro
         };
         if meta.is_file() && meta.len() > 0 {
             let stamp = Stamp::of(&meta);
-            files.push(Seen { part, stamp, state: ledger::state_of(&stamp, None) });
+            files.push(FileState { part, stamp, state: ledger::state_of(&stamp, None) });
         }
     }
     Ok(files)
@@ -120,7 +120,7 @@ fn files_of(place: &Place, folder: &str) -> Result<Vec<Seen>, (PathBuf, io::Erro
 
 fn database(context: &Context) -> io::Result<Option<Subject>> {
     let Some((stamp, counter)) = database_state(context)? else { return Ok(None) };
-    let seen = Seen { part: 0, stamp, state: ledger::state_of(&stamp, Some(counter)) };
+    let seen = FileState { part: 0, stamp, state: ledger::state_of(&stamp, Some(counter)) };
     Ok(Some(Subject { name: DATABASE_FILE.to_owned(), files: vec![seen] }))
 }
 

@@ -28,8 +28,8 @@ impl Scene {
     }
 
     /// An hour from now, in the same boot: everything is quiet, and everything is read.
-    fn manner(&self) -> Manner<'_> {
-        Manner {
+    fn mode(&self) -> PassMode<'_> {
+        PassMode {
             now: clock::now().plus(Duration::from_hours(1)),
             all: true,
             again_after: None,
@@ -42,7 +42,7 @@ impl Scene {
 
     fn pass(&mut self) -> Passed {
         let mut ledger = self.ledger.clone();
-        let passed = pass(&self.context, &mut ledger, &self.manner());
+        let passed = pass(&self.context, &mut ledger, &self.mode());
         self.ledger = ledger;
         assert!(passed.problem.is_none(), "{passed:?}");
         passed
@@ -107,9 +107,9 @@ fn a_bit_that_flips_is_found_in_every_file_and_told_until_the_file_is_written() 
         assert!(remedy.contains(part) && remedy.contains("verified backup"), "{remedy}");
 
         // Told in every pass, also in one that reads nothing.
-        let manner = Manner { all: false, ..scene.manner() };
+        let mode = PassMode { all: false, ..scene.mode() };
         let mut ledger = scene.ledger.clone();
-        assert_eq!(pass(&scene.context, &mut ledger, &manner).findings, said, "{part}");
+        assert_eq!(pass(&scene.context, &mut ledger, &mode).findings, said, "{part}");
         // And when the right bytes come back by themselves.
         scene.rot(&path, last);
         let again = scene.pass().findings;
@@ -130,7 +130,7 @@ fn what_is_known_of_a_folder_that_may_not_be_looked_into_stays_and_the_rest_is_r
     close(folder.parent().unwrap(), true);
     let (scene, passed, after) = as_nobody(move || {
         let mut ledger = scene.ledger.clone();
-        let passed = pass(&scene.context, &mut ledger, &scene.manner());
+        let passed = pass(&scene.context, &mut ledger, &scene.mode());
         (scene, passed, ledger.groups.len())
     });
     close(folder.parent().unwrap(), false);
@@ -189,9 +189,9 @@ fn whoever_writes_ends_what_was_known_without_an_alarm() {
         scene.pass();
         act(&scene);
         // Written a moment ago: nothing is noted yet, and what did not change is still guarded.
-        let manner = Manner { now: clock::now(), ..scene.manner() };
+        let mode = PassMode { now: clock::now(), ..scene.mode() };
         let mut ledger = scene.ledger.clone();
-        let soon = pass(&scene.context, &mut ledger, &manner);
+        let soon = pass(&scene.context, &mut ledger, &mode);
         assert_eq!(soon.findings, [], "{what}");
         assert!(soon.known_bytes <= soon.total_bytes, "{what}");
         assert_eq!(soon.unsettled, soon.known_bytes < soon.total_bytes, "{what}");
@@ -226,14 +226,14 @@ fn after_a_crash_of_the_host_nothing_is_compared_and_after_an_end_in_order_every
         scene.pass();
         let path = scene.path("data_level0.bin");
         scene.rot(&path, 100);
-        let manner = Manner { boot: Some(boot), ended_in, ..scene.manner() };
+        let mode = PassMode { boot: Some(boot), ended_in, ..scene.mode() };
         let mut ledger = scene.ledger.clone();
-        let passed = pass(&scene.context, &mut ledger, &manner);
+        let passed = pass(&scene.context, &mut ledger, &mode);
         assert_eq!(passed.findings.len(), want, "{boot} {ended_in:?}");
         assert_eq!(passed.known_bytes, passed.total_bytes);
         // What was told is not forgotten by a crash.
-        let manner = Manner { boot: Some("later"), ended_in: None, ..scene.manner() };
-        assert_eq!(pass(&scene.context, &mut ledger, &manner).findings.len(), want);
+        let mode = PassMode { boot: Some("later"), ended_in: None, ..scene.mode() };
+        assert_eq!(pass(&scene.context, &mut ledger, &mode).findings.len(), want);
     }
 }
 
@@ -241,7 +241,7 @@ fn after_a_crash_of_the_host_nothing_is_compared_and_after_an_end_in_order_every
 fn who_only_reads_compares_and_learns_nothing() {
     let mut scene = Scene::new();
     let reader = |scene: &Scene, ledger: &mut Ledger| {
-        pass(&scene.context, ledger, &Manner { learn: false, ..scene.manner() })
+        pass(&scene.context, ledger, &PassMode { learn: false, ..scene.mode() })
     };
     let mut nothing = Ledger::default();
     let passed = reader(&scene, &mut nothing);
@@ -272,7 +272,7 @@ fn what_is_read_when() {
         let id = FileId { device: 1, inode: 2 };
         let (modified, changed) = (at(0), at(changed));
         let stamp = Stamp { id, size_bytes: 10, modified, changed };
-        Subject { name: name.to_owned(), files: vec![Seen { part: 0, stamp, state: 7 }] }
+        Subject { name: name.to_owned(), files: vec![FileState { part: 0, stamp, state: 7 }] }
     };
     let known = |good: u64| Group {
         good: at(good),
@@ -322,7 +322,7 @@ fn what_is_read_when() {
             Decision::Read,
         ),
     ] {
-        let manner = Manner {
+        let mode = PassMode {
             now: at(now),
             all,
             again_after,
@@ -331,6 +331,6 @@ fn what_is_read_when() {
             learn,
             stop: &stop,
         };
-        assert_eq!(decide(subject, group.as_ref(), &manner), want, "{what}");
+        assert_eq!(decide(subject, group.as_ref(), &mode), want, "{what}");
     }
 }
