@@ -32,7 +32,7 @@ impl Serialize for Document<'_> {
                 map.serialize_entry(key, value)?;
             }
         }
-        let receivers: Vec<_> = self.1.iter().map(|receiver| receiver.printed()).collect();
+        let receivers: Vec<_> = self.1.iter().map(|receiver| receiver.written()).collect();
         map.serialize_entry("receivers", &receivers)?;
         map.end()
     }

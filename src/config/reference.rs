@@ -4,7 +4,10 @@
 use std::fmt::Write;
 
 use super::keys;
-use crate::keys::key::{Key, Written};
+use crate::{
+    deliver::receivers,
+    keys::key::{Key, Written},
+};
 
 /// The example file.
 #[must_use]
@@ -103,17 +106,32 @@ pub fn page() -> String {
         table(section, section.name, &mut out);
     }
     out.push_str(PAGE_END);
+    for (title, keys) in receivers::list::all_keys() {
+        _ = write!(out, "\n### {title}\n\n");
+        rows(&keys, &mut out);
+        for key in keys.iter().filter(|key| !key.facts.below.is_empty()) {
+            _ = write!(out, "\n#### `{}`: {}\n\n", key.name, key.help);
+            rows(&key.facts.below, &mut out);
+        }
+    }
     out
 }
 
 fn table(section: &Key, path: &str, out: &mut String) {
     let path = if section.facts.items { format!("{path}[]") } else { path.to_owned() };
     _ = write!(out, "\n## `{path}`\n\n{}\n\n", section.help);
-    let flags = section.facts.below.iter().any(|key| key.facts.flag.is_some());
+    rows(&section.facts.below, out);
+    for key in section.facts.below.iter().filter(|key| !key.facts.below.is_empty()) {
+        table(key, &format!("{path}.{}", key.name), out);
+    }
+}
+
+fn rows(keys: &[Key], out: &mut String) {
+    let flags = keys.iter().any(|key| key.facts.flag.is_some());
     let (head, line) = if flags { ("Flag | ", "---|") } else { ("", "") };
     _ = writeln!(out, "| Key | What it may be | Default | {head}Since | What it does |");
     _ = writeln!(out, "|---|---|---|{line}---|---|");
-    for key in &section.facts.below {
+    for key in keys {
         let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
         let default = match &key.default {
             _ if !key.facts.below.is_empty() => String::new(),
@@ -135,9 +153,6 @@ fn table(section: &Key, path: &str, out: &mut String) {
         }
         let cells: Vec<_> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
         _ = writeln!(out, "| {} |", cells.join(" | "));
-    }
-    for key in section.facts.below.iter().filter(|key| !key.facts.below.is_empty()) {
-        table(key, &format!("{path}.{}", key.name), out);
     }
 }
 
@@ -179,7 +194,10 @@ The program needs no configuration: it finds the stores of running Chroma proces
 const PAGE_END: &str = "
 ## `receivers[]`
 
-Who is told of alerts. [chroma_exporter.example.yml](../chroma_exporter.example.yml) shows every kind with its keys.
+Who gets the alerts. [chroma_exporter.example.yml](../chroma_exporter.example.yml) shows every kind.
+
+A secret has four keys, of which one is given: `KEY` itself, `KEY_file` (a file, read anew at each send), `KEY_env` (a
+variable of the environment) or `KEY_credential` (a name that systemd's `LoadCredential=` gave it).
 ";
 
 #[cfg(test)]

@@ -19,19 +19,22 @@ mod words;
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
-use self::keys::{Keys, Printed};
 pub(crate) use self::{
     after::after,
     exchange::{Method, Reply, Request, Unsendable, Verdict},
 };
 pub use self::{
-    keys::{Auth, Http, Tls},
+    keys::{BasicAuth, Header, Http, Tls},
     list::Receiver,
 };
 use crate::{
     alert::{message::Notification, outbox::policy::Policy},
     clock::Timestamp,
-    keys::secret::Secret,
+    keys::{
+        key::{Key, Written},
+        secret::Secret,
+        section::Section,
+    },
 };
 
 /// Every kind, in the order in which messages name them. A new one is its own file and one line here.
@@ -64,13 +67,17 @@ pub(crate) struct Declared {
     /// Default of the key of this name, and the longest.
     pub(crate) timeout: Duration,
     pub(crate) timeout_max: Duration,
-    /// Reads the keys that only this kind has; `None` when one is wrong, which is reported then.
-    pub(crate) read: fn(&Keys<'_>) -> Option<Arc<dyn Kind>>,
+    /// The keys that only this kind has.
+    pub(crate) keys: fn() -> Vec<Key>,
+    /// Reads them; `None` when one is wrong, which is reported then.
+    pub(crate) read: Read,
 }
+
+type Read = fn(&Section<'_>) -> Option<Arc<dyn Kind>>;
 
 impl Declared {
     /// A server over HTTP that notifies people.
-    const fn new(word: &'static str, read: fn(&Keys<'_>) -> Option<Arc<dyn Kind>>) -> Self {
+    const fn new(word: &'static str, keys: fn() -> Vec<Key>, read: Read) -> Self {
         Self {
             word,
             hears: Hears::Alerts,
@@ -79,8 +86,16 @@ impl Declared {
             group_interval: Duration::from_secs(10),
             timeout: Duration::from_secs(10),
             timeout_max: Duration::from_mins(2),
+            keys,
             read,
         }
+    }
+}
+
+/// Kinds are told apart by their words.
+impl PartialEq for Declared {
+    fn eq(&self, other: &Self) -> bool {
+        self.word == other.word
     }
 }
 
@@ -101,8 +116,8 @@ pub(crate) enum Hears {
 
 /// A receiver of one kind, with the values of its own keys.
 pub(crate) trait Kind: Same + fmt::Debug + Send + Sync {
-    /// Puts its own keys as a file would say them.
-    fn print(&self, out: &mut Printed);
+    /// Its own keys as a file would say them.
+    fn written(&self) -> Written;
 
     /// Its notification policy, apart from what the operator configures for each receiver.
     fn policy(&self) -> Policy {

@@ -12,7 +12,7 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use super::{
-    report::{At, Place},
+    report::{At, Place, Report},
     rules,
     section::{self, Section, shown, text},
     yaml::{Kind as Is, Node, Scalar, Value},
@@ -67,7 +67,7 @@ macro_rules! keys {
                 let mut keys = Vec::new();
                 $({
                     let kind: $crate::keys::key::Kind<$type> = $kind;
-                    keys.extend(kind.write(&self.$key).map(|value| ($crate::keys::key::name!($key $(as $name)?), value)));
+                    keys.extend(kind.write(&self.$key).map(|value| value.named($crate::keys::key::name!($key $(as $name)?))));
                 })+
                 $crate::keys::key::Written::Keys(keys)
             }
@@ -307,6 +307,12 @@ impl<T: 'static> Kind<T> {
         (self.read)(section, key, Some(&At { value: &value, place })).or(in_file)
     }
 
+    /// What the file says, for a key that depends on it; `None` also when that is wrong, which is reported elsewhere.
+    pub(crate) fn peek(&self, section: &Section<'_>, key: &'static str) -> Option<T> {
+        let report = Report::default();
+        self.read(&section.aside(&report), key)
+    }
+
     /// The value as a file would say it; `None` when it is left out.
     pub(crate) fn write(&self, value: &T) -> Option<Written> {
         (self.write)(value)
@@ -422,6 +428,16 @@ pub(crate) fn part<T: Declared + 'static>() -> Kind<Option<T>> {
     Kind::custom("section", read, write).with(T::keys())
 }
 
+/// A list of sections of which nobody asks where they stand.
+pub(crate) fn plain_items<T: Declared + 'static>(max: usize) -> Kind<Vec<T>> {
+    let read = move |section: &Section<'_>, key| {
+        let items = section.list(key, max);
+        Some(items.iter().filter_map(|item| Some(T::read(&section.item(item)?))).collect())
+    };
+    let write = |items: &Vec<T>| Some(Written::List(items.iter().map(Declared::written).collect()));
+    Kind::custom(format!("list of sections, at most {max}"), read, write).items(T::keys())
+}
+
 /// A list of sections.
 pub(crate) fn items<T: Declared + 'static>(max: usize) -> Kind<Vec<At<T>>> {
     let read = move |section: &Section<'_>, key| {
@@ -448,6 +464,8 @@ pub(crate) enum Written {
     Keys(Vec<(&'static str, Written)>),
     /// Keys that are the operator's own.
     Map(Vec<(String, Written)>),
+    /// What stands at another key than the declared one, as the file of a secret does.
+    Elsewhere(&'static str, Box<Written>),
 }
 
 impl Written {
@@ -459,6 +477,19 @@ impl Written {
         Self::List(items.iter().cloned().map(Self::Text).collect())
     }
 
+    /// The key that it stands at, which is `name` unless it says otherwise.
+    pub(crate) fn named(self, name: &'static str) -> (&'static str, Self) {
+        match self {
+            Self::Elsewhere(other, value) => (other, *value),
+            value => (name, value),
+        }
+    }
+
+    /// The keys of a section.
+    pub(crate) fn into_keys(self) -> Vec<(&'static str, Self)> {
+        if let Self::Keys(keys) = self { keys } else { Vec::new() }
+    }
+
     /// For a line of help: as it stands in a file, lists without their brackets.
     pub(crate) fn in_one_line(&self) -> String {
         match self {
@@ -467,6 +498,7 @@ impl Written {
             Self::Number(value) => value.to_string(),
             Self::Text(value) => value.clone(),
             Self::List(items) => items.iter().map(Self::in_one_line).collect::<Vec<_>>().join(", "),
+            Self::Elsewhere(_, value) => value.in_one_line(),
             Self::Keys(_) | Self::Map(_) => String::new(),
         }
     }
@@ -490,6 +522,7 @@ impl Serialize for Written {
             Self::List(items) => to.collect_seq(items),
             Self::Keys(keys) => to.collect_map(keys.iter().map(|(key, value)| (key, value))),
             Self::Map(keys) => to.collect_map(keys.iter().map(|(key, value)| (key, value))),
+            Self::Elsewhere(_, value) => value.serialize(to),
         }
     }
 }

@@ -23,6 +23,13 @@ pub(crate) enum Source {
     Credential(String),
 }
 
+/// What a key is that must be given and is not: the configuration is refused then.
+impl Default for Secret {
+    fn default() -> Self {
+        Self::inline("")
+    }
+}
+
 impl Secret {
     /// One that stands in the configuration itself.
     #[must_use]

@@ -201,6 +201,32 @@ impl<'n> Section<'n> {
         self.any_key.set(true);
     }
 
+    /// The same section for a look at a key that another one depends on: `report` is thrown away, for what is wrong is reported
+    /// where the key is read itself.
+    pub(crate) fn aside<'s>(&self, report: &'s Report) -> Section<'s>
+    where
+        'n: 's,
+    {
+        Section {
+            report,
+            file: None,
+            line: self.line,
+            path: self.path.clone(),
+            entries: self.entries.clone(),
+            asked: RefCell::default(),
+            any_key: Cell::new(true),
+        }
+    }
+
+    /// Whether a list without items stands at `key`.
+    pub(crate) fn is_empty_list(&self, key: &'static str) -> bool {
+        match self.node(key).map(|node| &node.value) {
+            Some(Value::List(items)) => items.is_empty(),
+            Some(Value::Scalar(Scalar { kind: Kind::Nothing, .. })) => true,
+            _ => false,
+        }
+    }
+
     /// A section that is the item of a list.
     pub(crate) fn item(&self, item: &At<&'n Node>) -> Option<Section<'n>> {
         self.section_of(item.value, item.place.field.clone(), &item.place)

@@ -6,18 +6,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{
-    Declared, HttpKind, Kind, Message, Request, Route, Unsendable,
-    keys::{Keys, Printed, URL},
-    webhook,
-};
+use super::{Declared, HttpKind, Kind, Message, Request, Route, Unsendable, keys::url, webhook};
 use crate::{
     alert::{message::Notification, outbox::policy::Policy},
     clock::Timestamp,
+    facts::bad_value::BadValue,
     keys::{
-        report::At,
+        key::{self, Declared as _, Written, keys},
         secret::Secret,
-        section::{Section, shown, text},
+        section::Section,
     },
 };
 
@@ -25,44 +22,56 @@ use crate::{
 pub(super) static KIND: Declared = Declared {
     repeat_interval: Duration::from_mins(1),
     group_interval: Duration::ZERO,
-    ..Declared::new("alertmanager", |keys: &Keys<'_>| {
-        let labels = labels(keys.section);
-        let url = keys.url()?;
-        Some(Arc::new(Alertmanager { url, labels }))
+    ..Declared::new("alertmanager", Alertmanager::keys, |section| {
+        Some(Arc::new(Alertmanager::read(section)))
     })
 };
 
-#[derive(Debug, PartialEq)]
-struct Alertmanager {
-    /// Its address, with the prefix that it is served below.
-    url: Secret,
-    /// Labels that every alert gets.
-    labels: BTreeMap<String, String>,
+keys! {
+    /// One Alertmanager. Each replica is a receiver of its own.
+    struct Alertmanager {
+        /// Its address, with the prefix that it is served below.
+        url: Secret = Secret::default(), url();
+        /// Labels that every alert gets.
+        labels: BTreeMap<String, String> = BTreeMap::new(), labels();
+    }
 }
 
-fn labels(section: &Section<'_>) -> BTreeMap<String, String> {
+fn labels() -> key::Kind<BTreeMap<String, String>> {
+    let write = |labels: &BTreeMap<String, String>| {
+        let text = |(key, value): (&String, &String)| (key.clone(), Written::Text(value.clone()));
+        Some(Written::Map(labels.iter().map(text).collect()))
+    };
+    key::Kind::custom(
+        "labels and their values",
+        |section, key| Some(read_labels(section, key)),
+        write,
+    )
+}
+
+fn read_labels(section: &Section<'_>, key: &'static str) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    for (name, At { value: node, place }) in section.pairs("labels", LABELS_MAX) {
+    for (name, item) in section.pairs(key, LABELS_MAX) {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         if !name.bytes().all(word) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            section.add(place.wrong("must be a label name of a-z A-Z 0-9 _"));
+            section.add(item.place.wrong("must be a label name of a-z A-Z 0-9 _"));
             continue;
         }
-        match text(&node.value) {
-            Ok(value) if value.len() <= 1024 => drop(labels.insert(name, value.to_owned())),
-            Ok(_) => section.add(place.wrong("must be at most 1024 bytes")),
-            Err(rule) => section.add(place.bad(shown(&node.value), rule)),
-        }
+        let value = section.judged(&item, |value| match value.len() {
+            ..=LABEL_BYTES_MAX => Ok(value.to_owned()),
+            _ => Err(BadValue::TooLong { bytes_max: LABEL_BYTES_MAX }),
+        });
+        labels.extend(value.map(|value| (name, value)));
     }
     labels
 }
 
+const LABEL_BYTES_MAX: usize = 1024;
 const LABELS_MAX: usize = 32;
 
 impl Kind for Alertmanager {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, Some(&self.url));
-        out.put("labels", json!(self.labels));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     fn policy(&self) -> Policy {

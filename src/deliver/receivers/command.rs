@@ -8,24 +8,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
-
-use super::{
-    Declared, Kind, Message, Route,
-    keys::{Keys, Printed},
-    webhook,
-};
+use super::{Declared, Kind, Message, Route, webhook};
 use crate::{
     alert::{
         message::{Alert, Failure, Outcome},
         outbox::policy::Policy,
     },
     keys::{
-        report::{At, looks_like_address},
+        key::{self, Declared as _, Written, keys},
+        report::looks_like_address,
         rules,
         secret::SHOWN,
-        section::{shown, text},
-        yaml::Node,
+        section::Section,
     },
 };
 
@@ -34,44 +28,43 @@ pub(super) static KIND: Declared = Declared {
     http: false,
     timeout: Duration::from_secs(30),
     timeout_max: Duration::from_hours(1),
-    ..Declared::new("command", |keys: &Keys<'_>| {
-        let words = read(keys)?;
-        Some(Arc::new(Command { words }))
-    })
+    ..Declared::new("command", Command::keys, |section| Some(Arc::new(Command::read(section))))
 };
 
-/// Program and arguments; no shell sees them.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Command {
-    pub(crate) words: Vec<String>,
+keys! {
+    /// Program and arguments; no shell sees them. The program reads the JSON of a webhook on its standard input.
+    pub(crate) struct Command {
+        /// An absolute path of a program, then its arguments.
+        words as "command": Vec<String> = Vec::new(), command();
+    }
 }
 
-fn read(keys: &Keys<'_>) -> Option<Vec<String>> {
+fn command() -> key::Kind<Vec<String>> {
+    let shown = |word: &String| {
+        Written::Text(if looks_like_address(word) { SHOWN.to_owned() } else { word.clone() })
+    };
+    let write = move |words: &Vec<String>| {
+        (!words.is_empty()).then(|| Written::List(words.iter().map(shown).collect()))
+    };
+    key::Kind::custom(format!("list of words, at most {ARGUMENTS_MAX}"), read, write)
+        .required("must be given: program and arguments as a list")
+}
+
+fn read(section: &Section<'_>, key: &'static str) -> Option<Vec<String>> {
     const RULE: &str = "must be a list: an absolute path of a program, then its arguments";
-    let section = keys.section;
-    if section.node("command").is_none() {
-        keys.missing("command", "must be given: program and arguments as a list");
-        return None;
-    }
-    let items: Vec<At<&Node>> = section.list("command", ARGUMENTS_MAX);
+    section.node(key)?;
+    let items = section.list(key, ARGUMENTS_MAX);
     let mut words = Vec::new();
-    for At { value: node, place } in &items {
+    for item in &items {
         let first = words.is_empty();
-        let word = text(&node.value).and_then(|text| match text {
+        words.push(section.judged(item, |text| match text {
             _ if text.contains('\0') => Err("must not hold a NUL".into()),
             _ if first => Ok(rules::absolute_path(text)?.to_string_lossy().into_owned()),
             _ => Ok(text.to_owned()),
-        });
-        match word {
-            Ok(word) => words.push(word),
-            Err(rule) => {
-                section.add(place.bad(shown(&node.value), rule));
-                return None;
-            }
-        }
+        })?);
     }
     if words.is_empty() {
-        section.add(section.place("command").wrong(RULE));
+        section.add(section.place(key).wrong(RULE));
         return None;
     }
     Some(words)
@@ -80,11 +73,8 @@ fn read(keys: &Keys<'_>) -> Option<Vec<String>> {
 const ARGUMENTS_MAX: usize = 256;
 
 impl Kind for Command {
-    fn print(&self, out: &mut Printed) {
-        let shown = |word: &String| {
-            if looks_like_address(word) { SHOWN.to_owned() } else { word.clone() }
-        };
-        out.put("command", json!(self.words.iter().map(shown).collect::<Vec<_>>()));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     fn policy(&self) -> Policy {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Declared, HttpKind, Kind, Message, Reply, Request, Route, Unsendable, Verdict,
-    keys::{Keys, Printed, URL},
+    keys::url,
     markup::{Dialect, Piece, escape, render},
     slack::{GAP, color, sections},
     words,
@@ -17,7 +17,11 @@ use crate::{
         message::{Failure, Notification, Outcome},
         outbox::policy::Policy,
     },
-    keys::secret::Secret,
+    keys::{
+        key::{Declared as _, Written, keys},
+        secret::Secret,
+        section::Section,
+    },
 };
 
 /// Most characters of the line above, and of a part below it. Mattermost takes 16,383 of a post, Rocket.Chat 5,000.
@@ -29,15 +33,15 @@ const DESCRIPTION_MAX: usize = 4_000;
 
 /// Slack's form without blocks, with Markdown.
 pub(super) static MATTERMOST: Declared =
-    Declared::new("mattermost", |keys: &Keys<'_>| read(Flavour::Mattermost, keys));
+    Declared::new("mattermost", Address::keys, |section| Some(read(Flavour::Mattermost, section)));
 
 /// Slack's form without blocks.
 pub(super) static ROCKETCHAT: Declared =
-    Declared::new("rocketchat", |keys: &Keys<'_>| read(Flavour::RocketChat, keys));
+    Declared::new("rocketchat", Address::keys, |section| Some(read(Flavour::RocketChat, section)));
 
 /// Embeds of its own.
 pub(super) static DISCORD: Declared =
-    Declared::new("discord", |keys: &Keys<'_>| read(Flavour::Discord, keys));
+    Declared::new("discord", Address::keys, |section| Some(read(Flavour::Discord, section)));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flavour {
@@ -49,17 +53,24 @@ enum Flavour {
 #[derive(Debug, PartialEq)]
 struct Compatible {
     flavour: Flavour,
-    url: Secret,
+    keys: Address,
 }
 
-fn read(flavour: Flavour, keys: &Keys<'_>) -> Option<Arc<dyn Kind>> {
-    let url = keys.url()?;
-    Some(Arc::new(Compatible { flavour, url }))
+keys! {
+    /// An incoming webhook.
+    struct Address {
+        /// Its address.
+        url: Secret = Secret::default(), url();
+    }
+}
+
+fn read(flavour: Flavour, section: &Section<'_>) -> Arc<dyn Kind> {
+    Arc::new(Compatible { flavour, keys: Address::read(section) })
 }
 
 impl Kind for Compatible {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, Some(&self.url));
+    fn written(&self) -> Written {
+        self.keys.written()
     }
 
     fn policy(&self) -> Policy {
@@ -73,7 +84,7 @@ impl Kind for Compatible {
 
 impl HttpKind for Compatible {
     fn url(&self) -> Secret {
-        self.url.clone()
+        self.keys.url.clone()
     }
 
     fn requests(&self, message: &Message<'_>, _: &[String]) -> Result<Vec<Request>, Unsendable> {

@@ -10,6 +10,7 @@
 //! | the same after it was handed over | unclear: tried again with the same `Message-ID` |
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,11 +23,10 @@ use lettre::{
         header::{HeaderName, HeaderValue},
     },
 };
-use serde_json::json;
 
 use super::{
     Declared, Kind, Message, Route, Unsendable,
-    keys::{Keys, PASSWORD, Printed, Tls, tls},
+    keys::{PASSWORD, Tls},
     markup::{Dialect, escape},
     slack::{color, sections},
     words,
@@ -35,9 +35,9 @@ use crate::{
     alert::message::{Failure, Outcome},
     facts::bad_value::BadValue,
     keys::{
-        report::At,
+        key::{self, Declared as _, Written, choice, keys, section, switch, word},
         secret::Secret,
-        section::{self, shown, text},
+        section::{self, Section, text},
         target,
     },
 };
@@ -48,10 +48,7 @@ pub(super) static KIND: Declared = Declared {
     // Servers keep strangers waiting on purpose, and some check a message before they take it.
     timeout: Duration::from_mins(1),
     timeout_max: Duration::from_mins(10),
-    ..Declared::new("email", |keys: &Keys<'_>| {
-        let email = read(keys)?;
-        Some(Arc::new(email))
-    })
+    ..Declared::new("email", EmailKeys::keys, |section| Some(Arc::new(read(section)?)))
 };
 
 /// Recipients of one message.
@@ -115,6 +112,12 @@ struct Person {
     mailbox: Mailbox,
 }
 
+impl fmt::Display for Person {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 const ADDRESS_RULE: &str =
     "must be an e-mail address such as ops@example.org or Ops <ops@example.org>";
 
@@ -132,42 +135,107 @@ impl Person {
     }
 }
 
-fn read(keys: &Keys<'_>) -> Option<Email> {
-    let section = keys.section;
-    let mut encryption = Encryption::StartTls;
-    let choices = section::choice(&Encryption::ALL, Encryption::as_str);
-    section.set("encryption", &mut encryption, choices);
-    let mut allow_plain = false;
-    section.set("allow_plain", &mut allow_plain, section::flag);
-    if section.node("server").is_none() {
-        keys.missing("server", "must be given: host:port of an SMTP server");
+keys! {
+    /// A mailbox, by an SMTP server.
+    struct EmailKeys {
+        /// host:port of the SMTP server. Without a port 587, with tls 465, with none 25.
+        server: Option<(String, u16)> = None, smtp_server();
+        /// How the connection is encrypted. tls is from the first byte; none may only lead to loopback and private addresses.
+        encryption: Encryption = Encryption::StartTls, choice(&Encryption::ALL, Encryption::as_str);
+        /// Whether none may lead to public addresses too.
+        allow_plain: bool = false, switch();
+        /// The user. Leave out user and password when the server wants none.
+        username: Option<String> = None, user();
+        /// Their password.
+        password: Option<Secret> = None, password();
+        /// The address that messages come from.
+        from: Option<Person> = None, word("e-mail address, perhaps with a name", Person::parse)
+            .optional().required("must be given: the address that messages come from");
+        /// The addresses that get them.
+        to: Vec<Person> = Vec::new(), recipients();
+        /// Certificates.
+        tls: Tls = Tls::default(), section();
     }
-    let private_only = encryption == Encryption::None && !allow_plain;
-    let server = section.read("server", |value| server(text(value)?, encryption, private_only));
-    let username = section.read("username", |value| match text(value)? {
-        "" => Err("must not be empty".into()),
-        name if name.contains(char::is_control) => Err("must be one line of text".into()),
-        name => Ok(name.to_owned()),
-    });
-    let password = if section.node("username").is_some() {
-        keys.need(&PASSWORD)
-    } else {
-        let password = PASSWORD.read(section, |_| Ok(()));
-        if password.is_some() {
-            keys.missing("username", "must be given when there is a password");
-        }
-        password
+}
+
+/// `None` when something that it cannot do without is wrong.
+fn read(section: &Section<'_>) -> Option<Email> {
+    let keys = EmailKeys::read(section);
+    let (host, port) = keys.server?;
+    let (encryption, allow_plain) = (keys.encryption, keys.allow_plain);
+    let login = keys.username.zip(keys.password);
+    Some(Email {
+        host,
+        port,
+        encryption,
+        allow_plain,
+        login,
+        from: keys.from?,
+        to: keys.to,
+        tls: keys.tls,
+    })
+}
+
+/// What it may be depends on how the connection is encrypted.
+fn smtp_server() -> key::Kind<Option<(String, u16)>> {
+    let read = |section: &Section<'_>, key| {
+        let encryption = choice(&Encryption::ALL, Encryption::as_str);
+        let encryption = encryption.peek(section, "encryption").unwrap_or(Encryption::StartTls);
+        let allow_plain = switch().peek(section, "allow_plain").unwrap_or(false);
+        let private_only = encryption == Encryption::None && !allow_plain;
+        Some(Some(section.read(key, |value| server(text(value)?, encryption, private_only))?.value))
     };
-    if section.node("from").is_none() {
-        keys.missing("from", "must be given: the address that messages come from");
-    }
-    let from = section.read("from", |value| Person::parse(text(value)?));
-    let to = recipients(keys);
-    let tls = tls(section);
-    let At { value: (host, port), .. } = server?;
-    let login = username.map(|at| at.value).zip(password);
-    let (from, to) = (from?.value, to?);
-    Some(Email { host, port, encryption, allow_plain, login, from, to, tls })
+    let write = |server: &Option<(String, u16)>| {
+        let (host, port) = server.as_ref()?;
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        Some(Written::Text(format!("{host}:{port}")))
+    };
+    key::Kind::custom("host:port", read, write)
+        .required("must be given: host:port of an SMTP server")
+}
+
+fn user() -> key::Kind<Option<String>> {
+    let read = |section: &Section<'_>, key| {
+        if section.node(key).is_none() && PASSWORD.stands(section) {
+            section.missing(key, "must be given when there is a password");
+        }
+        let name = section.read(key, |value| match text(value)? {
+            "" => Err("must not be empty".into()),
+            name if name.contains(char::is_control) => Err("must be one line of text".into()),
+            name => Ok(name.to_owned()),
+        });
+        Some(Some(name?.value))
+    };
+    let write = |name: &Option<String>| name.clone().map(Written::Text);
+    key::Kind::custom("text", read, write)
+}
+
+/// It must be there when there is a user.
+fn password() -> key::Kind<Option<Secret>> {
+    let read = |section: &Section<'_>, _| match section.node("username") {
+        Some(_) => PASSWORD.need(section, |_| Ok(())).map(Some),
+        None => PASSWORD.read(section, |_| Ok(())).map(Some),
+    };
+    key::Kind::custom("secret", read, |secret: &Option<Secret>| {
+        secret.as_ref().and_then(|secret| PASSWORD.written(secret))
+    })
+}
+
+fn recipients() -> key::Kind<Vec<Person>> {
+    let read = |section: &Section<'_>, key| {
+        section.node(key)?;
+        let people = section::texts(section, key, RECIPIENTS_MAX, Person::parse);
+        if people.is_empty() && section.is_empty_list(key) {
+            section.add(section.place(key).wrong("must name at least one address"));
+        }
+        Some(people)
+    };
+    let write = |people: &Vec<Person>| {
+        let text = |person: &Person| Written::Text(person.text.clone());
+        Some(Written::List(people.iter().map(text).collect()))
+    };
+    let what = format!("list of e-mail addresses, at most {RECIPIENTS_MAX}");
+    key::Kind::custom(what, read, write).required("must be given: a list of addresses")
 }
 
 /// Host and port of `host`, `host:port` or `[address]:port`.
@@ -210,41 +278,20 @@ pub(crate) fn address(ip: IpAddr, private_only: bool) -> Result<(), BadValue> {
     })
 }
 
-fn recipients(keys: &Keys<'_>) -> Option<Vec<Person>> {
-    let section = keys.section;
-    if section.node("to").is_none() {
-        keys.missing("to", "must be given: a list of addresses");
-        return None;
-    }
-    let items = section.list("to", RECIPIENTS_MAX);
-    let count = items.len();
-    let mut all = Vec::new();
-    for At { value: node, place } in items {
-        match text(&node.value).and_then(Person::parse) {
-            Ok(person) => all.push(person),
-            Err(rule) => section.add(place.bad(shown(&node.value), rule)),
-        }
-    }
-    if count == 0 {
-        section.add(section.place("to").wrong("must name at least one address"));
-    }
-    (all.len() == count && count > 0).then_some(all)
-}
-
 impl Kind for Email {
-    fn print(&self, out: &mut Printed) {
-        let host =
-            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        out.put("server", format!("{host}:{}", self.port));
-        out.put("encryption", self.encryption.as_str());
-        out.put("allow_plain", self.allow_plain);
-        if let Some((username, password)) = &self.login {
-            out.put("username", username.as_str());
-            out.secret(&PASSWORD, Some(password));
-        }
-        out.put("from", self.from.text.as_str());
-        out.put("to", json!(self.to.iter().map(|person| &person.text).collect::<Vec<_>>()));
-        out.tls(&self.tls);
+    fn written(&self) -> Written {
+        let (username, password) = self.login.clone().unzip();
+        let keys = EmailKeys {
+            server: Some((self.host.clone(), self.port)),
+            encryption: self.encryption,
+            allow_plain: self.allow_plain,
+            username,
+            password,
+            from: Some(self.from.clone()),
+            to: self.to.clone(),
+            tls: self.tls.clone(),
+        };
+        keys.written()
     }
 
     fn route(&self) -> Route<'_> {

@@ -3,21 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Declared, Hears, HttpKind, Kind, Message, Method, Request, Route, Unsendable,
-    keys::{Keys, Printed, URL},
+    Declared, Hears, HttpKind, Kind, Message, Method, Request, Route, Unsendable, keys::url,
 };
-use crate::keys::{secret::Secret, section};
+use crate::keys::{
+    key::{self, Declared as _, Written, choice, keys},
+    secret::Secret,
+};
 
 /// A URL that is asked for every minute.
 pub(super) static KIND: Declared = Declared {
     hears: Hears::Heartbeats,
     repeat_interval: Duration::from_mins(1),
-    ..Declared::new("heartbeat", |keys: &Keys<'_>| {
-        let mut method = Method::Get;
-        let choices = section::choice(&[Method::Get, Method::Post], word);
-        keys.section.set("method", &mut method, choices);
-        let url = keys.url()?;
-        Some(Arc::new(Heartbeat { url, method }))
+    ..Declared::new("heartbeat", Heartbeat::keys, |section| {
+        Some(Arc::new(Heartbeat::read(section)))
     })
 };
 
@@ -28,16 +26,19 @@ const fn word(method: Method) -> &'static str {
     }
 }
 
-#[derive(Debug, PartialEq)]
-struct Heartbeat {
-    url: Secret,
-    method: Method,
+keys! {
+    /// A URL that is asked for while all checks are fresh.
+    struct Heartbeat {
+        /// The URL.
+        url: Secret = Secret::default(), url();
+        /// How it is asked for.
+        method: Method = Method::Get, choice(&[Method::Get, Method::Post], word);
+    }
 }
 
 impl Kind for Heartbeat {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, Some(&self.url));
-        out.put("method", word(self.method));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     fn route(&self) -> Route<'_> {

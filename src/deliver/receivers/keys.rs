@@ -1,14 +1,11 @@
-//! What the kinds read their keys with: secrets, the keys of an HTTP server, and how all of them are printed.
+//! What the kinds declare their keys with: secrets, and the keys of a server over HTTP.
 
-use std::path::PathBuf;
-
-use serde::{Serialize, Serializer, ser::SerializeMap};
-use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 use crate::{
     facts::bad_value::BadValue,
     keys::{
-        report::{ConfigError, Place},
+        key::{Declared, Kind, Written, keys, path, plain_items, section, switch, word},
         rules,
         secret::{SHOWN, Secret, Source},
         section::{self, Section, text},
@@ -16,134 +13,132 @@ use crate::{
     },
 };
 
-/// The keys of one receiver, for its kind to read.
-pub(crate) struct Keys<'a> {
-    /// Where they stand.
-    pub(crate) section: &'a Section<'a>,
-    /// The item of the list.
-    pub(crate) place: &'a Place,
-    /// Whether `http://` may lead to public addresses.
-    pub(crate) allow_http: bool,
-}
-
-impl Keys<'_> {
-    /// The address that every server over HTTP must have.
-    pub(crate) fn url(&self) -> Option<Secret> {
-        URL.need(self.section, self.place, |text| self.url_rule(text))
-    }
-
-    /// The same for a kind that has an address of its own.
-    pub(crate) fn url_if_given(&self) -> Option<Secret> {
-        URL.read(self.section, |text| self.url_rule(text))
-    }
-
-    /// A secret that must be given and may be any text.
-    pub(crate) fn need(&self, keys: &SecretKeys) -> Option<Secret> {
-        keys.need(self.section, self.place, |_| Ok(()))
-    }
-
-    /// Reports that `key` is not there.
-    pub(crate) fn missing(&self, key: &'static str, rule: &str) {
-        missing(self.section, self.place, key, rule);
-    }
-
-    fn url_rule(&self, text: &str) -> Result<(), BadValue> {
-        target::url(text, self.allow_http).map(drop)
+keys! {
+    /// How a server over HTTP is reached.
+    pub struct Http {
+        /// A proxy for every request: http, https, socks5 or socks5h. Without it none is used, whatever the environment says.
+        proxy: Option<Secret> = None, secret(&PROXY, |_, text| target::proxy(text).map(drop)).optional();
+        /// Whether http:// may lead to public addresses. Loopback and private ones are always allowed.
+        allow_http: bool = false, switch();
+        /// Certificates.
+        tls: Tls = Tls::default(), section();
+        /// Headers of every request.
+        headers: Vec<Header> = Vec::new(), plain_items(HEADERS_MAX);
+        /// Token of the header Authorization: Bearer.
+        bearer_token: Option<Secret> = None, secret(&BEARER, |_, _| Ok(())).optional();
+        /// User and password, instead of a token.
+        basic_auth: Option<BasicAuth> = None, basic_auth();
     }
 }
 
-/// How a server is reached.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Http {
-    /// Proxy of all requests; without one there is none, whatever the environment says.
-    pub proxy: Option<Secret>,
-    /// Whether `http://` may lead to public addresses.
-    pub allow_http: bool,
-    /// Certificates.
-    pub tls: Tls,
-    /// Headers of every request.
-    pub headers: Vec<(String, Secret)>,
-    /// What the `Authorization` header says.
-    pub auth: Option<Auth>,
+keys! {
+    /// The certificates of a connection over TLS, in PEM. The files are read again when they change.
+    pub struct Tls {
+        /// Authorities that are trusted besides the system's.
+        ca_file: Option<PathBuf> = None, path().optional();
+        /// A certificate that is shown to the server.
+        cert_file: Option<PathBuf> = None, together_with("key_file");
+        /// Its key.
+        key_file: Option<PathBuf> = None, together_with("cert_file");
+    }
 }
 
-/// The certificates of a connection over TLS.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Tls {
-    /// Authorities in PEM that are trusted besides the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Certificate and key in PEM that this program shows.
-    pub identity: Option<(PathBuf, PathBuf)>,
+keys! {
+    /// One header.
+    pub struct Header {
+        /// Its name.
+        name: String = String::new(), word("name of a header", header_name).required("must be given");
+        /// What it says.
+        value: Secret = Secret::default(), needed(&HEADER_VALUE, |_, value| printable(value));
+    }
 }
 
-/// How this program says who it is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Auth {
-    /// `Authorization: Bearer`.
-    Bearer(Secret),
-    /// `Authorization: Basic`.
-    Basic {
+keys! {
+    /// Who this program is to a server.
+    pub struct BasicAuth {
         /// The user.
-        username: String,
+        username: String = String::new(), word("name without a colon", user_name).required("must be given");
         /// Their password.
-        password: Secret,
-    },
+        password: Secret = Secret::default(), needed(&PASSWORD, |_, _| Ok(()));
+    }
 }
 
-/// Reads the keys of a server over HTTP.
-pub(crate) fn http(section: &Section<'_>) -> Http {
-    let mut http = Http {
-        proxy: PROXY.read(section, |text| target::proxy(text).map(drop)),
-        ..Http::default()
+impl Tls {
+    /// Certificate and key that this program shows, if any.
+    #[must_use]
+    pub fn identity(&self) -> Option<(&Path, &Path)> {
+        self.cert_file.as_deref().zip(self.key_file.as_deref())
+    }
+}
+
+fn together_with(other: &'static str) -> Kind<Option<PathBuf>> {
+    let read = move |section: &Section<'_>, key| {
+        if section.node(key).is_some() && section.node(other).is_none() {
+            section.add(section.place(key).wrong(format!("must stand together with {other}")));
+        }
+        path().read(section, key).map(Some)
     };
-    section.set("allow_http", &mut http.allow_http, section::flag);
-    http.tls = tls(section);
-    for item in section.list("headers", HEADERS_MAX) {
-        let Some(header) = section.item(&item) else { continue };
-        let name = header.read("name", |value| header_name(text(value)?));
-        let value = HEADER_VALUE.need(&header, &item.place, |value| {
-            let plain = value.bytes().all(|b| (0x20..0x7f).contains(&b));
-            if plain { Ok(()) } else { Err("must be printable ASCII".into()) }
-        });
-        if header.node("name").is_none() {
-            missing(&header, &item.place, "name", "must be given");
-        }
-        http.headers.extend(name.map(|at| at.value).zip(value));
-    }
-    let bearer = BEARER.read(section, |_| Ok(()));
-    let basic = section.section("basic_auth").and_then(|basic| {
-        let username = basic.read("username", |value| match text(value)? {
-            "" => Err("must not be empty".into()),
-            name if name.contains(':') => Err("must not hold a colon".into()),
-            name => Ok(name.to_owned()),
-        });
-        let place = section.place("basic_auth");
-        if basic.node("username").is_none() {
-            missing(&basic, &place, "username", "must be given");
-        }
-        let password = PASSWORD.need(&basic, &place, |_| Ok(()));
-        Some(Auth::Basic { username: username?.value, password: password? })
-    });
-    if bearer.is_some() && section.node("basic_auth").is_some() {
-        let rule = "must not stand beside bearer_token: one of them is enough";
-        section.add(section.place("basic_auth").wrong(rule));
-    }
-    http.auth = bearer.map(Auth::Bearer).or(basic);
-    http
+    let write = |file: &Option<PathBuf>| file.as_deref().map(Written::path);
+    Kind::custom("absolute path", read, write)
 }
 
-/// Reads the section `tls`.
-pub(crate) fn tls(section: &Section<'_>) -> Tls {
-    let Some(tls) = section.section("tls") else { return Tls::default() };
-    let path = |key| Some(tls.read(key, |value| rules::absolute_path(text(value)?))?.value);
-    let ca_file = path("ca_file");
-    let (cert, key) = (path("cert_file"), path("key_file"));
-    for (one, other) in [("cert_file", "key_file"), ("key_file", "cert_file")] {
-        if tls.node(one).is_some() && tls.node(other).is_none() {
-            tls.add(tls.place(one).wrong(format!("must stand together with {other}")));
+fn basic_auth() -> Kind<Option<BasicAuth>> {
+    let read = |section: &Section<'_>, key| {
+        let below = section.section(key)?;
+        if BEARER.stands(section) {
+            let rule = "must not stand beside bearer_token: one of them is enough";
+            section.add(section.place(key).wrong(rule));
         }
+        Some(Some(BasicAuth::read(&below)))
+    };
+    let write = |auth: &Option<BasicAuth>| auth.as_ref().map(Declared::written);
+    Kind::custom("section", read, write).with(BasicAuth::keys())
+}
+
+/// The address of a server over HTTP.
+pub(crate) fn url() -> Kind<Secret> {
+    needed(&URL, url_rule)
+}
+
+/// The same for a kind that has an address of its own.
+pub(crate) fn own_url() -> Kind<Option<Secret>> {
+    secret(&URL, url_rule).optional()
+}
+
+fn url_rule(section: &Section<'_>, text: &str) -> Result<(), BadValue> {
+    let allowed = section.node("allow_http").map(|node| section::flag(&node.value));
+    target::url(text, matches!(allowed, Some(Ok(true)))).map(drop)
+}
+
+/// A secret; `rule` judges one that stands in the file itself.
+pub(crate) fn secret(
+    keys: &'static SecretKeys,
+    rule: impl Fn(&Section<'_>, &str) -> Result<(), BadValue> + 'static,
+) -> Kind<Secret> {
+    let read = move |section: &Section<'_>, _| keys.read(section, |text| rule(section, text));
+    Kind::custom("secret", read, move |secret| keys.written(secret))
+}
+
+/// A secret that must be given.
+pub(crate) fn needed(
+    keys: &'static SecretKeys,
+    rule: impl Fn(&Section<'_>, &str) -> Result<(), BadValue> + 'static,
+) -> Kind<Secret> {
+    let read = move |section: &Section<'_>, _| keys.need(section, |text| rule(section, text));
+    Kind::custom("secret", read, move |secret| keys.written(secret))
+}
+
+fn printable(value: &str) -> Result<(), BadValue> {
+    let plain = value.bytes().all(|b| (0x20..0x7f).contains(&b));
+    if plain { Ok(()) } else { Err("must be printable ASCII".into()) }
+}
+
+fn user_name(name: &str) -> Result<String, BadValue> {
+    match name {
+        "" => Err("must not be empty".into()),
+        name if name.contains(':') => Err("must not hold a colon".into()),
+        name => Ok(name.to_owned()),
     }
-    Tls { ca_file, identity: cert.zip(key) }
 }
 
 fn header_name(name: &str) -> Result<String, BadValue> {
@@ -182,15 +177,22 @@ secret_keys!(HEADER_VALUE, "value");
 secret_keys!(BEARER, "bearer_token");
 
 impl SecretKeys {
-    /// The key and the place of `secret` as the file says them, the secret itself as `<secret>`.
-    pub(crate) fn written(&self, secret: &Secret) -> (&'static str, String) {
+    /// The place of `secret` as the file says it, the secret itself as `<secret>`; `None` where none was given.
+    pub(crate) fn written(&self, secret: &Secret) -> Option<Written> {
         let [inline, file, env, credential] = self.0;
-        match &secret.0 {
+        let (key, text) = match &secret.0 {
+            Source::Inline(text) if text.is_empty() => return None,
             Source::Inline(_) => (inline, SHOWN.to_owned()),
             Source::File(path) => (file, path.to_string_lossy().into_owned()),
             Source::Env(name) => (env, name.clone()),
             Source::Credential(name) => (credential, name.clone()),
-        }
+        };
+        Some(Written::Elsewhere(key, Box::new(Written::Text(text))))
+    }
+
+    /// Whether any of the keys stands.
+    pub(crate) fn stands(&self, section: &Section<'_>) -> bool {
+        self.0.into_iter().any(|key| section.node(key).is_some())
     }
 
     /// Reads whichever of the keys stands; `rule` judges one that stands in the file itself.
@@ -244,89 +246,15 @@ impl SecretKeys {
     pub(crate) fn need(
         &self,
         section: &Section<'_>,
-        place: &Place,
         rule: impl Fn(&str) -> Result<(), BadValue>,
     ) -> Option<Secret> {
-        if self.0.into_iter().all(|key| section.node(key).is_none()) {
+        if !self.stands(section) {
             let [inline, file, env, credential] = self.0;
-            section.add(ConfigError {
-                line: place.line,
-                ..section
-                    .place(inline)
-                    .wrong(format!("must be given, or {file}, {env} or {credential}"))
-            });
+            let rule = format!("must be given, or {file}, {env} or {credential}");
+            section.missing(inline, &rule);
             return None;
         }
         self.read(section, rule)
-    }
-}
-
-/// Reports at `place` that `key` is not there.
-pub(crate) fn missing(section: &Section<'_>, place: &Place, key: &'static str, rule: &str) {
-    section.add(ConfigError { line: place.line, ..section.place(key).wrong(rule) });
-}
-
-/// Keys and values in the order of the example.
-pub(crate) struct Printed(Vec<(&'static str, Value)>);
-
-impl Serialize for Printed {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
-    }
-}
-
-impl Printed {
-    /// Nothing yet.
-    pub(crate) fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    pub(crate) fn put(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.0.push((key, value.into()));
-    }
-
-    pub(crate) fn secret(&mut self, keys: &SecretKeys, secret: Option<&Secret>) {
-        if let Some((key, text)) = secret.map(|secret| keys.written(secret)) {
-            self.put(key, text);
-        }
-    }
-
-    pub(crate) fn tls(&mut self, certificates: &Tls) {
-        let mut tls = serde_json::Map::new();
-        let mut file = |key: &str, path: &std::path::Path| {
-            tls.insert(key.to_owned(), json!(path.to_string_lossy()));
-        };
-        if let Some(path) = &certificates.ca_file {
-            file("ca_file", path);
-        }
-        if let Some((cert, key)) = &certificates.identity {
-            file("cert_file", cert);
-            file("key_file", key);
-        }
-        self.put("tls", Value::Object(tls));
-    }
-
-    pub(crate) fn http(&mut self, http: &Http) {
-        self.secret(&PROXY, http.proxy.as_ref());
-        self.put("allow_http", json!(http.allow_http));
-        self.tls(&http.tls);
-        let header = |(name, value): &(String, Secret)| {
-            let (key, text) = HEADER_VALUE.written(value);
-            json!({"name": name, key: text})
-        };
-        self.put("headers", http.headers.iter().map(header).collect::<Vec<_>>());
-        match &http.auth {
-            None => {}
-            Some(Auth::Bearer(token)) => self.secret(&BEARER, Some(token)),
-            Some(Auth::Basic { username, password }) => {
-                let (key, text) = PASSWORD.written(password);
-                self.put("basic_auth", json!({"username": username, key: text}));
-            }
-        }
     }
 }
 

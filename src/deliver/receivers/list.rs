@@ -2,21 +2,80 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{
-    Declared, Hears, KINDS, Kind,
-    keys::{self, Http, Keys, Printed, missing},
-};
+use super::{Declared, Hears, KINDS, Kind, keys::Http};
 use crate::{
     alert::outbox::policy::Policy,
-    facts::duration,
+    facts::{bad_value::BadValue, duration},
     findings::Severity,
     keys::{
+        key::{self, Declared as _, Key, Written, choice, keys, span, switch, word},
         report::{At, Place, Report},
         rules,
-        section::{self, Section, shown, text},
+        section::{self, Section},
         yaml::{Node, Value},
     },
 };
+
+keys! {
+    /// What makes it a receiver.
+    struct Head {
+        /// What labels and logs call it: 1 to 64 of A-Z a-z 0-9 _ . -
+        name: Option<At<String>> = None, word("name", |name| rules::store_name(name).map(str::to_owned))
+            .placed().optional().required("must be given: what labels and logs call it");
+        /// Its kind.
+        kind as "type": Option<&'static Declared> = None, choice(KINDS, |kind| kind.word)
+            .optional().required("must be given: slack, webhook, …");
+    }
+}
+
+keys! {
+    /// Which alerts are sent to it. A heartbeat has none of these keys.
+    struct Filter {
+        /// Alerts below this are not sent.
+        min_severity: Severity = Severity::Warning, choice(&SEVERITIES, Severity::as_str);
+        /// Shell patterns of names of stores. Alerts of others are not sent.
+        stores: Vec<glob::Pattern> = glob::Pattern::new("*").into_iter().collect(), patterns();
+        /// Whether it gets a message when an alert ends.
+        send_resolved: bool = true, switch();
+    }
+}
+
+keys! {
+    /// How often it is sent something.
+    struct Pace {
+        /// An unchanged alert is sent again after this. For a heartbeat, the time between two requests.
+        repeat_interval: Option<Duration> = None, span(Duration::from_secs(1)..=Duration::from_hours(365 * 24))
+            .optional().otherwise("`4h`; alertmanager and heartbeat: `1m`");
+        /// Shortest time between two messages about the same rule of the same store.
+        group_interval: Option<Duration> = None, span(Duration::ZERO..=Duration::from_hours(1))
+            .optional().otherwise("`10s`; alertmanager: `0s`");
+        /// Longest time of one attempt.
+        timeout: Option<Duration> = None, timeout().otherwise("`10s`; command: `30s`; email: `1m`");
+    }
+}
+
+/// How long it may be depends on the kind.
+fn timeout() -> key::Kind<Option<Duration>> {
+    let read = |section: &Section<'_>, key| {
+        let kind = choice(KINDS, |kind| kind.word).peek(section, "type")?;
+        span(Duration::from_millis(100)..=kind.timeout_max).read(section, key).map(Some)
+    };
+    let write = |time: &Option<Duration>| time.map(|time| Written::Text(duration::format(time)));
+    key::Kind::custom("duration, 100ms to 2m; email: 10m; command: 1h", read, write)
+}
+
+/// The keys that every receiver has, those of a server over HTTP, and those of each kind.
+pub(crate) fn all_keys() -> Vec<(String, Vec<Key>)> {
+    let every = [Head::keys(), Filter::keys(), Pace::keys()].concat();
+    let over_http: Vec<&str> =
+        KINDS.iter().filter(|kind| kind.http).map(|kind| kind.word).collect();
+    let http = format!("Over HTTP ({})", over_http.join(", "));
+    let mut all = vec![("Every receiver".to_owned(), every), (http, Http::keys())];
+    all.extend(KINDS.iter().map(|kind| (format!("`type: {}`", kind.word), (kind.keys)())));
+    all
+}
+
+const SEVERITIES: [Severity; 3] = [Severity::Info, Severity::Warning, Severity::Critical];
 
 /// One receiver of alerts.
 #[derive(Debug, Clone)]
@@ -103,24 +162,26 @@ impl Receiver {
     }
 
     /// As the file says it, secrets as places or `<secret>`.
-    pub(crate) fn printed(&self) -> Printed {
-        let mut out = Printed::new();
-        out.put("name", &*self.name);
-        out.put("type", self.declared.word);
-        self.kind.print(&mut out);
+    pub(crate) fn written(&self) -> Written {
+        let nowhere = Place::outside("");
+        let name = Some(At { value: self.name.to_string(), place: nowhere });
+        let mut keys = Head { name, kind: Some(self.declared) }.written().into_keys();
+        keys.extend(self.kind.written().into_keys());
         if self.hears() == Hears::Alerts {
-            let stores: Vec<_> = self.stores.iter().map(glob::Pattern::as_str).collect();
-            out.put("min_severity", self.min_severity.as_str());
-            out.put("stores", stores);
-            out.put("send_resolved", self.send_resolved);
+            let Self { min_severity, send_resolved, .. } = *self;
+            let stores = self.stores.clone();
+            keys.extend(Filter { min_severity, stores, send_resolved }.written().into_keys());
         }
-        out.put("repeat_interval", duration::format(self.repeat_interval));
-        out.put("group_interval", duration::format(self.group_interval));
-        out.put("timeout", duration::format(self.timeout));
+        let pace = Pace {
+            repeat_interval: Some(self.repeat_interval),
+            group_interval: Some(self.group_interval),
+            timeout: Some(self.timeout),
+        };
+        keys.extend(pace.written().into_keys());
         if self.declared.http {
-            out.http(&self.http);
+            keys.extend(self.http.written().into_keys());
         }
-        out
+        Written::Keys(keys)
     }
 }
 
@@ -148,10 +209,7 @@ pub(crate) fn read(top: &Section<'_>) -> Vec<Arc<Receiver>> {
     let mut names: BTreeMap<String, Place> = BTreeMap::new();
     for item in top.list("receivers", RECEIVERS_MAX) {
         let Some(section) = top.item(&item) else { continue };
-        let name = section.read("name", |value| Ok(rules::store_name(text(value)?)?.to_owned()));
-        if section.node("name").is_none() {
-            missing(&section, &item.place, "name", "must be given: what labels and logs call it");
-        }
+        let Head { name, kind } = Head::read(&section);
         if let Some(At { value, place }) = &name {
             if let Some(first) = names.get(value) {
                 let rule = format!("must be unique, and {} has it too", first.field);
@@ -160,16 +218,12 @@ pub(crate) fn read(top: &Section<'_>) -> Vec<Arc<Receiver>> {
                 names.insert(value.clone(), item.place.clone());
             }
         }
-        let of = section.read("type", section::choice(KINDS, |kind: &Declared| kind.word));
-        if section.node("type").is_none() {
-            missing(&section, &item.place, "type", "must be given: slack, webhook, …");
-        }
-        let Some(of) = of else {
+        let Some(declared) = kind else {
             // Without it nobody knows which keys are right.
             section.ignore_rest();
             continue;
         };
-        let receiver = receiver(&section, &item.place, of.value);
+        let receiver = receiver(&section, declared);
         if let (Some(name), Some(receiver)) = (name, receiver) {
             receivers.push(Arc::new(Receiver { name: name.value.into(), ..receiver }));
         }
@@ -178,60 +232,43 @@ pub(crate) fn read(top: &Section<'_>) -> Vec<Arc<Receiver>> {
 }
 
 /// A receiver without its name.
-fn receiver(section: &Section<'_>, place: &Place, declared: &'static Declared) -> Option<Receiver> {
-    let mut min_severity = Severity::Warning;
-    let mut send_resolved = true;
-    let mut stores = glob::Pattern::new("*").ok().map(|all| vec![all]);
-    if declared.hears == Hears::Alerts {
-        let choices = [Severity::Info, Severity::Warning, Severity::Critical];
-        section.set("min_severity", &mut min_severity, section::choice(&choices, Severity::as_str));
-        section.set("send_resolved", &mut send_resolved, section::flag);
-        if section.node("stores").is_some() {
-            stores = patterns(section);
-        }
-    }
-    let Declared { mut repeat_interval, mut group_interval, mut timeout, timeout_max, .. } =
-        *declared;
-    let range = Duration::from_secs(1)..=Duration::from_hours(365 * 24);
-    section.set("repeat_interval", &mut repeat_interval, section::duration(range));
-    let range = Duration::ZERO..=Duration::from_hours(1);
-    section.set("group_interval", &mut group_interval, section::duration(range));
-    let range = Duration::from_millis(100)..=timeout_max;
-    section.set("timeout", &mut timeout, section::duration(range));
-    let http = if declared.http { keys::http(section) } else { Http::default() };
-    let keys = Keys { section, place, allow_http: http.allow_http };
-    let kind = (declared.read)(&keys)?;
+fn receiver(section: &Section<'_>, declared: &'static Declared) -> Option<Receiver> {
+    let filter =
+        if declared.hears == Hears::Alerts { Filter::read(section) } else { Filter::default() };
+    let pace = Pace::read(section);
+    let http = if declared.http { Http::read(section) } else { Http::default() };
     Some(Receiver {
         name: Arc::default(),
         declared,
-        kind,
-        min_severity,
-        stores: stores?,
-        send_resolved,
-        repeat_interval,
-        group_interval,
-        timeout,
+        kind: (declared.read)(section)?,
+        min_severity: filter.min_severity,
+        stores: filter.stores,
+        send_resolved: filter.send_resolved,
+        repeat_interval: pace.repeat_interval.unwrap_or(declared.repeat_interval),
+        group_interval: pace.group_interval.unwrap_or(declared.group_interval),
+        timeout: pace.timeout.unwrap_or(declared.timeout),
         http,
     })
 }
 
-fn patterns(section: &Section<'_>) -> Option<Vec<glob::Pattern>> {
-    let mut all = Vec::new();
-    let items = section.list("stores", PATTERNS_MAX);
-    let count = items.len();
-    for At { value: node, place } in items {
-        let pattern = text(&node.value).and_then(|text| {
-            glob::Pattern::new(text).map_err(|_| "must be a shell pattern such as docs-*".into())
-        });
-        match pattern {
-            Ok(pattern) => all.push(pattern),
-            Err(rule) => section.add(place.bad(shown(&node.value), rule)),
+fn patterns() -> key::Kind<Vec<glob::Pattern>> {
+    let pattern = |text: &str| {
+        glob::Pattern::new(text)
+            .map_err(|_| BadValue::Rule("must be a shell pattern such as docs-*"))
+    };
+    let read = move |section: &Section<'_>, key| {
+        section.node(key)?;
+        if section.is_empty_list(key) {
+            let rule = "must name at least one store or pattern";
+            section.add(section.place(key).wrong(rule));
         }
-    }
-    if count == 0 {
-        section.add(section.place("stores").wrong("must name at least one store or pattern"));
-    }
-    (all.len() == count && count > 0).then_some(all)
+        Some(section::texts(section, key, PATTERNS_MAX, pattern))
+    };
+    let write = |patterns: &Vec<glob::Pattern>| {
+        let text = |pattern: &glob::Pattern| Written::Text(pattern.as_str().to_owned());
+        Some(Written::List(patterns.iter().map(text).collect()))
+    };
+    key::Kind::custom(format!("list of shell patterns, at most {PATTERNS_MAX}"), read, write)
 }
 
 const RECEIVERS_MAX: usize = 64;

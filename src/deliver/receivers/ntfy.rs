@@ -16,24 +16,22 @@ use serde_json::{Value, json};
 
 use super::{
     Declared, HttpKind, Kind, Message, Reply, Request, Route, Unsendable, Verdict,
-    keys::{Keys, Printed, URL, secret_keys},
+    keys::{needed, own_url, secret_keys},
     markup::{Dialect, Line, escape, is_link, render},
     words,
 };
 use crate::{
     alert::message::{Failure, Notification, Outcome, Reason, Status},
     findings::Severity,
-    keys::secret::Secret,
+    keys::{
+        key::{self, Declared as _, Written, keys},
+        secret::Secret,
+    },
 };
 
 /// A topic of ntfy.
-pub(super) static KIND: Declared = Declared::new("ntfy", |keys: &Keys<'_>| {
-    let url = keys.url_if_given();
-    let topic = TOPIC.need(keys.section, keys.place, |text| {
-        if is_topic(text) { Ok(()) } else { Err(TOPIC_RULE.into()) }
-    })?;
-    Some(Arc::new(Ntfy { url, topic }))
-});
+pub(super) static KIND: Declared =
+    Declared::new("ntfy", Ntfy::keys, |section| Some(Arc::new(Ntfy::read(section))));
 
 secret_keys!(TOPIC, "topic");
 
@@ -49,17 +47,21 @@ const MESSAGE_MAX: usize = 1_300;
 
 const TOPIC_RULE: &str = "must be 1 to 64 of the characters A-Z a-z 0-9 _ -";
 
-#[derive(Debug, PartialEq)]
-struct Ntfy {
-    /// The server; `None` is ntfy.sh.
-    url: Option<Secret>,
-    topic: Secret,
+keys! {
+    /// A push message on a phone.
+    struct Ntfy {
+        /// The server. Without it, ntfy.sh.
+        url: Option<Secret> = None, own_url();
+        /// The topic. On a public server, whoever knows it may read it.
+        topic: Secret = Secret::default(), needed(&TOPIC, |_, text| {
+            if is_topic(text) { Ok(()) } else { Err(TOPIC_RULE.into()) }
+        });
+    }
 }
 
 impl Kind for Ntfy {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, self.url.as_ref());
-        out.secret(&TOPIC, Some(&self.topic));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     fn route(&self) -> Route<'_> {

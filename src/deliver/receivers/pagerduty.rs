@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Declared, HttpKind, Kind, Message, Request, Route, Unsendable,
-    keys::{Keys, Printed, URL, secret_keys},
+    keys::{needed, own_url, secret_keys},
     markup::{Dialect, escape},
     webhook,
 };
@@ -17,33 +17,34 @@ use crate::{
         message::{Alert, Notification, Status},
         outbox::policy::{Grouping, Policy},
     },
-    keys::secret::Secret,
+    keys::{
+        key::{self, Declared as _, Written, keys},
+        secret::Secret,
+    },
 };
 
 /// `PagerDuty`, Events API v2.
-pub(super) static KIND: Declared = Declared::new("pagerduty", |keys: &Keys<'_>| {
-    let url = keys.url_if_given();
-    let routing_key = keys.need(&ROUTING)?;
-    Some(Arc::new(PagerDuty { url, routing_key }))
-});
+pub(super) static KIND: Declared =
+    Declared::new("pagerduty", PagerDuty::keys, |section| Some(Arc::new(PagerDuty::read(section))));
 
 secret_keys!(ROUTING, "routing_key");
 
 /// Where events go unless the configuration says otherwise.
 const OWN_URL: &str = "https://events.pagerduty.com/v2/enqueue";
 
-#[derive(Debug, PartialEq)]
-struct PagerDuty {
-    /// Where events are posted; `None` is `PagerDuty`'s own.
-    url: Option<Secret>,
-    /// Integration key of the service.
-    routing_key: Secret,
+keys! {
+    /// `PagerDuty`, Events API v2.
+    struct PagerDuty {
+        /// Where events are posted. Without it, `PagerDuty`'s own address.
+        url: Option<Secret> = None, own_url();
+        /// Integration key of the service.
+        routing_key: Secret = Secret::default(), needed(&ROUTING, |_, _| Ok(()));
+    }
 }
 
 impl Kind for PagerDuty {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, self.url.as_ref());
-        out.secret(&ROUTING, Some(&self.routing_key));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     /// One incident per alert, which its own service groups.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Declared, HttpKind, Kind, Message, Reply, Request, Route, Unsendable, Verdict,
-    keys::{Keys, Printed, URL},
+    keys::url,
     markup::{Dialect, Line, Piece, render},
     words,
 };
@@ -18,7 +18,10 @@ use crate::{
         outbox::policy::Policy,
     },
     findings::Severity,
-    keys::secret::Secret,
+    keys::{
+        key::{self, Declared as _, Written, keys},
+        secret::Secret,
+    },
 };
 
 /// Alerts that are told with everything; the others get a line each.
@@ -32,22 +35,23 @@ const TITLE_MAX: usize = 600;
 const PLAIN_MAX: usize = 3_500;
 
 /// Slack's incoming webhooks.
-pub(super) static KIND: Declared = Declared::new("slack", |keys: &Keys<'_>| {
-    let url = keys.url()?;
-    Some(Arc::new(Slack { url }))
-});
+pub(super) static KIND: Declared =
+    Declared::new("slack", Slack::keys, |section| Some(Arc::new(Slack::read(section))));
 
 /// Slack and those like it take a message a second, and ban who sends more.
 pub(super) const GAP: Duration = Duration::from_secs(1);
 
-#[derive(Debug, PartialEq)]
-struct Slack {
-    url: Secret,
+keys! {
+    /// An incoming webhook of Slack.
+    struct Slack {
+        /// Its address.
+        url: Secret = Secret::default(), url();
+    }
 }
 
 impl Kind for Slack {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, Some(&self.url));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     fn policy(&self) -> Policy {

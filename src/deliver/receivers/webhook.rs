@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::{
     Declared, HttpKind, Kind, Message, Request, Route, Unsendable,
-    keys::{Keys, Printed, URL, secret_keys},
+    keys::{secret, secret_keys, url},
     words,
 };
 use crate::{
@@ -22,25 +22,29 @@ use crate::{
     clock::Timestamp,
     facts::bad_value::BadValue,
     format::hash::{FNV_START, fnv1a},
-    keys::secret::Secret,
+    keys::{
+        key::{self, Declared as _, Written, keys},
+        secret::Secret,
+    },
 };
 
 /// A webhook that takes what Alertmanager posts.
-pub(super) static KIND: Declared = Declared::new("webhook", |keys: &Keys<'_>| {
-    let signing_keys =
-        [SIGNING.read(keys.section, signing_rule), SIGNING_OLD.read(keys.section, signing_rule)];
-    let url = keys.url()?;
-    Some(Arc::new(Webhook { url, signing_keys: signing_keys.into_iter().flatten().collect() }))
-});
+pub(super) static KIND: Declared =
+    Declared::new("webhook", Webhook::keys, |section| Some(Arc::new(Webhook::read(section))));
 
 secret_keys!(SIGNING, "signing_key");
 secret_keys!(SIGNING_OLD, "signing_key_old");
 
-#[derive(Debug, PartialEq)]
-struct Webhook {
-    url: Secret,
-    /// Keys of Standard-Webhooks signatures: none, one, or the new and the old during a rotation.
-    signing_keys: Vec<Secret>,
+keys! {
+    /// The JSON that Alertmanager posts, version 4.
+    struct Webhook {
+        /// Where it is posted.
+        url: Secret = Secret::default(), url();
+        /// Key of a Standard-Webhooks signature. Without it nothing is signed.
+        signing_key: Option<Secret> = None, secret(&SIGNING, |_, text| signing_rule(text)).optional();
+        /// The key before it, which signs too during a rotation.
+        signing_key_old: Option<Secret> = None, secret(&SIGNING_OLD, |_, text| signing_rule(text)).optional();
+    }
 }
 
 /// Standard-Webhooks keys carry 24 to 64 bytes as base64 behind `whsec_`; other text is the key as it stands.
@@ -52,10 +56,8 @@ fn signing_rule(text: &str) -> Result<(), BadValue> {
 }
 
 impl Kind for Webhook {
-    fn print(&self, out: &mut Printed) {
-        out.secret(&URL, Some(&self.url));
-        out.secret(&SIGNING, self.signing_keys.first());
-        out.secret(&SIGNING_OLD, self.signing_keys.get(1));
+    fn written(&self) -> Written {
+        key::Declared::written(self)
     }
 
     fn policy(&self) -> Policy {
@@ -73,7 +75,7 @@ impl HttpKind for Webhook {
     }
 
     fn secrets(&self) -> Vec<Secret> {
-        self.signing_keys.clone()
+        self.signing_key.iter().chain(&self.signing_key_old).cloned().collect()
     }
 
     fn requests(

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     alert::message::{Failure, Outcome},
     clock::{self, Ticks, Timestamp},
-    deliver::receivers::{Auth, Method, Receiver, Reply, Request, Unsendable, after},
+    deliver::receivers::{BasicAuth, Header, Method, Receiver, Reply, Request, Unsendable, after},
     keys::{Secret, target},
 };
 
@@ -158,26 +158,23 @@ impl Client {
             ));
         }
         let mut headers = HeaderMap::new();
-        for (name, value) in &http.headers {
+        for Header { name, value } in &http.headers {
             let value = secrets::read(value, &self.warned)?;
             redactor.hide(&value);
             let name = HeaderName::try_from(name.as_str())
                 .map_err(|_| NoReply::config("a header has a name that is none"))?;
             headers.insert(name, sensitive(&value)?);
         }
-        if let Some(auth) = &http.auth {
-            let (Auth::Bearer(secret) | Auth::Basic { password: secret, .. }) = auth;
-            let secret = secrets::read(secret, &self.warned)?;
-            redactor.hide(&secret);
-            let value = match auth {
-                Auth::Bearer(_) => format!("Bearer {secret}"),
-                Auth::Basic { username, .. } => {
-                    let encoded = BASE64_STANDARD.encode(format!("{username}:{secret}"));
-                    redactor.hide(&encoded);
-                    format!("Basic {encoded}")
-                }
-            };
-            headers.insert(AUTHORIZATION, sensitive(&value)?);
+        if let Some(token) = &http.bearer_token {
+            let token = secrets::read(token, &self.warned)?;
+            redactor.hide(&token);
+            headers.insert(AUTHORIZATION, sensitive(&format!("Bearer {token}"))?);
+        } else if let Some(BasicAuth { username, password }) = &http.basic_auth {
+            let password = secrets::read(password, &self.warned)?;
+            redactor.hide(&password);
+            let encoded = BASE64_STANDARD.encode(format!("{username}:{password}"));
+            redactor.hide(&encoded);
+            headers.insert(AUTHORIZATION, sensitive(&format!("Basic {encoded}"))?);
         }
         let read = |secret: &Secret| secrets::read(secret, &self.warned);
         let others = others.iter().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -218,9 +215,11 @@ fn sensitive(text: &str) -> Result<HeaderValue, NoReply> {
 }
 
 fn files(receiver: &Receiver) -> Vec<&Path> {
-    let http = &receiver.http;
-    let identity = http.tls.identity.iter().flat_map(|(cert, key)| [cert, key]);
-    http.tls.ca_file.iter().chain(identity).map(std::path::PathBuf::as_path).collect()
+    let tls = &receiver.http.tls;
+    [&tls.ca_file, &tls.cert_file, &tls.key_file]
+        .into_iter()
+        .filter_map(|file| file.as_deref())
+        .collect()
 }
 
 /// Changes when the file does.
@@ -265,7 +264,7 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
         }
         builder = builder.tls_certs_merge(roots);
     }
-    if let Some((cert, key)) = &http.tls.identity {
+    if let Some((cert, key)) = http.tls.identity() {
         let mut both = pem(cert)?;
         both.push(b'\n');
         both.extend(pem(key)?);

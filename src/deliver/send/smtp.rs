@@ -116,7 +116,7 @@ fn connector(email: &Email) -> Result<TlsConnector, NoReply> {
         .map_err(bad)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let config = match &email.tls.identity {
+    let config = match email.tls.identity() {
         None => builder.with_no_client_auth(),
         Some((cert, key)) => {
             let what = || {
