@@ -3,7 +3,7 @@
 
 use super::Report;
 use crate::{
-    findings::Severity,
+    findings::{Code, Severity},
     human,
     sample::CheckState,
     status::{FindingReport, ProblemReport, Status, StoreReport},
@@ -69,13 +69,7 @@ impl Page {
             self.finding(finding, before);
             before = Some(finding);
         }
-        for ProblemReport { collector, problem, hint } in &store.problems {
-            let word = self.status(Status::Unknown);
-            self.lines.push(String::new());
-            self.lines.push(format!("  {word}  {collector}"));
-            self.labelled("found", problem);
-            self.labelled("hint", hint);
-        }
+        self.problems(store);
         if !store.integrity.is_empty() {
             if !(store.findings.is_empty() && store.problems.is_empty()) {
                 self.lines.push(String::new());
@@ -102,6 +96,30 @@ impl Page {
             self.lines.push(format!("  opened by: {releases}"));
         }
         self.lines.push(String::new());
+    }
+
+    /// What could not be read: collectors that met the same are named together.
+    fn problems(&mut self, store: &StoreReport) {
+        let missing = store.findings.iter().any(|finding| finding.code == Code::StoreMissing);
+        let mut blocks: Vec<(Vec<&str>, &str, &str)> = Vec::new();
+        for ProblemReport { collector, problem, hint } in &store.problems {
+            // The finding above has said it.
+            let said = missing && problem.contains(&*store.path);
+            let (problem, hint) = if said { (NOTHING_THERE, "") } else { (&**problem, *hint) };
+            match blocks.iter_mut().find(|(_, found, help)| (*found, *help) == (problem, hint)) {
+                Some((collectors, _, _)) => collectors.push(*collector),
+                None => blocks.push((vec![*collector], problem, hint)),
+            }
+        }
+        for (collectors, problem, hint) in blocks {
+            let word = self.status(Status::Unknown);
+            self.lines.push(String::new());
+            self.lines.push(format!("  {word}  {}", collectors.join(", ")));
+            self.labelled("found", problem);
+            if !hint.is_empty() {
+                self.labelled("hint", hint);
+            }
+        }
     }
 
     fn finding(&mut self, finding: &FindingReport, before: Option<&FindingReport>) {
@@ -219,6 +237,8 @@ fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
+const NOTHING_THERE: &str = "nothing was looked at, because the directory is missing";
+
 /// What every line below a finding begins with.
 const INDENT: &str = "            ";
 const WIDTH_MIN: usize = 60;
@@ -238,7 +258,7 @@ mod tests {
         cli::check::runner::Look,
         collectors::CollectError,
         config::{CollectorName, Store},
-        findings::{Code, Finding},
+        findings::Finding,
         firsts::Firsts,
         sample::Observation,
     };
@@ -318,6 +338,37 @@ mod tests {
             assert!(line.chars().count() <= 100 || line.contains("sqlite3 "), "{line}");
         }
         assert!(commands.count() > 1);
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_said_once() {
+        let unread = |collector, path: &str| {
+            let mut look = look(collector, Vec::new());
+            let source = std::io::ErrorKind::NotFound.into();
+            look.observation.problems =
+                vec![CollectError::Unreadable { path: path.into(), source }];
+            look
+        };
+        let missing = Finding::new(Code::StoreMissing, "", "it is missing");
+        let mut looks = vec![
+            unread(CollectorName::Disk, "/srv/docs"),
+            look(CollectorName::Integrity, vec![missing]),
+            unread(CollectorName::Contents, "/srv/docs/chroma.sqlite3"),
+            unread(CollectorName::Hnsw, "/srv/docs"),
+            unread(CollectorName::Logs, "/var/log/chroma.log"),
+        ];
+        let text = |looks: &[Look]| {
+            let mut report = Report::default();
+            report.add_store(&Store::new("docs", "/srv/docs"), looks, &Firsts::default());
+            report.text(Style::default())
+        };
+        let shown = text(&looks);
+        let blocks: Vec<&str> = shown.lines().filter(|line| line.contains("unknown  ")).collect();
+        assert_eq!(blocks, ["  unknown  disk, contents, hnsw", "  unknown  logs"], "{shown}");
+        looks.remove(1);
+        let shown = text(&looks);
+        assert_eq!(shown.matches("  unknown  ").count(), 3, "{shown}");
+        assert!(shown.contains("  unknown  disk, hnsw\n"), "{shown}");
     }
 
     #[test]
