@@ -62,33 +62,24 @@ pub trait Reader: Send {
     ) -> Timed<T>;
 }
 
-impl Reader for ReadConnection<'_> {
-    fn connection_mut(&mut self) -> &mut Connection {
-        self.connection_mut()
-    }
+macro_rules! readers {
+    ($($reader:ident),+) => {
+        $(impl Reader for $reader<'_> {
+            fn connection_mut(&mut self) -> &mut Connection {
+                self.connection_mut()
+            }
 
-    fn within<T>(
-        &mut self,
-        limits: &Limits<'_>,
-        work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
-    ) -> Timed<T> {
-        self.within_file(limits, work)
-    }
+            fn within<T>(
+                &mut self,
+                limits: &Limits<'_>,
+                work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
+            ) -> Timed<T> {
+                self.within_file(limits, work)
+            }
+        })+
+    };
 }
-
-impl Reader for CopyConnection<'_> {
-    fn connection_mut(&mut self) -> &mut Connection {
-        self.connection_mut()
-    }
-
-    fn within<T>(
-        &mut self,
-        limits: &Limits<'_>,
-        work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
-    ) -> Timed<T> {
-        self.within_file(limits, work)
-    }
-}
+readers!(ReadConnection, CopyConnection);
 
 /// For each page a bit is kept in memory, here and in SQLite: 32 MiB for a terabyte of usual pages.
 const PAGES_MAX: u32 = 1 << 28;

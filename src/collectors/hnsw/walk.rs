@@ -125,10 +125,9 @@ pub(super) fn metadata(
     mode: ReadMode<'_>,
 ) -> Result<(MetadataLook, Vec<Pair>), Refused> {
     let part = Part::Metadata;
-    let Some(file) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
+    let Some(source) = Pieces::of_metadata(root, folder, mode)? else {
         return Ok((MetadataLook::Absent, Vec::new()));
     };
-    let source = Pieces { file: open(root, folder, part, file)?, at: 0, mode };
     let mut pairs = Vec::new();
     let mut overflown = false;
     let found = pickle::read(source, pickle::Limits::default(), &mut |id, label| {
@@ -167,11 +166,7 @@ pub(super) fn names(
     mut wanted: HashSet<u64>,
     mode: ReadMode<'_>,
 ) -> Result<Vec<String>, Refused> {
-    let part = Part::Metadata;
-    let Some(file) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
-        return Ok(Vec::new());
-    };
-    let source = Pieces { file: open(root, folder, part, file)?, at: 0, mode };
+    let Some(source) = Pieces::of_metadata(root, folder, mode)? else { return Ok(Vec::new()) };
     let (mut names, mut bytes) = (Vec::new(), 0);
     let found = pickle::read_naming(source, pickle::Limits::default(), &mut |hash, text| {
         if bytes < ITEMS_BYTES_MAX && wanted.remove(&hash) {
@@ -182,7 +177,7 @@ pub(super) fn names(
     match found {
         Ok(_) => Ok(names),
         Err(_) if mode.is_over() => Err(Refused::Stopped),
-        Err(ReadError::Source(error)) => Err(Refused::Io(part, error)),
+        Err(ReadError::Source(error)) => Err(Refused::Io(Part::Metadata, error)),
         // It was sound a moment ago.
         Err(_) => Err(Refused::Changed),
     }
@@ -501,6 +496,20 @@ struct Pieces<'a> {
     file: File,
     at: u64,
     mode: ReadMode<'a>,
+}
+
+impl<'a> Pieces<'a> {
+    /// The metadata of a folder, from its beginning; `None` when there is none that can be read.
+    fn of_metadata(
+        root: &Place,
+        folder: &Folder,
+        mode: ReadMode<'a>,
+    ) -> Result<Option<Self>, Refused> {
+        let part = Part::Metadata;
+        let file = folder.file(part).filter(|file| file.regular && file.size_bytes > 0);
+        let open = |file| open(root, folder, part, file);
+        Ok(file.map(open).transpose()?.map(|file| Self { file, at: 0, mode }))
+    }
 }
 
 impl pickle::Source for Pieces<'_> {
