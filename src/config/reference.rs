@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::keys;
+use super::{keys, web_file};
 use crate::{
     deliver::receivers,
     keys::key::{Key, Written},
@@ -114,6 +114,11 @@ pub fn page() -> String {
             rows(&key.facts.below, &mut out);
         }
     }
+    _ = write!(out, "{WEB_HEAD}");
+    rows(&web_file::all_keys(), &mut out);
+    for section in web_file::all_keys().iter().filter(|key| !key.facts.below.is_empty()) {
+        table(section, section.name, &mut out);
+    }
     out
 }
 
@@ -198,6 +203,13 @@ Who gets the alerts. [chroma_exporter.example.yml](../chroma_exporter.example.ym
 
 A secret has four keys, of which one is given: `KEY` itself, `KEY_file` (a file, read anew at each send), `KEY_env` (a
 variable of the environment) or `KEY_credential` (a name that systemd's `LoadCredential=` gave it).
+";
+
+const WEB_HEAD: &str = "
+## The file of `--web.config.file`
+
+TLS, users, headers and a limit, in the form that Prometheus' own exporters share. The program reads it again when it changes.
+
 ";
 
 #[cfg(test)]

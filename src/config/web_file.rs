@@ -6,19 +6,17 @@
 //! and suites that ring does not have. Each is refused with its reason, never passed over in silence. HTTP/2 is not spoken,
 //! whatever `http2` says; no scraper needs it.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use crate::{
     facts::bad_value::BadValue,
     keys::{
         ConfigError, Secret,
-        report::{At, Place, Report},
-        section::{Section, choice, count, duration, flag, text, texts},
+        key::{
+            Declared, Key, Kind, Written, choice, count, keys, list, section, span, switch, word,
+        },
+        report::{At, Given, Place, Report},
+        section::{Section, text, texts},
         yaml::{self, SOURCE_BYTES_MAX},
     },
 };
@@ -27,7 +25,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct WebFile {
     pub(crate) tls: Option<Tls>,
-    /// Headers of every answer, by the names of [`HEADERS`].
+    /// Headers of every answer.
     pub(crate) headers: Vec<(&'static str, String)>,
     /// Bcrypt hashes by user; without any nobody is asked who he is.
     pub(crate) users: BTreeMap<String, Secret>,
@@ -68,21 +66,23 @@ pub(crate) enum TlsVersion {
     Tls13,
 }
 
+impl TlsVersion {
+    const ALL: [Self; 2] = [Self::Tls12, Self::Tls13];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls12 => "TLS12",
+            Self::Tls13 => "TLS13",
+        }
+    }
+}
+
 /// `rate_limit`: a request each `interval`, and so many at once after a quiet time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) interval: Duration,
     pub(crate) burst: u32,
 }
-
-/// Headers that may be set, with the values that some are bound to.
-const HEADERS: [(&str, &[&str]); 5] = [
-    ("Strict-Transport-Security", &[]),
-    ("X-Content-Type-Options", &["nosniff"]),
-    ("X-Frame-Options", &["deny", "sameorigin"]),
-    ("X-XSS-Protection", &[]),
-    ("Content-Security-Policy", &[]),
-];
 
 /// Suites of TLS 1.2 by the names of Go and the IANA.
 const SUITES: [&str; 6] = [
@@ -109,133 +109,262 @@ pub(crate) fn read(file: &Path, source: &str) -> Result<WebFile, Vec<ConfigError
     let tree = yaml::parse(source).map_err(|error| {
         vec![Place { line: error.line, ..Place::file(file) }.wrong(error.message)]
     })?;
-    let report = Report::default();
-    let name: Arc<str> = file.to_string_lossy().into();
     let folder = file.parent().unwrap_or(Path::new(""));
-    let web = of(&Section::top(&report, &name, &tree), folder);
+    let report = Report::new(Given { cwd: Some(folder.to_owned()), ..Given::default() });
+    let name: Arc<str> = file.to_string_lossy().into();
+    let web = of(&Section::top(&report, &name, &tree));
     let problems = report.into_problems();
     if problems.is_empty() { Ok(web) } else { Err(problems) }
 }
 
-fn of(top: &Section<'_>, folder: &Path) -> WebFile {
-    let mut web = WebFile {
-        tls: top.section("tls_server_config").and_then(|section| tls(&section, folder)),
-        ..WebFile::default()
-    };
-    if let Some(http) = top.section("http_server_config") {
-        // Read so that a value that is none is told.
-        drop(http.read("http2", flag));
-        if let Some(headers) = http.section("headers") {
-            for (name, allowed) in HEADERS {
-                let set = headers.read(name, |value| header(text(value)?, allowed));
-                web.headers
-                    .extend(set.filter(|at| !at.value.is_empty()).map(|at| (name, at.value)));
-            }
-        }
+keys! {
+    /// The file of `--web.config.file`, in the form that Prometheus' own exporters share. It is read anew when it changes.
+    struct File {
+        /// TLS. Without it the server speaks plain HTTP.
+        tls as "tls_server_config": Option<TlsKeys> = None, apart::<TlsKeys>();
+        /// What is said of HTTP.
+        http as "http_server_config": HttpKeys = HttpKeys::default(), section();
+        /// Bcrypt hashes by user. Without any, nobody is asked who they are.
+        users as "basic_auth_users": BTreeMap<String, Secret> = BTreeMap::new(), users();
+        /// A limit for the requests of all clients together.
+        rate as "rate_limit": RateKeys = RateKeys::default(), section();
     }
-    for (user, hash) in top.pairs("basic_auth_users", USERS_MAX) {
-        match text(&hash.value.value).and_then(bcrypt_hash) {
-            Ok(hash) => drop(web.users.insert(user, Secret::inline(hash))),
-            Err(rule) => top.add(hash.place.wrong(rule)),
-        }
+}
+
+keys! {
+    /// TLS of the server. Relative paths are meant from the folder of the file.
+    struct TlsKeys {
+        /// The certificate of the server in PEM, or below in a file.
+        cert: Option<At<Secret>> = None, pem();
+        /// The file of the certificate.
+        cert_file: Option<At<Secret>> = None, pem_file("cert");
+        /// The key of the certificate in PEM, or below in a file.
+        key: Option<At<Secret>> = None, pem();
+        /// The file of the key.
+        key_file: Option<At<Secret>> = None, pem_file("key");
+        /// Who signs the certificates of clients, in PEM, or below in a file.
+        client_ca: Option<At<Secret>> = None, pem();
+        /// The file of who signs the certificates of clients.
+        client_ca_file: Option<At<Secret>> = None, pem_file("client_ca");
+        /// Whether clients need a certificate that is verified.
+        client_auth_type: ClientAuth = ClientAuth::None, client_auth();
+        /// One of these must be a name in the certificate of a client. Any, when there is none.
+        client_allowed_sans: Vec<String> = Vec::new(), list("names", LIST_MAX, |san| Ok(san.to_owned()));
+        /// The oldest version that is spoken.
+        min_version: TlsVersion = TlsVersion::Tls12, choice(&TlsVersion::ALL, TlsVersion::as_str);
+        /// The newest.
+        max_version: TlsVersion = TlsVersion::Tls13, choice(&TlsVersion::ALL, TlsVersion::as_str);
+        /// Suites of TLS 1.2 in order of preference. All that are safe, when there is none.
+        cipher_suites: Vec<&'static str> = Vec::new(), suites();
+        /// Curves in order of preference. X25519, P-256 and P-384, when there is none.
+        curve_preferences: Vec<&'static str> = Vec::new(), curves();
+        /// Whether the order of the server counts, and not that of the client.
+        server_prefers as "prefer_server_cipher_suites": bool = true, switch();
     }
-    if let Some(rate) = top.section("rate_limit") {
-        let interval = rate.read("interval", duration(Duration::ZERO..=Duration::from_hours(1)));
-        let burst = rate.read("burst", count(1..=1_000_000));
-        let interval = interval.map_or(Duration::ZERO, |at| at.value);
-        if !interval.is_zero() {
-            let burst = burst.map_or(1, |at| u32::try_from(at.value).unwrap_or(u32::MAX));
-            web.rate = Some(Rate { interval, burst });
-        }
+}
+
+keys! {
+    /// HTTP.
+    struct HttpKeys {
+        /// Accepted for files of other exporters. HTTP/2 is not spoken.
+        http2: bool = true, switch();
+        /// Headers of every answer.
+        headers: HeaderKeys = HeaderKeys::default(), section();
     }
-    web
+}
+
+keys! {
+    /// Headers of every answer. Empty text leaves one out.
+    struct HeaderKeys {
+        /// How long browsers ask by HTTPS only.
+        strict_transport_security as "Strict-Transport-Security": Option<String> = None, header(&[]);
+        /// nosniff.
+        content_type_options as "X-Content-Type-Options": Option<String> = None, header(&["nosniff"]);
+        /// deny or sameorigin.
+        frame_options as "X-Frame-Options": Option<String> = None, header(&["deny", "sameorigin"]);
+        /// For old browsers.
+        xss_protection as "X-XSS-Protection": Option<String> = None, header(&[]);
+        /// What a page may load.
+        content_security_policy as "Content-Security-Policy": Option<String> = None, header(&[]);
+    }
+}
+
+keys! {
+    /// A limit for the requests of all clients together.
+    struct RateKeys {
+        /// A request each so long. 0s is no limit.
+        interval: Duration = Duration::ZERO, span(Duration::ZERO..=Duration::from_hours(1));
+        /// So many at once after a quiet time.
+        burst: usize = 1, count(1..=1_000_000);
+    }
+}
+
+/// The keys of this file, for the page of all keys.
+pub(crate) fn all_keys() -> Vec<Key> {
+    File::keys()
+}
+
+fn of(top: &Section<'_>) -> WebFile {
+    let file = File::read(top);
+    let HeaderKeys {
+        strict_transport_security,
+        content_type_options,
+        frame_options,
+        xss_protection,
+        content_security_policy,
+    } = file.http.headers;
+    let headers = [
+        ("Strict-Transport-Security", strict_transport_security),
+        ("X-Content-Type-Options", content_type_options),
+        ("X-Frame-Options", frame_options),
+        ("X-XSS-Protection", xss_protection),
+        ("Content-Security-Policy", content_security_policy),
+    ];
+    let RateKeys { interval, burst } = file.rate;
+    let burst = u32::try_from(burst).unwrap_or(u32::MAX);
+    WebFile {
+        tls: top.section("tls_server_config").and_then(|section| tls(&section)),
+        headers: headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+        users: file.users,
+        rate: (!interval.is_zero()).then_some(Rate { interval, burst }),
+    }
 }
 
 /// `None` when something that it cannot do without is wrong, which has been reported, or when nothing of it is there.
-fn tls(section: &Section<'_>, folder: &Path) -> Option<Tls> {
-    let certificate = pem(section, folder, ["cert", "cert_file"]);
-    let key = pem(section, folder, ["key", "key_file"]);
-    let authority = pem(section, folder, ["client_ca", "client_ca_file"]);
-    let auth = section.read("client_auth_type", client_auth);
-    let allowed_sans: Vec<String> =
-        texts(section, "client_allowed_sans", LIST_MAX, |san| Ok(san.to_owned()));
-    let mut min = TlsVersion::Tls12;
-    let mut max = TlsVersion::Tls13;
-    let versions = choice(&[TlsVersion::Tls12, TlsVersion::Tls13], |version| match version {
-        TlsVersion::Tls12 => "TLS12",
-        TlsVersion::Tls13 => "TLS13",
-    });
-    section.set("min_version", &mut min, &versions);
-    section.set("max_version", &mut max, &versions);
+fn tls(section: &Section<'_>) -> Option<Tls> {
+    let keys = TlsKeys::read(section);
+    let certificate = keys.cert.or(keys.cert_file);
+    let key = keys.key.or(keys.key_file);
+    let authority = keys.client_ca.or(keys.client_ca_file);
+    let (min, max) = (keys.min_version, keys.max_version);
+    let wrong = |key: &'static str, rule: &str| section.add(section.place(key).wrong(rule));
     if min > max {
-        section.add(section.place("min_version").wrong("must not be above max_version"));
+        wrong("min_version", "must not be above max_version");
     }
-    let suites = texts(section, "cipher_suites", LIST_MAX, suite).into_iter().flatten().collect();
-    let curves = texts(section, "curve_preferences", LIST_MAX, |name| one_of(name, &CURVES));
-    let mut server_prefers = true;
-    section.set("prefer_server_cipher_suites", &mut server_prefers, flag);
-    let auth_is = auth.as_ref().map_or(ClientAuth::None, |at| at.value);
-    match (&authority, auth_is) {
-        (None, ClientAuth::IfGiven | ClientAuth::Required) => section.add(
-            section
-                .place("client_auth_type")
-                .wrong("needs client_ca_file: who signs the certificates of clients"),
-        ),
-        (Some(_), ClientAuth::None) => section.add(
-            section
-                .place("client_ca_file")
-                .wrong("has no effect without client_auth_type: RequireAndVerifyClientCert"),
-        ),
+    let auth = keys.client_auth_type;
+    match (&authority, auth) {
+        (None, ClientAuth::IfGiven | ClientAuth::Required) => {
+            wrong(
+                "client_auth_type",
+                "needs client_ca_file: who signs the certificates of clients",
+            );
+        }
+        (Some(_), ClientAuth::None) => wrong("client_ca_file", NO_EFFECT),
         _ => {}
     }
-    if auth_is == ClientAuth::None && !allowed_sans.is_empty() {
-        section.add(
-            section
-                .place("client_allowed_sans")
-                .wrong("has no effect without client_auth_type: RequireAndVerifyClientCert"),
-        );
+    let allowed_sans = keys.client_allowed_sans;
+    if auth == ClientAuth::None && !allowed_sans.is_empty() {
+        wrong("client_allowed_sans", NO_EFFECT);
     }
-    let required = auth_is == ClientAuth::Required;
+    let required = auth == ClientAuth::Required;
     let clients = authority.map(|authority| Clients { authority, required, allowed_sans });
     match (certificate, key) {
-        (Some(certificate), Some(key)) => {
-            Some(Tls { certificate, key, clients, min, max, suites, curves, server_prefers })
-        }
+        (Some(certificate), Some(key)) => Some(Tls {
+            certificate,
+            key,
+            clients,
+            min,
+            max,
+            suites: keys.cipher_suites,
+            curves: keys.curve_preferences,
+            server_prefers: keys.server_prefers,
+        }),
         (None, _) => {
-            section.add(
-                section
-                    .place("cert_file")
-                    .wrong("must be given: the certificate of this server, PEM"),
-            );
+            wrong("cert_file", "must be given: the certificate of this server, PEM");
             None
         }
         (_, None) => {
-            section.add(
-                section.place("key_file").wrong("must be given: the key of the certificate, PEM"),
-            );
+            wrong("key_file", "must be given: the key of the certificate, PEM");
             None
         }
     }
 }
 
-/// PEM that stands in the file itself or in one that it names, not both.
-fn pem(
-    section: &Section<'_>,
-    folder: &Path,
-    [inline, file]: [&'static str; 2],
-) -> Option<At<Secret>> {
-    let here = section.read(inline, |value| Ok(Secret::inline(text(value)?)));
-    let there = section.read(file, |value| match text(value)? {
-        "" => Err("must be the name of a file".into()),
-        name => Ok(Secret::file(folder.join(PathBuf::from(name)))),
-    });
-    if here.is_some() && there.is_some() {
-        section.add(section.place(file).wrong(format!("stands beside {inline}: give one of them")));
-    }
-    here.or(there)
+const NO_EFFECT: &str = "has no effect without client_auth_type: RequireAndVerifyClientCert";
+
+/// A section that is read apart, by who checks its keys against each other.
+fn apart<T: Declared + 'static>() -> Kind<Option<T>> {
+    let asked = |section: &Section<'_>, key| {
+        section.node(key);
+        None
+    };
+    let write = |value: &Option<T>| value.as_ref().map(Declared::written);
+    Kind::custom("section", asked, write).with(T::keys())
 }
 
-fn client_auth(value: &yaml::Value) -> Result<ClientAuth, BadValue> {
+/// PEM in the file itself. It is shown nowhere.
+fn pem() -> Kind<Option<At<Secret>>> {
+    let read = |section: &Section<'_>, key| {
+        section.read(key, |value| Ok(Secret::inline(text(value)?))).map(Some)
+    };
+    Kind::custom("PEM", read, |_| None)
+}
+
+/// The name of a file with PEM, which must not stand beside `inline`.
+fn pem_file(inline: &'static str) -> Kind<Option<At<Secret>>> {
+    let read = move |section: &Section<'_>, key| {
+        if section.node(key).is_some() && section.node(inline).is_some() {
+            let rule = format!("stands beside {inline}: give one of them");
+            section.add(section.place(key).wrong(rule));
+        }
+        let folder = section.cwd().unwrap_or(Path::new(""));
+        let file = section.read(key, |value| match text(value)? {
+            "" => Err("must be the name of a file".into()),
+            name => Ok(Secret::file(folder.join(name))),
+        });
+        file.map(Some)
+    };
+    Kind::custom("path", read, |_| None)
+}
+
+fn users() -> Kind<BTreeMap<String, Secret>> {
+    let read = |section: &Section<'_>, key| {
+        let mut users = BTreeMap::new();
+        for (user, hash) in section.pairs(key, USERS_MAX) {
+            match text(&hash.value.value).and_then(bcrypt_hash) {
+                Ok(hash) => drop(users.insert(user, Secret::inline(hash))),
+                Err(rule) => section.add(hash.place.wrong(rule)),
+            }
+        }
+        Some(users)
+    };
+    Kind::custom("bcrypt hashes by user", read, |_| None)
+}
+
+fn header(allowed: &'static [&'static str]) -> Kind<Option<String>> {
+    let what = if allowed.is_empty() { "ASCII".to_owned() } else { allowed.join(", ") };
+    word(&what, move |value| header_value(value, allowed)).or_nothing()
+}
+
+fn suites() -> Kind<Vec<&'static str>> {
+    let read = |section: &Section<'_>, key| {
+        Some(texts(section, key, LIST_MAX, suite).into_iter().flatten().collect())
+    };
+    Kind::custom("list of names", read, |all: &Vec<_>| Some(names(all)))
+}
+
+fn curves() -> Kind<Vec<&'static str>> {
+    let read = |section: &Section<'_>, key| {
+        Some(texts(section, key, LIST_MAX, |name| one_of(name, &CURVES)))
+    };
+    Kind::custom("list of names", read, |all: &Vec<_>| Some(names(all)))
+}
+
+fn names(all: &[&'static str]) -> Written {
+    Written::List(all.iter().map(|name| Written::Text((*name).to_owned())).collect())
+}
+
+fn client_auth() -> Kind<ClientAuth> {
+    let name = |auth: &ClientAuth| match auth {
+        ClientAuth::None => "NoClientCert",
+        ClientAuth::IfGiven => "VerifyClientCertIfGiven",
+        ClientAuth::Required => "RequireAndVerifyClientCert",
+    };
+    let what = "NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert";
+    Kind::one(what, read_client_auth, move |auth| Written::Text(name(auth).to_owned()))
+}
+
+fn read_client_auth(value: &yaml::Value) -> Result<ClientAuth, BadValue> {
     match text(value)? {
         "NoClientCert" => Ok(ClientAuth::None),
         "VerifyClientCertIfGiven" => Ok(ClientAuth::IfGiven),
@@ -268,7 +397,7 @@ fn one_of(name: &str, known: &'static [&'static str]) -> Result<&'static str, Ba
     known.iter().copied().find(|known| *known == name).ok_or(BadValue::NotToBeHad(known))
 }
 
-fn header(value: &str, allowed: &[&'static str]) -> Result<String, BadValue> {
+fn header_value(value: &str, allowed: &[&'static str]) -> Result<String, BadValue> {
     let fits = value.is_empty() || allowed.is_empty() || allowed.contains(&value);
     let writable = value.len() <= HEADER_BYTES_MAX
         && value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());

@@ -111,18 +111,6 @@ impl<'n> Section<'n> {
         }
     }
 
-    /// Puts the value of `key` into `target` when it is there and right.
-    pub(crate) fn set<T>(
-        &self,
-        key: &'static str,
-        target: &mut T,
-        parse: impl FnOnce(&Value) -> Result<T, BadValue>,
-    ) {
-        if let Some(at) = self.read(key, parse) {
-            *target = at.value;
-        }
-    }
-
     /// The section `key`; one without anything below it is empty.
     pub(crate) fn section(&self, key: &'static str) -> Option<Section<'n>> {
         let node = self.node(key)?;
