@@ -1,6 +1,6 @@
 //! `restore`: puts a backup in place, or what was there before a restore.
 
-use std::{error::Error, fmt::Write as _, path::PathBuf};
+use std::{error::Error, path::PathBuf};
 
 use clap::ValueHint;
 use serde_json::json;
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Ended,
     bar::{self, Manner},
-    plain, to_stderr, to_stdout,
+    interrupt, plain, to_stderr, to_stdout,
 };
 use crate::{
     clock,
@@ -42,6 +42,10 @@ pub(super) struct Options {
     /// You know that no Chroma uses the directory, where this program cannot see it
     #[arg(long)]
     chroma_is_stopped: bool,
+
+    /// Of several stores in the backup, the one whose path in it ends with this
+    #[arg(long, value_name = "PATH", requires = "backup")]
+    path: Option<String>,
 
     /// Say what would be done, and change nothing
     #[arg(long)]
@@ -78,6 +82,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     };
     let processes = ProcessTable::new(config.procfs.clone());
     let steps = Steps::default();
+    interrupt::stops(&steps);
     let manner = Manner::of(options.progress, options.output == Output::Text);
     let result = bar::steps(manner, &store.name, &steps, || {
         let now = clock::now();
@@ -129,6 +134,7 @@ fn wish(config: &Config, store: &Store, options: &Options) -> Result<Wish, Strin
         accept_loss: options.accept_loss,
         told: options.chroma_is_stopped,
         dry: options.dry_run,
+        only: options.path.clone(),
     })
 }
 
@@ -149,11 +155,10 @@ fn complaint(error: &RestoreError) -> String {
     }
     if let RestoreError::Held(holds) | RestoreError::Swap(SwapError::Held(holds)) = error {
         for user in holds.users() {
-            drop(write!(text, "\n  {user}"));
+            text.extend(["\n  ", &*user.to_string()]);
         }
     }
-    drop(writeln!(text, "\nhelp: {}", plain(&error.hint())));
-    text
+    text + "\nhelp: " + &plain(&error.hint()) + "\n"
 }
 
 fn json(result: &Result<Report, RestoreError>) -> String {
@@ -176,7 +181,9 @@ fn json(result: &Result<Report, RestoreError>) -> String {
 fn text(report: &Report) -> String {
     let store = plain(&report.store.to_string_lossy());
     let backup = plain(&report.backup);
-    let mut out = String::new();
+    let moment = report.moment.map(|at| format!(", as it was at {}", human::moment(at)));
+    let moment = moment.unwrap_or_default();
+    let mut lines = Vec::new();
     for (path, how) in &report.settled {
         let what = match how {
             Settled::Discarded => "had not begun to change the store, and was cleaned up",
@@ -184,56 +191,47 @@ fn text(report: &Report) -> String {
             Settled::GoneBack => "was undone",
         };
         let path = plain(&path.to_string_lossy());
-        drop(writeln!(out, "A restore that was cut off {what}: {path}"));
+        lines.push(format!("A restore that was cut off {what}: {path}"));
     }
-    drop(match report.outcome {
-        Outcome::Restored => writeln!(out, "{store}: restored from {backup}"),
+    lines.push(match report.outcome {
+        Outcome::Restored => format!("{store}: restored from {backup}{moment}"),
         Outcome::Finished => {
-            writeln!(out, "{store}: restored from {backup}, by the run that was cut off")
+            format!("{store}: restored from {backup}, by the run that was cut off")
         }
-        Outcome::Undone => writeln!(out, "{store}: as it was before the restore from {backup}"),
-        Outcome::Cleaned => writeln!(out, "{store}: as it was"),
+        Outcome::Undone => format!("{store}: as it was before the restore from {backup}"),
+        Outcome::Cleaned => format!("{store}: as it was"),
         Outcome::WouldRestore => {
-            writeln!(
-                out,
-                "{store}: would be restored from {backup}, after it was proven to restore"
-            )
+            format!("{store}: would be restored from {backup}, after it was proven to restore")
         }
         Outcome::WouldUndo => {
-            writeln!(out, "{store}: would be as it was before the restore from {backup}")
+            format!("{store}: would be as it was before the restore from {backup}")
         }
     });
-    for one in &report.collections {
-        let count = |number: u64| human::count(number as f64);
-        drop(writeln!(
-            out,
-            "  {}  {} records, {} with vectors",
-            plain(&one.name),
-            count(one.records),
-            count(one.vectors)
-        ));
-    }
-    for loss in &report.losses {
-        drop(writeln!(out, "  lost: {}", plain(loss)));
-    }
+    let count = |number: u64| human::count(number as f64);
+    lines.extend(report.collections.iter().map(|one| {
+        let (records, vectors) = (count(one.records), count(one.vectors));
+        format!("  {}  {records} records, {vectors} with vectors", plain(&one.name))
+    }));
+    lines.extend(report.losses.iter().map(|loss| format!("  lost: {}", plain(loss))));
+    lines.extend(report.notes.iter().map(|note| format!("Note: {}.", plain(note))));
     if let Some(opened_by) = &report.opened_by {
-        drop(writeln!(out, "It is opened by Chroma {}.", plain(opened_by)));
+        lines.push(format!("It is opened by Chroma {}.", plain(opened_by)));
     }
     if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
-        drop(writeln!(out, "Files are exchanged one by one: {}.", plain(reason)));
+        lines.push(format!("Files are exchanged one by one: {}.", plain(reason)));
     }
     let kept = report.quarantine.as_ref().map(|path| plain(&path.to_string_lossy()));
-    drop(match (report.outcome, kept) {
-        (Outcome::Restored | Outcome::Finished, Some(kept)) => writeln!(
-            out,
-            "The old content is in {kept}. Delete it when all is well.\nTo undo: chroma_exporter restore --undo --store.path {store}"
-        ),
-        (Outcome::Undone, Some(kept)) => {
-            writeln!(out, "What was restored is in {kept}. Delete it when all is well.")
+    match (report.outcome, kept) {
+        (Outcome::Restored | Outcome::Finished, Some(kept)) => {
+            lines.push(format!("The old content is in {kept}. Delete it when all is well."));
+            lines.push(format!("To undo: chroma_exporter restore --undo --store.path {store}"));
         }
-        _ => Ok(()),
-    });
-    out
+        (Outcome::Undone, Some(kept)) => {
+            lines.push(format!("What was restored is in {kept}. Delete it when all is well."));
+        }
+        _ => {}
+    }
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
@@ -258,6 +256,8 @@ mod tests {
                 vectors: 41_000,
             }],
             losses: Vec::new(),
+            notes: Vec::new(),
+            moment: Some(clock::Timestamp::from_secs(1_796_004_000)),
             opened_by: Some("1.0 or later".to_owned()),
             settled: vec![("/srv/.chroma.restore.1".into(), Settled::Discarded)],
         }
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(
             text,
             "A restore that was cut off had not begun to change the store, and was cleaned up: /srv/.chroma.restore.1\n\
-             /srv/chroma: restored from /backup/a.tar.zst\n  do\\u{1b}cs  41,233 records, 41,000 with vectors\n\
+             /srv/chroma: restored from /backup/a.tar.zst, as it was at 2026-11-30 02:00 UTC\n  do\\u{1b}cs  41,233 records, 41,000 with vectors\n\
              It is opened by Chroma 1.0 or later.\nFiles are exchanged one by one: the directory is a mount point.\n\
              The old content is in /srv/chroma.quarantine.20261130_020000. Delete it when all is well.\n\
              To undo: chroma_exporter restore --undo --store.path /srv/chroma\n"

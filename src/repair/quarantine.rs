@@ -6,7 +6,7 @@
 //! .chroma.restore.20261130_020000/      while a restore works (inside a volume: .chroma_exporter.restore.…)
 //! chroma.quarantine.20261130_020000/    afterwards           (inside a volume: .chroma_exporter.quarantine.…)
 //!   restore.json                        what is done, or was
-//!   new/                                what goes in; gone when it is in
+//!   unpacked/, new/                     what goes in, before and after it is proven; gone when it is in
 //!   old/                                what was there before; what `--undo` puts back
 //!   undone/                             what was restored, after `--undo`
 //! ```
@@ -209,6 +209,12 @@ impl Quarantine {
         self.path.join(self.record.incoming())
     }
 
+    /// Where it is unpacked to before.
+    #[must_use]
+    pub fn unpacked(&self) -> PathBuf {
+        self.path.join(UNPACKED)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -266,10 +272,12 @@ impl Quarantine {
             return Err(io::Error::other("it keeps what was in a store"));
         }
         if self.record.state == State::Staging {
-            hands.step()?;
-            remove_tree(&self.path.join(NEW))?;
+            for name in [UNPACKED, NEW] {
+                hands.step()?;
+                remove_tree(&self.path.join(name))?;
+            }
         }
-        for name in [NEW, OLD, UNDONE] {
+        for name in [UNPACKED, NEW, OLD, UNDONE] {
             hands.step()?;
             absent_is_fine(fs::remove_dir(self.path.join(name)))?;
         }
@@ -457,6 +465,8 @@ pub const FORMAT: u32 = 1;
 pub const RECORD_FILE: &str = "restore.json";
 /// What goes in.
 pub(super) const NEW: &str = "new";
+/// What goes in, before it is proven.
+pub(super) const UNPACKED: &str = "unpacked";
 /// What was there.
 pub(super) const OLD: &str = "old";
 /// What was restored, after an undo.

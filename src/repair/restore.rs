@@ -14,15 +14,15 @@ use serde::Serialize;
 
 use super::{
     holders::{self, Free, Holds},
-    proof::{self, ProofError, Proven},
     quarantine::{self, Came, Quarantine, Record, State, Way},
     steps::Steps,
     swap::{self, Settled, SwapError},
 };
 use crate::{
     clock::{self, Timestamp},
-    format::{manifest::Restores, proc::parse_mountinfo},
+    format::proc::parse_mountinfo,
     host::processes::{ProcessTable, walk},
+    human,
     store::DATABASE_FILE,
 };
 
@@ -37,6 +37,8 @@ pub struct Wish {
     pub told: bool,
     /// Only says what would be done.
     pub dry: bool,
+    /// Of several stores in the backup that whose path ends with this.
+    pub only: Option<String>,
 }
 
 /// What was done, or would be.
@@ -58,6 +60,11 @@ pub struct Report {
     pub collections: Vec<Came>,
     /// What does not.
     pub losses: Vec<String>,
+    /// What was done or left out on the way.
+    pub notes: Vec<String>,
+    /// Of what moment the backup is.
+    #[serde(serialize_with = "as_text")]
+    pub moment: Option<Timestamp>,
     /// Which releases of Chroma open it.
     pub opened_by: Option<String>,
     /// What runs that ended half-way had left, and what became of it.
@@ -99,8 +106,16 @@ pub enum RestoreError {
         /// What the system answered.
         source: io::Error,
     },
+    /// The staged copy cannot be written. The store is as it was.
+    #[error("cannot write {}: {source}; the store is as it was", .path.display())]
+    Unwritable {
+        /// Where.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
     /// The filesystem of the store is too small for it.
-    #[error("{} has room for {free} more bytes, and the backup needs {needed}", .path.display())]
+    #[error("{} has room for {}, and the backup needs {}", .path.display(), human::bytes(*.free), human::bytes(*.needed))]
     NoRoom {
         /// A directory on that filesystem.
         path: PathBuf,
@@ -180,6 +195,9 @@ impl RestoreError {
             Self::Unreadable { .. } => {
                 "look whether it is there, and run this as root or as its owner".to_owned()
             }
+            Self::Unwritable { .. } => {
+                "make room on the filesystem of the store, or run this as root or as its owner".to_owned()
+            }
             Self::NoRoom { .. } => "make room on that filesystem, then run this again".to_owned(),
             Self::NotRestorable { .. } => {
                 "take another backup, an older one if need be; nothing was changed".to_owned()
@@ -219,6 +237,7 @@ impl RestoreError {
                 SwapError::Refused { .. } | SwapError::Held(_) | SwapError::Came { .. }
             ),
             Self::Unreadable { .. }
+            | Self::Unwritable { .. }
             | Self::NoRoom { .. }
             | Self::NotRestorable { .. }
             | Self::Changed { .. } => false,
@@ -258,8 +277,8 @@ pub fn restore(
     // Whoever comes while it is being unpacked does not wait; it is asked again right before the exchange.
     drop(nobody);
     let mut quarantine = swap::begin(&wish.store, &named, now)?;
-    let proven = match staged(&source, &quarantine, wish, steps) {
-        Ok(proven) => proven,
+    let verified = match stage::prove(&source, &quarantine, wish, steps) {
+        Ok(verified) => verified,
         Err(error) => {
             let left = quarantine.path().to_owned();
             if let Err(error) = swap::discard(quarantine) {
@@ -268,9 +287,11 @@ pub fn restore(
             return Err(error);
         }
     };
-    report.losses = proven.losses.iter().map(ToString::to_string).collect();
-    report.opened_by = proven.opened_by;
-    report.collections = proven
+    report.losses = verified.losses.iter().map(ToString::to_string).collect();
+    report.notes = verified.notes;
+    report.moment = verified.moment;
+    report.opened_by = verified.opened_by;
+    report.collections = verified
         .collections
         .into_iter()
         .map(|one| Came { name: one.name, records: one.records, vectors: one.vectors })
@@ -315,30 +336,6 @@ fn exchange(
                 Some(now) => format!("{name} has {now} bytes in place of {bytes}"),
             },
         }),
-    }
-}
-
-/// Unpacks and proves. Errs when it is not to be put in place.
-fn staged(
-    source: &Path,
-    quarantine: &Quarantine,
-    wish: &Wish,
-    steps: &Steps,
-) -> Result<Proven, RestoreError> {
-    let backup = source.to_owned();
-    stage::unpack(source, quarantine, steps)?;
-    let proven =
-        proof::prove(&quarantine.incoming(), steps, clock::now()).map_err(|error| match error {
-            ProofError::Stopped => RestoreError::Stopped,
-            ProofError::Unreadable { path, source } => RestoreError::Unreadable { path, source },
-        })?;
-    let losses = || proven.losses.iter().map(ToString::to_string).collect();
-    match proven.proof.restores {
-        Restores::Whole => Ok(proven),
-        Restores::WithLosses if wish.accept_loss => Ok(proven),
-        Restores::WithLosses => Err(RestoreError::Losses { backup, losses: losses() }),
-        Restores::Not => Err(RestoreError::NotRestorable { backup, losses: losses() }),
-        Restores::Unknown => Err(RestoreError::Unproven { backup, why: losses() }),
     }
 }
 
@@ -516,6 +513,8 @@ impl Report {
             reason: None,
             collections: Vec::new(),
             losses: Vec::new(),
+            notes: Vec::new(),
+            moment: None,
             opened_by: None,
             settled: Vec::new(),
         }
@@ -537,6 +536,15 @@ pub fn place(store: &Path) -> io::Result<PathBuf> {
         }
         place => place,
     }
+}
+
+/// A moment as RFC 3339, or nothing.
+#[expect(clippy::ref_option, reason = "the form that serde asks for")]
+fn as_text<S: serde::Serializer>(
+    moment: &Option<Timestamp>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    moment.map(|moment| moment.to_string()).serialize(serializer)
 }
 
 /// Nobody waits longer for a read of a database that nobody uses.

@@ -484,7 +484,7 @@ fn forward(hands: &Hands, quarantine: &mut Quarantine, free: &Free) -> io::Resul
     match quarantine.record.way {
         Way::Directory => match exchange::forward(hands, quarantine, free) {
             // Nothing has moved.
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<NoExchange>()) => {
+            Err(error) if is::<NoExchange>(&error) => {
                 quarantine.record.way = Way::Files;
                 quarantine.save(hands)?;
                 files::forward(hands, quarantine, free)
@@ -494,6 +494,11 @@ fn forward(hands: &Hands, quarantine: &mut Quarantine, free: &Free) -> io::Resul
         Way::Files => files::forward(hands, quarantine, free),
         Way::Fresh => exchange::put(hands, quarantine),
     }
+}
+
+/// Whether an error is one of ours.
+fn is<E: std::error::Error + 'static>(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<E>()).is_some()
 }
 
 /// Directories cannot be exchanged here.
@@ -514,7 +519,7 @@ fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
 fn retreat(hands: &Hands, quarantine: Quarantine, source: io::Error, now: Timestamp) -> SwapError {
     let path = quarantine.path.clone();
     let database = quarantine.record.store.join(DATABASE_FILE);
-    let came = source.get_ref().is_some_and(|inner| inner.is::<SomebodyCame>());
+    let came = is::<SomebodyCame>(&source);
     match go_back(hands, quarantine, now) {
         Ok(()) if came => SwapError::Came { database },
         Ok(()) => SwapError::AsBefore { path, source },
@@ -549,7 +554,7 @@ fn finish(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> Result<D
 /// Folders that are empty go, and the rest gets the name that it keeps; when there is no rest, everything goes.
 fn tidy(hands: &Hands, mut quarantine: Quarantine) -> io::Result<Option<PathBuf>> {
     let case = Dir::open(&quarantine.path)?;
-    for name in [quarantine::NEW, quarantine::OLD, quarantine::UNDONE] {
+    for name in [quarantine::UNPACKED, quarantine::NEW, quarantine::OLD, quarantine::UNDONE] {
         match hands.remove_dir((&case, name)) {
             Err(error)
                 if !matches!(
@@ -585,7 +590,9 @@ pub enum Settled {
 #[must_use]
 pub fn interrupted(store: &Path) -> Vec<Quarantine> {
     let (mut all, unread) = quarantine::all(store);
-    unread.iter().for_each(|(path, _)| quarantine::sweep(path));
+    for (path, _) in unread {
+        quarantine::sweep(&path);
+    }
     all.reverse();
     all.retain(|one| match one.record.state {
         State::Staging | State::Swapping => true,

@@ -79,7 +79,7 @@ impl Lab {
         self.command().output().unwrap()
     }
 
-    fn old(&self) -> Content {
+    fn old() -> Content {
         content(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9"))
     }
 
@@ -95,7 +95,7 @@ impl Lab {
             Err(error) => panic!("{what}: a Chroma that starts now makes an empty store: {error}"),
         }
         let found = content(&self.store);
-        if found == self.old() {
+        if found == Self::old() {
             "old"
         } else {
             assert!(found == content(&self.backup), "{what}: neither old nor new");
@@ -158,47 +158,59 @@ impl Drop for Mount {
     }
 }
 
-/// What real Chroma has: everything that was there when it was copied, after the restore and after its undo, although it was
-/// opened in between.
+/// What real Chroma has after the restore of an archive of ours, and after its undo, although it was opened in between: the state
+/// after the last operation of the one ledger, and of the other.
 fn real_chroma(release: &'static str) {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().canonicalize().unwrap();
-    let (store, backup) = (root.join("chroma"), root.join("backup"));
-    fs::create_dir(&store).unwrap();
-    let load = |seconds| {
-        let mut server = chroma::Server::start(release, &store);
-        let ledger = server.start_load(seconds).wait_with_output().unwrap();
-        assert!(ledger.status.success());
-        server.end();
-        ledger.stdout
+    let store = root.join("chroma");
+    let churned = |dir: &Path, seconds: &str| {
+        let ledger = dir.with_extension("ledger");
+        let mut churn = chroma::script(release);
+        churn.arg("churn").arg(dir).arg(&ledger).arg(seconds);
+        assert!(churn.status().unwrap().success());
+        ledger
     };
-    let verify = |ledger: &[u8]| {
-        let mut server = chroma::Server::start(release, &store);
-        server.verify(ledger);
-        server.end();
+    let last = |ledger: &Path| fs::read_to_string(ledger).unwrap().lines().count();
+    let must_have = |ledger: &Path| {
+        let out = chroma::script(release).arg("restored").arg(&store).arg(ledger).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["operation"], last(ledger), "{document}");
     };
-    let first = load(3);
-    copy_tree(&store, &backup);
-    let second = load(3);
-    assert_ne!(first, second);
-    let run = |more: &[&str]| {
+    let run = |words: &[&str]| {
         let mut command = Command::new(support::binary());
-        command.args(["restore", "--state.dir", "/nonexistent", "--store.path"]).arg(&store);
-        command.args(more).output().unwrap()
+        command.args(words).args(["--state.dir", "/nonexistent", "--store.path"]).arg(&store);
+        command.output().unwrap()
     };
-    let out = run(&[backup.to_str().unwrap()]);
-    must_end(&out, 0, "To undo: chroma_exporter restore --undo --store.path ");
-    verify(&first);
-    must_end(&run(&["--undo"]), 0, "as it was before the restore");
-    verify(&second);
-    must_end(&run(&["--undo"]), 3, "no restore of");
+    let first = churned(&store, "3");
+    let backups = root.join("backups");
+    fs::create_dir(&backups).unwrap();
+    must_end(&run(&["backup", "--to", backups.to_str().unwrap()]), 0, "");
+    let named = |entry: fs::DirEntry| {
+        entry.file_name().to_str().unwrap().ends_with(".tar.zst").then(|| entry.path())
+    };
+    let backup = fs::read_dir(&backups).unwrap().find_map(|entry| named(entry.unwrap())).unwrap();
+    let other = root.join("other");
+    let second = churned(&other, "6");
+    assert_ne!(last(&first), last(&second));
+    fs::remove_dir_all(&store).unwrap();
+    fs::rename(&other, &store).unwrap();
+
+    let backup = backup.to_str().unwrap();
+    let restored = "To undo: chroma_exporter restore --undo --store.path ";
+    must_end(&run(&["restore", backup]), 0, restored);
+    must_have(&first);
+    must_end(&run(&["restore", "--undo"]), 0, "as it was before the restore");
+    must_have(&second);
+    must_end(&run(&["restore", "--undo"]), 3, "no restore of");
     // Records that are written after a restore are not put away unasked.
-    must_end(&run(&[backup.to_str().unwrap()]), 0, "restored from");
-    let third = load(2);
-    must_end(&run(&["--undo"]), 3, "records were written since");
-    verify(&third);
-    must_end(&run(&["--undo", "--accept-loss"]), 0, "as it was before the restore");
-    verify(&second);
+    must_end(&run(&["restore", backup]), 0, restored);
+    chroma::Embedded::start(release, &store).end();
+    must_end(&run(&["restore", "--undo"]), 3, "were written since");
+    must_end(&run(&["restore", "--undo", "--accept-loss"]), 0, "as it was before the restore");
+    must_have(&second);
 }
 
 #[test]
@@ -362,60 +374,80 @@ fn a_container_that_has_the_directory_mounted_sees_the_new_content() {
     assert!(content(&seen) == content(&lab.backup), "the container sees what was restored");
 }
 
-/// Whether what `strace` ran was killed.
-fn killed(lab: &Lab, at: usize, more: &[&str]) -> bool {
+/// What `strace` makes of the program when the `at`th call of this kind fails, or when the program is killed at it.
+fn injected(lab: &Lab, call: &str, what: &str, at: usize, more: &[&str]) -> Output {
     let mut command = Command::new("strace");
-    let inject = format!("inject={CALLS}:signal=KILL:when={at}");
-    command.args(["-f", "-q", "-o", "/dev/null", "-e"]).arg(format!("trace={CALLS}"));
-    command.args(["-e", &inject]).arg(support::binary());
+    command.args(["-f", "-q", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
+    command.arg("-e").arg(format!("inject={call}:{what}:when={at}")).arg(support::binary());
     lab.arguments(&mut command);
-    let status = command.args(more).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    match (status.signal(), status.code()) {
+    command.args(more).output().unwrap()
+}
+
+fn was_killed(out: &Output) -> bool {
+    match (out.status.signal(), out.status.code()) {
         (Some(9), _) | (_, Some(137)) => true,
         (_, Some(0)) => false,
-        other => panic!("{other:?} after call {at}"),
+        other => panic!("{other:?}: {}", String::from_utf8_lossy(&out.stderr)),
     }
 }
 
-/// Every call that moves, makes or removes a name.
-const CALLS: &str =
-    "?rename,?renameat,renameat2,?link,linkat,symlinkat,?unlink,unlinkat,?rmdir,?mkdir,mkdirat";
+/// Every call that moves, makes or removes a name. `strace` counts each by itself.
+const CALLS: [&str; 11] = [
+    "?rename",
+    "?renameat",
+    "renameat2",
+    "?link",
+    "linkat",
+    "symlinkat",
+    "?unlink",
+    "unlinkat",
+    "?rmdir",
+    "?mkdir",
+    "mkdirat",
+];
 
 /// Killed at each call in turn; the next run ends it one way or the other.
 fn kill_everywhere(lab: &Lab) {
     let backup = lab.backup.to_str().unwrap();
-    let mut calls = 0;
-    for at in 1.. {
-        lab.refill();
-        let mut survived = !killed(lab, at, &[backup]);
-        let was = lab.must_be_whole(&format!("killed at {at}"));
-        if !survived {
-            // What was cut off is ended by the same command once more, by the one that only ends it, or undone.
-            match at % 3 {
-                0 => must_end(&lab.restore(), 0, "restored from"),
-                1 => drop(lab.resume()),
-                _ => drop(lab.undo()),
+    let (mut kills, mut gates) = (0, 0);
+    for call in CALLS {
+        for at in 1.. {
+            lab.refill();
+            let survived = !was_killed(&injected(lab, call, "signal=KILL", at, &[backup]));
+            let what = format!("killed at {call} {at}");
+            let was = lab.must_be_whole(&what);
+            kills += usize::from(!survived);
+            gates += usize::from(was == "gate");
+            if !survived {
+                // The same command once more, the one that only ends what was cut off, or an undo.
+                match at % 3 {
+                    0 => must_end(&lab.restore(), 0, "restored from"),
+                    1 => drop(lab.resume()),
+                    _ => drop(lab.undo()),
+                }
+            }
+            let now = lab.must_be_whole(&format!("{what}, then ended"));
+            assert_ne!(now, "gate", "{what}");
+            if at % 3 == 0 {
+                assert_eq!(now, "new", "{what}");
+            }
+            if now == "new" {
+                // And an undo, killed at the same call.
+                let killed = was_killed(&injected(lab, call, "signal=KILL", at, &["--undo"]));
+                let what = format!("undo {what}");
+                lab.must_be_whole(&what);
+                drop(lab.resume());
+                let now = lab.must_be_whole(&format!("{what}, then ended"));
+                assert!(killed || now == "old", "{what}");
+                assert_ne!(now, "gate", "{what}");
+            }
+            if survived {
+                break;
             }
         }
-        let now = lab.must_be_whole(&format!("killed at {at}, then ended"));
-        assert_ne!(now, "gate", "killed at {at}");
-        if at % 3 == 0 {
-            assert_eq!(now, "new", "killed at {at}");
-        }
-        assert!(was == "gate" || at % 3 == 0 || now == was || at % 3 == 2, "{was} became {now}");
-        // And an undo, killed as well.
-        if now == "new" {
-            survived &= !killed(lab, at, &["--undo"]);
-            lab.must_be_whole(&format!("undo killed at {at}"));
-            drop(lab.resume());
-            assert_ne!(lab.must_be_whole(&format!("undo killed at {at}, then ended")), "gate");
-        }
-        calls = at;
-        if survived && was == "new" {
-            break;
-        }
     }
-    assert!(calls > 10, "only {calls} calls");
+    assert!(kills > 15, "only {kills} kills");
+    println!("{kills} kills, {gates} of them left a database that nobody can open");
 }
 
 #[test]
@@ -481,23 +513,18 @@ fn a_disk_that_refuses_a_call_leaves_the_old_or_the_new() {
     let lab = Lab::new("volume");
     fs::remove_dir_all(&lab.store).unwrap();
     let _volume = Tmpfs::mount(&lab.store, "64m");
-    for (error, step) in [("EIO", 1), ("ENOSPC", 3)] {
-        for at in (1..).step_by(step) {
-            lab.refill();
-            let mut command = Command::new("strace");
-            let inject = format!("inject={CALLS}:error={error}:when={at}");
-            command.args(["-f", "-q", "-o", "/dev/null", "-e"]).arg(format!("trace={CALLS}"));
-            command.args(["-e", &inject]).arg(support::binary());
-            lab.arguments(&mut command);
-            let out = command.arg(&lab.backup).output().unwrap();
-            let what = format!("{error} at {at}: {}", String::from_utf8_lossy(&out.stderr));
-            match lab.must_be_whole(&what) {
-                "gate" => panic!("{what}"),
-                "new" if out.status.code() == Some(0) => break,
-                _ => assert_eq!(out.status.code(), Some(2), "{what}"),
-            }
-            drop(lab.resume());
-            assert_ne!(lab.must_be_whole(&what), "gate");
+    for (call, at) in CALLS.into_iter().flat_map(|call| (1..14).map(move |at| (call, at))) {
+        lab.refill();
+        let error = if at % 2 == 0 { "ENOSPC" } else { "EIO" };
+        let out =
+            injected(&lab, call, &format!("error={error}"), at, &[lab.backup.to_str().unwrap()]);
+        let what = format!("{error} at {call} {at}: {}", String::from_utf8_lossy(&out.stderr));
+        match lab.must_be_whole(&what) {
+            "gate" => panic!("{what}"),
+            "new" if out.status.code() == Some(0) => {}
+            _ => assert_eq!(out.status.code(), Some(2), "{what}"),
         }
+        drop(lab.resume());
+        assert_ne!(lab.must_be_whole(&what), "gate");
     }
 }

@@ -1,13 +1,17 @@
 //! A backup becomes files on the filesystem of the store.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
-use rustix::fs::OFlags;
-
-use super::RestoreError;
+use super::{RestoreError, Wish};
 use crate::{
-    format::uuid::parse_uuid,
-    repair::{quarantine::Quarantine, steps::Steps},
+    clock,
+    format::{manifest::Restores, uuid::parse_uuid},
+    repair::{
+        quarantine::Quarantine,
+        steps::Steps,
+        unpack::{self, UnpackError},
+        verify::{self, Verified},
+    },
     store::DATABASE_FILE,
 };
 
@@ -47,36 +51,90 @@ pub(super) fn bytes(backup: &Path) -> io::Result<u64> {
     Ok(meta.len())
 }
 
-/// Writes it into the quarantine.
-pub(super) fn unpack(
+/// Unpacks it into the quarantine and proves it. Errs when it is not to be put in place.
+pub(super) fn prove(
     backup: &Path,
     quarantine: &Quarantine,
+    wish: &Wish,
     steps: &Steps,
-) -> Result<(), RestoreError> {
-    let unreadable = |source| RestoreError::Unreadable { path: backup.to_owned(), source };
-    copy(backup, &quarantine.incoming(), steps).map_err(unreadable)
+) -> Result<Verified, RestoreError> {
+    let scratch = quarantine.unpacked();
+    let unwritable = |source| RestoreError::Unwritable { path: scratch.clone(), source };
+    fs::create_dir(&scratch).map_err(unwritable)?;
+    let options = verify::Options {
+        unpack: unpack::Options {
+            scratch: Some(scratch.clone()),
+            only: wish.only.clone(),
+            stores: vec![wish.store.clone()],
+            copy: true,
+            ..unpack::Options::default()
+        },
+        ..verify::Options::default()
+    };
+    let opened =
+        unpack::open(backup, &options.unpack, steps).map_err(|error| told(error, backup))?;
+    let verified = verify::look(backup, &opened, &options, steps, clock::now());
+    if steps.stopped() {
+        return Err(RestoreError::Stopped);
+    }
+    let losses = || verified.losses.iter().map(ToString::to_string).collect();
+    let backup = backup.to_owned();
+    match verified.restores {
+        Restores::Whole => {}
+        Restores::WithLosses if wish.accept_loss => {}
+        Restores::WithLosses => return Err(RestoreError::Losses { backup, losses: losses() }),
+        Restores::Not => return Err(RestoreError::NotRestorable { backup, losses: losses() }),
+        Restores::Unknown => return Err(RestoreError::Unproven { backup, why: losses() }),
+    }
+    opened.into(&quarantine.incoming()).map_err(unwritable)?;
+    only_chromas(&quarantine.incoming()).map_err(unwritable)?;
+    fs::remove_dir_all(&scratch).map_err(unwritable)?;
+    Ok(verified)
 }
 
-/// Copies a directory: regular files only, and none through a link.
-fn copy(from: &Path, to: &Path, steps: &Steps) -> io::Result<()> {
-    let files = files(from)?;
-    let bytes = files.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
-    steps.begin("copying", Some(bytes));
-    for (name, bytes) in files {
-        if steps.stopped() {
-            return Err(io::Error::other("stopped"));
+/// What keeps a backup from being unpacked.
+fn told(error: UnpackError, backup: &Path) -> RestoreError {
+    let words = error.chain();
+    let restores = error.restores();
+    let backup = backup.to_owned();
+    match error {
+        UnpackError::Unreadable { path, source } => RestoreError::Unreadable { path, source },
+        UnpackError::Scratch { path, source } => RestoreError::Unwritable { path, source },
+        UnpackError::NoRoom { place, needs, room } => {
+            RestoreError::NoRoom { path: place, free: room, needed: needs }
         }
-        let target = to.join(&name);
-        if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder)?;
+        UnpackError::Several(_) => RestoreError::Senseless {
+            what: words,
+            help: "say which with --path; `chroma_exporter verify` lists them too",
+        },
+        UnpackError::InUse(_) => RestoreError::Senseless {
+            what: words,
+            help: "make a backup of it with `chroma_exporter backup`, and restore that",
+        },
+        UnpackError::Stopped => RestoreError::Stopped,
+        _ if restores == Restores::Not => {
+            RestoreError::NotRestorable { backup, losses: vec![words] }
         }
-        let flags = i32::try_from(OFlags::NOFOLLOW.bits()).map_err(io::Error::other)?;
-        let mut source =
-            fs::OpenOptions::new().read(true).custom_flags(flags).open(from.join(&name))?;
-        let mut target = fs::File::create_new(&target)?;
-        // Shares blocks where the filesystem can.
-        io::copy(&mut source, &mut target)?;
-        steps.add(bytes);
+        _ => RestoreError::Unproven { backup, why: vec![words] },
+    }
+}
+
+/// A manifest, and whatever else is of the backup and not of the store, does not go into the store.
+fn only_chromas(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let of_chroma = name
+            .to_str()
+            .is_some_and(|name| is_database(name) || parse_uuid(name.as_bytes()).is_some());
+        if of_chroma {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }

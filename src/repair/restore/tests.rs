@@ -34,14 +34,13 @@ impl Stand {
         let (store, backup) = (root.join("chroma"), root.join("chroma.backup"));
         copy_tree(&fixture("chroma-1.5.9"), &store);
         copy_tree(&fixture("chroma-1.5.9-deleted"), &backup);
-        let wish = Wish { store, accept_loss: false, told: false, dry: false };
+        let wish = Wish { store, accept_loss: false, told: false, dry: false, only: None };
         let processes = ProcessTable::new("/proc".into());
         Self { _scratch: scratch, backup, wish, processes }
     }
 
     /// Until nobody whom another test starts has inherited the database.
     fn settled<T: std::fmt::Debug>(
-        &self,
         mut act: impl FnMut() -> Result<T, RestoreError>,
     ) -> Result<T, RestoreError> {
         wait_for("nobody to hold the store", SOON, || match act() {
@@ -56,13 +55,13 @@ impl Stand {
     }
 
     fn restore(&self) -> Result<Report, RestoreError> {
-        self.settled(|| {
+        Self::settled(|| {
             restore(&self.backup, &self.wish, &self.processes, &Steps::default(), clock::now())
         })
     }
 
     fn undo(&self) -> Result<Report, RestoreError> {
-        self.settled(|| undo(&self.wish, &self.processes, clock::now()))
+        Self::settled(|| undo(&self.wish, &self.processes, clock::now()))
     }
 
     /// What is in the store, byte for byte.
@@ -89,7 +88,7 @@ fn a_backup_goes_in_and_the_old_content_comes_back() {
     let stand = Stand::new();
     let before = stand.content();
     let dry = Wish { dry: true, ..stand.wish.clone() };
-    let told = stand.settled(|| {
+    let told = Stand::settled(|| {
         restore(&stand.backup, &dry, &stand.processes, &Steps::default(), clock::now())
     });
     assert_eq!(told.unwrap().outcome, Outcome::WouldRestore);
@@ -103,7 +102,7 @@ fn a_backup_goes_in_and_the_old_content_comes_back() {
     let kept = report.quarantine.unwrap();
     assert_eq!(content(&kept.join("old")), before);
 
-    let dry = stand.settled(|| {
+    let dry = Stand::settled(|| {
         undo(&Wish { dry: true, ..stand.wish.clone() }, &stand.processes, clock::now())
     });
     assert_eq!(dry.unwrap().outcome, Outcome::WouldUndo);
