@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Ended,
     bar::{self, Manner},
-    to_stdout,
+    interrupt, to_stdout,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -88,11 +88,12 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     };
     let now = clock::now();
     let manner = Manner::of(options.progress, options.output == Output::Text);
+    let steps = Steps::default();
+    interrupt::stops(&steps);
     let verified: Vec<Verified> = options
         .backups
         .iter()
         .map(|backup| {
-            let steps = Steps::default();
             let about = human::plain(&backup.display().to_string());
             bar::steps(manner, &about, &steps, || verify::run(backup, &how, &steps, now))
         })

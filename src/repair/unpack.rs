@@ -191,6 +191,10 @@ impl Cannot {
             _ if ["memory", "window", "dictionary"].iter().any(|word| text.contains(word)) => {
                 Self::Memory(error).into()
             }
+            kind if kind == io::ErrorKind::UnexpectedEof || text.contains("incomplete") => {
+                let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "it is cut off");
+                Self::Damaged(cut).into()
+            }
             _ => Self::Damaged(error).into(),
         }
     }
@@ -242,8 +246,10 @@ fn archive(
     steps: &Steps,
 ) -> Result<Opened, UnpackError> {
     let unreadable = |source| UnpackError::Unreadable { path: path.to_owned(), source };
-    if options.stores.iter().any(|store| path.parent() == Some(store)) {
-        return Err(UnpackError::InUse(path.to_owned()));
+    if let Some(parent) = path.parent().filter(|_| path.ends_with(DATABASE_FILE))
+        && (options.stores.iter().any(|store| store == parent) || is_held(parent))
+    {
+        return Err(UnpackError::InUse(parent.to_owned()));
     }
     let mut file = open_bytes(path).map_err(unreadable)?;
     let mut head = [0; BLOCK_LEN];
@@ -283,7 +289,7 @@ fn archive(
     damage.append(&mut sink.damage);
     if sink.hostile > 0 {
         damage.push(format!(
-            "{} names in it lead out of the archive, which no backup tool writes; they were left out",
+            "names in it lead out of the archive, which no backup tool writes ({} of them): they were left out",
             sink.hostile
         ));
     }

@@ -23,7 +23,7 @@ use chroma_exporter::{
         hnsw::{HEADER_LEN, Header, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
         journal::{self, JournalHeader, Start},
         log::Scanner,
-        pickle, proc, python,
+        parts, pickle, proc, python,
         queue::Row,
         record::{Fields, Value},
         schema::{self, Applied, Dir, Family, Schema},
@@ -347,6 +347,13 @@ fn read_archives(bytes: &[u8]) {
     seen(archive::ends_xz(bytes, |part| part.iter().fold(0, |sum, byte| sum ^ u32::from(*byte))));
     seen((archive::ends_bzip2(bytes), zip::end(bytes), zip::end_of_zip64(bytes)));
     assert!(zip::entries(bytes).count() <= bytes.len());
+    if let Some(head) = bytes.first_chunk::<{ zip::FILE_LEN }>() {
+        seen((zip::file_lengths(head), zip::file(head, bytes, bytes)));
+    }
+    seen(bytes.first_chunk::<{ zip::LOCAL_LEN }>().and_then(zip::content_at));
+    if let parts::Named::Of(place) = parts::Named::parse(bytes) {
+        assert!(!place.path.contains("..") && !place.path.starts_with('/'));
+    }
     seen(archive::ZstdFrame::parse(bytes));
     if let Some(block) = bytes.first_chunk::<3>() {
         seen(archive::zstd_block(*block));

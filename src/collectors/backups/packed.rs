@@ -2,15 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufReader, Read},
 };
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
-use crate::format::archive::{Kind, ZstdFrame};
+use crate::format::archive::Kind;
 
 /// Where blocks come from.
 pub(super) trait Blocks {
@@ -43,7 +42,7 @@ impl<'a> Unpacked<'a> {
             Kind::Gzip => Box::new(MultiGzDecoder::new(packed)),
             Kind::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
             Kind::Xz => Box::new(XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
-            Kind::Zstd => Box::new(Zstd { frame: None, packed: Some(packed) }),
+            Kind::Zstd => Box::new(zstd(packed).ok()?),
             Kind::Tar | Kind::Zip | Kind::Sqlite => return None,
         };
         let scratch = vec![0; SCRATCH_BYTES];
@@ -107,40 +106,11 @@ impl Blocks for Unpacked<'_> {
     }
 }
 
-/// Frame after frame of zstd; the decoder knows one.
-struct Zstd<R: BufRead> {
-    frame: Option<StreamingDecoder<R, FrameDecoder>>,
-    /// Between two frames, and once all is read.
-    packed: Option<R>,
-}
-
-impl<R: BufRead> Read for Zstd<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if let Some(frame) = &mut self.frame {
-                let read = frame.read(buffer)?;
-                if read > 0 {
-                    return Ok(read);
-                }
-                self.packed = self.frame.take().map(StreamingDecoder::into_inner);
-            }
-            let Some(mut packed) = self.packed.take() else { return Ok(0) };
-            let ahead = packed.fill_buf()?;
-            if ahead.is_empty() {
-                self.packed = Some(packed);
-                return Ok(0);
-            }
-            // A frame to be stepped over; its header is never cut by the buffer in a way that matters: it would be told as
-            // one that cannot be unpacked.
-            if let Some(ZstdFrame::Skippable(bytes)) = ZstdFrame::parse(ahead) {
-                io::copy(&mut (&mut packed).take(bytes), &mut io::sink())?;
-                self.packed = Some(packed);
-                continue;
-            }
-            let frame = StreamingDecoder::new(packed).map_err(io::Error::other)?;
-            self.frame = Some(frame);
-        }
-    }
+/// Frame after frame, those that are to be stepped over included.
+fn zstd<'a>(packed: BufReader<&'a File>) -> io::Result<impl Read + 'a> {
+    let mut zstd = zstd::stream::read::Decoder::with_buffer(packed)?;
+    zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(zstd)
 }
 
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -148,3 +118,5 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const LAST_BYTES: usize = 64;
 /// `xz -9` takes 65 MB; a header may ask for 4 GB.
 const XZ_MEMORY_KIB_MAX: u32 = 128 * 1024;
+/// 128 MiB: what `zstd --long` takes.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;

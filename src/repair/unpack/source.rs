@@ -91,16 +91,19 @@ impl Unpacked {
         thread::Builder::new().name("unpack".to_owned()).spawn(move || {
             loop {
                 let mut piece = vec![0; PIECE];
-                let read = match fill(&mut inner, &mut piece) {
-                    Ok(read) => read,
-                    Err(error) => {
-                        drop(send.send(Err(error)));
-                        return;
-                    }
-                };
+                let (read, failed) = fill_until(&mut inner, &mut piece);
                 piece.truncate(read);
-                // Nobody listens any more when it is not wanted.
-                if stopped.stopped() || send.send(Ok(piece)).is_err() || read == 0 {
+                // Nobody listens any more when it is not wanted. What came out before an error is there.
+                if stopped.stopped()
+                    || (read > 0 || failed.is_none()) && send.send(Ok(piece)).is_err()
+                {
+                    return;
+                }
+                if let Some(error) = failed {
+                    drop(send.send(Err(error)));
+                    return;
+                }
+                if read == 0 {
                     return;
                 }
             }
@@ -174,16 +177,24 @@ impl Read for Counted {
 
 /// Reads until the buffer is full or the end is there.
 pub(super) fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    match fill_until(from, buffer) {
+        (filled, None) => Ok(filled),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+/// The same, with what was read before an error.
+fn fill_until(from: &mut impl Read, buffer: &mut [u8]) -> (usize, Option<io::Error>) {
     let mut filled = 0;
     while filled < buffer.len() {
         match from.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return (filled, Some(error)),
         }
     }
-    Ok(filled)
+    (filled, None)
 }
 
 /// Errs when the job is not wanted any more.
