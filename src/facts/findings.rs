@@ -1,4 +1,4 @@
-//! Findings: what is wrong with one store, with its evidence. What is known of each kind stands in [`catalogue`].
+//! Findings: what is wrong with one store, with its evidence. What is known of each kind stands in `catalogue`.
 
 mod catalogue;
 pub(crate) mod conflicts;

@@ -311,7 +311,7 @@ impl ProcessTable {
         }
     }
 
-    /// The command line of a process, at most [`COMMAND_CHARS_MAX`] characters of it; `None` when it has none, or may not be read.
+    /// The command line of a process, at most `COMMAND_CHARS_MAX` characters of it; `None` when it has none, or may not be read.
     #[must_use]
     pub fn command(&self, pid: u32) -> Option<String> {
         let text = walk::read(&self.shared.procfs, pid, "cmdline").ok()?;

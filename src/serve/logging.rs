@@ -144,7 +144,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     error!(thread = thread.name(), at, panic = panic_text(panic.payload()), backtrace, "Panicked.");
 }
 
-/// What a panic said, cut at [`PANIC_CHARS_MAX`]: it may quote what was being read.
+/// What a panic said, cut at `PANIC_CHARS_MAX`: it may quote what was being read.
 #[must_use]
 pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();

@@ -82,6 +82,7 @@ macro_rules! catalogue {
     })*) => {
         /// A code of the catalogue.
         #[expect(clippy::doc_markdown, reason = "the causes are shown to people as they stand")]
+        #[allow(rustdoc::broken_intra_doc_links, reason = "a cause may quote brackets, which are no links")]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $($(#[doc = $cause] $variant,)*)* }
 
