@@ -139,13 +139,16 @@ fn text(verified: &Verified, now: Timestamp) -> String {
     if let Some(form) = verified.form {
         about.push(format!("{form} with {}", human::bytes(verified.bytes)));
     }
-    about.extend(verified.opened_by.as_ref().map(|by| format!("opened by Chroma {by}")));
+    about.extend(verified.opened_by.as_ref().map(|by| format!("opened by {by}")));
     if !about.is_empty() {
         lines.push(format!("  {}", about.join("; ")));
     }
     if !verified.collections.is_empty() {
         lines.push(String::new());
         lines.extend(table(verified));
+    } else if verified.restores == Restores::Whole {
+        // That of a store over which an empty one was started looks like this.
+        lines.push("  No collection is in it.".to_owned());
     }
     if !verified.losses.is_empty() {
         lines.push(String::new());
@@ -248,7 +251,7 @@ mod tests {
             moment: Some(Timestamp::from_secs(1_796_004_000)),
             bytes: 12_000_000,
             collections: vec![collection("articles", 41_233, 41_233), collection("notes", 50, 38)],
-            opened_by: Some("1.5.0 to 1.5.9".to_owned()),
+            opened_by: Some("chromadb 1.5.0 to 1.5.9".to_owned()),
             losses: vec![Loss {
                 collection: Some("notes".to_owned()),
                 words: "12 of 50 records have no vector".to_owned(),
@@ -268,7 +271,7 @@ mod tests {
         assert_eq!(
             text(&verified(), now),
             "/backup/chroma.tar.zst: restores with losses\n  \
-             of 2026-11-30 02:00 UTC, 3 h old; zstd with 12.0 MB; opened by Chroma 1.5.0 to 1.5.9\n\n  \
+             of 2026-11-30 02:00 UTC, 3 h old; zstd with 12.0 MB; opened by chromadb 1.5.0 to 1.5.9\n\n  \
              collection  records  documents  vectors\n  \
              articles     41,233     41,233   41,233\n  \
              notes            50         50       38\n  \

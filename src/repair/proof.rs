@@ -258,9 +258,14 @@ fn judge(
         let collection = parse_uuid(finding.subject.as_bytes())
             .and_then(|segment| segments.get(&segment))
             .and_then(|id| name_of(id));
-        let loss = |words: &str| Loss {
-            collection: collection.map(|collection| collection.name.clone()),
-            words: format!("{words} ({})", finding.evidence),
+        let loss = |words: &str| {
+            let name = collection.map(|collection| collection.name.clone());
+            // The loss says of which collection it is.
+            let before = name.as_ref().map(|name| format!("collection {name}: "));
+            let evidence = finding.evidence.as_str();
+            let told = before.and_then(|before| evidence.strip_prefix(before.as_str()));
+            let words = format!("{words} ({})", told.unwrap_or(evidence));
+            Loss { collection: name, words }
         };
         // What the evidence made harmless: all vectors of a folder that is gone may still be in the queue.
         let harmless = finding.severity == Severity::Info;

@@ -30,4 +30,5 @@ mod rules;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod verify;
 mod view;

@@ -336,4 +336,7 @@ fn the_command_answers_with_its_exit_code_and_says_why() {
     assert_eq!(document["backups"][0]["collections"][0]["tenant"], "default_tenant");
     assert_eq!(document["backups"][0]["proof"]["checks"]["full"], "ok");
     assert_eq!(answer(&[], &[]).0, 64);
+    let empty = fixture("chroma-1.5.9-empty", scratch.path());
+    let (code, text) = answer(&[&empty], &[]);
+    assert!(code == 0 && text.contains("No collection is in it."), "{text}");
 }
