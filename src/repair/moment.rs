@@ -248,10 +248,11 @@ impl Copying<'_> {
             progress: &progress,
         };
         let (database, steps) = (&self.context.database, self.manner.steps);
-        let mut cost = Cost::default();
+        let (mut cost, held) = (Cost::default(), self.is_held());
         let taken = followed(&progress, steps, || {
             match view::take_telling(database, &options, &mut cost) {
-                Err(ViewError::Query(QueryError::Wal | QueryError::NoLocks(_))) => {
+                // Without SQLite's locks nobody knows what a holder is about to write.
+                Err(ViewError::Query(QueryError::Wal | QueryError::NoLocks(_))) if !held => {
                     view::take_still(database, &options)
                 }
                 other => other,
