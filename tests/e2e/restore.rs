@@ -513,18 +513,29 @@ fn a_disk_that_refuses_a_call_leaves_the_old_or_the_new() {
     let lab = Lab::new("volume");
     fs::remove_dir_all(&lab.store).unwrap();
     let _volume = Tmpfs::mount(&lab.store, "64m");
-    for (call, at) in CALLS.into_iter().flat_map(|call| (1..14).map(move |at| (call, at))) {
-        lab.refill();
-        let error = if at % 2 == 0 { "ENOSPC" } else { "EIO" };
-        let out =
-            injected(&lab, call, &format!("error={error}"), at, &[lab.backup.to_str().unwrap()]);
-        let what = format!("{error} at {call} {at}: {}", String::from_utf8_lossy(&out.stderr));
-        match lab.must_be_whole(&what) {
-            "gate" => panic!("{what}"),
-            "new" if out.status.code() == Some(0) => {}
-            _ => assert_eq!(out.status.code(), Some(2), "{what}"),
+    let mut refused = 0;
+    for call in CALLS {
+        let mut fine = 0;
+        for at in 1.. {
+            lab.refill();
+            let error = if at % 2 == 0 { "error=ENOSPC" } else { "error=EIO" };
+            let out = injected(&lab, call, error, at, &[lab.backup.to_str().unwrap()]);
+            let what = format!("{error} at {call} {at}: {}", String::from_utf8_lossy(&out.stderr));
+            match lab.must_be_whole(&what) {
+                "gate" => panic!("{what}"),
+                "new" if out.status.code() == Some(0) => fine += 1,
+                _ => {
+                    assert_eq!(out.status.code(), Some(2), "{what}");
+                    (fine, refused) = (0, refused + 1);
+                }
+            }
+            drop(lab.resume());
+            assert_ne!(lab.must_be_whole(&what), "gate");
+            // There are no more calls of this kind; one whose failure does not matter is not taken for that.
+            if fine == 2 {
+                break;
+            }
         }
-        drop(lab.resume());
-        assert_ne!(lab.must_be_whole(&what), "gate");
     }
+    assert!(refused > 15, "only {refused} refused");
 }
