@@ -2,7 +2,9 @@
 //! people call a backup, and putting one in place. Each is a pure plan first, and then its execution on a copy. The store itself is
 //! touched by the exchange at the end of a restore, and by nothing else.
 
+mod attributes;
 pub mod backup;
+mod hands;
 pub mod holders;
 pub mod moment;
 pub mod proof;

@@ -12,6 +12,7 @@ use std::{
     path::Path,
 };
 
+use chroma_format::uuid::parse_uuid;
 use rustix::{
     fs::{Gid, Mode, OFlags, Uid, XattrFlags},
     io::Errno,
@@ -121,7 +122,9 @@ pub(super) fn adopt(old: Option<&Path>, above: &Path, new: &Path) -> io::Result<
         }
         for entry in fs::read_dir(old)? {
             let entry = entry?;
-            if entry.file_type()?.is_dir() && super::is_segment(&entry.file_name()) {
+            if entry.file_type()?.is_dir()
+                && parse_uuid(entry.file_name().as_encoded_bytes()).is_some()
+            {
                 return Attributes::of(&entry.path()).map(Some);
             }
         }

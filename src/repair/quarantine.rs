@@ -15,7 +15,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
@@ -26,7 +26,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::swap::{Lock, hands::Hands};
+use super::hands::Hands;
 use crate::{clock::Timestamp, format::manifest::rfc3339};
 
 /// What is written in `restore.json`.
@@ -158,7 +158,7 @@ pub struct Quarantine {
     pub(super) inside: bool,
     pub(super) record: Record,
     /// As long as this run works in it.
-    pub(super) lock: Lock,
+    pub(super) lock: Option<File>,
 }
 
 impl Quarantine {

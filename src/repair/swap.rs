@@ -9,23 +9,21 @@
 //!
 //! `docs/design/restore.md` has the order of the steps and what was refused.
 
-mod attributes;
 mod exchange;
 mod files;
-pub(crate) mod hands;
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Component, Path, PathBuf},
 };
 
 use chroma_format::uuid::parse_uuid;
 use rustix::io::Errno;
 
-use self::hands::{Dir, Hands};
 use super::{
+    attributes,
+    hands::{self, Dir, Hands},
     holders::{self, Free, Holds},
     quarantine::{self, Came, Mark, Place, Quarantine, State, Way},
 };
@@ -676,9 +674,6 @@ struct SomebodyCame;
 fn alone(free: &Free) -> io::Result<()> {
     if free.stands() { Ok(()) } else { Err(io::Error::other(SomebodyCame)) }
 }
-
-/// The lock of a folder that is being worked in.
-pub(super) type Lock = Option<File>;
 
 #[cfg(test)]
 mod tests;
