@@ -211,11 +211,11 @@ fn who_is_told_to_stop_leaves_the_queue() {
 /// Threads of this program that have this name.
 fn threads(name: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let named = |task: std::io::Result<std::fs::DirEntry>| {
-        let said = std::fs::read_to_string(task.unwrap().path().join("comm"));
-        said.is_ok_and(|said| said.trim() == name)
-    };
-    tasks.filter(|task| task.is_ok()).map(named).filter(|is| *is).count()
+    let names = tasks.filter_map(|task| {
+        // It may have ended meanwhile.
+        std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+    });
+    names.filter(|is| is.trim() == name).count()
 }
 
 fn wanted<'a>(
