@@ -27,4 +27,5 @@ mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod verify;
+mod verify_hostile;
 mod web_config;
