@@ -5,26 +5,9 @@ use std::collections::BTreeSet;
 
 use jiff::{civil::Date, tz::TimeZone};
 
+pub use crate::config::Keep;
+
 use crate::clock::Timestamp;
-
-/// How many are kept, by each of four rules; a backup that one of them keeps stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// The newest ones.
-    pub last: usize,
-    /// The newest of a day (UTC), for so many days that have one.
-    pub daily: usize,
-    /// The newest of a week that begins on a Monday, for so many weeks that have one.
-    pub weekly: usize,
-    /// The newest of a month, for so many months that have one.
-    pub monthly: usize,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self { last: 3, daily: 0, weekly: 0, monthly: 0 }
-    }
-}
 
 /// A backup in the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,32 +2,15 @@
 
 use jiff::{civil::DateTime, tz::TimeZone};
 
+pub use crate::config::Form;
+
 use crate::clock::Timestamp;
 
-/// In which form a backup is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Form {
-    /// One file, a packed tar.
-    Archive,
-    /// A directory that Chroma could open.
-    Directory,
-}
-
-impl Form {
-    /// The word of the command line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Archive => "archive",
-            Self::Directory => "directory",
-        }
-    }
-
-    const fn suffix(self) -> &'static str {
-        match self {
-            Self::Archive => ".tar.zst",
-            Self::Directory => "",
-        }
+/// How the name of a backup of this form ends.
+const fn suffix(form: Form) -> &'static str {
+    match form {
+        Form::Archive => ".tar.zst",
+        Form::Directory => "",
     }
 }
 
@@ -37,7 +20,7 @@ pub fn name_of(directory: &str, moment: Timestamp, form: Form) -> String {
     // Years that do not have four digits are no moments of a backup.
     let at = jiff::Timestamp::from_second(moment.as_secs()).unwrap_or_default();
     let at = at.to_zoned(TimeZone::UTC).strftime("%Y%m%d_%H%M%S").to_string();
-    format!("{directory}{MIDDLE}{at}{}", form.suffix())
+    format!("{directory}{MIDDLE}{at}{}", suffix(form))
 }
 
 /// The moment and the form of a backup of `directory` with this name; `None` for any other name.
@@ -45,7 +28,7 @@ pub fn name_of(directory: &str, moment: Timestamp, form: Form) -> String {
 pub fn parse(name: &str, directory: &str) -> Option<(Timestamp, Form)> {
     let rest = name.strip_prefix(directory)?.strip_prefix(MIDDLE)?;
     let (stamp, suffix) = rest.split_at_checked(STAMP_LEN)?;
-    let form = [Form::Archive, Form::Directory].into_iter().find(|form| form.suffix() == suffix)?;
+    let form = Form::ALL.into_iter().find(|form| self::suffix(*form) == suffix)?;
     let digits =
         |(at, byte): (usize, u8)| if at == 8 { byte == b'_' } else { byte.is_ascii_digit() };
     if !stamp.bytes().enumerate().all(digits) {
