@@ -11,8 +11,11 @@ mod entry;
 mod expand;
 mod holds;
 mod inspect;
+pub mod ledger;
 mod log;
 mod packed;
+mod proven;
+mod stated;
 mod vectors;
 
 use std::{
@@ -26,11 +29,12 @@ use std::{
 
 use self::{
     entry::{
-        Backup, Entry, Fault, NAME_SLACK, Reason, Stamp, beside_a_backup, is_absence, name_date,
-        name_of,
+        Backup, Complete, Entry, Fault, NAME_SLACK, Reason, Stamp, beside_a_backup, is_absence,
+        name_date, name_of,
     },
     expand::{Glob, Look},
     inspect::{Content, Effort, UNPACK_MAX},
+    ledger::{Ledger, Newest},
     log::Log,
     vectors::Vectors,
 };
@@ -40,6 +44,7 @@ use crate::{
     config::{CollectorName, Config, Store},
     facts::wake::Wake,
     findings::{Code, Finding, Severity},
+    format::manifest::Restores,
     human,
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, device::Device},
@@ -69,15 +74,33 @@ static SAME_FILESYSTEM: Desc = Desc::gauge(
     "Whether the newest complete backup lies on the filesystem of the store, cached.",
 );
 
-pub(super) static DESCS: [&Desc; 6] = [&NEWEST, &AGE, &SIZE, &COUNT, &INCOMPLETE, &SAME_FILESYSTEM];
+pub(super) static DESCS: [&Desc; 15] = [
+    &NEWEST,
+    &AGE,
+    &SIZE,
+    &COUNT,
+    &INCOMPLETE,
+    &SAME_FILESYSTEM,
+    &proven::PROVEN,
+    &proven::PROVEN_COUNT,
+    &proven::PROVEN_RECORDS,
+    &proven::PROOF,
+    &proven::PROOF_SECONDS,
+    &proven::JOB_SUCCESS,
+    &proven::JOB_TIME,
+    &proven::JOB_SECONDS,
+    &proven::AFTER_EXIT,
+];
 
-static CODES: [Code; 6] = [
+static CODES: [Code; 8] = [
     Code::BackupMissing,
     Code::BackupStale,
     Code::BackupInvalid,
     Code::BackupIncomplete,
     Code::BackupShrunk,
     Code::BackupSameDisk,
+    Code::BackupUnverified,
+    Code::BackupFailed,
 ];
 
 /// What the last look saw of an entry, so that one that has not changed is not read again.
@@ -97,6 +120,10 @@ pub struct Backups {
     seen: BTreeMap<PathBuf, Seen>,
     vectors: Vectors,
     log: Log,
+    /// What this program did with backups of the store.
+    ledger: Ledger,
+    /// The newest complete backup at the last look.
+    newest: Option<Newest>,
     /// The directory and database of the store itself, as (device, inode), when last known.
     own: Vec<(u64, u64)>,
 }
@@ -105,13 +132,9 @@ impl Backups {
     /// Looks at nothing yet.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        let globs: Vec<_> = context
-            .store
-            .backups
-            .globs
-            .iter()
-            .map(|pattern| Glob::new(pattern).map_err(Arc::new))
-            .collect();
+        let own = own_pattern(&context.store, &context.config.rootfs);
+        let patterns = context.store.backups.globs.iter().chain(&own);
+        let globs: Vec<_> = patterns.map(|pattern| Glob::new(pattern).map_err(Arc::new)).collect();
         let roots = globs.iter().flatten().map(|glob| glob.root().to_owned());
         let devices = roots.map(|root| (root.clone(), Device::new(root))).collect();
         Self {
@@ -121,6 +144,8 @@ impl Backups {
             seen: BTreeMap::new(),
             vectors: Vectors::default(),
             log: Log::default(),
+            ledger: Ledger::default(),
+            newest: None,
             own: Vec::new(),
         }
     }
@@ -193,13 +218,20 @@ impl Backups {
 
     /// One whose bytes are whole may still lack the vectors, or rows that are in a log.
     fn complete(&self, backup: Backup<Content>) -> Backup {
-        let Backup { path, directory, taken, complete_by, device, state } = backup;
+        let Backup { path, stamp, directory, taken, complete_by, device, state } = backup;
         let state = state.and_then(|content| {
             let lacks = self.vectors.lacking(complete_by, &content);
             let lacks = lacks.or_else(|| self.log.lacking(complete_by, content.holds.as_ref()));
-            lacks.map_or(Ok(content.bytes), Err)
+            if let Some(fault) = lacks {
+                return Err(fault);
+            }
+            let proof = self.ledger.proof(&path, &stamp).cloned().or(content.stated);
+            match proof.as_ref().filter(|proof| proof.restores == Restores::Not) {
+                Some(proof) => Err(proven::does_not_restore(proof)),
+                None => Ok(Complete { bytes: content.bytes, proof }),
+            }
         });
-        Backup { path, directory, taken, complete_by, device, state }
+        Backup { path, stamp, directory, taken, complete_by, device, state }
     }
 
     /// `None` for what vanished meanwhile, for the store itself, and for another name of what was judged already.
@@ -216,6 +248,7 @@ impl Backups {
             Err(error) => {
                 return Some(Backup {
                     path: path.into(),
+                    stamp: Stamp::default(),
                     directory: false,
                     taken: name_date(path).unwrap_or(turn.now),
                     complete_by: turn.now,
@@ -239,7 +272,8 @@ impl Backups {
         let state = self.state(path, &entry, taken, turn, unpack_bytes);
         let (directory, device) = (entry.meta.is_dir(), entry.meta.dev());
         let complete_by = entry.complete_by();
-        Some(Backup { path: path.into(), directory, taken, complete_by, device, state })
+        let stamp = entry.stamp();
+        Some(Backup { path: path.into(), stamp, directory, taken, complete_by, device, state })
     }
 
     fn state(
@@ -351,6 +385,7 @@ impl Backups {
             );
             findings.push(Finding::new(Code::BackupShrunk, name_of(&newest.path), evidence));
         }
+        findings.extend(self.unverified(backups, newest, now));
         if store_device == Some(newest.device) {
             let evidence = format!("{} lies on the filesystem of the store", newest.path.display());
             findings.push(Finding::new(Code::BackupSameDisk, "", evidence));
@@ -360,6 +395,20 @@ impl Backups {
 }
 
 impl Backups {
+    /// Writes down which is the newest, for the drill.
+    fn note_newest(&mut self, backups: &[Backup], now: Timestamp) {
+        let (state, subject) = (&self.context.host.state, self.context.store.subject());
+        if self.newest.is_none() {
+            self.newest = Newest::load(state, &subject);
+        }
+        let Some(newest) = newest_complete(backups) else { return };
+        let next = Newest::next(self.newest.as_ref(), &newest.path, newest.stamp, now);
+        if self.newest.as_ref() != Some(&next) {
+            next.save(state, &subject);
+            self.newest = Some(next);
+        }
+    }
+
     /// See [`super::at_rest`].
     pub(super) fn at_rest(Config { collect, .. }: &Config, _: &Store) -> Pace {
         Pace {
@@ -381,7 +430,7 @@ impl Collector for Backups {
     }
 
     fn codes(&self) -> &'static [Code] {
-        if self.context.store.backups.globs.is_empty() { &[] } else { &CODES }
+        if self.globs.is_empty() { &[] } else { &CODES }
     }
 
     fn pace(&self) -> Pace {
@@ -404,7 +453,9 @@ impl Collector for Backups {
                 directory.into_iter().chain(id(&self.context.database.real_path())).collect();
             store_device = directory.map(|(device, _)| device);
         }
+        self.ledger = Ledger::load(&self.context.host.state, &self.context.store.subject());
         let backups = self.look(turn, &mut out.problems);
+        self.note_newest(&backups, turn.now);
         if turn.stopped() {
             let deadline = self.context.config.collect.deadline;
             out.problems.push(CollectError::Overdue { deadline });
@@ -412,7 +463,13 @@ impl Collector for Backups {
         let blind = !out.problems.is_empty();
         out.samples = samples(&backups, blind, turn.now, store_device);
         out.problems.extend(problems(&backups));
+        out.samples.extend(self.done(&backups, blind));
         (out.findings, out.judged) = self.findings(&backups, blind, turn.now, store_device);
+        // That is written down, whatever can be seen of the backups.
+        out.findings.extend(self.failed());
+        if !out.judged.contains(&Code::BackupFailed) {
+            out.judged.push(Code::BackupFailed);
+        }
         out
     }
 }
@@ -429,7 +486,7 @@ fn samples(
     if let Some(newest) = newest {
         out.push(NEWEST.sample(newest.taken.as_secs_f64()));
         out.push(AGE.sample(now.since(newest.taken).as_secs_f64()));
-        out.extend(newest.state.as_ref().ok().map(|size| SIZE.sample(*size as f64)));
+        out.extend(newest.state.as_ref().ok().map(|whole| SIZE.sample(whole.bytes as f64)));
         let same = store_device.map(|device| f64::from(u8::from(device == newest.device)));
         out.extend(same.map(|same| SAME_FILESYSTEM.sample(same)));
     }
@@ -476,15 +533,24 @@ fn hides_the_newest(backups: &[Backup]) -> bool {
 
 /// The newest size and the usual one, when the newest has less than half of it. Archives are held against archives.
 fn shrunk(backups: &[Backup], newest: &Backup) -> Option<(u64, u64)> {
-    let size = *newest.state.as_ref().ok()?;
+    let size = newest.state.as_ref().ok()?.bytes;
     let mut before: Vec<u64> = backups
         .iter()
         .filter(|b| b.directory == newest.directory && b.path != newest.path)
-        .filter_map(|b| b.state.as_ref().ok().copied())
+        .filter_map(|b| Some(b.state.as_ref().ok()?.bytes))
         .collect();
     before.sort_unstable();
     let usual = *before.get(before.len() / 2)?;
     (size < usual / 2).then_some((size, usual))
+}
+
+/// The pattern that fits the backups which the exporter makes by itself, and nothing else.
+fn own_pattern(store: &Store, rootfs: &Path) -> Option<String> {
+    let job = store.backup.as_ref()?;
+    let to = rootfs.join(job.to.strip_prefix("/").unwrap_or(&job.to));
+    let name = store.path.file_name()?.to_string_lossy();
+    let escaped = |text: &str| glob::Pattern::escape(text);
+    Some(format!("{}/{}.backup.*", escaped(&to.to_string_lossy()), escaped(&name)))
 }
 
 /// Clocks of two hosts may differ by so much.

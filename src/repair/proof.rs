@@ -460,6 +460,8 @@ const fn meaning(code: Code) -> Meaning {
         | Code::BackupIncomplete
         | Code::BackupShrunk
         | Code::BackupSameDisk
+        | Code::BackupUnverified
+        | Code::BackupFailed
         | Code::ServerUnreachable
         | Code::ServerFailing
         | Code::ServerElsewhere

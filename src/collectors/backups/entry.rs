@@ -8,20 +8,43 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Timestamp, format::backup_name::date_in, store::DATABASE_FILE};
+use super::ledger::Proof;
+use crate::{
+    clock::Timestamp,
+    format::{backup_name::date_in, manifest::Restores},
+    store::DATABASE_FILE,
+};
 
 /// One entry that was judged; of a complete one its bytes are known, or all of its content.
 #[derive(Debug, Clone)]
-pub(super) struct Backup<T = u64> {
+pub(super) struct Backup<T = Complete> {
     pub(super) path: PathBuf,
+    /// See [`Entry::stamp`].
+    pub(super) stamp: Stamp,
     pub(super) directory: bool,
     /// When its data were copied; of one that may not be asked, by its name, or else unknown and as good as now.
     pub(super) taken: Timestamp,
     /// See [`Entry::complete_by`].
     pub(super) complete_by: Timestamp,
     pub(super) device: u64,
-    /// Bytes when it is complete, otherwise why it is not.
+    /// What it is when it is complete, otherwise why it is not.
     pub(super) state: Result<T, Fault>,
+}
+
+/// A backup in which nothing is missing, as far as its structure and names say.
+#[derive(Debug, Clone)]
+pub(super) struct Complete {
+    /// Its size.
+    pub(super) bytes: u64,
+    /// What came of opening it, when that was done.
+    pub(super) proof: Option<Proof>,
+}
+
+impl Complete {
+    /// Whether it was opened, and restores whole.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proof.as_ref().is_some_and(|proof| proof.restores == Restores::Whole)
+    }
 }
 
 /// Why something is not a complete backup, in words too.

@@ -15,6 +15,8 @@ use super::{
     content::{Walked, is_dump, walk_packed, walk_tar, whole_dump},
     entry::{Entry, Fault, Reason, name_of},
     holds::Holds,
+    ledger::Proof,
+    stated,
 };
 use crate::{
     clock::Timestamp,
@@ -47,12 +49,14 @@ pub(super) struct Effort<'a> {
 }
 
 /// What a look into a whole entry gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Content {
     /// Its size.
     pub(super) bytes: u64,
     /// What is in it; `None` when that cannot be told.
     pub(super) holds: Option<Holds>,
+    /// What its manifest says of how it was proven, when it has one.
+    pub(super) stated: Option<Proof>,
 }
 
 /// Looks into a copied directory. Gives its bytes, and when anything in it last changed in any way.
@@ -83,7 +87,10 @@ pub(super) fn directory(
         (Err(error), _) => Err(Fault::unreadable(&error)),
         (Ok(_), Some(errno)) => Err(Fault::unreadable(&errno.into())),
         (Ok(walked), None) if !walked.complete() => Err(too_large()),
-        (Ok(_), None) => database_of(entry).map(|()| Content { bytes, holds: Some(holds) }),
+        (Ok(_), None) => {
+            let stated = stated::in_directory(path);
+            database_of(entry).map(|()| Content { bytes, holds: Some(holds), stated })
+        }
     };
     (content, changed)
 }
@@ -155,7 +162,8 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
         Some(Kind::Zip) => Some(zip(&file, size)?),
         Some(kind) => packed(&file, size, kind, &name, effort)?,
     };
-    Ok(Content { bytes: size, holds })
+    let stated = (is == Some(Kind::Zstd)).then(|| stated::in_archive(&file)).flatten();
+    Ok(Content { bytes: size, holds, stated })
 }
 
 /// Looks at the end of a packed file, and unpacks it when that is not too much; `None` when it was, and the end is right.

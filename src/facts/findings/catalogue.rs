@@ -578,6 +578,16 @@ catalogue! {
         cause: "The newest backup is much smaller than the one before. It may lack most of the data.",
         words: "Open it and compare it with the one before, before the older one is deleted.",
     }
+    BackupUnverified "backup_unverified" Warning {
+        cause: "No backup of this store was opened lately and proven to restore whole. A backup that nobody has opened may be none.",
+        words: "Open the newest one. The exporter does so by itself once a week; its log says why it could not.",
+        command: "chroma_exporter verify {path}",
+    }
+    BackupFailed "backup_failed" Warning {
+        cause: "The last backup that the exporter tried to make by itself failed, or what runs after it did.",
+        words: "Mend what the evidence says, and make one by hand.",
+        command: "chroma_exporter backup --store.path {path} --to DIR",
+    }
     BackupSameDisk "backup_same_disk" Info {
         cause: "The backups are on the same filesystem as the directory that they protect.",
         words: "Copy them to another disk or host.",

@@ -148,7 +148,10 @@ const fn leads_to(code: Code) -> &'static [Code] {
         ServerFailing => &[LogError],
         LogPanic => &[ServerGone],
         ServerGone => &[ServerUnreachable],
-        BackupInvalid | BackupIncomplete => &[BackupMissing, BackupStale, BackupShrunk],
+        BackupInvalid | BackupIncomplete => {
+            &[BackupMissing, BackupStale, BackupShrunk, BackupUnverified]
+        }
+        BackupFailed => &[BackupMissing, BackupStale, BackupUnverified],
         _ => &[],
     }
 }

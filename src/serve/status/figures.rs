@@ -36,7 +36,7 @@ pub(crate) struct Check {
 
 /// Every series of which a figure is made; where one has labels it is the sum. In the document each stands under its name
 /// without `chroma_`.
-pub(crate) const FIGURES: [&str; 22] = [
+pub(crate) const FIGURES: [&str; 26] = [
     "chroma_disk_used_ratio",
     "chroma_disk_avail_bytes",
     "chroma_disk_size_bytes",
@@ -59,6 +59,10 @@ pub(crate) const FIGURES: [&str; 22] = [
     "chroma_backups",
     "chroma_backup_age_seconds",
     "chroma_backup_size_bytes",
+    "chroma_backups_proven",
+    "chroma_backup_proven_timestamp_seconds",
+    "chroma_backup_proven_records",
+    "chroma_backup_last_proof_duration_seconds",
 ];
 
 /// What is told of each check, by its label `check`.

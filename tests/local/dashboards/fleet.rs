@@ -88,6 +88,7 @@ fn stores() -> Panel {
     .now(&by_store("max", "chroma_process_writers{STORE}"))
     .now(&format!("1000 * {}", by_store("max", "chroma_integrity_last_ok_timestamp_seconds{STORE, check=\"full\"}")))
     .now(&format!("1000 * {}", by_store("max", "chroma_backup_last_success_timestamp_seconds{STORE}")))
+    .now(&format!("1000 * {}", by_store("max", "chroma_backup_proven_timestamp_seconds{STORE}")))
     .columns(
         &[
             ("Value #A", "Verdict"),
@@ -102,6 +103,7 @@ fn stores() -> Panel {
             ("Value #H", "Writers"),
             ("Value #I", "Full check well"),
             ("Value #J", "Newest backup"),
+            ("Value #K", "Newest proven backup"),
             ("job", "job"),
         ],
         &["Time"],
@@ -135,7 +137,8 @@ fn stores() -> Panel {
     .nothing("No exporter tells of a store: are job and instance right, and does Prometheus scrape them?")
     .field("Disk full", &[("unit", ago.clone())])
     .field("Full check well", &[("unit", ago.clone())])
-    .field("Newest backup", &[("unit", ago)])
+    .field("Newest backup", &[("unit", ago.clone())])
+    .field("Newest proven backup", &[("unit", ago)])
 }
 
 /// The text takes the colour from this value on.

@@ -318,8 +318,9 @@ fn permissions() -> Vec<Item> {
 fn backups() -> Vec<Item> {
     vec![
         Folded("Backups"),
-        P(Panel::curves("Age of the newest backup", "s", "Age of the newest complete backup. Warning at 26 hours, critical at 50.")
+        P(Panel::curves("Age of the newest backup", "s", "Age of the newest complete backup, and of the newest that was opened and proven to restore. Warning at 26 hours, critical at 50.")
             .ask("time() - chroma_backup_last_success_timestamp_seconds{STORE}", "{{instance}} {{store}}")
+            .ask("time() - chroma_backup_proven_timestamp_seconds{STORE}", "{{instance}} {{store}} proven")
             .marks(&[(93_600.0, "orange"), (180_000.0, "red")])
             .nothing("No backups are watched, or there is none")
             .size(8, 8)),
@@ -329,8 +330,24 @@ fn backups() -> Vec<Item> {
             .size(8, 8)),
         P(Panel::areas("Backups", "none", "Complete ones among the 500 newest, and what stands in their place and is none, by reason.")
             .ask("chroma_backups{STORE}", "{{instance}} {{store}} complete")
+            .ask("chroma_backups_proven{STORE}", "{{instance}} {{store}} proven to restore")
             .ask("chroma_backups_incomplete{STORE} > 0", "{{instance}} {{store}} {{reason}}")
             .nothing("No backups are watched")
+            .size(8, 8)),
+        P(Panel::curves("Records in the newest proven backup", "none", "Records of the store, and of the newest backup that was proven to restore. A gap that stays is data that no backup has.")
+            .ask("chroma_records{STORE}", "{{instance}} {{store}}")
+            .ask("chroma_backup_proven_records{STORE}", "{{instance}} {{store}} in the backup")
+            .size(8, 8)),
+        P(Panel::curves("Last proof of a backup", "s", "Time since a backup was opened last to see whether it restores. The exporter does it once a week.")
+            .ask("time() - chroma_backup_last_proof_timestamp_seconds{STORE}", "{{instance}} {{store}}")
+            .marks(&[(691_200.0, "orange")])
+            .nothing("No backup was opened yet")
+            .size(8, 8)),
+        P(Panel::curves("Backups that the exporter makes", "s", "How long making and proving took, and what opening the newest took. Failed: 1 while the last one failed.")
+            .ask("chroma_backup_job_last_run_duration_seconds{STORE}", "{{instance}} {{store}} made")
+            .ask("chroma_backup_last_proof_duration_seconds{STORE}", "{{instance}} {{store}} opened")
+            .ask("1 - chroma_backup_job_success{STORE}", "{{instance}} {{store}} failed")
+            .nothing("The exporter makes no backups by itself")
             .size(8, 8)),
     ]
 }

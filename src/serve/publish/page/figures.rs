@@ -66,7 +66,7 @@ pub(super) fn render(h: &mut Html, store: &LiveStore, now: Timestamp) {
     disk(h, store, now);
     records(h, store);
     checks(h, store, now);
-    backups(h, store);
+    backups(h, store, now);
     holders(h, f, now);
     if let Some(up) = f.get("chroma_server_up") {
         tile(h, "Server");
@@ -188,7 +188,7 @@ fn checks(h: &mut Html, store: &LiveStore, now: Timestamp) {
     h.raw("</div>\n");
 }
 
-fn backups(h: &mut Html, store: &LiveStore) {
+fn backups(h: &mut Html, store: &LiveStore, now: Timestamp) {
     let f = &store.figures;
     let Some(count) = f.get("chroma_backups") else {
         // Nothing was configured, or it is switched off; a collector that failed says so itself.
@@ -211,7 +211,29 @@ fn backups(h: &mut Html, store: &LiveStore) {
     if let Some(size) = bytes(f, "chroma_backup_size_bytes") {
         h.text(&size).raw(", ");
     }
-    h.text(&human::count(count)).raw(" complete</dd></div>\n");
+    h.text(&human::count(count)).raw(" complete</dd>");
+    proven_backup(h, f, now);
+    h.raw("</div>\n");
+}
+
+/// The newest that was opened and proven to restore: how old, how many records, and how long it takes.
+fn proven_backup(h: &mut Html, f: &Figures, now: Timestamp) {
+    let Some(made) = f.get("chroma_backup_proven_timestamp_seconds").and_then(moment) else {
+        if f.get("chroma_backups_proven") == Some(0.0) {
+            h.raw("<dd class=\"warning\"><b>none was proven to restore</b></dd>");
+        }
+        return;
+    };
+    h.raw("<dd>newest proven: ").text(&ago(made, now));
+    if let Some(records) = f.get("chroma_backup_proven_records") {
+        h.raw(", ");
+        counted(h, records, " record", " records");
+    }
+    if let Some(seconds) = f.get("chroma_backup_last_proof_duration_seconds") {
+        let took = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
+        h.raw(", opened in ").text(&human::span(took));
+    }
+    h.raw("</dd>");
 }
 
 fn holders(h: &mut Html, f: &Figures, now: Timestamp) {
