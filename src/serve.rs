@@ -1,5 +1,6 @@
 //! The shell: loops, sockets, signals, events, and what the page and the document of a running exporter show.
 
+pub(crate) mod backups;
 pub mod discover;
 pub mod fleet;
 pub mod history;

@@ -26,6 +26,7 @@ use crate::{
         processes::{Process, walk},
     },
     scheduler::{self, Board, Workers},
+    serve::backups,
     store::{self, Context, DATABASE_FILE, device::Device},
     watch::Watches,
 };
@@ -46,6 +47,7 @@ pub async fn run(
         board,
         watches: Arc::default(),
         workers: Workers::default(),
+        backups: backups::gate(),
         running: BTreeMap::new(),
         roster: Roster::new(names),
         said_none: false,
@@ -77,6 +79,8 @@ struct Fleet {
     board: Board,
     watches: Arc<Watches>,
     workers: Workers,
+    /// One backup is made or opened at a time.
+    backups: backups::Gate,
     running: BTreeMap<Arc<str>, Running>,
     /// Those that were found by themselves.
     roster: Roster,
@@ -202,6 +206,8 @@ impl Fleet {
         let (context_, workers) = (context.clone(), self.workers.clone());
         let task =
             tokio::spawn(scheduler::run_store(context_, board, watches, workers, stop.clone()));
+        // It ends with the store, and nobody waits for it.
+        drop(tokio::spawn(backups::run(context.clone(), Arc::clone(&self.backups), stop.clone())));
         self.running.insert(Arc::clone(&store.name), Running { context, stop, task });
     }
 

@@ -5,6 +5,7 @@ mod access_truth;
 mod alerts;
 mod arrows;
 mod backup;
+mod backups_served;
 mod cli;
 mod damage_served;
 mod dashboards;

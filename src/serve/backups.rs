@@ -1,0 +1,225 @@
+//! What the exporter does for the backups of a store by itself: it makes them at their time (`stores[].backup`), and once in a
+//! while opens the newest one, whoever made it (`backups.drill`). One store at a time, in turn with other expensive work. What came of
+//! it is written down, and the collector of backups tells it.
+
+mod plan;
+
+use std::{fs, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::plan::{Known, Work, next};
+use crate::{
+    clock::{self, Timestamp},
+    collectors::backups::ledger::{Ledger, Newest, Proof, Run},
+    config::BackupJob,
+    facts::error::chain,
+    format::manifest::Restores,
+    host::turns::{Size, Wanted},
+    repair::{
+        backup::{self, Done, Order, after::After},
+        steps::Steps,
+        unpack,
+        verify::{self, Verified},
+    },
+    store::Context,
+};
+
+/// Held by whoever makes or opens a backup.
+pub(crate) type Gate = Arc<Semaphore>;
+
+/// Nobody holds it yet.
+pub(crate) fn gate() -> Gate {
+    Arc::new(Semaphore::new(1))
+}
+
+/// Makes and opens backups of one store until `stop`. What is under way then ends soon and leaves nothing half done.
+pub(crate) async fn run(context: Context, gate: Gate, stop: CancellationToken) {
+    stop.run_until_cancelled(turns(&context, &gate)).await;
+}
+
+async fn turns(context: &Context, gate: &Gate) {
+    let started = clock::now();
+    loop {
+        let asked = context.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&asked, started)).await;
+        let Ok(Some((due, work))) = looked else {
+            sleep(LOOK_AGAIN).await;
+            continue;
+        };
+        let wait = due.since(clock::now());
+        if !wait.is_zero() {
+            sleep(wait.min(LOOK_AGAIN)).await;
+            continue;
+        }
+        let Ok(_held) = gate.acquire().await else { return };
+        let steps = Steps::default();
+        let _told = StopOnDrop(steps.clone());
+        let (done, ended) = oneshot::channel();
+        let (at, flag) = (context.clone(), steps.flag());
+        let device = device(context).await;
+        let wanted = Wanted {
+            size: Size::Large,
+            device,
+            store: &context.store.name,
+            name: "backup",
+            stop: &flag,
+        };
+        context.host.turns.begin(&wanted, move |turn| {
+            if turn.is_ok() {
+                carry_out(&at, work, &steps);
+                // Nobody waits for it when the program ends.
+                done.send(()).unwrap_or_default();
+            }
+        });
+        if ended.await.is_err() {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+/// The device of the store, as far as it answers: other expensive work on it waits.
+async fn device(context: &Context) -> u64 {
+    let path = context.store.seen_path.clone();
+    let asked = tokio::task::spawn_blocking(move || fs::metadata(path).map(|meta| meta.dev()));
+    match timeout(context.config.collect.device_timeout, asked).await {
+        Ok(Ok(Ok(device))) => device,
+        _ => 0,
+    }
+}
+
+/// Nobody waits for work that is told to stop.
+struct StopOnDrop(Steps);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// What is next, and when, by what was written down.
+fn look(context: &Context, started: Timestamp) -> Option<(Timestamp, Work)> {
+    let (state, store) = (&context.host.state, &context.store);
+    let known = Known {
+        job: store.backup.as_ref(),
+        drill: store.backups.drill,
+        ledger: &Ledger::load(state, &store.subject()),
+        newest: Newest::load(state, &store.subject()),
+        started,
+    };
+    next(&known)
+}
+
+fn carry_out(context: &Context, work: Work, steps: &Steps) {
+    let store = &context.store;
+    let mut ledger = Ledger::load(&context.host.state, &store.subject());
+    match work {
+        Work::Backup(job) => make(context, &job, steps, &mut ledger),
+        Work::Drill(newest) => drill(context, &newest, steps, &mut ledger),
+    }
+    // What was only stopped has not failed.
+    if !steps.stopped() {
+        ledger.save(&context.host.state, &store.subject());
+    }
+}
+
+fn make(context: &Context, job: &BackupJob, steps: &Steps, ledger: &mut Ledger) {
+    let (name, began) = (&context.store.name, clock::now());
+    let after = (!job.after.is_empty())
+        .then(|| After { words: job.after.clone(), deadline: job.after_timeout });
+    let to = context.config.rootfs.join(job.to.strip_prefix("/").unwrap_or(&job.to));
+    let order = Order { to, form: job.form, keep: job.keep, after };
+    let result = backup::run(&order, context, steps, began);
+    if steps.stopped() {
+        return;
+    }
+    let fault = match &result {
+        Ok(done) => what_is_wrong(done),
+        Err(error) => chain(error),
+    };
+    let failing_since = (!fault.is_empty()).then(|| {
+        let before = ledger.job.as_ref().and_then(|run| run.failing_since);
+        before.unwrap_or(began)
+    });
+    let after_exit = result.as_ref().ok().and_then(|done| done.after.as_ref()?.code);
+    let path = result.as_ref().ok().map(|done| done.path.clone());
+    if fault.is_empty() {
+        let records = result.as_ref().map_or(0, |done| done.manifest.records());
+        info!(store = %name, path = ?path, records, "Backup made and proven.");
+    } else {
+        warn!(store = %name, path = ?path, fault, "The backup failed.");
+    }
+    if let Ok(done) = &result
+        && let Some(stated) = &done.manifest.proof
+        && let Ok(made) = Newest::at(&done.path, began)
+    {
+        let proof = Proof {
+            restores: stated.restores,
+            at: stated.moment,
+            seconds: stated.seconds,
+            records: done.manifest.records(),
+            losses: done.losses.iter().take(LOSSES_MAX).cloned().collect(),
+        };
+        ledger.note(&made, proof);
+    }
+    ledger.job = Some(Run { began, ended: clock::now(), path, fault, failing_since, after_exit });
+}
+
+/// Empty when nothing is.
+fn what_is_wrong(done: &Done) -> String {
+    if !done.is_proven() {
+        let losses: Vec<&str> = done.losses.iter().take(TOLD_MAX).map(String::as_str).collect();
+        let what = match done.restores() {
+            Restores::Unknown => "it could not be told whether it restores",
+            _ => "it was made, but it does not restore whole",
+        };
+        return format!("{what}: {}", losses.join(", "));
+    }
+    match done.after.as_ref().filter(|ran| !ran.is_well()) {
+        Some(ran) => {
+            let last = ran.said.lines().rev().find(|line| !line.trim().is_empty());
+            format!("the program after it {}: {}", ran.ended, last.unwrap_or("it said nothing"))
+        }
+        None => String::new(),
+    }
+}
+
+fn drill(context: &Context, newest: &Newest, steps: &Steps, ledger: &mut Ledger) {
+    let now = clock::now();
+    let stores = context.config.stores.iter().map(|store| store.seen_path.clone()).collect();
+    let fallback = context.config.integrity.scratch_dir.clone();
+    let options = verify::Options {
+        unpack: unpack::Options {
+            fallback: fallback.or_else(|| context.host.state.dir().map(Into::into)),
+            stores,
+            ..unpack::Options::default()
+        },
+        ..verify::Options::default()
+    };
+    let verified = verify::run(&newest.path, &options, steps, now);
+    if steps.stopped() {
+        return;
+    }
+    let Verified { restores, took, .. } = verified;
+    let records = verified.records();
+    let path = newest.path.display();
+    if restores == Restores::Whole {
+        info!(store = %context.store.name, %path, records, seconds = took.as_secs_f64(), "The newest backup was opened and restores whole.");
+    } else {
+        warn!(store = %context.store.name, %path, ?restores, losses = ?verified.losses, "The newest backup was opened and does not restore whole.");
+    }
+    let losses = verified.losses.into_iter().map(|loss| loss.words).take(LOSSES_MAX).collect();
+    let proof = Proof { restores, at: now, seconds: took.as_secs_f64(), records, losses };
+    ledger.note(newest, proof);
+}
+
+/// The collector may have found another backup by then.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// So many losses are written down, and so many told in a sentence.
+const LOSSES_MAX: usize = 1000;
+const TOLD_MAX: usize = 5;
