@@ -14,6 +14,7 @@ mod inspect;
 pub mod ledger;
 mod log;
 mod packed;
+mod proof;
 mod proven;
 mod stated;
 mod vectors;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::ledger::Proof;
+use super::proof::Proof;
 use crate::{
     clock::Timestamp,
     format::{backup_name::date_in, manifest::Restores},

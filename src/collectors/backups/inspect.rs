@@ -15,7 +15,7 @@ use super::{
     content::{Walked, is_dump, walk_packed, walk_tar, whole_dump},
     entry::{Entry, Fault, Reason, name_of},
     holds::Holds,
-    ledger::Proof,
+    proof::Proof,
     stated,
 };
 use crate::{

@@ -8,8 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use super::proof::Proof;
+
 use super::entry::{Entry, Stamp};
-use crate::{clock::Timestamp, format::manifest::Restores, host::state::StateDir};
+use crate::{clock::Timestamp, host::state::StateDir};
 
 /// What was done, as a state document of the store.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -47,21 +49,6 @@ pub struct Proved {
     /// What came of it.
     #[serde(flatten)]
     pub proof: Proof,
-}
-
-/// What is known of a backup that was opened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Proof {
-    /// What it would bring back.
-    pub restores: Restores,
-    /// When it was opened.
-    pub at: Timestamp,
-    /// How long that took, in seconds.
-    pub seconds: f64,
-    /// Records in it.
-    pub records: u64,
-    /// What is missing, in words.
-    pub losses: Vec<String>,
 }
 
 /// The newest backup that the collector knows: what the drill opens.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{
     Backups,
     entry::{Backup, Complete, Fault, Reason, name_of},
-    ledger::Proof,
+    proof::Proof,
 };
 use crate::{
     clock::Timestamp,

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::ledger::Proof;
+use super::proof::Proof;
 use crate::{
     format::{
         manifest::{BYTES_MAX, MANIFEST_FILE, Manifest},
