@@ -45,7 +45,7 @@ fn main() {
                             .arg(&file)
                             .arg("-C")
                             .arg(&place)
-                            .arg("chroma"))
+                            .arg("chroma"));
                     });
                     plain = fs::metadata(&file).map_or(plain, |meta| meta.len());
                     took

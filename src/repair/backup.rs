@@ -459,16 +459,15 @@ impl Making<'_> {
             }
             None => None,
         };
-        let content = match packed {
-            Some(content) => content,
+        let content = if let Some(content) = packed {
+            content
+        } else {
             // A small one, or one with more collections than there was room for.
-            None => {
-                let room = pack::packed_head(manifest)?.len() as u64;
-                let content =
-                    self.quietly(|stop| pack_content(archive, room, staged, &copied.taken, stop))?;
-                pack::head(&opened()?, room, manifest)?;
-                content
-            }
+            let room = pack::packed_head(manifest)?.len() as u64;
+            let content =
+                self.quietly(|stop| pack_content(archive, room, staged, &copied.taken, stop))?;
+            pack::head(&opened()?, room, manifest)?;
+            content
         };
         pack::sync(archive)?;
         if content.files != manifest.files {

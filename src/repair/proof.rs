@@ -128,7 +128,7 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     let positions =
         vectors.iter().map(|(collection, of)| (collection.clone(), of.position)).collect();
     let queued = records::queued(&context.database, &positions, &turn.stop).unwrap_or_default();
-    let unread = tables.as_ref().err().map(|error| error.chain());
+    let unread = tables.as_ref().err().map(sqlite_live::database::QueryError::chain);
     let collections = collections(tables.unwrap_or_default(), &vectors, &queued);
     let segments: BTreeMap<Uuid, String> =
         vectors.iter().map(|(collection, of)| (of.segment, collection.clone())).collect();
@@ -258,7 +258,7 @@ fn judge(
         let collection = parse_uuid(finding.subject.as_bytes())
             .and_then(|segment| segments.get(&segment))
             .and_then(|id| name_of(id));
-        let loss = |words: &str| {
+        let loss_of = |words: &str| {
             let name = collection.map(|collection| collection.name.clone());
             // The loss says of which collection it is.
             let before = name.as_ref().map(|name| format!("collection {name}: "));
@@ -274,10 +274,10 @@ fn judge(
             Meaning::Loss(_) | Meaning::Fatal(_) if harmless => {}
             Meaning::Loss(words) => {
                 told.extend(collection.map(|collection| collection.id.as_str()));
-                lost.push(loss(words));
+                lost.push(loss_of(words));
             }
-            Meaning::Fatal(words) => fatal.push(loss(words)),
-            Meaning::Unknown(words) => open.push(loss(words)),
+            Meaning::Fatal(words) => fatal.push(loss_of(words)),
+            Meaning::Unknown(words) => open.push(loss_of(words)),
         }
     }
     for collection in collections {
@@ -346,6 +346,7 @@ enum Meaning {
 }
 
 /// The closed table. Only findings graver than info are losses.
+#[expect(clippy::too_many_lines, reason = "one line for each finding")]
 const fn meaning(code: Code) -> Meaning {
     use Meaning::{Fatal, Loss, Nothing, Unknown};
     match code {

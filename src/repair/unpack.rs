@@ -267,7 +267,7 @@ fn archive(
         Kind::Tar => {
             let mut plain = Plain::new(file, bytes, steps);
             plain.fill(&mut head).map_err(Cannot::read)?;
-            tarball::walk(&mut plain, head, &mut sink)?
+            tarball::walk(&mut plain, &head, &mut sink)?
         }
         Kind::Sqlite => {
             let mut plain = Plain::new(file, bytes, steps);
@@ -359,7 +359,7 @@ fn inside(unpacked: &mut Unpacked, sink: &mut Sink) -> Result<Option<String>, Un
     match Kind::of_bytes(&head[..read]) {
         _ if read == 0 => Err(UnpackError::Nothing("nothing is packed in it".to_owned())),
         Some(Kind::Tar) => {
-            let end = tarball::walk(unpacked, head, sink)?;
+            let end = tarball::walk(unpacked, &head, sink)?;
             // Where its checksums are compared.
             if end.is_none() {
                 drain(unpacked)?;

@@ -107,7 +107,7 @@ impl Blocks for Unpacked<'_> {
 }
 
 /// Frame after frame, those that are to be stepped over included.
-fn zstd<'a>(packed: BufReader<&'a File>) -> io::Result<impl Read + 'a> {
+fn zstd(packed: BufReader<&File>) -> io::Result<impl Read> {
     let mut zstd = zstd::stream::read::Decoder::with_buffer(packed)?;
     zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
     Ok(zstd)

@@ -66,6 +66,7 @@ impl Drop for Scratch {
 }
 
 /// Removes what runs that were killed left in `place`. What cannot be removed is left: the next run tries again.
+#[must_use]
 pub fn sweep(place: &Path) -> Vec<PathBuf> {
     let mut swept = Vec::new();
     let Ok(entries) = fs::read_dir(place) else { return swept };
@@ -126,7 +127,7 @@ mod tests {
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
         fs::create_dir(place.path().join("other")).unwrap();
-        assert_eq!(sweep(place.path()), [left.clone()]);
+        assert_eq!(sweep(place.path()), std::slice::from_ref(&left));
         assert!(first.path().is_dir() && second.path().is_dir() && !left.exists());
         drop((first, second));
         let names: Vec<_> = fs::read_dir(place.path()).unwrap().collect();

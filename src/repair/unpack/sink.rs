@@ -65,7 +65,7 @@ pub(super) struct Sink {
 impl Sink {
     /// Writes below `root`; of several stores only that whose prefix ends with `only`.
     pub(super) fn new(root: &Path, only: Option<&str>) -> Result<Self, UnpackError> {
-        let room = room(root)
+        let free = room(root)
             .map_err(|source| UnpackError::Unreadable { path: root.to_owned(), source })?;
         Ok(Self {
             root: root.to_owned(),
@@ -75,7 +75,7 @@ impl Sink {
             hostile: 0,
             odd: Vec::new(),
             hash: false,
-            room,
+            room: free,
             until_asked: ROOM_ASKED_EVERY,
             zeros_left: ZEROS_MAX,
             buffer: vec![0; CHUNK],
@@ -155,7 +155,7 @@ impl Sink {
         let mut file = File::create(&path).map_err(failed)?;
         let mut hash = self.hash.then(Sha256::new);
         let mut buffer = std::mem::take(&mut self.buffer);
-        let (mut at, mut most) = (0_u64, self.most(&dir, place, bytes));
+        let (mut at, mut most) = (0_u64, Self::most(&dir, place, bytes));
         let mut whole = true;
         while at < bytes {
             let want = usize::try_from(bytes - at).unwrap_or(CHUNK).min(CHUNK);
@@ -219,7 +219,7 @@ impl Sink {
     }
 
     /// The most bytes that a file can have of its own.
-    fn most(&self, dir: &Path, place: &Place, bytes: u64) -> u64 {
+    fn most(dir: &Path, place: &Place, bytes: u64) -> u64 {
         match place.part {
             Part::Manifest => manifest::BYTES_MAX,
             Part::Database | Part::Journal | Part::Wal => bytes,
@@ -236,7 +236,7 @@ impl Sink {
             let bytes = block.len() as u64;
             if block.len() == HOLE && block == ZEROS {
                 self.zeros_left = self.zeros_left.checked_sub(bytes).ok_or(Put::Zeros)?;
-                file.seek(SeekFrom::Current(HOLE as i64)).map_err(Put::Io)?;
+                file.seek(SeekFrom::Current(HOLE_STEP)).map_err(Put::Io)?;
                 continue;
             }
             self.room = self.room.checked_sub(bytes).ok_or(Put::NoRoom)?;
@@ -307,6 +307,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 const CHUNK: usize = 256 * 1024;
 const HOLE: usize = 64 * 1024;
+const HOLE_STEP: i64 = 64 * 1024;
 static ZEROS: [u8; HOLE] = [0; HOLE];
 /// Zeros in a row of all files, beside as many as there is data.
 const ZEROS_MAX: u64 = 8 << 30;

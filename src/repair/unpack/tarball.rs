@@ -22,10 +22,10 @@ struct Ahead {
 /// Walks a tar that begins with the block `first`. Gives why it has no proper end, when it has none.
 pub(super) fn walk(
     source: &mut impl Source,
-    first: [u8; BLOCK_LEN],
+    first: &[u8; BLOCK_LEN],
     sink: &mut Sink,
 ) -> Result<Option<String>, UnpackError> {
-    let mut block = first;
+    let mut block = *first;
     let mut ahead = Ahead::default();
     let mut last = String::new();
     let mut entries = 0_u64;
@@ -134,7 +134,7 @@ impl Ahead {
                 }
                 b"path" if !self.sparse => self.name = Some(value.to_vec()),
                 b"size" => {
-                    self.bytes = str::from_utf8(value).ok().and_then(|text| text.parse().ok())
+                    self.bytes = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                 }
                 key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
                 _ => {}

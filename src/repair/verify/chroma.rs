@@ -149,15 +149,14 @@ fn run(
             break Some(End::Deadline);
         }
     };
-    let end = match end {
-        Some(end) => end,
-        None => {
-            let status = group.0.wait()?;
-            match (status.signal(), status.code()) {
-                (Some(signal), _) => End::Signal(signal),
-                (None, Some(0)) => End::Well,
-                (None, code) => End::Code(code.unwrap_or(-1)),
-            }
+    let end = if let Some(end) = end {
+        end
+    } else {
+        let status = group.0.wait()?;
+        match (status.signal(), status.code()) {
+            (Some(signal), _) => End::Signal(signal),
+            (None, Some(0)) => End::Well,
+            (None, code) => End::Code(code.unwrap_or(-1)),
         }
     };
     Ok((lines, end))

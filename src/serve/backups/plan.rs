@@ -87,19 +87,19 @@ mod tests {
         Timestamp::from_secs(secs)
     }
 
-    fn ran(began: i64, ended: i64, failing_since: Option<i64>) -> Option<Run> {
-        Some(Run {
+    fn ran(began: i64, ended: i64, failing_since: Option<i64>) -> Run {
+        Run {
             began: at(began),
             ended: at(ended),
             path: None,
             fault: failing_since.map_or(String::new(), |_| "no room".to_owned()),
             failing_since: failing_since.map(at),
             after_exit: None,
-        })
+        }
     }
 
-    fn due(job: &BackupJob, last: Option<Run>, started: i64) -> Timestamp {
-        backup_due(job, last.as_ref(), at(started)).unwrap()
+    fn due(job: &BackupJob, last: Option<&Run>, started: i64) -> Timestamp {
+        backup_due(job, last, at(started)).unwrap()
     }
 
     #[test]
@@ -108,8 +108,8 @@ mod tests {
         let job = BackupJob { at: Some(daily), ..BackupJob::default() };
         let day = 24 * HOUR;
         assert_eq!(due(&job, None, 3 * HOUR), at(day + 2 * HOUR), "the first at its time");
-        assert_eq!(due(&job, ran(2 * HOUR, 3 * HOUR, None), 0), at(day + 2 * HOUR));
-        let missed = due(&job, ran(2 * HOUR, 3 * HOUR, None), 5 * day);
+        assert_eq!(due(&job, Some(&ran(2 * HOUR, 3 * HOUR, None)), 0), at(day + 2 * HOUR));
+        let missed = due(&job, Some(&ran(2 * HOUR, 3 * HOUR, None)), 5 * day);
         assert!(missed < at(5 * day), "overdue when the exporter starts: {missed}");
     }
 
@@ -117,17 +117,17 @@ mod tests {
     fn one_without_a_time_of_the_day_comes_soon_and_then_by_its_interval() {
         let job = BackupJob { every: Duration::from_hours(6), ..BackupJob::default() };
         assert_eq!(due(&job, None, 100), at(110));
-        assert_eq!(due(&job, ran(100, 200, None), 0), at(100 + 6 * HOUR));
+        assert_eq!(due(&job, Some(&ran(100, 200, None)), 0), at(100 + 6 * HOUR));
     }
 
     #[test]
     fn one_that_failed_is_tried_again_more_and_more_rarely_but_not_later_than_its_time() {
         let job = BackupJob { every: Duration::from_hours(24), ..BackupJob::default() };
-        assert_eq!(due(&job, ran(0, 10, Some(0)), 0), at(10 + 900));
-        assert_eq!(due(&job, ran(2 * HOUR, 2 * HOUR, Some(0)), 0), at(4 * HOUR));
-        assert_eq!(due(&job, ran(90 * HOUR, 90 * HOUR, Some(0)), 0), at(96 * HOUR));
+        assert_eq!(due(&job, Some(&ran(0, 10, Some(0))), 0), at(10 + 900));
+        assert_eq!(due(&job, Some(&ran(2 * HOUR, 2 * HOUR, Some(0))), 0), at(4 * HOUR));
+        assert_eq!(due(&job, Some(&ran(90 * HOUR, 90 * HOUR, Some(0))), 0), at(96 * HOUR));
         let often = BackupJob { every: Duration::from_mins(5), ..BackupJob::default() };
-        assert_eq!(due(&often, ran(0, 10, Some(0)), 0), at(300));
+        assert_eq!(due(&often, Some(&ran(0, 10, Some(0))), 0), at(300));
     }
 
     #[test]
