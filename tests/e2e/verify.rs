@@ -124,12 +124,11 @@ fn a_real_chroma_finds_what_it_cannot_give_back_and_may_die_of_it() {
         let folder = fs::read_dir(dir).unwrap().flatten().find(|entry| entry.path().is_dir());
         let folder = folder.unwrap().path();
         let header = folder.join("header.bin");
-        match what {
-            "folder" => fs::remove_dir_all(&folder).unwrap(),
-            _ => {
-                let bytes = fs::read(&header).unwrap();
-                fs::write(&header, &bytes[..40]).unwrap();
-            }
+        if what == "folder" {
+            fs::remove_dir_all(&folder).unwrap();
+        } else {
+            let bytes = fs::read(&header).unwrap();
+            fs::write(&header, &bytes[..40]).unwrap();
         }
     };
     for (what, want) in [("folder", &[Restores::WithLosses][..]), ("header", &[Restores::Not][..])]

@@ -162,7 +162,7 @@ fn named(text: &str, module: &str) -> Vec<(usize, String)> {
             above.pop();
             rest = more;
         }
-        let above: String = above.iter().map(|part| format!("{part}::")).collect();
+        let above: String = above.iter().flat_map(|part| [*part, "::"]).collect();
         let (path, more) = rest.split_at(rest.find(|c| !word(c)).unwrap_or(rest.len()));
         let (path, mut here) = (above + path, Vec::new());
         if more.starts_with('{') {
@@ -220,10 +220,12 @@ fn circles<'a>(uses: &mut BTreeMap<&'a str, BTreeMap<&'a str, usize>>) {
         let size =
             |uses: &BTreeMap<_, BTreeMap<_, _>>| uses.values().map(BTreeMap::len).sum::<usize>();
         let before = size(uses);
-        let used: BTreeSet<&str> = uses.values().flat_map(BTreeMap::keys).copied().collect();
-        uses.retain(|module, others| !others.is_empty() && used.contains(module));
+        let wanted: BTreeSet<&str> = uses.values().flat_map(BTreeMap::keys).copied().collect();
+        uses.retain(|module, others| !others.is_empty() && wanted.contains(module));
         let left: BTreeSet<&str> = uses.keys().copied().collect();
-        uses.values_mut().for_each(|others| others.retain(|other, _| left.contains(other)));
+        for others in uses.values_mut() {
+            others.retain(|other, _| left.contains(other));
+        }
         if size(uses) == before {
             return;
         }

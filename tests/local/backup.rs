@@ -82,7 +82,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// A store and an empty destination.
@@ -279,8 +279,8 @@ fn no_backup_goes_into_the_store_by_whatever_way() {
     let before = tree(&store);
     let link = scratch.path().join("link");
     symlink(&store, &link).unwrap();
-    let folder = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
-    let folder = folder.filter(|path| path.is_dir()).next().unwrap();
+    let mut folders = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folders.find(|path| path.is_dir()).unwrap();
     for to in [&store, &link, &folder, &link.join(".")] {
         let (code, told) = backup(&store, to, &[]);
         assert_eq!((code, told["status"].as_str()), (2, Some("not_made")), "{told}");

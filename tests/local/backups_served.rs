@@ -58,9 +58,8 @@ fn a_backup_that_cannot_be_made_is_a_finding_with_the_reason() {
     let job = format!("backup: {{to: {}, every: 1h}}", to.display());
     let exporter = Exporter::start(&config(scratch.path(), &dir, &job));
     let failed = [MAIN[0], ("code", "backup_failed")];
-    exporter.wait_page("the failure", SOON, |page| {
-        page.has("chroma_finding", &failed, |value| value == 1.0)
-    });
+    exporter
+        .wait_page("the failure", SOON, |page| page.get("chroma_finding", &failed) == Some(1.0));
     wait_until("the page says why", SOON, || {
         get(exporter.address, "/").body.contains("not-mounted")
     });

@@ -180,7 +180,9 @@ fn a_backup_is_compared_with_its_manifest() {
         .map(|(path, bytes)| File {
             path: path.strip_prefix(&dir).unwrap().to_str().unwrap().to_owned(),
             bytes: bytes.len() as u64,
-            sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: Sha256::digest(&bytes)
+                .iter()
+                .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")),
         })
         .collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));

@@ -99,7 +99,7 @@ fn zip(entries: &[(&str, &[u8], Lie)]) -> Vec<u8> {
         packed.write_all(data).unwrap();
         let packed = packed.finish().unwrap();
         let offset = u32::try_from(out.len()).unwrap() + lie.offset;
-        let bytes = u32::try_from(data.len() as i64 + lie.bytes).unwrap();
+        let bytes = u32::try_from(i64::try_from(data.len()).unwrap() + lie.bytes).unwrap();
         let mut common = lie.flags.to_le_bytes().to_vec();
         common.extend(lie.method.to_le_bytes());
         common.extend([0; 4]);
@@ -450,7 +450,7 @@ fn a_journal_that_names_another_file_is_not_played() {
     fs::write(&victim, "dear").unwrap();
     let name = victim.to_str().unwrap().as_bytes();
     let mut journal = fs::read(dir.join("chroma.sqlite3-journal")).unwrap();
-    journal.extend(u32::try_from(0x4000_0000_u32 / 4096 + 1).unwrap().to_be_bytes());
+    journal.extend((0x4000_0000_u32 / 4096 + 1).to_be_bytes());
     journal.extend(name);
     journal.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
     let sum: u32 = name.iter().map(|byte| u32::from(*byte)).sum();
