@@ -1,6 +1,6 @@
 //! `backup`: a proven copy of each store, now.
 
-use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::ValueHint;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     clock,
     config::{Config, Store, StoreFlag},
+    facts::error::chain,
     format::manifest::Restores,
     host::{self, Host},
     human::{self, plain},
@@ -282,15 +283,4 @@ impl Told<'_> {
 
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// What went wrong, and why, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        out.extend([": ", &error.to_string()]);
-        source = error.source();
-    }
-    out
 }

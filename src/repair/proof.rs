@@ -25,7 +25,10 @@ use crate::{
         integrity::Integrity,
     },
     config::{CollectorName, Config, Store},
-    facts::{error::CollectError, wake::Wake},
+    facts::{
+        error::{CollectError, chain},
+        wake::Wake,
+    },
     findings::{Code, Finding, Severity},
     format::{
         manifest::{Collection, Proof, Restores},
@@ -320,16 +323,6 @@ fn judge(
 
 fn whole(words: String) -> Loss {
     Loss { collection: None, words }
-}
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        words = format!("{words}: {source}");
-        next = source.source();
-    }
-    words
 }
 
 /// What a finding in a copy means to whoever has to restore it.

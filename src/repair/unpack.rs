@@ -213,7 +213,7 @@ impl UnpackError {
     /// The whole chain in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        super::proof::chain(self)
+        crate::facts::error::chain(self)
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    facts::error::chain,
     findings::Finding,
     format::manifest::{Collection, Manifest, Proof, Restores},
     human,
@@ -116,7 +117,7 @@ pub fn look(
     let proven = match proof::prove(&opened.dir, steps, now) {
         Ok(proven) => proven,
         Err(error @ (ProofError::Unreadable { .. } | ProofError::Stopped)) => {
-            let loss = Loss { collection: None, words: proof::chain(&error) };
+            let loss = Loss { collection: None, words: chain(&error) };
             return nothing(backup, Restores::Unknown, loss);
         }
     };
