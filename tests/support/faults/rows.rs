@@ -33,7 +33,7 @@ pub(super) const CATALOGUE: &[Fault] = &[
     sql("schema of a collection without a vector index", &[V15], CONFIG, "vector index", "UPDATE collections SET schema_str='{\"defaults\":{},\"keys\":{}}' WHERE name='notes'"),
     sql("id of a collection is no UUID", &[V15], CONFIG, "no UUID", "UPDATE collections SET id='banana' WHERE name='notes'; UPDATE segments SET collection='banana' WHERE collection NOT IN (SELECT id FROM collections); UPDATE embeddings_queue SET topic='persistent://default/default/banana' WHERE substr(topic,30) NOT IN (SELECT id FROM collections)"),
     sql("configuration of the queue is no JSON", &[V15], CONFIG, "does not open", "UPDATE embeddings_queue_config SET config_json_str='garbage'"),
-    sql("configuration of the queue is NULL", &[V11], CONFIG, "no text", "UPDATE embeddings_queue_config SET config_json_str=NULL"),
+    sql("configuration of the queue is NULL", &[V11], CONFIG, "nothing instead of a text", "UPDATE embeddings_queue_config SET config_json_str=NULL"),
     sql("another dimension than the vectors have", &[V15], DIMENSION, "vector of 8", "UPDATE collections SET dimension=9 WHERE name='articles'"),
     sql("another dimension than the vectors have, before 1.0", &[V4, V6], DIMENSION, "9 dimensions", "UPDATE collections SET dimension=9 WHERE name='articles'"),
     sql("no dimension", &[V15], DIMENSION, "without an error", "UPDATE collections SET dimension=NULL WHERE name='articles'"),
