@@ -44,43 +44,53 @@ pub(crate) async fn run(context: Context, gate: Gate, stop: CancellationToken) {
 }
 
 async fn turns(context: &Context, gate: &Gate) {
+    let store = &context.store;
+    if store.backup.is_none() && (store.backups.globs.is_empty() || store.backups.drill.is_zero()) {
+        return;
+    }
     let started = clock::now();
     loop {
+        // Whoever looks holds the gate, so that a thousand stores look one after the other.
+        let Ok(held) = gate.acquire().await else { return };
         let asked = context.clone();
         let looked = tokio::task::spawn_blocking(move || look(&asked, started)).await;
-        let Ok(Some((due, work))) = looked else {
-            sleep(LOOK_AGAIN).await;
-            continue;
-        };
-        let wait = due.since(clock::now());
-        if !wait.is_zero() {
-            sleep(wait.min(LOOK_AGAIN)).await;
-            continue;
-        }
-        let Ok(_held) = gate.acquire().await else { return };
-        let steps = Steps::default();
-        let _told = StopOnDrop(steps.clone());
-        let (done, ended) = oneshot::channel();
-        let (at, flag) = (context.clone(), steps.flag());
-        let device = device(context).await;
-        let wanted = Wanted {
-            size: Size::Large,
-            device,
-            store: &context.store.name,
-            name: "backup",
-            stop: &flag,
-        };
-        context.host.turns.begin(&wanted, move |turn| {
-            if turn.is_ok() {
-                carry_out(&at, work, &steps);
-                // Nobody waits for it when the program ends.
-                done.send(()).unwrap_or_default();
+        let wait = match looked {
+            Ok(Some((due, work))) => {
+                let wait = due.since(clock::now());
+                if wait.is_zero() {
+                    begin(context, work).await;
+                }
+                wait.clamp(LOOK_SOON, LOOK_AGAIN)
             }
-        });
-        if ended.await.is_err() {
-            sleep(LOOK_AGAIN).await;
-        }
+            _ => LOOK_AGAIN,
+        };
+        drop(held);
+        sleep(wait).await;
     }
+}
+
+/// Waits for a turn among all expensive work, and for the end of the work.
+async fn begin(context: &Context, work: Work) {
+    let steps = Steps::default();
+    let _told = StopOnDrop(steps.clone());
+    let (done, ended) = oneshot::channel::<()>();
+    let (at, flag) = (context.clone(), steps.flag());
+    let device = device(context).await;
+    let wanted = Wanted {
+        size: Size::Large,
+        device,
+        store: &context.store.name,
+        name: "backup",
+        stop: &flag,
+    };
+    context.host.turns.begin(&wanted, move |turn| {
+        if turn.is_ok() {
+            carry_out(&at, work, &steps);
+        }
+        drop(done);
+    });
+    // It ends with the work, however that ends.
+    ended.await.unwrap_or_default();
 }
 
 /// The device of the store, as far as it answers: other expensive work on it waits.
@@ -218,6 +228,8 @@ fn drill(context: &Context, newest: &Newest, steps: &Steps, ledger: &mut Ledger)
     ledger.note(newest, proof);
 }
 
+/// What has just ended may have made something else due.
+const LOOK_SOON: Duration = Duration::from_secs(1);
 /// The collector may have found another backup by then.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// So many losses are written down, and so many told in a sentence.

