@@ -225,12 +225,13 @@ pub(super) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// What lies beside backups and is none: checksums, signatures, logs, files on their way.
+/// What lies beside backups and is none: checksums, signatures, logs, files on their way. Those of `backup`, `verify` and rsync
+/// have hidden names.
 pub(super) fn beside_a_backup(path: &Path) -> bool {
     const ENDINGS: [&str; 10] =
         [".sha256", ".sha512", ".sha1", ".md5", ".asc", ".sig", ".log", ".txt", ".tmp", ".part"];
     let name = name_of(path).to_lowercase();
-    ENDINGS.iter().any(|ending| name.ends_with(ending))
+    name.starts_with('.') || ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 pub(super) fn name_of(path: &Path) -> String {

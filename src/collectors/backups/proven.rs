@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    findings::{Code, Finding, Severity},
+    findings::{Code, Finding, command},
     format::manifest::Restores,
     sample::{Desc, Sample},
 };
@@ -70,14 +70,18 @@ impl Backups {
         let last = opened.max_by_key(|backup| backup.taken);
         let name = name_of(&newest.path);
         let path = newest.path.display();
-        let finding = |evidence| Finding::new(Code::BackupUnverified, name.clone(), evidence);
+        let verify = |backup: &Backup| {
+            command("chroma_exporter verify {backup}", &[("backup", backup.path.as_path())])
+        };
+        let finding = |of: &Backup, evidence| {
+            Finding::new(Code::BackupUnverified, name.clone(), evidence).with_command(verify(of))
+        };
         let Some((last, proof)) = last.and_then(|last| Some((last, proof(last)?))) else {
             // The exporter opens it soon; where none runs it is no alarm.
             let since = self.newest.as_ref().map(|newest| now.since(newest.since));
             let due = since.is_some_and(|since| since > UNVERIFIED_AFTER);
-            let severity = if due { Severity::Warning } else { Severity::Info };
             let evidence = format!("the newest backup {path} was never opened");
-            return Some(finding(evidence).with_severity(severity));
+            return due.then(|| finding(newest, evidence));
         };
         if proof.restores != Restores::Whole {
             let what = match proof.restores {
@@ -86,12 +90,13 @@ impl Backups {
             };
             let losses = told(&proof.losses);
             let evidence = format!("the backup {} {what}{losses}", last.path.display());
-            return Some(finding(evidence).with_items(&proof.losses));
+            return Some(finding(last, evidence).with_items(&proof.losses));
         }
         let age = now.since(proof.at);
         (age > drill.saturating_add(UNVERIFIED_AFTER)).then(|| {
             let days = age.as_secs() / 86_400;
-            finding(format!("no backup was opened for {days} days, the newest is {path}"))
+            let words = format!("no backup was opened for {days} days, the newest is {path}");
+            finding(newest, words)
         })
     }
 
