@@ -120,13 +120,15 @@ catalogue! {
     }
     SqliteMissing "sqlite_missing" Critical {
         cause: "chroma.sqlite3 is missing, although segment folders, a journal or a server are there. Chroma would silently start an empty database and leave the folders behind as orphans.",
-        words: "Stop Chroma and leave the directory as it is. Put the newest verified backup of chroma.sqlite3 back.",
+        words: RESTORE,
+        command: RESTORE_COMMAND,
         note: NOT_BEFORE,
         acts: [Stop],
     }
     SqliteEmpty "sqlite_empty" Critical {
         cause: "chroma.sqlite3 has no bytes. Chroma would silently start an empty database over it.",
         words: RESTORE,
+        command: RESTORE_COMMAND,
         note: NOT_BEFORE,
         acts: [Stop],
     }
@@ -147,16 +149,19 @@ catalogue! {
     SqliteNotADatabase "sqlite_not_a_database" Critical {
         cause: "chroma.sqlite3 does not begin with SQLite's header. The first page was overwritten, or the file is something else.",
         words: RESTORE,
+        command: RESTORE_COMMAND,
         acts: [Stop],
     }
     SqliteHeaderDamaged "sqlite_header_damaged" Critical {
         cause: "The header of chroma.sqlite3 has values that no SQLite writes.",
         words: RESTORE,
+        command: RESTORE_COMMAND,
         acts: [Stop],
     }
     SqliteTruncated "sqlite_truncated" Critical {
         cause: "chroma.sqlite3 is shorter than its header says. Pages at its end are gone.",
         words: RESTORE,
+        command: RESTORE_COMMAND,
         note: "Do not let Chroma write to the file before that.",
         acts: [Stop],
     }
@@ -265,11 +270,13 @@ catalogue! {
     MigrationsMissing "migrations_missing" Critical {
         cause: "The table of applied migrations is missing or empty. Chroma would apply all of them again and fail.",
         words: RESTORE,
+        command: RESTORE_COMMAND,
         acts: [Stop],
     }
     TableMissing "table_missing" Critical {
         cause: "A table that this schema version has is missing.",
         words: RESTORE,
+        command: RESTORE_COMMAND,
         acts: [Stop],
     }
     DefaultTenantMissing "default_tenant_missing" Critical {
@@ -286,7 +293,8 @@ catalogue! {
     }
     CatalogEmpty "catalog_empty" Critical {
         cause: "Segment folders with vectors are there, but the catalogue lists no collection. An empty database was started over old data.",
-        words: "Stop Chroma and keep a copy of the directory. Put the newest verified backup of chroma.sqlite3 back.",
+        words: RESTORE,
+        command: RESTORE_COMMAND,
         note: "Do not delete the folders.",
         acts: [Stop],
     }
@@ -558,35 +566,37 @@ catalogue! {
     BackupMissing "backup_missing" Warning {
         cause: "There is no complete backup where one is expected.",
         words: "Make one now, and look in the log of the backup job for why it made none.",
+        command: BACKUP_COMMAND,
     }
     BackupStale "backup_stale" Warning {
         cause: "The newest complete backup is older than it should be.",
         words: "Make one now, and look in the log of the backup job for why it stopped.",
+        command: BACKUP_COMMAND,
     }
     BackupInvalid "backup_invalid" Critical {
         cause: "The newest backup is empty, cut off or not what its name says. It could not be restored.",
         words: "Make a new one now. Keep the older ones until the new one is checked.",
+        command: BACKUP_COMMAND,
     }
     BackupIncomplete "backup_incomplete" Warning {
         cause: "The newest backup has the database without all the index folders of the store. The vectors in those folders are nowhere else, so a restore from it finds no record by its vector.",
-        words: "Keep the older backups, and back up the whole directory. Copy the database first, then every folder beside it.",
-        command: "sqlite3 {path}/chroma.sqlite3 '.backup /var/tmp/chroma.sqlite3.backup'",
-        note: "The command copies the database only.",
-        acts: [Open],
+        words: "Keep the older backups, and make one of the whole directory.",
+        command: BACKUP_COMMAND,
     }
     BackupShrunk "backup_shrunk" Warning {
         cause: "The newest backup is much smaller than the one before. It may lack most of the data.",
         words: "Open it and compare it with the one before, before the older one is deleted.",
+        command: "chroma_exporter verify BACKUP",
     }
     BackupUnverified "backup_unverified" Warning {
         cause: "No backup of this store was opened lately and proven to restore whole. A backup that nobody has opened may be none.",
-        words: "Open the newest one. The exporter does so by itself once a week; its log says why it could not.",
-        command: "chroma_exporter verify {path}",
+        words: "Open the newest one. The exporter does so by itself once a week, and its log says why it could not.",
+        command: "chroma_exporter verify BACKUP",
     }
     BackupFailed "backup_failed" Warning {
         cause: "The last backup that the exporter tried to make by itself failed, or what runs after it did.",
-        words: "Mend what the evidence says, and make one by hand.",
-        command: "chroma_exporter backup --store.path {path} --to DIR",
+        words: "Remove what stands in the way, and make one by hand.",
+        command: BACKUP_COMMAND,
     }
     BackupSameDisk "backup_same_disk" Info {
         cause: "The backups are on the same filesystem as the directory that they protect.",
@@ -652,8 +662,9 @@ pub const FETCH_FROM_GIT: Template = Template {
 };
 
 const NOT_BEFORE: &str = "Do not start Chroma before that.";
-const RESTORE: &str =
-    "Stop Chroma and keep a copy of the directory. Put the newest verified backup back.";
+const RESTORE: &str = "Stop Chroma and put the newest backup back that restores. What is there now is moved aside, not deleted.";
+const RESTORE_COMMAND: &str = "chroma_exporter restore BACKUP --store.path {path}";
+const BACKUP_COMMAND: &str = "chroma_exporter backup {path} --to DIR";
 const RESTORE_FOLDER: &str = "Stop Chroma and keep a copy of the directory. Put the whole folder that the finding names back from the newest verified backup.";
 const KEEP_FOLDER: &str =
     "Do not delete the folder: the finding says how many vectors can still be read out of it.";

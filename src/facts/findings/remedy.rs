@@ -194,19 +194,11 @@ mod tests {
         assert_eq!(whole.text(), "Do.\nls\nOnce.");
     }
 
-    /// What no command helps with: what is put back from a backup is not ours to know, and neither is how Chroma is started.
+    /// What no command helps with: one folder is put back by hand, and how Chroma is started is not ours to know.
     const NO_COMMAND: &[Code] = &[
         Code::StoreMissing,
-        Code::SqliteMissing,
-        Code::SqliteEmpty,
-        Code::SqliteNotADatabase,
-        Code::SqliteHeaderDamaged,
-        Code::SqliteTruncated,
         Code::HotJournal,
         Code::SchemaNewerThanExporter,
-        Code::MigrationsMissing,
-        Code::TableMissing,
-        Code::CatalogEmpty,
         Code::SeqIdMissing,
         Code::QueueBacklog,
         Code::IndexLag,
@@ -223,10 +215,6 @@ mod tests {
         Code::SecondWriter,
         Code::LockHeld,
         Code::DescriptorsLow,
-        Code::BackupMissing,
-        Code::BackupStale,
-        Code::BackupInvalid,
-        Code::BackupShrunk,
         Code::BackupSameDisk,
     ];
 
