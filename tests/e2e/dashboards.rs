@@ -64,6 +64,7 @@ impl Scene {
         fs::set_permissions(stores.join("open/chroma.sqlite3"), everybody).unwrap();
         let backups = scratch.path().join("backups");
         fs::create_dir(&backups).unwrap();
+        fs::create_dir(scratch.path().join("made")).unwrap();
         let tar = Command::new("tar")
             .arg("-czf")
             .arg(backups.join("well.tar.gz"))
@@ -94,7 +95,7 @@ impl Scene {
             String::new()
         };
         let text = format!(
-            "state: {{dir: {at}/state}}\nstores:\n  - name: well\n    path: {stores}/well\n    backups: {{patterns: ['{at}/backups/*'], settle: 0s}}\n    \
+            "state: {{dir: {at}/state}}\nstores:\n  - name: well\n    path: {stores}/well\n    backups: {{patterns: ['{at}/backups/*'], settle: 0s}}\n    backup: {{to: '{at}/made', every: 1h}}\n    \
              logs: ['{at}/chroma.log']\n    server: {{url: 'http://127.0.0.1:{port}', interval: 1s, timeout: 20s}}\n  - {{name: broken, path: {stores}/broken}}\n  - {{name: open, path: {stores}/open}}\n{gone}\
              collect: {{interval: 1s, contents_interval: 1s, backups_interval: 1s}}\n\
              receivers: [{{name: nobody, type: webhook, url: 'http://127.0.0.1:1/'}}]\n"
@@ -168,6 +169,7 @@ fn every_question_of_dashboards_and_rules_is_answered() {
     prometheus.wait("count(chroma_store_info)", |count| count < 3.5);
     prometheus.wait("sum(chroma_exporter_notifications_failed_total)", |count| count > 0.5);
     prometheus.wait("sum(chroma_backups)", |count| count > 0.5);
+    prometheus.wait("sum(chroma_backup_job_success)", |count| count > 0.5);
     prometheus.wait("count(rate(chroma_process_cpu_seconds_total[10s]))", |count| count > 0.5);
 
     ask_dashboards(&prometheus);
