@@ -13,7 +13,7 @@ use std::{
 use crate::support::{binary, chroma, tmpfs::Tmpfs};
 
 fn count() -> usize {
-    std::env::var("BACKUPS").ok().and_then(|count| count.parse().ok()).unwrap_or(6)
+    std::env::var("BACKUPS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
 }
 
 /// Killed with the test.

@@ -111,9 +111,9 @@ fn a_backup_changes_nothing_beside_a_busy_chroma() {
     let roomy = scratch.path().join("roomy.yml");
     fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
     let server = chroma::Server::start("1.5.9", &dir);
-    let mut load = server.start_load(40);
+    let load = server.start_load(20);
     let mut made = 0;
-    while made < 2 || load.try_wait().unwrap().is_none() {
+    while made < 4 {
         let trace = scratch.path().join("trace");
         let form = if made % 2 == 0 { "archive" } else { "directory" };
         let output = Command::new("strace")
@@ -134,7 +134,6 @@ fn a_backup_changes_nothing_beside_a_busy_chroma() {
         judge(&fs::read_to_string(&trace).unwrap(), &dir, 5);
         made += 1;
     }
-    println!("{made} backups");
     let ledger = load.wait_with_output().unwrap();
     assert!(ledger.status.success(), "the load failed");
     server.verify(&ledger.stdout);
