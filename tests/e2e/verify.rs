@@ -63,12 +63,12 @@ fn a_tar_of_a_live_directory_is_judged_as_chroma_judges_it_after_the_restore() {
             entries.map(|entry| entry.path().join("index_metadata.pickle")).find(|p| p.exists())
         });
         let mut backups = Vec::new();
-        while writer.try_wait().unwrap().is_none() && backups.len() < 12 {
+        while writer.try_wait().unwrap().is_none() && backups.len() < 5 {
             let backup = scratch.path().join(format!("live-{}.tar.gz", backups.len()));
             tar(&dir, &backup);
             backups.push(backup);
             // Spread over the life of the writer: the larger the store, the more likely a copy is torn.
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            std::thread::sleep(std::time::Duration::from_millis(1200));
         }
         assert!(writer.wait().unwrap().success() && !backups.is_empty());
         let quiet = scratch.path().join("quiet.tar.gz");
