@@ -19,6 +19,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     findings::{Code, conflicts},
+    human,
     sample::{HEALTH, Reading, Snapshot, StoreReadings},
 };
 
@@ -312,13 +313,7 @@ fn episode(store: &str, rule: &str, since: Timestamp) -> String {
         hash.update(part);
     }
     hash.update(since.as_nanos().to_le_bytes());
-    hex(&hash.finalize()[..8])
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    human::hex(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

@@ -20,13 +20,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    engine::{Event, hex},
+    engine::Event,
     message::{Alert, Failure, Notification, Outcome, Reason, Status},
     silence::Silence,
 };
 use crate::{
     clock::Timestamp,
     findings::{Code, Severity, order::order},
+    human,
 };
 use policy::{Grouping, Policy};
 
@@ -773,7 +774,7 @@ fn notification_id<'a>(
         part(alert.severity.as_str().as_bytes());
         part(&notice.map_or(0, |notice| notice.at.as_nanos()).to_le_bytes());
     }
-    hex(&hash.finalize()[..16])
+    human::hex(&hash.finalize()[..16])
 }
 
 /// Full jitter between nothing and 1 s, 2 s, 4 s … 5 min, but never less than a tenth of it: a receiver that is down

@@ -31,6 +31,13 @@ pub(crate) fn exact_bytes(number: u64) -> String {
     }
 }
 
+/// Hexadecimal digits: `00ff`.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+}
+
 /// `83.4 %`.
 #[must_use]
 pub(crate) fn ratio(value: f64) -> String {

@@ -293,7 +293,11 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
             }
             return corrupt(
                 Code::SqliteNotADatabase,
-                format!("its {} begin with {}", human::bytes(size), hex(file.head)),
+                format!(
+                    "its {} begin with {}",
+                    human::bytes(size),
+                    human::hex(&file.head[..file.head.len().min(8)])
+                ),
             );
         }
         Err(HeaderError::Truncated { found }) => {
@@ -528,10 +532,6 @@ fn foreign(file: &File<'_>, journal: &JournalHeader, page_one: PageOne) -> Optio
             before.page_bytes, before.schema_cookie, now.page_bytes, now.schema_cookie
         )
     })
-}
-
-fn hex(head: &[u8]) -> String {
-    head.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// A file that was made less than this ago may still be on its way.

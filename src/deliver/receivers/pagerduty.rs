@@ -1,7 +1,7 @@
 //! `PagerDuty`'s Events API v2: one event per alert, so that each is one incident that its own end resolves. The same event
 //! twice changes nothing there.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,7 @@ use crate::{
         message::{Alert, Notification, Status},
         outbox::policy::{Grouping, Policy},
     },
+    human,
     keys::{
         key::{self, Declared as _, Written, keys},
         secret::Secret,
@@ -131,11 +132,7 @@ fn dedup_key(n: &Notification, alert: &Alert) -> String {
         hash.update(part.as_bytes());
         hash.update([0xff]);
     }
-    hash.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to text cannot fail.
-        let _written = write!(hex, "{byte:02x}");
-        hex
-    })
+    human::hex(&hash.finalize())
 }
 
 #[cfg(test)]

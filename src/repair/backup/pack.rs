@@ -17,6 +17,7 @@ use twox_hash::XxHash3_64;
 use crate::{
     clock::Timestamp,
     format::manifest::{self, MANIFEST_FILE, Manifest},
+    human,
     repair::steps::Steps,
 };
 
@@ -68,7 +69,11 @@ pub(super) fn content(
             go_on(stop)?;
         }
         tar.write_all(padding(bytes))?;
-        told.push(manifest::File { path: path.clone(), bytes, sha256: hex(&sum.finalize()) });
+        told.push(manifest::File {
+            path: path.clone(),
+            bytes,
+            sha256: human::hex(&sum.finalize()),
+        });
     }
     // Two blocks of zeros are the end of a tar.
     tar.write_all(&[0; 2 * BLOCK])?;
@@ -139,7 +144,7 @@ pub(super) fn read_back(
     }
     let mut rest = unpacked.finish();
     io::copy(&mut rest, &mut io::sink())?;
-    Ok(hex(&rest.into_inner().sum.finalize()))
+    Ok(human::hex(&rest.into_inner().sum.finalize()))
 }
 
 /// The manifest of an archive of ours. Reads no more than its first entry.
@@ -172,12 +177,12 @@ pub(super) fn sum_of(path: &Path, stop: &AtomicBool) -> io::Result<manifest::Fil
         bytes += read as u64;
         go_on(stop)?;
     }
-    Ok(manifest::File { path: String::new(), bytes, sha256: hex(&sum.finalize()) })
+    Ok(manifest::File { path: String::new(), bytes, sha256: human::hex(&sum.finalize()) })
 }
 
 /// SHA-256 of bytes.
 pub(super) fn sum_of_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
+    human::hex(&Sha256::digest(bytes))
 }
 
 fn go_on(stop: &AtomicBool) -> io::Result<()> {
@@ -209,14 +214,6 @@ fn padding(bytes: u64) -> &'static [u8] {
     const ZEROS: [u8; BLOCK] = [0; BLOCK];
     let over = usize::try_from(bytes % BLOCK as u64).unwrap_or(0);
     if over == 0 { &[] } else { &ZEROS[over..] }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        write!(out, "{byte:02x}").expect("a string takes all");
-        out
-    })
 }
 
 /// Hashes what goes through.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Cannot, UnpackError,
-    sink::{FileSeen, hex},
+    sink::FileSeen,
     source::{Plain, Source},
 };
 use crate::{
@@ -61,7 +61,7 @@ fn hash_of(path: &Path, bytes: u64, steps: &Steps) -> Result<String, UnpackError
     loop {
         let read = source.fill(&mut buffer).map_err(Cannot::read)?;
         if read == 0 {
-            return Ok(hex(&hash.finalize()));
+            return Ok(human::hex(&hash.finalize()));
         }
         hash.update(&buffer[..read]);
     }

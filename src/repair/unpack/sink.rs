@@ -195,7 +195,7 @@ impl Sink {
                 human::bytes(most)
             ));
         }
-        let sha256 = hash.map(|hash| hex(&hash.finalize()));
+        let sha256 = hash.map(|hash| human::hex(&hash.finalize()));
         let seen = FileSeen { bytes: at, sha256, modified };
         self.stores[store].files.insert(place.path.clone(), seen);
         Ok(whole)
@@ -293,16 +293,6 @@ fn index_most(folder: &Path, number: usize) -> Option<u64> {
         _ => room.saturating_mul(4096),
     };
     Some(most.saturating_add(SLACK))
-}
-
-/// Hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        use std::fmt::Write as _;
-        // Writing to a string cannot fail.
-        let _unfailing = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 const CHUNK: usize = 256 * 1024;
