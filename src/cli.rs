@@ -154,6 +154,13 @@ enum ConfigCommand {
     },
 }
 
+/// What a command prints: text for people, JSON for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ended {

@@ -6,7 +6,7 @@ use clap::ValueHint;
 use serde_json::{Value, json};
 
 use super::{
-    Ended,
+    Ended, Output,
     bar::{self, Manner},
     check,
     flags::store_flag,
@@ -84,12 +84,6 @@ pub(super) struct Options {
 enum FormWord {
     Archive,
     Directory,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// What became of one store.

@@ -12,7 +12,7 @@ use std::{
 
 use clap::ValueHint;
 
-use super::{Ended, bar::Manner, flags::store_flag, to_stderr, to_stdout, words};
+use super::{Ended, Output, bar::Manner, flags::store_flag, to_stderr, to_stdout, words};
 use crate::{
     alert::builtin,
     collectors::CollectError,
@@ -72,12 +72,6 @@ enum Colour {
     Auto,
     Always,
     Never,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Checks the stores of `config`, or those that are found, and prints the report.

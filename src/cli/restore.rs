@@ -6,7 +6,7 @@ use clap::ValueHint;
 use serde_json::json;
 
 use super::{
-    Ended,
+    Ended, Output,
     bar::{self, Manner},
     interrupt, plain, to_stderr, to_stdout,
 };
@@ -58,12 +58,6 @@ pub(super) struct Options {
     /// What to print: text for people, JSON for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Restores the one store of `config`.

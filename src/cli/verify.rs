@@ -6,7 +6,7 @@ use clap::ValueHint;
 use serde::Serialize;
 
 use super::{
-    Ended,
+    Ended, Output,
     bar::{self, Manner},
     interrupt, to_stdout,
 };
@@ -54,12 +54,6 @@ pub(super) struct Options {
     /// What to print: text for people, JSON for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Serialize)]

@@ -18,7 +18,7 @@ pub enum Part {
     Index(usize),
 }
 
-/// The five files of an index, by number.
+/// The five files of an index, by number. A flush writes the last one at its end.
 pub const INDEX_FILES: [&str; 5] =
     ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"];
 

@@ -33,6 +33,7 @@ use crate::{
     clock::{self, Timestamp},
     format::{
         manifest::{self, FORMAT, MANIFEST_FILE, Manifest, Restores},
+        parts::INDEX_FILES,
         uuid::parse_uuid,
     },
     host::priority::{Quiet, quietly},
@@ -531,7 +532,7 @@ impl Making<'_> {
             if name.to_str().is_none_or(|name| parse_uuid(name.as_bytes()).is_none()) {
                 continue;
             }
-            for file in moment::INDEX_FILES {
+            for file in INDEX_FILES {
                 let path = place.at(Path::new(&name).join(file))?;
                 let taken =
                     fs::metadata(&path).map_or(0, |meta| meta.len().min(meta.blocks() * 512));

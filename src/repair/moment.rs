@@ -31,6 +31,7 @@ use crate::{
     clock::{self, Timestamp},
     format::{
         hnsw::{HEADER_LEN, Header},
+        parts::INDEX_FILES,
         uuid::parse_uuid,
     },
     host::{
@@ -47,11 +48,6 @@ use crate::{
         view::{self, Cost, Options, Places, View, ViewError},
     },
 };
-
-/// The files of an index, the one that a flush writes last at the end.
-pub const INDEX_FILES: [&str; 5] =
-    ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", PICKLE];
-const PICKLE: &str = "index_metadata.pickle";
 
 /// What was copied.
 #[derive(Debug, Clone)]
