@@ -1,30 +1,12 @@
 //! Real mounts: tmpfs, overlay, bind mounts in a namespace of their own, read-only remounts. Numbers equal `df` on each,
 //! and a holder is the same process whatever path it came by.
 
-use crate::support::{Exporter, SOON, chroma, fixture};
+use crate::support::{Exporter, SOON, chroma, fixture, tmpfs::Mount};
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
 };
-
-/// A mount point; unmounted when dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(at: &Path, args: &[&str]) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let status = Command::new("mount").args(args).arg(at).status().unwrap();
-        assert!(status.success(), "mount {args:?} {} (needs root)", at.display());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
 
 /// Killed when dropped.
 struct Kill(Child);

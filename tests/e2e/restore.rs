@@ -1,7 +1,11 @@
 //! `restore` and its undo beside real Chroma, in real mounts and namespaces, and killed at every call that moves something. Whatever
 //! happens, the store is the old one or the new one, whole. Needs root.
 
-use crate::support::{self, SOON, chroma, copy_tree, fixture, tmpfs::Tmpfs, wait_for};
+use crate::support::{
+    self, SOON, chroma, copy_tree, fixture,
+    tmpfs::{Mount, Tmpfs},
+    wait_for,
+};
 use std::{
     collections::BTreeMap,
     fs,
@@ -137,24 +141,6 @@ impl Drop for Kill {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
-    }
-}
-
-/// A mount point; unmounted when dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(at: &Path, args: &[&str]) -> Self {
-        fs::create_dir_all(at).unwrap();
-        let status = Command::new("mount").args(args).arg(at).status().unwrap();
-        assert!(status.success(), "mount {args:?} {} (needs root)", at.display());
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
     }
 }
 
