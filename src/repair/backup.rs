@@ -250,7 +250,7 @@ pub fn run(
     };
     let mut done = making.make()?;
     if done.is_proven() {
-        let pruned = making.place.prune(&making.store, &making.host, &order.keep);
+        let pruned = making.place.prune(&making.store, &making.host, &order.keep, &done.path);
         match pruned {
             Ok(pruned) => done.pruned = pruned,
             Err(error) => done.unpruned = Some(error.to_string()),
@@ -551,10 +551,14 @@ impl Making<'_> {
         })
     }
 
-    /// A name that nothing has: two backups of one second are a second apart.
+    /// A name that nothing has: two backups of one second are a second apart, and the later one has the later name.
     fn free_name(&self) -> io::Result<String> {
+        let soon = self.now.plus(Duration::from_secs(NAMES_MAX));
+        let second = Duration::from_secs(1);
+        let next = self.place.newest_before(soon)?.map(|newest| newest.plus(second));
+        let first = next.map_or(self.now, |next| next.max(self.now));
         for later in 0..NAMES_MAX {
-            let moment = self.now.plus(Duration::from_secs(later));
+            let moment = first.plus(Duration::from_secs(later));
             let both = [Form::Archive, Form::Directory]
                 .map(|form| names::name_of(&self.place.directory, moment, form));
             let taken = |name: &String| fs::symlink_metadata(self.place.dir.join(name)).is_ok();

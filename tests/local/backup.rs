@@ -234,6 +234,24 @@ fn what_no_rule_keeps_is_removed_and_names_of_others_are_left_alone() {
     assert_eq!(names(&to), want);
 }
 
+/// As after a clock that was set back: those before have later names.
+#[test]
+fn a_backup_that_was_just_made_is_never_removed_whatever_its_name_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (store, to) = rooms(scratch.path(), "chroma-1.5.9");
+    let mut want = BTreeSet::new();
+    for year in [2098, 2099] {
+        let made = path_of(&backup(&store, &to, &[]).1);
+        let later = format!("chroma-1.5.9.backup.{year}0101_000000.tar.zst");
+        fs::rename(made, to.join(&later)).unwrap();
+        want.insert(later);
+    }
+    let (code, told) = backup(&store, &to, &["--keep-last", "2"]);
+    assert_eq!((code, told["pruned"].as_array().map(Vec::len)), (0, Some(0)), "{told}");
+    want.insert(path_of(&told).file_name().unwrap().to_str().unwrap().to_owned());
+    assert_eq!(names(&to), want);
+}
+
 #[test]
 fn a_directory_shares_what_did_not_change_with_the_one_before() {
     let scratch = tempfile::tempdir().unwrap();

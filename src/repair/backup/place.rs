@@ -18,7 +18,7 @@ use super::{
     pack,
 };
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     format::manifest::{BYTES_MAX, MANIFEST_FILE, Manifest},
     repair::{moment::Known, retention, steps::Steps},
     store::{Context, space::Space},
@@ -84,6 +84,13 @@ impl Place {
         Ok(out)
     }
 
+    /// The newest moment before `end` in the name of a backup of this directory, whoever made it.
+    pub(super) fn newest_before(&self, end: Timestamp) -> io::Result<Option<Timestamp>> {
+        let entries = self.entries()?.into_iter();
+        let moments = entries.filter_map(|name| Some(names::parse(&name, &self.directory)?.0));
+        Ok(moments.filter(|moment| *moment < end).max())
+    }
+
     /// The backups of this store that were made on this host, with their manifests. What has none, or cannot be read, is not ours.
     fn backups(&self, store: &str, host: &str) -> io::Result<Vec<(String, Form, Manifest)>> {
         let mut out = Vec::new();
@@ -133,12 +140,14 @@ impl Place {
         Some(Previous { dir: self.dir.join(name), manifest, put: Mutex::default() })
     }
 
-    /// Removes the backups that nothing keeps, each in one step; gives their names.
+    /// Removes the backups that nothing keeps, each in one step; gives their names. `made` stays, whatever its name says: a clock
+    /// that was set back makes it older than those before.
     pub(super) fn prune(
         &self,
         store: &str,
         host: &str,
         keep: &retention::Keep,
+        made: &Path,
     ) -> io::Result<Vec<String>> {
         let backups = self.backups(store, host)?;
         let known: Vec<retention::Known> = backups
@@ -150,6 +159,9 @@ impl Place {
             .collect();
         let mut pruned = Vec::new();
         for name in retention::surplus(&known, keep) {
+            if made.file_name().is_some_and(|made| made == name) {
+                continue;
+            }
             let hidden = self.dir.join(names::removed(name));
             fs::rename(self.dir.join(name), &hidden)?;
             self.sync()?;
