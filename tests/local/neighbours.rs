@@ -348,7 +348,7 @@ fn no_content_makes_the_exporter_large() {
 fn peak_of_serve(dir: &Path, found: bool) -> u64 {
     let exporter =
         Exporter::start(&["--store.path", &format!("only={}", dir.display()), "--state.dir", ""]);
-    wait("everything to be read", SOON * 5, || {
+    wait("everything to be read", SOON * 10, || {
         let page = exporter.page();
         let ran = |check: &str| {
             let labels = [("check", check)];
