@@ -5,6 +5,7 @@
 mod alertmanager;
 mod alerts;
 mod backup;
+mod backup_tools;
 mod catalogue;
 mod dashboards;
 mod decay;
