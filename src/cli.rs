@@ -10,6 +10,7 @@ pub mod explain;
 mod flags;
 mod interrupt;
 mod notify;
+mod permissions;
 mod restore;
 mod rules;
 pub mod serve;
@@ -115,6 +116,15 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: rules::Options,
+    },
+    /// Show what of a store has another owner, group or mode than it should; --apply mends it, --undo takes that back
+    ///
+    /// Exit code: 0 nothing differs or it was mended, 1 it differs, 3 it cannot be told or was refused.
+    Permissions {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: permissions::Options,
     },
     /// Put a proven backup in place; what was there is kept, and --undo puts it back
     ///
@@ -237,6 +247,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 notify::run(&config, &options)
             })
         }
+        Some(Command::Permissions { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                permissions::run(&config.into(), &options)
+            })
+        }
         Some(Command::Restore { flags, options }) => {
             with_config(before.and(flags).into(), |config, overrides| {
                 quiet_log(&config, &overrides);
@@ -273,6 +289,7 @@ fn command() -> clap::Command {
         .mut_subcommand("check", |command| hidden(command, vec!["web."]))
         .mut_subcommand("verify", |command| hidden(command, but(&["store."], &[])))
         .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))
+        .mut_subcommand("permissions", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("restore", |command| {
             hidden(command, but(&["store.", "path."], &["state."]))
         })

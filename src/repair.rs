@@ -7,6 +7,7 @@ pub mod backup;
 mod hands;
 pub mod holders;
 pub mod moment;
+pub mod permissions;
 pub mod proof;
 pub mod quarantine;
 mod records;

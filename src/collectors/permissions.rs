@@ -17,6 +17,7 @@ mod lists;
 mod look;
 mod report;
 mod servers;
+pub mod survey;
 
 use std::time::Duration;
 

@@ -450,7 +450,7 @@ fn read_record(dir: &Path) -> Result<Record, String> {
 }
 
 /// `20261130_020000`, in UTC.
-fn stamp(now: Timestamp) -> String {
+pub(super) fn stamp(now: Timestamp) -> String {
     let text = now.to_string();
     let digits = |part: Option<&str>| -> String {
         part.unwrap_or_default().chars().filter(char::is_ascii_digit).collect()

@@ -19,6 +19,7 @@ mod http;
 mod http_descriptors;
 mod metrics;
 mod neighbours;
+mod permissions;
 mod receivers;
 mod revision;
 mod rules;

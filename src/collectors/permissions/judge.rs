@@ -50,18 +50,26 @@ pub(super) enum Tier {
 
 impl Place {
     pub(super) fn of(entry: &Entry<'_>) -> Self {
-        match entry.depth {
-            0 => Self::Directory,
-            1 => match entry.path.strip_prefix(DATABASE_FILE.as_bytes()) {
+        Self::at(entry.path)
+    }
+
+    /// The same of a path below the store alone.
+    pub(super) fn at(path: &[u8]) -> Self {
+        let Some(slash) = path.iter().rposition(|byte| *byte == b'/') else {
+            return match path.strip_prefix(DATABASE_FILE.as_bytes()) {
+                _ if path.is_empty() => Self::Directory,
                 Some(b"") => Self::Database,
                 Some(b"-journal" | b"-wal" | b"-shm") => Self::Journal,
-                _ if is_segment_name(entry.path) => Self::Segment,
+                _ if is_segment_name(path) => Self::Segment,
                 _ => Self::Other,
-            },
-            2 if SEGMENT_FILES.contains(&entry.name()) && is_segment_name(entry.folder()) => {
-                Self::SegmentFile
-            }
-            _ => Self::Other,
+            };
+        };
+        // The id of a segment has no slash in it.
+        let (folder, name) = (&path[..slash], &path[slash + 1..]);
+        if SEGMENT_FILES.contains(&name) && is_segment_name(folder) {
+            Self::SegmentFile
+        } else {
+            Self::Other
         }
     }
 
@@ -74,7 +82,7 @@ impl Place {
     }
 
     /// What Chroma's user must be able to do with it.
-    const fn need(self) -> Option<Want> {
+    pub(super) const fn need(self) -> Option<Want> {
         match self {
             // In the directory the journal is created and deleted at each commit.
             Self::Directory | Self::Segment => Some(WRITE | SEARCH),
@@ -283,7 +291,8 @@ impl Judge {
         };
         let was = self.declared(learnt);
         let kinds = differences(&is, &was);
-        if kinds.contains(&true) {
+        let mended = known.is_some() && was == learnt && self.mends(place, &was, &is);
+        if kinds.contains(&true) && !mended {
             let tally = &mut self.tallies[tier];
             tally.drifted += 1;
             for (count, differs) in tally.drift.iter_mut().zip(kinds) {
@@ -309,6 +318,34 @@ impl Judge {
                 baseline.learn_owner(&shape);
             }
         }
+    }
+
+    /// Whether a change is one that our own remedies bring: what a server could not use it can use now, as its owner, or what
+    /// everybody could change is not everybody's any more. That was learnt wrong, and is no drift when it is mended.
+    fn mends(&self, place: Place, was: &Shape, is: &Shape) -> bool {
+        let known_list = |shape: &Shape| !matches!(shape.list, List::Digest(_));
+        if was.file_type() != is.file_type()
+            || is.mode & !was.mode & 0o6002 != 0
+            || !known_list(was)
+            || !known_list(is)
+        {
+            return false;
+        }
+        if (was.uid, was.gid) == (is.uid, is.gid)
+            && is.mode != was.mode
+            && is.mode == was.mode & !0o002
+        {
+            return true;
+        }
+        let Some(want) = place.need() else { return false };
+        let may = |server: &Identity, shape: &Shape| {
+            let Shape { mode, uid, gid, .. } = *shape;
+            let (immutable, append_only, readonly) = (false, false, false);
+            let inode = Inode { mode, uid, gid, immutable, append_only, readonly };
+            access::may(server, &inode, None, want).is_ok()
+        };
+        self.servers.iter().any(|server| server.uid == is.uid && !may(server, was))
+            && self.servers.iter().all(|server| may(server, is))
     }
 
     /// What was learnt, with what was declared in its place.

@@ -116,6 +116,11 @@ impl Core {
         })
     }
 
+    /// Whether a link stands in place of the database.
+    pub(super) const fn is_linked(&self) -> bool {
+        self.target.is_some()
+    }
+
     /// Owner and group of the directory.
     pub(super) fn owner(&self) -> (u32, u32) {
         (self.meta.uid, self.meta.gid)
@@ -188,7 +193,7 @@ fn refused_parent(memory: &Memory, servers: &[Server]) -> Option<Refused> {
 }
 
 /// A judge of one look.
-fn judge(
+pub(super) fn judge(
     context: &Context,
     memory: &Memory,
     users: &Users,
@@ -375,7 +380,7 @@ fn unreadable(context: &Context, source: io::Error) -> CollectError {
 }
 
 /// Chroma's directories have two levels.
-const DEPTH_MAX: u32 = 16;
+pub(super) const DEPTH_MAX: u32 = 16;
 
 /// Some milliseconds of work.
 const TOP_ENTRIES_MAX: usize = 4_096;

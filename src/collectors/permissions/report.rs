@@ -79,19 +79,14 @@ fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Fin
         Some(at) => finding.with_since(*at),
         None => finding,
     };
-    let Some(command) = total.drifted_examples.first().and_then(|drifted| mend(path, drifted))
-    else {
-        return finding;
-    };
-    let finding = finding.with_command(Some(command));
-    match (total.drifted, finding.remedy.clone()) {
-        (2.., Some(remedy)) => finding.with_remedy(remedy.with_note(FIRST_ONLY)),
+    // One command for all of them is that of the catalogue.
+    match &total.drifted_examples[..] {
+        [only] if total.drifted == 1 && mend(path, only).is_some() => {
+            finding.with_command(mend(path, only))
+        }
         _ => finding,
     }
 }
-
-const FIRST_ONLY: &str =
-    "The command is for the first entry. The others need the same with their names.";
 
 fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
     let examples = total.refused_examples.iter().map(|Refused { path, is, refusal, .. }| {
@@ -126,9 +121,8 @@ fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
     }
 }
 
-/// The command that lets the server's user write: owner and mode of each entry when they are few, and otherwise of the
-/// directory, the database and the folders of segments, and of nothing else that may lie there. `None` when no command does,
-/// as for what lies above the directory.
+/// The command that lets the server's user write: owner and mode of each entry, when they are few. `None` when they are many, which
+/// the command of the catalogue mends. Where no command does, as for what lies above the directory, it shows them.
 fn give_back(total: &Tally, path: &Path) -> Option<String> {
     let refused = &total.refused_examples;
     let server = &refused.first()?.server;
@@ -136,7 +130,7 @@ fn give_back(total: &Tally, path: &Path) -> Option<String> {
         matches!(refused.refusal, Refusal::Mode | Refusal::List) && !refused.path.starts_with(b"/")
     };
     if !refused.iter().all(|refused| mendable(refused) && refused.server == *server) {
-        return None;
+        return Some(format!("ls -la {}", shell_word(path)?));
     }
     let owner = match server.gids.first() {
         Some(gid) => format!("{}:{gid}", server.uid),
@@ -162,10 +156,7 @@ fn give_back(total: &Tally, path: &Path) -> Option<String> {
         let commands: Vec<String> = chown.into_iter().chain(chmod).collect();
         return (!commands.is_empty()).then(|| commands.join(" && "));
     }
-    let dir = shell_word(path)?;
-    Some(format!(
-        "chown {owner} {dir} {dir}/chroma.sqlite3 && chown -R {owner} {dir}/{SEGMENT_GLOB}"
-    ))
+    None
 }
 
 /// Entries as a shell takes them, to be typed behind a command; `None` when these are not all, or too many, or not safe to type.
@@ -178,9 +169,6 @@ fn typed<'a>(path: &Path, entries: impl Iterator<Item = &'a [u8]>, total: u64) -
     let words = words.join(" ");
     (words.len() <= EXAMPLES_CHARS_MAX).then_some(words)
 }
-
-/// The names of segments' folders, as a shell finds them.
-const SEGMENT_GLOB: &str = "????????-????-????-????-????????????";
 
 /// What the walk could not look at.
 pub(super) fn problems(total: &Tally, last: Option<&Last>, context: &Context) -> Vec<CollectError> {
@@ -246,7 +234,7 @@ fn item(path: &[u8]) -> String {
 }
 
 /// An entry as a person may read it, whatever bytes its name has; never long.
-fn name(path: &[u8]) -> String {
+pub(super) fn name(path: &[u8]) -> String {
     if path.is_empty() {
         return "the directory itself".to_owned();
     }
@@ -284,7 +272,7 @@ fn mend(store: &Path, Drifted { path, is, was, kinds }: &Drifted) -> Option<Stri
     (!commands.is_empty()).then(|| commands.join(" && "))
 }
 
-fn below(store: &Path, path: &[u8]) -> PathBuf {
+pub(super) fn below(store: &Path, path: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     if path.is_empty() { store.to_owned() } else { store.join(std::ffi::OsStr::from_bytes(path)) }
 }

@@ -548,18 +548,20 @@ catalogue! {
     PermissionDrift "permission_drift" Warning {
         cause: "Owner, group, mode or type of an entry differs from what was declared or learnt.",
         words: "Give owner and mode back to the entries that the finding names. If you wanted the change, declare it in the configuration.",
-        command: "ls -la {path}",
+        command: PERMISSIONS_COMMAND,
+        note: PERMISSIONS_NOTE,
     }
     PermissionUnwritable "permission_unwritable" Critical {
         cause: "The user that Chroma runs as cannot write a file or directory that it must write.",
         words: "Give owner and mode back to the entries that the finding names.",
-        command: "ls -la {path}",
-        note: "The directory itself must be writable too, for the journal.",
+        command: PERMISSIONS_COMMAND,
+        note: PERMISSIONS_NOTE,
     }
     PermissionWorldWritable "permission_world_writable" Warning {
         cause: "Everybody on this host may change an entry of the directory.",
         words: "Take the right to write away from everybody else.",
-        command: "find {path} -maxdepth 2 ! -type l -perm -o+w -exec chmod o-w {} +",
+        command: PERMISSIONS_COMMAND,
+        note: PERMISSIONS_NOTE,
     }
 }
 "Backups" {
@@ -664,6 +666,8 @@ pub const FETCH_FROM_GIT: Template = Template {
 const NOT_BEFORE: &str = "Do not start Chroma before that.";
 const RESTORE: &str = "Stop Chroma and put the newest backup back that restores. What is there now is moved aside, not deleted.";
 const RESTORE_COMMAND: &str = "chroma_exporter restore BACKUP --store.path {path}";
+const PERMISSIONS_COMMAND: &str = "chroma_exporter permissions --store.path {path} --apply";
+const PERMISSIONS_NOTE: &str = "It changes nothing else, and prints the line that takes it back. Without --apply it only shows what differs.";
 const BACKUP_COMMAND: &str = "chroma_exporter backup {path} --to DIR";
 const RESTORE_FOLDER: &str = "Stop Chroma and keep a copy of the directory. Put the whole folder that the finding names back from the newest verified backup.";
 const KEEP_FOLDER: &str =
