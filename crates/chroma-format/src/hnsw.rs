@@ -3,10 +3,13 @@
 //! Chroma 0.4 to 1.5. Chroma's loader checks almost none of what is checked here: a wrong count or neighbour ends the
 //! whole server with SIGSEGV.
 //!
+//! They are written too: a graph that [`Builder`] builds gives the bytes of all four.
+//!
 //! The walks are fed with pieces of any length and keep at most one element, so that memory does not grow with the file.
 
 use alloc::{format, string::String};
 
+mod build;
 mod labels;
 mod lengths;
 mod level0;
@@ -14,7 +17,9 @@ mod links;
 mod order;
 mod readable;
 mod search;
+mod write;
 
+pub use build::{BuildError, Builder, Graph, Metric, Options};
 pub use labels::{LabelProblems, Labels, Pair};
 pub use lengths::LengthWalk;
 pub use level0::{Element, Level0Walk};

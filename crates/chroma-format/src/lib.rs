@@ -1,5 +1,6 @@
 //! Readers of the files that `ChromaDB` keeps: bytes in, facts out. No file, no clock, no socket: the crate has no `std`. No panic
-//! and no allocation beyond what each function states, whatever the bytes; a pickle is read and never executed.
+//! and no allocation beyond what each function states, whatever the bytes; a pickle is read and never executed. One index folder is
+//! also written: its graph ([`hnsw::Builder`]), its files ([`hnsw::Graph`]) and its metadata ([`pickle::write`]).
 //!
 //! | What | Where |
 //! |---|---|
@@ -26,6 +27,7 @@ pub mod lfs;
 pub mod log;
 pub mod odd;
 pub mod pickle;
+mod pieces;
 pub mod queue;
 pub mod record;
 pub mod schema;

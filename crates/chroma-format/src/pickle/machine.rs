@@ -42,8 +42,8 @@ enum Name {
     Other,
 }
 
-const MODULE: &[u8] = b"chromadb.segment.impl.vector.local_persistent_hnsw";
-const CLASS: &[u8] = b"PersistentData";
+pub(super) const MODULE: &[u8] = b"chromadb.segment.impl.vector.local_persistent_hnsw";
+pub(super) const CLASS: &[u8] = b"PersistentData";
 
 impl Name {
     fn of(text: &[u8]) -> Self {
@@ -579,35 +579,35 @@ fn hostile(at: u64, does: String) -> PickleError {
 
 const LINE_MAX: usize = 1024;
 
-const MARK: u8 = b'(';
-const STOP: u8 = b'.';
-const BININT: u8 = b'J';
-const BININT1: u8 = b'K';
-const BININT2: u8 = b'M';
-const NONE: u8 = b'N';
+pub(super) const MARK: u8 = b'(';
+pub(super) const STOP: u8 = b'.';
+pub(super) const BININT: u8 = b'J';
+pub(super) const BININT1: u8 = b'K';
+pub(super) const BININT2: u8 = b'M';
+pub(super) const NONE: u8 = b'N';
 const REDUCE: u8 = b'R';
-const BINUNICODE: u8 = b'X';
-const BUILD: u8 = b'b';
+pub(super) const BINUNICODE: u8 = b'X';
+pub(super) const BUILD: u8 = b'b';
 const GLOBAL: u8 = b'c';
-const BINGET: u8 = b'h';
+pub(super) const BINGET: u8 = b'h';
 const INST: u8 = b'i';
-const LONG_BINGET: u8 = b'j';
+pub(super) const LONG_BINGET: u8 = b'j';
 const OBJ: u8 = b'o';
 const BINPUT: u8 = b'q';
 const LONG_BINPUT: u8 = b'r';
 const SETITEM: u8 = b's';
-const SETITEMS: u8 = b'u';
-const EMPTY_DICT: u8 = b'}';
-const EMPTY_TUPLE: u8 = b')';
-const PROTO: u8 = 0x80;
-const NEWOBJ: u8 = 0x81;
+pub(super) const SETITEMS: u8 = b'u';
+pub(super) const EMPTY_DICT: u8 = b'}';
+pub(super) const EMPTY_TUPLE: u8 = b')';
+pub(super) const PROTO: u8 = 0x80;
+pub(super) const NEWOBJ: u8 = 0x81;
 const EXT1: u8 = 0x82;
 const EXT2: u8 = 0x83;
 const EXT4: u8 = 0x84;
-const LONG1: u8 = 0x8a;
-const SHORT_BINUNICODE: u8 = 0x8c;
+pub(super) const LONG1: u8 = 0x8a;
+pub(super) const SHORT_BINUNICODE: u8 = 0x8c;
 const BINUNICODE8: u8 = 0x8d;
 const NEWOBJ_EX: u8 = 0x92;
-const STACK_GLOBAL: u8 = 0x93;
-const MEMOIZE: u8 = 0x94;
+pub(super) const STACK_GLOBAL: u8 = 0x93;
+pub(super) const MEMOIZE: u8 = 0x94;
 const FRAME: u8 = 0x95;
