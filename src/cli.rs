@@ -6,6 +6,7 @@ mod bar;
 pub mod check;
 pub mod completions;
 pub mod config;
+mod dump;
 pub mod explain;
 mod flags;
 mod interrupt;
@@ -87,6 +88,16 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: verify::Options,
+    },
+    /// Print every record of a store or of a backup as a line of JSON: ids, documents, metadata, vectors
+    ///
+    /// It reads a copy of one moment, beside any writer, and needs no Chroma. Exit code: 0 all was read, 1 what was not is told,
+    /// 2 nothing was dumped.
+    Dump {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: dump::Options,
     },
     /// Print the runbook of a finding or of an alert; without a name, list them all
     Explain {
@@ -227,6 +238,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 verify::run(&config, &options)
             })
         }
+        Some(Command::Dump { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                dump::run(config, &options)
+            })
+        }
         Some(Command::Config { flags, command }) => {
             let before = before.and(flags);
             match command {
@@ -286,6 +303,7 @@ fn command() -> clap::Command {
     let hidden = |command, prefixes: Vec<&str>| flags::hidden(command, &prefixes);
     Cli::command()
         .mut_subcommand("backup", |command| hidden(command, but(&["store.", "path."], &["state."])))
+        .mut_subcommand("dump", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("check", |command| hidden(command, vec!["web."]))
         .mut_subcommand("verify", |command| hidden(command, but(&["store."], &[])))
         .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))

@@ -4,6 +4,7 @@
 
 mod attributes;
 pub mod backup;
+pub mod dump;
 mod hands;
 pub mod holders;
 pub mod moment;

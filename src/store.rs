@@ -9,6 +9,7 @@ pub use sqlite_live::{database, pagecache, space, view};
 use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
+use rusqlite::types::ValueRef;
 
 use self::database::QueryError;
 use crate::{
@@ -35,6 +36,16 @@ impl CollectError {
             | QueryError::Other(source) => Self::Sqlite { path, source },
             source => Self::Query { path, source },
         }
+    }
+}
+
+/// A position in the queue: an integer since 1.0, eight bytes before, most significant first. Which of them a release can read
+/// is the business of `contents`.
+pub(crate) fn position(value: ValueRef<'_>) -> Option<i64> {
+    match value {
+        ValueRef::Integer(position) => Some(position),
+        ValueRef::Blob(bytes) => i64::try_from(u64::from_be_bytes(bytes.try_into().ok()?)).ok(),
+        _ => None,
     }
 }
 

@@ -10,6 +10,7 @@ mod catalogue;
 mod dashboards;
 mod decay;
 mod drill;
+mod dump;
 mod faults;
 mod faults_live;
 mod given_up;

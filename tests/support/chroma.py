@@ -12,6 +12,10 @@ state HOST PORT            asks a server for everything, and prints what fails
 churn DIR LEDGER SECONDS   opens DIR embedded and does everything with several collections, without pause; writes each operation
                            into LEDGER before it begins
 restored DIR LEDGER        opens DIR embedded and proves that it is the state after one operation of LEDGER
+everything DIR             opens DIR embedded and makes collections with whatever a record can have: all types of metadata, missing documents,
+                           updates, deletions, a collection that is deleted, a tail that is not flushed
+lines DIR WHERE            opens DIR embedded and prints every record as `dump` does, without collection lines; WHERE is `all` or a
+                           condition on the metadata of the first collection
 hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
 """
 
@@ -205,6 +209,63 @@ def versioned(one, version):
     return [rng.uniform(-1, 1) for _ in range(DIMENSION)]
 
 
+def embedded(directory):
+    import chromadb
+    from chromadb.config import Settings
+
+    return chromadb.PersistentClient(directory, settings=Settings(anonymized_telemetry=False))
+
+
+def everything(directory):
+    import chromadb
+
+    major = chromadb.__version__.split(".")[0]
+    lists = tuple(int(part) for part in chromadb.__version__.split(".")[:2]) >= (1, 5)
+    store = embedded(directory)
+    for name, space in ("first", "l2"), ("second", "cosine"), ("third", "ip"):
+        settings = {"0": {"metadata": {"hnsw:space": space, "hnsw:sync_threshold": 40, "hnsw:batch_size": 10, "of": 1.0}}}.get(
+            major, {"configuration": {"hnsw": {"space": space, "sync_threshold": 40, "batch_size": 10}}, "metadata": {"of": 1.0}}
+        )
+        collection = store.create_collection(name, **settings)
+        for start in range(0, 90, 10):
+            numbers = range(start, start + 10)
+            metadatas = []
+            for number in numbers:
+                one = {"n": number, "half": number / 2, "even": number % 2 == 0, "text": f"\u0142\u0105ka \U0001f332 \"{number}\"\n"}
+                if lists and number % 3 == 0:
+                    one |= {"tags": ["a", f"t{number % 4}"], "sizes": [number, 7]}
+                if number % 5 == 0:
+                    del one["half"]
+                metadatas.append(one)
+            collection.add(
+                ids=[f"\u00e9{number:03}" if number % 7 == 0 else f"r{number:03}" for number in numbers],
+                embeddings=[vector(number) for number in numbers],
+                metadatas=metadatas,
+                documents=[f"document {number}" for number in numbers],
+            )
+        collection.add(ids=["bare"], embeddings=[vector(1000)])
+        collection.update(ids=["r001", "r002"], embeddings=[vector(2001), vector(2002)])
+        collection.update(ids=["r003", "absent"], metadatas=[{"n": 3000, "more": True}, {"n": 1}])
+        collection.upsert(ids=["r004", "new"], embeddings=[vector(2004), vector(2005)], documents=["another", "newest"])
+        collection.delete(ids=["r005", "r006", "\u00e9070"])
+        if not chromadb.__version__.startswith("0.4."):  # where a record that comes again cannot be read by Chroma itself
+            collection.add(ids=["r005"], embeddings=[vector(2006)], metadatas=[{"again": 1}])
+    gone = store.create_collection("gone")
+    gone.add(ids=["gone"], embeddings=[vector(1)])
+    store.delete_collection("gone")
+
+
+def lines(directory, where):
+    store = embedded(directory)
+    for name in ("first",) if where != "all" else ("first", "second", "third"):
+        collection = store.get_collection(name, embedding_function=None)
+        condition = {} if where == "all" else {"where": json.loads(where)}
+        got = collection.get(include=["documents", "metadatas", "embeddings"], **condition)
+        rows = zip(got["ids"], got["documents"], got["metadatas"], got["embeddings"])
+        for one, document, metadata, embedding in sorted(rows, key=lambda row: row[0].encode()):
+            print(json.dumps({"id": one, "document": document, "metadata": metadata or None, "embedding": [float(x) for x in embedding]}))
+
+
 def churn(directory, ledger, seconds):
     """Every record says of itself which operation made it, in its document, its metadata and its vector."""
     import chromadb
@@ -318,4 +379,4 @@ def restored(directory, ledger):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "lines": lines, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])

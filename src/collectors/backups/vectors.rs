@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension, types::ValueRef};
+use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -25,6 +25,7 @@ use crate::{
     store::{
         Context,
         database::{Limits, QueryError, Stamp, is_absent},
+        position,
     },
 };
 
@@ -241,15 +242,6 @@ fn out_of_queue(database: &Connection, records: &str) -> rusqlite::Result<bool> 
         }
     }
     Ok(false)
-}
-
-/// A number of the queue: an integer, or eight bytes below 0.5, most significant first.
-fn position(value: ValueRef<'_>) -> Option<i64> {
-    match value {
-        ValueRef::Integer(position) => Some(position),
-        ValueRef::Blob(bytes) => i64::try_from(u64::from_be_bytes(bytes.try_into().ok()?)).ok(),
-        _ => None,
-    }
 }
 
 /// When the folder of a segment came to be, as far as its times tell: a copy that keeps times is as old as its files. `None` when

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use rusqlite::{Connection, types::ValueRef};
+use rusqlite::Connection;
 
 use crate::{
     format::{
@@ -14,6 +14,7 @@ use crate::{
     store::{
         Context,
         database::{Limits, QueryError, Stamp},
+        position,
     },
 };
 
@@ -236,16 +237,6 @@ fn with_space(connection: &Connection, space: &str) -> rusqlite::Result<HashSet<
 /// A text; what else may stand in its place is the business of `contents`.
 fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(row.get_ref(column)?.as_str().ok().map(str::to_owned))
-}
-
-/// A position in the queue: an integer since 1.0, eight bytes before, most significant first. Which of them this release
-/// can read is the business of `contents`.
-pub(super) fn position(value: ValueRef<'_>) -> Option<i64> {
-    match value {
-        ValueRef::Integer(position) => Some(position),
-        ValueRef::Blob(bytes) => i64::try_from(u64::from_be_bytes(bytes.try_into().ok()?)).ok(),
-        _ => None,
-    }
 }
 
 /// Every row of a question, at most [`ROWS_MAX`].

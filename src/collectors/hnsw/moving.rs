@@ -11,7 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use super::{
-    catalogue::{Row, position},
+    catalogue::Row,
     look::{Folder, Part},
     records::{Asker, Compared, Queue, Suspect, ids_of},
     uuid_text,
@@ -21,7 +21,7 @@ use crate::{
     collectors::pause,
     format::{hnsw::Pair, pickle, uuid::Uuid},
     host::links::Place,
-    store::database::QueryError,
+    store::{database::QueryError, position},
 };
 
 /// Records without a vector for certain.

@@ -22,7 +22,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// Makes one in `place`, and removes what killed runs left there. Gives it with the names of those.
-    pub(super) fn new(place: &Path) -> io::Result<(Self, Vec<PathBuf>)> {
+    pub(in crate::repair) fn new(place: &Path) -> io::Result<(Self, Vec<PathBuf>)> {
         let swept = sweep(place);
         for _ in 0..TRIES {
             let mut random = [0; 8];

@@ -1,0 +1,270 @@
+//! `dump`: every record of a store or of a backup, as lines of JSON.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::ValueHint;
+use flate2::write::GzEncoder;
+
+use super::{
+    Ended,
+    bar::{self, Manner},
+    check, interrupt, to_stderr,
+};
+use crate::{
+    config::{Config, Store},
+    facts::error::chain,
+    host::{self, Host},
+    human::{self, plain},
+    repair::{
+        dump::{self, Copied, CopyError, DumpError, Dumped, Filter, Wanted},
+        steps::Steps,
+        unpack,
+    },
+    store::{Context, DATABASE_FILE},
+};
+
+/// What `dump` takes beside the flags of every command.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Options {
+    /// A directory of Chroma, or a backup as `verify` takes it; otherwise the store of --store.path, or the one that is found
+    #[arg(value_name = "DIR|BACKUP", value_hint = ValueHint::AnyPath)]
+    from: Option<PathBuf>,
+
+    /// Write to this file instead of standard output; packed when its name ends with .zst or .gz. It gets its name when it is whole
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    to: Option<PathBuf>,
+
+    /// Only collections of this name; may be given several times
+    #[arg(long, value_name = "NAME")]
+    collection: Vec<String>,
+
+    /// Only records with these ids: a file with one id per line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    ids: Option<PathBuf>,
+
+    /// Only records whose metadata is so, in Chroma's words: '{"page": {"$gte": 3}}'
+    #[arg(long = "where", value_name = "JSON")]
+    filter: Option<Filter>,
+
+    /// Leave the vectors out
+    #[arg(long)]
+    no_embeddings: bool,
+
+    /// Where the copy is made that is read: a directory with room for it
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    scratch: Option<PathBuf>,
+
+    /// Show progress on standard error; the default on a terminal
+    #[arg(long)]
+    progress: bool,
+}
+
+/// Dumps one store or backup. Lines go to standard output or to a file, words about them to standard error.
+pub(super) fn run(config: Config, options: &Options) -> Ended {
+    host::give_memory_back();
+    let wanted = match wanted(options) {
+        Ok(wanted) => wanted,
+        Err((path, error)) => {
+            to_stderr(&format!("error: cannot read {}: {error}\n", path.display()));
+            return Ended::Usage;
+        }
+    };
+    let config = Arc::new(config);
+    let source = match source(&config, options) {
+        Ok(source) => source,
+        Err(told) => {
+            to_stderr(&format!("error: {told}\nhelp: name its directory\n"));
+            return Ended::Usage;
+        }
+    };
+    let steps = Steps::default();
+    interrupt::stops(&steps);
+    // Lines on a terminal and a bar would be drawn over each other.
+    let quiet = options.to.is_none() && io::IsTerminal::is_terminal(&io::stdout());
+    let manner = if quiet { Manner::Hidden } else { Manner::of(options.progress, true) };
+    let result = bar::steps(manner, "dump", &steps, || {
+        let copied = source.copied(&config, options, &steps)?;
+        let dumped = match &options.to {
+            None => dump::run(copied.dir(), &wanted, &mut BufWriter::new(io::stdout()), &steps)?,
+            Some(to) => to_file(to, |out| dump::run(copied.dir(), &wanted, out, &steps))?,
+        };
+        Ok((copied.notes.clone(), dumped))
+    });
+    match result {
+        Ok((notes, dumped)) => {
+            to_stderr(&text(&notes, &dumped));
+            if dumped.without_vector > 0 || !dumped.losses.is_empty() {
+                Ended::Warning
+            } else {
+                Ended::Well
+            }
+        }
+        // Whoever reads the lines has enough of them.
+        Err(Failed::Dump(DumpError::Write(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Ended::Well
+        }
+        Err(failed) => {
+            to_stderr(&format!("error: {}\n", plain(&failed.to_string())));
+            Ended::Critical
+        }
+    }
+}
+
+fn wanted(options: &Options) -> Result<Wanted, (PathBuf, io::Error)> {
+    let ids = match &options.ids {
+        None => None,
+        Some(path) => {
+            let text = fs::read_to_string(path).map_err(|error| (path.clone(), error))?;
+            Some(
+                text.lines()
+                    .filter(|id| !id.is_empty())
+                    .map(str::to_owned)
+                    .collect::<BTreeSet<_>>(),
+            )
+        }
+    };
+    Ok(Wanted {
+        collections: options.collection.clone(),
+        ids,
+        filter: options.filter.clone(),
+        embeddings: !options.no_embeddings,
+    })
+}
+
+enum Source {
+    Store(Arc<Store>),
+    Backup(PathBuf),
+}
+
+fn source(config: &Arc<Config>, options: &Options) -> Result<Source, String> {
+    if let Some(from) = &options.from {
+        return Ok(if from.join(DATABASE_FILE).exists() {
+            let dir = std::path::absolute(from).unwrap_or_else(|_| from.clone());
+            Source::Store(Arc::new(Store::new("dump", dir)))
+        } else {
+            Source::Backup(from.clone())
+        });
+    }
+    let stores = check::stores(config).map_err(|error| error.to_string())?;
+    match &stores[..] {
+        [store] => Ok(Source::Store(Arc::clone(store))),
+        [] => Err("there is no store".to_owned()),
+        several => {
+            let names: Vec<&str> = several.iter().map(|store| &*store.name).collect();
+            Err(format!("dump works on one store at a time, and there are {}", names.join(", ")))
+        }
+    }
+}
+
+impl Source {
+    fn copied(
+        &self,
+        config: &Arc<Config>,
+        options: &Options,
+        steps: &Steps,
+    ) -> Result<Copied, CopyError> {
+        let fallback = config.state_dir.as_ref().map(|dir| dir.join("tmp"));
+        match self {
+            Self::Store(store) => {
+                let host = Arc::new(Host::read_only(config));
+                let place = options.scratch.clone();
+                // Never beside the store: its directory belongs to somebody else.
+                let state = fallback.filter(|dir| fs::create_dir_all(dir).is_ok());
+                let place = place.or(state).unwrap_or_else(std::env::temp_dir);
+                Copied::of_store(&Context::new(config, store, &host), &place, steps)
+            }
+            Self::Backup(backup) => {
+                let real = |store: &Arc<Store>| store.seen_path.canonicalize().ok();
+                let how = unpack::Options {
+                    scratch: options.scratch.clone(),
+                    fallback,
+                    stores: config.stores.iter().filter_map(real).collect(),
+                    ..unpack::Options::default()
+                };
+                Copied::of_backup(backup, &how, steps)
+            }
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("{}", chain(.0))]
+    Copy(#[from] CopyError),
+    #[error("{}", chain(.0))]
+    Dump(#[from] DumpError),
+}
+
+/// Writes under another name, which a dump that is not whole keeps to nobody: it is removed.
+fn to_file(
+    to: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<Dumped, DumpError>,
+) -> Result<Dumped, DumpError> {
+    let mut partial = to.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let file = File::create(&partial).map_err(DumpError::Write)?;
+    let written = packed(to, &file, write).and_then(|dumped| {
+        file.sync_all().and_then(|()| fs::rename(&partial, to)).map_err(DumpError::Write)?;
+        Ok(dumped)
+    });
+    if written.is_err() {
+        // What keeps it there is told by the error that is given.
+        drop(fs::remove_file(&partial));
+    }
+    written
+}
+
+fn packed(
+    to: &Path,
+    file: &File,
+    write: impl FnOnce(&mut dyn Write) -> Result<Dumped, DumpError>,
+) -> Result<Dumped, DumpError> {
+    let extension = to.extension().and_then(|extension| extension.to_str());
+    match extension {
+        Some("zst" | "zstd") => {
+            let mut packer = zstd::Encoder::new(file, 3).map_err(DumpError::Write)?;
+            let dumped = write(&mut BufWriter::with_capacity(PIECE_BYTES, &mut packer))?;
+            packer.finish().map_err(DumpError::Write)?;
+            Ok(dumped)
+        }
+        Some("gz") => {
+            let mut packer = GzEncoder::new(file, flate2::Compression::default());
+            let dumped = write(&mut BufWriter::with_capacity(PIECE_BYTES, &mut packer))?;
+            packer.finish().map_err(DumpError::Write)?;
+            Ok(dumped)
+        }
+        _ => write(&mut BufWriter::with_capacity(PIECE_BYTES, file)),
+    }
+}
+
+/// For people.
+fn text(notes: &[String], dumped: &Dumped) -> String {
+    let count = |number: u64| human::count(number as f64);
+    let mut lines = vec![format!(
+        "{} records of {} collections",
+        count(dumped.records),
+        count(dumped.collections)
+    )];
+    if dumped.without_vector > 0 {
+        lines.push(format!(
+            "{} of them have no vector that can be read; their lines say \"embedding\":null",
+            count(dumped.without_vector)
+        ));
+    }
+    let told = dumped.losses.iter().take(LOSSES_MAX);
+    lines.extend(told.map(|loss| format!("not read: {}", plain(loss))));
+    let more = dumped.losses.len().saturating_sub(LOSSES_MAX);
+    lines.extend((more > 0).then(|| format!("not read: {more} more")));
+    lines.extend(notes.iter().map(|note| format!("note: {}", plain(note))));
+    lines.join("\n") + "\n"
+}
+
+const LOSSES_MAX: usize = 20;
+const PIECE_BYTES: usize = 256 << 10;

@@ -1,0 +1,386 @@
+//! Every record of a store as a line of JSON, in an order that does not change: two dumps of one state are the same bytes. It reads
+//! a copy that nobody writes to: the tables, what the queue holds for them and for the indexes, and the vectors of the folders.
+
+mod catalogue;
+mod filter;
+mod line;
+mod tail;
+mod vectors;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+
+pub use self::filter::{Filter, FilterError};
+use self::{
+    catalogue::Collection,
+    line::{Embedding, Line},
+    tail::{Operation, Tail, Where},
+    vectors::Index,
+};
+use super::{
+    moment::{self, MomentError},
+    steps::Steps,
+    unpack::{self, Opened, Scratch, UnpackError},
+};
+use crate::{
+    facts::error::chain,
+    human::plain,
+    store::{Context, DATABASE_FILE},
+};
+
+/// What is wanted of a store.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Names of collections; all of them when it is empty.
+    pub collections: Vec<String>,
+    /// Ids of records; all of them when it is `None`.
+    pub ids: Option<BTreeSet<String>>,
+    /// What the metadata of a record must be like.
+    pub filter: Option<Filter>,
+    /// Whether lines have the vectors.
+    pub embeddings: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Dumped {
+    /// Collections.
+    pub collections: u64,
+    /// Records of all of them.
+    pub records: u64,
+    /// Records of which neither index nor queue has a vector. Their lines say `"embedding":null`.
+    pub without_vector: u64,
+    /// What could not be read, a sentence each.
+    pub losses: Vec<String>,
+}
+
+/// Why it did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The database cannot be opened, or does not say which collections there are.
+    #[error("cannot read the collections of {DATABASE_FILE}")]
+    Catalogue(#[source] rusqlite::Error),
+    /// There is no collection of this name.
+    #[error("there is no collection {name:?}; there are: {there}")]
+    NoCollection {
+        /// What was asked for.
+        name: String,
+        /// Names that there are.
+        there: String,
+    },
+    /// The lines cannot be written.
+    #[error("cannot write")]
+    Write(#[source] io::Error),
+    /// Nobody wants it any more.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// Writes what is `wanted` of the copy in `dir`, which nobody holds and nobody changes meanwhile, to `out`. Records that cannot be
+/// read are told in the result; errs when the collections cannot be read, or `out` takes no more.
+pub fn run(
+    dir: &Path,
+    wanted: &Wanted,
+    out: &mut dyn Write,
+    steps: &Steps,
+) -> Result<Dumped, DumpError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)
+        .map_err(DumpError::Catalogue)?;
+    let mut collections = catalogue::read(&connection).map_err(DumpError::Catalogue)?;
+    chosen(&mut collections, &wanted.collections)?;
+    let records = collections.iter().map(|collection| collection.records).sum();
+    steps.begin("writing", Some(records));
+    let mut dumped = Dumped::default();
+    for collection in &collections {
+        line::collection(collection, out).map_err(DumpError::Write)?;
+        dumped.collections += 1;
+        let mut reading = Reading { dir, connection: &connection, collection, wanted, steps };
+        reading.write(out, &mut dumped)?;
+    }
+    out.flush().map_err(DumpError::Write)?;
+    Ok(dumped)
+}
+
+/// Leaves those that are wanted, in the order of tenant, database and name.
+fn chosen(collections: &mut Vec<Collection>, names: &[String]) -> Result<(), DumpError> {
+    if let Some(name) = names.iter().find(|name| !collections.iter().any(|c| c.name == **name)) {
+        let there: Vec<String> =
+            collections.iter().take(NAMED_MAX).map(|collection| plain(&collection.name)).collect();
+        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+        return Err(DumpError::NoCollection { name: name.clone(), there });
+    }
+    collections.retain(|collection| names.is_empty() || names.contains(&collection.name));
+    collections.sort_by(|a, b| a.place().cmp(&b.place()));
+    Ok(())
+}
+
+/// One collection.
+struct Reading<'a> {
+    dir: &'a Path,
+    connection: &'a Connection,
+    collection: &'a Collection,
+    wanted: &'a Wanted,
+    steps: &'a Steps,
+}
+
+impl Reading<'_> {
+    fn write(&mut self, out: &mut dyn Write, dumped: &mut Dumped) -> Result<(), DumpError> {
+        let name = plain(&self.collection.name);
+        let mut index = None;
+        if self.wanted.embeddings {
+            match Index::open(self.dir, self.collection) {
+                Ok(opened) => index = opened,
+                Err(error) => {
+                    dumped.losses.push(format!("collection {name}: its index: {error}"));
+                }
+            }
+        }
+        // Without an index Chroma makes one of the whole queue.
+        let vectors_from = index.as_ref().map_or(i64::MIN, |index| index.position);
+        let positions = (self.collection.records_position, vectors_from);
+        let mut tail = match Tail::read(self.connection, &self.collection.id, positions) {
+            Ok(tail) => tail,
+            Err(error) => {
+                dumped.losses.push(format!("collection {name}: its queue: {error}"));
+                Tail::default()
+            }
+        };
+        let mut wrong = None;
+        if let Err(stopped) = self.rows(index.as_ref(), &mut tail, out, dumped) {
+            match stopped {
+                Stopped::Table(error) => wrong = Some(error),
+                Stopped::Dump(error) => return Err(error),
+            }
+        }
+        if let Some(error) = wrong {
+            dumped.losses.push(format!(
+                "collection {name}: its records cannot be read to their end: {error}; of {} there are {} lines",
+                self.collection.records, dumped.records
+            ));
+        }
+        Ok(())
+    }
+
+    /// The records of the table and those that only the queue has, in the order of their ids.
+    fn rows(
+        &self,
+        index: Option<&Index>,
+        tail: &mut Tail,
+        out: &mut dyn Write,
+        dumped: &mut Dumped,
+    ) -> Result<(), Stopped> {
+        let mut statement = self.connection.prepare(
+            "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?1 ORDER BY embedding_id",
+        )?;
+        let mut rows = statement.query([&self.collection.records_segment])?;
+        let mut asker = catalogue::Asker::new(self.connection)?;
+        while let Some(row) = rows.next()? {
+            if self.steps.stopped() {
+                return Err(Stopped::Dump(DumpError::Stopped));
+            }
+            let rowid = row.get_ref(0)?.as_i64().unwrap_or_default();
+            let id = row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec();
+            for (only_queued, operations) in tail.before(&id) {
+                self.record(&only_queued, None, &operations, index, &mut asker, out, dumped)?;
+            }
+            let operations = tail.take(&id);
+            self.record(&id, Some(rowid), &operations, index, &mut asker, out, dumped)?;
+        }
+        for (id, operations) in tail.rest() {
+            self.record(&id, None, &operations, index, &mut asker, out, dumped)?;
+        }
+        Ok(())
+    }
+
+    /// One id: what it is after its operations, if it still is, and if it is wanted.
+    #[expect(clippy::too_many_arguments, reason = "all of it is one reading, and lives as long")]
+    fn record(
+        &self,
+        id: &[u8],
+        rowid: Option<i64>,
+        operations: &[Operation],
+        index: Option<&Index>,
+        asker: &mut catalogue::Asker<'_>,
+        out: &mut dyn Write,
+        dumped: &mut Dumped,
+    ) -> Result<(), Stopped> {
+        self.steps.add(1);
+        let Ok(id) = std::str::from_utf8(id) else {
+            let id = String::from_utf8_lossy(id);
+            dumped.losses.push(format!(
+                "collection {}: the record {} has an id that is no text",
+                plain(&self.collection.name),
+                plain(&id)
+            ));
+            return Ok(());
+        };
+        if self.wanted.ids.as_ref().is_some_and(|ids| !ids.contains(id)) {
+            return Ok(());
+        }
+        let mut record = match rowid {
+            Some(rowid) => Some(asker.record(rowid)?),
+            None => None,
+        };
+        let newer = operations.iter().filter(|op| op.seq_id > self.collection.records_position);
+        for operation in newer {
+            record = tail::applied(record, operation.kind, || asker.queued(operation.seq_id))?;
+        }
+        let Some(record) = record else { return Ok(()) };
+        if self.wanted.filter.as_ref().is_some_and(|filter| !filter.holds(&record.metadata)) {
+            return Ok(());
+        }
+        let vector = if self.wanted.embeddings {
+            self.vector(id, operations, index, asker, dumped)?
+        } else {
+            None
+        };
+        let embedding = match &vector {
+            Some(vector) => Embedding::Is(vector),
+            None if self.wanted.embeddings => Embedding::Lost,
+            None => Embedding::Unwanted,
+        };
+        Line { id, record: &record, embedding }
+            .write(out)
+            .map_err(|error| Stopped::Dump(DumpError::Write(error)))?;
+        dumped.records += 1;
+        Ok(())
+    }
+
+    /// The vector of a record: from the queue where it has a newer one, or else from the index.
+    fn vector(
+        &self,
+        id: &str,
+        operations: &[Operation],
+        index: Option<&Index>,
+        asker: &mut catalogue::Asker<'_>,
+        dumped: &mut Dumped,
+    ) -> Result<Option<Vec<f32>>, Stopped> {
+        let from = index.map_or(i64::MIN, |index| index.position);
+        let place = index.and_then(|index| index.find(id));
+        let vector = match tail::vector_of(place.is_some(), operations, from) {
+            Where::Queue(seq_id) => asker.vector(seq_id)?,
+            Where::Index => match index.zip(place).map(|(index, place)| index.read(place)) {
+                Some(Ok(vector)) => Some(vector),
+                Some(Err(error)) if dumped.losses.len() < LOSSES_MAX => {
+                    let name = plain(&self.collection.name);
+                    dumped.losses.push(format!("collection {name}: the vector of {id:?}: {error}"));
+                    None
+                }
+                _ => None,
+            },
+            Where::Nowhere => None,
+        };
+        let vector = vector.filter(|vector| vector.iter().all(|number| number.is_finite()));
+        dumped.without_vector += u64::from(vector.is_none());
+        Ok(vector)
+    }
+}
+
+/// A copy that a dump is made from. It goes away with this.
+#[derive(Debug)]
+pub struct Copied {
+    dir: PathBuf,
+    /// What was done, and what is wrong with the copy itself, a sentence each.
+    pub notes: Vec<String>,
+    _opened: Option<Opened>,
+    _scratch: Option<Scratch>,
+}
+
+impl Copied {
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// One moment of a store, beside any writer, in a directory below `place`. One that cannot be copied so, because it is
+    /// damaged, is copied file by file when nobody holds it.
+    pub fn of_store(context: &Context, place: &Path, steps: &Steps) -> Result<Self, CopyError> {
+        let (scratch, _) = Scratch::new(place)
+            .map_err(|source| CopyError::Scratch { place: place.to_owned(), source })?;
+        let dir = scratch.path().join("store");
+        fs::create_dir(&dir)
+            .map_err(|source| CopyError::Scratch { place: place.to_owned(), source })?;
+        let manner = moment::Manner { used_ratio_max: USED_RATIO_MAX, steps };
+        match moment::take(context, &dir, None, manner) {
+            Ok(taken) => {
+                Ok(Self { dir, notes: taken.notes, _opened: None, _scratch: Some(scratch) })
+            }
+            Err(error @ MomentError::Database(_)) if !moment::is_held(context, Duration::ZERO) => {
+                let options = unpack::Options {
+                    scratch: Some(place.to_owned()),
+                    copy: true,
+                    ..unpack::Options::default()
+                };
+                let mut copied = Self::of_backup(&context.store.seen_path, &options, steps)?;
+                copied.notes.push(format!("it was copied as it lies: {}", chain(&error)));
+                Ok(copied)
+            }
+            Err(error) => Err(CopyError::Moment(error)),
+        }
+    }
+
+    /// What `verify` would look at.
+    pub fn of_backup(
+        backup: &Path,
+        options: &unpack::Options,
+        steps: &Steps,
+    ) -> Result<Self, CopyError> {
+        let opened = unpack::open(backup, options, steps).map_err(CopyError::Backup)?;
+        let notes = opened.damage.iter().chain(&opened.notes).cloned().collect();
+        Ok(Self { dir: opened.dir.clone(), notes, _opened: Some(opened), _scratch: None })
+    }
+}
+
+/// Why there is nothing to dump from.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// There is no place for the copy.
+    #[error("cannot make a directory for a copy in {}", .place.display())]
+    Scratch {
+        /// Where it was to be.
+        place: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// The store cannot be copied.
+    #[error("cannot copy the store")]
+    Moment(#[source] MomentError),
+    /// The backup cannot be opened.
+    #[error("cannot open it")]
+    Backup(#[source] UnpackError),
+}
+
+/// Why no further record of a collection was read.
+enum Stopped {
+    Table(rusqlite::Error),
+    Dump(DumpError),
+}
+
+impl From<rusqlite::Error> for Stopped {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Table(error)
+    }
+}
+
+/// Metadata of a record or of a collection.
+pub(crate) type Metadata = std::collections::BTreeMap<String, Value>;
+
+/// A copy fills no disk beyond this, as a share of it.
+const USED_RATIO_MAX: f64 = 0.95;
+/// Collections that are named to somebody who asked for another one.
+const NAMED_MAX: usize = 20;
+/// Vectors that cannot be read and are told one by one; all of them are counted.
+const LOSSES_MAX: usize = 1_000;
+
+#[cfg(test)]
+mod tests;

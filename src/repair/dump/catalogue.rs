@@ -1,0 +1,278 @@
+//! Which collections there are, and what the tables say of one record. The columns are those of all releases since 0.4.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, Row, Statement, types::ValueRef};
+use serde_json::{Map, Value};
+
+use super::{Metadata, line::Record};
+use crate::{format::config::space_of, store::position};
+
+/// A collection, and where its records and vectors are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Collection {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) tenant: String,
+    pub(super) database: String,
+    pub(super) space: Option<String>,
+    pub(super) dimension: Option<u64>,
+    pub(super) metadata: Metadata,
+    /// As Chroma keeps it: `schema_str` since 1.3, `config_json_str` before.
+    pub(super) configuration: Option<Value>,
+    pub(super) records: u64,
+    pub(super) records_segment: String,
+    /// How far the queue is in the tables.
+    pub(super) records_position: i64,
+    pub(super) vectors_segment: Option<String>,
+    /// How far the queue is in the index, where the tables say so.
+    pub(super) vectors_position: Option<i64>,
+}
+
+impl Collection {
+    /// What collections are ordered by.
+    pub(super) fn place(&self) -> (&str, &str, &str, &str) {
+        (&self.tenant, &self.database, &self.name, &self.id)
+    }
+}
+
+/// Reads all of them.
+pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<Collection>> {
+    let columns = Columns::of(connection)?;
+    let positions = positions(connection)?;
+    let mut segments: BTreeMap<(String, bool), String> = BTreeMap::new();
+    each(connection, "SELECT collection, scope, id FROM segments ORDER BY rowid", |row| {
+        let vectors = text(row, 1)? == "VECTOR";
+        segments.entry((text(row, 0)?, vectors)).or_insert(text(row, 2)?);
+        Ok(())
+    })?;
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    // Only for how far it is: a damaged index is told when the records are read.
+    let counted =
+        each(connection, "SELECT segment_id, count(*) FROM embeddings GROUP BY 1", |row| {
+            counts.insert(text(row, 0)?, row.get_ref(1)?.as_i64().map_or(0, i64::unsigned_abs));
+            Ok(())
+        });
+    if let Err(error) = counted {
+        tracing::debug!(%error, "Records cannot be counted.");
+    }
+    let mut metadata = collection_metadata(connection)?;
+    let mut out = Vec::new();
+    each(connection, &columns.sql, |row| {
+        let id = text(row, 0)?;
+        let optional = |at| row.get_ref(at).map(|value| value.as_str().ok().map(str::to_owned));
+        let (schema, config) = (optional(5)?, optional(6)?);
+        let metadata = metadata.remove(&id).unwrap_or_default();
+        let told = metadata.get("hnsw:space").and_then(Value::as_str);
+        let space = space_of(schema.as_deref(), config.as_deref(), told);
+        let parsed = |text: Option<String>| {
+            let value: Value = serde_json::from_str(&text?).ok()?;
+            (value.as_object().is_some_and(|object| !object.is_empty())).then_some(value)
+        };
+        let records_segment = segments.remove(&(id.clone(), false)).unwrap_or_default();
+        let vectors_segment = segments.remove(&(id.clone(), true));
+        out.push(Collection {
+            name: text(row, 1)?,
+            tenant: text(row, 2)?,
+            database: text(row, 3)?,
+            // Chroma takes l2 when nothing else is said.
+            space: space.or_else(|| Some("l2".to_owned())),
+            dimension: row.get_ref(4)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
+            metadata,
+            configuration: parsed(schema).or_else(|| parsed(config)),
+            records: counts.get(&records_segment).copied().unwrap_or_default(),
+            records_position: positions.get(&records_segment).copied().unwrap_or_default(),
+            vectors_position: vectors_segment.as_ref().and_then(|id| positions.get(id).copied()),
+            records_segment,
+            vectors_segment,
+            id,
+        });
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// How far the queue is in each segment.
+fn positions(connection: &Connection) -> rusqlite::Result<BTreeMap<String, i64>> {
+    let mut out = BTreeMap::new();
+    each(connection, "SELECT segment_id, seq_id FROM max_seq_id", |row| {
+        out.extend(position(row.get_ref(1)?).map(|at| (text(row, 0).unwrap_or_default(), at)));
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+fn collection_metadata(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Metadata>> {
+    let mut out: BTreeMap<String, Metadata> = BTreeMap::new();
+    let boolean = column_or_null(connection, "collection_metadata", "bool_value")?;
+    let sql = format!(
+        "SELECT collection_id, key, str_value, int_value, float_value, {boolean} FROM collection_metadata"
+    );
+    each(connection, &sql, |row| {
+        let value = typed(row, 2)?;
+        out.entry(text(row, 0)?).or_default().insert(text(row, 1)?, value);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// The question that names the collections, for the columns that there are.
+struct Columns {
+    sql: String,
+}
+
+impl Columns {
+    fn of(connection: &Connection) -> rusqlite::Result<Self> {
+        let column = |name| -> rusqlite::Result<String> {
+            Ok(if has(connection, "collections", name)? {
+                format!("c.{name}")
+            } else {
+                "NULL".into()
+            })
+        };
+        // Before 0.4.15 there were neither databases nor tenants.
+        let (database, tenant, join) = if has(connection, "collections", "database_id")? {
+            ("d.name", "d.tenant_id", "LEFT JOIN databases d ON d.id = c.database_id")
+        } else {
+            ("'default_database'", "'default_tenant'", "")
+        };
+        let sql = format!(
+            "SELECT c.id, c.name, {tenant}, {database}, {}, {}, {} FROM collections c {join}",
+            column("dimension")?,
+            column("schema_str")?,
+            column("config_json_str")?,
+        );
+        Ok(Self { sql })
+    }
+}
+
+/// Asks for one record after the other.
+pub(super) struct Asker<'a> {
+    metadata: Statement<'a>,
+    /// Lists, which 1.5 brought.
+    arrays: Option<Statement<'a>>,
+    queued: Statement<'a>,
+    vector: Statement<'a>,
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+        let boolean = column_or_null(connection, "embedding_metadata", "bool_value")?;
+        let metadata = connection.prepare(&format!(
+            "SELECT key, string_value, int_value, float_value, {boolean} FROM embedding_metadata WHERE id = ?1"
+        ))?;
+        let arrays = if has(connection, "embedding_metadata_array", "key")? {
+            Some(connection.prepare(
+                "SELECT key, string_value, int_value, float_value, bool_value \
+                 FROM embedding_metadata_array WHERE id = ?1 ORDER BY rowid",
+            )?)
+        } else {
+            None
+        };
+        let queued =
+            connection.prepare("SELECT metadata FROM embeddings_queue WHERE seq_id = ?1")?;
+        let vector = connection
+            .prepare("SELECT vector, encoding FROM embeddings_queue WHERE seq_id = ?1")?;
+        Ok(Self { metadata, arrays, queued, vector })
+    }
+
+    /// What the tables have of the record in row `rowid`.
+    pub(super) fn record(&mut self, rowid: i64) -> rusqlite::Result<Record> {
+        let mut record = Record::default();
+        let mut rows = self.metadata.query([rowid])?;
+        while let Some(row) = rows.next()? {
+            let value = typed(row, 1)?;
+            record.set(text(row, 0)?, value);
+        }
+        drop(rows);
+        if let Some(arrays) = &mut self.arrays {
+            let mut rows = arrays.query([rowid])?;
+            let mut lists: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                lists.entry(text(row, 0)?).or_default().push(typed(row, 1)?);
+            }
+            record.metadata.extend(lists.into_iter().map(|(key, list)| (key, list.into())));
+        }
+        Ok(record)
+    }
+
+    /// The metadata of a row of the queue; empty when it has none.
+    pub(super) fn queued(&mut self, seq_id: i64) -> rusqlite::Result<Map<String, Value>> {
+        let text: Option<String> =
+            self.queued.query_row([seq_id], |row| row.get(0)).optional()?.flatten();
+        let value = text.and_then(|text: String| serde_json::from_str(&text).ok());
+        Ok(match value {
+            Some(Value::Object(map)) => map,
+            _ => Map::new(),
+        })
+    }
+
+    /// The vector of a row of the queue; `None` when it has none that can be read.
+    pub(super) fn vector(&mut self, seq_id: i64) -> rusqlite::Result<Option<Vec<f32>>> {
+        let mut rows = self.vector.query([seq_id])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let Ok(bytes) = row.get_ref(0)?.as_blob() else { return Ok(None) };
+        let numbers = bytes.as_chunks::<4>().0.iter();
+        Ok(match row.get_ref(1)?.as_str() {
+            Ok("FLOAT32") => Some(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            #[expect(clippy::cast_precision_loss, reason = "Chroma makes the same of it")]
+            Ok("INT32") => Some(numbers.map(|bytes| i32::from_le_bytes(*bytes) as f32).collect()),
+            _ => None,
+        })
+    }
+}
+
+/// The value of four columns, of which one is filled: text, whole number, number, truth.
+fn typed(row: &Row<'_>, first: usize) -> rusqlite::Result<Value> {
+    if let Ok(text) = row.get_ref(first)?.as_bytes() {
+        return Ok(String::from_utf8_lossy(text).into_owned().into());
+    }
+    if let ValueRef::Integer(number) = row.get_ref(first + 1)? {
+        return Ok(number.into());
+    }
+    match row.get_ref(first + 2)? {
+        ValueRef::Real(number) => return Ok(number.into()),
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "SQLite stores whole numbers so, to save room"
+        )]
+        ValueRef::Integer(number) => return Ok((number as f64).into()),
+        _ => {}
+    }
+    Ok(match row.get_ref(first + 3)? {
+        ValueRef::Integer(truth) => (truth != 0).into(),
+        _ => Value::Null,
+    })
+}
+
+fn column_or_null(
+    connection: &Connection,
+    table: &str,
+    column: &'static str,
+) -> rusqlite::Result<&'static str> {
+    Ok(if has(connection, table, column)? { column } else { "NULL" })
+}
+
+fn has(connection: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
+    let found = connection.query_row(sql, (table, column), |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}
+
+/// A text; what else may stand in its place is told by the checks.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(row.get_ref(column)?.as_str().unwrap_or_default().to_owned())
+}
+
+fn each(
+    connection: &Connection,
+    sql: &str,
+    mut visit: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        visit(row)?;
+    }
+    Ok(())
+}
