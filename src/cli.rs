@@ -9,6 +9,7 @@ pub mod config;
 mod dump;
 pub mod explain;
 mod flags;
+mod guard;
 mod interrupt;
 mod notify;
 mod permissions;
@@ -104,6 +105,15 @@ enum Command {
         /// The name of the finding or of its alert: `second_writer`, `ChromaSecondWriter`
         #[arg(value_name = "NAME", value_parser = words::findings(StringValueParser::new()), hide_possible_values = true)]
         name: Option<String>,
+    },
+    /// Look at a store, and become its server; a second server on the same directory is refused
+    ///
+    /// Exit code before the server runs: 2 refused, 3 it cannot be told, 126 or 127 the program cannot be started.
+    Guard {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: guard::Options,
     },
     /// Check the configuration, or print what it comes to
     Config {
@@ -257,6 +267,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 }
             }
         }
+        Some(Command::Guard { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                guard::run(&config.into(), &options)
+            })
+        }
         Some(Command::Explain { name }) => explain::run(name.as_deref()),
         Some(Command::Notify { flags, options }) => {
             with_config(before.and(flags).into(), |config, overrides| {
@@ -306,6 +322,9 @@ fn command() -> clap::Command {
         .mut_subcommand("dump", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("check", |command| hidden(command, vec!["web."]))
         .mut_subcommand("verify", |command| hidden(command, but(&["store."], &[])))
+        .mut_subcommand("guard", |command| {
+            hidden(command, but(&["store.", "path.", "collector.", "no-collector."], &[]))
+        })
         .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))
         .mut_subcommand("permissions", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("restore", |command| {

@@ -3,7 +3,7 @@
 
 mod progress;
 mod report;
-mod runner;
+pub(super) mod runner;
 
 use std::{
     io::{self, IsTerminal},

@@ -10,7 +10,8 @@ use crate::{
     collectors::permissions::survey::{
         self, Difference, Owned, Policy, Reason, Survey, SurveyError,
     },
-    config::{Config, Store},
+    config::{Config, PermissionPolicy, Store},
+    facts::bad_value::BadValue,
     findings,
     format::access::mode_text,
     host::{Host, links},
@@ -33,9 +34,31 @@ pub(super) struct Options {
     #[arg(long, conflicts_with = "apply")]
     undo: bool,
 
+    /// The user that Chroma runs as, by number, and perhaps its group; without it, what the configuration says, or whoever runs it
+    #[arg(long, value_name = "UID[:GID]", value_parser = server_user, conflicts_with = "undo")]
+    server_user: Option<ServerUser>,
+
     /// What to print: text for people, JSON for programs
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
+}
+
+/// A user, and perhaps a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ServerUser {
+    uid: u32,
+    gid: Option<u32>,
+}
+
+fn server_user(text: &str) -> Result<ServerUser, BadValue> {
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (uid.parse(), Some(gid.parse())),
+        None => (text.parse(), None),
+    };
+    match (uid, gid.transpose()) {
+        (Ok(uid), Ok(gid)) => Ok(ServerUser { uid, gid }),
+        _ => Err(BadValue::Rule("give numbers: 1000 or 1000:1000 (id -u, id -g)")),
+    }
 }
 
 /// Looks at the one store of `config`, and mends it when that is asked for.
@@ -47,7 +70,16 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         ));
         return Ended::Usage;
     };
-    let store = store::placed(store, &config.rootfs);
+    let mut store = store::placed(store, &config.rootfs);
+    if let Some(ServerUser { uid, gid }) = options.server_user {
+        let gids = gid.into_iter().collect();
+        let permissions = PermissionPolicy {
+            server_uid: Some(uid),
+            server_gids: gids,
+            ..store.permissions.clone()
+        };
+        store = Arc::new(Store { permissions, ..(*store).clone() });
+    }
     let answer =
         if options.undo { undo(config, &store) } else { look(config, &store, options.apply) };
     let (text, document, ended) = match answer {
@@ -169,8 +201,11 @@ fn policy_words(policy: Policy) -> String {
     }
 }
 
+/// Said where nothing differs from a guess.
+const NOT_LEARNT: &str = "What an exporter learnt is not known here: to compare with that, add its --config.file or --state.dir.";
+
 /// What to do when it cannot be told whose the files should be.
-const UNKNOWN_HELP: &str = "Run this while Chroma runs, or declare the owner in the configuration (stores: permissions: owner).";
+const UNKNOWN_HELP: &str = "Run this while Chroma runs, name its user by --server-user, or declare the owner in the configuration (stores: permissions: owner).";
 
 fn reason_words(reason: Reason) -> String {
     match reason {
@@ -223,6 +258,9 @@ fn text(store: &Store, survey: &Survey, done: Option<&Done>, apply: bool) -> Str
     }
     for problem in &survey.problems {
         lines.push(format!("Not looked at: {}.", Told::new(problem, "").error));
+    }
+    if matches!(survey.policy, Policy::Server(_) | Policy::Majority(_)) && number == 0 {
+        lines.push(NOT_LEARNT.to_owned());
     }
     if survey.policy == Policy::Unknown {
         lines.push(format!("Nothing was changed. {UNKNOWN_HELP}"));

@@ -321,6 +321,16 @@ impl ProcessTable {
         (!line.trim().is_empty()).then_some(line)
     }
 
+    /// Whether a lock of the kind that `flock` takes belongs to this descriptor of a process, as `fdinfo` says it.
+    #[must_use]
+    pub fn holds_flock(&self, pid: u32, descriptor: u32) -> bool {
+        let text = walk::read(&self.shared.procfs, pid, &format!("fdinfo/{descriptor}"));
+        text.is_ok_and(|text| {
+            let text = String::from_utf8_lossy(&text);
+            text.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+        })
+    }
+
     /// The mounts of every process that can be looked at, each mount namespace once, with one process in it.
     #[must_use]
     pub fn mounts(&self) -> Vec<(u32, Vec<Mount>)> {

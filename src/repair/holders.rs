@@ -81,11 +81,13 @@ pub enum Holds {
         /// The database.
         database: PathBuf,
     },
-    /// Somebody holds the lock of the directory: another restore, or a server that was started under our watch.
-    #[error("another program holds the lock of {}", .directory.display())]
+    /// Somebody holds the lock of the directory: another restore, or a server that `guard` started.
+    #[error("{} holds the lock of {}{}", lock_holder(.users), .directory.display(), others(.users))]
     Locked {
         /// The directory.
         directory: PathBuf,
+        /// Who, where that can be seen.
+        users: Vec<User>,
     },
     /// It cannot be told.
     #[error("it cannot be told whether a Chroma uses {}: {why}", .directory.display())]
@@ -95,6 +97,10 @@ pub enum Holds {
         /// Why not.
         why: String,
     },
+}
+
+fn lock_holder(users: &[User]) -> String {
+    users.first().map_or_else(|| "another program".to_owned(), User::to_string)
 }
 
 fn others(users: &[User]) -> String {
@@ -110,7 +116,10 @@ impl Holds {
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
-            Self::Held { users, .. } | Self::Deleted { users, .. } => {
+            Self::Locked { users, .. } if users.is_empty() => {
+                "wait until it has ended; /proc/locks names it in a line with FLOCK".to_owned()
+            }
+            Self::Held { users, .. } | Self::Deleted { users, .. } | Self::Locked { users, .. } => {
                 let pids: Vec<String> = users.iter().map(|user| user.pid.to_string()).collect();
                 format!(
                     "stop it the way it was started (systemctl stop, docker stop, pm2 stop), or with: kill {}",
@@ -120,9 +129,6 @@ impl Holds {
             Self::Elsewhere { .. } => {
                 "stop the container that has this directory mounted: docker ps, then docker stop"
                     .to_owned()
-            }
-            Self::Locked { .. } => {
-                "wait until it has ended; /proc/locks names it in a line with FLOCK".to_owned()
             }
             Self::Unknown { .. } => format!(
                 "run it as root on the host; or, when you are sure that no Chroma runs on this directory, add {TOLD_FLAG}"
@@ -134,7 +140,9 @@ impl Holds {
     #[must_use]
     pub fn users(&self) -> &[User] {
         match self {
-            Self::Held { users, .. } | Self::Deleted { users, .. } => users,
+            Self::Held { users, .. } | Self::Deleted { users, .. } | Self::Locked { users, .. } => {
+                users
+            }
             _ => &[],
         }
     }
@@ -143,36 +151,69 @@ impl Holds {
 /// Makes sure that nobody uses the store in `dir`, a path without links, and keeps it so. `told` is that the operator says so,
 /// which counts where it cannot be seen, and not against what is seen.
 pub fn free(dir: &Path, processes: &ProcessTable, told: bool) -> Result<Free, Holds> {
-    let unknown = |why: String| Holds::Unknown { directory: dir.to_owned(), why };
     let locks = match fs::symlink_metadata(dir) {
-        Ok(_) => lock(dir)?.into_iter().collect(),
+        Ok(_) => lock_of(dir, processes)?.into_iter().collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unknown(error.to_string())),
+        Err(error) => return Err(unknown(dir, &error)),
     };
+    let lease = unused(dir, processes, told)?;
+    Ok(Free { lease, _locks: locks })
+}
+
+/// Makes sure that nobody uses the store in `dir`, whoever has its lock. Nobody begins to without being noticed as long as the
+/// lease lives, where the kernel gives one.
+pub fn unused(dir: &Path, processes: &ProcessTable, told: bool) -> Result<Option<Lease>, Holds> {
     let database = dir.join(DATABASE_FILE);
-    let lease = match fs::symlink_metadata(&database) {
+    match fs::symlink_metadata(&database) {
         Ok(meta) if meta.is_file() => held(&database, Stamp::of(&meta).id, processes, told)
-            .map_err(|obstacle| obstacle.of(dir))?,
+            .map_err(|obstacle| obstacle.of(dir)),
         // What stands in place of the database is nothing that a Chroma could have open.
-        Ok(_) => None,
+        Ok(_) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             deleted(dir, &database, processes, told).map_err(|obstacle| obstacle.of(dir))?;
-            None
+            Ok(None)
         }
-        Err(error) => return Err(unknown(error.to_string())),
-    };
-    Ok(Free { lease, _locks: locks })
+        Err(error) => Err(unknown(dir, &error)),
+    }
+}
+
+fn unknown(dir: &Path, error: &io::Error) -> Holds {
+    Holds::Unknown { directory: dir.to_owned(), why: error.to_string() }
 }
 
 /// Takes the lock of a directory, without waiting. `None` where the filesystem has no such locks.
 pub(super) fn lock(dir: &Path) -> Result<Option<File>, Holds> {
-    let locked = File::open(dir)
-        .map_err(|error| Holds::Unknown { directory: dir.to_owned(), why: error.to_string() })?;
+    let locked = File::open(dir).map_err(|error| unknown(dir, &error))?;
     match rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(locked)),
-        Err(Errno::WOULDBLOCK) => Err(Holds::Locked { directory: dir.to_owned() }),
+        Err(Errno::WOULDBLOCK) => {
+            Err(Holds::Locked { directory: dir.to_owned(), users: Vec::new() })
+        }
         Err(_) => Ok(None),
     }
+}
+
+/// The same, and whoever has it is named, as far as that can be seen.
+pub fn lock_of(dir: &Path, processes: &ProcessTable) -> Result<Option<File>, Holds> {
+    match lock(dir) {
+        Err(Holds::Locked { directory, .. }) => {
+            let users = lockers(&directory, processes);
+            Err(Holds::Locked { directory, users })
+        }
+        other => other,
+    }
+}
+
+/// The processes that hold the lock of a directory: whoever took it, or inherited its descriptor.
+fn lockers(dir: &Path, processes: &ProcessTable) -> Vec<User> {
+    let Ok(meta) = fs::metadata(dir) else { return Vec::new() };
+    let file = Stamp::of(&meta).id;
+    let Ok(walk) = processes.walk(&[file], &[], Duration::ZERO) else { return Vec::new() };
+    let locks = |holder: &&Holder| {
+        let mut numbers = holder.descriptors.iter();
+        numbers.any(|number| processes.holds_flock(holder.pid, *number))
+    };
+    walk.holders(file).iter().filter(locks).map(|holder| user(processes, holder)).collect()
 }
 
 /// A [`Holds`] without its directory.
@@ -377,6 +418,27 @@ mod tests {
         assert!(first.stands());
         let second = free(&dir, &processes, true).unwrap_err();
         assert!(matches!(second, Holds::Locked { .. }), "{second}");
+        // Whoever has the lock is named: a child that inherited it, for this program does not tell of itself.
+        let lock = File::open(&dir).unwrap();
+        drop(first);
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let child = Kill(
+            Command::new("sleep")
+                .arg("600")
+                .arg0("a server")
+                .stdin(Stdio::from(lock))
+                .spawn()
+                .unwrap(),
+        );
+        let refused = free(&dir, &processes, true).unwrap_err();
+        let said = refused.to_string();
+        assert!(
+            said.contains(&format!("process {} (a server 600) holds the lock of", child.0.id())),
+            "{said}"
+        );
+        assert!(refused.hint().ends_with(&format!("kill {}", child.0.id())), "{}", refused.hint());
+        drop(child);
+        let first = must_be_free(&dir, &processes);
         let mut other = Command::new("sh")
             .args(["-c", "echo more >> \"$0\""])
             .arg(dir.join(DATABASE_FILE))

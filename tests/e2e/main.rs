@@ -14,6 +14,7 @@ mod dump;
 mod faults;
 mod faults_live;
 mod given_up;
+mod guard;
 mod hang;
 mod harmless;
 mod holders;

@@ -15,7 +15,9 @@ fn command(code: Code, dir: &Path) -> String {
 }
 
 fn shell(command: &str) {
-    let out = Command::new("sh").args(["-c", command]).output().unwrap();
+    let program = Path::new(support::binary());
+    let path = format!("{}:{}", program.parent().unwrap().display(), env!("PATH"));
+    let out = Command::new("sh").args(["-c", command]).env("PATH", path).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && said.is_empty(), "{command}: {said}");
 }

@@ -191,8 +191,8 @@ fn every_printed_command_is_accepted() {
                     _ => continue,
                 };
                 commands += 1;
-                // It takes all words that follow.
-                let end = arguments.iter().position(|word| *word == "--after");
+                // They take all words that follow.
+                let end = arguments.iter().position(|word| ["--after", "--"].contains(word));
                 let known = &arguments[..end.unwrap_or(arguments.len())];
                 let out = Command::new(env!("CARGO_BIN_EXE_chroma_exporter"))
                     .args(known)

@@ -15,6 +15,7 @@ mod email;
 mod faults;
 mod fuzz;
 mod golden;
+mod guard;
 mod http;
 mod http_descriptors;
 mod metrics;

@@ -89,7 +89,10 @@ fn a_healthy_store_has_nothing_to_mend_and_is_not_touched() {
     for more in [&[][..], &["--apply"]] {
         let (code, out, err) = permissions(&dir, more);
         assert_eq!((code, &*err), (0, ""), "{out}");
-        assert!(out.contains("none differs"), "{out}");
+        assert!(
+            out.contains("none differs") && out.contains("add its --config.file or --state.dir"),
+            "{out}"
+        );
     }
     let (code, _, err) = permissions(&dir, &["--undo"]);
     assert!(code == 3 && err.contains("nothing to undo"), "{code}: {err}");
@@ -256,6 +259,15 @@ fn where_nobody_can_tell_nothing_is_changed() {
             );
         }
         assert!(seen(scratch.path()) == before, "something was changed");
+        // Whoever knows says so.
+        let (code, out, err) = permissions(&dir, &["--server-user", "4321:4321", "--apply"]);
+        assert_eq!((code, &*err), (0, ""), "{out}");
+        for (path, (uid, gid, _)) in modes(&dir) {
+            assert_eq!((uid, gid), (OWNER, OWNER), "{}", path.display());
+        }
+        for wrong in ["me", "1:", ":1", "1:2:3", ""] {
+            assert_eq!(permissions(&dir, &["--server-user", wrong]).0, 64, "{wrong:?}");
+        }
     }
     // A path that was mistyped.
     let empty = scratch.path().join("other");

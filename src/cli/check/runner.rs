@@ -26,14 +26,14 @@ use crate::{
 
 /// What one collector saw in one store.
 #[derive(Debug)]
-pub(super) struct Look {
-    pub(super) collector: CollectorName,
-    pub(super) observation: Observation,
+pub(in crate::cli) struct Look {
+    pub(in crate::cli) collector: CollectorName,
+    pub(in crate::cli) observation: Observation,
 }
 
 /// How much `check` reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
+pub(in crate::cli) enum Depth {
     /// No whole file.
     Quick,
     /// Everything.
@@ -43,7 +43,7 @@ pub(super) enum Depth {
 }
 
 /// Looks at every store with every collector that is on. Gives the looks of each store in the order of the registry.
-pub(super) fn look(
+pub(in crate::cli) fn look(
     config: &Arc<Config>,
     stores: &[Arc<Store>],
     host: &Arc<Host>,
@@ -164,7 +164,7 @@ fn run_bounded(
 
 /// What is being looked at now, for the progress line.
 #[derive(Debug, Default)]
-pub(super) struct Running {
+pub(in crate::cli) struct Running {
     state: Mutex<State>,
 }
 

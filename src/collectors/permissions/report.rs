@@ -79,13 +79,22 @@ fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Fin
         Some(at) => finding.with_since(*at),
         None => finding,
     };
-    // One command for all of them is that of the catalogue.
-    match &total.drifted_examples[..] {
-        [only] if total.drifted == 1 && mend(path, only).is_some() => {
-            finding.with_command(mend(path, only))
-        }
-        _ => finding,
+    // Of many, all are mended by the command of the catalogue.
+    match mend_all(total, path) {
+        Some(command) => finding.with_command(Some(command)),
+        None => finding,
     }
+}
+
+/// The commands that make every entry what it was, when they are few and fit on a line.
+fn mend_all(total: &Tally, path: &Path) -> Option<String> {
+    let drifted = &total.drifted_examples;
+    if total.drifted > EXAMPLES_MAX as u64 || drifted.len() as u64 != total.drifted {
+        return None;
+    }
+    let commands: Vec<String> = drifted.iter().map(|one| mend(path, one)).collect::<Option<_>>()?;
+    let commands = commands.join(" && ");
+    (commands.len() <= EXAMPLES_CHARS_MAX).then_some(commands)
 }
 
 fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
@@ -121,8 +130,8 @@ fn unwritable(total: &Tally, path: &Path, guessed: bool) -> Finding {
     }
 }
 
-/// The command that lets the server's user write: owner and mode of each entry, when they are few. `None` when they are many, which
-/// the command of the catalogue mends. Where no command does, as for what lies above the directory, it shows them.
+/// The command that lets the server's user write: owner and mode of each entry, when they are few, and otherwise our own command.
+/// Where no command helps, as for what lies above the directory, it shows them.
 fn give_back(total: &Tally, path: &Path) -> Option<String> {
     let refused = &total.refused_examples;
     let server = &refused.first()?.server;
@@ -156,7 +165,8 @@ fn give_back(total: &Tally, path: &Path) -> Option<String> {
         let commands: Vec<String> = chown.into_iter().chain(chmod).collect();
         return (!commands.is_empty()).then(|| commands.join(" && "));
     }
-    None
+    let dir = shell_word(path)?;
+    Some(format!("chroma_exporter permissions --store.path {dir} --server-user {owner} --apply"))
 }
 
 /// Entries as a shell takes them, to be typed behind a command; `None` when these are not all, or too many, or not safe to type.

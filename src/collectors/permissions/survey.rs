@@ -435,15 +435,15 @@ impl Wanted<'_> {
             append_only: false,
             readonly: self.judge.readonly,
         };
-        let servers = self.users.servers.iter().map(|server| &server.identity);
-        servers.into_iter().find(|server| access::may(server, &inode, None, want).is_err()).cloned()
+        let mut servers = self.users.servers.iter().map(|server| &server.identity);
+        servers.find(|server| access::may(server, &inode, None, want).is_err()).cloned()
     }
 
     /// Gives the entry to the server's user, with as much as it needs and no more.
     fn give(&self, one: &mut Gathered, server: &Identity) {
-        let others = self.users.servers.iter().map(|server| &server.identity);
+        let mut others = self.users.servers.iter().map(|server| &server.identity);
         if self.policy.uid.is_some_and(|uid| uid != server.uid)
-            || others.into_iter().any(|other| !other.overrides && other.uid != server.uid)
+            || others.any(|other| !other.overrides && other.uid != server.uid)
         {
             one.to = one.is;
             one.rest = Some(format!(

@@ -481,7 +481,12 @@ fn a_server_that_cannot_write_is_told_with_the_command_that_helps() {
     assert_eq!(drift(&seen), "", "it is so from the beginning, and told all the same");
     let said = evidence(&seen, Code::PermissionUnwritable).unwrap();
     assert!(said.contains("the directory itself"), "{said}");
-    assert_eq!(command_of(&seen, Code::PermissionUnwritable), None, "many: one command for all");
+    let (dir, server) = (stand.path(""), uid + 1_000);
+    let command = format!(
+        "chroma_exporter permissions --store.path {} --server-user {server}:3000 --apply",
+        dir.display()
+    );
+    assert_eq!(command_of(&seen, Code::PermissionUnwritable), Some(command));
 
     for entry in walkdir(&stand.path("")) {
         let wanted = if entry.is_dir() { 0o777 } else { 0o666 };

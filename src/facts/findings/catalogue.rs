@@ -549,7 +549,7 @@ catalogue! {
         cause: "Owner, group, mode or type of an entry differs from what was declared or learnt.",
         words: "Give owner and mode back to the entries that the finding names. If you wanted the change, declare it in the configuration.",
         command: PERMISSIONS_COMMAND,
-        note: PERMISSIONS_NOTE,
+        note: "Add the --config.file or --state.dir of the exporter, where it keeps what it learnt. The line that takes it back is printed.",
     }
     PermissionUnwritable "permission_unwritable" Critical {
         cause: "The user that Chroma runs as cannot write a file or directory that it must write.",
