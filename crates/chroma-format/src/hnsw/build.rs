@@ -126,14 +126,12 @@ impl From<(TryReserveError, usize)> for BuildError {
 }
 
 impl Options {
-    /// Bytes that a graph of so many elements takes while it is built, within a tenth. `None` when that is more than 64 bits count.
+    /// About how many bytes a graph of so many elements takes while it is built. `None` when that is more than 64 bits count.
     #[must_use]
     pub fn memory_bytes(&self, elements: u64) -> Option<u64> {
-        let base = 4 * (2 * self.neighbours as u64).checked_add(1)?;
-        // One element in `neighbours` has a second level. Label twice, length, level, place and mark come on top.
-        let upper = 4 * (self.neighbours as u64 + 1) / (self.neighbours as u64).max(2) + 4;
-        let each = (self.dimension as u64).checked_mul(4)?.checked_add(base + upper + 48)?;
-        elements.checked_mul(each)
+        let links = (self.neighbours as u64).checked_mul(2)?.checked_add(1)?;
+        let words = links.checked_add(self.dimension as u64)?;
+        elements.checked_mul(words.checked_mul(4)?.checked_add(BESIDES)?)
     }
 
     fn check(&self, elements: usize) -> Result<(), BuildError> {
@@ -571,6 +569,8 @@ pub(super) fn multiplier(neighbours: usize) -> f64 {
     1.0 / libm::log(neighbours as f64)
 }
 
+/// The label twice, norm, level, place and mark of an element, and its share of the levels above 0.
+const BESIDES: u64 = 58;
 const MODULUS: u64 = (1 << 31) - 1;
 const SIGN: u32 = 1 << 31;
 /// As high as a header is believed; hnswlib's own levels end at 62.

@@ -213,6 +213,9 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         let found = Builder::new(bad, elements).unwrap_err().to_string();
         assert!(found.contains(says), "{found}");
     }
+    assert_eq!(options(384, Metric::L2).memory_bytes(100_000), Some(172_600_000));
+    assert_eq!(good.memory_bytes(u64::MAX), None);
+    assert_eq!(Options { neighbours: usize::MAX, ..good }.memory_bytes(1), None);
     let mut builder = Builder::new(good, 2).unwrap();
     builder.push(7, &[1.0, 2.0, 2.0]).unwrap();
     for (label, vector, want) in [
