@@ -35,3 +35,4 @@ mod server;
 mod support;
 mod verify;
 mod view;
+mod written;
