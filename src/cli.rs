@@ -13,6 +13,7 @@ mod guard;
 mod interrupt;
 mod notify;
 mod permissions;
+mod recover;
 mod restore;
 mod rules;
 pub mod serve;
@@ -157,6 +158,16 @@ enum Command {
         #[command(flatten)]
         options: restore::Options,
     },
+    /// Repair a store: a copy is repaired and measured, and put in place with --apply; what was there is kept
+    ///
+    /// Nobody may use the store meanwhile. Exit code: 0 nothing to do or whole, 1 repaired with losses that are told, 2 not repaired, 3
+    /// refused or it cannot be told.
+    Recover {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: recover::Options,
+    },
     /// Hold alerts back for a while
     Silence {
         #[command(flatten)]
@@ -292,6 +303,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 restore::run(&config, &options)
             })
         }
+        Some(Command::Recover { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                recover::run(&config, &options)
+            })
+        }
         Some(Command::Rules { flags, options }) => {
             with_config(before.and(flags).into(), |config, _| rules::run(&config, &options))
         }
@@ -328,6 +345,9 @@ fn command() -> clap::Command {
         .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))
         .mut_subcommand("permissions", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("restore", |command| {
+            hidden(command, but(&["store.", "path."], &["state."]))
+        })
+        .mut_subcommand("recover", |command| {
             hidden(command, but(&["store.", "path."], &["state."]))
         })
         .mut_subcommand("rules", |command| hidden(command, but(&[], &["state.", "log."])))

@@ -1,6 +1,6 @@
 //! What puts a store right, and what makes that possible: backups that are proven before they count, looking into anything that
 //! people call a backup, and putting one in place. Each is a pure plan first, and then its execution on a copy. The store itself is
-//! touched by the exchange at the end of a restore, and by nothing else.
+//! touched by the exchange at the end of a restore or of a repair, and by nothing else.
 
 mod attributes;
 pub mod backup;
@@ -12,6 +12,7 @@ pub mod permissions;
 pub mod proof;
 pub mod quarantine;
 mod records;
+pub mod recover;
 pub mod restore;
 pub mod retention;
 pub mod steps;

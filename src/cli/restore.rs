@@ -64,11 +64,17 @@ pub(super) struct Options {
 pub(super) fn run(config: &Config, options: &Options) -> Ended {
     host::give_memory_back();
     let [store] = &config.stores[..] else {
-        to_stderr(&which_store(&config.stores));
+        to_stderr(&which_store("restore", &config.stores));
         return Ended::Usage;
     };
-    let wish = match wish(config, store, options) {
-        Ok(wish) => wish,
+    let wish = match place_of(config, store) {
+        Ok(store) => Wish {
+            store,
+            accept_loss: options.accept_loss,
+            told: options.chroma_is_stopped,
+            dry: options.dry_run,
+            only: options.path.clone(),
+        },
         Err(told) => {
             to_stderr(&told);
             return Ended::Critical;
@@ -97,19 +103,22 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     }
 }
 
-fn which_store(stores: &[std::sync::Arc<Store>]) -> String {
+/// Why there is not one store to work on.
+pub(super) fn which_store(command: &str, stores: &[std::sync::Arc<Store>]) -> String {
     let names: Vec<&str> = stores.iter().map(|store| &*store.name).collect();
     match names.len() {
-        0 => "error: restore needs the directory of the store\nhelp: add --store.path DIR\n"
-            .to_owned(),
+        0 => format!(
+            "error: {command} needs the directory of the store\nhelp: add --store.path DIR\n"
+        ),
         more => format!(
-            "error: restore works on one store at a time, and there are {more}: {}\nhelp: add --store.path DIR\n",
+            "error: {command} works on one store at a time, and there are {more}: {}\nhelp: add --store.path DIR\n",
             names.join(", ")
         ),
     }
 }
 
-fn wish(config: &Config, store: &Store, options: &Options) -> Result<Wish, String> {
+/// The directory of a store on this host, or what to tell when it has none.
+pub(super) fn place_of(config: &Config, store: &Store) -> Result<PathBuf, String> {
     let told = |problem: &dyn std::fmt::Display, help: &str| {
         format!("error: {}: {problem}\nhelp: {help}\n", plain(&store.path.to_string_lossy()))
     };
@@ -120,16 +129,9 @@ fn wish(config: &Config, store: &Store, options: &Options) -> Result<Wish, Strin
             "run this in the container, while its Chroma is stopped, or name the volume by its path on the host",
         ));
     }
-    let place = links::follow(&config.rootfs, &store.seen_path)
+    links::follow(&config.rootfs, &store.seen_path)
         .and_then(|seen| restore::place(&seen))
-        .map_err(|error| told(&error, "make the directory above it, or correct the path"))?;
-    Ok(Wish {
-        store: place,
-        accept_loss: options.accept_loss,
-        told: options.chroma_is_stopped,
-        dry: options.dry_run,
-        only: options.path.clone(),
-    })
+        .map_err(|error| told(&error, "make the directory above it, or correct the path"))
 }
 
 const fn ended(report: &Report) -> Ended {
@@ -137,7 +139,7 @@ const fn ended(report: &Report) -> Ended {
 }
 
 /// What went wrong, why, and what to do.
-fn complaint(error: &RestoreError) -> String {
+pub(super) fn complaint(error: &RestoreError) -> String {
     let mut text = format!("error: {}", plain(&error.to_string()));
     let mut source = error.source();
     while let Some(cause) = source {
@@ -155,7 +157,7 @@ fn complaint(error: &RestoreError) -> String {
     text + "\nhelp: " + &plain(&error.hint()) + "\n"
 }
 
-fn json(result: &Result<Report, RestoreError>) -> String {
+pub(super) fn json<T: serde::Serialize>(result: &Result<T, RestoreError>) -> String {
     let document = match result {
         Ok(report) => json!({"status": "ok", "report": report}),
         Err(error) => {
@@ -286,7 +288,8 @@ mod tests {
              process 8 (python3 app.py)\n\
              help: stop it the way it was started (systemctl stop, docker stop, pm2 stop), or with: kill 7 8\n"
         );
-        let document: serde_json::Value = serde_json::from_str(&json(&Err(error))).unwrap();
+        let document: serde_json::Value =
+            serde_json::from_str(&json::<Report>(&Err(error))).unwrap();
         assert_eq!(document["held_by"][1]["pid"], 8);
         assert_eq!(document["status"], "refused");
     }

@@ -1,7 +1,7 @@
 //! `restore`: a backup is unpacked beside the store, proven, and put in place; `undo` puts back what was there before. The exchange
 //! itself is in [`super::swap`].
 
-mod mark;
+pub(super) mod mark;
 mod stage;
 
 use std::{
@@ -115,7 +115,7 @@ pub enum RestoreError {
         source: io::Error,
     },
     /// The filesystem of the store is too small for it.
-    #[error("{} has room for {}, and the backup needs {}", .path.display(), human::bytes(*.free), human::bytes(*.needed))]
+    #[error("{} has room for {}, and {} are needed", .path.display(), human::bytes(*.free), human::bytes(*.needed))]
     NoRoom {
         /// A directory on that filesystem.
         path: PathBuf,
@@ -428,8 +428,8 @@ fn newest(store: &Path, state: State) -> Option<Quarantine> {
 
 /// What became of the folders of runs that ended half-way.
 #[derive(Debug, Default)]
-struct Left {
-    settled: Vec<(PathBuf, Settled)>,
+pub(super) struct Left {
+    pub(super) settled: Vec<(PathBuf, Settled)>,
     /// One that was brought to its end.
     finished: Option<Record>,
     /// A restore of which nothing is left.
@@ -437,7 +437,7 @@ struct Left {
 }
 
 /// Ends what earlier runs left half-way.
-fn settle(
+pub(super) fn settle(
     wish: &Wish,
     processes: &ProcessTable,
     onward: bool,
@@ -486,7 +486,12 @@ fn is_quarantined(backup: &Path, store: &Path) -> bool {
 fn room(store: &Path, needed: u64) -> Result<(), RestoreError> {
     let place = quarantine::Place::of(store)
         .map_err(|source| RestoreError::Unreadable { path: store.to_owned(), source })?;
-    let path = place.above().to_owned();
+    room_in(place.above(), needed)
+}
+
+/// Errs when there is no room for so many bytes on the filesystem of a directory.
+pub(super) fn room_in(path: &Path, needed: u64) -> Result<(), RestoreError> {
+    let path = path.to_owned();
     let unreadable = |source: io::Error| RestoreError::Unreadable { path: path.clone(), source };
     let room = rustix::fs::statvfs(&path).map_err(|error| unreadable(error.into()))?;
     let free = room.f_bavail.saturating_mul(room.f_frsize);
@@ -496,7 +501,7 @@ fn room(store: &Path, needed: u64) -> Result<(), RestoreError> {
     Ok(())
 }
 
-fn own_mounts() -> Vec<crate::format::proc::Mount> {
+pub(super) fn own_mounts() -> Vec<crate::format::proc::Mount> {
     walk::read_text(Path::new("/proc/self/mountinfo"))
         .map(|text| parse_mountinfo(&text))
         .unwrap_or_default()

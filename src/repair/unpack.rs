@@ -17,6 +17,7 @@ use std::{
 };
 
 pub use self::scratch::{PREFIX as SCRATCH_PREFIX, Scratch, sweep};
+pub(super) use self::settle::{names_another, play};
 use self::{
     sink::{Seen, Sink},
     source::{Plain, Source, Unpacked},

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Reads it; `None` when it cannot be read.
-pub(super) fn of(database: &Path) -> Option<Mark> {
+pub(in crate::repair) fn of(database: &Path) -> Option<Mark> {
     let stop = AtomicBool::new(false);
     let limits = Limits { hold: PATIENCE, hold_unwaited: PATIENCE, stop: &stop, progress: None };
     let database = Database::new(database.to_owned());

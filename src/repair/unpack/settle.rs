@@ -61,7 +61,7 @@ pub(super) fn settle(
 }
 
 /// Opens the database for writing, which plays what is beside it.
-fn play(database: &Path) -> rusqlite::Result<()> {
+pub(in crate::repair) fn play(database: &Path) -> rusqlite::Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags)?;
     connection
@@ -91,7 +91,7 @@ fn begins_as_journal(path: &Path) -> bool {
 }
 
 /// Whether a journal ends with the name of a super-journal (`readSuperJournal` in SQLite's `pager.c`).
-fn names_another(path: &Path) -> bool {
+pub(in crate::repair) fn names_another(path: &Path) -> bool {
     let Ok(file) = fs::File::open(path) else { return false };
     let end = bytes(path);
     let mut magic = [0; 8];

@@ -1,0 +1,323 @@
+//! `recover`: repairs a copy of a store, says what came of it, and puts it in place; or undoes that.
+
+use std::{fs, path::PathBuf};
+
+use clap::ValueHint;
+
+use super::{
+    Ended, Output,
+    bar::{self, Manner},
+    interrupt, plain,
+    restore::{complaint, json, place_of, which_store},
+    to_stderr, to_stdout,
+};
+use crate::{
+    clock,
+    config::Config,
+    findings::command,
+    format::manifest::Collection,
+    host::{self, processes::ProcessTable},
+    human,
+    repair::{
+        quarantine::Way,
+        recover::{self, Look, Outcome, Report},
+        restore::{self, Outcome as Undone, Wish},
+        steps::Steps,
+    },
+};
+
+/// What `recover` takes beside the flags of every command.
+#[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(super) struct Options {
+    /// Put the repaired copy in place; without it, nothing in the store changes
+    #[arg(long, conflicts_with = "undo")]
+    apply: bool,
+
+    /// Put back what was there before the last repair or restore; what is there now is kept
+    #[arg(long)]
+    undo: bool,
+
+    /// Put it in place although something is lost, which is told; undo although records were written since
+    #[arg(long)]
+    accept_loss: bool,
+
+    /// You know that no Chroma uses the directory, where this program cannot see it
+    #[arg(long)]
+    chroma_is_stopped: bool,
+
+    /// Where the copy is made; the default is the filesystem of the store
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "undo")]
+    scratch: Option<PathBuf>,
+
+    /// Write the whole report to this new file, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "undo")]
+    report: Option<PathBuf>,
+
+    /// Show progress on standard error; the default on a terminal, except with JSON
+    #[arg(long)]
+    progress: bool,
+
+    /// What to print: text for people, JSON for programs
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+/// Recovers the one store of `config`.
+pub(super) fn run(config: &Config, options: &Options) -> Ended {
+    host::give_memory_back();
+    let [store] = &config.stores[..] else {
+        to_stderr(&which_store("recover", &config.stores));
+        return Ended::Usage;
+    };
+    let wish = match place_of(config, store) {
+        Ok(place) => Wish {
+            store: place,
+            accept_loss: options.accept_loss,
+            told: options.chroma_is_stopped,
+            dry: !options.apply && !options.undo,
+            only: None,
+        },
+        Err(told) => {
+            to_stderr(&told);
+            return Ended::Critical;
+        }
+    };
+    let processes = ProcessTable::new(config.procfs.clone());
+    if options.undo {
+        return undo(&wish, &processes, options.output);
+    }
+    // A report that cannot be written is told before anything is done.
+    let report_file = match options.report.as_ref().map(fs::File::create_new).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            to_stderr(&format!(
+                "error: cannot write the report: {error}\nhelp: name a file that is not there yet\n"
+            ));
+            return Ended::Unknown;
+        }
+    };
+    let steps = Steps::default();
+    interrupt::stops(&steps);
+    let manner = Manner::of(options.progress, options.output == Output::Text);
+    let result = bar::steps(manner, &store.name, &steps, || {
+        recover::recover(&wish, options.scratch.as_deref(), &processes, &steps, clock::now())
+    });
+    if let Some(mut file) = report_file {
+        let written = std::io::Write::write_all(&mut file, json(&result).as_bytes());
+        if let Err(error) = written.and_then(|()| file.sync_all()) {
+            to_stderr(&format!("error: cannot write the report: {error}\n"));
+        }
+    }
+    match (&result, options.output) {
+        (Ok(report), Output::Text) => to_stdout(&text(report), ended(report)),
+        (Ok(report), Output::Json) => to_stdout(&json(&result), ended(report)),
+        (Err(error), output) => {
+            let ended = if error.is_refusal() { Ended::Unknown } else { Ended::Critical };
+            to_stderr(&complaint(error));
+            if output == Output::Json { to_stdout(&json(&result), ended) } else { ended }
+        }
+    }
+}
+
+fn undo(wish: &Wish, processes: &ProcessTable, output: Output) -> Ended {
+    let result = restore::undo(wish, processes, clock::now());
+    match (&result, output) {
+        (Ok(report), Output::Text) => {
+            let store = plain(&report.store.to_string_lossy());
+            let mut lines = vec![match report.outcome {
+                Undone::Undone => format!("{store}: as it was before"),
+                _ => format!("{store}: as it was"),
+            }];
+            if let Some(kept) = &report.quarantine {
+                let kept = plain(&kept.to_string_lossy());
+                lines.push(format!("What was there is in {kept}. Delete it when all is well."));
+            }
+            to_stdout(&(lines.join("\n") + "\n"), Ended::Well)
+        }
+        (Ok(_), Output::Json) => to_stdout(&json(&result), Ended::Well),
+        (Err(error), output) => {
+            let ended = if error.is_refusal() { Ended::Unknown } else { Ended::Critical };
+            to_stderr(&complaint(error));
+            if output == Output::Json { to_stdout(&json(&result), ended) } else { ended }
+        }
+    }
+}
+
+const fn ended(report: &Report) -> Ended {
+    match report.outcome {
+        Outcome::NothingToDo => Ended::Well,
+        Outcome::WouldRepair | Outcome::Repaired if report.losses.is_empty() => Ended::Well,
+        Outcome::WouldRepair | Outcome::Repaired => Ended::Warning,
+        Outcome::NotRepaired => Ended::Critical,
+        Outcome::NotAccepted | Outcome::CannotTell => Ended::Unknown,
+    }
+}
+
+fn text(report: &Report) -> String {
+    let store = plain(&report.store.to_string_lossy());
+    let mut lines = Vec::new();
+    for (path, _) in &report.settled {
+        let path = plain(&path.to_string_lossy());
+        lines.push(format!("An exchange that was cut off was brought to its end: {path}"));
+    }
+    lines.push(match report.outcome {
+        Outcome::NothingToDo => format!("{store}: nothing to do"),
+        Outcome::WouldRepair if report.losses.is_empty() => {
+            format!("{store}: a copy was repaired, and nothing is lost. The store is as it was.")
+        }
+        Outcome::WouldRepair => {
+            format!("{store}: a copy was repaired, with losses. The store is as it was.")
+        }
+        Outcome::Repaired => format!("{store}: repaired"),
+        Outcome::NotAccepted => {
+            format!("{store}: a copy was repaired, but something is lost. The store is as it was.")
+        }
+        Outcome::NotRepaired => format!("{store}: not repaired. The store is as it was."),
+        Outcome::CannotTell => {
+            format!("{store}: not everything could be looked at. The store is as it was.")
+        }
+    });
+    lines.extend(
+        report
+            .before
+            .findings
+            .iter()
+            .map(|one| format!("  found: {}: {}", one.code, plain(&one.evidence))),
+    );
+    lines.extend(report.done.iter().map(|one| format!("  done: {}", plain(&one.what))));
+    lines.extend(
+        report.not_done.iter().map(|one| format!("  not done: {}: {}", one.code, plain(&one.why))),
+    );
+    if let Some(after) = &report.after {
+        lines.extend(
+            after
+                .findings
+                .iter()
+                .map(|one| format!("  still found: {}: {}", one.code, plain(&one.evidence))),
+        );
+        lines.extend(counts(&report.before, after));
+    }
+    let named = |loss: &String| format!("  lost or damaged: {}", plain(loss));
+    if report.outcome != Outcome::NothingToDo {
+        lines.extend(report.losses.iter().map(named));
+    }
+    if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
+        lines.push(format!("Files are exchanged one by one: {}.", plain(reason)));
+    }
+    let line = |words: &str, more: &str| {
+        let template = format!("chroma_exporter recover --store.path {{path}} {more}");
+        let line = command(&template, &[("path", &report.store)]);
+        line.map(|line| format!("{words}: {line}"))
+    };
+    let accept = if report.losses.is_empty() { "--apply" } else { "--apply --accept-loss" };
+    match (report.outcome, &report.quarantine) {
+        (Outcome::Repaired, Some(kept)) => {
+            let kept = plain(&kept.to_string_lossy());
+            lines.push(format!("The old content is in {kept}. Delete it when all is well."));
+            lines.extend(line("To undo", "--undo"));
+        }
+        (Outcome::WouldRepair, _) => lines.extend(line("To put it in place", accept)),
+        (Outcome::NotAccepted, _) => lines.extend(line("To put it in place all the same", accept)),
+        _ => {}
+    }
+    lines.join("\n") + "\n"
+}
+
+/// What each collection has, and had.
+fn counts(before: &Look, after: &Look) -> Vec<String> {
+    let number = |number: u64| human::count(number as f64);
+    let line = |is: &Collection| {
+        let was = before.collections.iter().find(|was| was.id == is.id);
+        let of = |now: u64, was: Option<u64>| match was {
+            Some(was) if was != now => format!("{} (was {})", number(now), number(was)),
+            _ => number(now),
+        };
+        format!(
+            "  {}  {} records, {} with documents, {} with vectors",
+            plain(&is.name),
+            of(is.records, was.map(|was| was.records)),
+            of(is.documents, was.map(|was| was.documents)),
+            of(is.vectors, was.map(|was| was.vectors)),
+        )
+    };
+    after.collections.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        format::manifest::Restores,
+        repair::recover::{Done, NotDone, Told, table::Action},
+    };
+
+    fn report() -> Report {
+        let collection = |records| Collection {
+            id: "1".to_owned(),
+            name: "do\u{1b}cs".to_owned(),
+            tenant: "t".to_owned(),
+            database: "d".to_owned(),
+            space: None,
+            dimension: None,
+            records,
+            documents: 7,
+            vectors: records,
+            queued: 0,
+        };
+        let look = |restores, records| Look {
+            restores,
+            findings: Vec::new(),
+            collections: vec![collection(records)],
+        };
+        Report {
+            outcome: Outcome::Repaired,
+            store: "/srv/my chroma".into(),
+            before: Look {
+                findings: vec![Told { code: "fts_corrupt", evidence: "seen".to_owned() }],
+                ..look(Restores::WithLosses, 41_000)
+            },
+            after: Some(look(Restores::Whole, 41_233)),
+            done: vec![Done { action: Action::FullText, what: "made".to_owned() }],
+            not_done: vec![NotDone { code: "wal_mode", why: "No.".to_owned() }],
+            losses: Vec::new(),
+            lost_documents: Vec::new(),
+            quarantine: Some("/srv/my chroma.quarantine.1".into()),
+            way: Way::Directory,
+            reason: None,
+            settled: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_done_is_told_with_its_numbers_and_the_line_that_undoes_it() {
+        assert_eq!(
+            text(&report()),
+            "/srv/my chroma: repaired\n  found: fts_corrupt: seen\n  done: made\n  not done: wal_mode: No.\n  \
+             do\\u{1b}cs  41,233 (was 41,000) records, 7 with documents, 41,233 (was 41,000) with vectors\n\
+             The old content is in /srv/my chroma.quarantine.1. Delete it when all is well.\n\
+             To undo: chroma_exporter recover --store.path '/srv/my chroma' --undo\n"
+        );
+    }
+
+    #[test]
+    fn the_exit_code_says_what_came_of_it() {
+        for (outcome, losses, want) in [
+            (Outcome::NothingToDo, 0, Ended::Well),
+            (Outcome::WouldRepair, 0, Ended::Well),
+            (Outcome::WouldRepair, 1, Ended::Warning),
+            (Outcome::Repaired, 0, Ended::Well),
+            (Outcome::Repaired, 1, Ended::Warning),
+            (Outcome::NotAccepted, 1, Ended::Unknown),
+            (Outcome::NotRepaired, 1, Ended::Critical),
+            (Outcome::CannotTell, 1, Ended::Unknown),
+        ] {
+            let losses = vec!["x".to_owned(); losses];
+            assert_eq!(ended(&Report { outcome, losses, ..report() }), want, "{outcome:?}");
+        }
+        let lossy = Report { losses: vec!["a record".to_owned()], ..report() };
+        let lossy = text(&Report { outcome: Outcome::WouldRepair, ..lossy });
+        assert!(lossy.contains("\n  lost or damaged: a record\n"), "{lossy}");
+        assert!(lossy.ends_with("--apply --accept-loss\n"), "{lossy}");
+    }
+}

@@ -1,0 +1,464 @@
+//! `recover`: repairs a copy of a store, measures what came of it, and puts the copy in place when that is wanted. A closed table says
+//! what is done about each finding. The store itself is touched by the exchange at the end, and by nothing else.
+
+mod copy;
+mod fulltext;
+mod journal;
+mod reload;
+mod rows;
+pub mod table;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use self::{copy::Inventory, table::Action};
+use super::{
+    holders,
+    proof::{self, Proven},
+    quarantine::{Came, Place, Way},
+    restore::{self, RestoreError, Wish},
+    steps::Steps,
+    swap::{self, Settled},
+    unpack::Scratch,
+};
+use crate::{
+    clock::{self, Timestamp},
+    findings::{Code, Severity},
+    format::manifest::{Collection, Restores},
+    host::processes::ProcessTable,
+    store::DATABASE_FILE,
+};
+
+/// What was found, what was done, and what came of it.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Which.
+    pub outcome: Outcome,
+    /// The directory of the store.
+    pub store: PathBuf,
+    /// The store as it was found.
+    pub before: Look,
+    /// The repaired copy; absent when nothing was done.
+    pub after: Option<Look>,
+    /// What was done to the copy, in this order.
+    pub done: Vec<Done>,
+    /// What was not repaired, and why.
+    pub not_done: Vec<NotDone>,
+    /// What is missing or damaged in the end.
+    pub losses: Vec<String>,
+    /// Documents that no record has any more, all of them.
+    pub lost_documents: Vec<LostDocument>,
+    /// Where the old content is, when the copy is in place.
+    pub quarantine: Option<PathBuf>,
+    /// How the content was exchanged.
+    pub way: Way,
+    /// Why not in one call.
+    pub reason: Option<String>,
+    /// What runs that ended half-way had left, and what became of it.
+    pub settled: Vec<(PathBuf, Settled)>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The store needs no repair.
+    NothingToDo,
+    /// The copy was repaired; the store is as it was.
+    WouldRepair,
+    /// The repaired copy is in place.
+    Repaired,
+    /// The copy was repaired with losses, and nobody has said that they are accepted. The store is as it was.
+    NotAccepted,
+    /// The store is as it was.
+    NotRepaired,
+    /// Not everything could be looked at. The store is as it was.
+    CannotTell,
+}
+
+/// What all checks say of a store.
+#[derive(Debug, Clone, Serialize)]
+pub struct Look {
+    /// Whether Chroma gets everything out of it.
+    pub restores: Restores,
+    /// Findings that are at least a warning, gravest first.
+    pub findings: Vec<Told>,
+    /// Every collection; empty when the tables cannot be read.
+    pub collections: Vec<Collection>,
+}
+
+/// A finding of a look.
+#[derive(Debug, Clone, Serialize)]
+pub struct Told {
+    /// Its code.
+    pub code: &'static str,
+    /// What was seen.
+    pub evidence: String,
+}
+
+/// A step that was done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Done {
+    /// Which.
+    pub action: Action,
+    /// What it did, with its numbers.
+    pub what: String,
+}
+
+/// A finding that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotDone {
+    /// Its code.
+    pub code: &'static str,
+    /// Why, and what helps instead.
+    pub why: String,
+}
+
+/// A document that only the full text had, which is made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostDocument {
+    /// Name of the collection.
+    pub collection: String,
+    /// Id of the record that has no document.
+    pub id: String,
+    /// The text that the full text had for it.
+    pub document: String,
+}
+
+/// Why an action came to no end. The copy is of no use then.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// What is missing cannot be made out of what is there.
+    #[error("{0}")]
+    Damaged(String),
+    /// SQLite, in the copy.
+    #[error("SQLite says of the copy: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The disk.
+    #[error("{0}")]
+    Disk(#[from] io::Error),
+}
+
+/// What an action did.
+#[derive(Debug, Default)]
+struct Effect {
+    what: String,
+    /// In words, what it lost.
+    losses: Vec<String>,
+    lost_documents: Vec<LostDocument>,
+}
+
+/// Recovers the store of `wish`, whose `dry` is that nothing is put in place. The copy is made in `scratch`, without that on the
+/// filesystem of the store. Errs without a change to the store, or says in which state it is.
+pub fn recover(
+    wish: &Wish,
+    scratch: Option<&Path>,
+    processes: &ProcessTable,
+    steps: &Steps,
+    now: Timestamp,
+) -> Result<Report, RestoreError> {
+    let store = &wish.store;
+    let mut report = Report::new(store);
+    if wish.dry {
+        if !swap::interrupted(store).is_empty() {
+            return Err(RestoreError::Senseless {
+                what: format!("an exchange of {} was cut off", store.display()),
+                help: "bring it to its end first: chroma_exporter restore --store.path DIR",
+            });
+        }
+    } else {
+        report.settled = restore::settle(wish, processes, true, now)?.settled;
+    }
+    // Whoever comes while it is being copied does not wait: what was copied is compared before the exchange.
+    drop(holders::free(store, processes, wish.told)?);
+    let unreadable = |source| RestoreError::Unreadable { path: store.clone(), source };
+    let inventory = Inventory::of(store).map_err(unreadable)?;
+    let place = match scratch {
+        Some(place) => place.to_owned(),
+        None => scratch_place(store, wish.dry).map_err(unreadable)?,
+    };
+    restore::room_in(&place, inventory.needed())?;
+    let unwritable = |source| RestoreError::Unwritable { path: place.clone(), source };
+    let (scratch, _) = Scratch::new(&place).map_err(unwritable)?;
+    let copy = scratch.path().join("store");
+    fs::create_dir(&copy).map_err(unwritable)?;
+    inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
+    unchanged(store, &inventory)?;
+    repair(&copy, &mut report, steps, now)?;
+    if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
+        return Ok(report);
+    }
+    if !report.losses.is_empty() && !wish.accept_loss {
+        report.outcome = Outcome::NotAccepted;
+        return Ok(report);
+    }
+    exchange(&copy, &inventory, wish, processes, steps, &mut report)?;
+    report.outcome = Outcome::Repaired;
+    Ok(report)
+}
+
+/// Repairs the copy in `dir`, and says in the report what came of it.
+fn repair(
+    dir: &Path,
+    report: &mut Report,
+    steps: &Steps,
+    now: Timestamp,
+) -> Result<(), RestoreError> {
+    let mut proven = prove(dir, steps, now)?;
+    report.before = Look::of(&proven);
+    // What is compared with the end: a transaction that was cut off is no part of the store.
+    let mut counted = proven.collections.clone();
+    let mut tried: BTreeSet<Action> = BTreeSet::new();
+    let mut losses = Vec::new();
+    loop {
+        let codes = grave(&proven);
+        let choice = table::choose(&codes);
+        let Some(next) = choice.actions.iter().find(|action| !tried.contains(*action)).copied()
+        else {
+            break;
+        };
+        // The full text is made anew together with the rest of the database.
+        let together = |action: &Action| next == *action || next.is_with(*action);
+        let all: Vec<Action> = choice.actions.iter().copied().filter(together).collect();
+        steps.begin(next.step(), None);
+        let result = act(dir, &all, &choice.codes_of(&all), steps);
+        if steps.stopped() {
+            return Err(RestoreError::Stopped);
+        }
+        tried.extend(&all);
+        match result {
+            Ok(effect) => {
+                report.done.push(Done { action: next, what: effect.what });
+                losses.extend(effect.losses);
+                report.lost_documents.extend(effect.lost_documents);
+            }
+            Err(failure) => {
+                let of = choice.codes_of(&all);
+                let why = |code: Code| NotDone { code: code.as_str(), why: failure.to_string() };
+                report.not_done.extend(of.into_iter().map(why));
+                break;
+            }
+        }
+        proven = prove(dir, steps, now)?;
+        if next == Action::Journal {
+            counted.clone_from(&proven.collections);
+        }
+    }
+    let codes = grave(&proven);
+    let choice = table::choose(&codes);
+    let failed = !report.not_done.is_empty();
+    // What was tried, and is still there.
+    let stays: Vec<Code> = choice.codes_of(&choice.actions.iter().copied().collect::<Vec<_>>());
+    for code in &stays {
+        if !report.not_done.iter().any(|one| one.code == code.as_str()) {
+            let why = "The repair was tried, and the check still finds it.".to_owned();
+            report.not_done.push(NotDone { code: code.as_str(), why });
+        }
+    }
+    report
+        .not_done
+        .extend(choice.others(|code, why| NotDone { code: code.as_str(), why: why.to_owned() }));
+    if !report.done.is_empty() {
+        report.after = Some(Look::of(&proven));
+    }
+    losses.extend(fewer(&counted, &proven.collections));
+    losses.extend(proven.losses.iter().map(ToString::to_string));
+    let critical = |code: &Code| code.severity() == Severity::Critical;
+    if losses.is_empty() {
+        // Chroma opens it and gets everything, but a finding stays that is more than a warning.
+        let found = proven.findings.iter().filter(|one| one.severity == Severity::Critical);
+        losses.extend(found.map(|one| format!("{}: {}", one.code.as_str(), one.evidence)));
+    }
+    let nothing_done = report.done.is_empty();
+    report.outcome = match proven.proof.restores {
+        _ if failed || !stays.is_empty() => Outcome::NotRepaired,
+        Restores::Unknown => Outcome::CannotTell,
+        Restores::Not => Outcome::NotRepaired,
+        Restores::Whole if nothing_done && !codes.iter().any(critical) => Outcome::NothingToDo,
+        _ if nothing_done => Outcome::NotRepaired,
+        Restores::Whole | Restores::WithLosses => Outcome::WouldRepair,
+    };
+    report.losses = losses;
+    Ok(())
+}
+
+/// Does what belongs together to the copy.
+fn act(dir: &Path, actions: &[Action], codes: &[Code], steps: &Steps) -> Result<Effect, Failure> {
+    let database = dir.join(DATABASE_FILE);
+    match actions.first() {
+        Some(Action::Journal) => journal::settle(dir),
+        Some(Action::Rows) => rows::put_right(&database, codes),
+        Some(Action::Reload | Action::FullText) => {
+            reload::reload(&database, actions.contains(&Action::FullText), steps)
+        }
+        None => Ok(Effect::default()),
+    }
+}
+
+fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, RestoreError> {
+    proof::prove(dir, steps, now).map_err(|error| match error {
+        proof::ProofError::Unreadable { path, source } => RestoreError::Unreadable { path, source },
+        proof::ProofError::Stopped => RestoreError::Stopped,
+    })
+}
+
+/// What was found that is at least a warning.
+fn grave(proven: &Proven) -> BTreeSet<Code> {
+    let grave = proven.findings.iter().filter(|finding| finding.severity >= Severity::Warning);
+    grave.map(|finding| finding.code).collect()
+}
+
+/// What a collection had before, and has not any more.
+fn fewer(before: &[Collection], after: &[Collection]) -> Vec<String> {
+    let mut out = Vec::new();
+    for was in before {
+        let Some(is) = after.iter().find(|is| is.id == was.id) else {
+            out.push(format!("collection {}: it is not there any more", was.name));
+            continue;
+        };
+        for (what, was_count, count) in [
+            ("records", was.records, is.records),
+            ("documents", was.documents, is.documents),
+            ("vectors", was.vectors, is.vectors),
+        ] {
+            if count < was_count {
+                out.push(format!("collection {}: {count} {what} of {was_count}", was.name));
+            }
+        }
+    }
+    out
+}
+
+/// Puts the copy in place of the content of the store.
+fn exchange(
+    copy: &Path,
+    inventory: &Inventory,
+    wish: &Wish,
+    processes: &ProcessTable,
+    steps: &Steps,
+    report: &mut Report,
+) -> Result<(), RestoreError> {
+    let store = &wish.store;
+    let mut quarantine = swap::begin(store, BY, clock::now())?;
+    let incoming = quarantine.incoming();
+    let unwritable = |source| RestoreError::Unwritable { path: incoming.clone(), source };
+    if let Err(error) = stage(copy, &incoming, steps) {
+        // What is left is named by the next run.
+        drop(swap::discard(quarantine));
+        return Err(told(error, steps, unwritable));
+    }
+    let mark = restore::mark::of(&incoming.join(DATABASE_FILE));
+    let collections = report.after.iter().flat_map(|look| &look.collections);
+    let came = |one: &Collection| Came {
+        name: one.name.clone(),
+        records: one.records,
+        vectors: one.vectors,
+    };
+    swap::describe(&mut quarantine, mark, collections.map(came).collect());
+    let plan = swap::plan(quarantine, &restore::own_mounts(), &processes.mounts())?;
+    let free = match holders::free(store, processes, wish.told) {
+        Ok(free) => free,
+        Err(holds) => {
+            drop(plan.discard());
+            return Err(holds.into());
+        }
+    };
+    if let Err(error) = unchanged(store, inventory) {
+        drop(plan.discard());
+        return Err(error);
+    }
+    report.reason = plan.reason().map(str::to_owned);
+    let done = swap::execute(plan, &free, clock::now())?;
+    (report.way, report.quarantine) = (done.way, done.quarantine);
+    Ok(())
+}
+
+/// Moves the copy to where the exchange takes it from; copies it where that is another filesystem.
+fn stage(copy: &Path, incoming: &Path, steps: &Steps) -> io::Result<()> {
+    for entry in fs::read_dir(copy)? {
+        let entry = entry?;
+        match fs::rename(entry.path(), incoming.join(entry.file_name())) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                return Inventory::of(copy)?.copy(copy, incoming, steps);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Errs when somebody has written to the store since it was copied.
+fn unchanged(store: &Path, inventory: &Inventory) -> Result<(), RestoreError> {
+    let unreadable = |source| RestoreError::Unreadable { path: store.to_owned(), source };
+    if Inventory::of(store).map_err(unreadable)? == *inventory {
+        return Ok(());
+    }
+    Err(RestoreError::Senseless {
+        what: format!("{} was written to while its copy was repaired", store.display()),
+        help: "stop whatever writes to it, then run this again; nothing was changed",
+    })
+}
+
+/// Where the copy is made when nobody says where.
+fn scratch_place(store: &Path, dry: bool) -> io::Result<PathBuf> {
+    let place = Place::of(store)?;
+    // Not even a hidden folder appears in a store that is only looked at.
+    Ok(if dry && place.is_inside() { std::env::temp_dir() } else { place.above().to_owned() })
+}
+
+/// A stop is no failure of the disk.
+fn told(
+    error: io::Error,
+    steps: &Steps,
+    otherwise: impl FnOnce(io::Error) -> RestoreError,
+) -> RestoreError {
+    if steps.stopped() { RestoreError::Stopped } else { otherwise(error) }
+}
+
+impl Look {
+    fn of(proven: &Proven) -> Self {
+        let grave = proven.findings.iter().filter(|one| one.severity >= Severity::Warning);
+        let told = |one: &crate::findings::Finding| Told {
+            code: one.code.as_str(),
+            evidence: one.evidence.clone(),
+        };
+        Self {
+            restores: proven.proof.restores,
+            findings: grave.map(told).collect(),
+            collections: proven.collections.clone(),
+        }
+    }
+}
+
+impl Report {
+    fn new(store: &Path) -> Self {
+        let before =
+            Look { restores: Restores::Unknown, findings: Vec::new(), collections: Vec::new() };
+        Self {
+            outcome: Outcome::CannotTell,
+            store: store.to_owned(),
+            before,
+            after: None,
+            done: Vec::new(),
+            not_done: Vec::new(),
+            losses: Vec::new(),
+            lost_documents: Vec::new(),
+            quarantine: None,
+            way: Way::default(),
+            reason: None,
+            settled: Vec::new(),
+        }
+    }
+}
+
+/// What the folder of the old content says that it was exchanged by.
+const BY: &str = "chroma_exporter recover";
+
+#[cfg(test)]
+mod tests;

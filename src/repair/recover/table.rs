@@ -1,0 +1,291 @@
+//! What `recover` does about each finding: one closed table. What it cannot do has a sentence that says what helps instead.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::findings::Code;
+
+/// What can be done to a copy, in the order in which it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// A transaction that was cut off is rolled back; a journal of another database is put aside.
+    Journal,
+    /// Every table is copied into a new database, with new indexes.
+    Reload,
+    /// The full text is made anew from the documents. That happens in a new database too.
+    FullText,
+    /// Rows that every store has, and positions.
+    Rows,
+}
+
+impl Action {
+    /// All, in their order.
+    pub const ALL: [Self; 4] = [Self::Journal, Self::Reload, Self::FullText, Self::Rows];
+
+    /// What a progress bar says meanwhile.
+    pub(super) const fn step(self) -> &'static str {
+        match self {
+            Self::Journal => "settling the journal",
+            Self::Reload | Self::FullText => "writing the database anew",
+            Self::Rows => "putting rows right",
+        }
+    }
+
+    /// Whether both are one piece of work.
+    pub(super) const fn is_with(self, other: Self) -> bool {
+        matches!((self, other), (Self::Reload, Self::FullText))
+    }
+}
+
+/// What a finding comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is repaired on the copy.
+    Repair(Action),
+    /// It is not: a sentence that says why, and what helps.
+    Otherwise(&'static str),
+}
+
+/// What is to be done about the findings of one store.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// In their order.
+    pub actions: BTreeSet<Action>,
+    codes: Vec<(Code, Answer)>,
+}
+
+impl Choice {
+    /// The findings that these actions are for.
+    pub(super) fn codes_of(&self, actions: &[Action]) -> Vec<Code> {
+        let of = |(code, answer): &(Code, Answer)| match answer {
+            Answer::Repair(action) if actions.contains(action) => Some(*code),
+            _ => None,
+        };
+        self.codes.iter().filter_map(of).collect()
+    }
+
+    /// The findings that nothing is done about.
+    pub(super) fn others<'a, T: 'a>(
+        &'a self,
+        tell: impl Fn(Code, &'static str) -> T + 'a,
+    ) -> impl Iterator<Item = T> + 'a {
+        self.codes.iter().filter_map(move |(code, answer)| match answer {
+            Answer::Otherwise(why) => Some(tell(*code, why)),
+            Answer::Repair(_) => None,
+        })
+    }
+}
+
+/// What is to be done when these findings stand together.
+#[must_use]
+pub fn choose(codes: &BTreeSet<Code>) -> Choice {
+    let mut choice = Choice::default();
+    let journal = codes.iter().any(|code| answer(*code) == Answer::Repair(Action::Journal));
+    for code in codes {
+        let answer = match answer(*code) {
+            Answer::Repair(action) if action != Action::Journal => {
+                if codes.contains(&Code::WalMode) {
+                    Answer::Otherwise(IN_WAL_MODE)
+                } else if journal {
+                    // Nothing is known of the database before its journal is settled.
+                    continue;
+                } else if codes.contains(&Code::SqliteValueMismatch) && action != Action::Rows {
+                    Answer::Otherwise(SECOND_COPY)
+                } else {
+                    answer(*code)
+                }
+            }
+            answer => answer,
+        };
+        if let Answer::Repair(action) = answer {
+            choice.actions.insert(action);
+        }
+        choice.codes.push((*code, answer));
+    }
+    choice
+}
+
+/// The table.
+#[must_use]
+#[expect(clippy::too_many_lines, reason = "one line for each finding")]
+pub const fn answer(code: Code) -> Answer {
+    use Answer::{Otherwise, Repair};
+    match code {
+        Code::HotJournal | Code::JournalForeign => Repair(Action::Journal),
+        Code::SqliteCorrupt | Code::SqliteIndexCorrupt => Repair(Action::Reload),
+        Code::FtsCorrupt | Code::FtsMissing | Code::FtsOutOfStep => Repair(Action::FullText),
+        Code::DefaultTenantMissing | Code::DefaultDatabaseMissing | Code::SeqIdInvalid => {
+            Repair(Action::Rows)
+        }
+        Code::StoreMissing => {
+            Otherwise("There is nothing to repair. Mount the directory, or restore a backup.")
+        }
+        Code::SqliteMissing | Code::SqliteEmpty => Otherwise(
+            "There is no database to repair. Restore a backup. Keep the folders: they hold vectors.",
+        ),
+        Code::SqliteNotRegular => Otherwise(
+            "Something else stands in place of the database. Put the file there, then run this again.",
+        ),
+        Code::NotAStore => Otherwise("This is no store of Chroma 0.4 or newer. Check the path."),
+        Code::SqliteNotADatabase | Code::SqliteHeaderDamaged => {
+            Otherwise("The first page is damaged, and it is not made anew yet. Restore a backup.")
+        }
+        Code::SqliteTruncated => Otherwise(
+            "Pages at the end of the database are gone. Rows on them are not read yet from elsewhere. Restore a backup.",
+        ),
+        Code::SqliteValueMismatch => Otherwise(
+            "The two copies of a document differ, and nothing says which one is right. Compare them as the runbook shows.",
+        ),
+        Code::FtsLostAtUpgrade => Otherwise(
+            "Nothing is wrong before the upgrade. After it, open the store once and run this again.",
+        ),
+        Code::WalMode => Otherwise(IN_WAL_MODE),
+        Code::SchemaNewerThanServer => Otherwise("Nothing is damaged. Upgrade chromadb."),
+        Code::SchemaNewerThanExporter => Otherwise("Nothing is damaged. Upgrade chroma_exporter."),
+        Code::MigrationMismatch | Code::MigrationsMissing => {
+            Otherwise("The table of migrations is not mended yet. Restore a backup.")
+        }
+        Code::TableMissing => {
+            Otherwise("A table that is gone is not made anew yet. Restore a backup.")
+        }
+        Code::CatalogEmpty => Otherwise(
+            "The names of the collections are in no file any more. Restore a backup. Keep the folders: they hold vectors.",
+        ),
+        Code::CollectionConfigInvalid
+        | Code::CollectionDimensionMismatch
+        | Code::CollectionWithoutSegments => Otherwise(
+            "Rows of the catalogue are not mended yet. The runbook shows how to do it by hand, or restore a backup.",
+        ),
+        Code::QueuePoisoned => Otherwise(
+            "A row of the queue is not taken out yet. The runbook shows how to do it by hand without a loss.",
+        ),
+        Code::SegmentMissing => Otherwise(
+            "The folder with the vectors is gone. Restore a backup, or upsert the records again with their vectors.",
+        ),
+        Code::SegmentIncomplete
+        | Code::SegmentTruncated
+        | Code::SegmentHeaderInvalid
+        | Code::SegmentMetadataInvalid
+        | Code::SegmentInconsistent
+        | Code::SegmentBloated => Otherwise(
+            "Indexes are not written anew yet. Restore a backup. Keep the folder: most vectors can still be read out of it.",
+        ),
+        Code::SegmentMetadataHostile => Otherwise(
+            "A file of the index holds code. Nothing is to be kept of that folder: restore it from an older backup.",
+        ),
+        Code::SegmentBehind | Code::SegmentAhead => Otherwise(
+            "Index and database are of different moments. Restore both from one backup, or upsert the records of `check --ids` again.",
+        ),
+        Code::RecordsWithoutVector => Otherwise(
+            "The vectors of these records are nowhere. Upsert the records of `check --ids` again with their vectors.",
+        ),
+        Code::RecordsUnreachable => Otherwise(
+            "Nothing is lost, and the index is not written anew yet. Copy the records into a new collection.",
+        ),
+        Code::FreePagesHigh
+        | Code::FtsCutAtNul
+        | Code::OrphanRows
+        | Code::SeqIdMissing
+        | Code::QueueBacklog
+        | Code::QueueNotPurged
+        | Code::IndexLag
+        | Code::SegmentOrphan => {
+            Otherwise("The files need no repair. The runbook says what to do, if anything.")
+        }
+        Code::StoreReplaced => Otherwise(
+            "The process that runs holds the only copy. Save that first, as `check` prints it.",
+        ),
+        Code::SecondWriter
+        | Code::SqliteToolOpen
+        | Code::ServerGone
+        | Code::LockHeld
+        | Code::DescriptorsLow => {
+            Otherwise("That is about processes, not about files. The runbook says what to do.")
+        }
+        Code::DiskUsageHigh
+        | Code::DiskUsageCritical
+        | Code::DiskWillFill
+        | Code::InodesLow
+        | Code::DiskReadonly
+        | Code::HeadroomLow
+        | Code::DiskRemote
+        | Code::DiskTemporary
+        | Code::StoreSynced => {
+            Otherwise("That is about the disk. Make it sound first: no repair helps before.")
+        }
+        Code::PermissionDrift | Code::PermissionUnwritable | Code::PermissionWorldWritable => {
+            Otherwise("That is about owner and mode of files. The runbook says how to set them.")
+        }
+        Code::BackupMissing
+        | Code::BackupStale
+        | Code::BackupInvalid
+        | Code::BackupIncomplete
+        | Code::BackupShrunk
+        | Code::BackupSameDisk
+        | Code::BackupUnverified
+        | Code::BackupFailed => Otherwise("That is about a backup. Make a new one."),
+        Code::ServerUnreachable | Code::ServerFailing | Code::ServerElsewhere => Otherwise(
+            "That is about the server. Run `check`: it says whether the files are the cause.",
+        ),
+        Code::LogPanic | Code::LogError => Otherwise(
+            "That is what a log says. Run `check`: it says whether the files are the cause.",
+        ),
+        Code::CheckOverdue | Code::CollectorFailing => {
+            Otherwise("Something could not be looked at. Nothing is repaired by guess.")
+        }
+    }
+}
+
+const IN_WAL_MODE: &str = "The newest rows may be in the -wal file. Take the database out of WAL mode as the runbook of wal_mode shows, then run this again.";
+const SECOND_COPY: &str = "The two copies of a document differ, and this repair keeps only one of them. Compare them first, as the runbook of sqlite_value_mismatch shows.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::Severity;
+
+    #[test]
+    fn every_critical_finding_has_an_action_or_a_sentence() {
+        let mut used = BTreeSet::new();
+        for code in Code::ALL {
+            match answer(*code) {
+                Answer::Repair(action) => {
+                    used.insert(action);
+                }
+                Answer::Otherwise(why) => {
+                    assert!(why.ends_with('.') && why.starts_with(char::is_uppercase), "{code:?}");
+                    if code.severity() == Severity::Critical {
+                        assert_ne!(answer(Code::OrphanRows), Answer::Otherwise(why), "{code:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!(used.into_iter().collect::<Vec<_>>(), Action::ALL);
+    }
+
+    #[test]
+    fn what_would_destroy_a_second_copy_waits() {
+        use Code::{
+            DefaultTenantMissing, FtsCorrupt, HotJournal, SqliteIndexCorrupt, SqliteValueMismatch,
+            WalMode,
+        };
+        let chosen = |codes: &[Code]| {
+            let choice = choose(&codes.iter().copied().collect());
+            choice.actions.into_iter().collect::<Vec<_>>()
+        };
+        for (codes, want) in [
+            (&[][..], &[][..]),
+            (&[FtsCorrupt, SqliteIndexCorrupt], &[Action::Reload, Action::FullText]),
+            (&[DefaultTenantMissing, FtsCorrupt], &[Action::FullText, Action::Rows]),
+            // Nothing else is known before the journal is settled.
+            (&[FtsCorrupt, HotJournal], &[Action::Journal]),
+            (&[SqliteIndexCorrupt, SqliteValueMismatch], &[]),
+            (&[DefaultTenantMissing, SqliteValueMismatch], &[Action::Rows]),
+            (&[FtsCorrupt, WalMode], &[]),
+        ] {
+            assert_eq!(chosen(codes), want, "{codes:?}");
+        }
+    }
+}

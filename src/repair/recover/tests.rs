@@ -1,0 +1,371 @@
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::{
+    repair::holders::Holds,
+    wait::{SOON, wait_for},
+};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+type Content = BTreeMap<PathBuf, Vec<u8>>;
+
+fn content(dir: &Path) -> Content {
+    let mut out = Content::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            out.extend(content(&entry.path()));
+        } else {
+            out.insert(entry.path(), fs::read(entry.path()).unwrap());
+        }
+    }
+    out
+}
+
+struct Stand {
+    scratch: tempfile::TempDir,
+    wish: Wish,
+    processes: ProcessTable,
+}
+
+impl Stand {
+    fn new(name: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = scratch.path().canonicalize().unwrap().join("chroma");
+        copy_tree(&fixture(name), &store);
+        let wish = Wish { store, accept_loss: false, told: false, dry: true, only: None };
+        Self { scratch, wish, processes: ProcessTable::new("/proc".into()) }
+    }
+
+    fn broken(name: &str, sql: &str) -> Self {
+        let stand = Self::new(name);
+        let database = Connection::open(stand.database()).unwrap();
+        database.execute_batch("PRAGMA foreign_keys=OFF").unwrap();
+        database.execute_batch(sql).unwrap();
+        stand
+    }
+
+    fn database(&self) -> PathBuf {
+        self.wish.store.join(DATABASE_FILE)
+    }
+
+    fn content(&self) -> Content {
+        content(&self.wish.store)
+    }
+
+    /// Until nobody whom another test starts has inherited the database.
+    fn settled<T: std::fmt::Debug>(
+        mut act: impl FnMut() -> Result<T, RestoreError>,
+    ) -> Result<T, RestoreError> {
+        wait_for("nobody to hold the store", SOON, || match act() {
+            Err(
+                RestoreError::Held(
+                    Holds::Held { .. } | Holds::Elsewhere { .. } | Holds::Locked { .. },
+                )
+                | RestoreError::Swap(swap::SwapError::Held(_) | swap::SwapError::Came { .. }),
+            ) => None,
+            result => Some(result),
+        })
+    }
+
+    fn run(&self, wish: &Wish) -> Report {
+        let steps = Steps::default();
+        Self::settled(|| recover(wish, None, &self.processes, &steps, clock::now())).unwrap()
+    }
+
+    fn dry(&self) -> Report {
+        let before = self.content();
+        let report = self.run(&self.wish);
+        assert!(self.content() == before, "the store was changed");
+        assert_eq!(fs::read_dir(self.scratch.path()).unwrap().count(), 1, "something is left");
+        report
+    }
+
+    fn apply(&self) -> Report {
+        self.run(&Wish { dry: false, ..self.wish.clone() })
+    }
+
+    fn undo(&self) -> restore::Report {
+        let wish = Wish { dry: false, ..self.wish.clone() };
+        Self::settled(|| restore::undo(&wish, &self.processes, clock::now())).unwrap()
+    }
+}
+
+/// Every row of every table that Chroma keeps, the full text apart.
+fn rows(database: &Path) -> BTreeMap<String, Vec<String>> {
+    let connection = Connection::open(database).unwrap();
+    let list = |sql: &str| -> Vec<String> {
+        let mut statement = connection.prepare(sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let tables = list("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0");
+    let kept = tables.into_iter().filter(|name| !fulltext::is_part(name));
+    kept.map(|table| {
+        let columns = list(&format!("SELECT name FROM pragma_table_info('{table}')"));
+        let quoted = columns.iter().map(|column| format!("quote(\"{column}\")"));
+        let row = quoted.collect::<Vec<_>>().join("||','||");
+        (table.clone(), list(&format!("SELECT {row} FROM \"{table}\" NOT INDEXED ORDER BY 1")))
+    })
+    .collect()
+}
+
+#[test]
+fn healthy_stores_need_nothing_and_keep_every_byte() {
+    for name in [
+        "chroma-0.4.24",
+        "chroma-0.5.5",
+        "chroma-0.6.3",
+        "chroma-0.6.3-deleted",
+        "chroma-1.1.1",
+        "chroma-1.5.9",
+        "chroma-1.5.9-deleted",
+        "chroma-1.5.9-empty",
+        "chroma-1.5.9-fresh",
+        "chroma-1.5.9-journal-left",
+    ] {
+        let stand = Stand::new(name);
+        let before = stand.content();
+        let report = stand.dry();
+        assert_eq!(report.outcome, Outcome::NothingToDo, "{name}: {report:?}");
+        let report = stand.apply();
+        assert_eq!(report.outcome, Outcome::NothingToDo, "{name}: {report:?}");
+        assert!(stand.content() == before, "{name}");
+        assert!(report.done.is_empty() && report.losses.is_empty(), "{name}: {report:?}");
+    }
+}
+
+/// Repairs, looks at the result, and undoes.
+fn must_be_mended(stand: &Stand, healthy: &BTreeMap<String, Vec<String>>, what: &str) {
+    let broken = stand.content();
+    let report = stand.dry();
+    assert_eq!(report.outcome, Outcome::WouldRepair, "{what}: {report:#?}");
+    assert!(report.losses.is_empty() && report.not_done.is_empty(), "{what}: {report:#?}");
+    let report = stand.apply();
+    assert_eq!(report.outcome, Outcome::Repaired, "{what}: {report:#?}");
+    let after = report.after.as_ref().unwrap();
+    assert_eq!(after.restores, Restores::Whole, "{what}: {report:#?}");
+    assert!(after.findings.is_empty() && !report.before.findings.is_empty(), "{what}: {report:#?}");
+    assert!(rows(&stand.database()) == *healthy, "{what}: rows differ");
+    assert_eq!(stand.dry_again(), Outcome::NothingToDo, "{what}");
+    assert!(stand.undo().quarantine.is_some(), "{what}");
+    assert!(stand.content() == broken, "{what}: the undo did not bring everything back");
+}
+
+impl Stand {
+    fn dry_again(&self) -> Outcome {
+        self.run(&self.wish).outcome
+    }
+}
+
+#[test]
+fn full_text_is_made_anew_on_every_release() {
+    let faults = [
+        ("gone", "DROP TABLE embedding_fulltext_search"),
+        (
+            "blocks overwritten",
+            "UPDATE embedding_fulltext_search_data SET block=x'ff00ff00ff00ff00' WHERE id>10",
+        ),
+        (
+            "structure overwritten",
+            "UPDATE embedding_fulltext_search_data SET block=x'ff' WHERE id=10",
+        ),
+        ("rows missing", "DELETE FROM embedding_fulltext_search WHERE rowid<=5"),
+        (
+            "a text at the place of the next record",
+            "INSERT INTO embedding_fulltext_search(rowid,string_value) VALUES((SELECT max(id)+1 FROM embeddings),'stale')",
+        ),
+    ];
+    for name in ["chroma-0.4.24", "chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
+        let healthy = rows(&Stand::new(name).database());
+        // Before 1.0 a text at that place does no harm.
+        let known = if name < "chroma-1" { 4 } else { 5 };
+        for (what, sql) in &faults[..known] {
+            let stand = Stand::broken(name, sql);
+            must_be_mended(&stand, &healthy, &format!("{name}: {what}"));
+        }
+    }
+}
+
+/// The page where a table or an index begins, as bytes from the start of the file.
+fn page_of(database: &Path, name: &str) -> u64 {
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let connection = Connection::open(database).unwrap();
+    let page: i64 = connection.query_row(sql, [name], |row| row.get(0)).unwrap();
+    u64::try_from(page - 1).unwrap() * 4096
+}
+
+fn overwrite(database: &Path, at: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    fs::File::options().write(true).open(database).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+#[test]
+fn damaged_indexes_and_lists_of_free_pages_cost_no_row() {
+    for (name, indexes) in [
+        ("chroma-0.4.24", &["sqlite_autoindex_embeddings_1"][..]),
+        ("chroma-1.1.1", &["sqlite_autoindex_embedding_metadata_1"]),
+        (
+            "chroma-1.5.9",
+            &[
+                "sqlite_autoindex_embeddings_1",
+                "sqlite_autoindex_collections_1",
+                "embedding_metadata_string_value",
+            ],
+        ),
+    ] {
+        let healthy = rows(&Stand::new(name).database());
+        for index in indexes {
+            let stand = Stand::new(name);
+            overwrite(&stand.database(), page_of(&stand.database(), index), &[0; 4096]);
+            must_be_mended(&stand, &healthy, &format!("{name}: {index}"));
+        }
+        let stand = Stand::new(name);
+        overwrite(&stand.database(), 36, &77_u32.to_be_bytes());
+        must_be_mended(&stand, &healthy, &format!("{name}: number of free pages"));
+    }
+    let stand = Stand::new("chroma-1.5.9");
+    let healthy = rows(&stand.database());
+    let page = u32::try_from(page_of(&stand.database(), "collections") / 4096 + 1).unwrap();
+    overwrite(&stand.database(), 32, &[page.to_be_bytes(), 1_u32.to_be_bytes()].concat());
+    must_be_mended(&stand, &healthy, "list of free pages leads to a table");
+    let stand = Stand::new("chroma-1.5.9");
+    let name = "embedding_fulltext_search_content";
+    overwrite(&stand.database(), page_of(&stand.database(), name), &[0; 4096]);
+    must_be_mended(&stand, &healthy, "a page of the full text");
+}
+
+#[test]
+fn a_damaged_table_is_told_and_nothing_is_put_in_place() {
+    for table in ["embedding_metadata", "embeddings_queue", "segments"] {
+        let stand = Stand::new("chroma-1.5.9");
+        overwrite(&stand.database(), page_of(&stand.database(), table), &[0; 4096]);
+        let before = stand.content();
+        for report in [stand.dry(), stand.apply()] {
+            assert_eq!(report.outcome, Outcome::NotRepaired, "{table}: {report:#?}");
+            let why = &report.not_done.iter().find(|one| one.code == "sqlite_corrupt").unwrap().why;
+            assert!(why.contains(table), "{table}: {why}");
+            assert!(!report.losses.is_empty(), "{table}");
+        }
+        assert!(stand.content() == before, "{table}");
+    }
+}
+
+#[test]
+fn a_transaction_that_was_cut_off_is_rolled_back() {
+    let stand = Stand::new("chroma-1.5.9-hot-journal");
+    let mut healthy = Stand::new("chroma-1.5.9-hot-journal");
+    healthy.wish.dry = false;
+    // What SQLite makes of it.
+    let connection = Connection::open(healthy.database()).unwrap();
+    connection
+        .query_row("SELECT count(*) FROM embeddings", [], |row| row.get::<_, i64>(0))
+        .unwrap();
+    drop(connection);
+    must_be_mended(&stand, &rows(&healthy.database()), "hot journal");
+}
+
+#[test]
+fn rows_that_every_store_has_are_put_back() {
+    let healthy = rows(&Stand::new("chroma-1.5.9").database());
+    for (what, sql) in [
+        ("tenant", "DELETE FROM tenants"),
+        ("database", "DELETE FROM databases"),
+        (
+            "both, and the full text",
+            "DELETE FROM tenants; DELETE FROM databases; DROP TABLE embedding_fulltext_search",
+        ),
+    ] {
+        must_be_mended(&Stand::broken("chroma-1.5.9", sql), &healthy, what);
+    }
+    let ahead = "UPDATE max_seq_id SET seq_id=100000 WHERE segment_id IN (SELECT id FROM segments WHERE scope='METADATA')";
+    let stand = Stand::broken("chroma-1.5.9", ahead);
+    assert_eq!(stand.apply().outcome, Outcome::Repaired);
+    let mut rows_now = rows(&stand.database());
+    let (positions, healthy_positions) =
+        (rows_now.remove("max_seq_id").unwrap(), healthy["max_seq_id"].clone());
+    let zero = positions.iter().filter(|row| row.ends_with(",0")).count();
+    assert_eq!((zero, positions.len()), (2, healthy_positions.len()), "{positions:?}");
+    let mut others = healthy;
+    others.remove("max_seq_id");
+    assert!(rows_now == others);
+    // Before 1.0 nobody knows which rows were applied.
+    let old = Stand::broken("chroma-0.6.3", ahead);
+    let report = old.dry();
+    assert_eq!(report.outcome, Outcome::NotRepaired, "{report:#?}");
+}
+
+#[test]
+fn texts_that_only_the_full_text_has_are_named_before_they_go() {
+    let sql = "DELETE FROM embedding_metadata WHERE key='chroma:document' AND id=4";
+    let stand = Stand::broken("chroma-1.1.1", sql);
+    let broken = stand.content();
+    let report = stand.dry();
+    assert_eq!(report.outcome, Outcome::WouldRepair, "{report:#?}");
+    assert_eq!(report.lost_documents.len(), 1, "{report:#?}");
+    assert!(
+        !report.lost_documents[0].id.is_empty() && !report.lost_documents[0].document.is_empty()
+    );
+    assert_eq!(report.losses.len(), 1, "{report:#?}");
+    assert_eq!(stand.apply().outcome, Outcome::NotAccepted);
+    assert!(stand.content() == broken);
+    let accepted = Wish { dry: false, accept_loss: true, ..stand.wish.clone() };
+    assert_eq!(stand.run(&accepted).outcome, Outcome::Repaired);
+}
+
+#[test]
+fn two_copies_that_differ_are_both_kept() {
+    let sql = "UPDATE embedding_metadata SET string_value=replace(string_value,'a','e') WHERE key='chroma:document' AND id=3; \
+               DELETE FROM embedding_fulltext_search WHERE rowid=5";
+    let stand = Stand::broken("chroma-1.5.9", sql);
+    let report = stand.dry();
+    assert_eq!(report.outcome, Outcome::NotRepaired, "{report:#?}");
+    assert!(report.done.is_empty() && report.not_done.len() == 2, "{report:#?}");
+}
+
+#[test]
+fn what_is_repaired_is_put_in_place_beside_what_cannot_be_when_that_is_accepted() {
+    let stand = Stand::broken("chroma-1.5.9", "DROP TABLE embedding_fulltext_search");
+    let mut entries = fs::read_dir(&stand.wish.store).unwrap().map(|entry| entry.unwrap().path());
+    fs::remove_dir_all(entries.find(|path| path.is_dir()).unwrap()).unwrap();
+    let report = stand.dry();
+    assert_eq!(report.outcome, Outcome::WouldRepair, "{report:#?}");
+    assert!(report.not_done.iter().any(|one| one.code == "segment_missing"), "{report:#?}");
+    assert!(!report.losses.is_empty());
+    assert_eq!(stand.apply().outcome, Outcome::NotAccepted);
+}
+
+#[test]
+fn a_document_with_nul_is_indexed_as_chroma_does() {
+    let sql = "UPDATE embedding_metadata SET string_value='a text'||char(0)||' and more' WHERE key='chroma:document' AND id=3; \
+               DROP TABLE embedding_fulltext_search";
+    let stand = Stand::broken("chroma-1.5.9", sql);
+    let report = stand.dry();
+    assert_eq!(report.outcome, Outcome::WouldRepair, "{report:#?}");
+    assert!(report.losses.is_empty() && report.after.unwrap().findings.is_empty());
+}
+
+#[test]
+fn a_store_that_changes_meanwhile_is_left_alone() {
+    let stand = Stand::broken("chroma-1.5.9", "DROP TABLE embedding_fulltext_search");
+    let inventory = Inventory::of(&stand.wish.store).unwrap();
+    unchanged(&stand.wish.store, &inventory).unwrap();
+    overwrite(&stand.database(), 4096 * 3, b"another");
+    let error = unchanged(&stand.wish.store, &inventory).unwrap_err();
+    assert!(error.is_refusal(), "{error}");
+}
