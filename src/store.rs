@@ -2,6 +2,7 @@
 //! discipline over descriptors of its database.
 
 pub mod device;
+pub mod restores;
 
 pub(crate) use sqlite_live::holes;
 pub use sqlite_live::{database, pagecache, space, view};

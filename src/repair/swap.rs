@@ -27,7 +27,12 @@ use super::{
     holders::{self, Free, Holds},
     quarantine::{self, Came, Mark, Place, Quarantine, State, Way},
 };
-use crate::{clock::Timestamp, format::proc::Mount, host::processes::mounts, store::DATABASE_FILE};
+use crate::{
+    clock::Timestamp,
+    format::proc::Mount,
+    host::processes::mounts,
+    store::{DATABASE_FILE, restores},
+};
 
 /// What would be done, and with what.
 #[derive(Debug)]
@@ -552,7 +557,7 @@ fn finish(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> Result<D
 /// Folders that are empty go, and the rest gets the name that it keeps; when there is no rest, everything goes.
 fn tidy(hands: &Hands, mut quarantine: Quarantine) -> io::Result<Option<PathBuf>> {
     let case = Dir::open(&quarantine.path)?;
-    for name in [quarantine::UNPACKED, quarantine::NEW, quarantine::OLD, quarantine::UNDONE] {
+    for name in [restores::UNPACKED, restores::NEW, restores::OLD, restores::UNDONE] {
         match hands.remove_dir((&case, name)) {
             Err(error)
                 if !matches!(
@@ -565,7 +570,7 @@ fn tidy(hands: &Hands, mut quarantine: Quarantine) -> io::Result<Option<PathBuf>
             _ => {}
         }
     }
-    if [quarantine::OLD, quarantine::UNDONE].iter().all(|name| !case.has(name).unwrap_or(true)) {
+    if [restores::OLD, restores::UNDONE].iter().all(|name| !case.has(name).unwrap_or(true)) {
         return quarantine.discard(hands).map(|()| None);
     }
     quarantine.keep(hands)?;
