@@ -32,9 +32,10 @@ pub(super) fn walk(
     let Some(directory) = directory(file, bytes).map_err(Cannot::read)? else {
         return Ok(Some("it is cut off: the directory at the end of a zip is missing".to_owned()));
     };
-    let wanted = match list(file, directory, sink, steps)? {
+    let wanted = match list(file, directory, sink, steps) {
         Ok(wanted) => wanted,
-        Err(words) => return Ok(Some(words)),
+        Err(ListError::Unpack(error)) => return Err(error),
+        Err(damaged @ ListError::Damaged { .. }) => return Ok(Some(damaged.to_string())),
     };
     for (place, entry) in wanted {
         stop(steps).map_err(Cannot::read)?;
@@ -79,6 +80,22 @@ pub(super) fn walk(
 
 type Wanted = Vec<(Place, zip::File)>;
 
+/// Why the directory of a zip names nothing that could be unpacked.
+#[derive(Debug, thiserror::Error)]
+enum ListError {
+    /// It is not what a zip ends with. The archive was cut off, or bytes of it were changed.
+    #[error("the directory of the zip is damaged: entry {entry} {what}")]
+    Damaged {
+        /// Which, from 1.
+        entry: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The system, or a bound.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+}
+
 /// Where the directory stands. `None` when there is none.
 fn directory(file: &File, bytes: u64) -> io::Result<Option<zip::Directory>> {
     let len = ZIP_TAIL_MAX + 20;
@@ -99,48 +116,50 @@ fn directory(file: &File, bytes: u64) -> io::Result<Option<zip::Directory>> {
     }))
 }
 
-/// The files of a store among the entries; or what is wrong with the directory.
+/// The files of a store among the entries. Errs when the directory is damaged, cannot be read, or names too many.
 fn list(
     file: &File,
     directory: zip::Directory,
     sink: &mut Sink,
     steps: &Steps,
-) -> Result<Result<Wanted, String>, UnpackError> {
+) -> Result<Wanted, ListError> {
     let mut reader = file;
     reader.seek(SeekFrom::Start(directory.offset)).map_err(Cannot::read)?;
     let mut reader = BufReader::with_capacity(64 * 1024, reader.take(directory.bytes));
     let mut wanted = Vec::new();
     let (mut head, mut name, mut rest) = ([0; FILE_LEN], Vec::new(), Vec::new());
-    loop {
+    for entry in 1.. {
         let read = fill(&mut reader, &mut head).map_err(Cannot::read)?;
         if read == 0 {
-            return Ok(Ok(wanted));
+            break;
         }
         stop(steps).map_err(Cannot::read)?;
         let lengths = (read == FILE_LEN).then(|| zip::file_lengths(&head)).flatten();
-        let damaged = || Ok(Err("the directory of the zip is damaged".to_owned()));
-        let Some((name_bytes, rest_bytes)) = lengths else { return damaged() };
+        let damaged = |what| ListError::Damaged { entry, what };
+        let (name_bytes, rest_bytes) =
+            lengths.ok_or_else(|| damaged("does not begin as one of a directory does"))?;
         name.resize(name_bytes, 0);
         rest.resize(rest_bytes, 0);
         let name_read = fill(&mut reader, &mut name).map_err(Cannot::read)?;
         let rest_read = fill(&mut reader, &mut rest).map_err(Cannot::read)?;
         if name_read < name_bytes || rest_read < rest_bytes {
-            return damaged();
+            return Err(damaged("is cut off"));
         }
         match Named::parse(&name) {
             Named::Hostile => sink.hostile += 1,
             Named::Of(place) if sink.wants(&place) => {
-                let Some(entry) = zip::file(&head, &name, &rest) else { return damaged() };
+                let found = zip::file(&head, &name, &rest);
+                let found = found.ok_or_else(|| damaged("has sizes that do not fit"))?;
                 if wanted.len() >= WANTED_MAX {
-                    return Err(UnpackError::Refused(format!(
-                        "it has more than {WANTED_MAX} files of a store"
-                    )));
+                    let why = format!("it has more than {WANTED_MAX} files of a store");
+                    return Err(UnpackError::Refused(why).into());
                 }
-                wanted.push((place, entry));
+                wanted.push((place, found));
             }
             Named::Of(_) | Named::Other => {}
         }
     }
+    Ok(wanted)
 }
 
 /// A part of a file.
