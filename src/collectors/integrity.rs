@@ -4,6 +4,7 @@
 
 pub mod checks;
 mod compare;
+mod cut_off;
 mod decay;
 mod job;
 mod judge;
@@ -40,16 +41,18 @@ use crate::{
     config::{CollectorName, Config, Store},
     facts::duration,
     facts::wake::Wake,
-    findings::{Code, Finding},
+    findings::{Code, Finding, Severity},
+    host::links,
     sample::{CheckState, Desc, Observation},
     store::Context,
 };
 
-static CODES: [Code; 24] = [
+static CODES: [Code; 25] = [
     Code::StoreMissing,
     Code::SqliteMissing,
     Code::SqliteEmpty,
     Code::SqliteNotRegular,
+    Code::RestoreInterrupted,
     Code::NotAStore,
     Code::SqliteNotADatabase,
     Code::SqliteHeaderDamaged,
@@ -88,6 +91,8 @@ pub struct Integrity {
     cheap: Option<Cheap>,
     /// Where the store may be that was meant, while the path is none, and when that was looked for.
     nearby: Option<(Timestamp, Nearby)>,
+    /// What restores have left half-way, and when that was looked for.
+    left: Option<(Timestamp, Vec<Finding>)>,
     /// At most one that reads whole files, and may wait for its turn, and one that does not.
     jobs: Vec<Job>,
     /// Where the store stands among all.
@@ -111,6 +116,7 @@ impl Integrity {
             memory: None,
             cheap: None,
             nearby: None,
+            left: None,
             jobs: Vec::new(),
             spread: rhythm::spread(
                 rustix::system::uname().nodename().to_bytes(),
@@ -192,6 +198,19 @@ impl Integrity {
         judged.header.findings =
             findings.into_iter().map(|finding| nearby.add_to(finding)).collect();
         self.nearby = Some((at, nearby));
+    }
+
+    /// What restores have left half-way. It lies beside the store and may change without it.
+    fn look_for_restores(&mut self, turn: &Turn) {
+        let known = self.left.as_ref().is_some_and(|(at, left)| {
+            left.is_empty() && turn.now.since(*at) < LEFT_INTERVAL && turn.now >= *at
+        });
+        if known && !turn.deep {
+            return;
+        }
+        let (rootfs, seen) = (&self.context.config.rootfs, &self.context.store.seen_path);
+        let dir = links::follow(rootfs, seen).unwrap_or_else(|_| seen.clone());
+        self.left = Some((turn.now, cut_off::look(&dir, turn.now)));
     }
 
     fn was_there(&self) -> bool {
@@ -404,6 +423,13 @@ impl Integrity {
             }
         }
         without_consequences(&mut findings);
+        let left = self.left.iter().flat_map(|(_, left)| left).cloned();
+        let mut left = left.peekable();
+        if left.peek().is_some_and(|finding| finding.severity == Severity::Critical) {
+            // It says more than the link alone.
+            findings.retain(|finding| finding.code != Code::RestoreInterrupted);
+        }
+        findings.extend(left);
         findings
     }
 }
@@ -458,6 +484,7 @@ impl Collector for Integrity {
     fn collect(&mut self, turn: &Turn) -> Observation {
         self.recall();
         self.look(turn);
+        self.look_for_restores(turn);
         let there = self.cheap.as_ref().is_some_and(|cheap| cheap.judged.database.is_some());
         if let Some(memory) = self.memory.as_mut().filter(|memory| there && !memory.had_database) {
             memory.had_database = true;
@@ -581,6 +608,7 @@ const STATE_KIND: &str = "integrity";
 /// How long a check that is overdue has to be run before that is told.
 const OVERDUE_GRACE: Duration = Duration::from_mins(10);
 /// Looks beside a writer before it is called busy, and the time between them.
+const LEFT_INTERVAL: Duration = Duration::from_mins(1);
 const LOOKS_MAX: u32 = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Time that a turn gives checks of a small database to end within it.

@@ -181,17 +181,22 @@ fn unknown(dir: &Path, error: &io::Error) -> Holds {
     Holds::Unknown { directory: dir.to_owned(), why: error.to_string() }
 }
 
-/// Takes the lock of a directory, without waiting. `None` where the filesystem has no such locks.
+/// Takes the lock of a directory, and waits for it no longer than half a second. `None` where the filesystem has no such locks.
 pub(super) fn lock(dir: &Path) -> Result<Option<File>, Holds> {
     let locked = File::open(dir).map_err(|error| unknown(dir, &error))?;
-    match rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(locked)),
-        Err(Errno::WOULDBLOCK) => {
-            Err(Holds::Locked { directory: dir.to_owned(), users: Vec::new() })
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(locked)),
+            // A look at what a restore has left holds it for an instant.
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(_) => return Ok(None),
         }
-        Err(_) => Ok(None),
     }
+    Err(Holds::Locked { directory: dir.to_owned(), users: Vec::new() })
 }
+
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The same, and whoever has it is named, as far as that can be seen.
 pub fn lock_of(dir: &Path, processes: &ProcessTable) -> Result<Option<File>, Holds> {

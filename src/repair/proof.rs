@@ -347,6 +347,7 @@ const fn meaning(code: Code) -> Meaning {
         Code::SqliteMissing => Fatal("the database is not in it: Chroma would start empty"),
         Code::SqliteEmpty => Fatal("the database has no bytes: Chroma would start empty"),
         Code::SqliteNotRegular => Fatal("in place of the database there is something else"),
+        Code::RestoreInterrupted => Fatal("a restore into it was cut off, and has to be brought to its end first"),
         Code::NotAStore => Fatal("there is no Chroma database in it"),
         Code::SqliteNotADatabase => Fatal("chroma.sqlite3 is no database"),
         Code::SqliteHeaderDamaged => Fatal("the header of the database is damaged"),

@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-pub use crate::store::restores::{Came, FORMAT, Mark, Record, State, Way};
+pub use crate::store::restores::{Came, FORMAT, Mark, Record, RecordError, State, Way};
 
 /// Such a folder.
 #[derive(Debug)]
@@ -274,7 +274,7 @@ pub(super) fn is_ours_inside(name: &OsStr) -> bool {
 
 /// The folders of a store, newest first, and those that cannot be read, with the reason.
 #[must_use]
-pub fn all(store: &Path) -> (Vec<Quarantine>, Vec<(PathBuf, String)>) {
+pub fn all(store: &Path) -> (Vec<Quarantine>, Vec<(PathBuf, RecordError)>) {
     let (found, unread) = restores::all(store);
     let quarantine =
         |Found { path, inside, record }| Quarantine { path, inside, record, lock: None };

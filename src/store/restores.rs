@@ -3,11 +3,15 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
+    fs, io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{clock::Timestamp, format::manifest::rfc3339};
@@ -118,14 +122,59 @@ impl Record {
     }
 
     /// Reads it. What it names are single names: whoever may write here must not lead anybody elsewhere.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let record: Self = serde_json::from_slice(bytes).map_err(RecordError::Json)?;
         if record.format > FORMAT {
-            return Err(format!("its format is {}, {FORMAT} is known", record.format));
+            return Err(RecordError::Newer { found: record.format });
         }
         let named = [&record.out, &record.into, &record.kept];
         let bad = named.into_iter().flatten().find(|name| !is_name(name)).cloned();
-        bad.map_or(Ok(record), |name| Err(format!("{name:?} is no name of a file")))
+        bad.map_or(Ok(record), |name| Err(RecordError::Name { name }))
+    }
+}
+
+/// Why a folder that has the name of one of a restore cannot be told to be one.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The operating system does not give it.
+    #[error("{RECORD_FILE} cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// Something else has its name.
+    #[error(
+        "{RECORD_FILE} is {found}, and a regular file of at most {RECORD_BYTES_MAX} bytes was expected"
+    )]
+    NotOurs {
+        /// What it is.
+        found: String,
+    },
+    /// It is not what this program writes.
+    #[error("{RECORD_FILE} is not the record of a restore")]
+    Json(#[source] serde_json::Error),
+    /// A later version of this program wrote it.
+    #[error("{RECORD_FILE} has format {found}, and {FORMAT} is the newest that is known")]
+    Newer {
+        /// Its format.
+        found: u32,
+    },
+    /// A name in it leads elsewhere.
+    #[error("{RECORD_FILE} names {name:?}, which is no name of a file")]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+impl RecordError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "run this as root or as the owner of the store",
+            Self::Newer { .. } => "use the version of this program that made the restore",
+            Self::NotOurs { .. } | Self::Json(_) | Self::Name { .. } => {
+                "look into the folder; when nothing in it is missed, move it away"
+            }
+        }
     }
 }
 
@@ -155,9 +204,52 @@ pub(crate) fn kept_name(name: &OsStr) -> Option<OsString> {
     Some(OsString::from_vec([before, kept.as_bytes(), stamp].concat()))
 }
 
+impl Found {
+    /// Whether a restore works in it, or one that did has not come to its end.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        match self.record.state {
+            State::Staging | State::Swapping => true,
+            State::Restored | State::Undone => self.path.file_name().and_then(kept_name).is_some(),
+        }
+    }
+
+    /// Whether a restore works in it at this moment; `None` where that cannot be told. The lock of the folder, which a restore
+    /// holds, is asked for and given back at once.
+    #[must_use]
+    pub fn is_at_work(&self) -> Option<bool> {
+        let dir = fs::File::open(&self.path).ok()?;
+        match flock(&dir, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Some(false),
+            Err(Errno::WOULDBLOCK) => Some(true),
+            Err(_) => None,
+        }
+    }
+}
+
+/// What stands in place of a database while a restore exchanges its files: a link to the directory itself, which nobody can open.
+#[must_use]
+pub fn is_gate(database: &Path) -> bool {
+    fs::read_link(database).is_ok_and(|to| to == Path::new("."))
+}
+
 /// The folders of a store, newest first, and those that cannot be read, with the reason.
 #[must_use]
-pub fn all(store: &Path) -> (Vec<Found>, Vec<(PathBuf, String)>) {
+pub fn all(store: &Path) -> (Vec<Found>, Vec<(PathBuf, RecordError)>) {
+    look(store, |record, _| record.store == *store)
+}
+
+/// The folders of the store that is seen at `dir`, newest first. It may have another path where the restore ran, as in a container: a
+/// folder beside it counts by the name of the store. Those that cannot be read are left out.
+#[must_use]
+pub fn seen(dir: &Path) -> Vec<Found> {
+    look(dir, |record, inside| inside || record.store.file_name() == dir.file_name()).0
+}
+
+fn look(
+    store: &Path,
+    is_of: impl Fn(&Record, bool) -> bool,
+) -> (Vec<Found>, Vec<(PathBuf, RecordError)>) {
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     let name = store.file_name().unwrap_or_default().as_bytes();
     let mut look = |dir: &Path, inside: bool, prefixes: [Vec<u8>; 2]| {
@@ -171,7 +263,7 @@ pub fn all(store: &Path) -> (Vec<Found>, Vec<(PathBuf, String)>) {
             }
             let path = entry.path();
             match read_record(&path) {
-                Ok(record) if record.store == *store => {
+                Ok(record) if is_of(&record, inside) => {
                     found.push(Found { path, inside, record });
                 }
                 Ok(_) => {}
@@ -195,14 +287,16 @@ pub fn all(store: &Path) -> (Vec<Found>, Vec<(PathBuf, String)>) {
     (found, unread)
 }
 
-fn read_record(dir: &Path) -> Result<Record, String> {
+fn read_record(dir: &Path) -> Result<Record, RecordError> {
     let path = dir.join(RECORD_FILE);
-    let meta = fs::symlink_metadata(&path).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
-    if !meta.is_file() || meta.len() > RECORD_BYTES_MAX {
-        return Err(format!("{RECORD_FILE} is no file of this program"));
+    let meta = fs::symlink_metadata(&path).map_err(RecordError::Unreadable)?;
+    if !meta.is_file() {
+        return Err(RecordError::NotOurs { found: "no regular file".to_owned() });
     }
-    let bytes = fs::read(&path).map_err(|error| format!("{RECORD_FILE}: {error}"))?;
-    Record::parse(&bytes).map_err(|why| format!("{RECORD_FILE}: {why}"))
+    if meta.len() > RECORD_BYTES_MAX {
+        return Err(RecordError::NotOurs { found: format!("a file of {} bytes", meta.len()) });
+    }
+    Record::parse(&fs::read(&path).map_err(RecordError::Unreadable)?)
 }
 
 /// The version of the form of `restore.json`.

@@ -392,6 +392,28 @@ const CALLS: [&str; 11] = [
     "mkdirat",
 ];
 
+/// What `check` says of a store that nobody can open, with the command that helps.
+fn must_be_told(lab: &Lab, what: &str) {
+    let out = Command::new(support::binary())
+        .args(["check", "--quick", "--output", "json", "--state.dir", "/nonexistent"])
+        .arg("--store.path")
+        .arg(&lab.store)
+        .output()
+        .unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let findings = document["stores"][0]["findings"].as_array().unwrap();
+    let of = |code: &str| findings.iter().filter(|finding| finding["code"] == code).count();
+    assert_eq!(
+        (out.status.code(), of("restore_interrupted")),
+        (Some(2), 1),
+        "{what}: {findings:?}"
+    );
+    assert_eq!(of("sqlite_not_regular"), 0, "{what}: {findings:?}");
+    let command = findings[0]["remedy_command"].as_str().unwrap();
+    let want = format!("chroma_exporter restore --store.path {}", lab.store.display());
+    assert_eq!(command, want, "{what}");
+}
+
 /// Killed at each call in turn; the next run ends it one way or the other.
 fn kill_everywhere(lab: &Lab) {
     let backup = lab.backup.to_str().unwrap();
@@ -404,6 +426,9 @@ fn kill_everywhere(lab: &Lab) {
             let was = lab.must_be_whole(&what);
             kills += usize::from(!survived);
             gates += usize::from(was == "gate");
+            if was == "gate" {
+                must_be_told(lab, &what);
+            }
             if !survived {
                 // The same command once more, the one that only ends what was cut off, or an undo.
                 match at % 3 {

@@ -1,6 +1,7 @@
 //! What a cheap look means: pure, so that every case stands in a table. A state that may be of this moment only, such as
 //! a file that is growing under a commit, is never called damage: it is `busy`, and the caller looks again.
 
+use super::cut_off;
 use super::look::{DatabaseLook, JournalLook, Look, PageOne, Refused, WalLook, Writer};
 use crate::{
     clock::Timestamp,
@@ -166,6 +167,10 @@ fn judge_absence(
         DatabaseLook::NotRegular(what) => {
             unreadable(Code::SqliteNotRegular, format!("it is {what}"))
         }
+        DatabaseLook::Gate { at_work: true } => {
+            Verdict::open(Busy, "a restore is exchanging its files")
+        }
+        DatabaseLook::Gate { at_work: false } => Verdict::found(Unreadable, cut_off::gate()),
         DatabaseLook::Missing(remains)
             if remains.folders + remains.torn > 0 || beside.is_some() || background.was_there =>
         {

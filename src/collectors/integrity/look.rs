@@ -14,8 +14,9 @@ use crate::{
     collectors::CollectError,
     format::{journal, sqlite, wal},
     host::links::Place,
-    store::database::{
-        Database, Stamp, beside, is_absent as absent, kind_of, open_bytes, read_up_to,
+    store::{
+        database::{Database, Stamp, beside, is_absent as absent, kind_of, open_bytes, read_up_to},
+        restores,
     },
 };
 
@@ -59,6 +60,8 @@ pub(super) enum DatabaseLook {
     Missing(Remains),
     /// Something else.
     NotRegular(&'static str),
+    /// The link of a restore that exchanges files, and whether one is at work.
+    Gate { at_work: bool },
     /// A file without bytes.
     Empty(Stamp, Remains),
     /// A file; its first bytes.
@@ -197,8 +200,9 @@ fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook,
     let remains = || Remains::of(place).map_err(|error| refused(dir, error));
     match fs::metadata(path) {
         Ok(meta) if meta.is_file() => {}
-        Ok(_) if fs::read_link(database.path()).is_ok_and(|to| to == Path::new(".")) => {
-            return Ok((DatabaseLook::NotRegular(CUT_OFF), Writer::No));
+        Ok(_) if restores::is_gate(database.path()) => {
+            let at_work = restores::seen(dir).iter().any(|one| one.is_at_work() == Some(true));
+            return Ok((DatabaseLook::Gate { at_work }, Writer::No));
         }
         Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), Writer::No)),
         Err(error) if !absent(&error) => return Err(refused(path, error)),
@@ -224,9 +228,6 @@ fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook,
     };
     Ok((seen, writer))
 }
-
-/// What `restore` puts in place of a database while it exchanges files, so that nobody can open it.
-const CUT_OFF: &str = "the link that a restore leaves when it is cut off; chroma_exporter restore --store.path with this directory brings it to its end";
 
 fn writer(database: &Database) -> Writer {
     match database.open_plain() {

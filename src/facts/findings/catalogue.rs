@@ -138,6 +138,14 @@ catalogue! {
         command: "ls -ld {path}/chroma.sqlite3",
         acts: [Stop],
     }
+    RestoreInterrupted "restore_interrupted" Critical {
+        cause: "A restore was killed, or stopped by its disk, before it came to its end. The old content and the new one are both there, but until it is finished or undone chroma.sqlite3 may be a link that no Chroma can open.",
+        words: "Stop Chroma and bring the restore to its end.",
+        command: "chroma_exporter restore --store.path {path}",
+        note: "To have what was there before, add --undo. Delete neither the link nor the folder of the restore: the old content is in it.",
+        acts: [Stop],
+        hold: RESTART,
+    }
     NotAStore "not_a_store" Warning {
         cause: "The directory holds no Chroma database that this program can read. It may be another directory, or one of Chroma before 0.4 (duckdb and parquet files).",
         words: "Look at what is in the directory, and check the path.",

@@ -81,6 +81,7 @@ const RULES: &[(Act, &[Code], &str)] = &[
     (
         Act::Start,
         &[
+            Code::RestoreInterrupted,
             Code::SqliteNotADatabase,
             Code::SqliteHeaderDamaged,
             Code::SqliteTruncated,

@@ -36,6 +36,18 @@ const fn leads_to(code: Code) -> &'static [Code] {
             ServerFailing,
             LogError,
         ],
+        // What it names as missing or odd is put right by the end of the restore.
+        RestoreInterrupted => &[
+            StoreMissing,
+            SqliteMissing,
+            SqliteNotRegular,
+            SegmentMissing,
+            SegmentOrphan,
+            ServerFailing,
+            ServerUnreachable,
+            LogError,
+            CollectorFailing,
+        ],
         // Each overwrites files of the other; what they leave depends on who flushed last.
         SecondWriter => &[
             RecordsWithoutVector,

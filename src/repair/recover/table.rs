@@ -128,6 +128,9 @@ pub const fn answer(code: Code) -> Answer {
         Code::SqliteNotRegular => Otherwise(
             "Something else stands in place of the database. Put the file there, then run this again.",
         ),
+        Code::RestoreInterrupted => Otherwise(
+            "A restore was cut off. Bring it to its end with restore --store.path, then run this again.",
+        ),
         Code::NotAStore => Otherwise("This is no store of Chroma 0.4 or newer. Check the path."),
         Code::SqliteNotADatabase | Code::SqliteHeaderDamaged => {
             Otherwise("The first page is damaged, and it is not made anew yet. Restore a backup.")

@@ -110,6 +110,16 @@ pub(super) fn instead(dir: &Path, fixture: &str) {
     fs::rename(beside(dir, fixture), dir).unwrap();
 }
 
+/// The folder of a restore that has come so far.
+fn restoring(folder: &Path, store: &Path, state: &str) {
+    fs::create_dir_all(folder).unwrap();
+    let record = serde_json::json!({
+        "format": 1, "by": "chroma_exporter", "state": state, "store": store, "backup": "/backup/a.tar.zst",
+        "began": "2026-11-30T02:00:00Z", "changed": "2026-11-30T02:00:00Z", "way": "files", "had_database": true,
+    });
+    fs::write(folder.join("restore.json"), record.to_string()).unwrap();
+}
+
 /// Leaves nothing in the directory but one file.
 fn leave(dir: &Path, file: &Path) {
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -190,6 +200,17 @@ pub(super) const DIRECTORY: &[Fault] = &[
     file("a pipe in the place of the database", NEWEST, &["sqlite_not_regular"], |d| {
         fs::remove_file(db(d)).unwrap();
         assert!(Command::new("mkfifo").arg(db(d)).status().unwrap().success());
+    }),
+    file("a restore that was killed while files moved", NEWEST, &["restore_interrupted"], |d| {
+        let folder = d.join(".chroma_exporter.restore.20261130_020000");
+        restoring(&folder, d, "swapping");
+        fs::create_dir(folder.join("old")).unwrap();
+        fs::rename(db(d), folder.join("old/chroma.sqlite3")).unwrap();
+        symlink(".", db(d)).unwrap();
+    }),
+    file("the folder of a restore that was killed early", NEWEST, &["restore_interrupted info"], |d| {
+        let name = d.file_name().unwrap().to_str().unwrap();
+        restoring(&d.with_file_name(format!(".{name}.restore.20261130_020000")), d, "staging");
     }),
     file("an empty database over the folders of another", NEWEST, &["catalog_empty"], |d| {
         fs::remove_file(db(d)).unwrap();
