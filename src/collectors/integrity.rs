@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use self::{
     checks::{Check, GAVE_UP, TORN_FULL_TEXT},
     compare::{Compare, Compared},
+    cut_off::Left,
     decay::Ledger,
     job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
@@ -91,8 +92,8 @@ pub struct Integrity {
     cheap: Option<Cheap>,
     /// Where the store may be that was meant, while the path is none, and when that was looked for.
     nearby: Option<(Timestamp, Nearby)>,
-    /// What restores have left half-way, and when that was looked for.
-    left: Option<(Timestamp, Vec<Finding>)>,
+    /// What restores have left, and when that was looked for.
+    left: Option<(Timestamp, Left)>,
     /// At most one that reads whole files, and may wait for its turn, and one that does not.
     jobs: Vec<Job>,
     /// Where the store stands among all.
@@ -200,10 +201,10 @@ impl Integrity {
         self.nearby = Some((at, nearby));
     }
 
-    /// What restores have left half-way. It lies beside the store and may change without it.
+    /// What restores have left. It lies beside the store and may change without it.
     fn look_for_restores(&mut self, turn: &Turn) {
         let known = self.left.as_ref().is_some_and(|(at, left)| {
-            left.is_empty() && turn.now.since(*at) < LEFT_INTERVAL && turn.now >= *at
+            left.findings.is_empty() && turn.now.since(*at) < LEFT_INTERVAL && turn.now >= *at
         });
         if known && !turn.deep {
             return;
@@ -423,7 +424,7 @@ impl Integrity {
             }
         }
         without_consequences(&mut findings);
-        let left = self.left.iter().flat_map(|(_, left)| left).cloned();
+        let left = self.left.iter().flat_map(|(_, left)| &left.findings).cloned();
         let mut left = left.peekable();
         if left.peek().is_some_and(|finding| finding.severity == Severity::Critical) {
             // It says more than the link alone.
@@ -535,6 +536,7 @@ impl Collector for Integrity {
             left_out,
             compared,
             problems,
+            restores: self.left.iter().flat_map(|(_, left)| &left.done).cloned().collect(),
             ..Observation::default()
         }
     }

@@ -1,7 +1,7 @@
 //! Plain data that every room shares: what a series is, what one reading of a collector gave, and the immutable
 //! snapshot of all of them. Nothing here decides anything.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
@@ -106,6 +106,23 @@ pub struct Observation {
     pub unjudged: Vec<Code>,
     /// Which releases of Chroma open the store, in words, as far as its migrations say.
     pub opened_by: Option<String>,
+    /// The restores of the store that have left a folder, the newest first.
+    pub restores: Vec<Restored>,
+}
+
+/// A restore that came to its end, and whose old content is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// When it ended, or was undone.
+    pub at: Timestamp,
+    /// The backup, as it was named.
+    pub backup: String,
+    /// The folder that keeps what was there before, or what was restored when it was undone.
+    pub kept: PathBuf,
+    /// Whether it was undone.
+    pub undone: bool,
+    /// Whether `restore --undo` can put back what was there: there was a database, and it is not undone.
+    pub undoable: bool,
 }
 
 impl Observation {

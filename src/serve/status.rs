@@ -15,7 +15,7 @@ use crate::{
     findings::{Code, Remedy, Severity, conflicts, order::sort_by_cause},
     firsts::Firsts,
     human::plain,
-    sample::{CheckState, Observation},
+    sample::{CheckState, Observation, Restored},
 };
 
 /// One word for a store. What could not be found out counts only when nothing is known to be wrong.
@@ -71,6 +71,24 @@ pub(crate) struct StoreReport {
     /// Which releases of Chroma open the store; absent while that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) opened_by: Option<String>,
+    /// Restores of the store that have left a folder, the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) restores: Vec<RestoreReport>,
+}
+
+/// A restore that came to its end.
+#[derive(Debug, Serialize)]
+pub(crate) struct RestoreReport {
+    /// When it ended, or was undone.
+    #[serde(serialize_with = "rfc3339")]
+    pub(crate) at: Timestamp,
+    pub(crate) backup: String,
+    /// Where the old content is; of one that was undone, what was restored.
+    pub(crate) kept: String,
+    pub(crate) undone: bool,
+    /// The command that undoes it; only the last one can be undone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) undo: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,6 +125,30 @@ pub(crate) struct ProblemReport {
     pub(crate) hint: &'static str,
 }
 
+impl RestoreReport {
+    fn new(restored: &Restored) -> Self {
+        Self {
+            at: restored.at,
+            backup: plain(&restored.backup),
+            kept: plain(&restored.kept.to_string_lossy()),
+            undone: restored.undone,
+            undo: None,
+        }
+    }
+}
+
+/// The command that undoes the last restore of the store at `path`.
+fn undo(path: &Path) -> Option<String> {
+    let command = "chroma_exporter restore --undo --store.path {path}".to_owned();
+    let remedy = Remedy { command: Some(command), ..Remedy::default() }.at(path);
+    remedy.command.as_deref().map(plain)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn rfc3339<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
 impl StoreReport {
     /// What the collectors saw in the store `name` at `path`, in their order. A check without a verdict leaves the store
     /// unknown, whatever kept it from one; what was not asked for stands in `left_out`, and not among the checks. `items`:
@@ -130,8 +172,11 @@ impl StoreReport {
             compared: None,
             problems: Vec::new(),
             opened_by: None,
+            restores: Vec::new(),
         };
         let seen: Vec<(&'static str, &Observation)> = seen.collect();
+        let seen_restores: Vec<&Restored> =
+            seen.iter().flat_map(|(_, seen)| &seen.restores).collect();
         let present = conflicts::present(seen.iter().flat_map(|(_, seen)| &seen.findings));
         for (collector, observation) in seen {
             if let Some(releases) = &observation.opened_by {
@@ -147,6 +192,7 @@ impl StoreReport {
             let reasons = observation.reasons.iter().map(|(check, why)| (*check, plain(why)));
             report.integrity_reasons.extend(reasons);
             report.left_out.extend(observation.left_out.iter().copied());
+            report.restores.extend(observation.restores.iter().map(RestoreReport::new));
             for finding in &observation.findings {
                 report.findings.push(FindingReport {
                     code: finding.code,
@@ -172,6 +218,11 @@ impl StoreReport {
             report.findings.iter().filter(critical).map(|f| f.code).collect();
         if kinds.len() > 1 {
             report.do_first = report.findings.first().map(|first| first.remedy.text());
+        }
+        // The last one that is not undone.
+        let last = seen_restores.iter().position(|one| !one.undone);
+        if let Some(last) = last.filter(|last| seen_restores[*last].undoable) {
+            report.restores[last].undo = undo(path);
         }
         report.status = report.judge();
         report

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Severity},
+    sample::Restored,
     store::{
         DATABASE_FILE,
         restores::{self, Found, State},
@@ -19,10 +20,41 @@ pub(super) fn gate() -> Finding {
     Finding::new(Code::RestoreInterrupted, DATABASE_FILE, evidence)
 }
 
-/// What restores of the store in `dir` have left half-way.
-pub(super) fn look(dir: &Path, now: Timestamp) -> Vec<Finding> {
+/// What restores of a store have left.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Left {
+    /// What was cut off.
+    pub(super) findings: Vec<Finding>,
+    /// What came to its end, the newest first.
+    pub(super) done: Vec<Restored>,
+}
+
+/// What restores of the store in `dir` have left.
+pub(super) fn look(dir: &Path, now: Timestamp) -> Left {
+    let found = restores::seen(dir);
+    let done = found.iter().filter_map(done).take(DONE_MAX).collect();
+    Left { findings: cut_off(dir, found, now), done }
+}
+
+fn done(found: &Found) -> Option<Restored> {
+    let record = &found.record;
+    let undone = record.state == State::Undone;
+    if found.is_unfinished() || record.undo && !undone {
+        return None;
+    }
+    // As the host of the store calls it, whatever root it is seen through.
+    let above = if found.inside { Some(&*record.store) } else { record.store.parent() };
+    Some(Restored {
+        at: record.changed,
+        backup: record.backup.clone(),
+        kept: above.unwrap_or(Path::new("/")).join(found.path.file_name()?),
+        undone,
+        undoable: !undone && record.had_database,
+    })
+}
+
+fn cut_off(dir: &Path, mut found: Vec<Found>, now: Timestamp) -> Vec<Finding> {
     let left = |found: &Found| found.is_unfinished() && is_left(found, now);
-    let mut found = restores::seen(dir);
     found.retain(left);
     if found.is_empty() {
         return Vec::new();
@@ -70,6 +102,8 @@ fn finding(found: &Found, gate: bool) -> Finding {
     Finding::new(Code::RestoreInterrupted, name, evidence).with_severity(severity)
 }
 
+/// Restores that are told of.
+const DONE_MAX: usize = 20;
 const PAUSE: Duration = Duration::from_millis(250);
 const OLD: Duration = Duration::from_hours(1);
 
@@ -119,7 +153,12 @@ mod tests {
             if gate {
                 symlink(".", store.join(DATABASE_FILE)).unwrap();
             }
-            let found = look(&store, NOW);
+            let Left { findings: found, done } = look(&store, NOW);
+            assert_eq!(done.len(), usize::from(name == "chroma.quarantine.1"), "{name} {state}");
+            if let [done] = &done[..] {
+                assert_eq!(done.kept, Path::new("/data").join(name), "as where the restore ran");
+                assert!(!done.undone && !done.undoable, "there was no database: {done:?}");
+            }
             let told = found.first().map(|finding| (finding.severity, finding.evidence.as_str()));
             match (told, want) {
                 (None, None) => {}
@@ -140,8 +179,8 @@ mod tests {
         leave(&folder, &store, "swapping");
         let lock = fs::File::open(&folder).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        assert_eq!(look(&store, NOW), []);
+        assert_eq!(look(&store, NOW), Left::default());
         drop(lock);
-        assert_eq!(look(&store, NOW).len(), 1);
+        assert_eq!(look(&store, NOW).findings.len(), 1);
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn render(h: &mut Html, store: &LiveStore, now: Timestamp) {
     records(h, store);
     checks(h, store, now);
     backups(h, store, now);
+    restores(h, store, now);
     holders(h, f, now);
     if let Some(up) = f.get("chroma_server_up") {
         tile(h, "Server");
@@ -236,6 +237,32 @@ fn proven_backup(h: &mut Html, f: &Figures, now: Timestamp) {
     h.raw("</dd>");
 }
 
+/// What was put in place of the store, where the old content is, and how it comes back.
+fn restores(h: &mut Html, store: &LiveStore, now: Timestamp) {
+    let all = &store.report.restores;
+    let Some(last) = all.first() else { return };
+    tile(h, "Last restore");
+    h.raw("<dd class=\"value\">").text(&ago(last.at, now)).raw("</dd>");
+    for one in all.iter().take(RESTORES_MAX) {
+        h.raw("<dd>").text(&one.at.to_string().replace('T', " ").replace('Z', " UTC"));
+        h.raw(if one.undone { ", undone: from <code>" } else { ": from <code>" });
+        h.text(&one.backup).raw("</code>");
+        h.raw(if one.undone {
+            ", which is kept in <code>"
+        } else {
+            ", the old content is in <code>"
+        });
+        h.text(&one.kept).raw("</code></dd>");
+        if let Some(undo) = &one.undo {
+            h.raw("<dd>to undo: <code>").text(undo).raw("</code></dd>");
+        }
+    }
+    if all.len() > RESTORES_MAX {
+        h.raw("<dd>… and ").show(all.len() - RESTORES_MAX).raw(" older</dd>");
+    }
+    h.raw("</div>\n");
+}
+
 fn holders(h: &mut Html, f: &Figures, now: Timestamp) {
     let Some(writers) = f.get("chroma_process_writers") else { return };
     tile(h, "Held by");
@@ -343,5 +370,7 @@ const WORST_FIRST: [CheckState; 4] =
 const WHOLE_FILE: [&str; 2] = ["quick", "full"];
 /// A disk that is full later than this is no news.
 const FAR: Duration = Duration::from_hours(24 * 30);
+/// Restores that are told of.
+const RESTORES_MAX: usize = 5;
 /// Codes that are named beside a store.
 const CODES_MAX: usize = 3;

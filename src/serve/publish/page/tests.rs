@@ -19,7 +19,7 @@ use crate::{
     collectors::CollectError,
     findings::{Code, Finding, Remedy, Severity},
     history::{History, POINTS, STEP},
-    sample::{CheckState, Desc, Observation, Reading, Snapshot, StoreReadings},
+    sample::{CheckState, Desc, Observation, Reading, Restored, Snapshot, StoreReadings},
     status::figures::Figures,
 };
 
@@ -113,6 +113,35 @@ fn words(html: &str) -> String {
     let text: Vec<&str> =
         body.split('<').map(|part| part.split_once('>').map_or(part, |p| p.1)).collect();
     text.join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn restores_are_told_with_the_line_that_undoes_the_last_one() {
+    let restored = |hours: u64, undone: bool| Restored {
+        at: NOW.minus(Duration::from_hours(hours)),
+        backup: format!("/b/<{hours}>.tar.zst"),
+        kept: format!("/srv/docs.quarantine.{hours}").into(),
+        undone,
+        undoable: !undone,
+    };
+    let mut one = store("docs", "/srv/docs it", Vec::new());
+    let mut reading = Arc::into_inner(one.readings.remove(0)).unwrap();
+    assert!(!page(vec![store("docs", "/srv/docs", Vec::new())]).contains("Last restore"));
+    reading.observation.restores = vec![restored(1, true), restored(3, false), restored(30, false)];
+    one.readings.push(Arc::new(reading));
+    let live = live(vec![one], &AlertReport::default(), &History::default());
+    let text = words(&shown(&live));
+    assert!(text.contains("Last restore 1 h ago"), "{text}");
+    assert!(text.contains("UTC, undone: from /b/&lt;1&gt;.tar.zst"), "{text}");
+    assert!(text.contains("the old content is in /srv/docs.quarantine.3 "), "{text}");
+    let undo = "to undo: chroma_exporter restore --undo --store.path &#39;/srv/docs it&#39;";
+    assert_eq!(text.matches("to undo: ").count(), 1, "{text}");
+    assert!(text.find(undo) > text.find("quarantine.3"), "{text}");
+    assert!(text.find(undo) < text.find("quarantine.30"), "{text}");
+    let document = serde_json::to_value(&live).unwrap();
+    let told = &document["stores"][0]["restores"];
+    assert_eq!(told[1]["kept"], "/srv/docs.quarantine.3");
+    assert!(told[0].get("undo").is_none() && told[1].get("undo").is_some(), "{told}");
 }
 
 #[test]
