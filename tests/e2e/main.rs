@@ -26,6 +26,7 @@ mod overflow;
 mod page;
 mod places;
 mod prometheus;
+mod recover;
 mod release;
 mod remedies;
 mod restore;
