@@ -98,10 +98,12 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     steps.begin("checking", Some(database_bytes.saturating_add(index_bytes)));
     let context = context_of(dir);
     let turn = Turn { now, wake: Wake::NONE, deep: true, stop: steps.flag() };
+    // Nobody writes to a copy: what was flushed a moment before it was made has no commit that is still to come.
+    let settled = Turn { now: now.plus(SETTLED), wake: Wake::NONE, deep: true, stop: steps.flag() };
     let mut hnsw = Hnsw::new(&context);
     let looks = thread::scope(|scope| {
         let integrity = scope.spawn(|| look(&mut Integrity::new(&context), &turn));
-        let contents = scope.spawn(|| look(&mut Contents::new(&context), &turn));
+        let contents = scope.spawn(|| look(&mut Contents::new(&context), &settled));
         let indexes = scope.spawn(|| look(&mut hnsw, &turn));
         let mut told = 0;
         while !(integrity.is_finished() && contents.is_finished() && indexes.is_finished()) {
@@ -164,6 +166,9 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     };
     Ok(Proven { proof, collections, opened_by, findings, losses: verdict.losses })
 }
+
+/// Longer than a collector waits for what belongs to a flush.
+const SETTLED: Duration = Duration::from_hours(1);
 
 /// What the collectors of a copy share: nothing is configured, and nothing is kept.
 pub(super) fn context_of(dir: &Path) -> Context {
@@ -396,6 +401,9 @@ const fn meaning(code: Code) -> Meaning {
         Code::SeqIdInvalid => {
             Loss("a position in the queue is wrong: new records would be lost, or the collection cannot be used")
         }
+        Code::SeqIdMissing => {
+            Loss("the position of an index is not recorded: Chroma before 1.0 fails at every search in it, 1.x reads it")
+        }
         Code::QueuePoisoned => Loss("a row of the queue cannot be applied: reads of the collection fail"),
         Code::SegmentMissing => Loss("the folder with its vectors is not there"),
         Code::SegmentIncomplete => Loss("a file of its index is missing"),
@@ -419,7 +427,6 @@ const fn meaning(code: Code) -> Meaning {
         | Code::FtsCutAtNul
         | Code::FtsLostAtUpgrade
         | Code::OrphanRows
-        | Code::SeqIdMissing
         | Code::QueueBacklog
         | Code::QueueNotPurged
         | Code::IndexLag
