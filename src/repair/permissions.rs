@@ -308,7 +308,7 @@ fn write(dir: &Path, record: &Record, now: Timestamp) -> Result<PathBuf, MendErr
         undone.push(UNDONE);
         fs::symlink_metadata(path).is_ok() || fs::symlink_metadata(undone).is_ok()
     };
-    let path = (1..).map(named).find(|path| !taken(path)).unwrap_or_default();
+    let path = (1..u32::MAX).map(named).find(|path| !taken(path)).unwrap_or_default();
     let failed = |source| MendError::Record { path: path.clone(), source };
     let name = path
         .file_name()

@@ -89,7 +89,10 @@ fn store(scratch: &Path) -> PathBuf {
 }
 
 /// Everything of a directory that a write would change.
-fn seen(dir: &Path) -> BTreeMap<PathBuf, (u64, u32, i64, i64, i64, i64, Vec<u8>)> {
+/// Inode, mode, times and bytes.
+type Entry = (u64, u32, i64, i64, i64, i64, Vec<u8>);
+
+fn seen(dir: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut all = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(path) = folders.pop() {
