@@ -4,6 +4,7 @@
 mod catalogue;
 mod filter;
 mod line;
+mod record;
 mod tail;
 mod vectors;
 

@@ -88,10 +88,10 @@ fn store(scratch: &Path) -> PathBuf {
     fixture("chroma-1.5.9", &scratch.canonicalize().unwrap())
 }
 
-/// Everything of a directory that a write would change.
 /// Inode, mode, times and bytes.
 type Entry = (u64, u32, i64, i64, i64, i64, Vec<u8>);
 
+/// Everything of a directory that a write would change.
 fn seen(dir: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut all = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, Row, Statement, types::ValueRef};
 use serde_json::{Map, Value};
 
-use super::{Metadata, line::Record};
+use super::{Metadata, record::Record};
 use crate::{format::config::space_of, store::position};
 
 /// A collection, and where its records and vectors are.

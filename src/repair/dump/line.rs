@@ -4,15 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Metadata, catalogue::Collection};
-
-/// What the tables have of a record.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Record {
-    pub(super) document: Option<String>,
-    pub(super) uri: Option<String>,
-    pub(super) metadata: Metadata,
-}
+use super::{Metadata, catalogue::Collection, record::Record};
 
 #[derive(Serialize)]
 struct CollectionLine<'a> {

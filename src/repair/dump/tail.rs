@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 use serde_json::{Map, Value};
 
-use super::line::Record;
+use super::record::Record;
 
 /// One row of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,19 +105,6 @@ pub(super) fn applied<E>(
         record.set(key, value);
     }
     Ok(Some(record))
-}
-
-impl Record {
-    /// Sets one key; `null` takes it away.
-    pub(super) fn set(&mut self, key: String, value: Value) {
-        let text = |value: Value| value.as_str().map(str::to_owned);
-        match key.as_str() {
-            "chroma:document" => self.document = text(value),
-            "chroma:uri" => self.uri = text(value),
-            _ if value.is_null() => drop(self.metadata.remove(&key)),
-            _ => drop(self.metadata.insert(key, value)),
-        }
-    }
 }
 
 /// Where the vector of a record is.

@@ -1,7 +1,8 @@
 use serde_json::{Map, json};
 
 use super::{
-    line::{Embedding, Line, Record},
+    line::{Embedding, Line},
+    record::Record,
     tail::{Kind, Operation, Where, applied, vector_of},
     *,
 };
