@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config::{Config, Store},
-    facts::error::chain,
+    facts::error::{CollectError, chain},
     host::{self, Host},
     human::{self, plain},
     repair::{
@@ -78,8 +78,8 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     let config = Arc::new(config);
     let source = match source(&config, options) {
         Ok(source) => source,
-        Err(told) => {
-            to_stderr(&format!("error: {told}\nhelp: name its directory\n"));
+        Err(error) => {
+            to_stderr(&format!("error: {}\nhelp: name its directory\n", plain(&chain(&error))));
             return Ended::Usage;
         }
     };
@@ -99,7 +99,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     match result {
         Ok((notes, dumped)) => {
             to_stderr(&text(&notes, &dumped));
-            if dumped.without_vector > 0 || !dumped.losses.is_empty() {
+            if dumped.without_vector + dumped.unreadable > 0 || !dumped.losses.is_empty() {
                 Ended::Warning
             } else {
                 Ended::Well
@@ -142,7 +142,18 @@ enum Source {
     Backup(PathBuf),
 }
 
-fn source(config: &Arc<Config>, options: &Options) -> Result<Source, String> {
+/// Why it is not known what to dump.
+#[derive(Debug, thiserror::Error)]
+enum SourceError {
+    #[error("cannot look for stores")]
+    Discovery(#[from] CollectError),
+    #[error("there is no store")]
+    None,
+    #[error("dump works on one store at a time, and there are {0}")]
+    Several(String),
+}
+
+fn source(config: &Arc<Config>, options: &Options) -> Result<Source, SourceError> {
     if let Some(from) = &options.from {
         return Ok(if from.join(DATABASE_FILE).exists() {
             let dir = std::path::absolute(from).unwrap_or_else(|_| from.clone());
@@ -151,13 +162,13 @@ fn source(config: &Arc<Config>, options: &Options) -> Result<Source, String> {
             Source::Backup(from.clone())
         });
     }
-    let stores = check::stores(config).map_err(|error| error.to_string())?;
+    let stores = check::stores(config)?;
     match &stores[..] {
         [store] => Ok(Source::Store(Arc::clone(store))),
-        [] => Err("there is no store".to_owned()),
+        [] => Err(SourceError::None),
         several => {
             let names: Vec<&str> = several.iter().map(|store| &*store.name).collect();
-            Err(format!("dump works on one store at a time, and there are {}", names.join(", ")))
+            Err(SourceError::Several(names.join(", ")))
         }
     }
 }
@@ -257,6 +268,9 @@ fn text(notes: &[String], dumped: &Dumped) -> String {
             "{} of them have no vector that can be read; their lines say \"embedding\":null",
             count(dumped.without_vector)
         ));
+    }
+    if dumped.unreadable > 0 {
+        lines.push(format!("{} more cannot be read and have no line", count(dumped.unreadable)));
     }
     let told = dumped.losses.iter().take(LOSSES_MAX);
     lines.extend(told.map(|loss| format!("not read: {}", plain(loss))));

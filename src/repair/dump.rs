@@ -55,12 +55,24 @@ pub struct Wanted {
 pub struct Dumped {
     /// Collections.
     pub collections: u64,
-    /// Records of all of them.
+    /// Records of all of them, as many as there are lines.
     pub records: u64,
+    /// Records that are there and cannot be read. They have no line.
+    pub unreadable: u64,
     /// Records of which neither index nor queue has a vector. Their lines say `"embedding":null`.
     pub without_vector: u64,
-    /// What could not be read, a sentence each.
+    /// What could not be read, a sentence each; of single records the first thousand.
     pub losses: Vec<String>,
+}
+
+impl Dumped {
+    /// Names one record, as long as there is room.
+    fn lose(&mut self, collection: &Collection, id: &str, why: &dyn std::fmt::Display) {
+        if self.losses.len() < LOSSES_MAX {
+            let (name, id) = (plain(&collection.name), plain(id));
+            self.losses.push(format!("collection {name}: record {id}: {why}"));
+        }
+    }
 }
 
 /// Why it did not come to its end.
@@ -155,20 +167,18 @@ impl Reading<'_> {
                 Tail::default()
             }
         };
-        let mut wrong = None;
-        if let Err(stopped) = self.rows(index.as_ref(), &mut tail, out, dumped) {
-            match stopped {
-                Stopped::Table(error) => wrong = Some(error),
-                Stopped::Dump(error) => return Err(error),
+        let before = dumped.records;
+        match self.rows(index.as_ref(), &mut tail, out, dumped) {
+            Ok(()) => Ok(()),
+            Err(Stopped::Dump(error)) => Err(error),
+            Err(Stopped::Table(error)) => {
+                let (records, lines) = (self.collection.records, dumped.records - before);
+                dumped.losses.push(format!(
+                    "collection {name}: its records cannot be read to their end: {error}; it has {records}, and {lines} lines were written"
+                ));
+                Ok(())
             }
         }
-        if let Some(error) = wrong {
-            dumped.losses.push(format!(
-                "collection {name}: its records cannot be read to their end: {error}; of {} there are {} lines",
-                self.collection.records, dumped.records
-            ));
-        }
-        Ok(())
     }
 
     /// The records of the table and those that only the queue has, in the order of their ids.
@@ -216,20 +226,21 @@ impl Reading<'_> {
     ) -> Result<(), Stopped> {
         self.steps.add(1);
         let Ok(id) = std::str::from_utf8(id) else {
-            let id = String::from_utf8_lossy(id);
-            dumped.losses.push(format!(
-                "collection {}: the record {} has an id that is no text",
-                plain(&self.collection.name),
-                plain(&id)
-            ));
+            dumped.unreadable += 1;
+            dumped.lose(self.collection, &String::from_utf8_lossy(id), &"its id is no text");
             return Ok(());
         };
         if self.wanted.ids.as_ref().is_some_and(|ids| !ids.contains(id)) {
             return Ok(());
         }
-        let mut record = match rowid {
-            Some(rowid) => Some(asker.record(rowid)?),
-            None => None,
+        let mut record = match rowid.map(|rowid| asker.record(rowid)).transpose() {
+            Ok(record) => record,
+            // A page that is damaged takes the records on it, and no others.
+            Err(error) => {
+                dumped.unreadable += 1;
+                dumped.lose(self.collection, id, &error);
+                return Ok(());
+            }
         };
         let newer = operations.iter().filter(|op| op.seq_id > self.collection.records_position);
         for operation in newer {
@@ -271,12 +282,11 @@ impl Reading<'_> {
             Where::Queue(seq_id) => asker.vector(seq_id)?,
             Where::Index => match index.zip(place).map(|(index, place)| index.read(place)) {
                 Some(Ok(vector)) => Some(vector),
-                Some(Err(error)) if dumped.losses.len() < LOSSES_MAX => {
-                    let name = plain(&self.collection.name);
-                    dumped.losses.push(format!("collection {name}: the vector of {id:?}: {error}"));
+                Some(Err(error)) => {
+                    dumped.lose(self.collection, id, &format!("its vector: {error}"));
                     None
                 }
-                _ => None,
+                None => None,
             },
             Where::Nowhere => None,
         };
@@ -380,7 +390,7 @@ pub(crate) type Metadata = std::collections::BTreeMap<String, Value>;
 const USED_RATIO_MAX: f64 = 0.95;
 /// Collections that are named to somebody who asked for another one.
 const NAMED_MAX: usize = 20;
-/// Vectors that cannot be read and are told one by one; all of them are counted.
+/// What is told one by one; all of it is counted.
 const LOSSES_MAX: usize = 1_000;
 
 #[cfg(test)]

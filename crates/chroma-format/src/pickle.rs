@@ -1,4 +1,4 @@
-//! `index_metadata.pickle`, read without executing it, and written ([`write`]). Python's pickle is a program; Chroma before 1.0 runs whatever it
+//! `index_metadata.pickle`, read without executing it, and written ([`write()`]). Python's pickle is a program; Chroma before 1.0 runs whatever it
 //! says, with the rights of the server. Here its opcodes are walked with limits, and only those mean something that Chroma
 //! itself writes:
 //!

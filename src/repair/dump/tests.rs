@@ -126,3 +126,77 @@ fn lines_keep_types_and_are_the_same_each_time() {
          {\"id\":\"c\",\"document\":null,\"metadata\":null}\n"
     );
 }
+
+/// A copy of the newest fixture.
+fn fixture() -> (tempfile::TempDir, PathBuf) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9");
+    let scratch = tempfile::tempdir().unwrap();
+    let options = unpack::Options {
+        scratch: Some(scratch.path().to_owned()),
+        copy: true,
+        ..unpack::Options::default()
+    };
+    let to = scratch.path().join("store");
+    unpack::open(&from, &options, &Steps::default()).unwrap().into(&to).unwrap();
+    (scratch, to)
+}
+
+fn dumped(dir: &Path) -> (Dumped, Vec<Value>) {
+    let mut out = Vec::new();
+    let wanted = Wanted { embeddings: true, ..Wanted::default() };
+    let dumped = run(dir, &wanted, &mut out, &Steps::default()).unwrap();
+    let lines = out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    (dumped, lines.map(|line| serde_json::from_slice(line).unwrap()).collect())
+}
+
+#[test]
+fn a_whole_store_has_a_line_for_each_record() {
+    let (_scratch, dir) = fixture();
+    let (dumped, lines) = dumped(&dir);
+    let whole = Dumped { collections: 2, records: 136, ..Dumped::default() };
+    assert_eq!((dumped, lines.len()), (whole, 138));
+}
+
+#[test]
+fn what_a_damaged_page_takes_is_named_and_the_rest_is_there() {
+    let (_scratch, dir) = fixture();
+    let database = dir.join(DATABASE_FILE);
+    let connection = Connection::open(&database).unwrap();
+    let root: i64 = connection
+        .query_row(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'embedding_metadata'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    drop(connection);
+    // The first leaf of the table: the child that the first cell of its root names.
+    let mut bytes = fs::read(&database).unwrap();
+    let page = |number: i64| usize::try_from((number - 1) * 4096).unwrap();
+    assert_eq!(bytes[page(root)], 5, "an interior page");
+    let cell = page(root)
+        + usize::from(u16::from_be_bytes([bytes[page(root) + 12], bytes[page(root) + 13]]));
+    let leaf = i64::from(u32::from_be_bytes(bytes[cell..cell + 4].try_into().unwrap()));
+    bytes[page(leaf)..page(leaf) + 4096].fill(0);
+    fs::write(&database, bytes).unwrap();
+    let (dumped, lines) = dumped(&dir);
+    assert!(dumped.unreadable > 0 && dumped.records > 0, "{dumped:?}");
+    assert_eq!(dumped.unreadable + dumped.records, 136, "{dumped:?}");
+    assert_eq!(lines.len() as u64, dumped.records + 2);
+    assert!(dumped.losses[0].contains("record articles-000: "), "{:?}", dumped.losses);
+}
+
+#[test]
+fn records_without_an_index_are_there_and_their_vectors_are_told() {
+    let (_scratch, dir) = fixture();
+    for folder in fs::read_dir(&dir).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        fs::write(folder.path().join("index_metadata.pickle"), "torn").unwrap();
+    }
+    let (dumped, lines) = dumped(&dir);
+    assert_eq!(dumped.records, 136, "{dumped:?}");
+    // What is in the queue still has its vector.
+    assert!((1..136).contains(&dumped.without_vector), "{dumped:?}");
+    let null = lines.iter().filter(|line| line.get("embedding").is_some_and(Value::is_null));
+    assert_eq!(null.count() as u64, dumped.without_vector);
+    assert_eq!(dumped.losses.len(), 2, "{dumped:?}");
+}
