@@ -53,9 +53,17 @@ pub(crate) fn note_header(value: &str) {
 
 /// `text` with `<secret>` in the place of each word that is never shown.
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
-    let words = WORDS.read();
+    shown_without(text, &[])
+}
+
+/// The same, and `more` words are not shown either. All of them together are taken longest first: of one that begins with another, the
+/// rest would be left over.
+pub(crate) fn shown_without<'t>(text: &'t str, more: &[String]) -> Cow<'t, str> {
+    let known = WORDS.read();
+    let mut words: Vec<&String> = known.iter().chain(more).collect();
+    words.sort_by_key(|word| std::cmp::Reverse(word.len()));
     let mut out = Cow::Borrowed(text);
-    for word in words.iter() {
+    for word in words {
         if out.contains(word.as_str()) {
             out = Cow::Owned(out.replace(word.as_str(), SHOWN));
         }
