@@ -448,3 +448,19 @@ fn ids_that_the_database_does_not_know_are_named() {
         assert!(ahead.evidence.contains("(articles-0"), "{name}: {}", ahead.evidence);
     }
 }
+
+/// Blocks of a large file that was just written are given to it seconds later. With them in the comparison, what was found in an
+/// index was forgotten, and said only minutes later.
+#[test]
+fn the_room_on_the_disk_does_not_make_it_another_file() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_fixture("chroma-1.5.9", dir.path());
+    let place = crate::host::links::Place::own(dir.path());
+    let look = Look::take(&place, usize::MAX, None).unwrap();
+    let file = look.folders.values().next().unwrap().file(look::Part::Level0).unwrap();
+    let mut later = file;
+    later.allocated_bytes += 4096;
+    assert_eq!(file, later);
+    later.size_bytes += 1;
+    assert_ne!(file, later);
+}
