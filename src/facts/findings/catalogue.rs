@@ -182,10 +182,9 @@ catalogue! {
     }
     SqliteIndexCorrupt "sqlite_index_corrupt" Critical {
         cause: "An index of chroma.sqlite3 is damaged or does not agree with its table. The rows themselves may be whole.",
-        words: "Stop Chroma and keep a copy of the directory. Then make the indexes anew.",
-        command: "sqlite3 {path}/chroma.sqlite3 REINDEX",
-        note: "If it says malformed, the runbook of sqlite_corrupt shows how to write the rows to a new file.",
-        acts: [Stop, Open, Rebuild],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        acts: [Stop, Rebuild],
     }
     SqliteValueMismatch "sqlite_value_mismatch" Warning {
         cause: "The two copies of a document (in embedding_metadata and in the full-text table) have the same length and differ. One of them was damaged, and no check of SQLite sees that.",
@@ -205,16 +204,16 @@ catalogue! {
 "Full text" {
     FtsCorrupt "fts_corrupt" Critical {
         cause: "The full-text index is damaged. The documents are stored elsewhere as well and may be whole.",
-        words: FULLTEXT_ANEW,
-        command: FULLTEXT_ANEW_COMMAND,
-        note: "If the database has another finding, mend that first. If DROP fails, see the runbook.",
-        acts: [Stop, Open, Rebuild],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: "If the database has another finding, recover mends that too, or says why it cannot.",
+        acts: [Stop, Rebuild],
     }
     FtsMissing "fts_missing" Critical {
         cause: "The full-text table embedding_fulltext_search is missing. Searches in documents fail.",
-        words: "Stop Chroma and keep a copy of the directory. Then create the full-text table again and fill it from embedding_metadata.",
-        command: "sqlite3 {path}/chroma.sqlite3 \"BEGIN; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"",
-        acts: [Stop, Open, Rebuild],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        acts: [Stop, Rebuild],
     }
     FtsCutAtNul "fts_cut_at_nul" Info {
         cause: "Documents hold the character U+0000. SQLite up to 3.46, which Chroma 1.x carries, puts only the text before it into the full-text index, so that $contains does not find what is behind it. Nothing is damaged.",
@@ -231,10 +230,10 @@ catalogue! {
     }
     FtsOutOfStep "fts_out_of_step" Warning {
         cause: "The full-text table does not have the documents that the records have. Searches in documents miss records or find wrong ones, and on Chroma 1.x additions may fail.",
-        words: FULLTEXT_ANEW,
-        command: FULLTEXT_ANEW_COMMAND,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
         note: "The rebuild command of the full-text table itself does not mend this.",
-        acts: [Stop, Open, Rebuild],
+        acts: [Stop, Rebuild],
     }
 }
 "Journal" {
@@ -289,15 +288,15 @@ catalogue! {
     }
     DefaultTenantMissing "default_tenant_missing" Critical {
         cause: "The tenant default_tenant is missing. Clients get 'Could not connect to tenant default_tenant'.",
-        words: "Stop Chroma and keep a copy of the directory. Then insert the tenant again.",
-        command: "sqlite3 {path}/chroma.sqlite3 \"INSERT INTO tenants(id) VALUES('default_tenant')\"",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        acts: [Stop],
     }
     DefaultDatabaseMissing "default_database_missing" Critical {
         cause: "The database default_database is missing. Clients get 'Database [default_database] not found'.",
-        words: "Stop Chroma and keep a copy of the directory. Then insert the database again.",
-        command: "sqlite3 {path}/chroma.sqlite3 \"INSERT INTO databases(id,name,tenant_id) VALUES('00000000-0000-0000-0000-000000000000','default_database','default_tenant')\"",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        acts: [Stop],
     }
     CatalogEmpty "catalog_empty" Critical {
         cause: "Segment folders with vectors are there, but the catalogue lists no collection. An empty database was started over old data.",
@@ -674,6 +673,9 @@ pub const FETCH_FROM_GIT: Template = Template {
 const NOT_BEFORE: &str = "Do not start Chroma before that.";
 const RESTORE: &str = "Stop Chroma and put the newest backup back that restores. What is there now is moved aside, not deleted.";
 const RESTORE_COMMAND: &str = "chroma_exporter restore BACKUP --store.path {path}";
+/// For what `recover` repairs without a loss.
+const RECOVER: &str = "Stop Chroma. Then repair a copy of the store, which is put in place when nothing is lost. What was there is kept.";
+const RECOVER_COMMAND: &str = "chroma_exporter recover --store.path {path} --apply";
 const PERMISSIONS_COMMAND: &str = "chroma_exporter permissions --store.path {path} --apply";
 const PERMISSIONS_NOTE: &str = "It changes nothing else, and prints the line that takes it back. Without --apply it only shows what differs.";
 const BACKUP_COMMAND: &str = "chroma_exporter backup {path} --to DIR";
@@ -681,7 +683,6 @@ const RESTORE_FOLDER: &str = "Stop Chroma and keep a copy of the directory. Put 
 const KEEP_FOLDER: &str =
     "Do not delete the folder: the finding says how many vectors can still be read out of it.";
 const VACUUM: &str = "chroma vacuum --path {path}";
-const FULLTEXT_ANEW: &str = "Stop Chroma and keep a copy of the directory. Then make the full-text table anew from embedding_metadata.";
 const FULLTEXT_ANEW_COMMAND: &str = "sqlite3 {path}/chroma.sqlite3 \"BEGIN; DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"";
 const DISK_USAGE: &str = "du -xh --max-depth=2 {path} | sort -h | tail";
 
@@ -827,7 +828,12 @@ mod tests {
             assert_eq!(does(command, &["vacuum"]), says(Vacuum), "{code:?} vacuums: {command}");
             assert_eq!(does(words, &["move the folder"]), says(Move), "{code:?} moves: {words}");
             let rebuilds = does(command, &["REINDEX", "CREATE VIRTUAL TABLE"]);
-            assert_eq!(rebuilds, says(Rebuild), "{code:?} makes an index anew: {command}");
+            // `recover` makes anew what is wrong, which is more than its command says.
+            let recovers = does(command, &["chroma_exporter recover"]);
+            assert!(
+                recovers || rebuilds == says(Rebuild),
+                "{code:?} makes an index anew: {command}"
+            );
         }
     }
 }

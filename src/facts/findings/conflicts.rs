@@ -186,7 +186,7 @@ mod tests {
                 &[C::JournalForeign],
                 Some("do what journal_foreign says: the next open"),
             ),
-            (C::SqliteIndexCorrupt, &[C::JournalForeign], Some("do what journal_foreign says")),
+            (C::QueuePoisoned, &[C::JournalForeign], Some("do what journal_foreign says")),
             (
                 C::ServerGone,
                 &[C::SegmentMetadataHostile, C::SegmentMissing],
