@@ -204,16 +204,16 @@ catalogue! {
 "Full text" {
     FtsCorrupt "fts_corrupt" Critical {
         cause: "The full-text index is damaged. The documents are stored elsewhere as well and may be whole.",
-        words: RECOVER,
-        command: RECOVER_COMMAND,
-        note: "If the database has another finding, recover mends that too, or says why it cannot.",
-        acts: [Stop, Rebuild],
+        words: FULLTEXT_ANEW,
+        command: FULLTEXT_ANEW_COMMAND,
+        note: "If the database has another finding, mend that first. If DROP fails, see the runbook.",
+        acts: [Stop, Open, Rebuild],
     }
     FtsMissing "fts_missing" Critical {
         cause: "The full-text table embedding_fulltext_search is missing. Searches in documents fail.",
-        words: RECOVER,
-        command: RECOVER_COMMAND,
-        acts: [Stop, Rebuild],
+        words: "Stop Chroma and keep a copy of the directory. Then create the full-text table again and fill it from embedding_metadata.",
+        command: "sqlite3 {path}/chroma.sqlite3 \"BEGIN; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"",
+        acts: [Stop, Open, Rebuild],
     }
     FtsCutAtNul "fts_cut_at_nul" Info {
         cause: "Documents hold the character U+0000. SQLite up to 3.46, which Chroma 1.x carries, puts only the text before it into the full-text index, so that $contains does not find what is behind it. Nothing is damaged.",
@@ -230,10 +230,10 @@ catalogue! {
     }
     FtsOutOfStep "fts_out_of_step" Warning {
         cause: "The full-text table does not have the documents that the records have. Searches in documents miss records or find wrong ones, and on Chroma 1.x additions may fail.",
-        words: RECOVER,
-        command: RECOVER_COMMAND,
+        words: FULLTEXT_ANEW,
+        command: FULLTEXT_ANEW_COMMAND,
         note: "The rebuild command of the full-text table itself does not mend this.",
-        acts: [Stop, Rebuild],
+        acts: [Stop, Open, Rebuild],
     }
 }
 "Journal" {
@@ -683,6 +683,7 @@ const RESTORE_FOLDER: &str = "Stop Chroma and keep a copy of the directory. Put 
 const KEEP_FOLDER: &str =
     "Do not delete the folder: the finding says how many vectors can still be read out of it.";
 const VACUUM: &str = "chroma vacuum --path {path}";
+const FULLTEXT_ANEW: &str = "Stop Chroma and keep a copy of the directory. Then make the full-text table anew from embedding_metadata.";
 const FULLTEXT_ANEW_COMMAND: &str = "sqlite3 {path}/chroma.sqlite3 \"BEGIN; DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"";
 const DISK_USAGE: &str = "du -xh --max-depth=2 {path} | sort -h | tail";
 
