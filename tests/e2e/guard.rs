@@ -64,7 +64,8 @@ fn a_real_server_is_started_once_and_a_second_one_is_refused() {
             let check = run(&["check", "--quick", dir.to_str().unwrap()]);
             let text = String::from_utf8_lossy(&check.stdout).into_owned();
             assert!(!text.contains("second_writer"), "{text}");
-            let exporter = Exporter::start(&["--store.path", dir.to_str().unwrap()]);
+            let exporter =
+                Exporter::start(&["--state.dir", "", "--store.path", dir.to_str().unwrap()]);
             wait_until("the server is seen as the one writer", SOON, || {
                 let page = exporter.page();
                 page.all("chroma_process_writers", &[]).any(|(_, writers)| writers > 0.0)

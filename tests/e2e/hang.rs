@@ -185,7 +185,8 @@ fn with_a_hung_mount_the_program_still_ends_within_its_grace() {
     let scratch = tempfile::tempdir().unwrap();
     let source = fixture("chroma-1.5.9", scratch.path());
     let mount = Mount::of(&source, &scratch.path().join("mounted"));
-    let exporter = Exporter::start(&["--store.path", mount.at.to_str().unwrap()]);
+    let exporter =
+        Exporter::start(&["--state.dir", "", "--store.path", mount.at.to_str().unwrap()]);
     exporter.ready();
     signal(mount.daemon.id(), "STOP");
     exporter.wait_page("device_error 1", SOON, |page| {
