@@ -333,7 +333,10 @@ mod tests {
         }
         let want = std::fs::read_to_string(&golden).unwrap_or_default();
         assert!(text == want, "differs from {}:\n{text}", golden.display());
-        let commands = text.lines().filter(|line| line.trim_start().starts_with("sqlite3 "));
+        let begins = |line: &str, with| line.trim_start().starts_with(with);
+        let commands = text
+            .lines()
+            .filter(|line| begins(line, "sqlite3 ") || begins(line, "chroma_exporter recover "));
         for line in text.lines() {
             assert!(line.chars().count() <= 100 || line.contains("sqlite3 "), "{line}");
         }
