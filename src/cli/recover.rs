@@ -8,8 +8,8 @@ use super::{
     Ended, Output,
     bar::{self, Manner},
     interrupt, plain,
-    restore::{complaint, json, place_of, which_store},
-    to_stderr, to_stdout,
+    restore::{answer, json, place_of, which_store},
+    to_stderr,
 };
 use crate::{
     clock,
@@ -109,39 +109,24 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
             to_stderr(&format!("error: cannot write the report: {error}\n"));
         }
     }
-    match (&result, options.output) {
-        (Ok(report), Output::Text) => to_stdout(&text(report), ended(report)),
-        (Ok(report), Output::Json) => to_stdout(&json(&result), ended(report)),
-        (Err(error), output) => {
-            let ended = if error.is_refusal() { Ended::Unknown } else { Ended::Critical };
-            to_stderr(&complaint(error));
-            if output == Output::Json { to_stdout(&json(&result), ended) } else { ended }
-        }
-    }
+    answer(&result, options.output, text, ended)
 }
 
 fn undo(wish: &Wish, processes: &ProcessTable, output: Output) -> Ended {
     let result = restore::undo(wish, processes, clock::now());
-    match (&result, output) {
-        (Ok(report), Output::Text) => {
-            let store = plain(&report.store.to_string_lossy());
-            let mut lines = vec![match report.outcome {
-                Undone::Undone => format!("{store}: as it was before"),
-                _ => format!("{store}: as it was"),
-            }];
-            if let Some(kept) = &report.quarantine {
-                let kept = plain(&kept.to_string_lossy());
-                lines.push(format!("What was there is in {kept}. Delete it when all is well."));
-            }
-            to_stdout(&(lines.join("\n") + "\n"), Ended::Well)
+    let text = |report: &restore::Report| {
+        let store = plain(&report.store.to_string_lossy());
+        let mut lines = vec![match report.outcome {
+            Undone::Undone => format!("{store}: as it was before"),
+            _ => format!("{store}: as it was"),
+        }];
+        if let Some(kept) = &report.quarantine {
+            let kept = plain(&kept.to_string_lossy());
+            lines.push(format!("What was there is in {kept}. Delete it when all is well."));
         }
-        (Ok(_), Output::Json) => to_stdout(&json(&result), Ended::Well),
-        (Err(error), output) => {
-            let ended = if error.is_refusal() { Ended::Unknown } else { Ended::Critical };
-            to_stderr(&complaint(error));
-            if output == Output::Json { to_stdout(&json(&result), ended) } else { ended }
-        }
-    }
+        lines.join("\n") + "\n"
+    };
+    answer(&result, output, text, |_| Ended::Well)
 }
 
 const fn ended(report: &Report) -> Ended {

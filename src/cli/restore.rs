@@ -92,13 +92,23 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
             None => restore::resume(&wish, &processes, now),
         }
     });
-    match (&result, options.output) {
+    answer(&result, options.output, text, ended)
+}
+
+/// Prints what came of it, or what went wrong and what to do.
+pub(super) fn answer<T: serde::Serialize>(
+    result: &Result<T, RestoreError>,
+    output: Output,
+    text: impl FnOnce(&T) -> String,
+    ended: impl FnOnce(&T) -> Ended,
+) -> Ended {
+    match (result, output) {
         (Ok(report), Output::Text) => to_stdout(&text(report), ended(report)),
-        (Ok(report), Output::Json) => to_stdout(&json(&result), ended(report)),
+        (Ok(report), Output::Json) => to_stdout(&json(result), ended(report)),
         (Err(error), output) => {
             let ended = if error.is_refusal() { Ended::Unknown } else { Ended::Critical };
             to_stderr(&complaint(error));
-            if output == Output::Json { to_stdout(&json(&result), ended) } else { ended }
+            if output == Output::Json { to_stdout(&json(result), ended) } else { ended }
         }
     }
 }
@@ -139,7 +149,7 @@ const fn ended(report: &Report) -> Ended {
 }
 
 /// What went wrong, why, and what to do.
-pub(super) fn complaint(error: &RestoreError) -> String {
+fn complaint(error: &RestoreError) -> String {
     let mut text = format!("error: {}", plain(&error.to_string()));
     let mut source = error.source();
     while let Some(cause) = source {
