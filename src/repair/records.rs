@@ -70,13 +70,8 @@ fn ask(connection: &Connection) -> rusqlite::Result<Vec<Tables>> {
         segments.entry(text(row, 0)?).or_default().push(text(row, 1)?);
         Ok(())
     })?;
-    let has = |table: &str, column: &str| -> rusqlite::Result<bool> {
-        let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
-        let found = connection.query_row(sql, (table, column), |_| Ok(())).optional()?;
-        Ok(found.is_some())
-    };
     let mut spaces = BTreeMap::new();
-    if has("collection_metadata", "str_value")? {
+    if has(connection, "collection_metadata", "str_value")? {
         let sql =
             "SELECT collection_id, str_value FROM collection_metadata WHERE key = 'hnsw:space'";
         each(connection, sql, |row| {
@@ -84,21 +79,7 @@ fn ask(connection: &Connection) -> rusqlite::Result<Vec<Tables>> {
             Ok(())
         })?;
     }
-    let column = |name: &str| -> rusqlite::Result<String> {
-        Ok(if has("collections", name)? { format!("c.{name}") } else { "NULL".to_owned() })
-    };
-    // Before 0.4.15 there were neither databases nor tenants.
-    let (database, tenant, join) = if has("collections", "database_id")? {
-        ("d.name", "d.tenant_id", "LEFT JOIN databases d ON d.id = c.database_id")
-    } else {
-        ("'default_database'", "'default_tenant'", "")
-    };
-    let sql = format!(
-        "SELECT c.id, c.name, {tenant}, {database}, {}, {}, {} FROM collections c {join} ORDER BY c.id",
-        column("dimension")?,
-        column("schema_str")?,
-        column("config_json_str")?,
-    );
+    let sql = format!("{} ORDER BY c.id", collections_sql(connection)?);
     let mut out = Vec::new();
     each(connection, &sql, |row| {
         let id = text(row, 0)?;
@@ -126,6 +107,37 @@ fn ask(connection: &Connection) -> rusqlite::Result<Vec<Tables>> {
     Ok(out)
 }
 
+/// The question for all collections: id, name, tenant, database, dimension, `schema_str` and `config_json_str`, with null for columns
+/// that this release has not.
+pub(super) fn collections_sql(connection: &Connection) -> rusqlite::Result<String> {
+    let column = |name: &str| -> rusqlite::Result<String> {
+        Ok(if has(connection, "collections", name)? {
+            format!("c.{name}")
+        } else {
+            "NULL".to_owned()
+        })
+    };
+    // Before 0.4.15 there were neither databases nor tenants.
+    let (database, tenant, join) = if has(connection, "collections", "database_id")? {
+        ("d.name", "d.tenant_id", "LEFT JOIN databases d ON d.id = c.database_id")
+    } else {
+        ("'default_database'", "'default_tenant'", "")
+    };
+    Ok(format!(
+        "SELECT c.id, c.name, {tenant}, {database}, {}, {}, {} FROM collections c {join}",
+        column("dimension")?,
+        column("schema_str")?,
+        column("config_json_str")?,
+    ))
+}
+
+/// Whether the table is there and has this column.
+pub(super) fn has(connection: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
+    let found = connection.query_row(sql, (table, column), |_| Ok(())).optional()?;
+    Ok(found.is_some())
+}
+
 fn counts(connection: &Connection, sql: &str) -> rusqlite::Result<BTreeMap<String, u64>> {
     let mut out = BTreeMap::new();
     each(connection, sql, |row| {
@@ -136,7 +148,7 @@ fn counts(connection: &Connection, sql: &str) -> rusqlite::Result<BTreeMap<Strin
 }
 
 /// A text; what else may stand in its place is told by the checks.
-fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(row.get_ref(column)?.as_str().unwrap_or_default().to_owned())
 }
 

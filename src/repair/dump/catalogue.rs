@@ -6,7 +6,11 @@ use rusqlite::{Connection, OptionalExtension, Row, Statement, types::ValueRef};
 use serde_json::{Map, Value};
 
 use super::{Metadata, record::Record};
-use crate::{format::config::space_of, store::position};
+use crate::{
+    format::config::space_of,
+    repair::records::{collections_sql, has, text},
+    store::position,
+};
 
 /// A collection, and where its records and vectors are.
 #[derive(Debug, Clone, Default)]
@@ -38,7 +42,6 @@ impl Collection {
 
 /// Reads all of them.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<Collection>> {
-    let columns = Columns::of(connection)?;
     let positions = positions(connection)?;
     let mut segments: BTreeMap<(String, bool), String> = BTreeMap::new();
     each(connection, "SELECT collection, scope, id FROM segments ORDER BY rowid", |row| {
@@ -58,7 +61,7 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<Collection>>
     }
     let mut metadata = collection_metadata(connection)?;
     let mut out = Vec::new();
-    each(connection, &columns.sql, |row| {
+    each(connection, &collections_sql(connection)?, |row| {
         let id = text(row, 0)?;
         let optional = |at| row.get_ref(at).map(|value| value.as_str().ok().map(str::to_owned));
         let (schema, config) = (optional(5)?, optional(6)?);
@@ -114,36 +117,6 @@ fn collection_metadata(connection: &Connection) -> rusqlite::Result<BTreeMap<Str
         Ok(())
     })?;
     Ok(out)
-}
-
-/// The question that names the collections, for the columns that there are.
-struct Columns {
-    sql: String,
-}
-
-impl Columns {
-    fn of(connection: &Connection) -> rusqlite::Result<Self> {
-        let column = |name| -> rusqlite::Result<String> {
-            Ok(if has(connection, "collections", name)? {
-                format!("c.{name}")
-            } else {
-                "NULL".into()
-            })
-        };
-        // Before 0.4.15 there were neither databases nor tenants.
-        let (database, tenant, join) = if has(connection, "collections", "database_id")? {
-            ("d.name", "d.tenant_id", "LEFT JOIN databases d ON d.id = c.database_id")
-        } else {
-            ("'default_database'", "'default_tenant'", "")
-        };
-        let sql = format!(
-            "SELECT c.id, c.name, {tenant}, {database}, {}, {}, {} FROM collections c {join}",
-            column("dimension")?,
-            column("schema_str")?,
-            column("config_json_str")?,
-        );
-        Ok(Self { sql })
-    }
 }
 
 /// Asks for one record after the other.
@@ -251,17 +224,6 @@ fn column_or_null(
     column: &'static str,
 ) -> rusqlite::Result<&'static str> {
     Ok(if has(connection, table, column)? { column } else { "NULL" })
-}
-
-fn has(connection: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
-    let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
-    let found = connection.query_row(sql, (table, column), |_| Ok(())).optional()?;
-    Ok(found.is_some())
-}
-
-/// A text; what else may stand in its place is told by the checks.
-fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
-    Ok(row.get_ref(column)?.as_str().unwrap_or_default().to_owned())
 }
 
 fn each(
