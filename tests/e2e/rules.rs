@@ -389,6 +389,6 @@ fn every_alert_finds_its_words() {
     }
     assert!(
         numbers["ChromaSqliteIndexCorrupt"]
-            .contains("sqlite3 '/srv/it'\\''s mine'/chroma.sqlite3 REINDEX")
+            .contains("recover --store.path '/srv/it'\\''s mine' --apply")
     );
 }
