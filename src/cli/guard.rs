@@ -1,5 +1,7 @@
-//! `guard`: looks at a store before its server starts, and then becomes the server. It takes the lock of the directory, which
-//! the server inherits and keeps as long as it lives, so that no second one starts on it. Nothing is written.
+//! `guard`: looks at a store before its server starts, repairs what loses nothing, and then becomes the server. It takes the lock
+//! of the directory, which the server inherits and keeps as long as it lives, so that no second one starts on it.
+
+mod mend;
 
 use std::{
     collections::BTreeSet,
@@ -18,6 +20,7 @@ use std::{
 use clap::ValueHint;
 use rustix::io::FdFlags;
 
+use self::mend::{Mender, OnLoss};
 use super::{
     Ended,
     check::runner::{self, Depth, Running},
@@ -42,6 +45,19 @@ pub(super) struct Options {
     #[arg(long, value_name = "WHAT", default_value = "exit")]
     when_refused: WhenRefused,
 
+    /// What to do when no repair keeps everything: refuse, or put the newest backup in place that proves to restore; reinitialise
+    /// starts with an empty store when there is none. What was there is kept
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    on_loss: OnLoss,
+
+    /// Repair nothing by itself, not even without a loss
+    #[arg(long, conflicts_with = "on_loss")]
+    only_look: bool,
+
+    /// A directory with backups, may be repeated; those that the configuration names are known
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    backups: Vec<PathBuf>,
+
     /// The server, and what it takes; behind `--`
     #[arg(value_name = "PROGRAM", last = true, required = true, num_args = 1.., value_hint = ValueHint::CommandWithArguments)]
     program: Vec<OsString>,
@@ -63,13 +79,30 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         return Ended::Usage;
     };
     let store = store::placed(store, &config.rootfs);
+    let job = store.backup.iter().map(|job| job.to.clone());
+    let backups: Vec<PathBuf> = options.backups.iter().cloned().chain(job).collect();
     let (mut said, mut pause) = (String::new(), PAUSE_FIRST);
+    let mut tried = BTreeSet::new();
     loop {
         let refused = match look(config, &store) {
             Ok(ready) => return become_program(&ready, &store, &options.program),
             Err(refused) => refused,
         };
         let (words, about) = (refused.to_string(), refused.about());
+        if let Refused::Found(_, findings) = &refused
+            && !options.only_look
+            && tried.insert(about.clone())
+        {
+            let processes = ProcessTable::new(config.procfs.clone());
+            // Whatever a look can be taken at has a place.
+            let mended = place(config, &store).is_ok_and(|store| {
+                let (backups, on_loss) = (&backups[..], options.on_loss);
+                Mender { store, on_loss, backups, processes: &processes, say: &say }.mend(findings)
+            });
+            if mended {
+                continue;
+            }
+        }
         if options.when_refused == WhenRefused::Exit {
             say(&words);
             return refused.ended();
@@ -170,7 +203,8 @@ impl fmt::Display for Refused {
 }
 
 fn say(words: &str) {
-    let lines: Vec<String> = words.lines().map(|line| format!("guard: {line}\n")).collect();
+    let lines: Vec<String> =
+        words.lines().map(|line| format!("guard: {}\n", plain(line))).collect();
     to_stderr(&lines.concat());
 }
 

@@ -149,7 +149,7 @@ const fn ended(report: &Report) -> Ended {
 }
 
 /// What went wrong, why, and what to do.
-fn complaint(error: &RestoreError) -> String {
+pub(super) fn complaint(error: &RestoreError) -> String {
     let mut text = format!("error: {}", plain(&error.to_string()));
     let mut source = error.source();
     while let Some(cause) = source {

@@ -303,6 +303,20 @@ pub fn restore(
     Ok(report)
 }
 
+/// Puts what is in the store away and leaves an empty directory, in which Chroma begins a new store. Errs as [`restore`] does.
+pub fn empty(
+    wish: &Wish,
+    processes: &ProcessTable,
+    now: Timestamp,
+) -> Result<Report, RestoreError> {
+    let mut report = Report::new(wish, String::new());
+    report.settled = settle(wish, processes, true, now)?.settled;
+    let quarantine = swap::begin(&wish.store, NOTHING, now)?;
+    exchange(quarantine, wish, processes, &mut report)?;
+    report.outcome = Outcome::Restored;
+    Ok(report)
+}
+
 /// Exchanges what is in a quarantine, and looks at what is in place then.
 fn exchange(
     quarantine: Quarantine,
@@ -551,6 +565,9 @@ fn as_text<S: serde::Serializer>(
 ) -> Result<S::Ok, S::Error> {
     moment.map(|moment| moment.to_string()).serialize(serializer)
 }
+
+/// What the folder of the old content says that was put in its place.
+const NOTHING: &str = "an empty store";
 
 /// Nobody waits longer for a read of a database that nobody uses.
 const PATIENCE: Duration = Duration::from_mins(1);

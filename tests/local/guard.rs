@@ -265,6 +265,87 @@ fn a_broken_store_is_refused_with_the_finding_and_its_remedy_until_it_is_mended(
     waiting.line("started");
 }
 
+/// The folders beside the store that hold what was there before.
+fn kept(scratch: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(scratch.canonicalize().unwrap()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_str().unwrap().contains(".quarantine.")).collect()
+}
+
+fn tenants(dir: &Path) -> i64 {
+    let database = rusqlite::Connection::open(dir.join("chroma.sqlite3")).unwrap();
+    database.query_row("SELECT count(*) FROM tenants", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn what_loses_nothing_is_repaired_on_the_way_and_what_was_there_is_kept() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = store(scratch.path());
+    let database = rusqlite::Connection::open(dir.join("chroma.sqlite3")).unwrap();
+    database.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM tenants").unwrap();
+    database.close().unwrap();
+    let before = seen(scratch.path());
+    let words = ["guard", "--only-look", "--store.path", dir.to_str().unwrap(), "--", "true"];
+    assert_eq!(Command::new(binary()).args(words).output().unwrap().status.code(), Some(2));
+    assert!(seen(scratch.path()) == before, "something was changed");
+    let (code, out, err) = guarded(&dir, &["echo", "started"]);
+    assert_eq!((code, &*out), (Some(0), "started\n"), "{err}");
+    assert!(err.contains("nothing is lost") && err.contains("--undo"), "{err}");
+    let kept = kept(scratch.path());
+    assert!(kept.len() == 1 && err.contains(kept[0].to_str().unwrap()), "{kept:?}: {err}");
+    assert_eq!((tenants(&dir), tenants(&kept[0].join("old"))), (1, 0));
+    // The second start finds nothing to do.
+    let after = seen(scratch.path());
+    assert_eq!(guarded(&dir, &["true"]).0, Some(0));
+    assert!(seen(scratch.path()) == after, "something was changed");
+}
+
+#[test]
+fn where_that_is_not_enough_the_operator_has_chosen_a_backup_or_an_empty_store() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = store(scratch.path());
+    let backups = scratch.path().join("backups");
+    fs::create_dir(&backups).unwrap();
+    let made = Command::new(binary()).arg("backup").arg("--to").arg(&backups).arg(&dir).output();
+    assert_eq!(made.unwrap().status.code(), Some(0));
+    // A newer one is of no use, and is passed over.
+    fs::write(backups.join("chroma.backup.21000101_000000.tar.zst"), "cut").unwrap();
+    let guard = |more: &[&str]| {
+        let mut command = Command::new(binary());
+        command
+            .args(["guard", "--store.path"])
+            .arg(&dir)
+            .args(more)
+            .args(["--", "echo", "started"]);
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code(), text(stdout), text(stderr))
+    };
+    let destroy = || {
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("chroma.sqlite3"), vec![b'x'; 100_000]).unwrap();
+    };
+    destroy();
+    let (code, out, err) = guard(&["--on-loss", "restore"]);
+    assert!(code == Some(2) && out.is_empty() && err.contains("--backups DIR"), "{code:?} {err}");
+    let at = backups.to_str().unwrap();
+    let (code, out, err) = guard(&["--on-loss", "restore", "--backups", at]);
+    assert_eq!((code, &*out), (Some(0), "started\n"), "{err}");
+    assert!(err.contains("21000101_000000") && err.contains("guard: restored from "), "{err}");
+    assert_eq!((tenants(&dir), kept(scratch.path()).len()), (1, 1));
+    // With a backup, reinitialise is the same; without one, the store is empty.
+    destroy();
+    let (code, _, err) = guard(&["--on-loss", "reinitialise", "--backups", at]);
+    assert!(code == Some(0) && err.contains("guard: restored from "), "{code:?} {err}");
+    destroy();
+    let (code, out, err) = guard(&["--on-loss", "reinitialise"]);
+    assert_eq!((code, &*out), (Some(0), "started\n"), "{err}");
+    assert!(err.contains("empty now"), "{err}");
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    assert_eq!(kept(scratch.path()).len(), 3);
+}
+
 #[test]
 fn healthy_and_first_starts_are_let_through_and_what_is_not_there_is_not() {
     let scratch = tempfile::tempdir().unwrap();
