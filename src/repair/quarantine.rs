@@ -152,7 +152,8 @@ impl Quarantine {
     /// Takes away what never was in place, or a folder that keeps nothing. Errs when there is anything in it that was in a store.
     pub(super) fn discard(self, hands: &Hands) -> io::Result<()> {
         let kept = [OLD, UNDONE].map(|name| self.path.join(name));
-        if self.record.undo || kept.iter().any(|path| has_entries(path)) {
+        let undoing = self.record.undo && self.record.state != State::Undone;
+        if undoing || kept.iter().any(|path| has_entries(path)) {
             return Err(io::Error::other("it keeps what was in a store"));
         }
         if self.record.state == State::Staging {

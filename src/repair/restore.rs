@@ -312,7 +312,12 @@ pub fn empty(
     let mut report = Report::new(wish, String::new());
     report.settled = settle(wish, processes, true, now)?.settled;
     let quarantine = swap::begin(&wish.store, NOTHING, now)?;
+    // An exchange ends with a database in its place. SQLite takes one without a byte for a new one, should this end here.
+    let path = quarantine.incoming().join(DATABASE_FILE);
+    fs::File::create_new(&path).map_err(|source| RestoreError::Unwritable { path, source })?;
     exchange(quarantine, wish, processes, &mut report)?;
+    let free = holders::free(&wish.store, processes, wish.told)?;
+    swap::take_unwritten(&wish.store, &free)?;
     report.outcome = Outcome::Restored;
     Ok(report)
 }

@@ -200,6 +200,21 @@ pub fn undo(mut quarantine: Quarantine) -> Result<Quarantine, SwapError> {
     Ok(quarantine)
 }
 
+/// Removes a database without a byte, which nobody has open.
+pub fn take_unwritten(store: &Path, _: &Free) -> Result<(), SwapError> {
+    let take = || {
+        let dir = Dir::open(store)?;
+        let meta = std::fs::symlink_metadata(store.join(DATABASE_FILE))?;
+        if meta.is_file() && meta.len() == 0 {
+            let hands = Hands::default();
+            hands.remove((&dir, DATABASE_FILE))?;
+            hands.sync(&dir)?;
+        }
+        Ok(())
+    };
+    take().map_err(SwapError::before(store))
+}
+
 /// Looks at the place and says how what is staged in `quarantine` would be exchanged with what is in the store. Changes nothing,
 /// but for what is staged, which goes away when this errs. `own` are the mounts of this process, `others` those of all.
 pub fn plan(

@@ -344,6 +344,9 @@ fn where_that_is_not_enough_the_operator_has_chosen_a_backup_or_an_empty_store()
     assert!(err.contains("empty now"), "{err}");
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
     assert_eq!(kept(scratch.path()).len(), 3);
+    let words = ["restore", "--undo", "--accept-loss", "--store.path", dir.to_str().unwrap()];
+    assert_eq!(Command::new(binary()).args(words).output().unwrap().status.code(), Some(0));
+    assert_eq!(fs::read(dir.join("chroma.sqlite3")).unwrap(), vec![b'x'; 100_000]);
 }
 
 #[test]
