@@ -25,6 +25,7 @@ mod mounts;
 mod overflow;
 mod page;
 mod places;
+mod pm2;
 mod prometheus;
 mod recover;
 mod release;
