@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -9,7 +10,8 @@ use std::{
 };
 
 use crate::support::{
-    Exporter, SOON, binary, chroma, free_port, get, run, signal, wait_for, wait_until,
+    Exporter, SOON, binary, chroma, fixture, free_port, get, run, signal, tmpfs::Tmpfs, wait_for,
+    wait_until,
 };
 
 /// Killed when dropped.
@@ -94,4 +96,53 @@ fn a_server_that_was_started_without_guard_is_named() {
     assert!(said.contains("chroma.sqlite3 open") && said.contains("chroma run"), "{said}");
     server.end();
     drop(start("1.5.9", &dir));
+}
+
+/// `guard` in a container: processes, mounts and a path of its own, with the directory as a volume at `/mnt`.
+fn contained(dir: &Path, more: &[&str], program: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"]);
+    command.arg("mount --bind \"$0\" /mnt && exec \"$@\"").arg(dir).arg(binary());
+    command.args(["guard", "--store.path", "/mnt"]).args(more).arg("--").args(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn containers_that_share_a_volume_have_one_server() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    let volume = Tmpfs::mount(&root.join("volume"), "32m");
+    let dir = fixture("chroma-1.5.9", &volume.0);
+    let script = "echo serves; exec sleep 600";
+    let mut first = Guarded(contained(&dir, &[], &["sh", "-c", script]).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(first.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "serves\n");
+    // Neither sees the other's processes; the lock is of the directory.
+    let second = contained(&dir, &[], &["echo", "serves"]).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!((second.status.code(), &*second.stdout), (Some(2), &b""[..]), "{said}");
+    assert!(said.contains("another program holds the lock of /mnt"), "{said}");
+    drop(first);
+    wait_until("the lock to end with the container", SOON, || {
+        contained(&dir, &[], &["true"]).output().unwrap().status.success()
+    });
+    // The root of a volume cannot be renamed: it is repaired file by file, and nothing of it leaves the volume.
+    let database = rusqlite::Connection::open(dir.join("chroma.sqlite3")).unwrap();
+    database.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM tenants").unwrap();
+    database.close().unwrap();
+    let repaired = contained(&dir, &[], &["echo", "serves"]).output().unwrap();
+    let said = String::from_utf8_lossy(&repaired.stderr);
+    assert_eq!((repaired.status.code(), &*repaired.stdout), (Some(0), &b"serves\n"[..]), "{said}");
+    let kept = fs::read_dir(&dir).unwrap().filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_str().unwrap().starts_with(".chroma_exporter.quarantine.")
+    });
+    assert_eq!(kept.count(), 1);
+    let empty = ["--on-loss", "reinitialise"];
+    fs::write(dir.join("chroma.sqlite3"), vec![b'x'; 100_000]).unwrap();
+    let begun = contained(&dir, &empty, &["ls", "/mnt"]).output().unwrap();
+    let said = String::from_utf8_lossy(&begun.stderr);
+    assert_eq!((begun.status.code(), &*begun.stdout), (Some(0), &b""[..]), "{said}");
 }
