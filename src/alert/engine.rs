@@ -186,7 +186,10 @@ impl Engine {
             if let Some(tracked) = self.tracked.remove(&key)
                 && transition == Some(Transition::Resolved)
             {
-                out.events.push(Event::Resolved(Alert { ended: Some(now), ..tracked.alert }));
+                let of_content = matches!(rule.on, On::Finding(_));
+                let done = done_since(store, &tracked.alert).filter(|_| of_content);
+                let done = done.unwrap_or_default();
+                out.events.push(Event::Resolved(Alert { ended: Some(now), done, ..tracked.alert }));
             }
             out.touched.insert(key);
             return;
@@ -255,6 +258,7 @@ impl Engine {
             since,
             stands_since: found.stands_since,
             ended: None,
+            done: String::new(),
             episode: episode(&store.store, &rule.name, since),
             known: false,
             merged: 0,
@@ -296,6 +300,15 @@ impl Engine {
             !stores.contains(&**store) && tracked.keys().any(|(name, _)| name == store)
         });
     }
+}
+
+/// What was put in place of the store since what the alert tells was first there.
+fn done_since(store: &StoreReadings, alert: &Alert) -> Option<String> {
+    let since = alert.stands_since.map_or(alert.since, |stands| stands.min(alert.since));
+    let restores = store.readings.iter().flat_map(|reading| &reading.observation.restores);
+    let last = restores.filter(|one| !one.undone && one.at >= since).max_by_key(|one| one.at)?;
+    let (what, at, kept) = (&last.what, human::moment(last.at), last.kept.display());
+    Some(human::plain(&format!("{what}, {at}. The old content is in {kept}.")))
 }
 
 /// What is said of an alert that ends with its store.

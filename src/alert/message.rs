@@ -152,6 +152,9 @@ pub struct Alert {
     pub stands_since: Option<Timestamp>,
     /// When it ended.
     pub ended: Option<Timestamp>,
+    /// What was put in place of the store while it fired, which may have ended it; empty when nothing was.
+    #[serde(default)]
+    pub done: String,
     /// Identifies the episode for good: 16 hexadecimal digits.
     pub episode: String,
     /// The receiver has been told and nothing changed: it stands here because its group is told whole. People need a

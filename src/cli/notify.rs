@@ -123,6 +123,7 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
         episode: format!("{:016x}", now.as_nanos()),
         known: false,
         merged: 0,
+        done: String::new(),
         stands_since: None,
     };
     Notification {

@@ -44,7 +44,7 @@ use crate::{
     facts::wake::Wake,
     findings::{Code, Finding, Severity},
     host::links,
-    sample::{CheckState, Desc, Observation},
+    sample::{CheckState, Desc, Observation, Restored},
     store::Context,
 };
 
@@ -520,6 +520,9 @@ impl Collector for Integrity {
         let compared = asked.then(|| Compared::told(self.compared.as_ref()));
         let standing = self.context.progress(CollectorName::Integrity).standing();
         samples.extend(standing.as_ref().map(samples::progress));
+        let restores: Vec<Restored> =
+            self.left.iter().flat_map(|(_, left)| &left.done).cloned().collect();
+        samples.extend(samples::exchanged(&restores));
         let mut problems: Vec<CollectError> =
             self.problems.values().cloned().map(CollectError::Kept).collect();
         if let Some(cheap) = &mut self.cheap {
@@ -536,7 +539,7 @@ impl Collector for Integrity {
             left_out,
             compared,
             problems,
-            restores: self.left.iter().flat_map(|(_, left)| &left.done).cloned().collect(),
+            restores,
             ..Observation::default()
         }
     }

@@ -115,8 +115,8 @@ pub struct Observation {
 pub struct Restored {
     /// When it ended, or was undone.
     pub at: Timestamp,
-    /// The backup, as it was named.
-    pub backup: String,
+    /// What was put in place: `restored from /b/x.tar.zst`, `repaired: the full text was made anew`.
+    pub what: String,
     /// The folder that keeps what was there before, or what was restored when it was undone.
     pub kept: PathBuf,
     /// Whether it was undone.

@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-pub use crate::store::restores::{Came, FORMAT, Mark, Record, RecordError, State, Way};
+pub use crate::store::restores::{Came, FORMAT, Mark, Origin, Record, RecordError, State, Way};
 
 /// Such a folder.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ impl Quarantine {
             undo: false,
             store: store.clone(),
             backup: backup.to_owned(),
+            came: Origin::default(),
+            done: Vec::new(),
             began: now,
             changed: now,
             way: Way::default(),

@@ -20,7 +20,7 @@ use self::{copy::Inventory, table::Action};
 use super::{
     holders,
     proof::{self, Proven},
-    quarantine::{Came, Place, Way},
+    quarantine::{Came, Origin, Place, Way},
     restore::{self, RestoreError, Wish},
     steps::Steps,
     swap::{self, Settled},
@@ -360,6 +360,8 @@ fn exchange(
         vectors: one.vectors,
     };
     swap::describe(&mut quarantine, mark, collections.map(came).collect());
+    let done = report.done.iter().map(|done| done.what.clone()).collect();
+    swap::made(&mut quarantine, Origin::Repair, done);
     let plan = swap::plan(quarantine, &restore::own_mounts(), &processes.mounts())?;
     let free = match holders::free(store, processes, wish.told) {
         Ok(free) => free,

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     holders::{self, Free, Holds},
-    quarantine::{self, Came, Quarantine, Record, State, Way},
+    quarantine::{self, Came, Origin, Quarantine, Record, State, Way},
     steps::Steps,
     swap::{self, Settled, SwapError},
 };
@@ -311,7 +311,8 @@ pub fn empty(
 ) -> Result<Report, RestoreError> {
     let mut report = Report::new(wish, String::new());
     report.settled = settle(wish, processes, true, now)?.settled;
-    let quarantine = swap::begin(&wish.store, NOTHING, now)?;
+    let mut quarantine = swap::begin(&wish.store, NOTHING, now)?;
+    swap::made(&mut quarantine, Origin::Nothing, Vec::new());
     // An exchange ends with a database in its place. SQLite takes one without a byte for a new one, should this end here.
     let path = quarantine.incoming().join(DATABASE_FILE);
     fs::File::create_new(&path).map_err(|source| RestoreError::Unwritable { path, source })?;

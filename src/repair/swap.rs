@@ -25,7 +25,7 @@ use super::{
     attributes,
     hands::{self, Dir, Hands},
     holders::{self, Free, Holds},
-    quarantine::{self, Came, Mark, Place, Quarantine, State, Way},
+    quarantine::{self, Came, Mark, Origin, Place, Quarantine, State, Way},
 };
 use crate::{
     clock::Timestamp,
@@ -180,6 +180,11 @@ pub fn discard(quarantine: Quarantine) -> io::Result<()> {
 /// Notes what is known of the staged content, for whoever asks later.
 pub fn describe(quarantine: &mut Quarantine, mark: Option<Mark>, collections: Vec<Came>) {
     (quarantine.record.mark, quarantine.record.collections) = (mark, collections);
+}
+
+/// Notes that the staged content is no backup, and what was done to it.
+pub fn made(quarantine: &mut Quarantine, came: Origin, done: Vec<String>) {
+    (quarantine.record.came, quarantine.record.done) = (came, done);
 }
 
 /// The plan by which what was there before goes back. Errs when there is nothing that could.

@@ -82,7 +82,8 @@ pub(crate) struct RestoreReport {
     /// When it ended, or was undone.
     #[serde(serialize_with = "rfc3339")]
     pub(crate) at: Timestamp,
-    pub(crate) backup: String,
+    /// What was put in place: a backup, what a repair made, nothing.
+    pub(crate) what: String,
     /// Where the old content is; of one that was undone, what was restored.
     pub(crate) kept: String,
     pub(crate) undone: bool,
@@ -129,7 +130,7 @@ impl RestoreReport {
     fn new(restored: &Restored) -> Self {
         Self {
             at: restored.at,
-            backup: plain(&restored.backup),
+            what: plain(&restored.what),
             kept: plain(&restored.kept.to_string_lossy()),
             undone: restored.undone,
             undo: None,

@@ -30,8 +30,14 @@ pub struct Record {
     pub undo: bool,
     /// The directory of the store.
     pub store: PathBuf,
-    /// What was restored, as it was named.
+    /// What was restored, as it was named; of a repair the command.
     pub backup: String,
+    /// What the new content is.
+    #[serde(default)]
+    pub came: Origin,
+    /// What a repair did to it, in words.
+    #[serde(default)]
+    pub done: Vec<String>,
     /// When it began.
     #[serde(with = "rfc3339")]
     pub began: Timestamp,
@@ -73,6 +79,19 @@ pub enum State {
     Restored,
     /// What was there before is in place again, and what was restored is in `undone`.
     Undone,
+}
+
+/// What the new content of a store is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A backup.
+    #[default]
+    Backup,
+    /// What was there before, repaired.
+    Repair,
+    /// Nothing: Chroma begins a new store.
+    Nothing,
 }
 
 /// How the content of a store is exchanged.

@@ -99,6 +99,7 @@ fn message() -> Notification {
         episode: "0011223344556677".into(),
         known: false,
         merged: 0,
+        done: String::new(),
         stands_since: None,
     });
     Notification {

@@ -10,7 +10,9 @@ use std::{
     sync::mpsc::{Receiver, channel},
 };
 
-use crate::support::{SOON, binary, fixture, own_process, signal, wait, wait_for, wait_until};
+use crate::support::{
+    Exporter, SOON, binary, fixture, get, own_process, signal, wait, wait_for, wait_until,
+};
 
 /// Ends when dropped, with what it became.
 struct Guarded {
@@ -294,6 +296,14 @@ fn what_loses_nothing_is_repaired_on_the_way_and_what_was_there_is_kept() {
     let kept = kept(scratch.path());
     assert!(kept.len() == 1 && err.contains(kept[0].to_str().unwrap()), "{kept:?}: {err}");
     assert_eq!((tenants(&dir), tenants(&kept[0].join("old"))), (1, 0));
+    // A running exporter tells it.
+    let exporter = Exporter::start(&["--state.dir", "", "--store.path", dir.to_str().unwrap()]);
+    wait_until("the repair to be told", SOON, || {
+        exporter.page().all("chroma_restore_timestamp_seconds", &[]).any(|(_, at)| at > 0.0)
+    });
+    let status = get(exporter.address, "/api/v1/status").body;
+    assert!(status.contains("\"what\":\"repaired: "), "{status}");
+    drop(exporter);
     // The second start finds nothing to do.
     let after = seen(scratch.path());
     assert_eq!(guarded(&dir, &["true"]).0, Some(0));

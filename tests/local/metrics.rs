@@ -383,6 +383,7 @@ fn firing(store: &str) -> Alert {
         episode: String::new(),
         known: false,
         merged: 0,
+        done: String::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     },
     collectors::CollectError,
     findings::{Finding, Severity},
-    sample::{Desc, Observation},
+    sample::{Desc, Observation, Restored},
 };
 
 static USED: Desc = Desc::gauge("chroma_disk_used_ratio", "");
@@ -139,6 +139,42 @@ fn a_finding_that_was_only_kept_does_not_fire_and_what_was_judged_resolves() {
     assert!(host.at(2).is_empty());
     host.read(Observation { judged: vec![Code::SecondWriter], ..failed() });
     assert_eq!(host.at(3), ["resolved ChromaSecondWriter"]);
+}
+
+#[test]
+fn the_end_says_what_was_put_in_place_of_the_store_meanwhile() {
+    let restored = |at: i64, undone: bool| Restored {
+        at: Timestamp::from_secs(at),
+        what: format!("repaired: what was done at {at}"),
+        kept: "/a.quarantine.1".into(),
+        undone,
+        undoable: !undone,
+    };
+    for (restores, want) in [
+        (vec![], ""),
+        // Before it began, and one that was taken back.
+        (vec![restored(4, false), restored(9, true)], ""),
+        (
+            vec![restored(4, false), restored(6, false), restored(7, false)],
+            "repaired: what was done at 7, 1970-01-01 00:00 UTC. The old content is in /a.quarantine.1.",
+        ),
+    ] {
+        let mut host = Host::builtin();
+        host.read(found(vec![Finding::new(Code::SecondWriter, "", "two")]));
+        assert_eq!(host.at(5), ["fired ChromaSecondWriter critical"]);
+        host.read(Observation { restores, ..Observation::default() });
+        let readings = host.readings.clone();
+        let stores = vec![StoreReadings {
+            firsts: Arc::default(),
+            store: "a".into(),
+            path: Path::new("/a").into(),
+            readings,
+            collectors: 1,
+        }];
+        let now = Timestamp::from_secs(10);
+        let ended = host.engine.evaluate(&Snapshot { taken_at: now, stores }, now).events;
+        assert!(matches!(&ended[..], [Event::Resolved(alert)] if alert.done == want), "{ended:?}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
         episode: format!("{store}-{name}-{since}"),
         known: false,
         merged: 0,
+        done: String::new(),
         stands_since: None,
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     sample::Restored,
     store::{
         DATABASE_FILE,
-        restores::{self, Found, State},
+        restores::{self, Found, Origin, State},
     },
 };
 
@@ -46,7 +46,12 @@ fn done(found: &Found) -> Option<Restored> {
     let above = if found.inside { Some(&*record.store) } else { record.store.parent() };
     Some(Restored {
         at: record.changed,
-        backup: record.backup.clone(),
+        what: match record.came {
+            Origin::Backup => format!("restored from {}", record.backup),
+            Origin::Repair if record.done.is_empty() => "repaired".to_owned(),
+            Origin::Repair => format!("repaired: {}", record.done.join("; ")),
+            Origin::Nothing => "begun anew, empty".to_owned(),
+        },
         kept: above.unwrap_or(Path::new("/")).join(found.path.file_name()?),
         undone,
         undoable: !undone && record.had_database,

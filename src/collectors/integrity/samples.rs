@@ -9,7 +9,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     progress::ProgressState,
-    sample::{CheckState, Desc, Sample},
+    sample::{CheckState, Desc, Restored, Sample},
 };
 
 static STATE: Desc = Desc::gauge(
@@ -88,7 +88,12 @@ static COMPARED: Desc = Desc::gauge(
     "When SQLite's own integrity_check last finished beside a full check, as seconds since the epoch. Absent until then.",
 );
 
-pub(in crate::collectors) static DESCS: [&Desc; 16] = [
+static EXCHANGED: Desc = Desc::gauge(
+    "chroma_restore_timestamp_seconds",
+    "When the content of the store was last exchanged by restore, recover or guard, as seconds since the epoch. Absent when that never was, or when the old content was deleted.",
+);
+
+pub(in crate::collectors) static DESCS: [&Desc; 17] = [
     &STATE,
     &LAST_RUN,
     &LAST_OK,
@@ -105,7 +110,14 @@ pub(in crate::collectors) static DESCS: [&Desc; 16] = [
     &COMPARISONS,
     &COMPARISONS_NOT_MADE,
     &COMPARED,
+    &EXCHANGED,
 ];
+
+/// When the last of these restores came to its end.
+pub(super) fn exchanged(restores: &[Restored]) -> Option<Sample> {
+    let last = restores.iter().map(|one| one.at).max()?;
+    Some(EXCHANGED.sample(last.as_secs_f64()))
+}
 
 /// How far the check under way is.
 pub(super) fn progress(standing: &ProgressState) -> Sample {

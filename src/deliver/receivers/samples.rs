@@ -28,6 +28,10 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
         of(STALE, Severity::Warning, "chroma_db.backup.20261121 is 1 d 6 h old"),
         ended(of(WRITERS, Severity::Critical, "python (pid 4711) and uvicorn (pid 815)")),
     ];
+    let repaired = Alert {
+        done: "repaired: the indexes were made anew, 2026-11-23 08:57 UTC. The old content is in /srv/chroma.quarantine.20261123_085741.".to_owned(),
+        ..ended(corrupt())
+    };
     let mut flaps = ended(usage());
     flaps.merged = 3;
     let mut known = corrupt();
@@ -72,6 +76,7 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
         ),
         ("reminder", one(Reason::Reminder, corrupt())),
         ("resolved", one(Reason::Resolved, ended(usage()))),
+        ("repaired", one(Reason::Resolved, repaired)),
         ("several", notification(Reason::Firing, several)),
         ("mixed", mixed),
         ("storm", storm),
@@ -180,6 +185,7 @@ fn of((name, cause, words, command): CatalogueText, severity: Severity, evidence
         episode: "00112233445566aa".to_owned(),
         known: false,
         merged: 0,
+        done: String::new(),
         stands_since: None,
     }
 }

@@ -202,6 +202,7 @@ pub(crate) fn annotations(alert: &Alert) -> Labels {
         ("cause", alert.cause.clone()),
         ("remedy", alert.remedy.text()),
         ("remedy_command", alert.remedy.command.clone().unwrap_or_default()),
+        ("done", alert.done.clone()),
         ("path", alert.path.clone()),
         ("value", value),
         ("runbook_url", alert.runbook.clone()),

@@ -132,6 +132,9 @@ pub(crate) fn alert(n: &Notification, alert: &Alert, whole: bool) -> Vec<Line> {
             if alert.count > 1 { format!(" (first of {})", alert.count) } else { String::new() };
         lines.push(vec![text(format!("{word}{first}: {}", alert.evidence))]);
     }
+    if alert.ended.is_some() && !alert.done.is_empty() {
+        lines.push(vec![text(format!("Meanwhile the store was {}", alert.done))]);
+    }
     if alert.ended.is_none() {
         if alert.items > ITEMS_SAID && !alert.code.is_empty() {
             lines.push(vec![

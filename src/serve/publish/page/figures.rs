@@ -241,12 +241,11 @@ fn proven_backup(h: &mut Html, f: &Figures, now: Timestamp) {
 fn restores(h: &mut Html, store: &LiveStore, now: Timestamp) {
     let all = &store.report.restores;
     let Some(last) = all.first() else { return };
-    tile(h, "Last restore");
+    tile(h, "Last restore or repair");
     h.raw("<dd class=\"value\">").text(&ago(last.at, now)).raw("</dd>");
     for one in all.iter().take(RESTORES_MAX) {
         h.raw("<dd>").text(&one.at.to_string().replace('T', " ").replace('Z', " UTC"));
-        h.raw(if one.undone { ", undone: from <code>" } else { ": from <code>" });
-        h.text(&one.backup).raw("</code>");
+        h.raw(if one.undone { ", undone: " } else { ": " }).text(&one.what);
         h.raw(if one.undone {
             ", which is kept in <code>"
         } else {

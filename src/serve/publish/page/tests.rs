@@ -102,6 +102,7 @@ fn alert(name: &str, store: &str) -> Alert {
         episode: "0".to_owned(),
         known: false,
         merged: 0,
+        done: String::new(),
         stands_since: None,
     }
 }
@@ -119,20 +120,20 @@ fn words(html: &str) -> String {
 fn restores_are_told_with_the_line_that_undoes_the_last_one() {
     let restored = |hours: u64, undone: bool| Restored {
         at: NOW.minus(Duration::from_hours(hours)),
-        backup: format!("/b/<{hours}>.tar.zst"),
+        what: format!("restored from /b/<{hours}>.tar.zst"),
         kept: format!("/srv/docs.quarantine.{hours}").into(),
         undone,
         undoable: !undone,
     };
     let mut one = store("docs", "/srv/docs it", Vec::new());
     let mut reading = Arc::into_inner(one.readings.remove(0)).unwrap();
-    assert!(!page(vec![store("docs", "/srv/docs", Vec::new())]).contains("Last restore"));
+    assert!(!page(vec![store("docs", "/srv/docs", Vec::new())]).contains("Last restore or repair"));
     reading.observation.restores = vec![restored(1, true), restored(3, false), restored(30, false)];
     one.readings.push(Arc::new(reading));
     let live = live(vec![one], &AlertReport::default(), &History::default());
     let text = words(&shown(&live));
-    assert!(text.contains("Last restore 1 h ago"), "{text}");
-    assert!(text.contains("UTC, undone: from /b/&lt;1&gt;.tar.zst"), "{text}");
+    assert!(text.contains("Last restore or repair 1 h ago"), "{text}");
+    assert!(text.contains("UTC, undone: restored from /b/&lt;1&gt;.tar.zst"), "{text}");
     assert!(text.contains("the old content is in /srv/docs.quarantine.3 "), "{text}");
     let undo = "to undo: chroma_exporter restore --undo --store.path &#39;/srv/docs it&#39;";
     assert_eq!(text.matches("to undo: ").count(), 1, "{text}");
