@@ -2,17 +2,16 @@
 //! happens, the store is the old one or the new one, whole. Needs root.
 
 use crate::support::{
-    self, SOON, chroma, copy_tree, fixture,
+    self, SOON, chroma, copy_tree,
+    cut::{self, CALLS, was_killed},
+    fixture,
     tmpfs::{Mount, Tmpfs},
     wait_for,
 };
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
-        process::ExitStatusExt,
-    },
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -360,37 +359,12 @@ fn a_container_that_has_the_directory_mounted_sees_the_new_content() {
     assert!(content(&seen) == content(&lab.backup), "the container sees what was restored");
 }
 
-/// What `strace` makes of the program when the `at`th call of this kind fails, or when the program is killed at it.
+/// What the program makes of it when the `at`th call of this kind fails, or when it is killed at it.
 fn injected(lab: &Lab, call: &str, what: &str, at: usize, more: &[&str]) -> Output {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-q", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
-    command.arg("-e").arg(format!("inject={call}:{what}:when={at}")).arg(support::binary());
+    let mut command = cut::injected(call, what, at);
     lab.arguments(&mut command);
     command.args(more).output().unwrap()
 }
-
-fn was_killed(out: &Output) -> bool {
-    match (out.status.signal(), out.status.code()) {
-        (Some(9), _) | (_, Some(137)) => true,
-        (_, Some(0)) => false,
-        other => panic!("{other:?}: {}", String::from_utf8_lossy(&out.stderr)),
-    }
-}
-
-/// Every call that moves, makes or removes a name. `strace` counts each by itself.
-const CALLS: [&str; 11] = [
-    "?rename",
-    "?renameat",
-    "renameat2",
-    "?link",
-    "linkat",
-    "symlinkat",
-    "?unlink",
-    "unlinkat",
-    "?rmdir",
-    "?mkdir",
-    "mkdirat",
-];
 
 /// What `check` says of a store that nobody can open, with the command that helps.
 fn must_be_told(lab: &Lab, what: &str) {

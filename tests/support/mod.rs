@@ -16,6 +16,7 @@ use std::{
 
 pub mod browser;
 pub mod chroma;
+pub mod cut;
 pub mod exported;
 pub mod exposition;
 pub mod faults;
