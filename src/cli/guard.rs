@@ -83,7 +83,17 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
     let backups: Vec<PathBuf> = options.backups.iter().cloned().chain(job).collect();
     let (mut said, mut pause) = (String::new(), PAUSE_FIRST);
     let mut tried = BTreeSet::new();
+    let processes = ProcessTable::new(config.procfs.clone());
+    let mender = |store: PathBuf| {
+        let (backups, on_loss) = (&backups[..], options.on_loss);
+        Mender { store, on_loss, backups, processes: &processes, say: &say }
+    };
     loop {
+        if !options.only_look
+            && let Ok(store) = place(config, &store)
+        {
+            mender(store).tidy();
+        }
         let refused = match look(config, &store) {
             Ok(ready) => return become_program(&ready, &store, &options.program),
             Err(refused) => refused,
@@ -93,12 +103,8 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
             && !options.only_look
             && tried.insert(about.clone())
         {
-            let processes = ProcessTable::new(config.procfs.clone());
             // Whatever a look can be taken at has a place.
-            let mended = place(config, &store).is_ok_and(|store| {
-                let (backups, on_loss) = (&backups[..], options.on_loss);
-                Mender { store, on_loss, backups, processes: &processes, say: &say }.mend(findings)
-            });
+            let mended = place(config, &store).is_ok_and(|store| mender(store).mend(findings));
             if mended {
                 continue;
             }

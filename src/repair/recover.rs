@@ -24,7 +24,7 @@ use super::{
     restore::{self, RestoreError, Wish},
     steps::Steps,
     swap::{self, Settled},
-    unpack::Scratch,
+    unpack::{self, Scratch},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -405,6 +405,13 @@ fn unchanged(store: &Path, inventory: &Inventory) -> Result<(), RestoreError> {
         what: format!("{} was written to while its copy was repaired", store.display()),
         help: "stop whatever writes to it, then run this again; nothing was changed",
     })
+}
+
+/// Takes away the copies that runs which were killed left where they are made when nobody says where.
+pub fn sweep(store: &Path) {
+    if let Ok(place) = scratch_place(store, false) {
+        drop(unpack::sweep(&place));
+    }
 }
 
 /// Where the copy is made when nobody says where.

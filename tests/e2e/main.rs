@@ -28,6 +28,7 @@ mod places;
 mod pm2;
 mod prometheus;
 mod recover;
+mod recover_cut;
 mod release;
 mod remedies;
 mod restore;

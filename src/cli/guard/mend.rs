@@ -9,7 +9,7 @@ use std::{
 use super::super::restore::complaint;
 use crate::{
     clock::{self, Timestamp},
-    findings::{Code, Finding, command},
+    findings::{Finding, command},
     format::backup_name::date_in,
     host::processes::ProcessTable,
     repair::{
@@ -19,7 +19,7 @@ use crate::{
         },
         restore::{self, RestoreError, Wish},
         steps::Steps,
-        swap::Settled,
+        swap::{self, Settled},
     },
 };
 
@@ -46,12 +46,24 @@ pub(super) struct Mender<'a> {
 }
 
 impl Mender<'_> {
+    /// Ends what an exchange that was cut off has left, where nobody is at work on it.
+    pub(super) fn tidy(&self) {
+        recover::sweep(&self.store);
+        if swap::interrupted(&self.store).is_empty() {
+            return;
+        }
+        match restore::resume(&self.wish(), self.processes, clock::now()) {
+            Ok(report) => self.settled(&report.settled),
+            // Who holds the store is told by the look at it.
+            Err(RestoreError::Held(_)) => {}
+            Err(error) => {
+                self.failed(&error);
+            }
+        }
+    }
+
     /// Whether the store is another one now, and worth another look. Says what it does, and why it does not.
     pub(super) fn mend(&self, findings: &[Finding]) -> bool {
-        let has = |code: Code| findings.iter().any(|finding| finding.code == code);
-        if has(Code::RestoreInterrupted) {
-            return self.resume();
-        }
         let repairable =
             |finding: &Finding| matches!(table::answer(finding.code), Answer::Repair(_));
         if findings.iter().any(repairable) && self.recover() {
@@ -66,16 +78,6 @@ impl Mender<'_> {
 
     fn wish(&self) -> Wish {
         Wish { store: self.store.clone(), accept_loss: false, told: false, dry: false, only: None }
-    }
-
-    fn resume(&self) -> bool {
-        match restore::resume(&self.wish(), self.processes, clock::now()) {
-            Ok(report) => {
-                self.settled(&report.settled);
-                true
-            }
-            Err(error) => self.failed(&error),
-        }
     }
 
     fn recover(&self) -> bool {

@@ -41,6 +41,8 @@ impl Scratch {
             });
             return match locked {
                 Ok(lock) => Ok((Self { dir, _lock: lock }, swept)),
+                // Swept before it had its lock.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => {
                     drop(fs::remove_dir_all(&dir));
                     Err(error)
@@ -59,7 +61,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
+        if let Err(error) = remove(&self.dir) {
             tracing::warn!(dir = %self.dir.display(), %error, "Scratch directory not removed.");
         }
     }
@@ -76,23 +78,37 @@ pub fn sweep(place: &Path) -> Vec<PathBuf> {
             continue;
         }
         let dir = entry.path();
-        // Without a lock it was made this very moment, or its removal was cut off.
-        let idle = match File::options().write(true).open(dir.join(LOCK)) {
-            Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
-            Err(error) => error.kind() == io::ErrorKind::NotFound && is_old(&dir),
+        let gone = match File::options().write(true).open(dir.join(LOCK)) {
+            Ok(lock) => {
+                flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+                    && remove(&dir).is_ok()
+            }
+            // Its removal was cut off, and it is empty; or it was made this very moment, and whoever makes it tries again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_dir(&dir).is_ok(),
+            Err(_) => false,
         };
-        if idle && fs::remove_dir_all(&dir).is_ok() {
+        if gone {
             swept.push(dir);
         }
     }
     swept
 }
 
-/// Whether a directory was not changed for a while.
-fn is_old(dir: &Path) -> bool {
-    let Ok(meta) = fs::metadata(dir) else { return false };
-    let modified = std::os::unix::fs::MetadataExt::mtime(&meta);
-    crate::clock::now().as_secs().saturating_sub(modified) > 3600
+/// Removes one, the lock last: wherever it is cut off, the next run knows what is left for one of ours.
+fn remove(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    fs::remove_file(dir.join(LOCK))?;
+    fs::remove_dir(dir)
 }
 
 /// Bytes that may be written to the filesystem of `dir`: what is free, without a reserve for everybody else.
@@ -126,9 +142,15 @@ mod tests {
         let left = place.path().join(format!("{PREFIX}0123456789abcdef"));
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
+        fs::write(left.join("copy"), "x").unwrap();
+        // The removal of another was cut off at its end.
+        let emptied = place.path().join(format!("{PREFIX}fedcba9876543210"));
+        fs::create_dir(&emptied).unwrap();
         fs::create_dir(place.path().join("other")).unwrap();
-        assert_eq!(sweep(place.path()), std::slice::from_ref(&left));
-        assert!(first.path().is_dir() && second.path().is_dir() && !left.exists());
+        let swept = sweep(place.path());
+        assert!(swept.contains(&left) && swept.contains(&emptied) && swept.len() == 2, "{swept:?}");
+        assert!(first.path().is_dir() && second.path().is_dir());
+        assert!(!left.exists() && !emptied.exists());
         drop((first, second));
         let names: Vec<_> = fs::read_dir(place.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "only what is not ours: {names:?}");
