@@ -104,8 +104,8 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
             && tried.insert(about.clone())
         {
             // Whatever a look can be taken at has a place.
-            let mended = place(config, &store).is_ok_and(|store| mender(store).mend(findings));
-            if mended {
+            let changed = place(config, &store).is_ok_and(|store| mender(store).mend(findings));
+            if changed {
                 continue;
             }
         }

@@ -8,7 +8,7 @@ use super::{
     Ended, Output,
     bar::{self, Manner},
     interrupt, plain,
-    restore::{answer, json, place_of, which_store},
+    restore::{answer, complaint, json, place_of, which_store},
     to_stderr,
 };
 use crate::{
@@ -78,8 +78,8 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
             dry: !options.apply && !options.undo,
             only: None,
         },
-        Err(told) => {
-            to_stderr(&told);
+        Err(error) => {
+            to_stderr(&complaint(&error));
             return Ended::Critical;
         }
     };

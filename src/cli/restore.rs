@@ -75,8 +75,8 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
             dry: options.dry_run,
             only: options.path.clone(),
         },
-        Err(told) => {
-            to_stderr(&told);
+        Err(error) => {
+            to_stderr(&complaint(&error));
             return Ended::Critical;
         }
     };
@@ -127,21 +127,22 @@ pub(super) fn which_store(command: &str, stores: &[std::sync::Arc<Store>]) -> St
     }
 }
 
-/// The directory of a store on this host, or what to tell when it has none.
-pub(super) fn place_of(config: &Config, store: &Store) -> Result<PathBuf, String> {
-    let told = |problem: &dyn std::fmt::Display, help: &str| {
-        format!("error: {}: {problem}\nhelp: {help}\n", plain(&store.path.to_string_lossy()))
+/// The directory of a store on this host. Errs when it has none.
+pub(super) fn place_of(config: &Config, store: &Store) -> Result<PathBuf, RestoreError> {
+    let senseless = |problem: &dyn std::fmt::Display, help| RestoreError::Senseless {
+        what: format!("{}: {problem}", store.path.display()),
+        help,
     };
     if store.through.is_some() || links::through_process(&config.procfs, &store.seen_path).is_some()
     {
-        return Err(told(
+        return Err(senseless(
             &"it lies in a container and has no path on this host",
             "run this in the container, while its Chroma is stopped, or name the volume by its path on the host",
         ));
     }
     links::follow(&config.rootfs, &store.seen_path)
         .and_then(|seen| restore::place(&seen))
-        .map_err(|error| told(&error, "make the directory above it, or correct the path"))
+        .map_err(|error| senseless(&error, "make the directory above it, or correct the path"))
 }
 
 const fn ended(report: &Report) -> Ended {

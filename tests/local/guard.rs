@@ -332,7 +332,7 @@ fn where_that_is_not_enough_the_operator_has_chosen_a_backup_or_an_empty_store()
         (status.code(), text(stdout), text(stderr))
     };
     let destroy = || {
-        let _ = fs::remove_dir_all(&dir);
+        drop(fs::remove_dir_all(&dir));
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join("chroma.sqlite3"), vec![b'x'; 100_000]).unwrap();
     };
