@@ -303,15 +303,15 @@ def churn(directory, ledger, seconds):
                 note(name, "make")
                 collections[name], live[name] = make(name, "l2"), []
                 continue
-            if kind == "add" or len(ids) < 30:
+            if len(ids) > 1500:
+                # It goes on for as long as anybody likes, and stays small.
+                kind, part = "delete", rng.sample(ids, 300)
+            elif kind == "add" or len(ids) < 30:
                 kind, part = "add", [f"r{number + n}" for n in range(20)]
                 number += 20
                 ids.extend(part)
             else:
                 part = rng.sample(ids, 5)
-            if len(ids) > 1500:
-                # It goes on for as long as anybody likes, and stays small.
-                kind, part = "delete", rng.sample(ids, 300)
             if kind == "upsert":
                 part.append(f"r{number}")
                 ids.append(f"r{number}")
