@@ -1,6 +1,6 @@
 //! What a proven backup costs against the usual line of cron, `tar -czf`, which proves nothing. Makes a store with real Chroma
-//! (`CHROMA_VENVS`, kept under `target/` between runs), and runs the built program in turn with tar: an archive, a directory, and a
-//! second directory of the unchanged store. Prints times, sizes, the peak of memory, and how all that stands to the targets.
+//! (`CHROMA_VENVS`, kept under `target/` between runs), and runs the built program in turn with tar: an archive, its restore, a
+//! directory, and a second directory of the unchanged store. Prints times, sizes, the peak of memory, and how all that stands to the targets.
 //!
 //! `cargo bench --bench backup [-- MEGABYTES] [ROUNDS]`: 1500 and 3 unless said.
 
@@ -27,17 +27,18 @@ fn main() {
     let bytes = size(&store);
     println!("a store of {} MB, {rounds} rounds, seconds", bytes / 1_000_000);
     let to = place.join("backups");
-    let mut rows: [Vec<f64>; 6] = Default::default();
+    let restored = place.join("restored");
+    let mut rows: [Vec<f64>; 7] = Default::default();
     let (mut packed, mut plain, mut peak) = (0, 0, 0.0_f64);
     for _ in 0..rounds {
         // The store and the machine are as warm for the one as for the other.
         for (row, work) in rows.iter_mut().zip(0..) {
-            if work < 4 {
+            if ![RESTORE, AGAIN].contains(&work) {
                 drop(fs::remove_dir_all(&to));
                 fs::create_dir_all(&to).expect("a destination");
             }
             let took = match work {
-                0 | 5 => {
+                0 | 6 => {
                     let file = to.join("chroma.tar.gz");
                     let took = timed(|| {
                         run(Command::new("tar")
@@ -56,11 +57,17 @@ fn main() {
                     packed = size(&to);
                     took
                 }
-                2 => timed(|| {
+                RESTORE => {
+                    drop(fs::remove_dir_all(&restored));
+                    let (took, kib) = restore(&to, &restored);
+                    peak = peak.max(kib);
+                    took
+                }
+                3 => timed(|| {
                     run(Command::new("cp").arg("-r").arg(&store).arg(&to));
                     run(&mut Command::new("sync"));
                 }),
-                3 => {
+                4 => {
                     let (took, kib) = backup(&store, &to, "directory");
                     peak = peak.max(kib);
                     took
@@ -73,6 +80,7 @@ fn main() {
     let names = [
         "tar -czf",
         "archive",
+        "restore of it",
         "cp -r and sync",
         "directory",
         "directory, unchanged",
@@ -81,14 +89,21 @@ fn main() {
     for (name, row) in names.iter().zip(&rows) {
         println!("{name:<24} {:>8.2}  {row:.2?}", median(row));
     }
-    let [tar, archive, _, directory, again, noise] = rows.each_ref().map(|row| median(row));
+    let [tar, archive, restore, copy, directory, again, noise] =
+        rows.each_ref().map(|row| median(row));
     println!("tar to tar, ratio {:.2}: what the machine adds by itself", noise / tar);
     target("archive with its proof to tar -czf, time", archive / tar, 0.10);
     target("archive to tar -czf, size", packed as f64 / plain as f64, 1.02);
+    target("restore to cp -r and sync, time", restore / copy, 1.3);
     target("second directory to the first, time", again / directory, 0.15);
     target("peak memory, MiB", peak / 1024.0, 96.0);
     drop(fs::remove_dir_all(&to));
+    drop(fs::remove_dir_all(&restored));
 }
+
+/// What comes right after an archive, and uses it; and what comes right after a directory.
+const RESTORE: usize = 2;
+const AGAIN: usize = 5;
 
 fn build(store: &Path, megabytes: u64) {
     let venvs = std::env::var_os("CHROMA_VENVS")
@@ -98,17 +113,26 @@ fn build(store: &Path, megabytes: u64) {
     run(command.arg(store).arg(megabytes.to_string()).env("ANONYMIZED_TELEMETRY", "False"));
 }
 
-/// Seconds, and the peak of memory in KiB, as the kernel counted it for the program when it ended.
 fn backup(store: &Path, to: &Path, form: &str) -> (f64, f64) {
+    let words = ["backup", "--output", "json", "--form", form, "--keep-last", "9", "--to"];
+    measured(&words.map(Path::new), &[to, store])
+}
+
+/// Puts the one archive that lies there in place of a store that is not there yet.
+fn restore(from: &Path, store: &Path) -> (f64, f64) {
+    let entry = fs::read_dir(from).expect("backups").next().expect("an archive").expect("an entry");
+    let words = ["restore", "--chroma-is-stopped", "--output", "json"];
+    measured(&words.map(Path::new), &[&entry.path(), Path::new("--store.path"), store])
+}
+
+/// Seconds, and the peak of memory in KiB, as the kernel counted it for the program when it ended.
+fn measured(words: &[&Path], more: &[&Path]) -> (f64, f64) {
     let mut command = Command::new("/usr/bin/env");
     // What `wait4` knows of a child is not to be had without unsafe code, but a shell of Python has it.
     let script = "import os,resource,subprocess,sys; r=subprocess.run(sys.argv[1:]).returncode; \
         print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)";
     command.args(["python3", "-c", script, env!("CARGO_BIN_EXE_chroma_exporter")]);
-    command
-        .args(["backup", "--output", "json", "--form", form, "--keep-last", "9", "--to"])
-        .arg(to)
-        .arg(store);
+    command.args(words).args(more);
     let began = clock::ticks();
     let output = command.stderr(Stdio::inherit()).output().expect("the program");
     let took = began.elapsed();

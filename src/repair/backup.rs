@@ -230,7 +230,8 @@ impl BackupError {
 }
 
 /// Makes a backup of the store of `context`, and removes those that are not to be kept when it is a proven one. `now` is in its
-/// name, or a second shortly after.
+/// name, or a second shortly after. Errs when there is no backup afterwards: nothing half done is left, and none that was there
+/// is removed.
 pub fn run(
     order: &Order,
     context: &Context,

@@ -161,7 +161,7 @@ pub fn free(dir: &Path, processes: &ProcessTable, told: bool) -> Result<Free, Ho
 }
 
 /// Makes sure that nobody uses the store in `dir`, whoever has its lock. Nobody begins to without being noticed as long as the
-/// lease lives, where the kernel gives one.
+/// lease lives, where the kernel gives one. Errs when somebody does, and when that cannot be told.
 pub fn unused(dir: &Path, processes: &ProcessTable, told: bool) -> Result<Option<Lease>, Holds> {
     let database = dir.join(DATABASE_FILE);
     match fs::symlink_metadata(&database) {
@@ -198,7 +198,8 @@ pub(super) fn lock(dir: &Path) -> Result<Option<File>, Holds> {
 const LOCK_TRIES: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// The same, and whoever has it is named, as far as that can be seen.
+/// The same, and whoever has it is named, as far as that can be seen. Errs when somebody has it, or the directory cannot be
+/// opened.
 pub fn lock_of(dir: &Path, processes: &ProcessTable) -> Result<Option<File>, Holds> {
     match lock(dir) {
         Err(Holds::Locked { directory, .. }) => {

@@ -135,7 +135,8 @@ struct Copying<'a> {
     notes: BTreeSet<String>,
 }
 
-/// Copies one moment of the store of `context` into the directory `into`, which exists and is empty.
+/// Copies one moment of the store of `context` into the directory `into`, which exists and is empty. Errs when no such moment
+/// could be had; what is in `into` then is of no use.
 pub fn take(
     context: &Context,
     into: &Path,

@@ -88,8 +88,9 @@ pub enum ProofError {
     Stopped,
 }
 
-/// Looks at the copy in `dir`, which nobody holds and nobody changes meanwhile. Writes nothing. Progress goes to `steps`, whose stop
-/// ends it within a moment.
+/// Looks at the copy in `dir`, which nobody holds and nobody changes meanwhile. Writes nothing. Progress goes to `steps`, whose
+/// stop ends it within a moment. Errs when the directory cannot be read at all, or when it was told to stop. Damage is an
+/// answer.
 pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofError> {
     let unreadable = |source| ProofError::Unreadable { path: dir.to_owned(), source };
     let dir = &dir.canonicalize().map_err(unreadable)?;

@@ -546,7 +546,8 @@ impl Report {
     }
 }
 
-/// The directory of a store as it is worked on: absolute, without links. It need not exist, the one above must.
+/// The directory of a store as it is worked on: absolute, without links. It need not exist, the one above must. Errs when it is
+/// a link that leads nowhere, or cannot be followed.
 pub fn place(store: &Path) -> io::Result<PathBuf> {
     match store.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -159,7 +159,8 @@ fn is_full(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
 }
 
-/// Makes the folder that new content is staged in, [`Quarantine::incoming`]. `store` is a path without links, which need not exist.
+/// Makes the folder that new content is staged in, [`Quarantine::incoming`]. `store` is a path without links, which need not
+/// exist. Errs when nothing can be made there; nothing is left then.
 pub fn begin(store: &Path, backup: &str, now: Timestamp) -> Result<Quarantine, SwapError> {
     let before = || SwapError::before(store);
     let place = Place::of(store).map_err(before())?;
@@ -205,7 +206,7 @@ pub fn undo(mut quarantine: Quarantine) -> Result<Quarantine, SwapError> {
     Ok(quarantine)
 }
 
-/// Removes a database without a byte, which nobody has open.
+/// Removes a database without a byte, which nobody has open. Errs when it cannot be removed.
 pub fn take_unwritten(store: &Path, _: &Free) -> Result<(), SwapError> {
     let take = || {
         let dir = Dir::open(store)?;
@@ -220,8 +221,9 @@ pub fn take_unwritten(store: &Path, _: &Free) -> Result<(), SwapError> {
     take().map_err(SwapError::before(store))
 }
 
-/// Looks at the place and says how what is staged in `quarantine` would be exchanged with what is in the store. Changes nothing,
-/// but for what is staged, which goes away when this errs. `own` are the mounts of this process, `others` those of all.
+/// Looks at the place and says how what is staged in `quarantine` would be exchanged with what is in the store. Changes
+/// nothing, but for what is staged, which goes away when this errs. `own` are the mounts of this process, `others` those of
+/// all. Errs when it may not be exchanged, with the reason.
 pub fn plan(
     mut quarantine: Quarantine,
     own: &[Mount],
@@ -237,7 +239,8 @@ pub fn plan(
     }
 }
 
-/// How the content of a store would be exchanged, and why not in one call. Changes nothing.
+/// How the content of a store would be exchanged, and why not in one call. Changes nothing. Errs when it may not be exchanged,
+/// with the reason.
 pub fn preview(
     store: &Path,
     own: &[Mount],
@@ -448,7 +451,8 @@ fn decide(facts: &Facts<'_>) -> Result<(Way, Option<String>), SwapError> {
     Ok((Way::Files, Some(reason)))
 }
 
-/// Exchanges. `free` is that nobody uses the store, asked just before.
+/// Exchanges. `free` is that nobody uses the store, asked just before. Errs when it did not come to its end; the error says
+/// whether the store is as it was.
 pub fn execute(plan: Plan, free: &Free, now: Timestamp) -> Result<Done, SwapError> {
     execute_by(&Hands::default(), plan.quarantine, free, now)
 }

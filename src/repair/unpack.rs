@@ -218,7 +218,8 @@ impl UnpackError {
     }
 }
 
-/// Opens `backup`. Progress goes to `steps`. What is written goes to a scratch directory, which goes away with the result.
+/// Opens `backup`. Progress goes to `steps`. What is written goes to a scratch directory, which goes away with the result. Errs
+/// when nothing can be unpacked, or nothing in it is a store.
 pub fn open(backup: &Path, options: &Options, steps: &Steps) -> Result<Opened, UnpackError> {
     let unreadable = |source| UnpackError::Unreadable { path: backup.to_owned(), source };
     let real = backup.canonicalize().map_err(unreadable)?;

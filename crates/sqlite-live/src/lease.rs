@@ -64,7 +64,8 @@ impl Lease {
         })
     }
 
-    /// Whether nobody has come to write since it was given: whoever has waits now, or has waited long enough to be let in.
+    /// Whether nobody has come to write since it was given: whoever has waits now, or has waited long enough to be let in. Errs
+    /// when the kernel does not say.
     pub fn stands(&self) -> io::Result<bool> {
         kernel::read_lease_stands(self.file.as_fd())
     }

@@ -96,7 +96,7 @@ impl Newest {
         state.load(NEWEST, subject)
     }
 
-    /// The backup at `path` as it is now.
+    /// The backup at `path` as it is now. Errs when it cannot be looked at.
     pub fn at(path: &Path, now: Timestamp) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), stamp: Entry::of(path)?.stamp(), since: now })
     }
