@@ -14,11 +14,12 @@
 //! begins right after a flush, when the longest time without one lies ahead. A folder whose pickle is older than its other
 //! files is in the middle of a flush, as long as somebody writes to the store.
 
+mod folders;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -29,22 +30,13 @@ use rusqlite::Connection;
 use super::steps::Steps;
 use crate::{
     clock::{self, Timestamp},
-    format::{
-        hnsw::{HEADER_LEN, Header},
-        parts::INDEX_FILES,
-        uuid::parse_uuid,
-    },
-    host::{
-        links::Place,
-        priority::{Quiet, SpareDisk, quietly},
-        processes::Held,
-    },
+    format::{parts::INDEX_FILES, uuid::parse_uuid},
+    host::{links::Place, processes::Held},
     progress::Progress,
     store::{
         Context, DATABASE_FILE,
-        database::{QueryError, Stamp, beside, open_bytes, read_up_to},
+        database::{QueryError, Stamp, beside, open_bytes},
         device,
-        holes::Holes,
         view::{self, Cost, Options, Places, View, ViewError},
     },
 };
@@ -340,217 +332,6 @@ impl Copying<'_> {
         if held { self.context.config.integrity.read_rate_bytes_max } else { u64::MAX }
     }
 
-    /// The stamps of all folders whose names may be those of segments.
-    fn all_stamps(&self) -> Result<BTreeMap<String, Stamps>, MomentError> {
-        let dir = self.place.dir();
-        let wrong = |source| MomentError::File { path: dir.to_owned(), source };
-        let mut out = BTreeMap::new();
-        for entry in fs::read_dir(dir).map_err(wrong)?.take(ENTRIES_MAX) {
-            let entry = entry.map_err(wrong)?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            if parse_uuid(name.as_bytes()).is_some() {
-                let stamps = self.stamps(&name)?;
-                out.insert(name, stamps);
-            }
-        }
-        Ok(out)
-    }
-
-    fn stamps(&self, folder: &str) -> Result<Stamps, MomentError> {
-        let mut out = [None; 5];
-        for (stamp, name) in out.iter_mut().zip(INDEX_FILES) {
-            let path = Path::new(folder).join(name);
-            let wrong = |source| MomentError::File { path: path.clone(), source };
-            let real = self.place.at(&path).map_err(wrong)?;
-            *stamp = stamp_of(&real).map_err(wrong)?;
-        }
-        Ok(out)
-    }
-
-    /// Copies the folders that are not copied as they are now.
-    fn refresh_all(&mut self, wanted: &BTreeSet<String>) -> Result<(), MomentError> {
-        let now = self.all_stamps()?;
-        let stale: Vec<&String> = wanted
-            .iter()
-            .filter(|folder| {
-                now.contains_key(*folder) && now.get(*folder) != self.copied.get(*folder)
-            })
-            .collect();
-        if stale.is_empty() {
-            return Ok(());
-        }
-        let sizes = stale.iter().filter_map(|folder| now.get(*folder)).flatten().flatten();
-        let bytes = sizes.map(|stamp| stamp.size_bytes).fold(0, u64::saturating_add);
-        self.manner.steps.begin("copying the indexes", Some(bytes));
-        let copied = {
-            let this = &*self;
-            // What was begun anew on another thread copies each folder again.
-            let work = |stop: &AtomicBool| {
-                let mut copied = BTreeMap::new();
-                for folder in &stale {
-                    if let Some(stamps) = this.refresh(folder, stop)? {
-                        copied.insert((*folder).clone(), stamps);
-                    }
-                }
-                Ok(copied)
-            };
-            let here = self.into.to_owned();
-            quietly(Quiet::Nice, &self.stop, work)
-                .map_err(|source| MomentError::File { path: here, source })?
-        };
-        self.copied.extend(copied?);
-        Ok(())
-    }
-
-    /// Copies one folder. `None` when it is written to all the time.
-    fn refresh(&self, folder: &str, stop: &AtomicBool) -> Result<Option<Stamps>, MomentError> {
-        let to = self.into.join(folder);
-        for _ in 0..REFRESHES_MAX {
-            if stop.load(Ordering::Relaxed) {
-                return Err(MomentError::Stopped);
-            }
-            let before = self.stamps(folder)?;
-            let newest = before.iter().flatten().map(|stamp| stamp.modified).max();
-            let now = clock::now();
-            if newest.is_some_and(|newest| newest <= now && now.since(newest) < TICK) {
-                // Two writes within one tick of the kernel's clock have the same time.
-                std::thread::sleep(TICK);
-                continue;
-            }
-            match fs::DirBuilder::new().mode(0o700).create(&to) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(MomentError::File { path: to, source: error });
-                }
-                _ => {}
-            }
-            let header = self.header(folder)?;
-            for (stamp, name) in before.iter().zip(INDEX_FILES) {
-                let target = to.join(name);
-                remove(&target)?;
-                if stamp.is_none() {
-                    continue;
-                }
-                let path = Path::new(folder).join(name);
-                let wrong = |source| MomentError::File { path: path.clone(), source };
-                let from = match self.place.at(&path).and_then(|real| open_bytes(&real)) {
-                    Ok(from) => from,
-                    // It went since, which the stamps tell.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(wrong(error)),
-                };
-                let known = self.known.map_or(Ok(false), |known| {
-                    known.put(&format!("{folder}/{name}"), &from, &target)
-                });
-                if !known.map_err(wrong)? {
-                    let bound = bound_of(name, header.as_ref());
-                    self.copy_file(&from, &target, bound, stop).map_err(wrong)?;
-                }
-            }
-            if self.stamps(folder)? == before {
-                return Ok(Some(before));
-            }
-        }
-        Ok(None)
-    }
-
-    fn header(&self, folder: &str) -> Result<Option<Header>, MomentError> {
-        let path = Path::new(folder).join(INDEX_FILES[0]);
-        let wrong = |source| MomentError::File { path: path.clone(), source };
-        let file = match self.place.at(&path).and_then(|real| open_bytes(&real)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(wrong(error)),
-        };
-        let mut bytes = [0; HEADER_LEN];
-        let read = read_up_to(&file, &mut bytes, 0).map_err(wrong)?;
-        Ok(Header::parse(&bytes[..read]).ok())
-    }
-
-    /// Copies what a file has up to `bound`, with holes where it has holes. What is longer is cut.
-    fn copy_file(&self, from: &File, to: &Path, bound: u64, stop: &AtomicBool) -> io::Result<()> {
-        let _spare = SpareDisk::new();
-        let meta = from.metadata()?;
-        if !meta.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let (began, rate) = (clock::ticks(), self.rate_bytes_max());
-        let out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        let mut holes = Holes::of(from);
-        let mut buffer = vec![0; CHUNK_BYTES];
-        let (mut at, mut moved) = (0, 0);
-        loop {
-            let data = holes.data_from(at).min(bound);
-            self.manner.steps.add(data.saturating_sub(at));
-            at = data;
-            let room = usize::try_from(bound - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-            let read = read_up_to(from, &mut buffer[..room], at)?;
-            if read == 0 {
-                break;
-            }
-            out.write_all_at(&buffer[..read], at)?;
-            at += read as u64;
-            moved += read as u64;
-            self.manner.steps.add(read as u64);
-            if stop.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let due = Duration::from_secs_f64(moved as f64 / rate.max(1) as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()).min(PAUSE_MAX));
-        }
-        out.set_len(at)
-    }
-
-    /// Which of `wanted` are in the middle of a flush. A writer that stands still does not keep us waiting for ever: what has
-    /// not changed for some time counts as whole, and the proof looks at what is in it.
-    fn flushing(
-        &self,
-        stamps: &BTreeMap<String, Stamps>,
-        wanted: &BTreeSet<String>,
-    ) -> Vec<String> {
-        let now = clock::now();
-        let half = |stamps: &Stamps| {
-            let [files @ .., pickle] = stamps;
-            let newest = files.iter().flatten().map(|stamp| stamp.modified).max();
-            let (Some(newest), Some(pickle)) = (newest, pickle) else { return false };
-            newest > pickle.modified && now.since(newest) < SETTLED
-        };
-        let of = |folder: &&String| stamps.get(*folder).is_some_and(half);
-        let half: Vec<String> = wanted.iter().filter(of).cloned().collect();
-        if half.is_empty() || !self.is_held() { Vec::new() } else { half }
-    }
-
-    /// Waits until one of `moved` is flushed again, or for a moment.
-    fn wait_for_flush(
-        &self,
-        moved: &[String],
-        since: &BTreeMap<String, Stamps>,
-    ) -> Result<(), MomentError> {
-        let began = clock::ticks();
-        while began.elapsed() < FLUSH_WAIT_MAX {
-            self.go_on()?;
-            std::thread::sleep(LOOK_EVERY);
-            for folder in moved {
-                if Some(&self.stamps(folder)?) != since.get(folder) {
-                    // The rest of the flush.
-                    std::thread::sleep(5 * LOOK_EVERY);
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_unwanted(&mut self, wanted: &BTreeSet<String>) -> Result<(), MomentError> {
-        let gone: Vec<String> =
-            self.copied.keys().filter(|folder| !wanted.contains(*folder)).cloned().collect();
-        for folder in gone {
-            let path = self.into.join(&folder);
-            fs::remove_dir_all(&path).map_err(|source| MomentError::File { path, source })?;
-            self.copied.remove(&folder);
-        }
-        Ok(())
-    }
-
     /// The paths of all that was copied.
     fn files(&self, wanted: &BTreeSet<String>) -> Result<Vec<String>, MomentError> {
         let mut out = vec![DATABASE_FILE.to_owned()];
@@ -626,18 +407,6 @@ fn segments(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     Ok(out)
 }
 
-/// Nothing of an index lies beyond this: a file that has grown far beyond what its header allows is cut there.
-fn bound_of(name: &str, header: Option<&Header>) -> u64 {
-    let Some(header) = header else { return u64::MAX };
-    let most = match name {
-        "link_lists.bin" => header.links_bytes_max(),
-        "data_level0.bin" => header.max_elements.saturating_mul(header.element_bytes),
-        "length.bin" => header.max_elements.saturating_mul(4),
-        _ => return u64::MAX,
-    };
-    most.max(BOUND_MIN_BYTES)
-}
-
 fn stamp_of(path: &Path) -> io::Result<Option<Stamp>> {
     match fs::metadata(path) {
         Ok(meta) => Ok(Some(Stamp::of(&meta))),
@@ -682,10 +451,6 @@ const JOURNAL_FILE: &str = "chroma.sqlite3-journal";
 /// How often the database is copied, and for how long a new copy is begun, when indexes are flushed meanwhile.
 const TRIES_MAX: u32 = 40;
 const TIME_MAX: Duration = Duration::from_mins(10);
-const REFRESHES_MAX: u32 = 20;
-/// How long a flush is waited for, and how often it is looked for.
-const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A flush does not take longer between two of its files, unless the writer stands still.
 const SETTLED: Duration = Duration::from_secs(5);
 /// What was written longer ago shows in the times of any filesystem when it is written again.
@@ -699,148 +464,7 @@ const VIEW_TIME_MAX: Duration = Duration::from_mins(1);
 const QUESTION_MAX: Duration = Duration::from_secs(30);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 const FOLLOW_EVERY: Duration = Duration::from_millis(20);
-const CHUNK_BYTES: usize = 1 << 20;
 const ENTRIES_MAX: usize = 1_000_000;
-/// A file of an index is never cut below this.
-const BOUND_MIN_BYTES: u64 = 64 << 20;
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeSet, sync::Arc};
-
-    use parking_lot::Mutex;
-
-    use super::*;
-    use crate::{
-        config::{Config, Store},
-        host::Host,
-    };
-
-    const FOLDER: &str = "0e6c1f6a-3b7d-4c52-9a41-7d2f8b90c3e5";
-
-    /// A store whose files say of which flush they are, the database included.
-    fn store(dir: &Path) {
-        fs::create_dir(dir.join(FOLDER)).unwrap();
-        let sql = format!(
-            "CREATE TABLE segments(id TEXT, scope TEXT); CREATE TABLE max_seq_id(seq_id INTEGER);
-             INSERT INTO segments VALUES('{FOLDER}', 'VECTOR'), ('{FOLDER}', 'METADATA'), ('../x', 'VECTOR');
-             INSERT INTO max_seq_id VALUES(0);"
-        );
-        Connection::open(dir.join(DATABASE_FILE)).unwrap().execute_batch(&sql).unwrap();
-        flush(dir);
-    }
-
-    /// As Chroma does it: the files, the pickle, the position.
-    fn flush(dir: &Path) {
-        let database = Connection::open(dir.join(DATABASE_FILE)).unwrap();
-        let number = position(&database) + 1;
-        for name in INDEX_FILES {
-            fs::write(dir.join(FOLDER).join(name), number.to_string()).unwrap();
-        }
-        database.execute("UPDATE max_seq_id SET seq_id = ?1", [number]).unwrap();
-    }
-
-    fn position(database: &Connection) -> i64 {
-        database.query_row("SELECT seq_id FROM max_seq_id", [], |row| row.get(0)).unwrap()
-    }
-
-    /// Flushes when these files are copied, counted from the first of all.
-    struct Flushes<'a> {
-        dir: &'a Path,
-        at: BTreeSet<usize>,
-        asked: Mutex<usize>,
-    }
-
-    impl Known for Flushes<'_> {
-        fn put(&self, _: &str, _: &File, _: &Path) -> io::Result<bool> {
-            let mut asked = self.asked.lock();
-            if self.at.contains(&asked) {
-                flush(self.dir);
-            }
-            *asked += 1;
-            Ok(false)
-        }
-
-        fn forget(&self, _: &str) {}
-    }
-
-    fn context(dir: &Path) -> Context {
-        let config = Arc::new(Config::default());
-        let store = Arc::new(Store::new("main", dir));
-        Context::new(&config, &store, &Arc::new(Host::new(&config)))
-    }
-
-    #[test]
-    fn an_index_that_is_flushed_meanwhile_is_copied_again_with_the_database() {
-        for at in [&[][..], &[0], &[1], &[4], &[0, 5], &[2, 7, 9], &[4, 9, 14]] {
-            let scratch = tempfile::tempdir().unwrap();
-            let (dir, into) = (scratch.path().join("store"), scratch.path().join("copy"));
-            for dir in [&dir, &into] {
-                fs::create_dir(dir).unwrap();
-            }
-            store(&dir);
-            let known =
-                Flushes { dir: &dir, at: at.iter().copied().collect(), asked: Mutex::new(0) };
-            let steps = Steps::default();
-            let manner = Manner { used_ratio_max: 1.0, steps: &steps };
-            let taken = take(&context(&dir), &into, Some(&known), manner).unwrap();
-            let want = position(&Connection::open(into.join(DATABASE_FILE)).unwrap());
-            assert_eq!(
-                usize::try_from(want).unwrap(),
-                1 + at.len(),
-                "{at:?}: a flush was not waited for"
-            );
-            for name in INDEX_FILES {
-                let found = fs::read_to_string(into.join(FOLDER).join(name)).unwrap();
-                assert_eq!(found, want.to_string(), "{at:?}: {name} is of another flush");
-            }
-            assert_eq!(taken.tries > 1, !at.is_empty(), "{at:?}");
-            let files: BTreeSet<String> =
-                INDEX_FILES.iter().map(|name| format!("{FOLDER}/{name}")).collect();
-            let found: BTreeSet<String> = taken.files.into_iter().collect();
-            assert_eq!(found, &files | &BTreeSet::from([DATABASE_FILE.to_owned()]));
-        }
-    }
-
-    #[test]
-    fn a_file_that_has_run_away_is_cut_where_its_header_ends_it_and_holes_stay_holes() {
-        use std::os::unix::fs::MetadataExt;
-        let scratch = tempfile::tempdir().unwrap();
-        let (dir, into) = (scratch.path().join("store"), scratch.path().join("copy"));
-        for dir in [&dir, &into] {
-            fs::create_dir(dir).unwrap();
-        }
-        store(&dir);
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9");
-        let header = fixture.join("c2acc258-3dd5-40e9-927a-253f486f8565/header.bin");
-        fs::copy(header, dir.join(FOLDER).join("header.bin")).unwrap();
-        let links =
-            File::options().write(true).open(dir.join(FOLDER).join("link_lists.bin")).unwrap();
-        links.set_len(1 << 40).unwrap();
-        links.write_all_at(b"far out", (1 << 40) - 7).unwrap();
-        let steps = Steps::default();
-        let manner = Manner { used_ratio_max: 1.0, steps: &steps };
-        take(&context(&dir), &into, None, manner).unwrap();
-        let copy = fs::metadata(into.join(FOLDER).join("link_lists.bin")).unwrap();
-        assert_eq!(copy.len(), BOUND_MIN_BYTES);
-        // A hole of less than a piece is read and written.
-        assert!(copy.blocks() < 10_000, "{} blocks", copy.blocks());
-    }
-
-    #[test]
-    fn what_is_no_store_is_told_and_a_stop_ends_it() {
-        let scratch = tempfile::tempdir().unwrap();
-        let (dir, into) = (scratch.path().join("store"), scratch.path().join("copy"));
-        for dir in [&dir, &into] {
-            fs::create_dir(dir).unwrap();
-        }
-        let steps = Steps::default();
-        let manner = Manner { used_ratio_max: 1.0, steps: &steps };
-        let none = take(&context(&dir), &into, None, manner).map(|_| ()).unwrap_err();
-        assert!(matches!(none, MomentError::NoDatabase { .. }), "{none}");
-        store(&dir);
-        steps.stop();
-        let stopped = take(&context(&dir), &into, None, manner).map(|_| ()).unwrap_err();
-        assert!(matches!(stopped, MomentError::Stopped), "{stopped}");
-    }
-}
+mod tests;
