@@ -460,7 +460,8 @@ fn the_examples_name_files_that_are_there_and_are_understood() {
     let words = compose["services"]["exporter"]["command"].as_array().unwrap();
     let mut flags: Vec<String> =
         words.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    let unit = fs::read_to_string(here.join("chroma_exporter.service")).unwrap();
+    let unit = here.join("../packaging/systemd/chroma_exporter.service");
+    let unit = fs::read_to_string(unit).unwrap();
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     flags.extend(start.split(' ').map(str::to_owned));
     let help = support::run(&["serve", "--help"]);
