@@ -9,4 +9,5 @@ pub mod logging;
 pub mod publish;
 pub mod scheduler;
 pub(crate) mod status;
+pub(crate) mod systemd;
 pub mod watch;

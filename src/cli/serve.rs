@@ -17,12 +17,13 @@ use crate::{
     deliver::dispatch::Dispatch,
     fleet,
     host::{self, Host},
-    http::{self, Limits, Listeners, NotReloaded, ReloadRequest, Secure},
+    http::{self, BindError, Limits, Listeners, NotReloaded, ReloadRequest, Secure},
     logging,
     metrics::Own,
     publish::Publisher,
     sample::Snapshot,
     scheduler::Board,
+    serve::systemd::{Notifier, Systemd, Told},
     watch::FileWatch,
 };
 
@@ -48,6 +49,8 @@ const IDLE_THREAD: Duration = Duration::from_millis(500);
 /// Runs until a signal or the failure of a part.
 #[must_use]
 pub fn run(config: Config, overrides: Overrides, secure: Option<Secure>) -> ExitCode {
+    // Before anything of ours has one of those numbers.
+    let systemd = Systemd::from_environment(config.web.systemd_socket);
     host::give_memory_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -62,38 +65,32 @@ pub fn run(config: Config, overrides: Overrides, secure: Option<Secure>) -> Exit
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(serve(config, overrides, secure.map(Arc::new)));
+    let code = runtime.block_on(serve(config, overrides, secure.map(Arc::new), systemd));
     runtime.shutdown_background();
     code
 }
 
-async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>) -> ExitCode {
+async fn serve(
+    config: Config,
+    overrides: Overrides,
+    secure: Option<Arc<Secure>>,
+    mut systemd: Systemd,
+) -> ExitCode {
     let config = Arc::new(config);
-    let (mut term, mut interrupt, hangup) = match signals() {
-        Ok(signals) => signals,
-        Err(error) => {
-            error!(%error, "Signals cannot be received.");
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some((mut term, mut interrupt, hangup)) = signals() else { return ExitCode::FAILURE };
     let host = tokio::select! {
         host = claim_state(&config) => host,
         _ = term.recv() => return ended_by("TERM"),
         _ = interrupt.recv() => return ended_by("INT"),
     };
     let Some(host) = host.map(Arc::new) else { return ExitCode::FAILURE };
-    let listeners = match Listeners::bind(&config.web) {
-        Ok(listeners) => listeners,
-        Err(error) => {
-            error!(%error, hint = error.hint(), "Cannot listen.");
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(listeners) = listen(&config, &mut systemd) else { return ExitCode::FAILURE };
     let Some(own) = own_metrics(&config) else { return ExitCode::FAILURE };
     let board = Board::default();
     let nothing = Snapshot { taken_at: clock::now(), stores: Vec::new() };
     let (snapshots, seen) = watch::channel(Arc::new(nothing));
     let (configs, config_seen) = watch::channel(Arc::clone(&config));
+    let config_seen_by_systemd = config_seen.clone();
     let (dispatch, alerts) =
         Dispatch::new(seen.clone(), config_seen.clone(), host.state.dir().map(Path::to_owned));
     let publisher = Publisher::new(
@@ -131,6 +128,14 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
         dispatch.run(s).await;
         "alerts"
     });
+    let told = Told { pages: pages.clone(), board: board.clone(), own: own.clone() };
+    if let Some(told) = systemd.notifier.telling(told, config_seen_by_systemd) {
+        let s = stop.clone();
+        parts.spawn(async move {
+            told.run(s).await;
+            "systemd"
+        });
+    }
     let host_at_end = Arc::clone(&host);
     let s = stop.clone();
     parts.spawn(async move {
@@ -143,7 +148,8 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
         http::run(listeners, app, &web, Limits::of(&web), s).await;
         "http"
     });
-    let reloader = Reloader { overrides, started_with: config, configs, to_fleet, own };
+    let notifier = systemd.notifier.clone();
+    let reloader = Reloader { overrides, started_with: config, configs, to_fleet, own, notifier };
     let s = stop.clone();
     parts.spawn(async move {
         reloader.run(hangup, reload_requests, s).await;
@@ -159,15 +165,32 @@ async fn serve(config: Config, overrides: Overrides, secure: Option<Arc<Secure>>
             ExitCode::FAILURE
         }
     };
+    systemd.notifier.stopping();
     stop.cancel();
-    let rest = async { while parts.join_next().await.is_some() {} };
-    if tokio::time::timeout(GRACE, rest).await.is_err() {
-        warn!("Some parts did not end in time and are left behind.");
-    }
+    end(parts).await;
     if code == ExitCode::SUCCESS {
         host_at_end.end_in_order();
     }
     code
+}
+
+/// The sockets to answer on; `None` when there are none, which was said.
+fn listen(config: &Config, systemd: &mut Systemd) -> Option<Listeners> {
+    let listeners = if config.web.systemd_socket {
+        Listeners::of_systemd(std::mem::take(&mut systemd.sockets))
+    } else {
+        Listeners::bind(&config.web)
+    };
+    let said = |error: &BindError| error!(%error, hint = error.hint(), "Cannot listen.");
+    listeners.inspect_err(said).ok()
+}
+
+/// Waits for the parts, which have been told to end.
+async fn end(mut parts: JoinSet<&'static str>) {
+    let rest = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, rest).await.is_err() {
+        warn!("Some parts did not end in time and are left behind.");
+    }
 }
 
 /// The host with its state directory; `None` when the program must not start, which was said. Before anything is answered: who
@@ -201,12 +224,13 @@ fn ended_by(signal: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn signals() -> io::Result<(Signal, Signal, Signal)> {
-    Ok((
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    ))
+/// Those that end and reload it; `None` when they cannot be received, which was said.
+fn signals() -> Option<(Signal, Signal, Signal)> {
+    let [term, interrupt, hangup] =
+        [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(|kind| {
+            signal(kind).inspect_err(|error| error!(%error, "Signals cannot be received.")).ok()
+        });
+    Some((term?, interrupt?, hangup?))
 }
 
 /// Loads the configuration anew: by SIGHUP, by request, and by itself when the file changes.
@@ -216,6 +240,7 @@ struct Reloader {
     configs: watch::Sender<Arc<Config>>,
     to_fleet: mpsc::Sender<Arc<Config>>,
     own: Own,
+    notifier: Notifier,
 }
 
 impl Reloader {
@@ -284,6 +309,13 @@ impl Reloader {
 
     /// Errs when the new configuration has a problem, or cannot be handed on; then the old one goes on.
     async fn reload(&self, reason: &'static str) -> Result<(), NotReloaded> {
+        self.notifier.reloading();
+        let result = self.load(reason).await;
+        self.notifier.reloaded();
+        result
+    }
+
+    async fn load(&self, reason: &'static str) -> Result<(), NotReloaded> {
         let overrides = self.overrides.clone();
         let loaded =
             tokio::task::spawn_blocking(move || file::load(&overrides, &collectors::families()))

@@ -245,6 +245,8 @@ keys! {
         /// Addresses to listen on. :18000 is every interface, port 0 lets the system choose.
         listen_addresses: Vec<SocketAddr> = vec![SocketAddr::from(([127, 0, 0, 1], super::DEFAULT_PORT))],
             listen().flags("web.listen-address", "ADDRESS").at_start();
+        /// Listen on the sockets that systemd opened (a .socket unit), and not on addresses.
+        systemd_socket: bool = false, switch().flag("web.systemd-socket", "").at_start();
         /// Path of the metrics page.
         telemetry_path: String = "/metrics".to_owned(), word("path", |text| {
             rules::telemetry_path(text).map(str::to_owned)

@@ -36,6 +36,7 @@ mod rules;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd;
 mod verify;
 mod view;
 mod written;

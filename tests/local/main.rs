@@ -20,6 +20,7 @@ mod http;
 mod http_descriptors;
 mod metrics;
 mod neighbours;
+mod notify;
 mod permissions;
 mod receivers;
 mod revision;

@@ -175,8 +175,8 @@ impl Drop for Exporter {
 }
 
 fn listening(log: &str) -> Option<SocketAddr> {
-    let line = log.lines().find(|line| line.contains("Listening"))?;
-    let (_, rest) = line.split_once("address=")?;
+    let mut said = log.lines().filter(|line| line.contains("Listening"));
+    let rest = said.find_map(|line| Some(line.split_once("address=")?.1))?;
     let text: String = rest
         .trim_start_matches('"')
         .chars()

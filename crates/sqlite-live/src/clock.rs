@@ -126,6 +126,14 @@ pub fn ticks() -> Ticks {
     Ticks(Instant::now())
 }
 
+/// Microseconds of the clock that systemd means by `MONOTONIC_USEC`.
+#[must_use]
+pub fn monotonic_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |number, scale| u64::try_from(number).unwrap_or(0).saturating_mul(scale);
+    part(now.tv_sec, 1_000_000).saturating_add(part(now.tv_nsec, 1) / 1_000)
+}
+
 /// Processor time that the calling thread has used so far: what its work costs others, also on a host so busy that the
 /// work itself takes long.
 #[must_use]

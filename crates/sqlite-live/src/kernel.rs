@@ -8,8 +8,11 @@
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
     io,
-    os::fd::{AsRawFd, BorrowedFd},
-    sync::OnceLock,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rusqlite::{Connection, ffi};
@@ -32,6 +35,26 @@ pub fn give_memory_back() {
 
 #[cfg(target_env = "gnu")]
 const GIVEN_BACK_BYTES: c_int = 64 * 1024;
+
+/// Takes over the `count` descriptors from 3 on that whoever started this program has opened for it (`sd_listen_fds(3)`). They are
+/// closed in programs that this one starts. To be called before anything else opens a descriptor. Errs when one of them is not open,
+/// and when they were taken before.
+pub fn descriptors_of_starter(count: u8) -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return Err(io::Error::other("the descriptors were taken over before"));
+    }
+    let numbers = 3..3 + libc::c_int::from(count);
+    // All are looked at before one is owned: an owner closes its descriptor.
+    for number in numbers.clone() {
+        // SAFETY: numbers; the kernel refuses one that is no descriptor.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: they are open, whoever started the program gave them to it, and nobody else takes them: this happens once.
+    Ok(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
+}
 
 /// The class in which the disk serves this thread. Errs when the kernel refuses.
 pub(super) fn set_disk_class(class: libc::c_int) -> io::Result<()> {

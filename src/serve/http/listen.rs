@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
@@ -35,21 +36,44 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/
     X-Content-Type-Options: nosniff\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 22\r\n\r\n\
     Too many connections.\n";
 
-/// An address cannot be listened on.
+/// There is nothing to listen on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
-pub struct BindError {
-    /// The address as configured.
-    pub address: SocketAddr,
-    /// What the operating system answered.
-    pub source: io::Error,
+pub enum BindError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Address {
+        /// The address as configured.
+        address: SocketAddr,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// Nobody has passed a socket to this process.
+    #[error("--web.systemd-socket is set, and systemd has passed no socket to this process")]
+    NoneGiven,
+    /// What was passed cannot be used.
+    #[error("socket {place} of those that systemd passed is not a TCP socket that listens")]
+    Given {
+        /// Which one, counted from 1.
+        place: usize,
+        /// What the operating system answered.
+        source: io::Error,
+    },
 }
 
 impl BindError {
     /// What an operator can do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {
-        match self.source.kind() {
+        let source = match self {
+            Self::Address { source, .. } => source,
+            Self::NoneGiven => {
+                return "start the .socket unit and let it start this service; see packaging/systemd";
+            }
+            Self::Given { .. } => {
+                return "the .socket unit needs ListenStream=ADDRESS:PORT, and Accept=no, which is the default";
+            }
+        };
+        match source.kind() {
             io::ErrorKind::AddrInUse => {
                 "another program listens there, perhaps a second chroma_exporter; choose another port with --web.listen-address"
             }
@@ -75,9 +99,22 @@ impl Listeners {
     pub fn bind(web: &Web) -> Result<Self, BindError> {
         let bind = |address: &SocketAddr| {
             bind(*address, &web.listen_addresses)
-                .map_err(|source| BindError { address: *address, source })
+                .map_err(|source| BindError::Address { address: *address, source })
         };
         let sockets = web.listen_addresses.iter().map(bind).collect::<Result<_, _>>()?;
+        Ok(Self { sockets })
+    }
+
+    /// Listens on sockets that systemd has opened. Must be called within a tokio runtime. Errs when there is none, and when one
+    /// of them is no TCP socket that listens.
+    pub fn of_systemd(sockets: Vec<OwnedFd>) -> Result<Self, BindError> {
+        if sockets.is_empty() {
+            return Err(BindError::NoneGiven);
+        }
+        let take = |(at, socket): (usize, OwnedFd)| {
+            adopt(socket).map_err(|source| BindError::Given { place: at + 1, source })
+        };
+        let sockets = sockets.into_iter().enumerate().map(take).collect::<Result<_, _>>()?;
         Ok(Self { sockets })
     }
 
@@ -102,6 +139,17 @@ fn bind(address: SocketAddr, all: &[SocketAddr]) -> io::Result<(SocketAddr, TcpL
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?;
     Ok((listener.local_addr()?, listener))
+}
+
+fn adopt(socket: OwnedFd) -> io::Result<(SocketAddr, TcpListener)> {
+    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+        return Err(io::Error::other("it does not listen"));
+    }
+    let socket = std::net::TcpListener::from(socket);
+    // Errs for what has no address and port, such as a Unix socket.
+    let address = socket.local_addr()?;
+    socket.set_nonblocking(true)?;
+    Ok((address, TcpListener::from_std(socket)?))
 }
 
 /// `[::]` takes IPv4 too on most hosts and would collide with `0.0.0.0` of the same port.

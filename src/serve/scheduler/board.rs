@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,8 @@ struct BoardShared {
     changed: Notify,
     /// Whether something has changed that nobody waits for.
     quietly: AtomicBool,
+    /// How many readings have come.
+    readings: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,13 @@ impl Board {
         self.shared.changed.notify_one();
     }
 
+    /// How many readings have come since the start, those that say that a collector hangs among them: it grows while collectors
+    /// are run at all.
+    #[must_use]
+    pub fn readings(&self) -> u64 {
+        self.shared.readings.load(Ordering::Relaxed)
+    }
+
     /// Puts the rows into this order.
     pub fn order<'a>(&self, names: impl Iterator<Item = &'a str>) {
         let place: BTreeMap<&str, usize> =
@@ -84,6 +93,7 @@ impl Board {
     /// Replaces the reading of one collector. The findings of the run before are added to those of a run that failed:
     /// what could not be looked at was not disproved.
     pub fn put(&self, store: &str, name: CollectorName, mut reading: Reading, woken: bool) {
+        self.shared.readings.fetch_add(1, Ordering::Relaxed);
         let mut rows = self.rows();
         let Some(row) = rows.iter_mut().find(|row| &*row.empty.store == store) else { return };
         if let Some(before) = row.readings.get(&name) {
