@@ -19,6 +19,7 @@ mod rules;
 pub mod serve;
 mod silence;
 mod verify;
+mod whole_file;
 mod words;
 
 use std::{

@@ -45,7 +45,7 @@ pub fn encode(
     facts: &Facts,
     series_max: usize,
 ) -> prometheus::Result<Page> {
-    let readings = Readings::new(snapshot, own, facts, series_max);
+    let readings = Readings::new(snapshot, Some((own, facts)), series_max);
     let dropped_series = readings.dropped_series();
     let registry = Registry::new();
     own.register(&registry)?;
@@ -55,6 +55,14 @@ pub fn encode(
     let mut gzip = gzip(&identity)?;
     gzip.shrink_to_fit();
     Ok(Page { identity: identity.into(), gzip: gzip.into(), dropped_series })
+}
+
+/// The page of one look, for whoever collects files: without counters, and without what a running exporter tells of itself. Its
+/// `process_…` families would meet those of the program that reads the file. Errs when the `prometheus` crate refuses a family.
+pub fn encode_look(snapshot: &Snapshot, series_max: usize) -> prometheus::Result<String> {
+    let mut page = Vec::new();
+    Readings::new(snapshot, None, series_max).families().encode(Vec::new(), &mut page)?;
+    String::from_utf8(page).map_err(|error| prometheus::Error::Msg(error.to_string()))
 }
 
 /// Every family that is not a collector's, for the lint and the documentation.

@@ -7,26 +7,32 @@ pub(super) mod runner;
 
 use std::{
     io::{self, IsTerminal},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use clap::ValueHint;
 
-use super::{Ended, Output, bar::Manner, flags::store_flag, to_stderr, to_stdout, words};
+use super::{
+    Ended, bar::Manner, flags::store_flag, plain, to_stderr, to_stdout, whole_file, words,
+};
 use crate::{
     alert::builtin,
+    clock,
     collectors::CollectError,
     config::{Config, Store, StoreFlag},
     discover,
     facts::bad_value::BadValue,
     findings::Code,
-    firsts,
+    firsts::{self, Firsts},
     host::{self, Host},
+    metrics,
+    sample::{Snapshot, StoreReadings},
     status::Status,
     store,
 };
 use report::{Report, Style};
-use runner::Depth;
+use runner::{Depth, Look};
 
 /// What `check` takes beside the flags of every command.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,13 +64,29 @@ pub(super) struct Options {
         value_parser = words::findings(code_or_all), hide_possible_values = true, conflicts_with = "output")]
     ids: Option<Ids>,
 
-    /// What to print: text for people, JSON for programs
+    /// What to print: text for people, JSON for programs, series for a *.prom file that `node_exporter` collects, a line for nagios
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    output: Output,
+    output: Format,
+
+    /// Write it to FILE, in one step and readable for everybody, and print nothing
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "ids")]
+    to: Option<PathBuf>,
+
+    /// Print nothing when all is well, so that cron sends no mail
+    #[arg(long, conflicts_with = "ids")]
+    quiet: bool,
 
     /// Colour the text; auto does so on a terminal, unless `NO_COLOR` is set
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     color: Colour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Prometheus,
+    Nagios,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -78,6 +100,7 @@ enum Colour {
 pub(super) fn run(config: Config, options: &Options) -> Ended {
     host::give_memory_back();
     let mut report = Report::default();
+    let mut seen = Snapshot { taken_at: clock::now(), stores: Vec::new() };
     let config = Arc::new(config);
     match stores(&config) {
         Ok(stores) if stores.is_empty() => {
@@ -90,7 +113,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
                 stores.truncate(max);
             }
             let host = Arc::new(Host::read_only(&config));
-            let manner = Manner::of(options.progress, options.output == Output::Text);
+            let manner = Manner::of(options.progress, options.output == Format::Text);
             let looks = progress::shown(manner, stores.len(), |running| {
                 let depth = match options {
                     Options { quick: true, .. } => Depth::Quick,
@@ -102,21 +125,31 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
             for (store, looks) in stores.iter().zip(looks) {
                 let firsts = host.state.load(firsts::KIND, &store.path).unwrap_or_default();
                 report.add_store(store, &looks, &firsts);
+                seen.stores.push(readings(store, looks, firsts));
             }
         }
         Err(problem) => report.add_problem(&problem),
     }
+    seen.taken_at = clock::now();
     let text = match (&options.ids, options.output) {
         (Some(Ids(code)), _) => {
             let ids = report.ids(*code);
             to_stderr(&ids.err);
             ids.out
         }
-        (None, Output::Text) => report.text(style(options.color)),
-        (None, Output::Json) => report.json(),
+        (None, Format::Text) => report.text(style(options.color)),
+        (None, Format::Json) => report.json(),
+        (None, Format::Nagios) => report.nagios(&config, &seen),
+        (None, Format::Prometheus) => match metrics::encode_look(&seen, config.limits.series) {
+            Ok(page) => page,
+            Err(error) => {
+                to_stderr(&format!("error: the series cannot be written: {error}\n"));
+                return Ended::Unwritten;
+            }
+        },
     };
-    if options.output == Output::Json && report.stores.is_empty() {
-        // The document says it too; whoever runs it by hand need not read JSON for that.
+    if matches!(options.output, Format::Json | Format::Prometheus) && report.stores.is_empty() {
+        // The document says it too, and series cannot; whoever runs it by hand need not read JSON for that.
         for problem in &report.problems {
             to_stderr(&format!("{}\n", problem.problem));
         }
@@ -127,7 +160,34 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         Status::Critical => Ended::Critical,
         Status::Unknown => Ended::Unknown,
     };
-    to_stdout(&text, ended)
+    match &options.to {
+        Some(file) => written(file, &text, ended),
+        None if options.quiet && ended == Ended::Well => ended,
+        None => to_stdout(&text, ended),
+    }
+}
+
+/// The looks at one store as a running exporter has them.
+fn readings(store: &Store, looks: Vec<Look>, firsts: Firsts) -> StoreReadings {
+    StoreReadings {
+        store: Arc::clone(&store.name),
+        path: store.path.as_path().into(),
+        collectors: looks.len(),
+        readings: looks.into_iter().map(|look| Arc::new(look.into_reading())).collect(),
+        firsts: Arc::new(firsts),
+    }
+}
+
+/// Writes the answer to `file`.
+fn written(file: &Path, text: &str, ended: Ended) -> Ended {
+    match whole_file::write(file, text.as_bytes()) {
+        Ok(()) => ended,
+        Err(error) => {
+            let file = plain(&file.to_string_lossy());
+            to_stderr(&format!("error: cannot write {file}: {error}\n"));
+            Ended::Unwritten
+        }
+    }
 }
 
 /// The stores that are configured; without any, the directories that running Chroma processes hold.

@@ -329,9 +329,6 @@ impl Own {
         snapshot: &'a Snapshot,
         facts: &'a Facts,
     ) {
-        families.add(&BUILD_INFO, &[crate::VERSION, crate::REVISION], 1.0);
-        families.add(&STORES, &[], snapshot.stores.len() as f64);
-        families.add(&SNAPSHOT_TIMESTAMP, &[], snapshot.taken_at.as_secs_f64());
         families.add(&STATE_PERSISTENT, &[], flag(facts.state_persistent));
         families.add(&STATE_WRITE_ERRORS, &[], facts.state_write_errors as f64);
         for store in &snapshot.stores {
@@ -350,6 +347,13 @@ impl Own {
     fn reload(&self) -> MutexGuard<'_, Reload> {
         self.reload.lock()
     }
+}
+
+/// Adds what every page tells of the program that made it.
+pub(super) fn add_page<'a>(families: &mut Families<'a>, snapshot: &'a Snapshot) {
+    families.add(&BUILD_INFO, &[crate::VERSION, crate::REVISION], 1.0);
+    families.add(&STORES, &[], snapshot.stores.len() as f64);
+    families.add(&SNAPSHOT_TIMESTAMP, &[], snapshot.taken_at.as_secs_f64());
 }
 
 impl ProcessUsage {

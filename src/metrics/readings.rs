@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     findings::{Code, Severity},
-    sample::{Desc, HEALTH, Sample, Snapshot, StoreReadings},
+    sample::{Desc, HEALTH, Kind, Sample, Snapshot, StoreReadings},
 };
 
 static FINDING: Desc = Desc::gauge(
@@ -29,22 +29,22 @@ pub(super) const DESCS: &[&Desc] =
 #[derive(Debug)]
 pub(super) struct Readings<'a> {
     snapshot: &'a Snapshot,
-    own: &'a Own,
-    facts: &'a Facts,
+    /// What a running exporter tells of itself; `None` for a page of one look.
+    around: Option<(&'a Own, &'a Facts)>,
     left_out: Vec<Group>,
 }
 
 impl<'a> Readings<'a> {
     pub(super) fn new(
         snapshot: &'a Snapshot,
-        own: &'a Own,
-        facts: &'a Facts,
+        around: Option<(&'a Own, &'a Facts)>,
         series_max: usize,
     ) -> Self {
-        let must_stay = snapshot.stores.iter().map(must_stay).sum::<usize>()
-            + alerts::series_of_stores(&facts.alerts, snapshot);
+        let alerts =
+            around.map_or(0, |(_, facts)| alerts::series_of_stores(&facts.alerts, snapshot));
+        let must_stay = snapshot.stores.iter().map(must_stay).sum::<usize>() + alerts;
         let left_out = bound::left_out(groups(snapshot), series_max.saturating_sub(must_stay));
-        Self { snapshot, own, facts, left_out }
+        Self { snapshot, around, left_out }
     }
 
     /// How many series of collectors the bound keeps off the page.
@@ -66,13 +66,18 @@ impl<'a> Readings<'a> {
                 families.add(&FINDING, &labels, flag(present));
             }
             for sample in samples(store) {
-                if !dropped.contains(&(sample.desc.name, place)) {
+                // A counter of one look begins at zero each time: no rate of it means anything.
+                let counts = self.around.is_some() || sample.desc.kind == Kind::Gauge;
+                if counts && !dropped.contains(&(sample.desc.name, place)) {
                     families.insert(sample.desc, Labels::Of(&store.store, sample), sample.value);
                 }
             }
         }
-        self.own.add_to(&mut families, self.snapshot, self.facts);
-        alerts::add_to(&mut families, &self.facts.alerts, self.snapshot);
+        own::add_page(&mut families, self.snapshot);
+        if let Some((own, facts)) = self.around {
+            own.add_to(&mut families, self.snapshot, facts);
+            alerts::add_to(&mut families, &facts.alerts, self.snapshot);
+        }
         families.add(&own::DROPPED_SERIES, &[], self.dropped_series() as f64);
         families
     }

@@ -4,6 +4,7 @@
 pub(crate) mod figures;
 pub(crate) mod items;
 pub(crate) mod live;
+pub(crate) mod worst;
 
 use std::{collections::BTreeSet, path::Path};
 

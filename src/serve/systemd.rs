@@ -32,7 +32,7 @@ use crate::{
     publish::Published,
     sample::Snapshot,
     scheduler::Board,
-    status::{Status, StoreReport},
+    status::{StoreReport, worst::worst},
 };
 
 /// What this process got from whoever started it.
@@ -328,26 +328,9 @@ fn status(snapshot: &Snapshot, refused: bool) -> String {
         1 => "1 store".to_owned(),
         more => format!("{more} stores"),
     };
-    let Some(worst) = reports.iter().rev().max_by_key(|report| report.status) else {
-        return stores;
-    };
-    let why = match (worst.findings.first(), worst.problems.first()) {
-        _ if worst.status == Status::Ok => None,
-        (Some(finding), _) if worst.status != Status::Unknown => {
-            Some(format!("{}: {}", finding.code.as_str(), finding.evidence))
-        }
-        (_, Some(problem)) => Some(format!("{}: {}", problem.collector, problem.problem)),
-        _ => None,
-    };
-    let count = reports.iter().filter(|report| report.status != Status::Ok).count();
-    let text = match why {
-        None if worst.status == Status::Ok => format!("{stores}, all ok."),
-        why => {
-            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            let more =
-                if count > 1 { format!("; {} more not ok", count - 1) } else { String::new() };
-            format!("{stores}. {}: {}{why}{more}", worst.store, worst.status.as_str())
-        }
+    let text = match worst(&reports) {
+        None => format!("{stores}, all ok."),
+        Some((status, what)) => format!("{stores}. {}: {what}", status.as_str()),
     };
     with_refused(text, refused)
 }
@@ -444,7 +427,7 @@ mod tests {
         ];
         assert_eq!(
             line(&two, false),
-            "3 stores. b: critical: second_writer: pids 1 and 2; 1 more not ok"
+            "3 stores. critical: b: second_writer: pids 1 and 2; 1 more not ok"
         );
         assert!(line(&two, true).starts_with("The configuration was refused, "));
         let long = line(&[("a", found(Code::SqliteCorrupt, &"x".repeat(900)))], false);

@@ -37,6 +37,7 @@ mod server;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;
+mod textfile;
 mod verify;
 mod view;
 mod written;

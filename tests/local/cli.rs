@@ -223,7 +223,7 @@ fn a_bad_configuration_is_told_whole_and_stops_every_command() {
     let file = path.to_str().unwrap();
     let want = format!(
         "{file}:2: collect.interval = 1ms: must be 100ms to 1h\n\
-         {file}:4: web.port: unknown key; known here: allowed_hosts, config_file, enable_lifecycle, header_timeout, listen_addresses, max_connections, telemetry_path\n\
+         {file}:4: web.port: unknown key; known here: allowed_hosts, config_file, enable_lifecycle, header_timeout, listen_addresses, max_connections, systemd_socket, telemetry_path\n\
          {file}:6: stores[0].path: must be given: the directory to watch\n"
     );
     for words in [
@@ -441,4 +441,89 @@ fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is() {
         let output = Command::new(binary()).args(words).stdout(full).output().unwrap();
         assert_eq!(output.status.code(), Some(74), "{words:?}");
     }
+}
+
+/// A fixture and the words that look at it the same way on every machine.
+fn steady(dir: &Path) -> Vec<String> {
+    let store = fixture("chroma-1.5.9", dir);
+    let mut words = vec!["check", "--state.dir=", "--no-collector.backups", "--no-collector.disk"];
+    words.extend(["--no-collector.processes", "--no-collector.permissions"]);
+    words.push(store.to_str().unwrap());
+    words.into_iter().map(str::to_owned).collect()
+}
+
+fn with(words: &[String], more: &[&str]) -> (i32, String, String) {
+    let more = more.iter().map(|word| (*word).to_owned());
+    told(&run(&words.iter().cloned().chain(more).collect::<Vec<_>>()))
+}
+
+#[test]
+fn check_answers_cron_with_silence_and_plugins_with_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let words = steady(dir.path());
+    assert_eq!(with(&words, &["--quiet"]), (0, String::new(), String::new()));
+    let (code, out, _) = with(&words, &["--output=nagios"]);
+    assert_eq!(code, 0);
+    assert!(out.starts_with("CHROMA OK - 1 store is well | ") && out.ends_with('\n'), "{out}");
+    assert!(out.contains(" 'chroma-1.5.9_records'="), "{out}");
+    assert_eq!(with(&words, &["--quiet", "--ids"]).0, 64);
+
+    fs::remove_file(dir.path().join("chroma-1.5.9/chroma.sqlite3")).unwrap();
+    let (code, out, _) = with(&words, &["--quiet"]);
+    assert!(code == 2 && out.contains("sqlite_missing"), "{code} {out}");
+    let (code, out, _) = with(&words, &["--quiet", "--output=nagios"]);
+    assert!(
+        code == 2 && out.starts_with("CHROMA CRITICAL - chroma-1.5.9: sqlite_missing: "),
+        "{out}"
+    );
+    assert_eq!(out.lines().count(), 1, "{out}");
+}
+
+#[test]
+fn check_writes_the_series_of_the_exporter_to_a_file_in_one_step() {
+    use crate::support::{Exporter, Page};
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let words = steady(dir.path());
+    let file = dir.path().join("chroma.prom");
+    let to = format!("--to={}", file.display());
+    fs::write(&file, "of yesterday").unwrap();
+    assert_eq!(with(&words, &["--output=prometheus", &to]), (0, String::new(), String::new()));
+    let text = fs::read_to_string(&file).unwrap();
+    let page = Page::parse(&text);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(page.get("chroma_exporter_stores", &[]), Some(1.0));
+    assert_eq!(
+        page.get("chroma_integrity_state", &[("check", "full"), ("state", "ok")]),
+        Some(1.0)
+    );
+    // What would meet the families of the program that reads the file, and what means nothing in one look.
+    assert!(!text.contains("\nprocess_") && !text.contains(" counter\n"), "{text}");
+
+    let serve: Vec<&String> = words.iter().filter(|word| word.starts_with("--")).collect();
+    let store = format!("--store.path={}", words.last().unwrap());
+    let exporter = Exporter::start(&[&serve[..], &[&store]].concat());
+    exporter.ready();
+    let served = exporter.wait_page("the full check", crate::support::SOON, |page| {
+        page.get("chroma_integrity_state", &[("check", "full"), ("state", "ok")]) == Some(1.0)
+    });
+    let series = |page: &Page| -> std::collections::BTreeSet<String> {
+        let lines = page.text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    };
+    let (ours, theirs) = (series(&page), series(&served));
+    let only: Vec<&String> = ours.difference(&theirs).collect();
+    assert!(only.is_empty(), "no exporter has {only:?}");
+    let more: Vec<&String> = theirs
+        .difference(&ours)
+        .filter(|name| !name.starts_with("process_") && !name.starts_with("chroma_exporter_"))
+        .filter(|name| !name.split('{').next().unwrap().ends_with("_total"))
+        // Whether bytes change although nobody writes is seen over days.
+        .filter(|name| !name.contains("check=\"decay\""))
+        .collect();
+    assert!(more.is_empty(), "not in the file: {more:?}");
+
+    let (code, _, err) = with(&words, &["--output=prometheus", "--to=/nowhere/chroma.prom"]);
+    assert!(code == 74 && err.contains("cannot write /nowhere/chroma.prom"), "{code} {err}");
 }

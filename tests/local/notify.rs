@@ -74,7 +74,7 @@ fn a_manager_hears_of_start_findings_life_reload_and_end() {
 
     let aside = scratch.path().join("aside");
     fs::rename(&dir, &aside).unwrap();
-    let status = manager.hears("STATUS=1 store. main: critical: store_missing");
+    let status = manager.hears("STATUS=1 store. critical: main: store_missing");
     assert!(status.len() < 400, "{status}");
     fs::rename(&aside, &dir).unwrap();
 

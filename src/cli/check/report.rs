@@ -1,6 +1,7 @@
 //! What `check` prints: one document, for people or for programs.
 
 mod ids;
+mod nagios;
 mod text;
 
 use serde::Serialize;
@@ -71,7 +72,7 @@ mod tests {
                 .collect(),
             ..Observation::default()
         };
-        Look { collector: CollectorName::Integrity, observation }
+        Look::of(CollectorName::Integrity, observation)
     }
 
     #[test]

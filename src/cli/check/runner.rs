@@ -15,11 +15,13 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
+    clock::{self, Timestamp},
     collectors::{self, CollectError, Collector},
     config::{CollectorName, Config, Store},
+    findings::Code,
     host::Host,
     progress::{Progress, ProgressState},
-    sample::Observation,
+    sample::{Desc, Observation, Reading},
     scheduler,
     store::Context,
 };
@@ -29,6 +31,41 @@ use crate::{
 pub(in crate::cli) struct Look {
     pub(in crate::cli) collector: CollectorName,
     pub(in crate::cli) observation: Observation,
+    pub(in crate::cli) run: Run,
+}
+
+/// Which run it was. What it answers for is known after it only.
+#[derive(Debug)]
+pub(in crate::cli) struct Run {
+    began: Timestamp,
+    took: Duration,
+    descs: &'static [&'static Desc],
+    codes: &'static [Code],
+}
+
+impl Look {
+    /// The same as a running exporter knows it.
+    pub(super) fn into_reading(self) -> Reading {
+        let Self { collector, observation, run } = self;
+        Reading {
+            collector: collector.as_str(),
+            descs: run.descs,
+            taken_at: run.began,
+            duration: run.took,
+            last_success: observation.problems.is_empty().then_some(run.began),
+            next_within: run.took,
+            observation,
+            codes: run.codes,
+        }
+    }
+
+    /// One that nobody timed.
+    #[cfg(test)]
+    pub(super) fn of(collector: CollectorName, observation: Observation) -> Self {
+        let began = Timestamp::from_secs(0);
+        let run = Run { began, took: Duration::ZERO, descs: &[], codes: &[] };
+        Self { collector, observation, run }
+    }
 }
 
 /// How much `check` reads.
@@ -118,9 +155,10 @@ fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Runni
         deadline = deadline.max(context.config.collect.check_deadline * steps);
     }
     running.begin(context, name);
-    let observation = run_bounded(collector, context, deep, deadline, GRACE);
+    let Reading { observation, taken_at: began, duration: took, descs, codes, .. } =
+        run_bounded(collector, context, deep, deadline, GRACE);
     running.end_of(&context.store.name);
-    Look { collector: name, observation }
+    Look { collector: name, observation, run: Run { began, took, descs, codes } }
 }
 
 const fn reads_whole_files(name: CollectorName) -> bool {
@@ -134,29 +172,39 @@ fn run_bounded(
     deep: bool,
     deadline: Duration,
     grace: Duration,
-) -> Observation {
+) -> Reading {
     let stop = Arc::new(AtomicBool::new(false));
     let (send, receive) = mpsc::channel();
+    let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
+    let (taken_at, began) = (clock::now(), clock::ticks());
     let (context, told) = (context.clone(), Arc::clone(&stop));
-    let started = thread::Builder::new()
-        .name(format!("check {}", collector.name().as_str()))
-        .spawn(move || {
+    let started =
+        thread::Builder::new().name(format!("check {}", name.as_str())).spawn(move || {
             // Nobody listens any more when it comes too late.
-            drop(send.send(scheduler::run_once(&mut *collector, &context, deep, told).observation));
+            drop(send.send(scheduler::run_once(&mut *collector, &context, deep, told)));
         });
-    let failed = |problem| Observation { problems: vec![problem], ..Observation::default() };
+    let failed = |problems| Reading {
+        collector: name.as_str(),
+        descs,
+        observation: Observation { problems, ..Observation::default() },
+        taken_at,
+        duration: began.elapsed(),
+        last_success: None,
+        next_within: deadline,
+        codes,
+    };
     if let Err(source) = started {
-        return failed(CollectError::NoThread { what: "a collector", source });
+        return failed(vec![CollectError::NoThread { what: "a collector", source }]);
     }
     match receive.recv_timeout(deadline) {
-        Ok(observation) => observation,
+        Ok(reading) => reading,
         Err(mpsc::RecvTimeoutError::Disconnected) => {
-            failed(CollectError::Panicked("its thread ended".to_owned()))
+            failed(vec![CollectError::Panicked("its thread ended".to_owned())])
         }
         Err(mpsc::RecvTimeoutError::Timeout) => {
             stop.store(true, Ordering::Relaxed);
-            let mut late = receive.recv_timeout(grace).unwrap_or_default();
-            late.problems.push(CollectError::Overdue { deadline });
+            let mut late = receive.recv_timeout(grace).unwrap_or_else(|_| failed(Vec::new()));
+            late.observation.problems.push(CollectError::Overdue { deadline });
             late
         }
     }
@@ -279,6 +327,7 @@ mod tests {
         let host = Arc::new(Host::read_only(&config));
         let context = Context::new(&config, &store("a", Path::new("/")), &host);
         run_bounded(Box::new(Actor(act)), &context, true, deadline, deadline.min(MOMENT))
+            .observation
     }
 
     fn found() -> Observation {
@@ -318,7 +367,7 @@ mod tests {
             }
             found()
         });
-        let seen = run_bounded(Box::new(heeds), &context, false, MOMENT, SOON);
+        let seen = run_bounded(Box::new(heeds), &context, false, MOMENT, SOON).observation;
         assert_eq!(seen.findings.len(), 1);
         assert!(matches!(seen.problems[..], [CollectError::Overdue { .. }]), "{seen:?}");
     }

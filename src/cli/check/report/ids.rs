@@ -65,7 +65,7 @@ mod tests {
         let nothing = Finding::new(Code::HotJournal, "chroma.sqlite3-journal", "it is there");
         let observation =
             Observation { findings: vec![nothing, orphans, lost], ..Observation::default() };
-        let look = Look { collector: CollectorName::Hnsw, observation };
+        let look = Look::of(CollectorName::Hnsw, observation);
         let mut report = Report::default();
         report.add_store(&Store::new("docs", "/srv/docs"), &[look], &Firsts::default());
         let all = report.ids(None);

@@ -264,7 +264,7 @@ mod tests {
     };
 
     fn look(collector: CollectorName, findings: Vec<Finding>) -> Look {
-        Look { collector, observation: Observation { findings, ..Observation::default() } }
+        Look::of(collector, Observation { findings, ..Observation::default() })
     }
 
     /// One of everything that can stand in a report.
