@@ -318,13 +318,13 @@ mod tests {
     fn the_path_of_a_container_is_translated() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        database(&root.join("srv/chroma"));
+        database(&root.join("srv/bound"));
         fs::create_dir_all(root.join("data")).unwrap();
-        let bound = "mount --bind \"$1/srv/chroma\" \"$1/data\" && exec 3<>\"$1/data/chroma.sqlite3\"; echo ready; read end";
+        let bound = "mount --bind \"$1/srv/bound\" \"$1/data\" && exec 3<>\"$1/data/chroma.sqlite3\"; echo ready; read end";
         let holder = Running::start("unshare", &["-m", "sh", "-c", bound, "sh"], &root);
         let stores = found(Path::new("/"), &root);
         assert_eq!(stores.len(), 1);
-        assert_eq!((&*stores[0].name, &stores[0].path), ("chroma", &root.join("srv/chroma")));
+        assert_eq!((&*stores[0].name, &stores[0].path), ("bound", &root.join("srv/bound")));
         assert_eq!(stores[0].through, None, "it has a path here");
         drop(holder);
 
