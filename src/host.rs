@@ -1,5 +1,6 @@
 //! What all stores of this host share: the process table and the state directory.
 
+pub(crate) mod asking;
 pub mod processes;
 pub mod state;
 pub mod turns;

@@ -1,22 +1,17 @@
 //! The questions that a server is asked, over HTTP: bounded in time and size, without redirects, and without a proxy to
 //! this host. Nothing is asked that changes anything.
 
-use std::{
-    borrow::Cow,
-    error::Error,
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{borrow::Cow, io, time::Duration};
 
-use reqwest::{
-    Client, Url,
-    header::{HeaderMap, HeaderName, HeaderValue},
-    redirect,
-};
+use reqwest::{Client, Url, header::HeaderMap};
 
-use crate::{clock, config::ServerProbe, format::api, hidden};
+use crate::{
+    clock,
+    config::ServerProbe,
+    format::api,
+    hidden,
+    host::asking::{self, HeadersError, chain},
+};
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,20 +116,9 @@ pub(super) enum NotAsked {
     /// The thread could not wait for sockets.
     #[error("cannot start the requests: {0}")]
     Runtime(io::Error),
-    /// The file of headers was not read.
-    #[error("cannot read headers_file {}: {why}", .file.display())]
-    Headers {
-        file: PathBuf,
-        /// What the operating system said.
-        why: io::Error,
-    },
-    /// A line of the file of headers is none.
-    #[error("line {line} of headers_file {} is not of the form NAME: VALUE", .file.display())]
-    NoHeader {
-        file: PathBuf,
-        /// Counted from 1.
-        line: u32,
-    },
+    /// The headers that say who we are.
+    #[error(transparent)]
+    Headers(#[from] HeadersError),
 }
 
 /// Asks one server.
@@ -148,23 +132,14 @@ pub(super) struct Asker {
 impl Asker {
     /// For one turn: the headers are read anew. Errs when they cannot be read, or no client can be made.
     pub(super) fn new(probe: &ServerProbe) -> Result<Self, NotAsked> {
-        crate::tls::install();
-        let mut builder = Client::builder()
-            .redirect(redirect::Policy::none())
+        let client = asking::client(&probe.url)
             .timeout(probe.timeout)
             .connect_timeout(probe.timeout)
             .pool_max_idle_per_host(0)
-            .user_agent(concat!("chroma_exporter/", env!("CARGO_PKG_VERSION")));
-        if is_loopback(&probe.url) {
-            builder = builder.no_proxy();
-        }
-        if probe.url.starts_with("http:") {
-            // The authorities of the system are not read, which a host may not even have.
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|error| NotAsked::Client(error.without_url()))?;
+            .build()
+            .map_err(|error| NotAsked::Client(error.without_url()))?;
         let headers = match &probe.headers_file {
-            Some(file) => read_headers(file)?,
+            Some(file) => asking::read_headers(file)?,
             None => HeaderMap::new(),
         };
         Ok(Self { client, headers, url: probe.url.clone() })
@@ -283,7 +258,7 @@ fn without_secrets(body: Vec<u8>) -> Vec<u8> {
 /// Reads the headers for what must not be shown, before the server was asked anything.
 pub(crate) fn know_secrets(probe: &ServerProbe) {
     // What is wrong with the file is told by whoever needs it.
-    drop(probe.headers_file.as_deref().map(read_headers));
+    drop(probe.headers_file.as_deref().map(asking::read_headers));
 }
 
 fn silence(error: &reqwest::Error) -> Silence {
@@ -299,106 +274,6 @@ fn silence(error: &reqwest::Error) -> Silence {
     if ours { Silence::Ours(words) } else { Silence::Server(words) }
 }
 
-/// The innermost cause says most: `Connection refused (os error 111)`.
-fn chain(error: &dyn Error) -> String {
-    let mut words = vec![error.to_string()];
-    let mut source = error.source();
-    while let Some(cause) = source.filter(|_| words.len() < 8) {
-        words.push(cause.to_string());
-        source = cause.source();
-    }
-    words.dedup();
-    words.join(": ").chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
-}
-
-fn is_loopback(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else { return false };
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
-/// Reads `Name: value` lines; blank lines and those that begin with `#` are passed over. Errs when
-/// the file cannot be read, or a line is no header.
-fn read_headers(file: &Path) -> Result<HeaderMap, NotAsked> {
-    let mut text = String::new();
-    File::open(file)
-        .and_then(|open| open.take(HEADERS_BYTES_MAX + 1).read_to_string(&mut text))
-        .and_then(|read| {
-            let fits = u64::try_from(read).is_ok_and(|read| read <= HEADERS_BYTES_MAX);
-            if fits { Ok(()) } else { Err(io::Error::from(io::ErrorKind::FileTooLarge)) }
-        })
-        .map_err(|why| NotAsked::Headers { file: file.to_owned(), why })?;
-    let mut headers = HeaderMap::new();
-    for (number, line) in (1_u32..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let header = line.split_once(':').and_then(|(name, value)| {
-            let mut value = HeaderValue::from_str(value.trim()).ok()?;
-            value.set_sensitive(true);
-            Some((HeaderName::from_bytes(name.trim().as_bytes()).ok()?, value))
-        });
-        let Some((name, value)) = header else {
-            return Err(NotAsked::NoHeader { file: file.to_owned(), line: number });
-        };
-        if !PLAIN_HEADERS.contains(&name.as_str())
-            && let Ok(text) = value.to_str()
-        {
-            hidden::note_header(text);
-        }
-        headers.append(name, value);
-    }
-    Ok(headers)
-}
-
-/// What these say is no secret, and stands in other texts too.
-const PLAIN_HEADERS: [&str; 6] =
-    ["accept", "accept-encoding", "accept-language", "content-type", "host", "user-agent"];
 const BODY_BYTES_MAX: usize = 16 * 1024;
-const HEADERS_BYTES_MAX: u64 = 16 * 1024;
 const AGAIN_BELOW: Duration = Duration::from_millis(500);
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(700);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_are_read_line_by_line_and_a_wrong_one_is_not_repeated() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("headers");
-        std::fs::write(&file, "# for Chroma\n\nAuthorization: Bearer geheim\r\nX-Chroma-Token:t\n")
-            .unwrap();
-        let headers = read_headers(&file).unwrap();
-        assert_eq!(headers["authorization"], "Bearer geheim");
-        assert_eq!(headers["x-chroma-token"], "t");
-        assert!(!format!("{headers:?}").contains("geheim"));
-        for wrong in ["geheim", "a b: geheim", ": geheim", "ok: 1\nName: ge\u{1}heim"] {
-            std::fs::write(&file, wrong).unwrap();
-            let told = read_headers(&file).unwrap_err().to_string();
-            assert!(told.contains("NAME: VALUE") && !told.contains("heim"), "{told}");
-        }
-        std::fs::write(&file, "x: 1\n".repeat(10_000)).unwrap();
-        assert!(read_headers(&file).unwrap_err().to_string().contains("too large"));
-        let none = read_headers(&dir.path().join("none")).unwrap_err();
-        assert!(
-            matches!(none, NotAsked::Headers { why, .. } if why.kind() == io::ErrorKind::NotFound)
-        );
-    }
-
-    #[test]
-    fn only_this_host_is_asked_past_every_proxy() {
-        for (url, want) in [
-            ("http://127.0.0.1:8000", true),
-            ("http://127.9.9.9", true),
-            ("http://[::1]:8000", true),
-            ("http://localhost", true),
-            ("http://localhost.example", false),
-            ("http://10.0.0.1", false),
-            ("nothing", false),
-        ] {
-            assert_eq!(is_loopback(url), want, "{url}");
-        }
-    }
-}
