@@ -11,6 +11,7 @@ pub mod explain;
 mod flags;
 mod guard;
 mod interrupt;
+mod load;
 mod notify;
 mod permissions;
 mod recover;
@@ -101,6 +102,17 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: dump::Options,
+    },
+    /// Load lines of `dump` into a running server of Chroma, and ask it afterwards whether it has them
+    ///
+    /// Nothing but the URL of --to is contacted. The same lines once more change nothing, so a load that was cut off is run again.
+    /// Exit code: 0 all is loaded, 1 what is not is told, 2 it broke off or the server has something else, 3 refused or it cannot be
+    /// told.
+    Load {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: load::Options,
     },
     /// Print the runbook of a finding or of an alert; without a name, list them all
     Explain {
@@ -266,6 +278,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 dump::run(config, &options)
             })
         }
+        Some(Command::Load { flags, options }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                load::run(options)
+            })
+        }
         Some(Command::Config { flags, command }) => {
             let before = before.and(flags);
             match command {
@@ -338,6 +356,7 @@ fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("backup", |command| hidden(command, but(&["store.", "path."], &["state."])))
         .mut_subcommand("dump", |command| hidden(command, but(&["store.", "path."], &[])))
+        .mut_subcommand("load", |command| hidden(command, but(&[], &["state."])))
         .mut_subcommand("check", |command| hidden(command, vec!["web."]))
         .mut_subcommand("verify", |command| hidden(command, but(&["store."], &[])))
         .mut_subcommand("guard", |command| {

@@ -7,6 +7,8 @@ pub mod backup;
 pub mod dump;
 mod hands;
 pub mod holders;
+mod lines;
+pub mod load;
 pub mod moment;
 pub mod permissions;
 pub mod proof;

@@ -20,6 +20,7 @@ mod harmless;
 mod holders;
 mod index;
 mod ledger;
+mod load;
 mod many;
 mod mounts;
 mod overflow;

@@ -1,0 +1,255 @@
+//! How far a load is, in a file that the user names, so that one that was killed goes on. Without such a file nothing is kept.
+
+use std::{fs, hash::Hasher, io::Read, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
+use super::{Ended, LoadError, Target, Wish};
+use crate::{
+    clock::{self, Ticks},
+    repair::{hands::Hands, lines::Numbered},
+};
+
+/// What a run before has left.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub(super) struct Resumed {
+    version: u32,
+    to: String,
+    /// All lines up to this one were answered for.
+    line: u64,
+    /// Of the bytes of those lines.
+    hash: u64,
+    own: Vec<Own>,
+    current: Option<CurrentSent>,
+}
+
+/// A collection that this load has made.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub(super) struct Own {
+    tenant: String,
+    database: String,
+    name: String,
+    /// None as long as nobody knows whether it was made.
+    pub(super) id: Option<String>,
+}
+
+/// What was sent into a collection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub(super) struct Sent {
+    pub(super) records: u64,
+    /// Different ids, as far as they are in order.
+    pub(super) distinct: u64,
+    pub(super) unordered: bool,
+    pub(super) last: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+struct CurrentSent {
+    tenant: String,
+    database: String,
+    name: String,
+    before: u64,
+    sent: Sent,
+}
+
+impl Own {
+    fn is(&self, target: &Target) -> bool {
+        (&self.tenant, &self.database, &self.name)
+            == (&target.tenant, &target.database, &target.name)
+    }
+}
+
+impl Resumed {
+    pub(super) fn own(&self, target: &Target) -> Option<&Own> {
+        self.own.iter().find(|own| own.is(target))
+    }
+}
+
+/// Reads the file that the wish names. `None` when there is none yet.
+pub(super) fn read(wish: &Wish) -> Result<Option<Resumed>, LoadError> {
+    let Some(path) = &wish.resume else { return Ok(None) };
+    let wrong = |why: String| LoadError::Resume { path: path.clone(), why };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(wrong(error.to_string())),
+    };
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
+    let resumed: Resumed = serde_json::from_slice(&text)
+        .map_err(|error| wrong(format!("it is no file of load --resume: {error}")))?;
+    if resumed.version != VERSION {
+        return Err(wrong(format!(
+            "its version is {}, and this program knows {VERSION}",
+            resumed.version
+        )));
+    }
+    if resumed.to != wish.to.as_str() {
+        return Err(wrong(format!("it is of a load to {}", resumed.to)));
+    }
+    Ok(Some(resumed))
+}
+
+/// Where the load is.
+pub(super) struct State {
+    path: Option<PathBuf>,
+    now: Resumed,
+    /// Of the run before: lines that need not be sent again, and the hash of them.
+    done: Option<(u64, u64)>,
+    hash: XxHash3_64,
+    /// The line that was read last.
+    line: u64,
+    /// The last line that waits to be sent, and the hash up to it.
+    mark: (u64, u64),
+    written: Option<Ticks>,
+}
+
+impl State {
+    pub(super) fn new(wish: &Wish, resumed: Option<Resumed>) -> Self {
+        let path = wish.resume.clone().filter(|_| !wish.dry_run);
+        let done = resumed.as_ref().map(|resumed| (resumed.line, resumed.hash));
+        let now = resumed.unwrap_or_else(|| Resumed {
+            version: VERSION,
+            to: wish.to.to_string(),
+            line: 0,
+            hash: 0,
+            own: Vec::new(),
+            current: None,
+        });
+        Self { path, now, done, hash: XxHash3_64::default(), line: 0, mark: (0, 0), written: None }
+    }
+
+    /// A line was read. Errs when the lines are not those of the run before.
+    pub(super) fn saw(&mut self, line: &Numbered, text: &[u8]) -> Result<(), String> {
+        self.line = line.number;
+        if self.path.is_none() && self.done.is_none() {
+            return Ok(());
+        }
+        self.hash.write(text);
+        let Some((last, hash)) = self.done else { return Ok(()) };
+        if line.number == last && self.hash.finish() != hash {
+            return Err(OTHERS.to_owned());
+        }
+        Ok(())
+    }
+
+    /// There are no more lines. Errs when the run before has seen more of them.
+    pub(super) fn saw_all(&self) -> Result<(), String> {
+        if self.done.is_some_and(|(last, _)| last > self.line) {
+            return Err(OTHERS.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The line that was read last waits to be sent.
+    pub(super) fn mark(&mut self) {
+        if self.path.is_some() {
+            self.mark = (self.line, self.hash.finish());
+        }
+    }
+
+    /// How many lines the run before has sent.
+    pub(super) const fn done(&self) -> Option<u64> {
+        match self.done {
+            Some((line, _)) => Some(line),
+            None => None,
+        }
+    }
+
+    /// Whether the run before has sent this line.
+    pub(super) fn is_done(&self, line: u64) -> bool {
+        self.done.is_some_and(|(last, _)| line <= last)
+    }
+
+    pub(super) fn own(&self, target: &Target) -> Option<&Own> {
+        self.now.own(target)
+    }
+
+    /// What was sent into this collection, when it is the one that the run before was at.
+    pub(super) fn current(&self, target: &Target) -> Option<Sent> {
+        self.was_at(target).map(|current| current.sent.clone())
+    }
+
+    /// How many records a collection had before the load began.
+    pub(super) fn before(&self, target: &Target) -> Option<u64> {
+        self.was_at(target).map(|current| current.before)
+    }
+
+    fn was_at(&self, target: &Target) -> Option<&CurrentSent> {
+        self.done?;
+        self.now.current.as_ref().filter(|current| {
+            (&current.tenant, &current.database, &current.name)
+                == (&target.tenant, &target.database, &target.name)
+        })
+    }
+
+    /// This collection is being made, or was made with this id.
+    pub(super) fn owns(&mut self, target: &Target, id: Option<&str>) -> Result<(), Ended> {
+        self.now.own.retain(|own| !own.is(target));
+        self.now.own.push(Own {
+            tenant: target.tenant.clone(),
+            database: target.database.clone(),
+            name: target.name.clone(),
+            id: id.map(str::to_owned),
+        });
+        self.write()
+    }
+
+    /// All lines up to the one that was marked were answered for. Errs when that cannot be written.
+    pub(super) fn reached(
+        &mut self,
+        target: &Target,
+        sent: &Sent,
+        before: u64,
+    ) -> Result<(), Ended> {
+        (self.now.line, self.now.hash) = self.mark;
+        self.now.current = Some(CurrentSent {
+            tenant: target.tenant.clone(),
+            database: target.database.clone(),
+            name: target.name.clone(),
+            before,
+            sent: sent.clone(),
+        });
+        if self.written.as_ref().is_none_or(|written| written.elapsed() >= EVERY) {
+            return self.write();
+        }
+        Ok(())
+    }
+
+    /// Keeps how far it is.
+    pub(super) fn keep(&mut self) -> Result<(), Ended> {
+        // Whoever has not begun has nothing to go on from.
+        if self.now.own.is_empty() && self.now.line == 0 { Ok(()) } else { self.write() }
+    }
+
+    /// All is done.
+    pub(super) fn remove(&self) {
+        if let Some(Err(error)) = self.path.as_ref().map(fs::remove_file) {
+            tracing::debug!(%error, "There is no file to go on from.");
+        }
+    }
+
+    fn write(&mut self) -> Result<(), Ended> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let told = |error: std::io::Error| {
+            Ended::Said(format!("cannot write {}: {error}", path.display()))
+        };
+        let absolute = std::path::absolute(path).map_err(told)?;
+        let (Some(dir), Some(name)) =
+            (absolute.parent(), absolute.file_name().and_then(|name| name.to_str()))
+        else {
+            return Err(Ended::Said(format!("{} is no name for a file", path.display())));
+        };
+        let bytes = serde_json::to_vec(&self.now).map_err(|error| told(error.into()))?;
+        Hands::default().write_whole(dir, name, &bytes).map_err(told)?;
+        self.written = Some(clock::ticks());
+        Ok(())
+    }
+}
+
+const VERSION: u32 = 1;
+const OTHERS: &str = "the lines are others than those of the load that was cut off";
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// A power cut costs no more than this.
+const EVERY: Duration = Duration::from_secs(1);
