@@ -69,6 +69,8 @@ pub struct Context {
     pub(crate) found: Option<Arc<FoundHeld>>,
     /// Whether SQLite is to be asked beside the full check in any case: `check --paranoid`.
     pub paranoid: bool,
+    /// Whether not even the quick check runs, which reads every page: a start of `guard`.
+    pub glance: bool,
     /// How far the long work of each collector is.
     pub(crate) progress: Arc<BTreeMap<CollectorName, Progress>>,
 }
@@ -89,6 +91,7 @@ impl Context {
             through: through(config, store).map(Arc::new),
             found: None,
             paranoid: false,
+            glance: false,
             progress: Arc::new(
                 CollectorName::ALL.into_iter().map(|name| (name, Progress::default())).collect(),
             ),

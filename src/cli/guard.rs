@@ -9,7 +9,7 @@ use std::{
     fmt, fs,
     fs::File,
     io,
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::Arc,
@@ -29,12 +29,13 @@ use super::{
 use crate::{
     config::{CollectorName, Config, PermissionPolicy, Store},
     findings::{Finding, Severity},
+    format::proc::parse_boot_time,
     host::{Host, links, processes::ProcessTable},
     repair::{
         holders::{self, Holds},
         restore,
     },
-    store,
+    store::{self, DATABASE_FILE, database::beside},
 };
 
 /// What `guard` takes beside the flags of every command.
@@ -277,7 +278,7 @@ fn findings(config: &Arc<Config>, store: &Arc<Store>, notes: &mut Vec<String>) -
         Arc::new(Config { enabled, stores: vec![Arc::clone(&store)], ..(**config).clone() });
     let host = Arc::new(Host::read_only(&config));
     let stores = [Arc::clone(&store)];
-    let looks = runner::look(&config, &stores, &host, Depth::Quick, &Running::default());
+    let looks = runner::look(&config, &stores, &host, depth(&config, &store), &Running::default());
     let mut found = Vec::new();
     for look in looks.into_iter().flatten() {
         let name = look.collector.as_str();
@@ -291,6 +292,25 @@ fn findings(config: &Arc<Config>, store: &Arc<Store>, notes: &mut Vec<String>) -
         found.clear();
     }
     found
+}
+
+/// Every page is looked at after an end that may have been none of the server's choice: a transaction was cut off, or nobody has
+/// written since the host started, which may have lost its power. Otherwise a start waits for no large database.
+fn depth(config: &Config, store: &Store) -> Depth {
+    let database = store.seen_path.join(DATABASE_FILE);
+    let left =
+        |suffix: &str| fs::metadata(beside(&database, suffix)).is_ok_and(|meta| meta.len() > 0);
+    let before_boot = || {
+        let text = fs::read(config.procfs.join("stat")).ok()?;
+        let boot = parse_boot_time(&text).ok()?;
+        let written = u64::try_from(fs::metadata(&database).ok()?.mtime()).ok()?;
+        Some(written < boot)
+    };
+    if left("-journal") || left("-wal") || before_boot().unwrap_or(true) {
+        Depth::Quick
+    } else {
+        Depth::Glance
+    }
 }
 
 /// Chroma will run as whom we run.

@@ -508,7 +508,11 @@ impl Collector for Integrity {
         let (mut samples, mut checks) =
             samples::samples(self.cheap.as_ref(), self.memory.as_ref(), due, turn.now);
         let mut left_out: Vec<&'static str> = Vec::new();
-        for (check, words) in [(Check::Full, "the full check"), (Check::Decay, "silent decay")] {
+        for (check, words) in [
+            (Check::Quick, "the quick check"),
+            (Check::Full, "the full check"),
+            (Check::Decay, "silent decay"),
+        ] {
             let never = self.past(check).is_none_or(|past| past.last_run.is_none());
             if self.left_out(turn, check) && never {
                 checks.retain(|(name, _)| *name != check.as_str());
@@ -546,10 +550,15 @@ impl Collector for Integrity {
 }
 
 impl Integrity {
-    /// Whether a check is none of a turn that no other follows and that is not to read everything: `check --quick`.
+    /// Whether a check is none of a turn that no other follows and that is not to read everything: `check --quick`, `guard`.
     fn left_out(&self, turn: &Turn, check: Check) -> bool {
         let last = self.context.single_turn();
-        last && !turn.deep && matches!(check, Check::Full | Check::Decay)
+        let long = match check {
+            Check::Full | Check::Decay => true,
+            Check::Quick => self.context.glance,
+            Check::Schema => false,
+        };
+        last && !turn.deep && long
     }
 
     /// How long such a turn waits for the quick check: in time for its own deadline.

@@ -71,6 +71,8 @@ impl Look {
 /// How much `check` reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Depth {
+    /// No page that is not on the way to what is asked.
+    Glance,
     /// No whole file.
     Quick,
     /// Everything.
@@ -87,8 +89,9 @@ pub(in crate::cli) fn look(
     depth: Depth,
     running: &Running,
 ) -> Vec<Vec<Look>> {
-    let (deep, paranoid) = (depth != Depth::Quick, depth == Depth::Paranoid);
-    let context = |store| Context { paranoid, ..Context::new(config, store, host) };
+    let (glance, paranoid) = (depth == Depth::Glance, depth == Depth::Paranoid);
+    let deep = matches!(depth, Depth::Full | Depth::Paranoid);
+    let context = |store| Context { paranoid, glance, ..Context::new(config, store, host) };
     let contexts: Vec<Context> = stores.iter().map(context).collect();
     // Whole-file checks read as fast as the disk can: one at a time, after everything that is cheap. Their deadlines
     // begin when their turn comes.
