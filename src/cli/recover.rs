@@ -20,7 +20,7 @@ use crate::{
     human,
     repair::{
         quarantine::Way,
-        recover::{self, Look, Outcome, Report},
+        recover::{self, Look, LostRecord, Outcome, Part, Report},
         restore::{self, Outcome as Undone, Wish},
         steps::Steps,
     },
@@ -187,6 +187,7 @@ fn text(report: &Report) -> String {
     if report.outcome != Outcome::NothingToDo {
         lines.extend(report.losses.iter().map(named));
     }
+    lines.extend(lost_records(&report.lost_records));
     if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
         lines.push(format!("Files are exchanged one by one: {}.", plain(reason)));
     }
@@ -208,6 +209,27 @@ fn text(report: &Report) -> String {
     }
     lines.join("\n") + "\n"
 }
+
+/// The first records that have lost something, and where all of them are.
+fn lost_records(lost: &[LostRecord]) -> Vec<String> {
+    let what = |record: &LostRecord| match record.part {
+        Part::Vector => "its vector",
+        Part::Length => "the length of its vector",
+    };
+    let line = |record: &LostRecord| {
+        let (collection, id) = (plain(&record.collection), plain(&record.id));
+        format!("  lost: {}, record {id} of collection {collection}", what(record))
+    };
+    let mut lines: Vec<String> = lost.iter().take(NAMED_MAX).map(line).collect();
+    if lost.len() > NAMED_MAX {
+        let all = human::count(lost.len() as f64);
+        lines.push(format!("  … {all} records in all; --report FILE writes each of them"));
+    }
+    lines
+}
+
+/// Records that are named on a terminal.
+const NAMED_MAX: usize = 10;
 
 /// What each collection has, and had.
 fn counts(before: &Look, after: &Look) -> Vec<String> {
@@ -267,6 +289,7 @@ mod tests {
             not_done: vec![NotDone { code: "wal_mode", why: "No.".to_owned() }],
             losses: Vec::new(),
             lost_documents: Vec::new(),
+            lost_records: Vec::new(),
             quarantine: Some("/srv/my chroma.quarantine.1".into()),
             way: Way::Directory,
             reason: None,
@@ -301,6 +324,18 @@ mod tests {
             assert_eq!(ended(&Report { outcome, losses, ..report() }), want, "{outcome:?}");
         }
         let lossy = Report { losses: vec!["a record".to_owned()], ..report() };
+        let record = |n: u8| LostRecord {
+            collection: "do\u{1b}cs".to_owned(),
+            id: format!("r{n}"),
+            part: Part::Vector,
+            document: None,
+            metadata: std::collections::BTreeMap::new(),
+        };
+        let many = lost_records(&(0..12).map(record).collect::<Vec<_>>());
+        assert_eq!(many.len(), 11);
+        assert_eq!(many[9], "  lost: its vector, record r9 of collection do\\u{1b}cs");
+        assert_eq!(many[10], "  … 12 records in all; --report FILE writes each of them");
+        assert_eq!(lost_records(&[record(3)]).len(), 1);
         let lossy = text(&Report { outcome: Outcome::WouldRepair, ..lossy });
         assert!(lossy.contains("\n  lost or damaged: a record\n"), "{lossy}");
         assert!(lossy.ends_with("--apply --accept-loss\n"), "{lossy}");

@@ -1,11 +1,11 @@
 //! Every record of a store as a line of JSON, in an order that does not change: two dumps of one state are the same bytes. It reads
 //! a copy that nobody writes to: the tables, what the queue holds for them and for the indexes, and the vectors of the folders.
 
-mod catalogue;
+pub(super) mod catalogue;
 mod filter;
 mod line;
-mod record;
-mod tail;
+pub(super) mod record;
+pub(super) mod tail;
 mod vectors;
 
 use std::{

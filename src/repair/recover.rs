@@ -3,13 +3,14 @@
 
 mod copy;
 mod fulltext;
+mod index;
 mod journal;
 mod reload;
 mod rows;
 pub mod table;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -28,8 +29,11 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    findings::{Code, Severity},
-    format::manifest::{Collection, Restores},
+    findings::{Code, Finding, Severity},
+    format::{
+        manifest::{Collection, Restores},
+        uuid::parse_uuid,
+    },
     host::processes::ProcessTable,
     store::DATABASE_FILE,
 };
@@ -53,6 +57,8 @@ pub struct Report {
     pub losses: Vec<String>,
     /// Documents that no record has any more, all of them.
     pub lost_documents: Vec<LostDocument>,
+    /// Records that are there and have lost a part of themselves, all of them.
+    pub lost_records: Vec<LostRecord>,
     /// Where the old content is, when the copy is in place.
     pub quarantine: Option<PathBuf>,
     /// How the content was exchanged.
@@ -130,6 +136,32 @@ pub struct LostDocument {
     pub document: String,
 }
 
+/// A record that has lost a part: with that, it can be given to Chroma's `upsert`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LostRecord {
+    /// Name of the collection.
+    pub collection: String,
+    /// Its id.
+    pub id: String,
+    /// What is lost.
+    pub part: Part,
+    /// Its document, when it has one.
+    pub document: Option<String>,
+    /// Its metadata.
+    pub metadata: BTreeMap<String, serde_json::Value>,
+}
+
+/// A part of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Its vector is nowhere any more: no search by vector finds it.
+    Vector,
+    /// The length of its vector, which only matters when Chroma gives the vector back: with cosine an index holds it beside the
+    /// direction.
+    Length,
+}
+
 /// Why an action came to no end. The copy is of no use then.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -151,6 +183,7 @@ struct Effect {
     /// In words, what it lost.
     losses: Vec<String>,
     lost_documents: Vec<LostDocument>,
+    lost_records: Vec<LostRecord>,
 }
 
 /// Recovers the store of `wish`, whose `dry` is that nothing is put in place. The copy is made in `scratch`, without that on the
@@ -226,7 +259,7 @@ fn repair(
         let together = |action: &Action| next == *action || next.is_with(*action);
         let all: Vec<Action> = choice.actions.iter().copied().filter(together).collect();
         steps.begin(next.step(), None);
-        let result = act(dir, &all, &choice.codes_of(&all), steps);
+        let result = act(dir, &all, &choice.codes_of(&all), &proven.findings, steps);
         if steps.stopped() {
             return Err(RestoreError::Stopped);
         }
@@ -236,6 +269,7 @@ fn repair(
                 report.done.push(Done { action: next, what: effect.what });
                 losses.extend(effect.losses);
                 report.lost_documents.extend(effect.lost_documents);
+                report.lost_records.extend(effect.lost_records);
             }
             Err(failure) => {
                 let of = choice.codes_of(&all);
@@ -253,10 +287,18 @@ fn repair(
     let choice = table::choose(&codes);
     let failed = !report.not_done.is_empty();
     // What was tried, and is still there.
-    let stays: Vec<Code> = choice.codes_of(&choice.actions.iter().copied().collect::<Vec<_>>());
+    let mut stays: Vec<Code> = choice.codes_of(&choice.actions.iter().copied().collect::<Vec<_>>());
+    if !report.lost_records.is_empty() {
+        // An index without any vector is no folder at all: its records are named.
+        stays.retain(|code| *code != Code::SegmentMissing);
+    }
     for code in &stays {
         if !report.not_done.iter().any(|one| one.code == code.as_str()) {
-            let why = "The repair was tried, and the check still finds it.".to_owned();
+            let why = match code {
+                Code::SegmentMissing => ALL_IN_QUEUE,
+                _ => "The repair was tried, and the check still finds it.",
+            };
+            let why = why.to_owned();
             report.not_done.push(NotDone { code: code.as_str(), why });
         }
     }
@@ -288,13 +330,26 @@ fn repair(
 }
 
 /// Does what belongs together to the copy.
-fn act(dir: &Path, actions: &[Action], codes: &[Code], steps: &Steps) -> Result<Effect, Failure> {
+fn act(
+    dir: &Path,
+    actions: &[Action],
+    codes: &[Code],
+    findings: &[Finding],
+    steps: &Steps,
+) -> Result<Effect, Failure> {
     let database = dir.join(DATABASE_FILE);
     match actions.first() {
         Some(Action::Journal) => journal::settle(dir),
         Some(Action::Rows) => rows::put_right(&database, codes),
         Some(Action::Reload | Action::FullText) => {
             reload::reload(&database, actions.contains(&Action::FullText), steps)
+        }
+        Some(Action::Index) => {
+            let of =
+                |one: &&Finding| codes.contains(&one.code) && one.severity >= Severity::Warning;
+            let segments = findings.iter().filter(of);
+            let segments = segments.filter_map(|one| parse_uuid(one.subject.as_bytes()));
+            index::rebuild(dir, &segments.collect(), steps)
         }
         None => Ok(Effect::default()),
     }
@@ -433,10 +488,7 @@ fn told(
 impl Look {
     fn of(proven: &Proven) -> Self {
         let grave = proven.findings.iter().filter(|one| one.severity >= Severity::Warning);
-        let told = |one: &crate::findings::Finding| Told {
-            code: one.code.as_str(),
-            evidence: one.evidence.clone(),
-        };
+        let told = |one: &Finding| Told { code: one.code.as_str(), evidence: one.evidence.clone() };
         Self {
             restores: proven.proof.restores,
             findings: grave.map(told).collect(),
@@ -458,6 +510,7 @@ impl Report {
             not_done: Vec::new(),
             losses: Vec::new(),
             lost_documents: Vec::new(),
+            lost_records: Vec::new(),
             quarantine: None,
             way: Way::default(),
             reason: None,
@@ -465,6 +518,9 @@ impl Report {
         }
     }
 }
+
+/// Why no folder is written for an index that is not there.
+const ALL_IN_QUEUE: &str = "No folder is needed: Chroma makes the index anew from the queue, which has all its vectors. What is wrong is that other folders are there, which the database does not know.";
 
 /// What the folder of the old content says that it was exchanged by.
 const BY: &str = "chroma_exporter recover";

@@ -15,14 +15,14 @@ use std::{
 };
 
 /// A Chroma that looks at one directory after the other.
-struct Prober {
+pub(crate) struct Prober {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
 }
 
 impl Prober {
-    fn start(release: &str) -> Self {
+    pub(crate) fn start(release: &str) -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(chroma::python(release))
             .args(["-W", "ignore"])
@@ -37,7 +37,7 @@ impl Prober {
         Self { child, to, from }
     }
 
-    fn ask(&mut self, base: &Path, dir: &Path) -> String {
+    pub(crate) fn ask(&mut self, base: &Path, dir: &Path) -> String {
         writeln!(self.to, "{}\t{}", base.display(), dir.display()).unwrap();
         let mut line = String::new();
         self.from.read_line(&mut line).unwrap();

@@ -160,7 +160,51 @@ pub fn read<R: Source>(
     limits: Limits,
     visit: &mut dyn FnMut(u64, u64),
 ) -> Result<Metadata, ReadError<R::Error>> {
-    machine::run(&mut Input::new(source, limits.bytes_max), limits, visit, None)
+    let mut ids = |map, id, label| {
+        if map == Map::IdToLabel {
+            visit(id, label);
+        }
+    };
+    machine::run(&mut Input::new(source, limits.bytes_max), limits, &mut ids, None)
+}
+
+/// Which of the two dictionaries a pair stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Map {
+    /// The first.
+    IdToLabel,
+    /// The second, which says the same the other way round.
+    LabelToId,
+}
+
+/// What a file says that may be damaged.
+#[derive(Debug)]
+pub struct Salvaged<E> {
+    /// Numbers per vector, where it stands in front of the damage and is stated.
+    pub dimensionality: Option<u64>,
+    /// Labels given out so far.
+    pub total_elements_added: Option<u64>,
+    /// How far the queue is in the index; only before 0.5.
+    pub max_seq_id: Option<u64>,
+    /// Where the reading ended; `None` at the end of a whole file, whose two maps may still contradict each other.
+    pub error: Option<ReadError<E>>,
+}
+
+/// Reads what stands in front of the first byte that is not Chroma's. Hands each pair to `visit`, as its dictionary has it: a pair that
+/// stands right in front of the damage may be damaged itself.
+pub fn salvage<R: Source>(
+    source: R,
+    limits: Limits,
+    visit: &mut dyn FnMut(Map, u64, u64),
+) -> Salvaged<R::Error> {
+    let (stated, result) =
+        machine::salvage(&mut Input::new(source, limits.bytes_max), limits, visit);
+    Salvaged {
+        dimensionality: stated.dimensionality,
+        total_elements_added: stated.total,
+        max_seq_id: stated.max_seq_id,
+        error: result.err(),
+    }
 }
 
 /// The same for whoever wants to name some of the ids: `naming` gets every string of the file with its [`hash`], each id more than
@@ -170,7 +214,7 @@ pub fn read_naming<R: Source>(
     limits: Limits,
     naming: &mut dyn FnMut(u64, &[u8]),
 ) -> Result<Metadata, ReadError<R::Error>> {
-    machine::run(&mut Input::new(source, limits.bytes_max), limits, &mut |_, _| {}, Some(naming))
+    machine::run(&mut Input::new(source, limits.bytes_max), limits, &mut |_, _, _| {}, Some(naming))
 }
 
 /// The hash of an id, the same for the text in the database and in the metadata file, and the same over releases: hashes are

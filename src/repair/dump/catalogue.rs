@@ -14,34 +14,34 @@ use crate::{
 
 /// A collection, and where its records and vectors are.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Collection {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) tenant: String,
-    pub(super) database: String,
-    pub(super) space: Option<String>,
-    pub(super) dimension: Option<u64>,
-    pub(super) metadata: Metadata,
+pub(in crate::repair) struct Collection {
+    pub(in crate::repair) id: String,
+    pub(in crate::repair) name: String,
+    pub(in crate::repair) tenant: String,
+    pub(in crate::repair) database: String,
+    pub(in crate::repair) space: Option<String>,
+    pub(in crate::repair) dimension: Option<u64>,
+    pub(in crate::repair) metadata: Metadata,
     /// As Chroma keeps it: `schema_str` since 1.3, `config_json_str` before.
-    pub(super) configuration: Option<Value>,
-    pub(super) records: u64,
-    pub(super) records_segment: String,
+    pub(in crate::repair) configuration: Option<Value>,
+    pub(in crate::repair) records: u64,
+    pub(in crate::repair) records_segment: String,
     /// How far the queue is in the tables.
-    pub(super) records_position: i64,
-    pub(super) vectors_segment: Option<String>,
+    pub(in crate::repair) records_position: i64,
+    pub(in crate::repair) vectors_segment: Option<String>,
     /// How far the queue is in the index, where the tables say so.
-    pub(super) vectors_position: Option<i64>,
+    pub(in crate::repair) vectors_position: Option<i64>,
 }
 
 impl Collection {
     /// What collections are ordered by.
-    pub(super) fn place(&self) -> (&str, &str, &str, &str) {
+    pub(in crate::repair) fn place(&self) -> (&str, &str, &str, &str) {
         (&self.tenant, &self.database, &self.name, &self.id)
     }
 }
 
 /// Reads all of them.
-pub(super) fn read(connection: &Connection) -> rusqlite::Result<Vec<Collection>> {
+pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<Collection>> {
     let positions = positions(connection)?;
     let mut segments: BTreeMap<(String, bool), String> = BTreeMap::new();
     each(connection, "SELECT collection, scope, id FROM segments ORDER BY rowid", |row| {
@@ -120,7 +120,7 @@ fn collection_metadata(connection: &Connection) -> rusqlite::Result<BTreeMap<Str
 }
 
 /// Asks for one record after the other.
-pub(super) struct Asker<'a> {
+pub(in crate::repair) struct Asker<'a> {
     metadata: Statement<'a>,
     /// Lists, which 1.5 brought.
     arrays: Option<Statement<'a>>,
@@ -129,7 +129,7 @@ pub(super) struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+    pub(in crate::repair) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
         let boolean = column_or_null(connection, "embedding_metadata", "bool_value")?;
         let metadata = connection.prepare(&format!(
             "SELECT key, string_value, int_value, float_value, {boolean} FROM embedding_metadata WHERE id = ?1"
@@ -150,7 +150,7 @@ impl<'a> Asker<'a> {
     }
 
     /// What the tables have of the record in row `rowid`.
-    pub(super) fn record(&mut self, rowid: i64) -> rusqlite::Result<Record> {
+    pub(in crate::repair) fn record(&mut self, rowid: i64) -> rusqlite::Result<Record> {
         let mut record = Record::default();
         let mut rows = self.metadata.query([rowid])?;
         while let Some(row) = rows.next()? {
@@ -170,7 +170,10 @@ impl<'a> Asker<'a> {
     }
 
     /// The metadata of a row of the queue; empty when it has none.
-    pub(super) fn queued(&mut self, seq_id: i64) -> rusqlite::Result<Map<String, Value>> {
+    pub(in crate::repair) fn queued(
+        &mut self,
+        seq_id: i64,
+    ) -> rusqlite::Result<Map<String, Value>> {
         let text: Option<String> =
             self.queued.query_row([seq_id], |row| row.get(0)).optional()?.flatten();
         let value = text.and_then(|text: String| serde_json::from_str(&text).ok());
@@ -181,7 +184,7 @@ impl<'a> Asker<'a> {
     }
 
     /// The vector of a row of the queue; `None` when it has none that can be read.
-    pub(super) fn vector(&mut self, seq_id: i64) -> rusqlite::Result<Option<Vec<f32>>> {
+    pub(in crate::repair) fn vector(&mut self, seq_id: i64) -> rusqlite::Result<Option<Vec<f32>>> {
         let mut rows = self.vector.query([seq_id])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let Ok(bytes) = row.get_ref(0)?.as_blob() else { return Ok(None) };

@@ -6,15 +6,15 @@ use super::Metadata;
 
 /// What the tables have of a record.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Record {
-    pub(super) document: Option<String>,
-    pub(super) uri: Option<String>,
-    pub(super) metadata: Metadata,
+pub(in crate::repair) struct Record {
+    pub(in crate::repair) document: Option<String>,
+    pub(in crate::repair) uri: Option<String>,
+    pub(in crate::repair) metadata: Metadata,
 }
 
 impl Record {
     /// Sets one key; `null` takes it away.
-    pub(super) fn set(&mut self, key: String, value: Value) {
+    pub(in crate::repair) fn set(&mut self, key: String, value: Value) {
         let text = |value: Value| value.as_str().map(str::to_owned);
         match key.as_str() {
             "chroma:document" => self.document = text(value),

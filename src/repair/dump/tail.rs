@@ -9,16 +9,16 @@ use super::record::Record;
 
 /// One row of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Operation {
-    pub(super) seq_id: i64,
-    pub(super) kind: Kind,
+pub(in crate::repair) struct Operation {
+    pub(in crate::repair) seq_id: i64,
+    pub(in crate::repair) kind: Kind,
     /// Whether the row has a vector.
-    pub(super) vector: bool,
+    pub(in crate::repair) vector: bool,
 }
 
 /// As Chroma numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::repair) enum Kind {
     Add,
     Update,
     Upsert,
@@ -39,13 +39,13 @@ impl Kind {
 
 /// The operations of one collection, by id, those of an id in their order. A vector stays in the database until it is written.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
+pub(in crate::repair) struct Tail {
     operations: BTreeMap<Vec<u8>, Vec<Operation>>,
 }
 
 impl Tail {
     /// Reads what is behind either of the positions: that of the tables, and that of the index.
-    pub(super) fn read(
+    pub(in crate::repair) fn read(
         connection: &Connection,
         collection: &str,
         (tables, index): (i64, i64),
@@ -70,12 +70,12 @@ impl Tail {
     }
 
     /// The operations of `id`.
-    pub(super) fn take(&mut self, id: &[u8]) -> Vec<Operation> {
+    pub(in crate::repair) fn take(&mut self, id: &[u8]) -> Vec<Operation> {
         self.operations.remove(id).unwrap_or_default()
     }
 
     /// Those of all ids in front of `id`.
-    pub(super) fn before(&mut self, id: &[u8]) -> Vec<(Vec<u8>, Vec<Operation>)> {
+    pub(in crate::repair) fn before(&mut self, id: &[u8]) -> Vec<(Vec<u8>, Vec<Operation>)> {
         let mut out = Vec::new();
         while let Some(first) = self.operations.first_entry().filter(|first| &**first.key() < id) {
             out.push(first.remove_entry());
@@ -84,14 +84,14 @@ impl Tail {
     }
 
     /// Those that are left.
-    pub(super) fn rest(&mut self) -> impl Iterator<Item = (Vec<u8>, Vec<Operation>)> {
+    pub(in crate::repair) fn rest(&mut self) -> impl Iterator<Item = (Vec<u8>, Vec<Operation>)> {
         std::mem::take(&mut self.operations).into_iter()
     }
 }
 
 /// A record after one more operation, as Chroma's tables take it in: an addition of what is there and an update of what is not
 /// there change nothing. `queued` gives the metadata of the row.
-pub(super) fn applied<E>(
+pub(in crate::repair) fn applied<E>(
     record: Option<Record>,
     kind: Kind,
     queued: impl FnOnce() -> Result<Map<String, Value>, E>,
@@ -109,7 +109,7 @@ pub(super) fn applied<E>(
 
 /// Where the vector of a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Where {
+pub(in crate::repair) enum Where {
     Index,
     /// In the row of this number.
     Queue(i64),
@@ -117,7 +117,11 @@ pub(super) enum Where {
 }
 
 /// Where the vector is after the operations behind `position`, when the index has one of this id or not.
-pub(super) fn vector_of(in_index: bool, operations: &[Operation], position: i64) -> Where {
+pub(in crate::repair) fn vector_of(
+    in_index: bool,
+    operations: &[Operation],
+    position: i64,
+) -> Where {
     let mut place = if in_index { Where::Index } else { Where::Nowhere };
     for operation in operations.iter().filter(|operation| operation.seq_id > position) {
         let there = place != Where::Nowhere;

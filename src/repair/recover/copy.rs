@@ -29,7 +29,7 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    /// Errs when there is something that is neither a file nor a folder of Chroma's where one of those belongs.
+    /// Errs when there is something that is no file where the database belongs, or no folder where an index belongs.
     pub(super) fn of(store: &Path) -> io::Result<Self> {
         let mut all = Self { folders: Vec::new(), files: Vec::new(), bytes: 0 };
         for entry in fs::read_dir(store)? {
@@ -43,7 +43,11 @@ impl Inventory {
                     return Err(odd(&entry.path(), "a folder"));
                 }
                 for inner in fs::read_dir(entry.path())? {
-                    all.add(store, name.join(inner?.file_name()))?;
+                    let inner = inner?;
+                    // What is no file is none of an index, which is written anew without it.
+                    if inner.file_type()?.is_file() {
+                        all.add(store, name.join(inner.file_name()))?;
+                    }
                 }
                 all.folders.push(name);
             }
@@ -144,6 +148,8 @@ mod tests {
         assert!(copy.len() == 1 << 40 && copy.blocks() < 1 << 12, "{copy:?}");
         assert_eq!(fs::read(to.join(DATABASE_FILE)).unwrap(), b"database");
         assert!(!to.join("notes.txt").exists());
+        fs::create_dir(store.join(FOLDER).join("header.bin")).unwrap();
+        assert_eq!(Inventory::of(&store).unwrap(), inventory, "what is no file counts");
         assert_eq!(Inventory::of(&store).unwrap(), inventory);
         fs::write(store.join(DATABASE_FILE), "another!").unwrap();
         assert_ne!(Inventory::of(&store).unwrap(), inventory);

@@ -50,7 +50,8 @@ fn is_missing(connection: &Connection, sql: &str) -> rusqlite::Result<bool> {
     Ok(connection.query_row(sql, [], |_| Ok(())).optional()?.is_none())
 }
 
-fn family(connection: &Connection) -> rusqlite::Result<Family> {
+/// Which releases of Chroma wrote the database last.
+pub(super) fn family(connection: &Connection) -> rusqlite::Result<Family> {
     let mut counts = BTreeMap::new();
     let mut statement = connection.prepare("SELECT dir, count(*) FROM migrations GROUP BY dir")?;
     let mut rows = statement.query([])?;

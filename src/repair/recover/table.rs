@@ -18,11 +18,14 @@ pub enum Action {
     FullText,
     /// Rows that every store has, and positions.
     Rows,
+    /// Indexes are written anew from what their folders and the queue hold.
+    Index,
 }
 
 impl Action {
     /// All, in their order.
-    pub const ALL: [Self; 4] = [Self::Journal, Self::Reload, Self::FullText, Self::Rows];
+    pub const ALL: [Self; 5] =
+        [Self::Journal, Self::Reload, Self::FullText, Self::Rows, Self::Index];
 
     /// What a progress bar says meanwhile.
     pub(super) const fn step(self) -> &'static str {
@@ -30,7 +33,13 @@ impl Action {
             Self::Journal => "settling the journal",
             Self::Reload | Self::FullText => "writing the database anew",
             Self::Rows => "putting rows right",
+            Self::Index => "reading the index",
         }
+    }
+
+    /// Whether of a document and its second copy only one is kept.
+    const fn is_of_documents(self) -> bool {
+        matches!(self, Self::Reload | Self::FullText)
     }
 
     /// Whether both are one piece of work.
@@ -91,7 +100,7 @@ pub fn choose(codes: &BTreeSet<Code>) -> Choice {
                 } else if journal {
                     // Nothing is known of the database before its journal is settled.
                     continue;
-                } else if codes.contains(&Code::SqliteValueMismatch) && action != Action::Rows {
+                } else if codes.contains(&Code::SqliteValueMismatch) && action.is_of_documents() {
                     Answer::Otherwise(SECOND_COPY)
                 } else {
                     answer(*code)
@@ -164,17 +173,14 @@ pub const fn answer(code: Code) -> Answer {
         Code::QueuePoisoned => Otherwise(
             "A row of the queue is not taken out yet. The runbook shows how to do it by hand without a loss.",
         ),
-        Code::SegmentMissing => Otherwise(
-            "The folder with the vectors is gone. Restore a backup, or upsert the records again with their vectors.",
-        ),
-        Code::SegmentIncomplete
+        Code::SegmentMissing
+        | Code::SegmentIncomplete
         | Code::SegmentTruncated
         | Code::SegmentHeaderInvalid
         | Code::SegmentMetadataInvalid
         | Code::SegmentInconsistent
-        | Code::SegmentBloated => Otherwise(
-            "Indexes are not written anew yet. Restore a backup. Keep the folder: most vectors can still be read out of it.",
-        ),
+        | Code::SegmentBloated
+        | Code::RecordsUnreachable => Repair(Action::Index),
         Code::SegmentMetadataHostile => Otherwise(
             "A file of the index holds code. Nothing is to be kept of that folder: restore it from an older backup.",
         ),
@@ -183,9 +189,6 @@ pub const fn answer(code: Code) -> Answer {
         ),
         Code::RecordsWithoutVector => Otherwise(
             "The vectors of these records are nowhere. Upsert the records of `check --ids` again with their vectors.",
-        ),
-        Code::RecordsUnreachable => Otherwise(
-            "Nothing is lost, and the index is not written anew yet. Copy the records into a new collection.",
         ),
         Code::FreePagesHigh
         | Code::FtsCutAtNul

@@ -345,9 +345,84 @@ fn what_is_repaired_is_put_in_place_beside_what_cannot_be_when_that_is_accepted(
     fs::remove_dir_all(entries.find(|path| path.is_dir()).unwrap()).unwrap();
     let report = stand.dry();
     assert_eq!(report.outcome, Outcome::WouldRepair, "{report:#?}");
-    assert!(report.not_done.iter().any(|one| one.code == "segment_missing"), "{report:#?}");
-    assert!(!report.losses.is_empty());
+    assert!(report.not_done.iter().any(|one| one.code == "records_without_vector"), "{report:#?}");
+    assert!(!report.losses.is_empty() && !report.lost_records.is_empty());
     assert_eq!(stand.apply().outcome, Outcome::NotAccepted);
+}
+
+/// The file of the folder of a collection.
+fn index_file(stand: &Stand, collection: &str, file: &str) -> PathBuf {
+    let sql = "SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection WHERE s.scope = 'VECTOR' AND c.name = ?1";
+    let connection = Connection::open(stand.database()).unwrap();
+    let segment: String = connection.query_row(sql, [collection], |row| row.get(0)).unwrap();
+    stand.wish.store.join(segment).join(file)
+}
+
+#[test]
+fn an_index_is_written_anew_beside_a_database_that_stays_as_it_is() {
+    for name in ["chroma-0.4.24", "chroma-0.5.5", "chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
+        let stand = Stand::new(name);
+        let healthy = rows(&stand.database());
+        overwrite(&index_file(&stand, "articles", "header.bin"), 0, &[0; 100]);
+        fs::write(index_file(&stand, "notes", "link_lists.bin"), [7; 1000]).unwrap();
+        must_be_mended(&stand, &healthy, name);
+        let stand = Stand::new(name);
+        let folder = |name| index_file(&stand, name, "x").parent().unwrap().to_owned();
+        let (a, b) = (folder("articles"), folder("notes"));
+        let between = stand.wish.store.join("between");
+        fs::rename(&a, &between).unwrap();
+        fs::rename(&b, &a).unwrap();
+        fs::rename(&between, &b).unwrap();
+        must_be_mended(&stand, &healthy, &format!("{name}: folders exchanged"));
+    }
+}
+
+#[test]
+fn records_whose_vector_is_lost_are_named_with_all_that_is_left_of_them() {
+    let stand = Stand::new("chroma-1.5.9");
+    let elements = index_file(&stand, "articles", "data_level0.bin");
+    let file = fs::File::options().write(true).open(&elements).unwrap();
+    // 78 elements of 80, and the beginning of the next one.
+    file.set_len(78 * (4 + 4 * 32 + 4 * 8 + 8) + 5).unwrap();
+    let broken = stand.content();
+    let report = stand.apply();
+    assert_eq!(report.outcome, Outcome::NotAccepted, "{report:#?}");
+    assert!(stand.content() == broken);
+    let accepted = Wish { dry: false, accept_loss: true, ..stand.wish.clone() };
+    let report = stand.run(&accepted);
+    assert_eq!(report.outcome, Outcome::Repaired, "{report:#?}");
+    let lost = &report.lost_records;
+    assert_eq!(lost.len(), 2, "{lost:#?}");
+    assert!(lost[0].collection == "articles" && lost[0].part == Part::Vector, "{lost:#?}");
+    assert!(lost[0].document.is_some() && !lost[0].metadata.is_empty(), "{lost:#?}");
+    assert!(report.losses.iter().any(|loss| loss.contains(&lost[0].id)), "{report:#?}");
+}
+
+#[test]
+fn pointers_and_code_in_place_of_an_index_are_left_alone() {
+    for (file, text, outcome, why) in [
+        (
+            "header.bin",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 100\n",
+            Outcome::NotRepaired,
+            "git lfs pull",
+        ),
+        (
+            "index_metadata.pickle",
+            "cposix\nsystem\n(X\u{4}\0\0\0truetR.",
+            Outcome::WouldRepair,
+            "holds code",
+        ),
+    ] {
+        let stand = Stand::new("chroma-1.5.9");
+        fs::write(index_file(&stand, "articles", file), text).unwrap();
+        // Another one can be written anew.
+        overwrite(&index_file(&stand, "notes", "header.bin"), 0, &[0; 100]);
+        let report = stand.dry();
+        assert_eq!(report.outcome, outcome, "{file}: {report:#?}");
+        assert!(report.not_done.iter().any(|one| one.why.contains(why)), "{file}: {report:#?}");
+        assert!(!report.losses.is_empty(), "{file}: {report:#?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
 use alloc::collections::BTreeMap;
 
-use super::{Family, Input, Limits, Metadata, PickleError, ReadError, Source, hash, too_much};
+use super::{Family, Input, Limits, Map, Metadata, PickleError, ReadError, Source, hash, too_much};
 
 /// A value, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,31 +64,47 @@ impl Name {
 /// Gets each string with its hash.
 type Naming<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
+/// Gets each pair of an id's hash and a label, with the dictionary that it stands in.
+type Visit<'a> = &'a mut dyn FnMut(Map, u64, u64);
+
 /// Walks over one pickle. Errs when the reader does, and for a pickle that Chroma does not write.
 pub(super) fn run<'a, R: Source>(
     input: &mut Input<R>,
     limits: Limits,
-    visit: &'a mut dyn FnMut(u64, u64),
+    visit: Visit<'a>,
     naming: Option<Naming<'a>>,
 ) -> Result<Metadata, ReadError<R::Error>> {
-    let mut machine = Machine {
-        limits,
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: Memo::default(),
-        texts: Default::default(),
-        facts: Facts::default(),
-        visit,
-        naming,
-    };
-    loop {
-        let at = input.at;
-        let [op] = input.array()?;
-        if op == STOP {
-            return machine.finish(input, at);
+    Machine::new(limits, visit, naming).run(input)
+}
+
+/// The same; gives what was stated up to where it ended.
+pub(super) fn salvage<R: Source>(
+    input: &mut Input<R>,
+    limits: Limits,
+    visit: Visit<'_>,
+) -> (Stated, Result<Metadata, ReadError<R::Error>>) {
+    let mut machine = Machine::new(limits, visit, None);
+    let result = machine.run(input);
+    // The pairs of the outer dictionary wait on the stack for its end.
+    let outer = machine.stack.iter().position(|value| *value == Value::Dict(Role::Root));
+    let waiting = outer.map_or(&[][..], |at| &machine.stack[at + 1..]);
+    for [key, value] in waiting.as_chunks::<2>().0 {
+        if let Value::Text { name, .. } = key
+            && matches!(value, Value::Int(_))
+            && machine.facts.root(*name, value, input.at).is_err()
+        {
+            break;
         }
-        machine.step(op, at, input)?;
     }
+    let Facts { dimensionality, total, max_seq_id, .. } = machine.facts;
+    (Stated { dimensionality, total, max_seq_id }, result)
+}
+
+/// Numbers that were met.
+pub(super) struct Stated {
+    pub(super) dimensionality: Option<u64>,
+    pub(super) total: Option<u64>,
+    pub(super) max_seq_id: Option<u64>,
 }
 
 /// What was remembered: eight bytes for each id, of which there may be millions.
@@ -143,7 +159,7 @@ struct Machine<'a> {
     /// The last two short texts, to say what would be imported.
     texts: [String; 2],
     facts: Facts,
-    visit: &'a mut dyn FnMut(u64, u64),
+    visit: Visit<'a>,
     /// Gets each string with its hash, where somebody wants to name ids.
     naming: Option<Naming<'a>>,
 }
@@ -164,7 +180,31 @@ struct Facts {
     sums: [u64; 2],
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
+    fn new(limits: Limits, visit: Visit<'a>, naming: Option<Naming<'a>>) -> Self {
+        Self {
+            limits,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: Memo::default(),
+            texts: Default::default(),
+            facts: Facts::default(),
+            visit,
+            naming,
+        }
+    }
+
+    fn run<R: Source>(&mut self, input: &mut Input<R>) -> Result<Metadata, ReadError<R::Error>> {
+        loop {
+            let at = input.at;
+            let [op] = input.array()?;
+            if op == STOP {
+                return self.finish(input, at);
+            }
+            self.step(op, at, input)?;
+        }
+    }
+
     fn step<R: Source>(
         &mut self,
         op: u8,
@@ -295,7 +335,7 @@ impl Machine<'_> {
     }
 
     fn finish<R: Source>(
-        mut self,
+        &mut self,
         input: &mut Input<R>,
         at: u64,
     ) -> Result<Metadata, ReadError<R::Error>> {
@@ -486,7 +526,7 @@ impl Facts {
         role: Role,
         key: &Value,
         value: &Value,
-        visit: &mut dyn FnMut(u64, u64),
+        visit: &mut dyn FnMut(Map, u64, u64),
         at: u64,
     ) -> Result<(), PickleError> {
         match (role, key, value) {
@@ -496,13 +536,14 @@ impl Facts {
                 self.ids += 1;
                 self.label_max = self.label_max.max(label);
                 self.sums[0] = self.sums[0].wrapping_add(mix(*hash, label));
-                visit(*hash, label);
+                visit(Map::IdToLabel, *hash, label);
                 Ok(())
             }
             (Role::LabelToId, Value::Int(label), Value::Text { hash, .. }) => {
                 let label = number(*label, at)?;
                 self.labels += 1;
                 self.sums[1] = self.sums[1].wrapping_add(mix(*hash, label));
+                visit(Map::LabelToId, *hash, label);
                 Ok(())
             }
             (Role::IdToSeqId, Value::Text { .. }, Value::Int(_)) => Ok(()),

@@ -64,6 +64,32 @@ fn every_real_file_is_read() {
 }
 
 #[test]
+fn what_stands_in_front_of_a_cut_is_read_and_nothing_else() {
+    for (name, bytes) in small_fixtures() {
+        let (whole, pairs) = pairs(&bytes).unwrap();
+        for cut in 0..=bytes.len() {
+            let mut found = Vec::new();
+            let mut inverse = Vec::new();
+            let said = salvage(&bytes[..cut], Limits::default(), &mut |map, id, label| match map {
+                Map::IdToLabel => found.push((id, label)),
+                Map::LabelToId => inverse.push((id, label)),
+            });
+            assert!(pairs.starts_with(&found), "{name}: {cut}");
+            assert!(inverse.iter().all(|pair| pairs.contains(pair)), "{name}: {cut}");
+            assert_eq!(said.error.is_none(), cut == bytes.len(), "{name}: {cut}");
+            if !found.is_empty() {
+                assert_eq!(said.total_elements_added, Some(whole.total_elements_added), "{name}");
+            }
+            if cut == bytes.len() {
+                assert_eq!((found.len(), inverse.len()), (pairs.len(), pairs.len()), "{name}");
+                assert_eq!(said.max_seq_id, whole.max_seq_id, "{name}");
+                assert_eq!(said.dimensionality, whole.dimensionality, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn hashes_that_are_kept_do_not_change() {
     for (id, want) in [
         (&b""[..], 0x2d06_8005_38d3_94c2),

@@ -1,0 +1,627 @@
+//! Folders of indexes: one that is damaged, incomplete or another collection's is replaced by a fresh one, written from the vectors that
+//! the old folder and the queue still hold. The database is not changed: a fresh folder holds what the old one held at the position that
+//! the tables or the folder state, under the same labels, and Chroma applies the end of the queue to it as it always does.
+//!
+//! A vector counts only where it is certain whose it is. A record whose vector is nowhere any more is named.
+
+mod elements;
+mod folder;
+mod ids;
+mod known;
+mod settings;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use self::{
+    elements::Elements,
+    ids::Ids,
+    known::{Known, known},
+    settings::Settings,
+};
+use super::{Effect, Failure, LostRecord, Part, rows};
+use crate::{
+    format::{
+        hnsw::{BuildError, Builder, Metric, Options, Order},
+        lfs::{HEAD_LEN, Pointer},
+        parts::INDEX_FILES,
+        pickle::{self, Entry, Family as Written, NewMetadata},
+        schema::Family,
+        uuid::{Uuid, parse_uuid},
+    },
+    human,
+    repair::{
+        dump::{
+            catalogue::{self, Asker, Collection},
+            tail::{self, Kind, Operation, Tail, Where},
+        },
+        steps::Steps,
+    },
+    store::{DATABASE_FILE, database::read_up_to, position},
+};
+
+/// Writes the folders of these segments anew in the copy `dir`. Errs without a change to any folder.
+pub(super) fn rebuild(
+    dir: &Path,
+    segments: &BTreeSet<Uuid>,
+    steps: &Steps,
+) -> Result<Effect, Failure> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)?;
+    let family = rows::family(&connection)?;
+    if family == Family::Unknown {
+        return Err(Failure::Damaged(
+            "This Chroma is newer than this program, which does not know what an index of it is like. Upgrade chroma_exporter.".to_owned(),
+        ));
+    }
+    let collections = catalogue::read(&connection)?;
+    let store = Store { dir, connection: &connection, family, folders: folders(dir)?, steps };
+    let of = |collection: &Collection| parse_uuid(collection.vectors_segment.as_ref()?.as_bytes());
+    let all: Vec<Uuid> = collections.iter().filter_map(of).collect();
+    let mut effect = Effect::default();
+    let (mut made, mut words) = (Vec::new(), Vec::new());
+    for collection in &collections {
+        let Some(segment) = of(collection).filter(|segment| segments.contains(segment)) else {
+            continue;
+        };
+        let name = collection.vectors_segment.as_deref().unwrap_or_default();
+        let fresh = dir.join(format!("{name}{FRESH}"));
+        let one = store.write(collection, segment, &all, &fresh)?;
+        words.push(one.words(collection));
+        effect.losses.extend(one.norms_lost(collection));
+        effect.lost_records.extend(one.lost);
+        made.push((segment, dir.join(name), fresh));
+    }
+    // Not before all are read: one may hold what belongs to another.
+    for (segment, folder, fresh) in made {
+        for old in store.folders.iter().filter(|(of, _)| *of == segment) {
+            fs::remove_dir_all(&old.1)?;
+        }
+        // Without a vector there is none: Chroma makes it with the first one.
+        if fresh.is_dir() {
+            fs::rename(fresh, folder)?;
+        }
+    }
+    effect.what = words.join("; ");
+    Ok(effect)
+}
+
+/// The folders with names that Chroma gives. The same name in other letters is another folder.
+fn folders(dir: &Path) -> io::Result<Vec<(Uuid, PathBuf)>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if let Some(uuid) = name.to_str().and_then(|name| parse_uuid(name.as_bytes()))
+            && entry.file_type()?.is_dir()
+        {
+            out.push((uuid, entry.path()));
+        }
+    }
+    out.sort_unstable();
+    Ok(out)
+}
+
+/// What all collections share.
+struct Store<'a> {
+    dir: &'a Path,
+    connection: &'a Connection,
+    family: Family,
+    folders: Vec<(Uuid, PathBuf)>,
+    steps: &'a Steps,
+}
+
+/// A record as the tables have it.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    rowid: i64,
+    /// The row of the queue that it is from.
+    seq_id: Option<i64>,
+}
+
+/// One id: a record of the tables, or one that only the queue speaks of.
+struct Subject {
+    id: Vec<u8>,
+    hash: u64,
+    row: Option<Row>,
+    operations: Vec<Operation>,
+}
+
+/// Where the vectors of one collection are.
+#[derive(Default)]
+struct Source {
+    ids: Ids,
+    elements: Option<Elements>,
+}
+
+/// A vector that is written.
+struct Vector<'a> {
+    id: &'a str,
+    label: u64,
+    seq_id: u64,
+    from: From,
+}
+
+enum From {
+    /// The place of an element.
+    Folder(u64),
+    /// A row of the queue.
+    Queue(Vec<f32>),
+}
+
+/// What became of one index.
+#[derive(Default)]
+struct Made {
+    vectors: usize,
+    queued: usize,
+    lost: Vec<LostRecord>,
+}
+
+impl Made {
+    fn words(&self, collection: &Collection) -> String {
+        let number = |number: usize| human::count(number as f64);
+        if self.vectors == 0 {
+            return format!(
+                "the index of collection {} was put aside: no vector can be read out of it, and Chroma makes it anew from the queue",
+                collection.name
+            );
+        }
+        let queued = match self.queued {
+            0 => String::new(),
+            queued => format!(", {} of them from the queue", number(queued)),
+        };
+        format!(
+            "the index of collection {} was written anew with {} vectors{queued}",
+            collection.name,
+            number(self.vectors)
+        )
+    }
+
+    fn norms_lost(&self, collection: &Collection) -> Option<String> {
+        let norms = self.lost.iter().filter(|record| record.part == Part::Length).count();
+        (norms > 0).then(|| {
+            format!(
+                "collection {}: the lengths of {} vectors are lost; searches with cosine do not need them, and Chroma gives these vectors back with the length 1",
+                collection.name,
+                human::count(norms as f64)
+            )
+        })
+    }
+}
+
+impl Store<'_> {
+    /// Writes the index of a collection to `fresh`.
+    fn write(
+        &self,
+        collection: &Collection,
+        segment: Uuid,
+        all: &[Uuid],
+        fresh: &Path,
+    ) -> Result<Made, Failure> {
+        let settings = Settings::of(collection);
+        let mut asker = Asker::new(self.connection)?;
+        let subjects = self.subjects(collection)?;
+        let folder = self.folder(segment);
+        let dimension = dimension(collection, &subjects, folder, &mut asker)?;
+        let reading = Reading { store: self, collection, settings, dimension, subjects: &subjects };
+        let source = self.source(&reading, segment, all, &mut asker)?;
+        let position = self.position(collection, &source.ids);
+        let mut vectors = self.vectors(&reading, &source, position, &mut asker)?;
+        vectors.sort_unstable_by_key(|vector| match vector.from {
+            From::Folder(place) => (place, vector.label),
+            From::Queue(_) => (u64::MAX, vector.label),
+        });
+        let mut made = Made::default();
+        let norms = if vectors.is_empty() {
+            HashSet::new()
+        } else {
+            self.build(&reading, &source, position, &vectors, fresh)?
+        };
+        made.vectors = vectors.len();
+        made.queued = vectors.iter().filter(|one| matches!(one.from, From::Queue(_))).count();
+        let there: HashSet<&[u8]> = vectors.iter().map(|vector| vector.id.as_bytes()).collect();
+        for subject in &subjects {
+            let from = position.unwrap_or(i64::MIN);
+            let in_index = there.contains(&*subject.id);
+            let part = match tail::vector_of(in_index, &subject.operations, from) {
+                Where::Nowhere => Part::Vector,
+                Where::Index if norms.contains(&subject.hash) => Part::Length,
+                Where::Index | Where::Queue(_) => continue,
+            };
+            if subject.is_there(collection.records_position) {
+                made.lost.push(subject.lost(collection, part, &mut asker)?);
+            }
+        }
+        Ok(made)
+    }
+
+    /// How far the queue is in an index. Before 0.5.7 its own metadata say it, and an index that has lost them begins with the queue.
+    fn position(&self, collection: &Collection, ids: &Ids) -> Option<i64> {
+        let first = (self.family == Family::Oldest).then_some(0);
+        collection.vectors_position.or(ids.position).or(first)
+    }
+
+    /// The folder of a segment: the one with its very name, or else one with the name in other letters.
+    fn folder(&self, segment: Uuid) -> Option<&Path> {
+        let mut of = self.folders.iter().filter(|(uuid, _)| *uuid == segment);
+        // In the order of their names: capitals come first.
+        of.next_back().map(|(_, path)| path.as_path())
+    }
+
+    /// The records of the tables, and what the queue has beside them, in the order of their ids.
+    fn subjects(&self, collection: &Collection) -> Result<Vec<Subject>, Failure> {
+        let mut rows: BTreeMap<Vec<u8>, Option<Row>> = BTreeMap::new();
+        let sql = "SELECT id, embedding_id, seq_id FROM embeddings WHERE segment_id = ?1";
+        let mut statement = self.connection.prepare(sql)?;
+        let mut found = statement.query([&collection.records_segment])?;
+        while let Some(row) = found.next()? {
+            let id = row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec();
+            rows.insert(id, Some(Row { rowid: row.get(0)?, seq_id: position(row.get_ref(2)?) }));
+        }
+        let mut tail = Tail::read(self.connection, &collection.id, (i64::MIN, i64::MIN))?;
+        let mut operations: BTreeMap<Vec<u8>, Vec<Operation>> = tail.rest().collect();
+        for id in operations.keys() {
+            rows.entry(id.clone()).or_default();
+        }
+        let subject = |(id, row): (Vec<u8>, Option<Row>)| Subject {
+            hash: pickle::hash(&id),
+            operations: operations.remove(&id).unwrap_or_default(),
+            row,
+            id,
+        };
+        Ok(rows.into_iter().map(subject).collect())
+    }
+
+    /// Where the vectors are: in the folder of the segment, or in that of another segment when the two were exchanged.
+    fn source(
+        &self,
+        reading: &Reading<'_>,
+        segment: Uuid,
+        all: &[Uuid],
+        asker: &mut Asker<'_>,
+    ) -> Result<Source, Failure> {
+        let Some(own) = self.folder(segment) else { return Ok(Source::default()) };
+        let ids = read_ids(own, reading.collection)?;
+        let hashes: HashSet<u64> = reading.subjects.iter().map(|subject| subject.hash).collect();
+        let known = |ids: &Ids| ids.labels.keys().filter(|id| hashes.contains(id)).count();
+        if ids.labels.is_empty() || known(&ids) > 0 {
+            let elements = reading.elements(own, &ids, self.steps)?;
+            // Vectors of another collection under labels that this one has too.
+            let foreign = |found: &Elements| -> Result<bool, Failure> {
+                let (same, other) = reading.compare(&ids, found, asker)?;
+                Ok(other > same)
+            };
+            let foreign = elements.as_ref().map(foreign).transpose()?.unwrap_or(false);
+            return Ok(Source { elements: elements.filter(|_| !foreign), ids });
+        }
+        // All its ids are those of another collection.
+        let mut best: Option<(usize, &Path, Ids)> = None;
+        for (_, other) in self.folders.iter().filter(|(of, _)| *of != segment && all.contains(of)) {
+            let ids = read_ids(other, reading.collection)?;
+            let count = known(&ids);
+            if count > best.as_ref().map_or(0, |(most, ..)| *most) {
+                best = Some((count, other, ids));
+            }
+        }
+        let Some((_, other, ids)) = best else { return Ok(Source::default()) };
+        let mut fitting = Vec::new();
+        for folder in [other, own] {
+            let Some(elements) = reading.elements(folder, &ids, self.steps)? else { continue };
+            let (same, different) = reading.compare(&ids, &elements, asker)?;
+            // Nearly every id has its element there.
+            if different == 0 && elements.len() * 10 >= ids.labels.len() * 9 {
+                fitting.push((same, elements));
+            }
+        }
+        fitting.sort_by_key(|(same, _)| *same);
+        let elements = match (fitting.pop(), fitting.pop()) {
+            (Some((_, one)), None) => Some(one),
+            // Only what the queue has of both tells them apart.
+            (Some((same, one)), Some((0, _))) if same > 0 => Some(one),
+            _ => None,
+        };
+        Ok(Source { ids, elements })
+    }
+
+    /// What the fresh folder holds: every vector of which it is certain whose it is.
+    fn vectors<'s>(
+        &self,
+        reading: &Reading<'s>,
+        source: &Source,
+        position: Option<i64>,
+        asker: &mut Asker<'_>,
+    ) -> Result<Vec<Vector<'s>>, Failure> {
+        let exchanged = exchanged(reading.subjects, &source.ids);
+        let mut out = Vec::new();
+        let mut next = source.ids.total();
+        for subject in reading.subjects {
+            let Ok(id) = std::str::from_utf8(&subject.id) else { continue };
+            let certain = |hash: &u64| !exchanged.contains(hash);
+            let label = source.ids.labels.get(&subject.hash).copied();
+            let place = label
+                .filter(|_| certain(&subject.hash))
+                .and_then(|label| source.elements.as_ref()?.place(label));
+            let row = match subject.known(position, self.family) {
+                Known::Absent => continue,
+                Known::Row(row) => asker.vector(row)?.filter(|vector| reading.fits(vector)),
+                Known::Unknown => None,
+            };
+            let from = match (row, place) {
+                (Some(vector), _) => From::Queue(vector),
+                (None, Some(place)) => From::Folder(place),
+                (None, None) => continue,
+            };
+            let label = label.unwrap_or_else(|| {
+                next += 1;
+                next
+            });
+            out.push(Vector { id, label, seq_id: subject.seq_id(position), from });
+        }
+        Ok(out)
+    }
+
+    /// Builds the graph and writes the folder. Gives the hashes of the ids whose vectors have lost their length.
+    fn build(
+        &self,
+        reading: &Reading<'_>,
+        source: &Source,
+        position: Option<i64>,
+        vectors: &[Vector<'_>],
+        fresh: &Path,
+    ) -> Result<HashSet<u64>, Failure> {
+        let Settings { metric, neighbours, ef_construction } = reading.settings;
+        let dimension = reading.dimension;
+        let options = Options { dimension, metric, neighbours, ef_construction, seed: SEED };
+        let name = &reading.collection.name;
+        let refused = |error: BuildError| {
+            Failure::Damaged(format!("The index of collection {name} cannot be written: {error}."))
+        };
+        let bytes = 4 * dimension as u64;
+        self.steps.begin("writing an index anew", Some(bytes * vectors.len() as u64));
+        let mut builder = Builder::new(options, vectors.len()).map_err(refused)?;
+        let mut without_norm = HashSet::new();
+        for vector in vectors {
+            if self.steps.stopped() {
+                return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+            }
+            match (&vector.from, &source.elements) {
+                (From::Queue(numbers), _) => {
+                    builder.push(vector.label, numbers).map_err(refused)?;
+                }
+                (From::Folder(place), Some(elements)) => {
+                    let stored = elements.read(*place)?;
+                    if stored.norm.is_none() {
+                        without_norm.insert(pickle::hash(vector.id.as_bytes()));
+                    }
+                    let norm = stored.norm.unwrap_or(1.0);
+                    builder.push_stored(vector.label, &stored.numbers, norm).map_err(refused)?;
+                }
+                (From::Folder(_), None) => {}
+            }
+            self.steps.add(bytes);
+        }
+        let mut entries: Vec<Entry<'_>> = vectors
+            .iter()
+            .map(|one| Entry { id: one.id, label: one.label, seq_id: one.seq_id })
+            .collect();
+        entries.sort_unstable_by_key(|entry| entry.label);
+        let last = entries.last().map_or(0, |entry| entry.label);
+        let metadata = NewMetadata {
+            family: if self.family == Family::Rust {
+                Written::Plain
+            } else {
+                Written::PersistentData
+            },
+            dimensionality: dimension as u64,
+            total_elements_added: source.ids.total().max(last),
+            // Chroma from 0.5.7 on has it in the tables.
+            max_seq_id: position
+                .filter(|_| self.family == Family::Oldest)
+                .and_then(|at| u64::try_from(at).ok()),
+        };
+        debug_assert!(fresh.starts_with(self.dir), "it is written into the copy");
+        folder::write(fresh, &builder.finish(), &metadata, &entries)?;
+        Ok(without_norm)
+    }
+}
+
+/// What is known of a collection before its vectors are read.
+struct Reading<'a> {
+    store: &'a Store<'a>,
+    collection: &'a Collection,
+    settings: Settings,
+    dimension: usize,
+    subjects: &'a [Subject],
+}
+
+impl Reading<'_> {
+    fn elements(&self, folder: &Path, ids: &Ids, steps: &Steps) -> io::Result<Option<Elements>> {
+        let labels: HashSet<u64> = ids.labels.values().copied().collect();
+        let shape = (self.dimension, self.settings.neighbours);
+        let given = |label| labels.contains(&label);
+        Elements::find(folder, shape, self.settings.metric, (ids.total(), &given), steps)
+    }
+
+    fn fits(&self, vector: &[f32]) -> bool {
+        vector.len() == self.dimension && vector.iter().all(|number| number.is_finite())
+    }
+
+    /// Of how many ids the elements have the vector that the queue still has too, and of how many another one.
+    fn compare(
+        &self,
+        ids: &Ids,
+        elements: &Elements,
+        asker: &mut Asker<'_>,
+    ) -> Result<(usize, usize), Failure> {
+        let position = self.store.position(self.collection, ids);
+        let (mut same, mut other) = (0, 0);
+        for subject in self.subjects {
+            let Known::Row(row) = subject.known(position, self.store.family) else { continue };
+            let place = ids.labels.get(&subject.hash).and_then(|label| elements.place(*label));
+            let Some(place) = place else { continue };
+            let Some(wanted) = asker.vector(row)?.filter(|vector| self.fits(vector)) else {
+                continue;
+            };
+            if is_same(self.settings.metric, &elements.read(place)?.numbers, &wanted) {
+                same += 1;
+            } else {
+                other += 1;
+            }
+        }
+        Ok((same, other))
+    }
+}
+
+impl Subject {
+    fn known(&self, position: Option<i64>, family: Family) -> Known {
+        let Some(position) = position else { return Known::Unknown };
+        let record = self.row.and_then(|row| row.seq_id);
+        // Before 0.5.7 nothing was ever taken out of the queue. A record that it does not speak of contradicts that.
+        let whole = family == Family::Oldest && !self.operations.is_empty();
+        known(&self.operations, position, whole, record)
+    }
+
+    /// The row of the queue that the index has it from, as far as that is known: Chroma 0.x keeps the number and never asks for the row.
+    fn seq_id(&self, position: Option<i64>) -> u64 {
+        let position = position.unwrap_or(i64::MAX);
+        let applied = self.operations.iter().map(|one| one.seq_id).filter(|at| *at <= position);
+        let of_record = self.row.and_then(|row| row.seq_id).filter(|at| *at <= position);
+        applied.max().max(of_record).and_then(|at| u64::try_from(at).ok()).unwrap_or(0)
+    }
+
+    /// Whether it is a record after everything in the queue behind the position of the tables.
+    fn is_there(&self, records_position: i64) -> bool {
+        let newer = self.operations.iter().filter(|one| one.seq_id > records_position);
+        newer.fold(self.row.is_some(), |there, one| match one.kind {
+            Kind::Delete => false,
+            Kind::Add | Kind::Upsert => true,
+            Kind::Update => there,
+        })
+    }
+
+    fn lost(
+        &self,
+        collection: &Collection,
+        part: Part,
+        asker: &mut Asker<'_>,
+    ) -> Result<LostRecord, Failure> {
+        let record = self.row.map(|row| asker.record(row.rowid)).transpose()?.unwrap_or_default();
+        Ok(LostRecord {
+            collection: collection.name.clone(),
+            id: String::from_utf8_lossy(&self.id).into_owned(),
+            part,
+            document: record.document,
+            metadata: record.metadata,
+        })
+    }
+}
+
+/// Numbers per vector: of the newest vector in the queue, or as the catalogue or the header of the folder state.
+fn dimension(
+    collection: &Collection,
+    subjects: &[Subject],
+    folder: Option<&Path>,
+    asker: &mut Asker<'_>,
+) -> Result<usize, Failure> {
+    let operations = subjects.iter().flat_map(|subject| &subject.operations);
+    let newest = operations.filter(|one| one.vector).map(|one| one.seq_id).max();
+    if let Some(vector) = newest.map(|row| asker.vector(row)).transpose()?.flatten()
+        && !vector.is_empty()
+    {
+        return Ok(vector.len());
+    }
+    let stated = collection.dimension.and_then(|dimension| usize::try_from(dimension).ok());
+    if let Some(dimension) = stated.filter(|dimension| *dimension > 0) {
+        return Ok(dimension);
+    }
+    let header = folder.map(elements::stated_dimension).transpose()?.flatten();
+    header.ok_or_else(|| {
+        Failure::Damaged(format!(
+            "Nothing says how many numbers the vectors of collection {} have. Restore a backup.",
+            collection.name
+        ))
+    })
+}
+
+/// The ids of two records that have each other's label: all others have labels in the order in which they were added. Which of the two
+/// vectors is whose is not certain any more.
+fn exchanged(subjects: &[Subject], ids: &Ids) -> HashSet<u64> {
+    let mut rows: Vec<(u64, u64, u64)> = Vec::new();
+    for subject in subjects {
+        let label = ids.labels.get(&subject.hash);
+        let rowid = subject.row.and_then(|row| u64::try_from(row.rowid).ok());
+        rows.extend(label.zip(rowid).map(|(label, rowid)| (*label, rowid, subject.hash)));
+    }
+    rows.sort_unstable();
+    let mut order = Order::default();
+    for (_, rowid, _) in &rows {
+        order.push(*rowid);
+    }
+    let of: HashMap<u64, u64> = rows.iter().map(|(_, rowid, hash)| (*rowid, *hash)).collect();
+    order
+        .exchanges()
+        .iter()
+        .flat_map(|one| one.numbers)
+        .filter_map(|row| of.get(&row).copied())
+        .collect()
+}
+
+/// Whether an index holds this vector of a user.
+fn is_same(metric: Metric, stored: &[f32], wanted: &[f32]) -> bool {
+    let norm = wanted.iter().map(|number| number * number).sum::<f32>().sqrt();
+    let factor = if metric == Metric::Cosine { 1.0 / (norm + 1e-30) } else { 1.0 };
+    let near = |(stored, wanted): (&f32, &f32)| {
+        let wanted = wanted * factor;
+        (stored - wanted).abs() <= 1e-4 * (1.0 + wanted.abs())
+    };
+    stored.len() == wanted.len() && stored.iter().zip(wanted).all(near)
+}
+
+fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {
+    let name = &collection.name;
+    for file in INDEX_FILES {
+        let Some(file) = elements::open(&folder.join(file))? else { continue };
+        let mut head = [0; HEAD_LEN];
+        let filled = read_up_to(&file, &mut head, 0)?;
+        if Pointer::parse(&head[..filled]).is_some() {
+            return Err(Failure::Damaged(format!(
+                "The folder of collection {name} holds Git LFS pointers in place of its files. Nothing is lost: run git lfs pull in the clone that they came from, and put the real files in their place."
+            )));
+        }
+    }
+    let ids = match elements::open(&folder.join(INDEX_FILES[4]))? {
+        Some(file) => Ids::read(Pieces(file))?,
+        None => Ids::default(),
+    };
+    if ids.hostile {
+        return Err(Failure::Damaged(format!(
+            "A file in the folder of collection {name} holds code. Nothing is to be kept of that folder: restore it from an older backup."
+        )));
+    }
+    Ok(ids)
+}
+
+struct Pieces(fs::File);
+
+impl pickle::Source for Pieces {
+    type Error = io::Error;
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match io::Read::read(&mut self.0, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+/// What follows the name of a segment in that of its fresh folder, until it is whole.
+const FRESH: &str = ".fresh";
+/// hnswlib's own.
+const SEED: u32 = 100;
