@@ -290,6 +290,7 @@ mod tests {
             losses: Vec::new(),
             lost_documents: Vec::new(),
             lost_records: Vec::new(),
+            lost_rows: Vec::new(),
             quarantine: Some("/srv/my chroma.quarantine.1".into()),
             way: Way::Directory,
             reason: None,

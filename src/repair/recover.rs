@@ -5,8 +5,10 @@ mod copy;
 mod fulltext;
 mod index;
 mod journal;
+mod pages;
 mod reload;
 mod rows;
+mod salvage;
 pub mod table;
 
 use std::{
@@ -59,6 +61,8 @@ pub struct Report {
     pub lost_documents: Vec<LostDocument>,
     /// Records that are there and have lost a part of themselves, all of them.
     pub lost_records: Vec<LostRecord>,
+    /// Rows of damaged pages that stand nowhere else, as far as anything still names them.
+    pub lost_rows: Vec<LostRow>,
     /// Where the old content is, when the copy is in place.
     pub quarantine: Option<PathBuf>,
     /// How the content was exchanged.
@@ -162,6 +166,21 @@ pub enum Part {
     Length,
 }
 
+/// A row that is lost, by what an index still says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostRow {
+    /// Its table.
+    pub table: String,
+    /// Its number in the table.
+    pub row: i64,
+    /// Name of the collection, where it is known.
+    pub collection: Option<String>,
+    /// Id of the record that it belongs to.
+    pub id: Option<String>,
+    /// What else is known of it: columns and their values.
+    pub what: String,
+}
+
 /// Why an action came to no end. The copy is of no use then.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -184,6 +203,7 @@ struct Effect {
     losses: Vec<String>,
     lost_documents: Vec<LostDocument>,
     lost_records: Vec<LostRecord>,
+    lost_rows: Vec<LostRow>,
 }
 
 /// Recovers the store of `wish`, whose `dry` is that nothing is put in place. The copy is made in `scratch`, without that on the
@@ -270,6 +290,7 @@ fn repair(
                 losses.extend(effect.losses);
                 report.lost_documents.extend(effect.lost_documents);
                 report.lost_records.extend(effect.lost_records);
+                report.lost_rows.extend(effect.lost_rows);
             }
             Err(failure) => {
                 let of = choice.codes_of(&all);
@@ -511,6 +532,7 @@ impl Report {
             losses: Vec::new(),
             lost_documents: Vec::new(),
             lost_records: Vec::new(),
+            lost_rows: Vec::new(),
             quarantine: None,
             way: Way::default(),
             reason: None,

@@ -1,6 +1,7 @@
 //! One page of a b-tree: sections 1.6 and 1.7 of <https://www.sqlite.org/fileformat2.html>. A page is taken only when every byte
 //! of it is accounted for: header, cells and free blocks neither overlap nor leave a gap that is not stated, as `checkTreePage`
-//! in `btree.c` demands. What lies beyond the page (children, overflow) is for the caller, who has the file.
+//! in `btree.c` demands. What lies beyond the page (children, overflow) is for the caller, who has the file. Of a damaged page with
+//! rows, [`Page::remains`] gives the cells that still stand.
 
 use alloc::vec::Vec;
 
@@ -158,6 +159,47 @@ impl<'a> Page<'a> {
         Ok(cell)
     }
 
+    /// What is left of page number `number`, a leaf of a table whose bytes may be damaged, or cut off: cells that lie in the page
+    /// and share no byte with one another. Whether they are rows at all, and live ones, is for the caller to find out. `extents`
+    /// is room to work in.
+    #[must_use]
+    pub fn remains(
+        bytes: &'a [u8],
+        number: u32,
+        geometry: Geometry,
+        extents: &mut Vec<(usize, usize)>,
+    ) -> Vec<Cell<'a>> {
+        let at = if number == 1 { FILE_HEADER_LEN } else { 0 };
+        let bytes = bytes.get(..geometry.usable).unwrap_or(bytes);
+        let (Ok(stated), pointers) = (word(bytes, at + 3), at + TABLE_LEAF_HEADER_LEN) else {
+            return Vec::new();
+        };
+        let kind = Kind::TableLeaf;
+        let cells = stated.min(bytes.len() / 2);
+        let page = Self { kind, cells, right: 0, bytes, pointers, geometry };
+        let mut found = Vec::new();
+        extents.clear();
+        for nth in 0..cells {
+            let (Ok(start), Ok(cell)) = (word(bytes, pointers + 2 * nth), page.cell(nth)) else {
+                continue;
+            };
+            if start >= pointers + 2 * cells && cell.payload_bytes > 0 {
+                found.push((start, cell));
+                extents.push((start, cell.len));
+            }
+        }
+        extents.sort_unstable();
+        let shared = |start: usize| {
+            let place = extents.partition_point(|(other, _)| *other < start);
+            let end = |(start, len): &(usize, usize)| start + len;
+            let before = place.checked_sub(1).and_then(|before| extents.get(before));
+            let (own, after) = (extents.get(place), extents.get(place + 1));
+            before.is_some_and(|before| end(before) > start)
+                || own.zip(after).is_some_and(|(own, after)| end(own) > after.0)
+        };
+        found.into_iter().filter(|(start, _)| !shared(*start)).map(|(_, cell)| cell).collect()
+    }
+
     /// Adds the free blocks to `extents`.
     fn free_blocks(
         &self,
@@ -227,6 +269,80 @@ fn number_at(bytes: &[u8], at: usize) -> Result<u32, Odd> {
 
 /// The first page begins with the header of the file.
 const FILE_HEADER_LEN: usize = 100;
+/// A page of a table with rows begins with its kind and four numbers.
+const TABLE_LEAF_HEADER_LEN: usize = 8;
 const CELL_LEN_MIN: usize = 4;
 /// SQLite's own bound (`SQLITE_MAX_LENGTH`).
 const PAYLOAD_MAX: usize = 0x7fff_ffff;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GEOMETRY: Geometry = Geometry { page_bytes: 512, usable: 512 };
+
+    /// A leaf with rows of one small value, as SQLite lays them.
+    fn leaf(rows: u8) -> Vec<u8> {
+        let mut page = vec![0; 512];
+        let content = 512 - 6 * usize::from(rows);
+        page[..8].copy_from_slice(&[13, 0, 0, 0, rows, 0, 0, 0]);
+        page[5..7].copy_from_slice(&u16::try_from(content).unwrap().to_be_bytes());
+        for nth in 0..rows {
+            let start = 512 - 6 * (usize::from(nth) + 1);
+            let pointer = 8 + 2 * usize::from(nth);
+            page[pointer..pointer + 2]
+                .copy_from_slice(&u16::try_from(start).unwrap().to_be_bytes());
+            page[start..start + 6].copy_from_slice(&[4, nth + 1, 3, 0, 1, nth]);
+        }
+        page
+    }
+
+    fn remain(page: &[u8]) -> Vec<i64> {
+        let cells = Page::remains(page, 2, GEOMETRY, &mut Vec::new());
+        cells.iter().map(|cell| cell.rowid).collect()
+    }
+
+    #[test]
+    fn cells_that_still_stand_in_a_damaged_page_are_found() {
+        let page = leaf(5);
+        let strict = |page: &[u8]| Page::parse(page, 2, GEOMETRY, &mut Vec::new()).is_ok();
+        assert!(strict(&page));
+        assert_eq!(remain(&page), [1, 2, 3, 4, 5]);
+        let damaged = |at: usize, bytes: &[u8]| {
+            let mut page = page.clone();
+            page[at..at + bytes.len()].copy_from_slice(bytes);
+            assert!(!strict(&page));
+            remain(&page)
+        };
+        assert_eq!(damaged(0, &[0xee]), [1, 2, 3, 4, 5], "its kind");
+        assert_eq!(damaged(500, &[0; 6]), [1, 3, 4, 5], "a row");
+        assert_eq!(damaged(8, &[0xff, 0xff]), [2, 3, 4, 5], "a pointer out of the page");
+        assert_eq!(damaged(8, &[0x01, 0xf4]), [3, 4, 5], "two pointers to one row");
+        assert_eq!(damaged(5, &[0xff, 0xff]), [1, 2, 3, 4, 5], "where cells begin");
+        assert_eq!(remain(&page[..500]), [3, 4, 5], "cut off");
+        assert_eq!(remain(&[0; 512]), [0_i64; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+            changes in proptest::collection::vec((0_usize..512, any::<u8>()), 0..9),
+            number in 1_u32..3,
+        ) {
+            let mut near = leaf(20);
+            for (at, byte) in changes {
+                near[at] = byte;
+            }
+            for page in [&bytes[..], &near] {
+                let cells = Page::remains(page, number, GEOMETRY, &mut Vec::new());
+                prop_assert!(cells.len() <= 256);
+                let parsed = Page::parse(page, number, GEOMETRY, &mut Vec::new());
+                prop_assert!(parsed.is_err() || page.len() >= 512);
+                prop_assert!(Trunk::parse(page, GEOMETRY).is_err() || page.len() >= 512);
+            }
+        }
+    }
+}

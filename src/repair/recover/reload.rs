@@ -6,12 +6,34 @@ use std::{fs, path::Path};
 
 use rusqlite::{Connection, ErrorCode, params};
 
-use super::{Effect, Failure, fulltext};
+use super::{Effect, Failure, fulltext, salvage};
 use crate::{human, repair::steps::Steps, store::database::beside};
 
-/// Puts a new database in place of the one at `database`; with `full_text`, the full text is made anew too. Errs without a change when a
-/// table cannot be read to its end.
+/// Puts a new database in place of the one at `database`; with `full_text`, the full text is made anew too. One that SQLite cannot read
+/// to its end is read page by page. Errs without a change.
 pub(super) fn reload(database: &Path, full_text: bool, steps: &Steps) -> Result<Effect, Failure> {
+    match by_sql(database, full_text, steps) {
+        Err(failure) if of_damage(&failure) => {
+            tracing::debug!(%failure, "SQLite cannot read the database to its end.");
+            salvage::salvage(database, steps)
+        }
+        result => result,
+    }
+}
+
+/// Whether it is about what stands in the file.
+fn of_damage(failure: &Failure) -> bool {
+    match failure {
+        Failure::Damaged(_) => true,
+        Failure::Sqlite(error) => matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ),
+        Failure::Disk(_) => false,
+    }
+}
+
+fn by_sql(database: &Path, full_text: bool, steps: &Steps) -> Result<Effect, Failure> {
     let new = beside(database, ".new");
     let mut connection = Connection::open(&new)?;
     let stopped = steps.clone();

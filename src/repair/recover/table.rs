@@ -12,7 +12,7 @@ use crate::findings::Code;
 pub enum Action {
     /// A transaction that was cut off is rolled back; a journal of another database is put aside.
     Journal,
-    /// Every table is copied into a new database, with new indexes.
+    /// Every table is copied into a new database, with new indexes; where SQLite cannot read the old one, page by page.
     Reload,
     /// The full text is made anew from the documents. That happens in a new database too.
     FullText,
@@ -123,7 +123,11 @@ pub const fn answer(code: Code) -> Answer {
     use Answer::{Otherwise, Repair};
     match code {
         Code::HotJournal | Code::JournalForeign => Repair(Action::Journal),
-        Code::SqliteCorrupt | Code::SqliteIndexCorrupt => Repair(Action::Reload),
+        Code::SqliteCorrupt
+        | Code::SqliteIndexCorrupt
+        | Code::SqliteNotADatabase
+        | Code::SqliteHeaderDamaged
+        | Code::SqliteTruncated => Repair(Action::Reload),
         Code::FtsCorrupt | Code::FtsMissing | Code::FtsOutOfStep => Repair(Action::FullText),
         Code::DefaultTenantMissing | Code::DefaultDatabaseMissing | Code::SeqIdInvalid => {
             Repair(Action::Rows)
@@ -141,12 +145,6 @@ pub const fn answer(code: Code) -> Answer {
             "A restore was cut off. Bring it to its end with restore --store.path, then run this again.",
         ),
         Code::NotAStore => Otherwise("This is no store of Chroma 0.4 or newer. Check the path."),
-        Code::SqliteNotADatabase | Code::SqliteHeaderDamaged => {
-            Otherwise("The first page is damaged, and it is not made anew yet. Restore a backup.")
-        }
-        Code::SqliteTruncated => Otherwise(
-            "Pages at the end of the database are gone. Rows on them are not read yet from elsewhere. Restore a backup.",
-        ),
         Code::SqliteValueMismatch => Otherwise(
             "The two copies of a document differ, and nothing says which one is right. Compare them as the runbook shows.",
         ),

@@ -1,0 +1,243 @@
+//! Rows that are put together from what indexes say of them. An index has the number of a row and its key, often also its value; the
+//! full text has every document. Where all that Chroma gives its users of a row is known, the row is written; what only Chroma itself
+//! uses is made from the rest. Where anything else is missing, the row is lost.
+
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
+
+use chroma_format::{
+    hnsw::{HEADER_LEN, Header},
+    uuid::parse_uuid,
+};
+use rusqlite::{Connection, OptionalExtension, params, types::Value};
+
+use super::{
+    Failure, Found,
+    model::Table,
+    writer::{named, quoted},
+};
+use crate::store::database::open_bytes;
+
+/// Writes the rows that are known enough, of the database in the directory `store`. `with_text` says whether there is a full text. Says how many rows were written.
+pub(super) fn complete(
+    connection: &Connection,
+    store: &Path,
+    all: &[Found<'_>],
+    with_text: bool,
+) -> Result<u64, Failure> {
+    let lacking = |name: &str| {
+        let found = all.iter().find(|found| found.table.name == name && !found.is_whole());
+        found.map(|found| found.table)
+    };
+    let mut count = 0;
+    for found in all.iter().filter(|found| !found.is_whole()) {
+        count += take(connection, found.table, &every(found.table), &[])?;
+    }
+    if let Some(table) = lacking("collections") {
+        count += collections(connection, table)?;
+        dimensions(connection, store)?;
+    }
+    if let Some(table) = lacking("embeddings") {
+        count += embeddings(connection, table)?;
+    }
+    if let Some(table) = lacking("max_seq_id") {
+        count += positions(connection, table)?;
+    }
+    for name in ["embedding_metadata", "embedding_metadata_array"] {
+        if let Some(table) = lacking(name) {
+            count += metadata(connection, table, with_text)?;
+        }
+    }
+    Ok(count)
+}
+
+/// A bit for each of these columns; `None` when the table has not all of them.
+fn bits(table: &Table, columns: &[&str]) -> Option<u64> {
+    columns.iter().try_fold(0, |bits, column| Some(bits | 1 << table.column(column)?))
+}
+
+/// The column of the table beside that has what indexes say of this one.
+fn place(table: &Table, column: &str) -> String {
+    table.column(column).map_or_else(|| "NULL".to_owned(), |nth| format!("c{nth}"))
+}
+
+/// That all columns of a table are known.
+fn every(table: &Table) -> String {
+    let kept = table.columns.iter().enumerate().filter(|(_, column)| !column.is_row);
+    let all = kept.fold(0_u64, |all, (nth, _)| all | 1 << (nth % 64));
+    format!("k & {all} = {all}")
+}
+
+/// Writes the rows of which indexes say enough; `made` are columns with the SQL of what they get. Says how many.
+fn take(
+    connection: &Connection,
+    table: &Table,
+    enough: &str,
+    made: &[(&str, String)],
+) -> Result<u64, Failure> {
+    let kept = || table.columns.iter().enumerate().filter(|(_, column)| !column.is_row);
+    let names: Vec<String> = kept().map(|(_, column)| quoted(&column.name)).collect();
+    let value = |(nth, column): (usize, &super::model::Column)| {
+        let made = made.iter().find(|(name, _)| *name == column.name);
+        made.map_or_else(|| format!("c{nth}"), |(_, sql)| sql.clone())
+    };
+    let values: Vec<String> = kept().map(value).collect();
+    let beside = named(table);
+    let count = connection.execute(
+        &format!(
+            "INSERT OR IGNORE INTO main.\"{}\"(rowid, {}) SELECT n, {} FROM temp.{beside} AS named WHERE {enough} ORDER BY n",
+            table.name,
+            names.join(", "),
+            values.join(", "),
+        ),
+        [],
+    )?;
+    let there =
+        format!("DELETE FROM temp.{beside} WHERE n IN (SELECT rowid FROM main.\"{}\")", table.name);
+    connection.execute(&there, [])?;
+    Ok(count as u64)
+}
+
+/// Every value of metadata stands in an index, those that are true or false apart; every document stands in the full text too.
+fn metadata(connection: &Connection, table: &Table, with_text: bool) -> Result<u64, Failure> {
+    let columns = ["id", "key", "string_value", "int_value", "float_value"];
+    let (Some(own), Some(_)) = (bits(table, &columns[..2]), bits(table, &columns)) else {
+        return Ok(0);
+    };
+    let value = bits(table, &columns[2..]).unwrap_or_default();
+    let text = bits(table, &["string_value"]).unwrap_or_default();
+    let (id, key, string) = (place(table, "id"), place(table, "key"), place(table, "string_value"));
+    if with_text && table.name == "embedding_metadata" {
+        let text_of = format!(
+            "(SELECT t.c0 FROM main.embedding_fulltext_search_content AS t WHERE t.id = {id} AND typeof(t.c0) = 'text')"
+        );
+        connection.execute(
+            &format!(
+                "UPDATE temp.{} SET {string} = {text_of}, k = k | {text} \
+                 WHERE {key} = 'chroma:document' AND k & {own} = {own} AND k & {value} = 0 AND {text_of} IS NOT NULL",
+                named(table)
+            ),
+            [],
+        )?;
+    }
+    take(connection, table, &format!("k & {own} = {own} AND k & {value} > 0"), &[])
+}
+
+/// The index has segment and id. Position and time are used by Chroma alone: the position is that of the last operation in the queue,
+/// or that of the record before.
+fn embeddings(connection: &Connection, table: &Table) -> Result<u64, Failure> {
+    let Some(own) = bits(table, &["segment_id", "embedding_id"]) else { return Ok(0) };
+    let (segment, id) = (place(table, "segment_id"), place(table, "embedding_id"));
+    let rows: Vec<(i64, String, String)> = {
+        let sql = format!(
+            "SELECT n, {segment}, {id} FROM temp.{} WHERE k & {own} = {own} \
+             AND typeof({segment}) = 'text' AND typeof({id}) = 'text' ORDER BY n",
+            named(table)
+        );
+        let mut statement = connection.prepare(&sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect::<rusqlite::Result<_>>()?
+    };
+    let queued = "SELECT max(q.seq_id) FROM main.embeddings_queue AS q JOIN main.segments AS s \
+         ON q.topic LIKE '%' || s.collection WHERE q.id = ?2 AND s.id = ?1";
+    let near = |order: &str| {
+        format!("SELECT seq_id, created_at FROM main.embeddings WHERE id {order} LIMIT 1")
+    };
+    let insert = "INSERT OR IGNORE INTO main.embeddings(id, segment_id, embedding_id, seq_id, created_at) VALUES(?1, ?2, ?3, ?4, ?5)";
+    let mut queued = connection.prepare(queued)?;
+    let mut near = [
+        connection.prepare(&near("< ?1 ORDER BY id DESC"))?,
+        connection.prepare(&near("> ?1 ORDER BY id"))?,
+    ];
+    let mut insert = connection.prepare(insert)?;
+    let mut count = 0;
+    for (number, segment, id) in rows {
+        let queued: Option<i64> = queued.query_row(params![segment, id], |row| row.get(0))?;
+        let (mut seq_id, mut time) =
+            (first_position(connection)?, Value::Text("1970-01-01 00:00:00".to_owned()));
+        for statement in &mut near {
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+            if let Some(found) = statement.query_row([number], row).optional()? {
+                (seq_id, time) = found;
+                break;
+            }
+        }
+        let seq_id = match (queued, seq_id) {
+            (Some(queued), Value::Blob(_)) => Value::Blob(queued.to_be_bytes().to_vec()),
+            (Some(queued), _) => Value::Integer(queued),
+            (None, near) => near,
+        };
+        count += insert.execute(params![number, segment, id, seq_id, time])? as u64;
+    }
+    let there =
+        format!("DELETE FROM temp.{} WHERE n IN (SELECT rowid FROM main.embeddings)", named(table));
+    connection.execute(&there, [])?;
+    Ok(count)
+}
+
+/// A position before every other, in the form in which this release keeps them: bytes before 1.0.
+fn first_position(connection: &Connection) -> Result<Value, Failure> {
+    let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name = 'seq_id'";
+    let kind: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
+    Ok(match kind.as_deref() {
+        Some("BLOB") => Value::Blob(0_i64.to_be_bytes().to_vec()),
+        _ => Value::Integer(0),
+    })
+}
+
+/// The index has the segment. A position that is too low does no harm: Chroma applies what the queue still has once more. So the
+/// position is the highest that is certain: that of the records of the segment, or the one before the queue of its collection.
+fn positions(connection: &Connection, table: &Table) -> Result<u64, Failure> {
+    let (Some(own), false) = (bits(table, &["segment_id"]), bits(table, &["seq_id"]).is_none())
+    else {
+        return Ok(0);
+    };
+    let segment = place(table, "segment_id");
+    let first = match first_position(connection)? {
+        Value::Blob(_) => "zeroblob(8)",
+        _ => "0",
+    };
+    let made = format!(
+        "coalesce((SELECT max(e.seq_id) FROM main.embeddings AS e WHERE e.segment_id = {segment}), {first})"
+    );
+    take(connection, table, &format!("k & {own} = {own}"), &[("seq_id", made)])
+}
+
+/// Two indexes have id, name and database. The dimension stands in the queue and in the folder of the vectors; the settings are
+/// nowhere else.
+fn collections(connection: &Connection, table: &Table) -> Result<u64, Failure> {
+    let Some(own) = bits(table, &["id", "name", "database_id"]) else { return Ok(0) };
+    let topic = format!("'persistent://default/default/' || {}", place(table, "id"));
+    take(connection, table, &format!("k & {own} = {own}"), &[("topic", topic)])
+}
+
+/// Puts a dimension into the collections that were put together.
+fn dimensions(connection: &Connection, store: &Path) -> Result<(), Failure> {
+    let sql = "SELECT c.id, s.id FROM main.collections AS c LEFT JOIN main.segments AS s ON s.collection = c.id AND s.scope = 'VECTOR' WHERE c.dimension IS NULL";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows: Vec<(String, Option<String>)> = rows.collect::<rusqlite::Result<_>>()?;
+    for (collection, segment) in rows {
+        let sql = "SELECT length(vector) / 4 FROM main.embeddings_queue WHERE topic LIKE '%' || ?1 AND typeof(vector) = 'blob' AND encoding = 'FLOAT32' LIMIT 1";
+        let queued: Option<i64> =
+            connection.query_row(sql, [&collection], |row| row.get(0)).optional()?;
+        let dimension = match (queued, segment) {
+            (Some(queued), _) => Some(queued),
+            (None, Some(segment)) if parse_uuid(segment.as_bytes()).is_some() => {
+                of_folder(&store.join(segment).join("header.bin"))
+            }
+            _ => None,
+        };
+        if let Some(dimension) = dimension.filter(|dimension| *dimension > 0) {
+            let sql = "UPDATE main.collections SET dimension = ?2 WHERE id = ?1";
+            connection.execute(sql, params![collection, dimension])?;
+        }
+    }
+    Ok(())
+}
+
+fn of_folder(header: &Path) -> Option<i64> {
+    let mut head = [0; HEADER_LEN];
+    let file: File = open_bytes(header).ok()?;
+    file.read_exact_at(&mut head, 0).ok()?;
+    i64::try_from(Header::parse(&head).ok()?.dimension).ok()
+}

@@ -1,0 +1,159 @@
+//! What of a damaged database is lost, each row by what an index still says of it.
+
+use rusqlite::{Connection, types::ValueRef};
+
+use super::{Failure, Found, model::Table, trees::Hole, writer::named};
+use crate::{
+    human,
+    repair::recover::{Effect, LostRow},
+};
+
+/// Says in `effect` what is lost. Returns whether a document is.
+pub(super) fn tell(
+    connection: &Connection,
+    effect: &mut Effect,
+    all: &[Found<'_>],
+) -> Result<bool, Failure> {
+    let mut document = false;
+    // Chroma writes its rows anew at each start.
+    let of_use = |found: &&Found<'_>| !found.is_whole() && found.table.name != "acquire_write";
+    for found in all.iter().filter(of_use) {
+        let table = found.table;
+        let rows = rows(connection, table)?;
+        document |= rows.iter().any(|row| row.what.starts_with(DOCUMENT));
+        if !rows.is_empty() {
+            let count = human::count(rows.len() as f64);
+            effect.losses.push(format!("{count} rows of the table {}", table.name));
+        }
+        effect.lost_rows.extend(rows);
+        if table.name == "embeddings_queue" {
+            effect.losses.extend(queue(connection, found)?);
+        } else if !(found.indexes_hold || found.holes.is_empty() && found.refused.is_empty()) {
+            // Where a whole tree is gone, it may have had no row.
+            effect.losses.push(format!(
+                "rows of the table {} that nothing names any more, if there were any",
+                table.name
+            ));
+            document |= table.name == "embedding_metadata";
+        }
+    }
+    Ok(document)
+}
+
+/// The rows that an index names, and of which it does not say enough.
+fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure> {
+    let known: Vec<usize> =
+        table.indexes.iter().flat_map(|index| index.columns.iter().copied()).collect();
+    let mut columns: Vec<usize> = (0..table.columns.len()).collect();
+    columns.retain(|column| known.contains(column));
+    let list: Vec<String> = columns.iter().map(|column| format!(", named.c{column}")).collect();
+    let list = list.concat();
+    // Whose it is: the record, and its collection.
+    let (of, record) = match (&*table.name, table.column("id")) {
+        ("embedding_metadata" | "embedding_metadata_array", Some(id)) => {
+            ("c.name, e.embedding_id", format!("e.id = named.c{id}"))
+        }
+        ("embeddings", _) => ("c.name, NULL", "FALSE".to_owned()),
+        _ => ("NULL, NULL", "FALSE".to_owned()),
+    };
+    let segment = match (&*table.name, table.column("segment_id")) {
+        ("embeddings", Some(segment)) => format!("named.c{segment}"),
+        _ => "e.segment_id".to_owned(),
+    };
+    let sql = format!(
+        "SELECT named.n, {of}{list} FROM temp.{} AS named LEFT JOIN main.embeddings AS e ON {record} \
+         LEFT JOIN main.segments AS s ON s.id = {segment} LEFT JOIN main.collections AS c ON c.id = s.collection ORDER BY named.n",
+        named(table)
+    );
+    let text = |value: ValueRef<'_>| match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(integer) => Some(integer.to_string()),
+        ValueRef::Real(real) => Some(real.to_string()),
+        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(blob) => Some(format!("{} bytes", blob.len())),
+    };
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([], |row| {
+        let mut what = Vec::new();
+        let mut id = text(row.get_ref(2)?);
+        for (at, column) in columns.iter().enumerate() {
+            let Some(value) = text(row.get_ref(at + 3)?) else { continue };
+            let name = &*table.columns[*column].name;
+            if table.name == "embeddings" && name == "embedding_id" {
+                id = Some(value);
+            } else if id.is_none() || name != "id" {
+                what.push(format!("{name} {value}"));
+            }
+        }
+        Ok(LostRow {
+            table: table.name.clone(),
+            row: row.get(0)?,
+            collection: text(row.get_ref(1)?),
+            id,
+            what: what.join(", "),
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Rows of the queue that are gone: no index names them. What every segment has applied is no loss.
+fn queue(connection: &Connection, found: &Found<'_>) -> Result<Option<String>, Failure> {
+    let applied = applied(connection)?;
+    let newest = newest(connection)?;
+    let refused = found.refused.iter().map(|row| Hole { first: *row, last: *row });
+    let holes = found.holes.iter().copied().chain(refused);
+    let (mut count, mut first, mut last) = (0_u64, i64::MAX, i64::MIN);
+    let mut open = false;
+    for hole in holes {
+        // Chroma counts from 1.
+        let (from, to) = (hole.first.max(applied.saturating_add(1)).max(1), hole.last.min(newest));
+        open |= hole.last > newest;
+        if from <= to {
+            count = count.saturating_add(to.abs_diff(from).saturating_add(1));
+            (first, last) = (first.min(from), last.max(to));
+        }
+    }
+    let (count, and) = (
+        human::count(count as f64),
+        if open { ", and what was written after that, if anything" } else { "" },
+    );
+    Ok(match (first <= last, open) {
+        (true, _) => Some(format!(
+            "at most {count} rows of the queue, with seq_id from {first} to {last}{and}"
+        )),
+        (false, true) => {
+            Some(format!("rows of the queue with a seq_id above {newest}, if there were any"))
+        }
+        (false, false) => None,
+    })
+}
+
+/// Up to where every segment has applied the queue; 0 when that is not known of one.
+pub(super) fn applied(connection: &Connection) -> Result<i64, Failure> {
+    let sql = "SELECT s.id, m.seq_id FROM main.segments AS s LEFT JOIN main.max_seq_id AS m ON m.segment_id = s.id";
+    let mut statement = connection.prepare(sql)?;
+    let positions = statement.query_map([], |row| Ok(position(row.get_ref(1)?)))?;
+    let positions: Vec<Option<i64>> = positions.collect::<rusqlite::Result<_>>()?;
+    Ok(positions.into_iter().map(|one| one.unwrap_or(0)).min().unwrap_or(0))
+}
+
+/// The highest position that anything names.
+fn newest(connection: &Connection) -> Result<i64, Failure> {
+    let sql = "SELECT max(seq_id) FROM main.embeddings UNION ALL SELECT max(seq_id) FROM main.max_seq_id UNION ALL SELECT max(seq_id) FROM main.embeddings_queue";
+    let mut statement = connection.prepare(sql)?;
+    let positions = statement.query_map([], |row| Ok(position(row.get_ref(0)?)))?;
+    let positions: Vec<Option<i64>> = positions.collect::<rusqlite::Result<_>>()?;
+    Ok(positions.into_iter().flatten().max().unwrap_or(0))
+}
+
+/// A position as any release writes it: a number, or eight bytes before 1.0.
+fn position(value: ValueRef<'_>) -> Option<i64> {
+    match value {
+        ValueRef::Integer(integer) => Some(integer),
+        ValueRef::Blob(bytes) => bytes.first_chunk().map(|bytes| i64::from_be_bytes(*bytes)),
+        _ => None,
+    }
+}
+
+/// What is said of a document.
+const DOCUMENT: &str = "key chroma:document";
