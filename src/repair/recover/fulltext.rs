@@ -57,13 +57,19 @@ pub(super) fn make(
     Ok(format!(", and the full text was made anew from {count} documents"))
 }
 
-/// Texts of live records that have no document. It may be the document that they lost, or one that a deleted record left.
+/// Texts of live records that have no document, and that are not the document of another one either: a table that has texts at wrong
+/// numbers has lost none. It may be the document that they lost, or one that a deleted record left.
 pub(super) fn only_there(connection: &Connection) -> Result<Vec<LostDocument>, Failure> {
     let sql = format!(
-        "SELECT coalesce(c.name, ''), e.embedding_id, t.c0 FROM old.{TABLE}_content AS t \
+        "WITH documents(text, number) AS (SELECT string_value, count(*) FROM main.embedding_metadata \
+         WHERE key = 'chroma:document' AND string_value IS NOT NULL GROUP BY 1), \
+         texts(text, number) AS (SELECT t.c0, count(*) FROM old.{TABLE}_content AS t \
+         JOIN main.embeddings AS e ON e.id = t.id WHERE typeof(t.c0) = 'text' GROUP BY 1) \
+         SELECT coalesce(c.name, ''), e.embedding_id, t.c0 FROM old.{TABLE}_content AS t \
+         JOIN texts ON texts.text = t.c0 LEFT JOIN documents ON documents.text = t.c0 \
          JOIN main.embeddings AS e ON e.id = t.id \
          LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection \
-         WHERE typeof(t.c0) = 'text' AND NOT EXISTS \
+         WHERE typeof(t.c0) = 'text' AND texts.number > coalesce(documents.number, 0) AND NOT EXISTS \
          (SELECT 1 FROM main.embedding_metadata AS m WHERE m.id = t.id AND m.key = 'chroma:document' AND m.string_value IS NOT NULL) \
          ORDER BY e.id"
     );

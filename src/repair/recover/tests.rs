@@ -362,6 +362,28 @@ fn texts_that_only_the_full_text_has_are_named_before_they_go() {
 }
 
 #[test]
+fn texts_at_wrong_numbers_are_no_loss() {
+    // The first records have no document, so that every text stands at the number of another record.
+    let sql = "DELETE FROM embedding_metadata WHERE key='chroma:document' AND id<=3; \
+               UPDATE embedding_metadata SET string_value='text '||hex(zeroblob(id)) WHERE key='chroma:document'; DROP TABLE embedding_fulltext_search; \
+               CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); \
+               INSERT INTO embedding_fulltext_search(string_value) \
+               SELECT string_value FROM embedding_metadata WHERE key='chroma:document' ORDER BY id";
+    for name in ["chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
+        let stand = Stand::broken(name, sql);
+        let healthy = rows(&stand.database());
+        must_be_mended(&stand, &healthy, name);
+    }
+    // One that is there once more than records have it was the document of a record.
+    let twice = "DELETE FROM embedding_fulltext_search WHERE rowid=5; UPDATE embedding_metadata SET string_value='the same' WHERE key='chroma:document' AND id IN (3, 4); \
+                 DELETE FROM embedding_fulltext_search WHERE rowid IN (3, 4); \
+                 INSERT INTO embedding_fulltext_search(rowid, string_value) VALUES(3, 'the same'), (4, 'the same'); \
+                 DELETE FROM embedding_metadata WHERE key='chroma:document' AND id=4";
+    let report = Stand::broken("chroma-1.5.9", twice).dry();
+    assert_eq!((report.lost_documents.len(), report.losses.len()), (1, 1), "{report:#?}");
+}
+
+#[test]
 fn two_copies_that_differ_are_both_kept() {
     let sql = "UPDATE embedding_metadata SET string_value=replace(string_value,'a','e') WHERE key='chroma:document' AND id=3; \
                DELETE FROM embedding_fulltext_search WHERE rowid=5";
