@@ -129,7 +129,7 @@ enum Command {
         #[command(flatten)]
         options: guard::Options,
     },
-    /// Check the configuration, or print what it comes to
+    /// Check the configuration, print what it comes to, or write one of what is found on this host
     Config {
         #[command(flatten)]
         flags: Flags,
@@ -206,6 +206,13 @@ enum ConfigCommand {
     Print {
         #[command(flatten)]
         flags: Flags,
+    },
+    /// Find stores, backups and logs on this host, and write a configuration with comments to begin with
+    Init {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: config::init::Options,
     },
 }
 
@@ -294,6 +301,13 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
                 }
                 ConfigCommand::Print { flags } => {
                     with_config(before.and(flags).into(), |config, _| config::print(&config))
+                }
+                ConfigCommand::Init { flags, options } => {
+                    let named = Flags::of_stores(options.dirs.clone());
+                    with_config(before.and(flags).and(named).into(), |config, overrides| {
+                        quiet_log(&config, &overrides);
+                        config::init::run(&config, &options)
+                    })
                 }
             }
         }

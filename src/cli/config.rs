@@ -1,4 +1,8 @@
-//! `config check` and `config print`. Both see file and flags together, so that they say what `serve` would do.
+//! `config check` and `config print`, which see file and flags together, so that they say what `serve` would do; and `config init`.
+
+mod draft;
+mod find;
+pub(super) mod init;
 
 use super::{Ended, plain, to_stderr, to_stdout};
 use crate::config::{Config, Overrides, print};

@@ -1,8 +1,12 @@
 //! The file that `check` writes, read by the real `node_exporter`, through the line for cron that the page shows.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+};
 
-use crate::support::{Page, SOON, binary, fixture, free_port, get, wait};
+use crate::support::{Page, SOON, binary, fixture, free_port, wait};
 
 const PAGE: &str = include_str!("../../docs/without-a-daemon.md");
 
@@ -35,10 +39,16 @@ fn node_exporter_publishes_what_check_wrote() {
         .spawn()
         .unwrap();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    wait("node_exporter to listen", SOON, || {
-        std::net::TcpStream::connect(address).map_err(|error| error.to_string())
+    let mut stream = wait("node_exporter to listen", SOON, || {
+        TcpStream::connect(address).map_err(|error| error.to_string())
     });
-    let page = Page::parse(&get(address, "/metrics").body);
+    // By 1.0, so that the answer comes in one piece.
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
+    assert!(head.contains(" 200 "), "{answer}");
+    let page = Page::parse(body);
     node.kill().unwrap();
     node.wait().unwrap();
     assert_eq!(page.get("node_textfile_scrape_error", &[]), Some(0.0));

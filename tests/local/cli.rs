@@ -527,3 +527,42 @@ fn check_writes_the_series_of_the_exporter_to_a_file_in_one_step() {
     let (code, _, err) = with(&words, &["--output=prometheus", "--to=/nowhere/chroma.prom"]);
     assert!(code == 74 && err.contains("cannot write /nowhere/chroma.prom"), "{code} {err}");
 }
+
+#[test]
+fn config_init_writes_what_it_finds_and_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    fs::create_dir_all(root.join("srv/data")).unwrap();
+    fs::create_dir_all(root.join("backup/chroma.backup.20261130_020000")).unwrap();
+    fs::rename(fixture("chroma-1.5.9", root), root.join("srv/data/chroma")).unwrap();
+    // A host without processes.
+    fs::create_dir(root.join("proc")).unwrap();
+    let (procfs, rootfs) = (
+        format!("--path.procfs={}", root.join("proc").display()),
+        format!("--path.rootfs={}", root.display()),
+    );
+    let init = |more: &[&str]| told(&run(&[&["config", "init", &procfs, &rootfs], more].concat()));
+    let (code, out, err) = init(&[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("path: \"/srv/data/chroma\" # nobody has it open now"), "{out}");
+    assert!(out.contains("- \"/backup/chroma.backup.*\" # 1 there now"), "{out}");
+
+    let file = root.join("chroma_exporter.yml");
+    let to = format!("--to={}", file.display());
+    let (code, out, _) = init(&[&to]);
+    assert!(code == 0 && out.contains("is written, with 1 store. Read it, and start:"), "{out}");
+    let written = fs::read_to_string(&file).unwrap();
+    let check = ["config", "check", "--config.file", file.to_str().unwrap()];
+    assert_eq!(told(&run(&check)).0, 0);
+    // What is there stays, also a link that leads nowhere.
+    let (code, _, err) = init(&[&to, "other=/srv/other"]);
+    assert!(code == 74 && err.contains("is there already; nothing was written"), "{code} {err}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), written);
+    let link = root.join("link.yml");
+    std::os::unix::fs::symlink(root.join("nowhere"), &link).unwrap();
+    assert_eq!(init(&[&format!("--to={}", link.display())]).0, 74);
+    assert!(!root.join("nowhere").exists());
+    // What is named is taken, and nothing else.
+    let (_, out, _) = init(&["other=/srv/other"]);
+    assert!(out.contains("path: \"/srv/other\"") && !out.contains("/srv/data"), "{out}");
+}

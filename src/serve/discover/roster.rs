@@ -314,7 +314,7 @@ impl Known {
 }
 
 /// `base`, or with a number behind it that makes it none of the `taken` ones.
-pub(super) fn unused_name(base: &str, taken: impl Fn(&str) -> bool) -> Arc<str> {
+pub(crate) fn unused_name(base: &str, taken: impl Fn(&str) -> bool) -> Arc<str> {
     if !taken(base) {
         return base.into();
     }
