@@ -263,7 +263,7 @@ fn credentials_go_with_each_request_and_into_no_word_of_ours() {
     std::fs::write(&file, "geheim\n").unwrap();
     let seen = turn(&mut asked, 30);
     assert!(
-        seen.findings.is_empty() && seen.problems[0].to_string().contains("headers_file"),
+        seen.findings.is_empty() && seen.problems[0].to_string().contains("NAME: VALUE"),
         "{seen:?}"
     );
     assert!(!format!("{seen:?}").contains("geheim"));
