@@ -6,6 +6,7 @@ mod bar;
 pub mod check;
 pub mod completions;
 pub mod config;
+mod diff;
 mod dump;
 pub mod explain;
 mod flags;
@@ -19,6 +20,8 @@ mod restore;
 mod rules;
 pub mod serve;
 mod silence;
+mod source;
+mod stats;
 mod verify;
 mod whole_file;
 mod words;
@@ -102,6 +105,24 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: dump::Options,
+    },
+    /// Compare two stores, backups or dumps, record by record: ids, documents, metadata, vectors
+    ///
+    /// Exit code: 0 they are the same, 1 they differ, 2 one of them could not be read.
+    Diff {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: diff::Options,
+    },
+    /// Print what is in a store, a backup or a dump: records, documents, vectors and metadata of each collection
+    ///
+    /// Exit code: 0 all was read, 1 what was not is told, 2 it could not be read.
+    Stats {
+        #[command(flatten)]
+        flags: Flags,
+        #[command(flatten)]
+        options: stats::Options,
     },
     /// Load lines of `dump` into a running server of Chroma, and ask it afterwards whether it has them
     ///
@@ -262,35 +283,26 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
         Some(Command::Serve { flags }) => with_config(before.and(flags).into(), serve),
         Some(Command::Check { flags, options }) => {
             let named = Flags::of_stores(options.dirs.clone());
-            with_config(before.and(flags).and(named).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                check::run(config, &options)
-            })
+            quietly(before.and(flags).and(named), |config| check::run(config, &options))
         }
         Some(Command::Backup { flags, options }) => {
             let named = Flags::of_stores(options.dirs.clone());
-            with_config(before.and(flags).and(named).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                backup::run(config, &options)
-            })
+            quietly(before.and(flags).and(named), |config| backup::run(config, &options))
         }
         Some(Command::Verify { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                verify::run(&config, &options)
-            })
+            quietly(before.and(flags), |config| verify::run(&config, &options))
         }
         Some(Command::Dump { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                dump::run(config, &options)
-            })
+            quietly(before.and(flags), |config| dump::run(config, &options))
+        }
+        Some(Command::Diff { flags, options }) => {
+            quietly(before.and(flags), |config| diff::run(config, &options))
+        }
+        Some(Command::Stats { flags, options }) => {
+            quietly(before.and(flags), |config| stats::run(config, &options))
         }
         Some(Command::Load { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                load::run(options)
-            })
+            quietly(before.and(flags), |_| load::run(options))
         }
         Some(Command::Config { flags, command }) => {
             let before = before.and(flags);
@@ -313,35 +325,20 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
             }
         }
         Some(Command::Guard { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                guard::run(&config.into(), &options)
-            })
+            quietly(before.and(flags), |config| guard::run(&config.into(), &options))
         }
         Some(Command::Explain { name }) => explain::run(name.as_deref()),
         Some(Command::Notify { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                notify::run(&config, &options)
-            })
+            quietly(before.and(flags), |config| notify::run(&config, &options))
         }
         Some(Command::Permissions { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                permissions::run(&config.into(), &options)
-            })
+            quietly(before.and(flags), |config| permissions::run(&config.into(), &options))
         }
         Some(Command::Restore { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                restore::run(&config, &options)
-            })
+            quietly(before.and(flags), |config| restore::run(&config, &options))
         }
         Some(Command::Recover { flags, options }) => {
-            with_config(before.and(flags).into(), |config, overrides| {
-                quiet_log(&config, &overrides);
-                recover::run(&config, &options)
-            })
+            quietly(before.and(flags), |config| recover::run(&config, &options))
         }
         Some(Command::Rules { flags, options }) => {
             with_config(before.and(flags).into(), |config, _| rules::run(&config, &options))
@@ -371,6 +368,8 @@ fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("backup", |command| hidden(command, but(&["store.", "path."], &["state."])))
         .mut_subcommand("dump", |command| hidden(command, but(&["store.", "path."], &[])))
+        .mut_subcommand("diff", |command| hidden(command, but(&["path."], &[])))
+        .mut_subcommand("stats", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("load", |command| hidden(command, but(&[], &["state."])))
         .mut_subcommand("check", |command| hidden(command, vec!["web."]))
         .mut_subcommand("verify", |command| hidden(command, but(&["store."], &[])))
@@ -387,6 +386,14 @@ fn command() -> clap::Command {
         })
         .mut_subcommand("rules", |command| hidden(command, but(&[], &["state.", "log."])))
         .mut_subcommand("silence", |command| hidden(command, but(&[], &["log."])))
+}
+
+/// For commands that print what they found.
+fn quietly(flags: Flags, run: impl FnOnce(Config) -> Ended) -> Ended {
+    with_config(flags.into(), |config, overrides| {
+        quiet_log(&config, &overrides);
+        run(config)
+    })
 }
 
 /// For commands that print what they found: log lines in between would only be in the way.

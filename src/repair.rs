@@ -4,10 +4,11 @@
 
 mod attributes;
 pub mod backup;
+pub mod diff;
 pub mod dump;
 mod hands;
 pub mod holders;
-mod lines;
+pub mod lines;
 pub mod load;
 pub mod moment;
 pub mod permissions;
@@ -17,6 +18,7 @@ mod records;
 pub mod recover;
 pub mod restore;
 pub mod retention;
+pub mod stats;
 pub mod steps;
 pub mod swap;
 pub mod unpack;

@@ -14,19 +14,17 @@ use flate2::write::GzEncoder;
 use super::{
     Ended,
     bar::{self, Manner},
-    check, interrupt, to_stderr,
+    interrupt, source, to_stderr,
 };
 use crate::{
-    config::{Config, Store},
-    facts::error::{CollectError, chain},
-    host::{self, Host},
+    config::Config,
+    facts::error::chain,
+    host,
     human::{self, plain},
     repair::{
-        dump::{self, Copied, CopyError, DumpError, Dumped, Filter, Wanted},
+        dump::{self, CopyError, DumpError, Dumped, Filter, Wanted},
         steps::Steps,
-        unpack,
     },
-    store::{Context, DATABASE_FILE},
 };
 
 /// What `dump` takes beside the flags of every command.
@@ -76,7 +74,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         }
     };
     let config = Arc::new(config);
-    let source = match source(&config, options) {
+    let source = match source::of(&config, options.from.as_deref()) {
         Ok(source) => source,
         Err(error) => {
             to_stderr(&format!("error: {}\nhelp: name its directory\n", plain(&chain(&error))));
@@ -89,7 +87,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     let quiet = options.to.is_none() && io::IsTerminal::is_terminal(&io::stdout());
     let manner = if quiet { Manner::Hidden } else { Manner::of(options.progress, true) };
     let result = bar::steps(manner, "dump", &steps, || {
-        let copied = source.copied(&config, options, &steps)?;
+        let copied = source.copied(&config, options.scratch.as_deref(), &steps)?;
         let dumped = match &options.to {
             None => dump::run(copied.dir(), &wanted, &mut BufWriter::new(io::stdout()), &steps)?,
             Some(to) => to_file(to, |out| dump::run(copied.dir(), &wanted, out, &steps))?,
@@ -135,73 +133,6 @@ fn wanted(options: &Options) -> Result<Wanted, (PathBuf, io::Error)> {
         filter: options.filter.clone(),
         embeddings: !options.no_embeddings,
     })
-}
-
-enum Source {
-    Store(Arc<Store>),
-    Backup(PathBuf),
-}
-
-/// Why it is not known what to dump.
-#[derive(Debug, thiserror::Error)]
-enum SourceError {
-    #[error("cannot look for stores")]
-    Discovery(#[from] CollectError),
-    #[error("there is no store")]
-    None,
-    #[error("dump works on one store at a time, and there are {0}")]
-    Several(String),
-}
-
-fn source(config: &Arc<Config>, options: &Options) -> Result<Source, SourceError> {
-    if let Some(from) = &options.from {
-        return Ok(if from.join(DATABASE_FILE).exists() {
-            let dir = std::path::absolute(from).unwrap_or_else(|_| from.clone());
-            Source::Store(Arc::new(Store::new("dump", dir)))
-        } else {
-            Source::Backup(from.clone())
-        });
-    }
-    let stores = check::stores(config)?;
-    match &stores[..] {
-        [store] => Ok(Source::Store(Arc::clone(store))),
-        [] => Err(SourceError::None),
-        several => {
-            let names: Vec<&str> = several.iter().map(|store| &*store.name).collect();
-            Err(SourceError::Several(names.join(", ")))
-        }
-    }
-}
-
-impl Source {
-    fn copied(
-        &self,
-        config: &Arc<Config>,
-        options: &Options,
-        steps: &Steps,
-    ) -> Result<Copied, CopyError> {
-        let fallback = config.state_dir.as_ref().map(|dir| dir.join("tmp"));
-        match self {
-            Self::Store(store) => {
-                let host = Arc::new(Host::read_only(config));
-                let place = options.scratch.clone();
-                // Never beside the store: its directory belongs to somebody else.
-                let state = fallback.filter(|dir| fs::create_dir_all(dir).is_ok());
-                let place = place.or(state).unwrap_or_else(std::env::temp_dir);
-                Copied::of_store(&Context::new(config, store, &host), &place, steps)
-            }
-            Self::Backup(backup) => {
-                let real = |store: &Arc<Store>| store.seen_path.canonicalize().ok();
-                let how = unpack::Options {
-                    scratch: options.scratch.clone(),
-                    fallback,
-                    stores: config.stores.iter().filter_map(real).collect(),
-                    ..unpack::Options::default()
-                };
-                Copied::of_backup(backup, &how, steps)
-            }
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

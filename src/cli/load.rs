@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Ended, Output,
     bar::{self, Manner},
-    interrupt, to_stderr, to_stdout,
+    interrupt, source, to_stderr, to_stdout,
 };
 use crate::{
     facts::bad_value::BadValue,
@@ -195,10 +195,7 @@ fn text(loaded: &Loaded, resumable: bool) -> String {
     let count = |number: u64| human::count(number as f64);
     let mut lines = Vec::new();
     for one in &loaded.collections {
-        let mut name = plain(&one.name);
-        if one.tenant != "default_tenant" || one.database != "default_database" {
-            name = format!("{}/{}/{name}", plain(&one.tenant), plain(&one.database));
-        }
+        let name = source::called(&one.tenant, &one.database, &one.name);
         let verb = match (loaded.dry_run, one.made) {
             (true, true) => "would be made",
             (true, false) => "is there",

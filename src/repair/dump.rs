@@ -1,6 +1,7 @@
 //! Every record of a store as a line of JSON, in an order that does not change: two dumps of one state are the same bytes. It reads
 //! a copy that nobody writes to: the tables, what the queue holds for them and for the indexes, and the vectors of the folders.
 
+mod about;
 pub(super) mod catalogue;
 mod filter;
 mod line;
@@ -19,6 +20,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
+pub(crate) use self::about::{About, about};
 pub use self::filter::{Filter, FilterError};
 use self::{
     catalogue::Collection,

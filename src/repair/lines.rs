@@ -2,6 +2,7 @@
 //! told with its number and its field, and the next one is read.
 
 mod parse;
+mod stream;
 
 use std::{
     fs::File,
@@ -12,6 +13,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
+pub use self::stream::{Stream, StreamError, Unread, is_dump};
 use super::{dump::Metadata, steps::Steps};
 
 /// What stands in one line.
@@ -149,6 +151,22 @@ impl Lines {
     /// The next line as it stands, without its end; `None` at the end. Of one that is too long the rest is passed over.
     pub(crate) fn next_raw(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         Ok(self.fill()?.map(|_| (self.number, self.buffer.trim_ascii())))
+    }
+
+    /// The first byte that is no white space, without taking it; `None` at the end.
+    fn peek(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            let part = match self.from.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                part => part?,
+            };
+            let first = part.iter().position(|byte| !byte.is_ascii_whitespace());
+            match (first, part.len()) {
+                (Some(first), _) => return Ok(Some(part[first])),
+                (None, 0) => return Ok(None),
+                (None, length) => self.from.consume(length),
+            }
+        }
     }
 
     /// What stands in a line.

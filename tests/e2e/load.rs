@@ -186,6 +186,18 @@ fn what_is_dumped_and_loaded_gives_the_same_lines_again() {
         if from == to {
             same_bytes(&lines, &again);
         }
+        // As docs/move.md has it.
+        let target = stand.path("target");
+        let out = run(&[
+            "diff",
+            file.to_str().unwrap(),
+            target.to_str().unwrap(),
+            "--state.dir",
+            "",
+            "--scratch",
+            stand.scratch.path().to_str().unwrap(),
+        ]);
+        assert_eq!(out.status.code(), Some(i32::from(lists)), "{from} to {to}: {}", told(&out));
         same(&kept(&lines, !lists), &kept(&again, !lists), &format!("{from} to {to}"));
         // The index is what it was, whatever form its settings have.
         let settings = values(&again);

@@ -7,6 +7,7 @@ mod alerts;
 mod backup;
 mod backup_tools;
 mod catalogue;
+mod compare;
 mod dashboards;
 mod decay;
 mod drill;

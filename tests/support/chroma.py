@@ -255,6 +255,18 @@ def everything(directory):
     store.delete_collection("gone")
 
 
+def change(directory):
+    """One change of each kind to what `everything` made."""
+    store = embedded(directory)
+    first = store.get_collection("first", embedding_function=None)
+    first.delete(ids=["r008"])
+    first.add(ids=["added"], embeddings=[vector(1)])
+    first.update(ids=["r009"], documents=["another document"], embeddings=[vector(9)])  # without one it would be computed
+    first.update(ids=["r010"], metadatas=[{"n": -1}])
+    first.update(ids=["r011"], embeddings=[vector(-1)])
+    store.create_collection("more").add(ids=["one"], embeddings=[vector(1)])
+
+
 def lines(directory, where):
     store = embedded(directory)
     for name in ("first",) if where != "all" else ("first", "second", "third"):
@@ -383,4 +395,4 @@ def restored(directory, ledger):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "lines": lines, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "change": change, "lines": lines, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])

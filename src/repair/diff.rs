@@ -1,0 +1,324 @@
+//! Two stores, backups or dumps held against each other, record by record. Both give their collections and records in one order, so
+//! that two records are in memory at a time, however many there are.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+use super::{
+    lines::{Collection, Embedding, Record, Stream, StreamError, Unread},
+    steps::Steps,
+};
+
+/// How they are compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// Vectors are the same as long as their distance is at most this share of the length of the longer one. Not negative.
+    pub epsilon: f64,
+    /// Whether vectors are compared.
+    pub vectors: bool,
+}
+
+/// What differs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Difference {
+    /// What each is called.
+    pub a: String,
+    /// The same of the other.
+    pub b: String,
+    /// Collections that both have.
+    pub collections: u64,
+    /// Records of those, and of all others, of each.
+    pub records_a: u64,
+    /// The same of the other.
+    pub records_b: u64,
+    /// Collections that differ, or that one of them has; the first thousand.
+    pub differing: Vec<Differing>,
+    /// How many such collections there are.
+    pub differing_collections: u64,
+    /// Pairs of vectors of which at least one was not in the lines, so that they were not compared.
+    pub vectors_uncompared: u64,
+    /// Vectors that are not the same number by number, and near enough.
+    pub vectors_near: u64,
+    /// The largest distance of two vectors that are near enough, as a share of the length of the longer one.
+    pub largest_near: f64,
+    /// What could not be read of each.
+    pub unread_a: Unread,
+    /// The same of the other.
+    pub unread_b: Unread,
+}
+
+impl Difference {
+    /// Whether nothing differs, as far as it could be read.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.differing_collections == 0
+    }
+
+    /// Whether all was read.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.unread_a.count == 0 && self.unread_b.count == 0
+    }
+}
+
+/// A collection that is not the same in both.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Differing {
+    /// Its tenant.
+    pub tenant: String,
+    /// Its database.
+    pub database: String,
+    /// Its name.
+    pub name: String,
+    /// Which of the two has it, when not both do: `a` or `b`.
+    pub only_in: Option<&'static str>,
+    /// What is said of the collection itself and differs, a sentence each.
+    pub settings: Vec<String>,
+    /// Records of the first.
+    pub records_a: u64,
+    /// Records of the second.
+    pub records_b: u64,
+    /// Ids that only the first has.
+    pub only_a: Ids,
+    /// Ids that only the second has.
+    pub only_b: Ids,
+    /// Records with another document or URI.
+    pub documents: Ids,
+    /// Records with other metadata.
+    pub metadata: Ids,
+    /// Records with another vector, or with one in one of the two alone.
+    pub vectors: Ids,
+}
+
+/// How many there are, and some of them by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Ids {
+    /// All of them.
+    pub count: u64,
+    /// The first ids, with what differs.
+    pub first: Vec<String>,
+}
+
+impl Ids {
+    fn add(&mut self, what: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < FIRST_MAX {
+            self.first.push(what());
+        }
+    }
+}
+
+impl Differing {
+    fn new(collection: &Collection) -> Self {
+        Self {
+            tenant: collection.tenant.clone(),
+            database: collection.database.clone(),
+            name: collection.name.clone(),
+            ..Self::default()
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        let counts = [&self.only_a, &self.only_b, &self.documents, &self.metadata, &self.vectors];
+        self.only_in.is_none()
+            && self.settings.is_empty()
+            && counts.iter().all(|ids| ids.count == 0)
+    }
+}
+
+/// Compares all of `a` with all of `b`. Errs when one of them cannot be read to its end, or is not in order.
+pub fn run(a: Stream, b: Stream, wish: Wish, steps: &Steps) -> Result<Difference, StreamError> {
+    let (mut a, mut b) = (a.ordered(), b.ordered());
+    let mut out =
+        Difference { a: a.what().to_owned(), b: b.what().to_owned(), ..Difference::default() };
+    steps.begin("comparing", None);
+    let (mut one, mut two) = (a.collection()?, b.collection()?);
+    loop {
+        let order = match (&one, &two) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(one), Some(two)) => place(one).cmp(&place(two)),
+        };
+        let mut differing = Differing::new(
+            match order {
+                Ordering::Greater => two.as_ref(),
+                _ => one.as_ref(),
+            }
+            .unwrap_or(&Collection::default()),
+        );
+        match (order, &one, &two) {
+            (Ordering::Less, ..) => {
+                differing.only_in = Some("a");
+                differing.records_a = rest(&mut a, steps)?;
+                one = a.collection()?;
+            }
+            (Ordering::Greater, ..) => {
+                differing.only_in = Some("b");
+                differing.records_b = rest(&mut b, steps)?;
+                two = b.collection()?;
+            }
+            (Ordering::Equal, first, second) => {
+                out.collections += 1;
+                if let (Some(first), Some(second)) = (first, second) {
+                    differing.settings = settings(first, second);
+                }
+                records(&mut a, &mut b, wish, &mut differing, &mut out, steps)?;
+                (one, two) = (a.collection()?, b.collection()?);
+            }
+        }
+        out.records_a += differing.records_a;
+        out.records_b += differing.records_b;
+        if !differing.is_none() {
+            out.differing_collections += 1;
+            if out.differing.len() < COLLECTIONS_MAX {
+                out.differing.push(differing);
+            }
+        }
+    }
+    out.unread_a = a.unread().clone();
+    out.unread_b = b.unread().clone();
+    Ok(out)
+}
+
+fn place(collection: &Collection) -> (&str, &str, &str) {
+    (&collection.tenant, &collection.database, &collection.name)
+}
+
+/// Counts what is left of a collection.
+fn rest(stream: &mut Stream, steps: &Steps) -> Result<u64, StreamError> {
+    let mut count = 0;
+    while stream.record()?.is_some() {
+        steps.add(1);
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// What differs of two collections themselves. Their configuration is not compared: its form is another one in each release.
+fn settings(a: &Collection, b: &Collection) -> Vec<String> {
+    let mut out = Vec::new();
+    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "not said".to_owned());
+    if a.space != b.space {
+        out.push(format!("space: {} and {}", text(&a.space), text(&b.space)));
+    }
+    if a.dimension != b.dimension {
+        let number = |number: Option<u64>| number.map_or("not said".to_owned(), |n| n.to_string());
+        out.push(format!("dimension: {} and {}", number(a.dimension), number(b.dimension)));
+    }
+    if a.metadata != b.metadata {
+        out.push(format!("metadata: {}", keys(&a.metadata, &b.metadata)));
+    }
+    out
+}
+
+/// The records of one collection: a merge of two lists that are in order.
+fn records(
+    a: &mut Stream,
+    b: &mut Stream,
+    wish: Wish,
+    differing: &mut Differing,
+    out: &mut Difference,
+    steps: &Steps,
+) -> Result<(), StreamError> {
+    let (mut one, mut two) = (a.record()?, b.record()?);
+    loop {
+        let order = match (&one, &two) {
+            (None, None) => return Ok(()),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(one), Some(two)) => one.id.cmp(&two.id),
+        };
+        steps.add(1);
+        if let (Ordering::Equal, Some(first), Some(second)) = (order, &one, &two) {
+            pair(first, second, wish, differing, out);
+        }
+        if order != Ordering::Greater {
+            differing.records_a += 1;
+            if let (Ordering::Less, Some(only)) = (order, &one) {
+                differing.only_a.add(|| only.id.clone());
+            }
+            one = a.record()?;
+        }
+        if order != Ordering::Less {
+            differing.records_b += 1;
+            if let (Ordering::Greater, Some(only)) = (order, &two) {
+                differing.only_b.add(|| only.id.clone());
+            }
+            two = b.record()?;
+        }
+    }
+}
+
+/// Two records of one id.
+fn pair(a: &Record, b: &Record, wish: Wish, differing: &mut Differing, out: &mut Difference) {
+    if a.document != b.document {
+        differing.documents.add(|| a.id.clone());
+    } else if a.uri != b.uri {
+        differing.documents.add(|| format!("{}: its uri", a.id));
+    }
+    if a.metadata != b.metadata {
+        differing.metadata.add(|| format!("{}: {}", a.id, keys(&a.metadata, &b.metadata)));
+    }
+    if !wish.vectors {
+        return;
+    }
+    match (&a.embedding, &b.embedding) {
+        (Embedding::Unsaid, _) | (_, Embedding::Unsaid) => out.vectors_uncompared += 1,
+        (Embedding::Lost, Embedding::Lost) => {}
+        (Embedding::Lost, Embedding::Is(_)) => {
+            differing.vectors.add(|| format!("{}: only b has one", a.id));
+        }
+        (Embedding::Is(_), Embedding::Lost) => {
+            differing.vectors.add(|| format!("{}: only a has one", a.id));
+        }
+        (Embedding::Is(one), Embedding::Is(two)) => match distance(one, two) {
+            None => differing
+                .vectors
+                .add(|| format!("{}: {} and {} numbers", a.id, one.len(), two.len())),
+            Some(0.0) => {}
+            Some(share) if share <= wish.epsilon => {
+                out.vectors_near += 1;
+                out.largest_near = out.largest_near.max(share);
+            }
+            Some(share) => differing.vectors.add(|| format!("{}: {share:.2e} apart", a.id)),
+        },
+    }
+}
+
+/// The distance of two vectors as a share of the length of the longer one: 0 when all numbers are the same, at most 2. `None` when they
+/// have not as many numbers.
+fn distance(a: &[f32], b: &[f32]) -> Option<f64> {
+    if a.len() != b.len() {
+        return None;
+    }
+    if a == b {
+        return Some(0.0);
+    }
+    let square = |vector: &[f32]| vector.iter().map(|n| f64::from(*n).powi(2)).sum::<f64>();
+    let apart: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    let longer = square(a).max(square(b));
+    Some(if longer > 0.0 { (apart / longer).sqrt() } else { 0.0 })
+}
+
+/// The keys that differ.
+fn keys(a: &super::dump::Metadata, b: &super::dump::Metadata) -> String {
+    let gone = a.keys().filter(|key| !b.contains_key(*key)).map(|key| format!("{key} only in a"));
+    let new = b.keys().filter(|key| !a.contains_key(*key)).map(|key| format!("{key} only in b"));
+    let other = a.iter().filter(|(key, value)| b.get(*key).is_some_and(|b| b != *value));
+    let all: Vec<String> = gone
+        .chain(new)
+        .chain(other.map(|(key, _)| format!("{key} differs")))
+        .take(KEYS_MAX)
+        .collect();
+    all.join(", ")
+}
+
+/// Of each kind in each collection.
+const FIRST_MAX: usize = 20;
+const COLLECTIONS_MAX: usize = 1_000;
+const KEYS_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests;
