@@ -266,7 +266,6 @@ pub enum Ended {
 }
 
 /// Runs the command that `args` (with the name of the program) ask for.
-#[expect(clippy::too_many_lines, reason = "one arm for each command")]
 pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended {
     let matched = command().try_get_matches_from(args);
     let cli = match matched.and_then(|matches| Cli::from_arg_matches(&matches)) {
