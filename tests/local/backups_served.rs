@@ -8,13 +8,15 @@ fn config(dir: &Path, store: &Path, more: &str) -> [String; 4] {
     let file = dir.join("config.yml");
     let path = store.display();
     let text = format!(
-        "stores:\n  - {{name: main, path: {path}, {more}}}\ncollect: {{backups_interval: 1s}}\n"
+        "stores:\n  - {{name: main, path: {path}, {more}}}\ncollect: {{backups_interval: 1s}}\n{ROOMY}"
     );
     fs::write(&file, text).unwrap();
     let state = dir.join("state").display().to_string();
     ["--config.file".to_owned(), file.display().to_string(), "--state.dir".to_owned(), state]
 }
 
+/// However full the disk of this machine is.
+const ROOMY: &str = "disk: {warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}\n";
 const MAIN: [(&str, &str); 1] = [("store", "main")];
 
 #[test]

@@ -242,13 +242,13 @@ fn a_broken_store_is_refused_with_the_finding_and_its_remedy_until_it_is_mended(
     let database = dir.join("chroma.sqlite3");
     let healthy = fs::read(&database).unwrap();
     fs::write(&database, b"no database any more").unwrap();
-    let before = seen(scratch.path());
+    let before = seen(&dir);
     let (code, out, err) = guarded(&dir, &["echo", "started"]);
     assert_eq!((code, &*out), (Some(2), ""), "{err}");
     for said in ["guard: refused: ", "guard: critical: sqlite_not_a_database", "guard: help: "] {
         assert!(err.contains(said), "{err}");
     }
-    assert!(seen(scratch.path()) == before, "something was changed");
+    assert!(seen(&dir) == before, "something was changed");
     let waiting = Guarded::start(
         &dir,
         &["--when-refused", "wait"],
