@@ -35,6 +35,7 @@ mod release;
 mod remedies;
 mod restore;
 mod rules;
+mod salvage;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;

@@ -156,29 +156,31 @@ catalogue! {
 "SQLite file" {
     SqliteNotADatabase "sqlite_not_a_database" Critical {
         cause: "chroma.sqlite3 does not begin with SQLite's header. The first page was overwritten, or the file is something else.",
-        words: RESTORE,
-        command: RESTORE_COMMAND,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
         acts: [Stop],
     }
     SqliteHeaderDamaged "sqlite_header_damaged" Critical {
         cause: "The header of chroma.sqlite3 has values that no SQLite writes.",
-        words: RESTORE,
-        command: RESTORE_COMMAND,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
         acts: [Stop],
     }
     SqliteTruncated "sqlite_truncated" Critical {
         cause: "chroma.sqlite3 is shorter than its header says. Pages at its end are gone.",
-        words: RESTORE,
-        command: RESTORE_COMMAND,
-        note: "Do not let Chroma write to the file before that.",
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
         acts: [Stop],
     }
     SqliteCorrupt "sqlite_corrupt" Critical {
         cause: "chroma.sqlite3 holds damaged bytes. SQLite's own check found them in a table, an overflow chain or the freelist, or they changed although nobody wrote them.",
-        words: "Stop Chroma and keep a copy of the directory. Put the newest verified backup back. Without a backup, save the rows that can be read into a new file with this command.",
-        command: "sqlite3 {path}/chroma.sqlite3 .dump | sed 's/^ROLLBACK; -- due to errors$/COMMIT;/' | sqlite3 /var/tmp/chroma.sqlite3.rescued",
-        note: "What was on the damaged pages is lost. Compare the number of rows of each table, and run check over the new file, before it takes the place of the old one. Do not use .recover of Debian 12: it leaves an empty file.",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
+        acts: [Stop, Rebuild],
     }
     SqliteIndexCorrupt "sqlite_index_corrupt" Critical {
         cause: "An index of chroma.sqlite3 is damaged or does not agree with its table. The rows themselves may be whole.",
@@ -675,6 +677,8 @@ const RESTORE: &str = "Stop Chroma and put the newest backup back that restores.
 const RESTORE_COMMAND: &str = "chroma_exporter restore BACKUP --store.path {path}";
 /// For what `recover` repairs without a loss.
 const RECOVER: &str = "Stop Chroma. Then repair a copy of the store, which is put in place when nothing is lost. What was there is kept.";
+/// For what may be lost in part.
+const OR_RESTORE: &str = "Do not start Chroma before that. What is lost is named, and then nothing is put in place: compare with the newest backup. To take the repaired copy all the same, add --accept-loss.";
 const RECOVER_COMMAND: &str = "chroma_exporter recover --store.path {path} --apply";
 const PERMISSIONS_COMMAND: &str = "chroma_exporter permissions --store.path {path} --apply";
 const PERMISSIONS_NOTE: &str = "It changes nothing else, and prints the line that takes it back. Without --apply it only shows what differs.";

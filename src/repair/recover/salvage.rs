@@ -171,8 +171,11 @@ impl<'a> Salvage<'a> {
         }
         let mut effect = Effect::default();
         let store = database.parent().unwrap_or(database);
-        let put = complete::complete(self.connection, store, &all, searched.is_some())?;
-        let document_lost = lost::tell(self.connection, &mut effect, &all)?;
+        let with_text = searched.is_some();
+        let put = complete::complete(self.connection, store, &all, with_text, &mut effect.losses)?;
+        let mut document_lost = lost::tell(self.connection, &mut effect, &all)?;
+        document_lost |= lost::strays(self.connection, &mut effect, &all)?;
+        lost::keep_the_last_number(self.connection, &all)?;
         let rows = human::count(all.iter().map(|found| found.rows).sum::<u64>() as f64);
         let put = match human::count(put as f64) {
             put if put == "0" => String::new(),

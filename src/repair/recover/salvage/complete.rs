@@ -23,6 +23,7 @@ pub(super) fn complete(
     store: &Path,
     all: &[Found<'_>],
     with_text: bool,
+    losses: &mut Vec<String>,
 ) -> Result<u64, Failure> {
     let lacking = |name: &str| {
         let found = all.iter().find(|found| found.table.name == name && !found.is_whole());
@@ -33,7 +34,7 @@ pub(super) fn complete(
         count += take(connection, found.table, &every(found.table), &[])?;
     }
     if let Some(table) = lacking("collections") {
-        count += collections(connection, table)?;
+        count += collections(connection, table, losses)?;
         dimensions(connection, store)?;
     }
     if let Some(table) = lacking("embeddings") {
@@ -57,7 +58,7 @@ fn bits(table: &Table, columns: &[&str]) -> Option<u64> {
 
 /// The column of the table beside that has what indexes say of this one.
 fn place(table: &Table, column: &str) -> String {
-    table.column(column).map_or_else(|| "NULL".to_owned(), |nth| format!("c{nth}"))
+    table.column(column).map_or_else(|| "NULL".to_owned(), |nth| format!("named.c{nth}"))
 }
 
 /// That all columns of a table are known.
@@ -105,14 +106,16 @@ fn metadata(connection: &Connection, table: &Table, with_text: bool) -> Result<u
     };
     let value = bits(table, &columns[2..]).unwrap_or_default();
     let text = bits(table, &["string_value"]).unwrap_or_default();
-    let (id, key, string) = (place(table, "id"), place(table, "key"), place(table, "string_value"));
-    if with_text && table.name == "embedding_metadata" {
+    let (id, key) = (place(table, "id"), place(table, "key"));
+    if let (true, "embedding_metadata", Some(string)) =
+        (with_text, &*table.name, table.column("string_value"))
+    {
         let text_of = format!(
             "(SELECT t.c0 FROM main.embedding_fulltext_search_content AS t WHERE t.id = {id} AND typeof(t.c0) = 'text')"
         );
         connection.execute(
             &format!(
-                "UPDATE temp.{} SET {string} = {text_of}, k = k | {text} \
+                "UPDATE temp.{} AS named SET c{string} = {text_of}, k = k | {text} \
                  WHERE {key} = 'chroma:document' AND k & {own} = {own} AND k & {value} = 0 AND {text_of} IS NOT NULL",
                 named(table)
             ),
@@ -129,7 +132,7 @@ fn embeddings(connection: &Connection, table: &Table) -> Result<u64, Failure> {
     let (segment, id) = (place(table, "segment_id"), place(table, "embedding_id"));
     let rows: Vec<(i64, String, String)> = {
         let sql = format!(
-            "SELECT n, {segment}, {id} FROM temp.{} WHERE k & {own} = {own} \
+            "SELECT n, {segment}, {id} FROM temp.{} AS named WHERE k & {own} = {own} \
              AND typeof({segment}) = 'text' AND typeof({id}) = 'text' ORDER BY n",
             named(table)
         );
@@ -204,10 +207,31 @@ fn positions(connection: &Connection, table: &Table) -> Result<u64, Failure> {
 
 /// Two indexes have id, name and database. The dimension stands in the queue and in the folder of the vectors; the settings are
 /// nowhere else.
-fn collections(connection: &Connection, table: &Table) -> Result<u64, Failure> {
+fn collections(
+    connection: &Connection,
+    table: &Table,
+    losses: &mut Vec<String>,
+) -> Result<u64, Failure> {
     let Some(own) = bits(table, &["id", "name", "database_id"]) else { return Ok(0) };
+    let known = format!("k & {own} = {own}");
+    let has_settings =
+        ["config_json_str", "schema_str"].iter().any(|name| table.column(name).is_some());
+    if has_settings {
+        let name = place(table, "name");
+        let sql = format!(
+            "SELECT CAST({name} AS TEXT) FROM temp.{} AS named WHERE {known} ORDER BY n",
+            named(table)
+        );
+        let mut statement = connection.prepare(&sql)?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+        for name in names.collect::<rusqlite::Result<Vec<_>>>()? {
+            losses.push(format!(
+                "the settings of the collection {name}: Chroma takes the default distance and parameters, or those of its metadata"
+            ));
+        }
+    }
     let topic = format!("'persistent://default/default/' || {}", place(table, "id"));
-    take(connection, table, &format!("k & {own} = {own}"), &[("topic", topic)])
+    take(connection, table, &known, &[("topic", topic)])
 }
 
 /// Puts a dimension into the collections that were put together.

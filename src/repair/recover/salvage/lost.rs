@@ -40,6 +40,89 @@ pub(super) fn tell(
     Ok(document)
 }
 
+/// Takes out metadata of records that are lost themselves: Chroma would give it to the next new records, which get their numbers. Says
+/// in `effect` what that was, and returns whether a document is among it.
+pub(super) fn strays(
+    connection: &Connection,
+    effect: &mut Effect,
+    all: &[Found<'_>],
+) -> Result<bool, Failure> {
+    let records = all.iter().find(|found| found.table.name == "embeddings");
+    // Where an index names every record that a page lost, what belongs to none of them was left by Chroma.
+    let Some(records) = records.filter(|found| !found.is_whole() && !found.indexes_hold) else {
+        return Ok(false);
+    };
+    let (mut document, mut values) = (false, 0_usize);
+    for found in all {
+        let table = found.table;
+        if !["embedding_metadata", "embedding_metadata_array"].contains(&&*table.name)
+            || table.column("id").is_none()
+        {
+            continue;
+        }
+        let of_none = "NOT EXISTS (SELECT 1 FROM main.embeddings AS e WHERE e.id = m.id)";
+        let id = table.columns.iter().position(|column| column.name == "id").unwrap_or_default();
+        let sql = format!("SELECT m.rowid, m.* FROM main.\"{}\" AS m WHERE {of_none}", table.name);
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        let mut lost = Vec::new();
+        while let Some(row) = rows.next()? {
+            if !matches!(row.get_ref(id + 1)?, ValueRef::Integer(id) if records.lacks(id)) {
+                continue;
+            }
+            let mut what = Vec::new();
+            for (nth, column) in table.columns.iter().enumerate().filter(|(nth, _)| *nth != id) {
+                let value = text(row.get_ref(nth + 1)?);
+                what.extend(value.map(|value| format!("{} {value}", column.name)));
+            }
+            let (table, what) = (table.name.clone(), what.join(", "));
+            lost.push(LostRow { table, row: row.get(0)?, collection: None, id: None, what });
+        }
+        let sql = format!("DELETE FROM main.\"{}\" WHERE rowid = ?1", table.name);
+        let mut delete = connection.prepare(&sql)?;
+        for row in &lost {
+            delete.execute([row.row])?;
+        }
+        document |= lost.iter().any(|row| row.what.starts_with(DOCUMENT));
+        values += lost.len();
+        effect.lost_rows.extend(lost);
+    }
+    if values > 0 {
+        let values = human::count(values as f64);
+        effect.losses.push(format!("{values} values and documents of records whose ids are lost"));
+    }
+    Ok(document)
+}
+
+/// Keeps the last number of the queue when its last rows are lost: without that, Chroma gives the numbers once more, and passes over what
+/// is written under them. The row belongs to no collection, so that nobody applies it.
+pub(super) fn keep_the_last_number(
+    connection: &Connection,
+    all: &[Found<'_>],
+) -> Result<(), Failure> {
+    let lacks = |found: &Found<'_>| found.table.name == "embeddings_queue" && !found.is_whole();
+    if !all.iter().any(lacks) {
+        return Ok(());
+    }
+    let newest = newest(connection)?;
+    let sql = "INSERT OR IGNORE INTO main.embeddings_queue(seq_id, operation, topic, id) \
+         SELECT ?1, 3, 'persistent://default/default/00000000-0000-0000-0000-000000000000', 'lost' \
+         WHERE ?1 > 0 AND ?1 > (SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue)";
+    connection.execute(sql, [newest])?;
+    Ok(())
+}
+
+/// A value for people; `None` when there is none.
+fn text(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(integer) => Some(integer.to_string()),
+        ValueRef::Real(real) => Some(real.to_string()),
+        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(blob) => Some(format!("{} bytes", blob.len())),
+    }
+}
+
 /// The rows that an index names, and of which it does not say enough.
 fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure> {
     let known: Vec<usize> =
@@ -65,13 +148,6 @@ fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure>
          LEFT JOIN main.segments AS s ON s.id = {segment} LEFT JOIN main.collections AS c ON c.id = s.collection ORDER BY named.n",
         named(table)
     );
-    let text = |value: ValueRef<'_>| match value {
-        ValueRef::Null => None,
-        ValueRef::Integer(integer) => Some(integer.to_string()),
-        ValueRef::Real(real) => Some(real.to_string()),
-        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        ValueRef::Blob(blob) => Some(format!("{} bytes", blob.len())),
-    };
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([], |row| {
         let mut what = Vec::new();

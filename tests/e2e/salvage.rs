@@ -1,0 +1,215 @@
+//! Databases whose pages are damaged, as real Chroma sees them once `recover` has read what is left: every answer that the bytes still
+//! allow is that of the healthy store, nothing deleted comes back, and the rest is named.
+
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use serde_json::Value;
+
+use crate::support::{self, SOON, chroma, faults, fixture, wait_for};
+
+/// Prints every record of every collection with its document, metadata and embedding, and what some texts find; then again after more
+/// writes.
+const ASK: &str = r#"
+import sys, json, chromadb
+client = chromadb.PersistentClient(path=sys.argv[1])
+def state():
+    out = {}
+    for name in ["articles", "notes"]:
+        c = client.get_collection(name)
+        all = c.get(include=["documents", "metadatas", "embeddings"])
+        rows = zip(all["ids"], all["documents"], all["metadatas"], [[float(x) for x in e] for e in all["embeddings"]])
+        texts = ["articles-00", "articles-007: ", "notes-01", "nothing has this"]
+        found = {t: sorted(c.get(where_document={"$contains": t}, include=[])["ids"]) for t in texts}
+        out[name] = {"count": c.count(), "records": {r[0]: r[1:] for r in rows}, "found": found}
+    return out
+first = state()
+for name, size in [("articles", 8), ("notes", 12)]:
+    c = client.get_collection(name)
+    for batch in range(4):
+        ids = [f"more-{batch}-{i}" for i in range(50)]
+        c.add(ids=ids, embeddings=[[float(i + 1)] * size for i in range(50)], documents=[f"{i} came after" for i in ids])
+    assert len(c.get(where_document={"$contains": "came after"}, include=[])["ids"]) == 200
+print(json.dumps([first, state()], sort_keys=True))
+"#;
+
+fn ask(version: &str, dir: &Path) -> Value {
+    let mut python = Command::new(chroma::python(version));
+    python.args(["-W", "ignore", "-c", ASK]).arg(dir).env("ANONYMIZED_TELEMETRY", "False");
+    let out = python.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{version}: {said}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap()
+}
+
+fn recover(dir: &Path, more: &[&str]) -> Value {
+    // A process that another test starts may have the database open for a moment.
+    wait_for("nobody to hold the store", SOON, || {
+        let words = ["recover", "--output", "json", "--state.dir", "", "--store.path"];
+        let out = support::run(&[&words[..], &[dir.to_str().unwrap()], more].concat());
+        let document: Value = serde_json::from_slice(&out.stdout).ok()?;
+        (document["status"] == "ok").then_some(document)
+    })
+}
+
+/// Where the page begins that is the root of a table.
+fn root(dir: &Path, name: &str) -> u64 {
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let page: i64 = faults::database(dir).query_row(sql, [name], |row| row.get(0)).unwrap();
+    u64::try_from(page - 1).unwrap() * 4096
+}
+
+fn zero(dir: &Path, at: u64) {
+    faults::overwrite(&dir.join("chroma.sqlite3"), at, &[0; 4096]);
+}
+
+/// The leaves of a table, as places in the file.
+fn leaves(dir: &Path, name: &str) -> Vec<u64> {
+    let sql =
+        "SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' AND aggregate = FALSE";
+    let database = faults::database(dir);
+    let mut statement = database.prepare(sql).unwrap();
+    let pages = statement.query_map([name], |row| row.get::<_, i64>(0)).unwrap();
+    pages.map(|page| u64::try_from(page.unwrap() - 1).unwrap() * 4096).collect()
+}
+
+type Damage = (&'static str, fn(&Path));
+
+#[test]
+fn chroma_finds_everything_that_other_pages_still_have() {
+    let faults: [Damage; 4] = [
+        ("the first page", |dir| zero(dir, 0)),
+        ("the top of the metadata", |dir| zero(dir, root(dir, "embedding_metadata"))),
+        ("a page of records", |dir| zero(dir, leaves(dir, "embeddings")[0])),
+        ("tenants and databases", |dir| {
+            zero(dir, root(dir, "tenants"));
+            zero(dir, root(dir, "databases"));
+        }),
+    ];
+    for (version, faults) in [
+        ("1.5.9", &faults[..]),
+        ("1.1.1", &faults[1..3]),
+        ("0.6.3", &faults[..3]),
+        ("0.4.24", &faults[1..3]),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let healthy = fixture(&format!("chroma-{version}"), &scratch.path().join("healthy"));
+        let truth = ask(version, &healthy);
+        for (nth, (what, damage)) in faults.iter().enumerate() {
+            let place = scratch.path().join(nth.to_string());
+            let dir = fixture(&format!("chroma-{version}"), &place);
+            damage(&dir);
+            let told = recover(&dir, &["--apply"]);
+            assert_eq!(told["report"]["outcome"], "repaired", "{version}: {what}: {told:#}");
+            assert_eq!(told["report"]["losses"], serde_json::json!([]), "{version}: {what}");
+            assert!(ask(version, &dir) == truth, "{version}: {what}: Chroma answers otherwise");
+        }
+    }
+}
+
+/// What the metadata of a record has, after a page of it was lost: never anything else than before, and what is missing is named.
+#[test]
+fn what_chroma_misses_is_what_was_named() {
+    for version in ["1.5.9", "0.4.24"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let healthy = fixture(&format!("chroma-{version}"), &scratch.path().join("healthy"));
+        let truth = ask(version, &healthy);
+        let dir = fixture(&format!("chroma-{version}"), &scratch.path().join("broken"));
+        zero(&dir, leaves(&dir, "embedding_metadata")[1]);
+        let refused = recover(&dir, &["--apply"]);
+        assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
+        let told = recover(&dir, &["--apply", "--accept-loss"]);
+        assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
+        let mut named: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for row in told["report"]["lost_rows"].as_array().unwrap() {
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            assert_eq!(text("table"), "embedding_metadata", "{version}: {row}");
+            *named.entry((text("collection"), text("id"))).or_default() += 1;
+        }
+        let found = ask(version, &dir);
+        for state in 0..2 {
+            for name in ["articles", "notes"] {
+                let (was, is) = (&truth[state][name], &found[state][name]);
+                assert_eq!(was["count"], is["count"], "{version}: {name}");
+                assert_eq!(was["found"], is["found"], "{version}: {name}");
+                for (id, record) in was["records"].as_object().unwrap() {
+                    let kept = &is["records"][id];
+                    let lost = named.get(&(name.to_owned(), id.clone())).copied().unwrap_or(0);
+                    assert_eq!((&record[0], &record[2]), (&kept[0], &kept[2]), "{version}: {id}");
+                    let values =
+                        |record: &Value| record[1].as_object().cloned().unwrap_or_default();
+                    let (before, after) = (values(record), values(kept));
+                    assert_eq!(before.len(), after.len() + lost, "{version}: {id}: {kept}");
+                    assert!(
+                        after.iter().all(|(key, value)| before[key] == *value),
+                        "{version}: {id}"
+                    );
+                }
+            }
+        }
+        assert!(!named.is_empty(), "{version}");
+    }
+}
+
+/// The names stand in an index too, the settings nowhere: that is told, and Chroma goes on with its own.
+#[test]
+fn collections_keep_their_records_when_their_settings_are_lost() {
+    for version in ["1.5.9", "1.1.1", "0.6.3"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let healthy = fixture(&format!("chroma-{version}"), &scratch.path().join("healthy"));
+        let truth = ask(version, &healthy);
+        let dir = fixture(&format!("chroma-{version}"), &scratch.path().join("broken"));
+        zero(&dir, root(&dir, "collections"));
+        let refused = recover(&dir, &["--apply"]);
+        assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
+        let told = recover(&dir, &["--apply", "--accept-loss"]);
+        assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
+        let losses = told["report"]["losses"].as_array().unwrap();
+        let settings =
+            |loss: &&Value| loss.as_str().unwrap().starts_with("the settings of the collection ");
+        assert_eq!(losses.iter().filter(settings).count(), 2, "{version}: {told:#}");
+        let found = ask(version, &dir);
+        for name in ["articles", "notes"] {
+            for what in ["count", "found"] {
+                assert_eq!(truth[0][name][what], found[0][name][what], "{version}: {name}");
+                assert_eq!(truth[1][name][what], found[1][name][what], "{version}: {name}");
+            }
+            for (id, record) in truth[0][name]["records"].as_object().unwrap() {
+                let kept = &found[0][name]["records"][id];
+                assert_eq!((&record[0], &record[1]), (&kept[0], &kept[1]), "{version}: {id}");
+            }
+        }
+    }
+}
+
+/// Half of the file is gone: Chroma opens what is left of it, and what it gives is nothing else than before.
+#[test]
+fn what_is_left_of_a_cut_file_is_as_it_was() {
+    for version in ["1.5.9", "0.6.3"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let healthy = fixture(&format!("chroma-{version}"), &scratch.path().join("healthy"));
+        let truth = ask(version, &healthy);
+        for part in [60, 90] {
+            let dir = fixture(&format!("chroma-{version}"), &scratch.path().join(part.to_string()));
+            let database = dir.join("chroma.sqlite3");
+            let length = std::fs::metadata(&database).unwrap().len();
+            faults::cut(&database, length * part / 100);
+            let told = recover(&dir, &["--apply", "--accept-loss"]);
+            assert_eq!(told["report"]["outcome"], "repaired", "{version}, {part} %: {told:#}");
+            let found = ask(version, &dir);
+            for name in ["articles", "notes"] {
+                let (was, is) = (&truth[0][name]["records"], &found[0][name]["records"]);
+                for (id, record) in is.as_object().unwrap() {
+                    let before = was.get(id).unwrap_or_else(|| panic!("{version}: {id} is new"));
+                    assert!(
+                        record[0].is_null() || record[0] == before[0],
+                        "{version}: {id}: {record}"
+                    );
+                    for (key, value) in record[1].as_object().into_iter().flatten() {
+                        assert_eq!(before[1][key], *value, "{version}: {id}: {key}");
+                    }
+                }
+            }
+        }
+    }
+}
