@@ -22,6 +22,7 @@ use serde_json::Value;
 
 pub(crate) use self::about::{About, about};
 pub use self::filter::{Filter, FilterError};
+pub(super) use self::vectors::Pieces;
 use self::{
     catalogue::Collection,
     line::{Embedding, Line},

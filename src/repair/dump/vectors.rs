@@ -142,7 +142,8 @@ fn places(file: &File, header: Header) -> io::Result<Vec<(u64, u64)>> {
     Ok(places)
 }
 
-struct Pieces(File);
+/// A pickle in a file.
+pub(in crate::repair) struct Pieces(pub(in crate::repair) File);
 
 impl pickle::Source for Pieces {
     type Error = io::Error;

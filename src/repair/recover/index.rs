@@ -37,6 +37,7 @@ use crate::{
     human,
     repair::{
         dump::{
+            Pieces,
             catalogue::{self, Asker, Collection},
             tail::{self, Kind, Operation, Tail, Where},
         },
@@ -604,21 +605,6 @@ fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {
         )));
     }
     Ok(ids)
-}
-
-struct Pieces(fs::File);
-
-impl pickle::Source for Pieces {
-    type Error = io::Error;
-
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match io::Read::read(&mut self.0, buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => return read,
-            }
-        }
-    }
 }
 
 /// What follows the name of a segment in that of its fresh folder, until it is whole.
