@@ -1,10 +1,9 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ffi::OsStr, fs};
 
 use super::{
     hands::{GATE_TARGET, Poor},
     *,
 };
-use crate::format::proc::parse_mountinfo;
 
 const ONE: &str = "11f4c994-921f-420d-b9b5-cbe3dd08f50d";
 const TWO: &str = "c2acc258-3dd5-40e9-927a-253f486f8565";
@@ -347,56 +346,4 @@ fn what_is_given_for_the_database_is_looked_at_first() {
     std::os::unix::fs::symlink("elsewhere", &database).unwrap();
     let told = plan(stand.stage(false), &[], &[]).unwrap_err();
     assert!(told.to_string().ends_with("chroma.sqlite3 is a link"), "{told}");
-}
-
-#[test]
-fn the_way_is_chosen_by_what_the_place_allows() {
-    let store = Path::new("/srv/chroma");
-    let own = parse_mountinfo(b"1 0 254:0 / / rw - ext4 /dev/vda rw\n");
-    let other = |line: &str| vec![(7, parse_mountinfo(line.as_bytes()))];
-    let way = |inside, seen: &Seen, others: &[(u32, Vec<Mount>)]| {
-        let facts = Facts { store, inside, seen, bound: bound(store, &own, others) };
-        decide(&facts)
-    };
-    let seen = Seen { exists: true, database: true, ..Seen::default() };
-    let elsewhere = other("9 8 254:1 /srv/chroma /data rw - ext4 /dev/vdb rw\n");
-    assert_eq!(way(false, &seen, &elsewhere).unwrap(), (Way::Directory, None));
-    assert_eq!(way(false, &Seen::default(), &[]).unwrap(), (Way::Fresh, None));
-    for (inside, seen, others, word) in [
-        (true, Seen { exists: true, ..Seen::default() }, vec![], "mount point"),
-        (
-            false,
-            Seen { exists: true, ..Seen::default() },
-            other("9 8 254:0 /srv/chroma /data rw - ext4 /dev/vda rw\n"),
-            "process 7 has the directory mounted at /data",
-        ),
-        (
-            false,
-            Seen { exists: true, mounted: vec!["backups".to_owned()], ..Seen::default() },
-            vec![],
-            "mounted on backups",
-        ),
-        (false, Seen { exists: true, unwritable: true, ..Seen::default() }, vec![], "no text"),
-    ] {
-        let (way, reason) = way(inside, &seen, &others).unwrap();
-        assert_eq!(way, Way::Files);
-        assert!(reason.unwrap().contains(word), "{word}");
-    }
-    for (seen, others, word) in [
-        (
-            Seen { exists: true, ..Seen::default() },
-            other("9 8 254:0 /srv/chroma/chroma.sqlite3 /data/c.db rw - ext4 /dev/vda rw\n"),
-            "process 7 has chroma.sqlite3 of /srv/chroma mounted by itself",
-        ),
-        (
-            Seen { exists: true, mounted: vec![ONE.to_owned()], ..Seen::default() },
-            vec![],
-            "something is mounted on /srv/chroma/11f4c994",
-        ),
-    ] {
-        let told = way(false, &seen, &others).unwrap_err().to_string();
-        assert!(told.contains(word), "{told}");
-    }
-    let part = other("9 8 254:0 /srv/chroma/notes /x rw - ext4 /dev/vda rw\n");
-    assert_eq!(way(false, &seen, &part).unwrap(), (Way::Directory, None), "not Chroma's");
 }
