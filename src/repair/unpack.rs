@@ -2,6 +2,7 @@
 //! alone, a directory. Nothing is unpacked by the names that an archive gives: they only say which file of a store an entry is. What
 //! comes out is bounded in bytes, memory and number, and no link, device or mode of an archive is ever made.
 
+mod directory;
 mod manifested;
 mod scratch;
 mod settle;
@@ -29,10 +30,9 @@ use crate::{
         archive::Kind,
         backup_name,
         manifest::{Manifest, Restores},
-        parts::{Named, Part, Place},
+        parts::{Part, Place},
         tar::{BLOCK_LEN, Block},
     },
-    host::processes::Held,
     human,
     store::{DATABASE_FILE, database::open_bytes},
 };
@@ -225,7 +225,7 @@ pub fn open(backup: &Path, options: &Options, steps: &Steps) -> Result<Opened, U
     let real = backup.canonicalize().map_err(unreadable)?;
     let meta = fs::metadata(&real).map_err(unreadable)?;
     let mut opened = if meta.is_dir() {
-        directory(&real, options, steps)?
+        directory::open(&real, options, steps)?
     } else if meta.is_file() {
         archive(&real, meta.len(), options, steps)?
     } else {
@@ -249,7 +249,7 @@ fn archive(
 ) -> Result<Opened, UnpackError> {
     let unreadable = |source| UnpackError::Unreadable { path: path.to_owned(), source };
     if let Some(parent) = path.parent().filter(|_| path.ends_with(DATABASE_FILE))
-        && (options.stores.iter().any(|store| store == parent) || is_held(parent))
+        && (options.stores.iter().any(|store| store == parent) || directory::is_held(parent))
     {
         return Err(UnpackError::InUse(parent.to_owned()));
     }
@@ -525,138 +525,3 @@ fn make_scratch(
     }
     Err(refused.unwrap_or(UnpackError::NoRoom { place: near.to_owned(), needs, room: 0 }))
 }
-
-/// A directory that is a store, or has one in it.
-fn directory(dir: &Path, options: &Options, steps: &Steps) -> Result<Opened, UnpackError> {
-    let found = find(dir)?;
-    let wanted = |path: &&PathBuf| options.only.as_ref().is_none_or(|only| path.ends_with(only));
-    let mut stores: Vec<&PathBuf> = found.iter().filter(wanted).collect();
-    let store = match (stores.pop(), stores.is_empty()) {
-        (None, _) => {
-            return Err(UnpackError::Nothing("no chroma.sqlite3 is in it".to_owned()));
-        }
-        (Some(store), true) => store,
-        (Some(_), false) => {
-            let names = found.iter().filter_map(|path| path.strip_prefix(dir).ok());
-            let names = names.map(|path| human::plain(&path.display().to_string()));
-            return Err(UnpackError::Several(names.collect()));
-        }
-    };
-    if options.stores.contains(store) || is_held(store) {
-        return Err(UnpackError::InUse(store.clone()));
-    }
-    let mut damage = Vec::new();
-    let files = entries(store)?;
-    let bytes = files.iter().map(|(_, meta)| meta.len()).fold(0, u64::saturating_add);
-    let manifest = manifested::read(store, files.len(), &mut damage);
-    let mut opened = Opened {
-        dir: store.clone(),
-        form: "directory",
-        manifest: None,
-        damage,
-        notes: Vec::new(),
-        moment: fs::metadata(store.join(DATABASE_FILE))
-            .ok()
-            .map(|meta| Timestamp::from_secs(std::os::unix::fs::MetadataExt::mtime(&meta))),
-        bytes,
-        scratch: None,
-    };
-    if options.copy {
-        copy(&mut opened, options, steps)?;
-    }
-    if let Some(manifest) = manifest {
-        steps.begin("comparing", Some(bytes));
-        let seen = manifested::hash(&opened.dir, &manifest, steps)?;
-        manifested::compare(&manifest, &seen, &mut opened.damage);
-        opened.manifest = Some(manifest);
-    }
-    Ok(opened)
-}
-
-/// Makes what is looked at where it lies a copy in scratch.
-fn copy(opened: &mut Opened, options: &Options, steps: &Steps) -> Result<(), UnpackError> {
-    let (scratch, notes) = make_scratch(&opened.dir, opened.bytes, options)?;
-    opened.notes.extend(notes);
-    let mut sink = Sink::new(scratch.path(), None)?;
-    steps.begin("copying", Some(opened.bytes));
-    for (path, meta) in entries(&opened.dir)? {
-        let Named::Of(place) = Named::parse(path.as_bytes()) else { continue };
-        let from = opened.dir.join(&path);
-        let unreadable = |source| UnpackError::Unreadable { path: from.clone(), source };
-        let file = open_bytes(&from).map_err(unreadable)?;
-        let bytes = meta.len();
-        if !sink.write(&mut Plain::new(file, bytes, steps), &place, bytes, None)? {
-            return Err(UnpackError::InUse(opened.dir.clone()));
-        }
-    }
-    opened.damage.append(&mut sink.damage);
-    opened.dir = scratch.path().join("store-0");
-    opened.scratch = Some(scratch);
-    Ok(())
-}
-
-/// Files of the store in `dir`, by their path below it.
-fn entries(dir: &Path) -> Result<Vec<(String, fs::Metadata)>, UnpackError> {
-    let mut out = Vec::new();
-    for entry in list(dir)? {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let Ok(meta) = fs::metadata(entry.path()) else { continue };
-        if meta.is_file() {
-            out.push((name, meta));
-        } else if meta.is_dir() && crate::format::parts::is_folder(&name) {
-            for file in list(&entry.path())? {
-                let Ok(file_name) = file.file_name().into_string() else { continue };
-                match fs::metadata(file.path()) {
-                    Ok(meta) if meta.is_file() => out.push((format!("{name}/{file_name}"), meta)),
-                    _ => {}
-                }
-            }
-        }
-    }
-    out.retain(|(path, _)| matches!(Named::parse(path.as_bytes()), Named::Of(_)));
-    out.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(out)
-}
-
-fn list(dir: &Path) -> Result<Vec<fs::DirEntry>, UnpackError> {
-    let unreadable = |source| UnpackError::Unreadable { path: dir.to_owned(), source };
-    let entries = fs::read_dir(dir).map_err(unreadable)?;
-    entries.take(ENTRIES_MAX).collect::<io::Result<_>>().map_err(unreadable)
-}
-
-/// Directories with a database, at most [`DEPTH_MAX`] levels below `dir`.
-fn find(dir: &Path) -> Result<Vec<PathBuf>, UnpackError> {
-    let mut found = Vec::new();
-    let mut level = vec![dir.to_owned()];
-    for depth in 0..=DEPTH_MAX {
-        let mut next = Vec::new();
-        for dir in level {
-            if fs::symlink_metadata(dir.join(DATABASE_FILE)).is_ok() {
-                found.push(dir);
-                continue;
-            }
-            if depth == DEPTH_MAX {
-                continue;
-            }
-            for entry in list(&dir)? {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) && next.len() < ENTRIES_MAX {
-                    next.push(entry.path());
-                }
-            }
-        }
-        level = next;
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Whether a process has the database open.
-fn is_held(store: &Path) -> bool {
-    let context = super::proof::context_of(store);
-    let Ok(stamp) = context.database.stamp() else { return false };
-    matches!(context.held(stamp.id, std::time::Duration::ZERO), Ok(Held::Yes))
-}
-
-/// Levels below a directory in which a store is looked for.
-const DEPTH_MAX: usize = 3;
-const ENTRIES_MAX: usize = 100_000;

@@ -46,7 +46,7 @@ pub(super) fn hash(
     steps: &Steps,
 ) -> Result<BTreeMap<String, FileSeen>, UnpackError> {
     let mut seen: BTreeMap<String, FileSeen> = BTreeMap::new();
-    for (path, meta) in super::entries(dir)? {
+    for (path, meta) in super::directory::entries(dir)? {
         let known = manifest.files.iter().any(|file| file.path == path);
         let sha256 = if known { Some(hash_of(&dir.join(&path), meta.len(), steps)?) } else { None };
         seen.insert(path, FileSeen { bytes: meta.len(), sha256, modified: None });

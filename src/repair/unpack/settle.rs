@@ -47,7 +47,7 @@ pub(super) fn settle(
         return Ok(());
     }
     if !opened.is_scratch() {
-        super::copy(opened, options, steps)?;
+        super::directory::copy(opened, options, steps)?;
     }
     match play(&opened.dir.join(DATABASE_FILE)) {
         Ok(()) => opened.notes.push(what.to_owned()),
