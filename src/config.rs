@@ -13,7 +13,8 @@ pub(crate) mod web_file;
 pub use crate::deliver::receivers::Receiver;
 pub use collector::CollectorName;
 pub use keys::{
-    BackupJob, BackupPolicy, Collect, Disk, Form, Integrity, Keep, Limits, Log, ServerProbe, Web,
+    BackupJob, BackupPolicy, Collect, Disk, Form, Integrity, Keep, Limits, Log, PartLevels,
+    ServerProbe, Web,
 };
 pub use validate::{Overrides, PatternFlag, StoreFlag, at_next_start};
 

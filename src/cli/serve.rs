@@ -338,7 +338,7 @@ impl Reloader {
         };
         self.warn_of_fixed(&config);
         // At once: whoever turns it up looks for a fault that a restart might hide.
-        logging::set_level(config.log.level);
+        logging::set_level(config.log);
         self.configs.send_replace(Arc::clone(&config));
         if self.to_fleet.send(config).await.is_err() {
             return Err(NotReloaded::Ending);

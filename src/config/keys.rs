@@ -255,6 +255,8 @@ keys! {
         enable_lifecycle: bool = false, switch().flag("web.enable-lifecycle", "").at_start();
         /// Highest number of connections at once.
         max_connections: usize = 512, count(1..=100_000).flag("web.max-connections", "COUNT").at_start();
+        /// Highest number of pages that are being made or sent at once; 0: as many as there are connections. Paths below /-/ are always answered.
+        max_requests: usize = 0, count(0..=100_000).flag("web.max-requests", "COUNT").at_start();
         /// Longest time for the header of a request to arrive.
         header_timeout: Duration = Duration::from_secs(10), span(MS_100..=Duration::from_mins(5)).at_start();
         /// Names by which this server is asked on loopback, as by a proxy there. The names of this machine are always answered.
@@ -303,9 +305,31 @@ keys! {
     pub struct Log: Copy, Eq {
         /// Log this level and what is more severe. Commands other than serve log warn and error unless the flag is given.
         level: LogLevel = LogLevel::Info, choice(&LogLevel::ALL, LogLevel::as_str).flag("log.level", "LEVEL");
+        /// Another level for a part of the program, for whoever looks for a fault in it. Empty: as above.
+        levels: PartLevels = PartLevels::default(), section();
         /// Format of the log.
         format: LogFormat = LogFormat::Logfmt, choice(&LogFormat::ALL, LogFormat::as_str).flag("log.format", "FORMAT").at_start();
     }
+}
+
+keys! {
+    /// Levels of parts of the program.
+    pub struct PartLevels: Copy, Eq {
+        /// What reads the stores.
+        collectors: Option<LogLevel> = None, part_level();
+        /// Alerts, receivers and what they answer.
+        deliver: Option<LogLevel> = None, part_level();
+        /// Processes, the state directory, the queue of expensive jobs.
+        host: Option<LogLevel> = None, part_level();
+        /// The web server.
+        http: Option<LogLevel> = None, part_level();
+        /// Backups and what is made of them.
+        repair: Option<LogLevel> = None, part_level();
+    }
+}
+
+fn part_level() -> Kind<Option<LogLevel>> {
+    choice(&LogLevel::ALL, LogLevel::as_str).or_nothing()
 }
 
 /// A user or group, by number or by name.

@@ -269,7 +269,8 @@ web: {listen_addresses: ['127.0.0.1:1'], telemetry_path: /m}
     assert_eq!(config.stores[1].backups.globs, ["/host/home/a/old/*.gz"]);
     assert_eq!(config.stores[1].backups.warn_after, Duration::from_hours(26));
     assert_eq!(config.enabled, [CollectorName::Contents].into());
-    assert_eq!(config.log, Log { level: LogLevel::Error, format: LogFormat::Json });
+    let log = Log { level: LogLevel::Error, format: LogFormat::Json, ..Log::default() };
+    assert_eq!(config.log, log);
     assert_eq!(
         config.web.listen_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["[::]:2", "[::1]:0"]
@@ -626,7 +627,7 @@ fn any_config() -> impl Strategy<Value = Config> {
             web,
             state_dir,
             rootfs: ROOTFS.into(),
-            log: Log { level, format },
+            log: Log { level, format, ..Log::default() },
             ..Config::default()
         },
     )

@@ -196,16 +196,19 @@ pub enum Rejection {
     Rate,
     /// The request was meant for another host.
     Host,
+    /// As many pages as `web.max_requests` allows were being sent.
+    Crowd,
     /// The client did not come to terms over TLS, or showed no certificate that is allowed.
     Tls,
 }
 
 impl Rejection {
-    const ALL: [Self; 4] = [Self::Credentials, Self::Host, Self::Rate, Self::Tls];
+    const ALL: [Self; 5] = [Self::Credentials, Self::Crowd, Self::Host, Self::Rate, Self::Tls];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Credentials => "credentials",
+            Self::Crowd => "crowd",
             Self::Host => "host",
             Self::Rate => "rate",
             Self::Tls => "tls",

@@ -15,7 +15,7 @@
 //! Pages are gzipped for those who accept it; the first and the third have an entity tag, and 304 for who has them already.
 //! Anything else is 404, another method 405; a `Host` that is not this server's is 421 on loopback, none at all 400; other query
 //! strings are ignored; request bodies are not read. A connection over
-//! the cap gets 503 and is closed; those that are open go on.
+//! the cap gets 503 and is closed; those that are open go on. With `web.max_requests` a page too many gets 503 as well.
 
 mod connection;
 mod encoding;
@@ -35,7 +35,7 @@ use hyper::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -132,6 +132,7 @@ pub async fn run(
         lifecycle: web.enable_lifecycle,
         names: Names::new(&host_name(), &web.allowed_hosts),
         limits,
+        pages: (web.max_requests > 0).then(|| Arc::new(Semaphore::new(web.max_requests))),
     });
     let mut accepting = JoinSet::new();
     if let Some(secure) = &server.app.secure {
@@ -158,12 +159,20 @@ pub async fn run(
     }
 }
 
+/// The place of a page among those that are being sent; given back when the last copy is dropped.
+#[derive(Debug, Clone)]
+struct SentFrom(
+    #[expect(dead_code, reason = "held until it is dropped")] Arc<OwnedSemaphorePermit>,
+);
+
 struct Server {
     app: App,
     telemetry_path: String,
     lifecycle: bool,
     names: Names,
     limits: Limits,
+    /// Room for so many pages at once; `None` when nothing but the connections bounds them.
+    pages: Option<Arc<Semaphore>>,
 }
 
 fn host_name() -> String {
@@ -217,7 +226,15 @@ impl Server {
 
     async fn admitted(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let uri = request.uri();
-        let (route, response) = match uri.path() {
+        let asks = uri.path().starts_with("/-/");
+        let place = match self.pages.as_ref().filter(|_| !asks) {
+            None => None,
+            Some(pages) => match Arc::clone(pages).try_acquire_owned() {
+                Ok(place) => Some(SentFrom(Arc::new(place))),
+                Err(_) => return self.crowded(),
+            },
+        };
+        let (route, mut response) = match uri.path() {
             ITEMS => {
                 let query = uri.query().unwrap_or_default();
                 (Route::Items, self.get(request.method(), |page| items(page, query)))
@@ -225,6 +242,18 @@ impl Server {
             path => self.route(request.method(), path, request.headers()).await,
         };
         self.app.own.count_request(route, response.status().as_u16());
+        // The connection keeps it until the client has the page.
+        if let Some(place) = place {
+            response.extensions_mut().insert(place);
+        }
+        response
+    }
+
+    /// Turned away at once: a queue would let a scraper wait until its timeout without a word.
+    fn crowded(&self) -> Response<Full<Bytes>> {
+        self.app.own.count_rejected(Rejection::Crowd);
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once.\n");
+        set(&mut response, header::RETRY_AFTER, "1");
         response
     }
 

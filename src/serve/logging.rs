@@ -16,15 +16,15 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    config::{Log, LogFormat, LogLevel},
+    config::{Log, LogFormat, LogLevel, PartLevels},
     hidden, human,
 };
 
 /// Begins to log. The first call decides the format; a repeated one only changes the level.
 pub fn init(log: Log) {
-    let (filter, handle) = reload::Layer::new(targets(log.level));
+    let (filter, handle) = reload::Layer::new(targets(log));
     if FILTER.set(handle).is_err() {
-        return set_level(log.level);
+        return set_level(log);
     }
     let subscriber = Registry::default().with(filter).with(lines(log.format, StandardError));
     // It errs only when a subscriber was set already, and FILTER was not.
@@ -34,9 +34,9 @@ pub fn init(log: Log) {
 }
 
 /// Logs from another level up, after a reload.
-pub fn set_level(level: LogLevel) {
+pub fn set_level(log: Log) {
     if let Some(handle) = FILTER.get()
-        && let Err(error) = handle.reload(targets(level))
+        && let Err(error) = handle.reload(targets(log))
     {
         error!(%error, "Level of the log cannot be changed.");
     }
@@ -44,18 +44,38 @@ pub fn set_level(level: LogLevel) {
 
 static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
-/// Libraries are heard from warnings up only: their debug lines would bury ours.
-fn targets(level: LogLevel) -> Targets {
-    let ours = match level {
+/// Libraries are heard from warnings up only: their debug lines would bury ours. The longest name of a part that fits decides.
+fn targets(log: Log) -> Targets {
+    const OURS: &str = env!("CARGO_CRATE_NAME");
+    let PartLevels { collectors, deliver, host, http, repair } = log.levels;
+    let ours = filter(log.level);
+    let parts = [
+        ("collectors", collectors),
+        ("store", collectors),
+        ("deliver", deliver),
+        ("alert", deliver),
+        ("host", host),
+        ("serve::http", http),
+        ("repair", repair),
+        ("serve::backups", repair),
+    ];
+    let parts = parts.into_iter().filter_map(|(part, level)| Some((part, filter(level?))));
+    Targets::new()
+        .with_target(OURS, ours)
+        .with_targets(parts.map(|(part, level)| (format!("{OURS}::{part}"), level)))
+        // A crate of this tree, and no library of others.
+        .with_target("sqlite_live", collectors.map_or(ours, filter))
+        .with_default(ours.min(LevelFilter::WARN))
+}
+
+const fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    Targets::new()
-        .with_target(env!("CARGO_CRATE_NAME"), ours)
-        .with_default(ours.min(LevelFilter::WARN))
+    }
 }
 
 fn lines<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>
@@ -185,10 +205,33 @@ mod tests {
 
     fn logged(log: Log, events: impl FnOnce()) -> String {
         let sink = Sink::default();
-        let layers =
-            Registry::default().with(targets(log.level)).with(lines(log.format, sink.clone()));
+        let layers = Registry::default().with(targets(log)).with(lines(log.format, sink.clone()));
         subscriber::with_default(layers, events);
         String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_part_may_be_louder_or_quieter_than_the_rest() {
+        let levels = PartLevels {
+            collectors: Some(LogLevel::Warn),
+            deliver: Some(LogLevel::Debug),
+            http: Some(LogLevel::Error),
+            ..PartLevels::default()
+        };
+        let log = Log { level: LogLevel::Info, levels, ..Log::default() };
+        let text = logged(log, || {
+            debug!(target: "chroma_exporter::deliver::send", "a");
+            debug!(target: "chroma_exporter::alert::outbox", "b");
+            info!(target: "chroma_exporter::collectors::disk", "not 1");
+            warn!(target: "chroma_exporter::serve::http", "not 2");
+            info!(target: "chroma_exporter::serve::fleet", "c");
+            warn!(target: "sqlite_live::view", "d");
+            info!(target: "sqlite_live::view", "not 3");
+            info!(target: "hyper_util::client", "not 4");
+        });
+        let said: Vec<&str> =
+            text.lines().map(|line| line.rsplit_once("message=").unwrap().1).collect();
+        assert_eq!(said, ["a", "b", "c", "d"], "{text}");
     }
 
     #[test]

@@ -223,7 +223,7 @@ fn a_bad_configuration_is_told_whole_and_stops_every_command() {
     let file = path.to_str().unwrap();
     let want = format!(
         "{file}:2: collect.interval = 1ms: must be 100ms to 1h\n\
-         {file}:4: web.port: unknown key; known here: allowed_hosts, config_file, enable_lifecycle, header_timeout, listen_addresses, max_connections, systemd_socket, telemetry_path\n\
+         {file}:4: web.port: unknown key; known here: allowed_hosts, config_file, enable_lifecycle, header_timeout, listen_addresses, max_connections, max_requests, systemd_socket, telemetry_path\n\
          {file}:6: stores[0].path: must be given: the directory to watch\n"
     );
     for words in [

@@ -627,6 +627,29 @@ async fn connections_over_the_cap_are_told_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn pages_over_the_bound_are_turned_away_until_one_has_been_taken() {
+    let server = Server::start(&Web { max_requests: 1, ..local() }, patient());
+    let mut idle = server.connect().await;
+    assert_eq!(idle.get("/metrics").await.status, 200);
+    // One that does not take its answer keeps the only place; idle connections keep none.
+    server.pages.send_replace(Arc::new(large_page()));
+    let mut slow = server.connect().await;
+    slow.send(request("GET", "/metrics", "")).await;
+    slow.read_some().await.unwrap();
+    let over = idle.get("/").await;
+    assert_eq!((over.status, over.header("retry-after")), (503, "1"));
+    // Whoever asks whether the program lives is always answered.
+    assert_eq!(idle.get("/-/healthy").await.status, 200);
+    drop(slow);
+    wait::wait_within("the place to be free", SOON, async || {
+        let answer = server.ask(&request("GET", "/api/v1/status", "")).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.status.to_string()) }
+    })
+    .await;
+    assert_eq!(idle.get("/").await.status, 200);
+}
+
+#[tokio::test]
 async fn hundreds_of_connections_below_the_cap_are_all_served() {
     want_descriptors();
     let server = Server::start(&local(), patient());

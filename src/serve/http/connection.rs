@@ -18,10 +18,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
+use super::{Limits, SentFrom};
 use crate::clock::{self, Ticks};
 
 /// Largest request header; also bounds what hyper buffers for a connection.
@@ -44,7 +45,8 @@ pub(super) async fn serve<S, F>(
         let answering = answer(request);
         let pulse = &pulse;
         async move {
-            let response = answering.await;
+            let mut response = answering.await;
+            *pulse.place.lock() = response.extensions_mut().remove();
             pulse.set(Phase::Writing);
             Ok::<_, std::convert::Infallible>(response)
         }
@@ -109,6 +111,8 @@ struct Pulse {
     phase: AtomicU8,
     /// Nanoseconds after `opened`.
     since: AtomicU64,
+    /// The place of the page that is being sent.
+    place: Mutex<Option<SentFrom>>,
 }
 
 impl Pulse {
@@ -117,6 +121,7 @@ impl Pulse {
             opened: clock::ticks(),
             phase: AtomicU8::new(Phase::Header as u8),
             since: AtomicU64::new(0),
+            place: Mutex::new(None),
         }
     }
 
@@ -191,6 +196,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         if self.pulse.is(Phase::Writing) {
             self.pulse.set(Phase::Idle);
+            drop(self.pulse.place.lock().take());
         }
         Poll::Ready(Ok(()))
     }
