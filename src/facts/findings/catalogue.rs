@@ -206,16 +206,17 @@ catalogue! {
 "Full text" {
     FtsCorrupt "fts_corrupt" Critical {
         cause: "The full-text index is damaged. The documents are stored elsewhere as well and may be whole.",
-        words: FULLTEXT_ANEW,
-        command: FULLTEXT_ANEW_COMMAND,
-        note: "If the database has another finding, mend that first. If DROP fails, see the runbook.",
-        acts: [Stop, Open, Rebuild],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: TEXTS_LOST,
+        acts: [Stop, Rebuild],
     }
     FtsMissing "fts_missing" Critical {
         cause: "The full-text table embedding_fulltext_search is missing. Searches in documents fail.",
-        words: "Stop Chroma and keep a copy of the directory. Then create the full-text table again and fill it from embedding_metadata.",
-        command: "sqlite3 {path}/chroma.sqlite3 \"BEGIN; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"",
-        acts: [Stop, Open, Rebuild],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: "The full text is made anew from the documents, which are whole. Nothing is lost.",
+        acts: [Stop, Rebuild],
     }
     FtsCutAtNul "fts_cut_at_nul" Info {
         cause: "Documents hold the character U+0000. SQLite up to 3.46, which Chroma 1.x carries, puts only the text before it into the full-text index, so that $contains does not find what is behind it. Nothing is damaged.",
@@ -225,17 +226,17 @@ catalogue! {
     }
     FtsLostAtUpgrade "fts_lost_at_upgrade" Warning {
         cause: "Chroma below 0.4.6 made this store. The next newer Chroma that opens it fills the full-text table by wrong numbers. $contains then finds no document or wrong ones, and Chroma 1.x refuses every addition.",
-        words: "Keep a copy of the directory before the upgrade. After it, open the store once, stop Chroma before anything is written, and make the full-text table anew.",
-        command: FULLTEXT_ANEW_COMMAND,
-        note: "Run the command after the upgrade, not before.",
-        acts: [Stop, Open, Rebuild],
+        words: "Keep a copy of the directory before the upgrade. After it, open the store once, and stop Chroma before anything is written. Then repair a copy of the store, which is put in place when nothing is lost.",
+        command: RECOVER_COMMAND,
+        note: "Run the command after the upgrade. Before it there is nothing to repair. The full text is made anew from the documents.",
+        acts: [Stop, Rebuild],
     }
     FtsOutOfStep "fts_out_of_step" Warning {
         cause: "The full-text table does not have the documents that the records have. Searches in documents miss records or find wrong ones, and on Chroma 1.x additions may fail.",
-        words: FULLTEXT_ANEW,
-        command: FULLTEXT_ANEW_COMMAND,
-        note: "The rebuild command of the full-text table itself does not mend this.",
-        acts: [Stop, Open, Rebuild],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: TEXTS_LOST,
+        acts: [Stop, Rebuild],
     }
 }
 "Journal" {
@@ -347,7 +348,9 @@ catalogue! {
     }
     SeqIdMissing "seq_id_missing" Info {
         cause: "A segment has applied rows of the queue, but its position is not recorded.",
-        words: "On Chroma 1.x there is nothing to do, because it records the position at the next flush. Below 1.0 put the row of max_seq_id back from a backup.",
+        words: "On Chroma 1.x there is nothing to do, because it records the position at the next flush. Below 1.0 put the row of max_seq_id back from a backup. Or, when the queue still has all rows of the collection, stop Chroma and move the folder of the index away. Chroma then makes it anew.",
+        note: "When rows of the queue are gone, the folder is the only copy of their vectors. The runbook says how to see that.",
+        acts: [Stop, Move],
     }
     QueuePoisoned "queue_poisoned" Critical {
         cause: "A row of the queue cannot be applied, and no later row is applied either. On Chroma 1.x reads of the collection, or of all collections, fail because of it.",
@@ -379,32 +382,37 @@ catalogue! {
 "HNSW folders" {
     SegmentMissing "segment_missing" Critical {
         cause: "The folder with the vectors of a collection is gone. Queries answer from the queue alone, without any error, and the next flush writes a small index in its place.",
-        words: RESTORE_FOLDER,
-        note: "Never run chroma vacuum now: the queue may be the only copy of the vectors.",
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: FROM_QUEUE,
         acts: [Stop],
     }
     SegmentIncomplete "segment_incomplete" Critical {
         cause: "A file of a collection's index is missing or empty. Chroma cannot load the index, or starts an empty one over it without any error.",
-        words: RESTORE_FOLDER,
-        note: "Do not delete the folder: the finding says what can still be read out of it. Never run chroma vacuum now.",
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: INDEX_ANEW,
         acts: [Stop],
     }
     SegmentTruncated "segment_truncated" Critical {
         cause: "A file of a collection's index is shorter than its elements need. Loading it ends the whole server with SIGSEGV, or gives wrong vectors.",
-        words: RESTORE_FOLDER,
-        note: KEEP_FOLDER,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: INDEX_ANEW,
         acts: [Stop],
     }
     SegmentHeaderInvalid "segment_header_invalid" Critical {
         cause: "header.bin of a collection's index has values that no index has. Loading it ends the whole server with SIGSEGV.",
-        words: RESTORE_FOLDER,
-        note: KEEP_FOLDER,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: INDEX_ANEW,
         acts: [Stop],
     }
     SegmentMetadataInvalid "segment_metadata_invalid" Critical {
         cause: "index_metadata.pickle of a collection's index is cut off, damaged or not Chroma's, most often after a kill during a flush. The collection cannot be queried.",
-        words: RESTORE_FOLDER,
-        note: "Do not delete the pickle: the collection would open again with an empty index.",
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: INDEX_ANEW,
         acts: [Stop],
     }
     SegmentMetadataHostile "segment_metadata_hostile" Critical {
@@ -414,15 +422,16 @@ catalogue! {
     }
     SegmentInconsistent "segment_inconsistent" Critical {
         cause: "The files of a collection's index contradict each other or the database (neighbours, labels, counts, numbers that are not finite, an exchanged folder), or bytes changed although nobody wrote them. Queries crash the server or answer wrongly.",
-        words: RESTORE_FOLDER,
-        note: KEEP_FOLDER,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: INDEX_ANEW,
         acts: [Stop],
     }
     SegmentBloated "segment_bloated" Critical {
         cause: "A file of a collection's index is far larger than its elements need. One impossible record size in link_lists.bin makes every flush write further behind its end, until the disk is full.",
-        words: "Stop Chroma before the disk is full. Copy the directory without the holes in its files. Put the whole folder that the finding names back from the newest verified backup.",
-        command: "cp -a --sparse=always {path} /var/tmp/chroma.copy",
-        note: KEEP_FOLDER,
+        words: "Stop Chroma before the disk is full. Then repair a copy of the store, which is put in place when nothing is lost. What was there is kept.",
+        command: RECOVER_COMMAND,
+        note: INDEX_ANEW,
         acts: [Stop],
     }
     SegmentBehind "segment_behind" Critical {
@@ -447,8 +456,10 @@ catalogue! {
     }
     RecordsUnreachable "records_unreachable" Warning {
         cause: "The vectors of some records are in the index, but no query finds them. After many deletes and updates no link of the graph leads to them. get still gives them.",
-        words: "Nothing is lost. Make a new collection and copy every record into it with its embedding. Then use the new collection.",
-        note: "Read the records with get, with embeddings, documents and metadatas included, and add them to the new collection. Do not delete the folder: it holds the vectors.",
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: "Nothing is lost: the same vectors get a new graph, in which searches find them. Do not delete the folder, which holds the vectors.",
+        acts: [Stop],
     }
     SegmentOrphan "segment_orphan" Info {
         cause: "A folder with an index belongs to no collection any more. Chroma leaves it when a collection is deleted.",
@@ -683,12 +694,11 @@ const RECOVER_COMMAND: &str = "chroma_exporter recover --store.path {path} --app
 const PERMISSIONS_COMMAND: &str = "chroma_exporter permissions --store.path {path} --apply";
 const PERMISSIONS_NOTE: &str = "It changes nothing else, and prints the line that takes it back. Without --apply it only shows what differs.";
 const BACKUP_COMMAND: &str = "chroma_exporter backup {path} --to DIR";
-const RESTORE_FOLDER: &str = "Stop Chroma and keep a copy of the directory. Put the whole folder that the finding names back from the newest verified backup.";
-const KEEP_FOLDER: &str =
-    "Do not delete the folder: the finding says how many vectors can still be read out of it.";
+/// For the index of a collection, whose vectors may be lost in part.
+const INDEX_ANEW: &str = "Do not start Chroma before that, and do not delete the folder. The index is written anew with the vectors that the folder and the queue still hold. Records whose vector is lost are named, with document and metadata, and then nothing is put in place: compare with the newest backup. Or add --accept-loss, and upsert these records with new embeddings.";
+const FROM_QUEUE: &str = "Do not start Chroma before that, and never run chroma vacuum now. The index is written anew with the vectors that the queue still holds. Records whose vector is lost are named, with document and metadata, and then nothing is put in place: compare with the newest backup. Or add --accept-loss, and upsert these records with new embeddings.";
 const VACUUM: &str = "chroma vacuum --path {path}";
-const FULLTEXT_ANEW: &str = "Stop Chroma and keep a copy of the directory. Then make the full-text table anew from embedding_metadata.";
-const FULLTEXT_ANEW_COMMAND: &str = "sqlite3 {path}/chroma.sqlite3 \"BEGIN; DROP TABLE embedding_fulltext_search; CREATE VIRTUAL TABLE embedding_fulltext_search USING fts5(string_value, tokenize='trigram'); INSERT INTO embedding_fulltext_search(rowid, string_value) SELECT id, string_value FROM embedding_metadata WHERE key='chroma:document'; COMMIT\"";
+const TEXTS_LOST: &str = "The full text is made anew from the documents. A text that only the full text still has is named, and then nothing is put in place: compare with the newest backup.";
 const DISK_USAGE: &str = "du -xh --max-depth=2 {path} | sort -h | tail";
 
 /// Seconds that a server may take to start again.
