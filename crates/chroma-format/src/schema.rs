@@ -9,8 +9,10 @@ use core::fmt;
 
 use super::hash::{FNV_START, fnv1a};
 
+mod shipped;
 mod start;
 
+pub use shipped::{Shipped, shipped};
 pub use start::{NextStart, is_repeatable};
 
 /// A directory of migrations, as the column `dir` names it.
@@ -305,6 +307,12 @@ pub fn lowest_that_opens(counts: [u32; 3]) -> Release {
 #[must_use]
 pub fn lowest_that_knows(counts: [u32; 3]) -> Option<Release> {
     FAMILIES.iter().find(|family| fits(counts, family.counts)).map(|family| family.first)
+}
+
+/// How many migrations of each directory the releases have that are known here, the oldest first.
+#[must_use]
+pub fn known_counts() -> impl DoubleEndedIterator<Item = [u32; 3]> {
+    FAMILIES.iter().map(|family| family.counts)
 }
 
 /// Why a server of `release` cannot open a database in which `counts` migrations are recorded, and which can; `None` when
