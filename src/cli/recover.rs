@@ -163,10 +163,6 @@ fn text(report: &Report) -> String {
             format!("{store}: not everything could be looked at. The store is as it was.")
         }
     });
-    if let Some(holds) = &report.beside {
-        let holds = plain(holds);
-        lines.push(format!("  a copy of one moment was tried: {holds}; --apply needs it stopped"));
-    }
     lines.extend(
         report
             .before
@@ -218,6 +214,10 @@ fn text(report: &Report) -> String {
 fn lost_records(lost: &[LostRecord]) -> Vec<String> {
     let what = |record: &LostRecord| match record.part {
         Part::Vector => "its vector",
+        Part::NewestVector => "its newest vector",
+        Part::Metadata => "its newest document and metadata",
+        Part::Record => "all of it",
+        Part::Operation => "what was done to it last",
         Part::Length => "the length of its vector",
     };
     let line = |record: &LostRecord| {
@@ -284,7 +284,6 @@ mod tests {
         Report {
             outcome: Outcome::Repaired,
             store: "/srv/my chroma".into(),
-            beside: None,
             before: Look {
                 findings: vec![Told { code: "fts_corrupt", evidence: "seen".to_owned() }],
                 ..look(Restores::WithLosses, 41_000)

@@ -2,14 +2,21 @@
 //! what is done about each finding. The store itself is touched by the exchange at the end, and by nothing else.
 
 mod copy;
+mod dimension;
 mod fulltext;
 mod index;
 mod journal;
+mod migrations;
 mod pages;
+mod queue;
 mod reload;
 mod rows;
 mod salvage;
+mod schema;
+mod segments;
+mod settings;
 pub mod table;
+mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +28,7 @@ use serde::Serialize;
 
 use self::{copy::Inventory, table::Action};
 use super::{
-    holders::{self, Holds},
-    moment::MomentError,
+    holders,
     proof::{self, Proven},
     quarantine::{Came, Origin, Place, Way},
     restore::{self, RestoreError, Wish},
@@ -48,8 +54,6 @@ pub struct Report {
     pub outcome: Outcome,
     /// The directory of the store.
     pub store: PathBuf,
-    /// Who uses the store: the copy that was tried is of one moment.
-    pub beside: Option<String>,
     /// The store as it was found.
     pub before: Look,
     /// The repaired copy; absent when nothing was done.
@@ -164,6 +168,14 @@ pub struct LostRecord {
 pub enum Part {
     /// Its vector is nowhere any more: no search by vector finds it.
     Vector,
+    /// Its newest vector: it keeps an older one.
+    NewestVector,
+    /// Document and metadata that a row of the queue brought.
+    Metadata,
+    /// All of it: it was only in a row of the queue that cannot be read.
+    Record,
+    /// What a row of the queue did to it is not known any more.
+    Operation,
     /// The length of its vector, which only matters when Chroma gives the vector back: with cosine an index holds it beside the
     /// direction.
     Length,
@@ -209,8 +221,8 @@ struct Effect {
     lost_rows: Vec<LostRow>,
 }
 
-/// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. The copy is made in
-/// `scratch`, without that on the filesystem of the store. Errs without a change to the store, or says in which state it is.
+/// Recovers the store of `wish`, whose `dry` is that nothing is put in place. The copy is made in `scratch`, without that on the
+/// filesystem of the store. Errs without a change to the store, or says in which state it is.
 pub fn recover(
     wish: &Wish,
     scratch: Option<&Path>,
@@ -230,13 +242,8 @@ pub fn recover(
     } else {
         report.settled = restore::settle(wish, processes, true, now)?.settled;
     }
-    let holds = match holders::free(store, processes, wish.told) {
-        // Whoever comes while it is being copied does not wait: what was copied is compared before the exchange.
-        Ok(_) => None,
-        // What is only tried needs no more than a copy of one moment.
-        Err(holds) if wish.dry && !matches!(holds, Holds::Deleted { .. }) => Some(holds),
-        Err(holds) => return Err(holds.into()),
-    };
+    // Whoever comes while it is being copied does not wait: what was copied is compared before the exchange.
+    drop(holders::free(store, processes, wish.told)?);
     let unreadable = |source| RestoreError::Unreadable { path: store.clone(), source };
     let inventory = Inventory::of(store).map_err(unreadable)?;
     let place = match scratch {
@@ -248,16 +255,8 @@ pub fn recover(
     let (scratch, _) = Scratch::new(&place).map_err(unwritable)?;
     let copy = scratch.path().join("store");
     fs::create_dir(&copy).map_err(unwritable)?;
-    if let Some(holds) = holds {
-        copy::beside_its_server(store, &copy, steps).map_err(|source| match source {
-            MomentError::Stopped => RestoreError::Stopped,
-            source => RestoreError::Busy { holds: holds.to_string(), source: Box::new(source) },
-        })?;
-        report.beside = Some(holds.to_string());
-    } else {
-        inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
-        unchanged(store, &inventory)?;
-    }
+    inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
+    unchanged(store, &inventory)?;
     repair(&copy, &mut report, steps, now)?;
     if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
         return Ok(report);
@@ -378,6 +377,12 @@ fn act(
     match actions.first() {
         Some(Action::Journal) => journal::settle(dir),
         Some(Action::Rows) => rows::put_right(&database, codes),
+        Some(Action::Migrations) => migrations::put_right(dir),
+        Some(Action::Tables) => tables::put_back(dir, steps),
+        Some(Action::Settings) => settings::put_right(dir, steps),
+        Some(Action::Segments) => segments::put_right(dir),
+        Some(Action::Dimension) => dimension::put_right(dir),
+        Some(Action::Queue) => queue::mend(dir),
         Some(Action::Reload | Action::FullText) => {
             reload::reload(&database, actions.contains(&Action::FullText), steps)
         }
@@ -499,11 +504,6 @@ fn unchanged(store: &Path, inventory: &Inventory) -> Result<(), RestoreError> {
     })
 }
 
-/// Bytes that a copy of `store` needs while it is repaired, at most. Errs when the store cannot be looked at.
-pub fn needed_bytes(store: &Path) -> io::Result<u64> {
-    Ok(Inventory::of(store)?.needed())
-}
-
 /// Takes away the copies that runs which were killed left where they are made when nobody says where.
 pub fn sweep(store: &Path) {
     if let Ok(place) = scratch_place(store, false) {
@@ -546,7 +546,6 @@ impl Report {
         Self {
             outcome: Outcome::CannotTell,
             store: store.to_owned(),
-            beside: None,
             before,
             after: None,
             done: Vec::new(),

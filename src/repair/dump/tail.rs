@@ -26,13 +26,23 @@ pub(in crate::repair) enum Kind {
 }
 
 impl Kind {
-    const fn of(number: i64) -> Option<Self> {
+    pub(in crate::repair) const fn of(number: i64) -> Option<Self> {
         match number {
             0 => Some(Self::Add),
             1 => Some(Self::Update),
             2 => Some(Self::Upsert),
             3 => Some(Self::Delete),
             _ => None,
+        }
+    }
+
+    /// The number that Chroma gives it.
+    pub(in crate::repair) const fn number(self) -> i64 {
+        match self {
+            Self::Add => 0,
+            Self::Update => 1,
+            Self::Upsert => 2,
+            Self::Delete => 3,
         }
     }
 }

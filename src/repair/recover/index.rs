@@ -92,8 +92,43 @@ pub(super) fn rebuild(
     Ok(effect)
 }
 
+/// Hashes of the ids of which the folder of a collection has a vector, and how far it is in the queue where it says so itself.
+pub(super) fn ids_of(
+    dir: &Path,
+    collection: &Collection,
+) -> Result<(HashSet<u64>, Option<i64>), Failure> {
+    let Some(folder) = folder_of(dir, collection)? else {
+        return Ok((HashSet::new(), None));
+    };
+    let ids = read_ids(&folder, collection)?;
+    Ok((ids.labels.into_keys().collect(), ids.position))
+}
+
+/// Hashes of the ids of which this folder has a vector; it may be that of the collection.
+pub(super) fn ids_in(folder: &Path, collection: &Collection) -> Result<HashSet<u64>, Failure> {
+    Ok(read_ids(folder, collection)?.labels.into_keys().collect())
+}
+
+/// Numbers per vector as the header of the folder of a collection states them; `None` when it holds none.
+pub(super) fn stated_dimension(
+    dir: &Path,
+    collection: &Collection,
+) -> Result<Option<u64>, Failure> {
+    let folder = folder_of(dir, collection)?;
+    let stated = folder.as_deref().map(elements::stated_dimension).transpose()?.flatten();
+    Ok(stated.map(|dimension| dimension as u64))
+}
+
+/// The folder of a collection, when it is there.
+pub(super) fn folder_of(dir: &Path, collection: &Collection) -> Result<Option<PathBuf>, Failure> {
+    let segment = collection.vectors_segment.as_ref().and_then(|id| parse_uuid(id.as_bytes()));
+    let mut folders = folders(dir)?;
+    folders.retain(|(of, _)| Some(*of) == segment);
+    Ok(folders.pop().map(|(_, path)| path))
+}
+
 /// The folders with names that Chroma gives. The same name in other letters is another folder.
-fn folders(dir: &Path) -> io::Result<Vec<(Uuid, PathBuf)>> {
+pub(super) fn folders(dir: &Path) -> io::Result<Vec<(Uuid, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

@@ -14,25 +14,50 @@ pub enum Action {
     Journal,
     /// Every table is copied into a new database, with new indexes; where SQLite cannot read the old one, page by page.
     Reload,
+    /// Rows of the table of migrations are written anew.
+    Migrations,
+    /// Tables that are gone are made anew.
+    Tables,
     /// The full text is made anew from the documents. That happens in a new database too.
     FullText,
     /// Rows that every store has, and positions.
     Rows,
+    /// Rows of segments are put back.
+    Segments,
+    /// Settings of a collection or of the queue that Chroma cannot read.
+    Settings,
+    /// The number of dimensions of a collection is taken from its vectors.
+    Dimension,
+    /// Rows of the queue that Chroma cannot apply are mended.
+    Queue,
     /// Indexes are written anew from what their folders and the queue hold.
     Index,
 }
 
 impl Action {
     /// All, in their order.
-    pub const ALL: [Self; 5] =
-        [Self::Journal, Self::Reload, Self::FullText, Self::Rows, Self::Index];
+    pub const ALL: [Self; 11] = [
+        Self::Journal,
+        Self::Reload,
+        Self::Migrations,
+        Self::Tables,
+        Self::FullText,
+        Self::Rows,
+        Self::Segments,
+        Self::Settings,
+        Self::Dimension,
+        Self::Queue,
+        Self::Index,
+    ];
 
     /// What a progress bar says meanwhile.
     pub(super) const fn step(self) -> &'static str {
         match self {
             Self::Journal => "settling the journal",
             Self::Reload | Self::FullText => "writing the database anew",
-            Self::Rows => "putting rows right",
+            Self::Migrations | Self::Tables => "making tables anew",
+            Self::Rows | Self::Segments | Self::Settings | Self::Dimension => "putting rows right",
+            Self::Queue => "mending the queue",
             Self::Index => "reading the index",
         }
     }
@@ -154,23 +179,15 @@ pub const fn answer(code: Code) -> Answer {
         Code::WalMode => Otherwise(IN_WAL_MODE),
         Code::SchemaNewerThanServer => Otherwise("Nothing is damaged. Upgrade chromadb."),
         Code::SchemaNewerThanExporter => Otherwise("Nothing is damaged. Upgrade chroma_exporter."),
-        Code::MigrationMismatch | Code::MigrationsMissing => {
-            Otherwise("The table of migrations is not mended yet. Restore a backup.")
-        }
-        Code::TableMissing => {
-            Otherwise("A table that is gone is not made anew yet. Restore a backup.")
-        }
+        Code::MigrationMismatch | Code::MigrationsMissing => Repair(Action::Migrations),
+        Code::TableMissing => Repair(Action::Tables),
         Code::CatalogEmpty => Otherwise(
             "The names of the collections are in no file any more. Restore a backup. Keep the folders: they hold vectors.",
         ),
-        Code::CollectionConfigInvalid
-        | Code::CollectionDimensionMismatch
-        | Code::CollectionWithoutSegments => Otherwise(
-            "Rows of the catalogue are not mended yet. The runbook shows how to do it by hand, or restore a backup.",
-        ),
-        Code::QueuePoisoned => Otherwise(
-            "A row of the queue is not taken out yet. The runbook shows how to do it by hand without a loss.",
-        ),
+        Code::CollectionDimensionMismatch => Repair(Action::Dimension),
+        Code::CollectionWithoutSegments => Repair(Action::Segments),
+        Code::CollectionConfigInvalid => Repair(Action::Settings),
+        Code::QueuePoisoned => Repair(Action::Queue),
         Code::SegmentMissing
         | Code::SegmentIncomplete
         | Code::SegmentTruncated

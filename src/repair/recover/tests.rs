@@ -24,7 +24,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-type Content = BTreeMap<PathBuf, Vec<u8>>;
+pub(super) type Content = BTreeMap<PathBuf, Vec<u8>>;
 
 fn content(dir: &Path) -> Content {
     let mut out = Content::new();
@@ -38,14 +38,14 @@ fn content(dir: &Path) -> Content {
     out
 }
 
-struct Stand {
+pub(super) struct Stand {
     scratch: tempfile::TempDir,
-    wish: Wish,
+    pub(super) wish: Wish,
     processes: ProcessTable,
 }
 
 impl Stand {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let store = scratch.path().canonicalize().unwrap().join("chroma");
         copy_tree(&fixture(name), &store);
@@ -53,7 +53,7 @@ impl Stand {
         Self { scratch, wish, processes: ProcessTable::new("/proc".into()) }
     }
 
-    fn broken(name: &str, sql: &str) -> Self {
+    pub(super) fn broken(name: &str, sql: &str) -> Self {
         let stand = Self::new(name);
         let database = Connection::open(stand.database()).unwrap();
         database.execute_batch("PRAGMA foreign_keys=OFF").unwrap();
@@ -61,11 +61,11 @@ impl Stand {
         stand
     }
 
-    fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         self.wish.store.join(DATABASE_FILE)
     }
 
-    fn content(&self) -> Content {
+    pub(super) fn content(&self) -> Content {
         content(&self.wish.store)
     }
 
@@ -84,12 +84,12 @@ impl Stand {
         })
     }
 
-    fn run(&self, wish: &Wish) -> Report {
+    pub(super) fn run(&self, wish: &Wish) -> Report {
         let steps = Steps::default();
         Self::settled(|| recover(wish, None, &self.processes, &steps, clock::now())).unwrap()
     }
 
-    fn dry(&self) -> Report {
+    pub(super) fn dry(&self) -> Report {
         let before = self.content();
         let report = self.run(&self.wish);
         assert!(self.content() == before, "the store was changed");
@@ -97,7 +97,7 @@ impl Stand {
         report
     }
 
-    fn apply(&self) -> Report {
+    pub(super) fn apply(&self) -> Report {
         self.run(&Wish { dry: false, ..self.wish.clone() })
     }
 
@@ -108,7 +108,7 @@ impl Stand {
 }
 
 /// Every row of every table that Chroma keeps, the full text apart.
-fn rows(database: &Path) -> BTreeMap<String, Vec<String>> {
+pub(super) fn rows(database: &Path) -> BTreeMap<String, Vec<String>> {
     let connection = Connection::open(database).unwrap();
     let list = |sql: &str| -> Vec<String> {
         let mut statement = connection.prepare(sql).unwrap();
@@ -151,7 +151,7 @@ fn healthy_stores_need_nothing_and_keep_every_byte() {
 }
 
 /// Repairs, looks at the result, and undoes.
-fn must_be_mended(stand: &Stand, healthy: &BTreeMap<String, Vec<String>>, what: &str) {
+pub(super) fn must_be_mended(stand: &Stand, healthy: &BTreeMap<String, Vec<String>>, what: &str) {
     let broken = stand.content();
     let report = stand.dry();
     assert_eq!(report.outcome, Outcome::WouldRepair, "{what}: {report:#?}");
@@ -187,10 +187,6 @@ fn full_text_is_made_anew_on_every_release() {
         ),
         ("rows missing", "DELETE FROM embedding_fulltext_search WHERE rowid<=5"),
         (
-            "filled as the upgrade from before 0.4.6 does",
-            "DELETE FROM embedding_fulltext_search; INSERT INTO embedding_fulltext_search(rowid,string_value) SELECT rowid,string_value FROM embedding_metadata",
-        ),
-        (
             "a text at the place of the next record",
             "INSERT INTO embedding_fulltext_search(rowid,string_value) VALUES((SELECT max(id)+1 FROM embeddings),'stale')",
         ),
@@ -198,7 +194,7 @@ fn full_text_is_made_anew_on_every_release() {
     for name in ["chroma-0.4.24", "chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
         let healthy = rows(&Stand::new(name).database());
         // Before 1.0 a text at that place does no harm.
-        let known = if name < "chroma-1" { 5 } else { 6 };
+        let known = if name < "chroma-1" { 4 } else { 5 };
         for (what, sql) in &faults[..known] {
             let stand = Stand::broken(name, sql);
             must_be_mended(&stand, &healthy, &format!("{name}: {what}"));
