@@ -163,6 +163,10 @@ fn text(report: &Report) -> String {
             format!("{store}: not everything could be looked at. The store is as it was.")
         }
     });
+    if let Some(holds) = &report.beside {
+        let holds = plain(holds);
+        lines.push(format!("  a copy of one moment was tried: {holds}; --apply needs it stopped"));
+    }
     lines.extend(
         report
             .before
@@ -284,6 +288,7 @@ mod tests {
         Report {
             outcome: Outcome::Repaired,
             store: "/srv/my chroma".into(),
+            beside: None,
             before: Look {
                 findings: vec![Told { code: "fts_corrupt", evidence: "seen".to_owned() }],
                 ..look(Restores::WithLosses, 41_000)

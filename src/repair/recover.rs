@@ -28,7 +28,8 @@ use serde::Serialize;
 
 use self::{copy::Inventory, table::Action};
 use super::{
-    holders,
+    holders::{self, Holds},
+    moment::MomentError,
     proof::{self, Proven},
     quarantine::{Came, Origin, Place, Way},
     restore::{self, RestoreError, Wish},
@@ -54,6 +55,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// The directory of the store.
     pub store: PathBuf,
+    /// Who uses the store: the copy that was tried is of one moment.
+    pub beside: Option<String>,
     /// The store as it was found.
     pub before: Look,
     /// The repaired copy; absent when nothing was done.
@@ -221,8 +224,8 @@ struct Effect {
     lost_rows: Vec<LostRow>,
 }
 
-/// Recovers the store of `wish`, whose `dry` is that nothing is put in place. The copy is made in `scratch`, without that on the
-/// filesystem of the store. Errs without a change to the store, or says in which state it is.
+/// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. The copy is made in
+/// `scratch`, without that on the filesystem of the store. Errs without a change to the store, or says in which state it is.
 pub fn recover(
     wish: &Wish,
     scratch: Option<&Path>,
@@ -242,8 +245,13 @@ pub fn recover(
     } else {
         report.settled = restore::settle(wish, processes, true, now)?.settled;
     }
-    // Whoever comes while it is being copied does not wait: what was copied is compared before the exchange.
-    drop(holders::free(store, processes, wish.told)?);
+    let holds = match holders::free(store, processes, wish.told) {
+        // Whoever comes while it is being copied does not wait: what was copied is compared before the exchange.
+        Ok(_) => None,
+        // What is only tried needs no more than a copy of one moment.
+        Err(holds) if wish.dry && !matches!(holds, Holds::Deleted { .. }) => Some(holds),
+        Err(holds) => return Err(holds.into()),
+    };
     let unreadable = |source| RestoreError::Unreadable { path: store.clone(), source };
     let inventory = Inventory::of(store).map_err(unreadable)?;
     let place = match scratch {
@@ -255,8 +263,16 @@ pub fn recover(
     let (scratch, _) = Scratch::new(&place).map_err(unwritable)?;
     let copy = scratch.path().join("store");
     fs::create_dir(&copy).map_err(unwritable)?;
-    inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
-    unchanged(store, &inventory)?;
+    if let Some(holds) = holds {
+        copy::beside_its_server(store, &copy, steps).map_err(|source| match source {
+            MomentError::Stopped => RestoreError::Stopped,
+            source => RestoreError::Busy { holds: holds.to_string(), source: Box::new(source) },
+        })?;
+        report.beside = Some(holds.to_string());
+    } else {
+        inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
+        unchanged(store, &inventory)?;
+    }
     repair(&copy, &mut report, steps, now)?;
     if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
         return Ok(report);
@@ -504,6 +520,11 @@ fn unchanged(store: &Path, inventory: &Inventory) -> Result<(), RestoreError> {
     })
 }
 
+/// Bytes that a copy of `store` needs while it is repaired, at most. Errs when the store cannot be looked at.
+pub fn needed_bytes(store: &Path) -> io::Result<u64> {
+    Ok(Inventory::of(store)?.needed())
+}
+
 /// Takes away the copies that runs which were killed left where they are made when nobody says where.
 pub fn sweep(store: &Path) {
     if let Ok(place) = scratch_place(store, false) {
@@ -546,6 +567,7 @@ impl Report {
         Self {
             outcome: Outcome::CannotTell,
             store: store.to_owned(),
+            beside: None,
             before,
             after: None,
             done: Vec::new(),

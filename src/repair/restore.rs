@@ -14,12 +14,14 @@ use serde::Serialize;
 
 use super::{
     holders::{self, Free, Holds},
+    moment::MomentError,
     quarantine::{self, Came, Origin, Quarantine, Record, State, Way},
     steps::Steps,
     swap::{self, Settled, SwapError},
 };
 use crate::{
     clock::{self, Timestamp},
+    facts::error::chain,
     format::proc::parse_mountinfo,
     host::processes::{ProcessTable, walk},
     human,
@@ -95,6 +97,14 @@ pub enum RestoreError {
     /// Somebody uses the store, or that cannot be told.
     #[error(transparent)]
     Held(#[from] Holds),
+    /// Somebody uses the store, and no copy of one moment of it could be had.
+    #[error("{holds}, and it cannot be copied meanwhile: {}", chain(.source))]
+    Busy {
+        /// Who.
+        holds: String,
+        /// Why not.
+        source: Box<MomentError>,
+    },
     /// The exchange.
     #[error(transparent)]
     Swap(#[from] SwapError),
@@ -191,6 +201,7 @@ impl RestoreError {
     pub fn hint(&self) -> String {
         match self {
             Self::Held(holds) => holds.hint(),
+            Self::Busy { .. } => "stop Chroma, then run this again".to_owned(),
             Self::Swap(error) => error.hint(),
             Self::Unreadable { .. } => {
                 "look whether it is there, and run this as root or as its owner".to_owned()
@@ -226,6 +237,7 @@ impl RestoreError {
     pub const fn is_refusal(&self) -> bool {
         match self {
             Self::Held(_)
+            | Self::Busy { .. }
             | Self::Losses { .. }
             | Self::Unproven { .. }
             | Self::NothingToUndo { .. }

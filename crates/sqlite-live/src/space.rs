@@ -37,9 +37,15 @@ impl Space {
     /// filesystem without blocks.
     #[must_use]
     pub fn used_ratio(&self) -> Option<f64> {
+        self.used_ratio_with(0)
+    }
+
+    /// The same when `more` bytes are written. Above 1 when they do not fit.
+    #[must_use]
+    pub fn used_ratio_with(&self, more: u64) -> Option<f64> {
         let used = self.size_bytes.saturating_sub(self.free_bytes);
         let all = used.checked_add(self.avail_bytes).filter(|all| *all > 0)?;
-        Some(used as f64 / all as f64)
+        Some(used.saturating_add(more) as f64 / all as f64)
     }
 }
 

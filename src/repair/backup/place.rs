@@ -4,8 +4,10 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -21,7 +23,7 @@ use crate::{
     clock::{self, Timestamp},
     format::manifest::{BYTES_MAX, MANIFEST_FILE, Manifest},
     repair::{moment::Known, retention, steps::Steps},
-    store::{Context, space::Space},
+    store::{Context, database::read_up_to, space::Space},
 };
 
 /// A destination that this run has for itself, until it is dropped.
@@ -56,7 +58,7 @@ impl Place {
             if began.elapsed() >= WAIT_MAX {
                 return Err(BackupError::Locked { to: to.to_owned(), waited: began.elapsed() });
             }
-            std::thread::sleep(LOOK_EVERY);
+            thread::sleep(LOOK_EVERY);
         }
         let name = context.store.path.file_name().unwrap_or("chroma".as_ref());
         let directory = name.to_string_lossy().into_owned();
@@ -114,9 +116,7 @@ impl Place {
             source: errno.into(),
         })?;
         let space = Space::of(&vfs);
-        let used = space.size_bytes.saturating_sub(space.free_bytes);
-        let whole = used.saturating_add(space.avail_bytes).max(1);
-        let after = used.saturating_add(need_bytes) as f64 / whole as f64;
+        let after = space.used_ratio_with(need_bytes).unwrap_or(f64::INFINITY);
         if need_bytes <= space.avail_bytes && after < used_ratio_max {
             return Ok(());
         }
@@ -249,7 +249,7 @@ impl Known for Previous {
             return Ok(false);
         };
         let lengths = [old.metadata()?.len(), file.metadata()?.len()];
-        if lengths != [known.bytes; 2] || !same_bytes(&old, file).unwrap_or(false) {
+        if lengths != [known.bytes; 2] || !same_bytes(&old, file, known.bytes).unwrap_or(false) {
             return Ok(false);
         }
         let shared = shared(&old, &own, to)?;
@@ -275,26 +275,37 @@ fn shared(old: &File, own: &Path, to: &Path) -> io::Result<bool> {
     Ok(fs::hard_link(own, to).is_ok())
 }
 
-fn same_bytes(one: &File, other: &File) -> io::Result<bool> {
+/// Whether two files hold the same `bytes` bytes. Both halves are compared at a time: one processor is slower than memory.
+fn same_bytes(one: &File, other: &File, bytes: u64) -> io::Result<bool> {
+    let middle = bytes / 2;
+    thread::scope(|scope| {
+        let rest = scope.spawn(|| is_same_part(one, other, middle..bytes));
+        let first = is_same_part(one, other, 0..middle);
+        let rest = rest.join().unwrap_or_else(|_| Err(io::Error::other("comparing panicked")));
+        // What has grown since is another file.
+        let goes_on = || other.read_at(&mut [0], bytes).map(|read| read > 0);
+        Ok(first? && rest? && !goes_on()?)
+    })
+}
+
+fn is_same_part(one: &File, other: &File, part: Range<u64>) -> io::Result<bool> {
     let mut buffers = [vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]];
-    let mut at = 0;
-    loop {
-        let [ours, theirs] = &mut buffers;
-        let read = crate::store::database::read_up_to(one, ours, at)?;
-        if read == 0 {
-            let mut one_more = [0];
-            return Ok(other.read_at(&mut one_more, at)? == 0);
-        }
-        let there = crate::store::database::read_up_to(other, &mut theirs[..read], at)?;
-        if ours[..read] != theirs[..there] {
+    let mut at = part.start;
+    while at < part.end {
+        let length = usize::try_from(part.end - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        let [ours, theirs] = buffers.each_mut().map(|buffer| &mut buffer[..length]);
+        let read = read_up_to(one, ours, at)?;
+        if read < length || read_up_to(other, theirs, at)? < length || ours != theirs {
             return Ok(false);
         }
-        at += read as u64;
+        at += length as u64;
     }
+    Ok(true)
 }
 
 const NO_FOLLOW: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 const ENTRIES_MAX: usize = 100_000;
-const CHUNK_BYTES: usize = 1 << 20;
+/// Two of them stay in the cache of a processor.
+const CHUNK_BYTES: usize = 128 << 10;
 const WAIT_MAX: Duration = Duration::from_mins(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);

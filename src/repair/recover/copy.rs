@@ -10,7 +10,11 @@ use std::{
 use chroma_format::uuid::parse_uuid;
 
 use crate::{
-    repair::steps::Steps,
+    repair::{
+        moment::{self, MomentError},
+        proof,
+        steps::Steps,
+    },
     store::{
         DATABASE_FILE,
         database::{Stamp, open_bytes},
@@ -26,6 +30,14 @@ pub(super) struct Inventory {
     files: Vec<(PathBuf, Stamp)>,
     /// Bytes on the disk.
     bytes: u64,
+}
+
+/// Copies one moment of a store that somebody uses, into the directory `to`. Files of no segment are left out. Errs when there is
+/// no such moment, or when the filesystem would be too full.
+pub(super) fn beside_its_server(store: &Path, to: &Path, steps: &Steps) -> Result<(), MomentError> {
+    let context = proof::context_of(store);
+    let manner = moment::Manner { used_ratio_max: context.config.disk.warn_ratio, steps };
+    moment::take(&context, to, None, manner).map(|_| ())
 }
 
 impl Inventory {

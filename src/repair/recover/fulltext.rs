@@ -58,7 +58,8 @@ pub(super) fn make(
 }
 
 /// Texts of live records that have no document, and that are not the document of another one either: a table that has texts at wrong
-/// numbers has lost none. It may be the document that they lost, or one that a deleted record left.
+/// numbers has lost none. The upgrade from Chroma before 0.4.6 also puts every other text of the metadata there, by the number of its row.
+/// It may be the document that they lost, or one that a deleted record left.
 pub(super) fn only_there(connection: &Connection) -> Result<Vec<LostDocument>, Failure> {
     let sql = format!(
         "WITH documents(text, number) AS (SELECT string_value, count(*) FROM main.embedding_metadata \
@@ -71,6 +72,7 @@ pub(super) fn only_there(connection: &Connection) -> Result<Vec<LostDocument>, F
          LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection \
          WHERE typeof(t.c0) = 'text' AND texts.number > coalesce(documents.number, 0) AND NOT EXISTS \
          (SELECT 1 FROM main.embedding_metadata AS m WHERE m.id = t.id AND m.key = 'chroma:document' AND m.string_value IS NOT NULL) \
+         AND NOT EXISTS (SELECT 1 FROM main.embedding_metadata AS m WHERE m.rowid = t.id AND m.string_value = t.c0) \
          ORDER BY e.id"
     );
     let text = |row: &rusqlite::Row<'_>, at| -> rusqlite::Result<String> {

@@ -187,6 +187,10 @@ fn full_text_is_made_anew_on_every_release() {
         ),
         ("rows missing", "DELETE FROM embedding_fulltext_search WHERE rowid<=5"),
         (
+            "filled as the upgrade from before 0.4.6 does",
+            "DELETE FROM embedding_fulltext_search; INSERT INTO embedding_fulltext_search(rowid,string_value) SELECT rowid,string_value FROM embedding_metadata",
+        ),
+        (
             "a text at the place of the next record",
             "INSERT INTO embedding_fulltext_search(rowid,string_value) VALUES((SELECT max(id)+1 FROM embeddings),'stale')",
         ),
@@ -194,7 +198,7 @@ fn full_text_is_made_anew_on_every_release() {
     for name in ["chroma-0.4.24", "chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
         let healthy = rows(&Stand::new(name).database());
         // Before 1.0 a text at that place does no harm.
-        let known = if name < "chroma-1" { 4 } else { 5 };
+        let known = if name < "chroma-1" { 5 } else { 6 };
         for (what, sql) in &faults[..known] {
             let stand = Stand::broken(name, sql);
             must_be_mended(&stand, &healthy, &format!("{name}: {what}"));

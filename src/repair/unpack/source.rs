@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
-    sync::mpsc::{self, Receiver},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
 };
 
@@ -59,6 +59,8 @@ impl Source for Plain {
 /// What comes out of a packed file.
 pub(super) struct Unpacked {
     pieces: Receiver<io::Result<Vec<u8>>>,
+    /// Takes pieces back: a new one each time costs more in page faults than unpacking does.
+    used: Sender<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
     left: u64,
@@ -87,10 +89,12 @@ impl Unpacked {
             Kind::Tar | Kind::Zip | Kind::Sqlite => return Ok(None),
         };
         let (send, pieces) = mpsc::sync_channel(PIECES);
+        let (used, again) = mpsc::channel::<Vec<u8>>();
         let stopped = steps.clone();
         thread::Builder::new().name("unpack".to_owned()).spawn(move || {
             loop {
-                let mut piece = vec![0; PIECE];
+                let mut piece = again.try_recv().unwrap_or_default();
+                piece.resize(PIECE, 0);
                 let (read, failed) = fill_until(&mut inner, &mut piece);
                 piece.truncate(read);
                 // Nobody listens any more when it is not wanted. What came out before an error is there.
@@ -109,7 +113,8 @@ impl Unpacked {
             }
         })?;
         let left = bytes.saturating_mul(RATIO_MAX).saturating_add(UNPACKED_MIN);
-        Ok(Some(Self { pieces, piece: Vec::new(), at: 0, left, steps: steps.clone() }))
+        let piece = Vec::new();
+        Ok(Some(Self { pieces, used, piece, at: 0, left, steps: steps.clone() }))
     }
 
     /// What there is, at most `most` bytes; empty at the end.
@@ -117,7 +122,12 @@ impl Unpacked {
         stop(&self.steps)?;
         if self.at == self.piece.len() {
             // The thread that unpacks ends without a word when it was told to stop.
-            self.piece = self.pieces.recv().unwrap_or_else(|_| Ok(Vec::new()))?;
+            let next = self.pieces.recv().unwrap_or_else(|_| Ok(Vec::new()))?;
+            let piece = std::mem::replace(&mut self.piece, next);
+            if piece.capacity() > 0 {
+                // It has no use any more once unpacking has ended.
+                drop(self.used.send(piece));
+            }
             self.at = 0;
             let bytes = self.piece.len() as u64;
             self.left = self.left.checked_sub(bytes).ok_or_else(|| {
