@@ -127,7 +127,9 @@ fn the_sql_of_the_runbooks_makes_the_full_text_anew() {
         let direct = Command::new("sh").args(["-c", &here(anew)]).stderr(Stdio::null()).status();
         if !direct.unwrap().success() {
             assert!(!by_force.is_empty(), "{code}: {}", fault.what);
-            by_force.iter().for_each(|line| shell(&here(line)));
+            for line in by_force {
+                shell(&here(line));
+            }
             shell(&here(&anew.replace("DROP TABLE embedding_fulltext_search; ", "")));
         }
         let said = faults::check(&dir, "");
