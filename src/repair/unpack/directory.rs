@@ -1,7 +1,7 @@
 //! A backup that is a directory: the store in it is looked at where it lies, or copied.
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -9,13 +9,15 @@ use std::{
 
 use super::{
     super::{proof::context_of, steps::Steps},
-    Opened, Options, UnpackError, make_scratch, manifested,
+    Opened, Options, UnpackError,
+    files::{ENTRIES_MAX, entries, list},
+    make_scratch, manifested,
     sink::Sink,
     source::Plain,
 };
 use crate::{
     clock::Timestamp,
-    format::parts::{Named, is_folder},
+    format::parts::Named,
     host::processes::Held,
     human,
     store::{DATABASE_FILE, database::open_bytes},
@@ -94,35 +96,6 @@ pub(super) fn copy(
     Ok(())
 }
 
-/// Files of the store in `dir`, by their path below it.
-pub(super) fn entries(dir: &Path) -> Result<Vec<(String, fs::Metadata)>, UnpackError> {
-    let mut out = Vec::new();
-    for entry in list(dir)? {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let Ok(meta) = fs::metadata(entry.path()) else { continue };
-        if meta.is_file() {
-            out.push((name, meta));
-        } else if meta.is_dir() && is_folder(&name) {
-            for file in list(&entry.path())? {
-                let Ok(file_name) = file.file_name().into_string() else { continue };
-                match fs::metadata(file.path()) {
-                    Ok(meta) if meta.is_file() => out.push((format!("{name}/{file_name}"), meta)),
-                    _ => {}
-                }
-            }
-        }
-    }
-    out.retain(|(path, _)| matches!(Named::parse(path.as_bytes()), Named::Of(_)));
-    out.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(out)
-}
-
-fn list(dir: &Path) -> Result<Vec<fs::DirEntry>, UnpackError> {
-    let unreadable = |source| UnpackError::Unreadable { path: dir.to_owned(), source };
-    let entries = fs::read_dir(dir).map_err(unreadable)?;
-    entries.take(ENTRIES_MAX).collect::<io::Result<_>>().map_err(unreadable)
-}
-
 /// Directories with a database, at most [`DEPTH_MAX`] levels below `dir`.
 fn find(dir: &Path) -> Result<Vec<PathBuf>, UnpackError> {
     let mut found = Vec::new();
@@ -158,4 +131,3 @@ pub(super) fn is_held(store: &Path) -> bool {
 
 /// Levels below a directory in which a store is looked for.
 const DEPTH_MAX: usize = 3;
-const ENTRIES_MAX: usize = 100_000;

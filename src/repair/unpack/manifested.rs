@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Cannot, UnpackError,
+    files::entries,
     sink::FileSeen,
     source::{Plain, Source},
 };
@@ -46,7 +47,7 @@ pub(super) fn hash(
     steps: &Steps,
 ) -> Result<BTreeMap<String, FileSeen>, UnpackError> {
     let mut seen: BTreeMap<String, FileSeen> = BTreeMap::new();
-    for (path, meta) in super::directory::entries(dir)? {
+    for (path, meta) in entries(dir)? {
         let known = manifest.files.iter().any(|file| file.path == path);
         let sha256 = if known { Some(hash_of(&dir.join(&path), meta.len(), steps)?) } else { None };
         seen.insert(path, FileSeen { bytes: meta.len(), sha256, modified: None });
