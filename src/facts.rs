@@ -10,5 +10,6 @@ pub(crate) mod hidden;
 pub(crate) mod human;
 pub mod runbooks;
 pub mod sample;
+pub mod trial;
 pub mod wake;
 pub mod window;

@@ -10,4 +10,6 @@ pub mod publish;
 pub mod scheduler;
 pub(crate) mod status;
 pub(crate) mod systemd;
+pub(crate) mod trials;
 pub mod watch;
+mod work;

@@ -45,6 +45,8 @@ pub enum Event {
     Fired(Alert),
     /// It is graver than before.
     Escalated(Alert),
+    /// Its repair was tried on a copy.
+    Tried(Alert),
     /// It ended.
     Resolved(Alert),
 }
@@ -195,6 +197,7 @@ impl Engine {
             return;
         }
         let before = self.tracked.get(&key).map(|tracked| tracked.alert.severity);
+        let tried_before = self.tracked.get(&key).is_some_and(|t| !t.alert.tried.is_empty());
         if let Some(found) = found.filter(|_| condition == Condition::Bad) {
             let since = match state {
                 State::Pending { since } | State::Firing { since, .. } => since,
@@ -207,10 +210,14 @@ impl Engine {
                 _ if state.firing() && before.is_some_and(|before| before < severity) => {
                     out.events.push(Event::Escalated(alert.clone()));
                 }
+                _ if state.firing() && !tried_before && !alert.tried.is_empty() => {
+                    out.events.push(Event::Tried(alert.clone()));
+                }
                 _ => {}
             }
             let changed = std::mem::discriminant(&state) != std::mem::discriminant(&was)
-                || before != Some(severity);
+                || before != Some(severity)
+                || tried_before == alert.tried.is_empty();
             if changed {
                 out.touched.insert(key.clone());
             }
@@ -259,6 +266,7 @@ impl Engine {
             stands_since: found.stands_since,
             ended: None,
             done: String::new(),
+            tried: code.and_then(|code| tried(store, code)).unwrap_or_default(),
             episode: episode(&store.store, &rule.name, since),
             known: false,
             merged: 0,
@@ -300,6 +308,12 @@ impl Engine {
             !stores.contains(&**store) && tracked.keys().any(|(name, _)| name == store)
         });
     }
+}
+
+/// What came of trying the repair of a finding with this code on a copy.
+fn tried(store: &StoreReadings, code: Code) -> Option<String> {
+    let trial = store.trial.as_ref().filter(|trial| trial.is_about(code.as_str()))?;
+    Some(trial.words())
 }
 
 /// What was put in place of the store since what the alert tells was first there.

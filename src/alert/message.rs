@@ -67,6 +67,8 @@ pub enum Reason {
     Firing,
     /// An alert that was told is graver now.
     Escalated,
+    /// The repair of an alert that was told was tried on a copy.
+    Tried,
     /// Alerts ended and nothing new began.
     Resolved,
     /// Nothing changed since the last message for the repeat interval.
@@ -82,6 +84,7 @@ impl Reason {
         match self {
             Self::Firing => "firing",
             Self::Escalated => "escalated",
+            Self::Tried => "tried",
             Self::Resolved => "resolved",
             Self::Reminder => "reminder",
             Self::Test => "test",
@@ -155,6 +158,9 @@ pub struct Alert {
     /// What was put in place of the store while it fired, which may have ended it; empty when nothing was.
     #[serde(default)]
     pub done: String,
+    /// What came of trying the repair on a copy; empty as long as that was not done.
+    #[serde(default)]
+    pub tried: String,
     /// Identifies the episode for good: 16 hexadecimal digits.
     pub episode: String,
     /// The receiver has been told and nothing changed: it stands here because its group is told whole. People need a

@@ -52,6 +52,9 @@ pub struct Notice {
     pub status: Status,
     /// How grave it was then.
     pub severity: Severity,
+    /// Whether it said what came of trying the repair on a copy.
+    #[serde(default)]
+    pub tried: bool,
     /// It was given up: refused for good, or too old. The receiver never got it.
     pub given_up: bool,
 }
@@ -236,7 +239,7 @@ impl ReceiverQueue {
     /// Takes in what happened.
     pub fn note(&mut self, event: &Event, silences: &[Silence], now: Timestamp) {
         match event {
-            Event::Fired(alert) | Event::Escalated(alert) => {
+            Event::Fired(alert) | Event::Escalated(alert) | Event::Tried(alert) => {
                 if self.policy.accepts(alert) {
                     self.enter(alert, now);
                 }
@@ -356,6 +359,9 @@ impl ReceiverQueue {
             (Status::Firing, true) => Some(Reason::Resolved),
             (Status::Firing, false) if entry.alert.severity > notice.severity => {
                 Some(Reason::Escalated)
+            }
+            (Status::Firing, false) if !notice.tried && !entry.alert.tried.is_empty() => {
+                Some(Reason::Tried)
             }
             (Status::Firing, false) => again(self.policy.repeat).then_some(Reason::Reminder),
             (Status::Resolved, _) => {
@@ -554,6 +560,7 @@ impl ReceiverQueue {
                 at: now,
                 status: sent.status(),
                 severity: sent.severity,
+                tried: !sent.tried.is_empty(),
                 given_up: unheard && was.is_none_or(|was| was.given_up),
             });
             let refused = fate != Fate::Heard;
@@ -631,9 +638,9 @@ impl ReceiverQueue {
                     // It fires still, so the reminder will try again.
                     given_up += 1;
                     let severity = entry.alert.severity;
-                    let notice =
-                        Notice { at: now, status: Status::Firing, severity, given_up: true };
-                    entry.notice = Some(notice);
+                    let tried = !entry.alert.tried.is_empty();
+                    let (at, status) = (now, Status::Firing);
+                    entry.notice = Some(Notice { at, status, severity, tried, given_up: true });
                     self.touched.episodes.insert(episode.clone());
                 }
                 _ => {}

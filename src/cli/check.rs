@@ -175,6 +175,7 @@ fn readings(store: &Store, looks: Vec<Look>, firsts: Firsts) -> StoreReadings {
         collectors: looks.len(),
         readings: looks.into_iter().map(|look| Arc::new(look.into_reading())).collect(),
         firsts: Arc::new(firsts),
+        trial: None,
     }
 }
 

@@ -124,6 +124,7 @@ fn test_notification(config: &Config, resolved: bool, now: Timestamp) -> Notific
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
         stands_since: None,
     };
     Notification {

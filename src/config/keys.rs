@@ -219,6 +219,8 @@ keys! {
         scratch_dir: Option<PathBuf> = None, path().or_nothing();
         /// Highest rate of reading, in bytes per second. Half of it while somebody writes to the database, and for what is not urgent.
         read_rate_bytes_max: u64 = 1 << 30, bytes(1 << 20..=1 << 40);
+        /// Try the repair of a broken store on a copy, and tell in the alert what it would bring back.
+        try_repairs: bool = true, switch();
     }
 }
 

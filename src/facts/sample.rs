@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    facts::error::CollectError,
+    facts::{error::CollectError, trial::Trial},
     findings::{Code, Finding},
     firsts::Firsts,
 };
@@ -276,6 +276,8 @@ pub struct StoreReadings {
     pub readings: Vec<Arc<Reading>>,
     /// Since when each of their findings is there.
     pub firsts: Arc<Firsts>,
+    /// What came of trying a repair on a copy, as long as there is something to repair.
+    pub trial: Option<Arc<Trial>>,
     /// Number of collectors that shall run; the snapshot of the store is complete when as many readings are there.
     pub collectors: usize,
 }
@@ -304,6 +306,7 @@ impl StoreReadings {
             path: std::path::Path::new(path).into(),
             readings: vec![Arc::new(reading)],
             firsts: Arc::default(),
+            trial: None,
             collectors: 1,
         }
     }

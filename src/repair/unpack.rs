@@ -3,6 +3,7 @@
 //! comes out is bounded in bytes, memory and number, and no link, device or mode of an archive is ever made.
 
 mod directory;
+mod files;
 mod manifested;
 mod scratch;
 mod settle;

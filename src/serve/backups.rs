@@ -4,23 +4,20 @@
 
 mod plan;
 
-use std::{fs, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::{sleep, timeout},
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::plan::{Known, Work, next};
+use super::work::in_turn;
 use crate::{
     clock::{self, Timestamp},
     collectors::backups::ledger::{Ledger, Newest, Proof, Run},
     config::BackupJob,
     facts::error::chain,
     format::manifest::Restores,
-    host::turns::{Size, Wanted},
     repair::{
         backup::{self, Done, Order, after::After},
         steps::Steps,
@@ -30,7 +27,7 @@ use crate::{
     store::Context,
 };
 
-/// Held by whoever makes or opens a backup.
+/// Held by whoever makes or opens a backup, or tries a repair on a copy.
 pub(crate) type Gate = Arc<Semaphore>;
 
 /// Nobody holds it yet.
@@ -58,7 +55,8 @@ async fn turns(context: &Context, gate: &Gate) {
             Ok(Some((due, work))) => {
                 let wait = due.since(clock::now());
                 if wait.is_zero() {
-                    begin(context, work).await;
+                    let at = context.clone();
+                    in_turn(context, "backup", move |steps| carry_out(&at, work, steps)).await;
                 }
                 wait.clamp(LOOK_SOON, LOOK_AGAIN)
             }
@@ -66,49 +64,6 @@ async fn turns(context: &Context, gate: &Gate) {
         };
         drop(held);
         sleep(wait).await;
-    }
-}
-
-/// Waits for a turn among all expensive work, and for the end of the work.
-async fn begin(context: &Context, work: Work) {
-    let steps = Steps::default();
-    let _told = StopOnDrop(steps.clone());
-    let (done, ended) = oneshot::channel::<()>();
-    let (at, flag) = (context.clone(), steps.flag());
-    let device = device(context).await;
-    let wanted = Wanted {
-        size: Size::Large,
-        device,
-        store: &context.store.name,
-        name: "backup",
-        stop: &flag,
-    };
-    context.host.turns.begin(&wanted, move |turn| {
-        if turn.is_ok() {
-            carry_out(&at, work, &steps);
-        }
-        drop(done);
-    });
-    // It ends with the work, however that ends.
-    ended.await.unwrap_or_default();
-}
-
-/// The device of the store, as far as it answers: other expensive work on it waits.
-async fn device(context: &Context) -> u64 {
-    let path = context.store.seen_path.clone();
-    let asked = tokio::task::spawn_blocking(move || fs::metadata(path).map(|meta| meta.dev()));
-    match timeout(context.config.collect.device_timeout, asked).await {
-        Ok(Ok(Ok(device))) => device,
-        _ => 0,
-    }
-}
-
-/// Nobody waits for work that is told to stop.
-struct StopOnDrop(Steps);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.stop();
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
         processes::{Process, walk},
     },
     scheduler::{self, Board, Workers},
-    serve::backups,
+    serve::{backups, trials},
     store::{self, Context, DATABASE_FILE, device::Device},
     watch::Watches,
 };
@@ -79,7 +79,7 @@ struct Fleet {
     board: Board,
     watches: Arc<Watches>,
     workers: Workers,
-    /// One backup is made or opened at a time.
+    /// One backup is made or opened at a time, or one repair tried.
     backups: backups::Gate,
     running: BTreeMap<Arc<str>, Running>,
     /// Those that were found by themselves.
@@ -208,6 +208,12 @@ impl Fleet {
             tokio::spawn(scheduler::run_store(context_, board, watches, workers, stop.clone()));
         // It ends with the store, and nobody waits for it.
         drop(tokio::spawn(backups::run(context.clone(), Arc::clone(&self.backups), stop.clone())));
+        drop(tokio::spawn(trials::run(
+            context.clone(),
+            self.board.clone(),
+            Arc::clone(&self.backups),
+            stop.clone(),
+        )));
         self.running.insert(Arc::clone(&store.name), Running { context, stop, task });
     }
 

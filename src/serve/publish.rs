@@ -315,6 +315,7 @@ mod tests {
         };
         StoreReadings {
             firsts: std::sync::Arc::default(),
+            trial: None,
             store: name.into(),
             path: Path::new("/srv").into(),
             readings: (0..run).map(|_| Arc::new(reading())).collect(),

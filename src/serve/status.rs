@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
+    facts::trial::Trial,
     findings::{Code, Remedy, Severity, conflicts, order::sort_by_cause},
     firsts::Firsts,
     human::plain,
@@ -115,6 +116,9 @@ pub(crate) struct FindingReport {
     /// Since when it is there, as far as that is known.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "moment")]
     pub(crate) since: Option<Timestamp>,
+    /// What came of trying the repair on a copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tried: Option<String>,
     /// Of an earlier look: it could not be looked at again since.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) kept: bool,
@@ -209,6 +213,7 @@ impl StoreReport {
                     items_total: finding.items_total,
                     runbook: finding.code.runbook(),
                     since: firsts.since(finding),
+                    tried: None,
                     kept: finding.kept,
                 });
             }
@@ -228,6 +233,14 @@ impl StoreReport {
         }
         report.status = report.judge();
         report
+    }
+
+    /// Adds what came of trying a repair on a copy to the findings that it was for.
+    pub(crate) fn add_trial(&mut self, trial: &Trial) {
+        let about = |finding: &&mut FindingReport| trial.is_about(finding.code.as_str());
+        for finding in self.findings.iter_mut().filter(about) {
+            finding.tried = Some(trial.words());
+        }
     }
 
     /// Why checks came to no verdict, those with the same reason together.

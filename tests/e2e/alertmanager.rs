@@ -100,6 +100,7 @@ fn message() -> Notification {
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
         stands_since: None,
     });
     Notification {

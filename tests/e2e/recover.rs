@@ -101,6 +101,30 @@ fn chroma_finds_everything_in_what_was_repaired() {
     }
 }
 
+#[test]
+fn a_repair_is_tried_beside_a_running_chroma_and_put_in_place_when_it_has_stopped() {
+    let scratch = tempfile::tempdir().unwrap();
+    let healthy = fixture("chroma-1.5.9", &scratch.path().join("healthy"));
+    let dir = fixture("chroma-1.5.9", &scratch.path().join("broken"));
+    let server = chroma::Server::start("1.5.9", &dir);
+    faults::execute(
+        &dir,
+        "UPDATE embedding_fulltext_search_data SET block=x'ff00ff00ff00ff00' WHERE id>10",
+    );
+    let broken = fs::read(dir.join("chroma.sqlite3")).unwrap();
+    let told = recover_with(&dir, &[]);
+    assert_eq!(told["report"]["outcome"], "would_repair", "{told:#}");
+    assert_eq!(told["report"]["losses"], serde_json::json!([]), "{told:#}");
+    assert!(told["report"]["beside"].as_str().unwrap().contains("chroma"), "{told:#}");
+    let words = ["recover", "--output", "json", "--state.dir", "", "--apply", "--store.path"];
+    let refused = support::run(&[&words[..], &[dir.to_str().unwrap()]].concat());
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    assert!(fs::read(dir.join("chroma.sqlite3")).unwrap() == broken, "nothing was changed");
+    drop(server);
+    assert_eq!(recover(&dir, "--apply")["report"]["outcome"], "repaired");
+    assert!(ask("1.5.9", &dir) == ask("1.5.9", &healthy));
+}
+
 /// Gives Chroma the lost records of a report again: what the report has of each, with the vector of the healthy store.
 const UPSERT: &str = r#"
 import sys, json, chromadb

@@ -140,6 +140,7 @@ fn page(name: &str) -> (String, bool) {
     }
     let stores = vec![StoreReadings {
         firsts: std::sync::Arc::default(),
+        trial: None,
         store: Arc::clone(&store.name),
         path: PathBuf::from("/store").as_path().into(),
         collectors: readings.len(),

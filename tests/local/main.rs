@@ -30,6 +30,7 @@ mod serve;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;
+mod trials;
 mod verify;
 mod verify_hostile;
 mod web_config;

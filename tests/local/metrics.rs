@@ -45,6 +45,7 @@ fn reading(codes: &'static [Code], observation: Observation) -> Reading {
 fn store(name: &str, readings: Vec<Reading>) -> StoreReadings {
     StoreReadings {
         firsts: std::sync::Arc::default(),
+        trial: None,
         store: name.into(),
         path: Path::new("/srv").join(name).into(),
         collectors: readings.len(),
@@ -384,6 +385,7 @@ fn firing(store: &str) -> Alert {
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
     }
 }
 

@@ -87,6 +87,7 @@ pub(crate) fn message() -> Notification {
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
         stands_since: None,
     };
     Notification {

@@ -7,6 +7,7 @@ use crate::{
         rule::{Comparison, Level},
     },
     collectors::CollectError,
+    facts::trial::{Came, Trial},
     findings::{Finding, Severity},
     sample::{Desc, Observation, Restored},
 };
@@ -49,6 +50,7 @@ impl Host {
             taken_at: Timestamp::from_secs(secs),
             stores: vec![StoreReadings {
                 firsts: std::sync::Arc::default(),
+                trial: None,
                 store: "a".into(),
                 path: Path::new("/a").into(),
                 readings: self.readings.clone(),
@@ -68,6 +70,7 @@ fn words(events: &[Event]) -> Vec<String> {
         .map(|event| match event {
             Event::Fired(alert) => format!("fired {} {}", alert.name, alert.severity.as_str()),
             Event::Escalated(a) => format!("escalated {} {}", a.name, a.severity.as_str()),
+            Event::Tried(alert) => format!("tried {}", alert.name),
             Event::Resolved(alert) => format!("resolved {}", alert.name),
         })
         .collect()
@@ -166,6 +169,7 @@ fn the_end_says_what_was_put_in_place_of_the_store_meanwhile() {
         let readings = host.readings.clone();
         let stores = vec![StoreReadings {
             firsts: Arc::default(),
+            trial: None,
             store: "a".into(),
             path: Path::new("/a").into(),
             readings,
@@ -175,6 +179,34 @@ fn the_end_says_what_was_put_in_place_of_the_store_meanwhile() {
         let ended = host.engine.evaluate(&Snapshot { taken_at: now, stores }, now).events;
         assert!(matches!(&ended[..], [Event::Resolved(alert)] if alert.done == want), "{ended:?}");
     }
+}
+
+#[test]
+fn what_came_of_a_trial_is_told_once_with_the_alert_that_it_is_for() {
+    let mut host = Host::builtin();
+    let at = |seconds| Timestamp::from_secs(seconds);
+    let trial = |code: Code| Trial {
+        at: at(3),
+        seconds: 1.0,
+        codes: vec![code.as_str().to_owned()],
+        came: Came::Whole,
+    };
+    let mut evaluate = |trial: Option<Trial>, seconds| {
+        host.read(found(vec![Finding::new(Code::SecondWriter, "", "two")]));
+        let store = StoreReadings {
+            trial: trial.map(Arc::new),
+            readings: host.readings.clone(),
+            ..StoreReadings::of_one("a", "/a", "integrity", Observation::default())
+        };
+        let snapshot = Snapshot { taken_at: at(seconds), stores: vec![store] };
+        words(&host.engine.evaluate(&snapshot, at(seconds)).events)
+    };
+    assert_eq!(evaluate(None, 1), ["fired ChromaSecondWriter critical"]);
+    assert!(evaluate(Some(trial(Code::SegmentMissing)), 2).is_empty(), "it is for another finding");
+    assert_eq!(evaluate(Some(trial(Code::SecondWriter)), 3), ["tried ChromaSecondWriter"]);
+    assert!(evaluate(Some(trial(Code::SecondWriter)), 4).is_empty(), "it was told");
+    let alert = host.engine.firing().next().unwrap();
+    assert!(alert.tried.contains("nothing is lost"), "{}", alert.tried);
 }
 
 #[test]

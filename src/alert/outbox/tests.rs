@@ -22,6 +22,7 @@ fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
         stands_since: None,
     }
 }
@@ -107,6 +108,27 @@ fn refused(after: Option<u64>) -> Outcome {
 }
 
 const UNCLEAR: Outcome = Outcome::Retry { failure: Failure::Timeout, after: None, unclear: true };
+
+#[test]
+fn what_came_of_a_trial_is_told_once_and_with_the_first_message_when_it_is_known_by_then() {
+    let mut post = Post::new(Policy::default());
+    let x = post.fire("a", "X", 0);
+    assert_eq!(post.deliver(0), "firing: a/X+");
+    let tried = Alert { tried: "nothing is lost".to_owned(), ..x };
+    let note = |post: &mut Post, alert: &Alert, at| {
+        post.queue.note(&Event::Tried(alert.clone()), &[], Timestamp::from_secs(at));
+    };
+    note(&mut post, &tried, 20);
+    post.restart();
+    assert_eq!(post.deliver(20), "tried: a/X+");
+    note(&mut post, &tried, 30);
+    assert_eq!(post.deliver(30), "wait 14420");
+    assert_eq!(post.deliver(14_420), "reminder: a/X+");
+    let y = post.fire("b", "Y", 14_500);
+    note(&mut post, &Alert { tried: "lost".to_owned(), ..y }, 14_501);
+    assert_eq!(post.deliver(14_502), "firing: b/Y+");
+    assert_eq!(post.deliver(14_502), "wait 28820");
+}
 
 #[test]
 fn a_firing_is_told_at_once_reminded_of_and_resolved() {

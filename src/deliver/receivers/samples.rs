@@ -32,6 +32,12 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
         done: "repaired: the indexes were made anew, 2026-11-23 08:57 UTC. The old content is in /srv/chroma.quarantine.20261123_085741.".to_owned(),
         ..ended(corrupt())
     };
+    let tried = Alert {
+        tried:
+            "The repair was tried on a copy at 2026-11-23 08:56 UTC: nothing is lost. It took 12 s."
+                .to_owned(),
+        ..corrupt()
+    };
     let mut flaps = ended(usage());
     flaps.merged = 3;
     let mut known = corrupt();
@@ -74,6 +80,7 @@ pub(crate) fn all() -> Vec<(&'static str, Notification)> {
             "escalated",
             one(Reason::Escalated, of(FULL, Severity::Critical, "91.3 % of /dev/sda1 used")),
         ),
+        ("tried", one(Reason::Tried, tried)),
         ("reminder", one(Reason::Reminder, corrupt())),
         ("resolved", one(Reason::Resolved, ended(usage()))),
         ("repaired", one(Reason::Resolved, repaired)),
@@ -186,6 +193,7 @@ fn of((name, cause, words, command): CatalogueText, severity: Severity, evidence
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
         stands_since: None,
     }
 }

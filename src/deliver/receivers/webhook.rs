@@ -203,6 +203,7 @@ pub(crate) fn annotations(alert: &Alert) -> Labels {
         ("remedy", alert.remedy.text()),
         ("remedy_command", alert.remedy.command.clone().unwrap_or_default()),
         ("done", alert.done.clone()),
+        ("tried", alert.tried.clone()),
         ("path", alert.path.clone()),
         ("value", value),
         ("runbook_url", alert.runbook.clone()),

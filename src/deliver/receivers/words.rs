@@ -29,6 +29,7 @@ fn tag(n: &Notification) -> String {
         (Reason::Test, _) => "TEST".to_owned(),
         (_, Status::Resolved) => "RESOLVED".to_owned(),
         (Reason::Escalated, _) => format!("{severity}, worse now"),
+        (Reason::Tried, _) => format!("{severity}, repair tried"),
         (Reason::Reminder, _) => format!("{severity}, still firing"),
         (Reason::Firing | Reason::Resolved, _) => severity,
     }
@@ -144,6 +145,9 @@ pub(crate) fn alert(n: &Notification, alert: &Alert, whole: bool) -> Vec<Line> {
         }
         lines.extend(why(alert).map(|why| vec![text(why)]));
         lines.extend(remedy(&alert.remedy, first(n, alert)));
+        if !alert.tried.is_empty() {
+            lines.push(vec![text(alert.tried.clone())]);
+        }
     }
     lines.push(further(n, alert));
     lines

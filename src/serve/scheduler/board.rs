@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::{self, Timestamp},
     config::CollectorName,
+    facts::trial::Trial,
     findings::Finding,
     firsts::Firsts,
     sample::{Observation, Reading, Snapshot, StoreReadings},
@@ -50,6 +51,16 @@ struct Row {
     firsts_changed: Arc<Notify>,
 }
 
+impl Row {
+    fn readings(&self) -> StoreReadings {
+        StoreReadings {
+            readings: self.readings.values().map(Arc::clone).collect(),
+            firsts: Arc::clone(&self.firsts),
+            ..self.empty.clone()
+        }
+    }
+}
+
 impl Board {
     /// Gives `context`'s store a row, in the order of the calls.
     pub fn add(&self, context: &Context) {
@@ -58,6 +69,7 @@ impl Board {
             path: context.store.path.as_path().into(),
             readings: Vec::new(),
             firsts: Arc::default(),
+            trial: None,
             collectors: context.config.enabled.len(),
         };
         self.rows().push(Row {
@@ -136,19 +148,25 @@ impl Board {
         rows.iter().find(|row| &*row.empty.store == store).map(|row| Arc::clone(&row.firsts))
     }
 
+    /// What came of trying a repair on a copy, or that there is nothing to repair.
+    pub(in crate::serve) fn tried(&self, store: &str, trial: Option<Arc<Trial>>) {
+        let mut rows = self.rows();
+        let Some(row) = rows.iter_mut().find(|row| &*row.empty.store == store) else { return };
+        if row.empty.trial != trial {
+            row.empty.trial = trial;
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// What is known of one store now; `None` when it is not watched.
+    pub(in crate::serve) fn readings_of(&self, store: &str) -> Option<StoreReadings> {
+        self.rows().iter().find(|row| &*row.empty.store == store).map(Row::readings)
+    }
+
     /// Everything known now.
     #[must_use]
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
-        let stores = self
-            .rows()
-            .iter()
-            .map(|row| StoreReadings {
-                readings: row.readings.values().map(Arc::clone).collect(),
-                firsts: Arc::clone(&row.firsts),
-                ..row.empty.clone()
-            })
-            .collect();
-        Snapshot { taken_at: now, stores }
+        Snapshot { taken_at: now, stores: self.rows().iter().map(Row::readings).collect() }
     }
 
     /// Publishes snapshots, the newest only, until `stop`: news at once, and what nobody waits for soon.

@@ -258,6 +258,9 @@ impl LiveStore {
         let seen = store.readings.iter().map(|r| (r.collector, &r.observation));
         let mut report =
             StoreReport::new(&store.store, &store.path, seen, ITEMS_SHOWN, &store.firsts);
+        if let Some(trial) = &store.trial {
+            report.add_trial(trial);
+        }
         let missing = store.collectors.saturating_sub(store.readings.len());
         if missing > 0 {
             report.status = report.status.max(Status::Unknown);

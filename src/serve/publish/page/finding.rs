@@ -149,6 +149,9 @@ fn one(h: &mut Html, store: &LiveStore, group: &[&FindingReport], id: &str, now:
         h.raw(if finding.remedy.command.is_none() { " " } else { "" }).text(note);
     }
     h.raw("</dd></div>\n");
+    if let Some(tried) = &finding.tried {
+        h.raw("<div><dt>Tried</dt><dd>").text(tried).raw("</dd></div>\n");
+    }
     if let Some(dont) = DO_NOT.get(code) {
         h.raw("<div class=\"dont\"><dt>Beware</dt><dd>").add(dont).raw("</dd></div>\n");
     }

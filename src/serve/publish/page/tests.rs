@@ -61,6 +61,7 @@ fn store(name: &str, path: &str, findings: Vec<Finding>) -> StoreReadings {
     };
     StoreReadings {
         firsts: std::sync::Arc::default(),
+        trial: None,
         store: name.into(),
         path: Path::new(path).into(),
         readings: vec![Arc::new(reading)],
@@ -103,6 +104,7 @@ fn alert(name: &str, store: &str) -> Alert {
         known: false,
         merged: 0,
         done: String::new(),
+        tried: String::new(),
         stands_since: None,
     }
 }

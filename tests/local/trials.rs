@@ -1,0 +1,68 @@
+//! Repairs that a running exporter tries on a copy.
+
+use std::fs;
+
+use crate::support::{Exporter, SOON, fixture, get, wait, wait_until};
+
+/// However full the disk of this machine is.
+const ROOMY: &str = "disk: {warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}";
+
+#[test]
+fn a_repair_is_tried_on_a_copy_and_the_store_stays_as_it_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = fixture("chroma-1.5.9", scratch.path());
+    let database = rusqlite::Connection::open(dir.join("chroma.sqlite3")).unwrap();
+    database.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM tenants").unwrap();
+    database.close().unwrap();
+    let before = fs::read(dir.join("chroma.sqlite3")).unwrap();
+    let file = scratch.path().join("config.yml");
+    let text = format!("stores: [{{name: main, path: {}}}]\n{ROOMY}\n", dir.display());
+    fs::write(&file, text).unwrap();
+    let state = scratch.path().join("state").display().to_string();
+    let file = file.display().to_string();
+    let args = ["--config.file", &file, "--state.dir", &state];
+    let exporter = Exporter::start(&args);
+    let tried = |exporter: &Exporter| {
+        wait("what came of the trial", 2 * SOON, || {
+            let body = get(exporter.address, "/api/v1/status").body;
+            let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let findings = status["stores"][0]["findings"].as_array();
+            let of = |one: &&serde_json::Value| one["code"] == "default_tenant_missing";
+            let found = findings.and_then(|all| all.iter().find(of));
+            found.and_then(|found| found["tried"].as_str()).map(str::to_owned).ok_or(body)
+        })
+    };
+    let words = tried(&exporter);
+    assert!(words.contains("nothing is lost"), "{words}");
+    wait_until("the page tells it", SOON, || get(exporter.address, "/").body.contains(&words));
+    assert_eq!(fs::read(dir.join("chroma.sqlite3")).unwrap(), before);
+    let left = fs::read_dir(scratch.path().join("state")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    let ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(".chroma_exporter");
+    assert!(!left.iter().any(ours), "nothing of the copy is left: {left:?}");
+    assert!(exporter.stop().success());
+    // It is known after a restart, without another try.
+    let exporter = Exporter::start(&args);
+    assert_eq!(tried(&exporter), words);
+    assert!(exporter.stop().success());
+}
+
+#[test]
+fn nothing_is_tried_where_a_disk_would_be_too_full() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = fixture("chroma-1.5.9", scratch.path());
+    let database = rusqlite::Connection::open(dir.join("chroma.sqlite3")).unwrap();
+    database.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM tenants").unwrap();
+    database.close().unwrap();
+    let file = scratch.path().join("config.yml");
+    let full = "disk: {warn_ratio: 0.0001, recover_ratio: 0.00005, critical_ratio: 0.999}";
+    let text = format!("stores: [{{name: main, path: {}}}]\n{full}\n", dir.display());
+    fs::write(&file, text).unwrap();
+    let state = scratch.path().join("state").display().to_string();
+    let exporter =
+        Exporter::start(&["--config.file", &file.display().to_string(), "--state.dir", &state]);
+    wait_until("the page says why it was not tried", 2 * SOON, || {
+        get(exporter.address, "/").body.contains("has no room for a copy")
+    });
+    assert!(exporter.stop().success());
+}
