@@ -13,6 +13,7 @@ mod flags;
 mod guard;
 mod interrupt;
 mod load;
+mod manual;
 mod notify;
 mod permissions;
 mod recover;
@@ -214,6 +215,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write manual pages of all commands, for packages
+    Manual {
+        /// A directory that is there, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        dir: std::path::PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -349,6 +356,7 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
             })
         }
         Some(Command::Completions { shell }) => completions::run(shell),
+        Some(Command::Manual { dir }) => manual::run(&dir),
     }
 }
 

@@ -21,6 +21,7 @@ mod http_descriptors;
 mod metrics;
 mod neighbours;
 mod notify;
+mod packaging;
 mod permissions;
 mod receivers;
 mod revision;
