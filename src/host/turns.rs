@@ -102,6 +102,15 @@ pub enum Turn {
     Small(small::Place),
 }
 
+/// How much work there is that reads whole files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Jobs {
+    /// Has its turn.
+    pub running: usize,
+    /// Waits for one, also in the middle of its work.
+    pub waiting: usize,
+}
+
 /// What the threads of one piece of work ask whether to go on.
 #[derive(Debug)]
 pub struct Hold {
@@ -158,6 +167,13 @@ impl Turns {
     #[must_use]
     pub fn used_up(&self, store: &str) -> bool {
         self.shared.lock().had_today(store) >= self.shared.shares.day_max
+    }
+
+    /// How long the queue of large work is at this moment.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs {
+        let state = self.shared.lock();
+        Jobs { running: state.running.len(), waiting: state.waiting.len() }
     }
 
     /// What a store may have in a day.

@@ -10,6 +10,7 @@ use super::families::Families;
 use crate::{
     alert::report::AlertReport,
     clock::Timestamp,
+    host::turns::Jobs,
     sample::{Desc, Snapshot},
 };
 
@@ -80,6 +81,12 @@ static PROCESS_START: Desc = Desc::gauge(
 static PROCESS_THREADS: Desc =
     Desc::gauge("process_threads", "Number of OS threads. A filesystem that hangs keeps one.");
 
+static JOBS: Desc = Desc::gauge(
+    "chroma_exporter_expensive_jobs",
+    "Checks and backups that read whole files, by state. One at a time runs on a device; the others wait, also in the middle of their work.",
+)
+.labelled(&["state"]);
+
 pub(super) const DESCS: &[&Desc] = &[
     &BUILD_INFO,
     &STORES,
@@ -88,6 +95,7 @@ pub(super) const DESCS: &[&Desc] = &[
     &STATE_PERSISTENT,
     &STATE_WRITE_ERRORS,
     &WATCH,
+    &JOBS,
     &RELOAD_SUCCESSFUL,
     &RELOAD_SUCCESS_TIMESTAMP,
     &REQUESTS,
@@ -114,6 +122,8 @@ pub struct Facts {
     pub state_write_errors: u64,
     /// Stores whose file events are (not) being received.
     pub watched: BTreeMap<Arc<str>, bool>,
+    /// The queue of expensive jobs.
+    pub jobs: Jobs,
     /// What the alert hooks tell of themselves.
     pub alerts: Arc<AlertReport>,
 }
@@ -334,6 +344,9 @@ impl Own {
     ) {
         families.add(&STATE_PERSISTENT, &[], flag(facts.state_persistent));
         families.add(&STATE_WRITE_ERRORS, &[], facts.state_write_errors as f64);
+        for (state, jobs) in [("running", facts.jobs.running), ("waiting", facts.jobs.waiting)] {
+            families.add(&JOBS, &[state], jobs as f64);
+        }
         for store in &snapshot.stores {
             if let Some(works) = facts.watched.get(&store.store) {
                 families.add(&WATCH, &[&store.store], flag(*works));

@@ -18,7 +18,7 @@ use chroma_exporter::{
     clock::{self, Timestamp},
     collectors,
     config::{BackupPolicy, Collect, Config, Disk, Store, alerts},
-    host::Host,
+    host::{Host, turns::Jobs},
     metrics::{self, Facts, Own, ProcessUsage},
     sample::{Snapshot, StoreReadings},
     scheduler,
@@ -178,6 +178,7 @@ fn facts() -> Facts {
         state_persistent: true,
         state_write_errors: 0,
         watched: [("store".into(), true)].into(),
+        jobs: Jobs::default(),
         alerts: Arc::new(AlertReport {
             rules: alerts::rules(&Disk::default(), &[])
                 .iter()

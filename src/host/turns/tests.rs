@@ -58,6 +58,27 @@ fn who_has_had_little_is_before_who_has_had_more_and_few_of_these_begin() {
     assert_eq!(next(&state, 1, &shares), Some(0));
 }
 
+#[test]
+fn the_queue_is_counted() {
+    let turns = Turns::new(2);
+    assert_eq!(turns.jobs(), Jobs::default());
+    let turn = turns.take(1, &store("a"), &AtomicBool::new(false)).unwrap();
+    let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let tell = Arc::clone(&ended);
+    // On the same device, so that it waits.
+    let name = store("b");
+    let wanted = Wanted { name: "b", size: Size::Large, device: 1, store: &name, stop: &stop };
+    turns.begin(&wanted, move |turn| {
+        drop(turn);
+        tell.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(turns.jobs(), Jobs { running: 1, waiting: 1 });
+    drop(turn);
+    crate::wait::wait_until("the queue to be empty", crate::wait::SOON, || {
+        ended.load(Ordering::Relaxed) && turns.jobs() == Jobs::default()
+    });
+}
+
 /// Long work of one store, with turns that are short, beside small work of fifty.
 #[test]
 fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
