@@ -137,3 +137,62 @@ fn pm2_keeps_one_server_and_a_second_one_waits_without_a_loop() {
         if log.contains("repaired, and nothing is lost") { Ok(()) } else { Err(log) }
     });
 }
+
+/// The file that people copy, with the paths of this test: Chroma comes up by guard, and the exporter beside it.
+#[test]
+fn the_ecosystem_file_starts_chroma_and_the_exporter() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    let store = root.join("chroma");
+    fs::rename(fixture("chroma-1.5.9", &root), &store).unwrap();
+    let config = root.join("chroma_exporter.yml");
+    let (chroma_port, port) = (free_port(), free_port());
+    let text = format!(
+        "stores: [{{name: main, path: {}}}]\nweb: {{listen_addresses: [\"127.0.0.1:{port}\"]}}\nstate: {{dir: {}}}\n",
+        store.display(),
+        root.join("state").display()
+    );
+    fs::write(&config, text).unwrap();
+    let example = include_str!("../../packaging/pm2/ecosystem.config.js");
+    let server = chroma::python("1.5.9").with_file_name("chroma");
+    let mut file = example.to_owned();
+    for (named, path) in [
+        ("/srv/venv/bin/chroma_exporter", binary()),
+        ("/srv/venv/bin/chroma", server.to_str().unwrap()),
+        ("/srv/chroma_exporter.yml", config.to_str().unwrap()),
+        ("\"/srv/chroma\"", &format!("\"{}\"", store.display())),
+    ] {
+        assert!(file.contains(named), "{named}");
+        file = file.replace(named, path);
+    }
+    // Chroma's own port may be taken on this machine.
+    let run = "\"run\", \"--path\"";
+    assert!(file.contains(run));
+    file = file.replace(run, &format!("\"run\", \"--port\", \"{chroma_port}\", \"--path\""));
+    let ecosystem = root.join("ecosystem.config.js");
+    fs::write(&ecosystem, file).unwrap();
+
+    let pm2 = Pm2::new();
+    pm2.run(&["start", ecosystem.to_str().unwrap()]);
+    let pid = pm2.serves("chroma");
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    wait("the exporter to see the server", 2 * SOON, || {
+        // Nobody listens at first.
+        if std::net::TcpStream::connect(address).is_err() {
+            return Err(pm2.log("chroma_exporter"));
+        }
+        let page = crate::support::Page::parse(&crate::support::get(address, "/metrics").body);
+        let servers = page.get("chroma_process_servers", &[("store", "main")]);
+        if servers == Some(1.0) { Ok(()) } else { Err(format!("{servers:?} servers, {pid}")) }
+    });
+    for name in ["chroma", "chroma_exporter"] {
+        assert_eq!(pm2.state(name).1, 0, "{name} was started again: {}", pm2.log(name));
+    }
+    let init = crate::support::run(&["config", "init"]);
+    let init = String::from_utf8(init.stdout).unwrap();
+    let home = pm2.home.path().canonicalize().unwrap();
+    let begin = init.find(store.to_str().unwrap()).unwrap_or_else(|| panic!("{init}"));
+    let item = init[begin..].split("\n  - name").next().unwrap();
+    assert!(item.contains(&format!("{}/logs/chroma-error.log", home.display())), "{item}");
+    assert!(item.contains(&format!("http://127.0.0.1:{chroma_port}")), "{item}");
+}
