@@ -56,7 +56,10 @@ impl Trial {
     #[must_use]
     pub fn words(&self) -> String {
         let at = human::moment(self.at);
-        let took = human::span(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
+        let took = match Duration::try_from_secs_f64(self.seconds).unwrap_or_default() {
+            took if took < Duration::from_secs(1) => "less than a second".to_owned(),
+            took => human::span(took),
+        };
         let text = match &self.came {
             Came::Whole => {
                 format!("The repair was tried on a copy at {at}: nothing is lost. It took {took}.")
@@ -116,5 +119,12 @@ mod tests {
         ] {
             assert_eq!(told(came), want);
         }
+        let quick = Trial {
+            at: Timestamp::from_secs(0),
+            seconds: 0.2,
+            codes: Vec::new(),
+            came: Came::Whole,
+        };
+        assert!(quick.words().ends_with("It took less than a second."), "{}", quick.words());
     }
 }
