@@ -1,6 +1,7 @@
 //! Lines of `dump` into a running server of Chroma. Records go in batches that the server takes, by `upsert`: the same lines once more
 //! change nothing, so a load that was cut off is simply run again. What was sent is asked for afterwards: the number, and a sample.
 
+mod ahead;
 mod batch;
 mod loading;
 mod proof;
@@ -179,9 +180,9 @@ pub fn run(wish: &Wish, steps: &Steps) -> Result<Loaded, LoadError> {
         Some(path) => Lines::open(path, steps),
         None => Lines::new(io::stdin()),
     };
-    let mut lines = lines.map_err(read)?;
+    let lines = lines.map_err(read)?;
     let mut loading = Loading::new(wish, server, resumed, steps);
-    let ended = loading.all(&mut lines);
+    let ended = loading.all(lines);
     loading.end(ended)
 }
 
@@ -205,8 +206,8 @@ fn look_ahead(
     let mut lines = Lines::open(path, steps).map_err(read)?;
     let (mut seen, mut there) = (BTreeSet::new(), Vec::new());
     while let Some((_, text)) = lines.next_raw().map_err(read)? {
-        // Within a text the quotes would be escaped.
-        if !contains(text, b"\"collection\"") {
+        // A line with an id is a record or none. Within a text the quotes would be escaped.
+        if text.starts_with(b"{\"id\"") || !contains(text, b"\"collection\"") {
             continue;
         }
         let Ok(Line::Collection(collection)) = Lines::parsed(text) else { continue };

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     Ended, Loaded,
     proof::Proof,
-    server::{Abilities, NoAnswer, Place, Server},
+    server::{Abilities, Asked, NoAnswer, Place, Server},
 };
 use crate::repair::{dump::Metadata, lines::Record};
 
@@ -122,8 +122,8 @@ pub(super) fn deliver(
 ) -> Result<u64, Ended> {
     let (mut lost, mut in_a_row) = (0, 0);
     // Only the whole is sent with patience: then the server is there, and it is the records.
-    let mut parts = vec![(0, records.len(), true)];
-    while let Some((from, to, patient)) = parts.pop() {
+    let mut parts = vec![(0, records.len(), Asked::Patiently)];
+    while let Some((from, to, asked)) = parts.pop() {
         if !server.able.lists {
             for (line, record) in &mut records[from..to] {
                 tell_lists(*line, record, loaded);
@@ -132,12 +132,7 @@ pub(super) fn deliver(
         }
         let part = &records[from..to];
         let body = Body::of(part, server.able);
-        let sent = if patient {
-            server.upsert(place, id, &body)
-        } else {
-            server.upsert_once(place, id, &body)
-        };
-        let error = match sent {
+        let error = match server.upsert(place, id, &body, asked) {
             Ok(()) => {
                 in_a_row = 0;
                 for (_, record) in part {
@@ -155,15 +150,15 @@ pub(super) fn deliver(
         };
         if to - from > 1 {
             let middle = from + (to - from) / 2;
-            parts.push((middle, to, false));
-            parts.push((from, middle, false));
+            parts.push((middle, to, Asked::Once));
+            parts.push((from, middle, Asked::Once));
             continue;
         }
         let (line, record) = &part[0];
         if record.metadata.values().any(serde_json::Value::is_array) && says_metadata(&error) {
             // A server before 1.5 whose description could not be read.
             server.able.lists = false;
-            parts.push((from, to, false));
+            parts.push((from, to, Asked::Once));
             continue;
         }
         loaded.lose(*line, Some(&record.id), &error);

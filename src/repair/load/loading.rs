@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, io};
 
 use super::{
     Collected, LoadError, Loaded, Target, Wish,
+    ahead::{Ahead, Hashed},
     batch::{self, Batch},
     proof::Proof,
     server::{NoAnswer, Server, There},
@@ -102,12 +103,13 @@ impl<'a> Loading<'a> {
         }
     }
 
-    pub(super) fn all(&mut self, lines: &mut Lines) -> Result<(), Ended> {
-        while let Some(line) = lines.next().map_err(Ended::Read)? {
+    pub(super) fn all(&mut self, lines: Lines) -> Result<(), Ended> {
+        let mut lines = Ahead::of(lines, self.state.hashes()).map_err(Ended::Read)?;
+        while let Some(Hashed { line, hash }) = lines.next().map_err(Ended::Read)? {
             if self.steps.stopped() {
                 return Err(NoAnswer::Stopped.into());
             }
-            self.state.saw(&line, lines.raw()).map_err(|why| self.others(why))?;
+            self.state.saw(line.number, hash).map_err(|why| self.others(why))?;
             self.line(line)?;
         }
         self.state.saw_all().map_err(|why| self.others(why))?;

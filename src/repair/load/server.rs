@@ -5,14 +5,15 @@ mod exchange;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Client, Method, Url, header::HeaderMap};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+pub(super) use self::exchange::Asked;
 pub(crate) use self::exchange::NoAnswer;
 pub use self::exchange::Patience;
-use self::exchange::Tried;
 use crate::{
     host::asking::{self, chain},
     repair::steps::Steps,
@@ -216,34 +217,17 @@ impl<'a> Server<'a> {
         There::of(&self.post(&path, &query, body)?)
     }
 
-    /// Adds records, or changes those that are there.
+    /// Adds records, or changes those that are there. A server that has no time is waited for as `asked` says.
     pub(super) fn upsert(
         &self,
         place: Place<'_>,
         id: &str,
         body: &impl Serialize,
+        asked: Asked,
     ) -> Result<(), NoAnswer> {
         let (path, query) = self.within(place, id, "upsert");
-        self.post(&path, &query, body).map(drop)
-    }
-
-    /// The same, without waiting for a server that has no time.
-    pub(super) fn upsert_once(
-        &self,
-        place: Place<'_>,
-        id: &str,
-        body: &impl Serialize,
-    ) -> Result<(), NoAnswer> {
-        let (path, query) = self.within(place, id, "upsert");
-        let body =
-            serde_json::to_vec(body).map_err(|error| NoAnswer::Strange(error.to_string()))?;
-        match self.once(Method::POST, &self.url(&path, &query)?, Some(&body)) {
-            Tried::Answer(_) => Ok(()),
-            Tried::Never(error) => Err(error),
-            Tried::Again { text, .. } => {
-                Err(NoAnswer::Silent { text, tries: 1, waited: Duration::ZERO })
-            }
-        }
+        let body = bytes_of(body)?;
+        self.ask(asked, &Method::POST, &self.url(&path, &query)?, Some(&body)).map(drop)
     }
 
     /// How many records there are.
@@ -269,7 +253,7 @@ impl<'a> Server<'a> {
     pub(super) fn is_alive(&self) -> bool {
         let path = ["api", self.able.api.word(), "heartbeat"];
         let Ok(url) = self.url(&path, &[]) else { return false };
-        matches!(self.once(Method::GET, &url, None), Tried::Answer(_))
+        self.ask(Asked::Once, &Method::GET, &url, None).is_ok()
     }
 
     fn collections<'p>(&self, place: Place<'p>) -> (Vec<&'p str>, Vec<(&'static str, &'p str)>) {
@@ -306,7 +290,7 @@ impl<'a> Server<'a> {
     }
 
     fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, NoAnswer> {
-        self.patiently(&Method::GET, &self.url(path, query)?, None)
+        self.ask(Asked::Patiently, &Method::GET, &self.url(path, query)?, None)
     }
 
     fn post(
@@ -315,9 +299,8 @@ impl<'a> Server<'a> {
         query: &[(&str, &str)],
         body: &impl Serialize,
     ) -> Result<Value, NoAnswer> {
-        let body =
-            serde_json::to_vec(body).map_err(|error| NoAnswer::Strange(error.to_string()))?;
-        self.patiently(&Method::POST, &self.url(path, query)?, Some(&body))
+        let (body, url) = (bytes_of(body)?, self.url(path, query)?);
+        self.ask(Asked::Patiently, &Method::POST, &url, Some(&body))
     }
 
     fn url(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Url, NoAnswer> {
@@ -362,6 +345,11 @@ impl There {
             space: space.or(hnsw.as_str()).map(str::to_owned),
         })
     }
+}
+
+fn bytes_of(body: &impl Serialize) -> Result<Bytes, NoAnswer> {
+    let bytes = serde_json::to_vec(body).map_err(|error| NoAnswer::Strange(error.to_string()))?;
+    Ok(bytes.into())
 }
 
 /// More at once is not faster, and each waits in memory.

@@ -1,14 +1,13 @@
 //! How far a load is, in a file that the user names, so that one that was killed goes on. Without such a file nothing is kept.
 
-use std::{fs, hash::Hasher, io::Read, path::PathBuf, time::Duration};
+use std::{fs, io::Read, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use twox_hash::XxHash3_64;
 
 use super::{Ended, LoadError, Target, Wish};
 use crate::{
     clock::{self, Ticks},
-    repair::{hands::Hands, lines::Numbered},
+    repair::hands::Hands,
 };
 
 /// What a run before has left.
@@ -97,9 +96,9 @@ pub(super) struct State {
     now: Resumed,
     /// Of the run before: lines that need not be sent again, and the hash of them.
     done: Option<(u64, u64)>,
-    hash: XxHash3_64,
-    /// The line that was read last.
+    /// The line that was read last, and the hash of all lines up to it.
     line: u64,
+    hash: u64,
     /// The last line that waits to be sent, and the hash up to it.
     mark: (u64, u64),
     written: Option<Ticks>,
@@ -117,18 +116,18 @@ impl State {
             own: Vec::new(),
             current: None,
         });
-        Self { path, now, done, hash: XxHash3_64::default(), line: 0, mark: (0, 0), written: None }
+        Self { path, now, done, line: 0, hash: 0, mark: (0, 0), written: None }
     }
 
-    /// A line was read. Errs when the lines are not those of the run before.
-    pub(super) fn saw(&mut self, line: &Numbered, text: &[u8]) -> Result<(), String> {
-        self.line = line.number;
-        if self.path.is_none() && self.done.is_none() {
-            return Ok(());
-        }
-        self.hash.write(text);
-        let Some((last, hash)) = self.done else { return Ok(()) };
-        if line.number == last && self.hash.finish() != hash {
+    /// Whether anybody wants to know the hash of the lines.
+    pub(super) const fn hashes(&self) -> bool {
+        self.path.is_some() || self.done.is_some()
+    }
+
+    /// A line was read; `hash` is that of all lines up to it. Errs when the lines are not those of the run before.
+    pub(super) fn saw(&mut self, line: u64, hash: u64) -> Result<(), String> {
+        (self.line, self.hash) = (line, hash);
+        if self.done.is_some_and(|(last, of_last)| line == last && hash != of_last) {
             return Err(OTHERS.to_owned());
         }
         Ok(())
@@ -145,7 +144,7 @@ impl State {
     /// The line that was read last waits to be sent.
     pub(super) fn mark(&mut self) {
         if self.path.is_some() {
-            self.mark = (self.line, self.hash.finish());
+            self.mark = (self.line, self.hash);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{thread, time::Duration};
 
+use bytes::Bytes;
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
@@ -83,13 +84,23 @@ impl Default for Patience {
     }
 }
 
+/// How long one question is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::repair::load) enum Asked {
+    /// Until the patience of this load is at its end.
+    Patiently,
+    /// Once: the server is there, and only what it does with this is wanted to be known.
+    Once,
+}
+
 impl Server<'_> {
     /// Asks until there is an answer, or patience is at its end.
-    pub(super) fn patiently(
+    pub(super) fn ask(
         &self,
+        asked: Asked,
         method: &Method,
         url: &Url,
-        body: Option<&[u8]>,
+        body: Option<&Bytes>,
     ) -> Result<Value, NoAnswer> {
         let began = clock::ticks();
         let mut pause = self.patience.first;
@@ -105,7 +116,7 @@ impl Server<'_> {
             // Not all that were waiting come back in one instant.
             let wait = after.unwrap_or_else(|| pause.mul_f64(jitter())).min(self.patience.longest);
             let waited = began.elapsed();
-            if waited + wait > self.patience.total {
+            if asked == Asked::Once || waited + wait > self.patience.total {
                 return Err(NoAnswer::Silent { text, tries, waited });
             }
             tracing::debug!(%text, tries, "The server is asked again.");
@@ -127,7 +138,7 @@ impl Server<'_> {
         }
     }
 
-    pub(super) fn once(&self, method: Method, url: &Url, body: Option<&[u8]>) -> Tried {
+    fn once(&self, method: Method, url: &Url, body: Option<&Bytes>) -> Tried {
         match self.runtime.block_on(self.exchange(method, url, body)) {
             Ok((status, after, text)) => judge(status, after, &text),
             Err(error) => {
@@ -145,7 +156,7 @@ impl Server<'_> {
         &self,
         method: Method,
         url: &Url,
-        body: Option<&[u8]>,
+        body: Option<&Bytes>,
     ) -> Result<(StatusCode, Option<Duration>, Vec<u8>), reqwest::Error> {
         let mut request = self
             .client
@@ -155,7 +166,7 @@ impl Server<'_> {
         if let Some(body) = body {
             request = request
                 .header(reqwest::header::CONTENT_TYPE, "application/json")
-                .body(body.to_vec());
+                .body(body.clone());
         }
         let mut response = request.send().await?;
         let status = response.status();
@@ -174,7 +185,7 @@ impl Server<'_> {
 
 /// What came of one try.
 #[derive(Debug, PartialEq)]
-pub(super) enum Tried {
+enum Tried {
     Answer(Value),
     /// It may be better later, after so long where the server says it.
     Again {
