@@ -1,6 +1,7 @@
 //! The lines that `dump` writes, read again: out of a file or a pipe, packed or not, one line in memory at a time. A line that is none is
 //! told with its number and its field, and the next one is read.
 
+pub(crate) mod index;
 mod parse;
 mod stream;
 

@@ -4,7 +4,13 @@
 use serde_json::{Map, Value, json};
 
 use super::server::Abilities;
-use crate::repair::{dump::Metadata, lines::Collection};
+use crate::repair::{
+    dump::Metadata,
+    lines::{
+        Collection,
+        index::{DEFAULT_SPACE, Index, KEYS},
+    },
+};
 
 /// The request that makes a collection, and what this server cannot keep of it, a sentence each.
 pub(super) fn request(
@@ -47,39 +53,7 @@ fn schema(collection: &Collection) -> Option<&Value> {
     (schema["keys"].is_object() && schema["defaults"].is_object()).then_some(schema)
 }
 
-/// What a line says of the index, in the words of 1.x.
-#[derive(Debug, Default, PartialEq)]
-struct Index {
-    hnsw: Map<String, Value>,
-    embedding_function: Option<Value>,
-}
-
 impl Index {
-    fn of(collection: &Collection) -> Self {
-        let Some(told) = &collection.configuration else { return Self::default() };
-        let vector = &told["keys"]["#embedding"]["float_list"]["vector_index"]["config"];
-        let (mut hnsw, function) = if vector.is_object() {
-            (vector["hnsw"].clone(), &vector["embedding_function"])
-        } else if told["vector_index"].is_object() {
-            (told["vector_index"]["hnsw"].clone(), &told["embedding_function"])
-        } else if told["hnsw"].is_object() {
-            // As somebody may write it by hand: the form in which 1.x takes it.
-            (told["hnsw"].clone(), &told["embedding_function"])
-        } else {
-            // Of 0.6: what stands there is not what its index is like; the metadata says that.
-            return Self::default();
-        };
-        let hnsw = hnsw.as_object_mut().map(std::mem::take).unwrap_or_default();
-        let known = matches!(function["type"].as_str(), Some("known" | "legacy"));
-        Self {
-            hnsw: hnsw
-                .into_iter()
-                .filter(|(key, _)| KEYS.iter().any(|(own, ..)| own == key))
-                .collect(),
-            embedding_function: known.then(|| function.clone()),
-        }
-    }
-
     /// For servers from 1.0 on. They take what stands in the metadata as well, where there is no configuration.
     fn into_configuration(mut self, collection: &Collection) -> Option<Value> {
         if let Some(space) = &collection.space {
@@ -116,20 +90,6 @@ impl Index {
         }
     }
 }
-
-/// The settings in the words of 1.x, as metadata, and their default in both.
-const KEYS: &[(&str, &str, f64)] = &[
-    ("space", "", 0.0),
-    ("ef_construction", "hnsw:construction_ef", 100.0),
-    ("ef_search", "hnsw:search_ef", 100.0),
-    ("max_neighbors", "hnsw:M", 16.0),
-    ("resize_factor", "hnsw:resize_factor", 1.2),
-    ("batch_size", "hnsw:batch_size", 100.0),
-    ("sync_threshold", "hnsw:sync_threshold", 1000.0),
-    // How many processors that host had says nothing of another one.
-];
-
-const DEFAULT_SPACE: &str = "l2";
 
 #[cfg(test)]
 mod tests {
