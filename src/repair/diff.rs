@@ -6,9 +6,14 @@ use std::cmp::Ordering;
 use serde::Serialize;
 
 use super::{
-    lines::{Collection, Embedding, Record, Stream, StreamError, Unread},
+    dump::Metadata,
+    lines::{
+        Collection, Embedding, Record, Stream, StreamError, Unread,
+        index::{Index, is_setting},
+    },
     steps::Steps,
 };
+use crate::human::plain;
 
 /// How they are compared.
 #[derive(Debug, Clone, Copy)]
@@ -196,7 +201,8 @@ fn rest(stream: &mut Stream, steps: &Steps) -> Result<u64, StreamError> {
     Ok(count)
 }
 
-/// What differs of two collections themselves. Their configuration is not compared: its form is another one in each release.
+/// What differs of two collections themselves. Each release writes the settings of the index in another form; they are compared as they
+/// are in force.
 fn settings(a: &Collection, b: &Collection) -> Vec<String> {
     let mut out = Vec::new();
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "not said".to_owned());
@@ -207,8 +213,27 @@ fn settings(a: &Collection, b: &Collection) -> Vec<String> {
         let number = |number: Option<u64>| number.map_or("not said".to_owned(), |n| n.to_string());
         out.push(format!("dimension: {} and {}", number(a.dimension), number(b.dimension)));
     }
-    if a.metadata != b.metadata {
-        out.push(format!("metadata: {}", keys(&a.metadata, &b.metadata)));
+    let (one, two) = (Index::of(a), Index::of(b));
+    for ((key, one), (_, two)) in one.in_force(&a.metadata).iter().zip(two.in_force(&b.metadata)) {
+        if let (Some(one), Some(two)) = (one, two)
+            && one.total_cmp(&two).is_ne()
+        {
+            out.push(format!("{key}: {one} and {two}"));
+        }
+    }
+    // Releases before 1.0 do not say it.
+    if let (Some(one), Some(two)) = (one.function(), two.function())
+        && one != two
+    {
+        out.push(format!("embedding function: {} and {}", plain(one), plain(two)));
+    }
+    let told = |metadata: &Metadata| -> Metadata {
+        let own = metadata.iter().filter(|(key, _)| !is_setting(key));
+        own.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let (one, two) = (told(&a.metadata), told(&b.metadata));
+    if one != two {
+        out.push(format!("metadata: {}", keys(&one, &two)));
     }
     out
 }
@@ -303,7 +328,7 @@ fn distance(a: &[f32], b: &[f32]) -> Option<f64> {
 }
 
 /// The keys that differ.
-fn keys(a: &super::dump::Metadata, b: &super::dump::Metadata) -> String {
+fn keys(a: &Metadata, b: &Metadata) -> String {
     let gone = a.keys().filter(|key| !b.contains_key(*key)).map(|key| format!("{key} only in a"));
     let new = b.keys().filter(|key| !a.contains_key(*key)).map(|key| format!("{key} only in b"));
     let other = a.iter().filter(|(key, value)| b.get(*key).is_some_and(|b| b != *value));

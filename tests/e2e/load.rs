@@ -196,8 +196,13 @@ fn what_is_dumped_and_loaded_gives_the_same_lines_again() {
             "",
             "--scratch",
             stand.scratch.path().to_str().unwrap(),
+            "--output",
+            "json",
         ]);
         assert_eq!(out.status.code(), Some(i32::from(lists)), "{from} to {to}: {}", told(&out));
+        for differing in self::report(&out)["differing"].as_array().unwrap() {
+            assert_eq!(differing["settings"], json!([]), "{from} to {to}: {differing:#}");
+        }
         same(&kept(&lines, !lists), &kept(&again, !lists), &format!("{from} to {to}"));
         // The index is what it was, whatever form its settings have.
         let settings = values(&again);
@@ -377,7 +382,8 @@ fn two_stores_become_one() {
         r#"{"collection":"many","tenant":"a tenant","database":"other","space":"ip","dimension":8,"metadata":{"of":2.5}}"#,
         r#"{"id":"r1","embedding":[1,2,3,4,5,6,7,8]}"#,
         r#"{"collection":"many","space":"l2","dimension":8}"#,
-        r#"{"id":"r000001","document":"changed","embedding":[1,2,3,4,5,6,7,8]}"#,
+        r#"{"id":"r000001","document":"changed","metadata":{"m":2},"embedding":[1,2,3,4,5,6,7,8]}"#,
+        r#"{"id":"r000002","embedding":[8,7,6,5,4,3,2,1]}"#,
         r#"{"id":"x","embedding":[1,2,3,4,5,6,7,8]}"#,
     ];
     let mut gzip =
@@ -427,7 +433,13 @@ fn two_stores_become_one() {
         ]
     );
     let changed = lines.iter().find(|line| line["document"] == "changed").unwrap();
+    // As docs/move.md has it: keys that only the server had stay.
     assert_eq!(changed["id"], "r000001");
+    assert_eq!(changed["metadata"], json!({"m": 2, "n": 1}));
+    let bare =
+        lines.iter().rfind(|line| line["id"] == "r000002" && line["metadata"]["n"] == 2).unwrap();
+    assert_eq!(bare["document"], "document 2");
+    assert_eq!(bare["embedding"], json!([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]));
 }
 
 #[test]

@@ -137,3 +137,28 @@ fn a_collection_that_neither_has_is_not_the_same() {
     let error = named(&["a", "none"]).unwrap_err().to_string();
     assert!(error.ends_with("has no collection \"none\""), "{error}");
 }
+
+#[test]
+fn settings_of_an_index_are_compared_in_whatever_form_they_are() {
+    let line = |more: &str| format!("{{\"collection\":\"a\",\"space\":\"ip\"{more}}}\n");
+    let of_1_5 = r##","configuration":{"defaults":{},"keys":{"#embedding":{"float_list":{"vector_index":{"config":{"space":"ip","hnsw":{"ef_construction":150,"ef_search":100,"max_neighbors":24,"num_threads":2},"embedding_function":{"type":"known","name":"default","config":{}}}}}}}}"##;
+    let of_1_1 = r#","configuration":{"vector_index":{"hnsw":{"space":"ip","ef_construction":150,"max_neighbors":24,"num_threads":8}},"embedding_function":{"type":"known","name":"other","config":{}}}"#;
+    let of_0_6 = r#","metadata":{"hnsw:space":"ip","hnsw:construction_ef":150,"hnsw:M":24.0,"hnsw:num_threads":3},"configuration":{"_type":"CollectionConfigurationInternal","hnsw_configuration":{"M":16}}"#;
+    let settings = |a: &str, b: &str| {
+        let found = compared(&line(a), &line(b), 0.0).unwrap();
+        assert_eq!((found.collections, found.is_whole()), (1, true), "{a} {b}");
+        found.differing.first().map(|differing| differing.settings.clone()).unwrap_or_default()
+    };
+    assert_eq!(settings(of_1_5, of_0_6), [""; 0]);
+    assert_eq!(settings(of_1_1, of_0_6), [""; 0]);
+    assert_eq!(settings(of_1_5, of_1_1), ["embedding function: default and other"]);
+    // By default ef_construction is 100, and M is 16.
+    assert_eq!(settings(of_0_6, ""), ["ef_construction: 150 and 100", "max_neighbors: 24 and 16"]);
+    // Which 1.1 does not keep.
+    let batch = r#","metadata":{"hnsw:batch_size":10}"#;
+    assert_eq!(settings(batch, ""), ["batch_size: 10 and 100"]);
+    let of_1_1 = r#","configuration":{"vector_index":{"hnsw":{"space":"ip","max_neighbors":16}}}"#;
+    assert_eq!(settings(batch, of_1_1), [""; 0]);
+    let synced = r#","metadata":{"hnsw:sync_threshold":40,"k":1}"#;
+    assert_eq!(settings(synced, ""), ["sync_threshold: 40 and 1000", "metadata: k only in a"]);
+}

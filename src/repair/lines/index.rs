@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Collection;
+use crate::repair::dump::Metadata;
 
 /// What a line says of the index, in the words of 1.x.
 #[derive(Debug, Default, PartialEq)]
@@ -36,6 +37,29 @@ impl Index {
             embedding_function: known.then(|| function.clone()),
         }
     }
+
+    /// Each setting but the space, by its name in 1.x, as it is in force: what nobody said is the default. `None` when nobody knows it.
+    pub(crate) fn in_force(&self, metadata: &Metadata) -> Vec<(&'static str, Option<f64>)> {
+        let settings = KEYS.iter().filter(|(_, old, _)| !old.is_empty());
+        settings
+            .map(|(key, old, default)| {
+                let said = self.hnsw.get(*key).or_else(|| metadata.get(*old));
+                // Chroma 1.0 to 1.2 drop it without a word (measured), and have all the others.
+                let unsaid = (*key != "batch_size" || self.hnsw.is_empty()).then_some(*default);
+                (*key, said.and_then(Value::as_f64).or(unsaid))
+            })
+            .collect()
+    }
+
+    /// The name of the embedding function, where the line says it.
+    pub(crate) fn function(&self) -> Option<&str> {
+        self.embedding_function.as_ref()?["name"].as_str()
+    }
+}
+
+/// Whether a key of metadata is no metadata, but how releases before 1.0 say what the index is like.
+pub(crate) fn is_setting(key: &str) -> bool {
+    matches!(key, "hnsw:space" | "hnsw:num_threads") || KEYS.iter().any(|(_, old, _)| *old == key)
 }
 
 /// The settings in the words of 1.x, as metadata, and their default in both.

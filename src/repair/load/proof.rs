@@ -134,12 +134,14 @@ impl Proof {
     }
 }
 
-/// How a record differs from what the server has. `alone`: nobody else has given it metadata.
+/// How a record differs from what the server has. `alone`: nobody else has given it metadata or a document.
 fn compared(answer: &Value, record: &Record, alone: bool) -> Option<Differs> {
     let ids = answer["ids"].as_array();
     let place = ids.and_then(|ids| ids.iter().position(|id| *id == *record.id));
     let Some(place) = place else { return Some(Differs::Missing) };
-    if answer["documents"][place].as_str() != record.document.as_deref() {
+    // A document that was there stays when a line has none.
+    let stays = !alone && record.document.is_none();
+    if !stays && answer["documents"][place].as_str() != record.document.as_deref() {
         return Some(Differs::Document);
     }
     let metadata = &answer["metadatas"][place];
@@ -294,5 +296,9 @@ mod tests {
         ] {
             assert_eq!(compared(&answer, &record("a"), alone), want, "{answer}");
         }
+        let bare = Record { document: None, ..record("a") };
+        let there = answer("x", json!({"n":1,"f":0.1}), json!([1.0, -0.5]));
+        assert_eq!(compared(&there, &bare, true), Some(Differs::Document));
+        assert_eq!(compared(&there, &bare, false), None, "it was there before");
     }
 }
