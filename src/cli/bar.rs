@@ -12,7 +12,7 @@ use super::to_stderr;
 use crate::{
     clock,
     human::{self, plain},
-    repair::steps::{Step, Steps},
+    repair::steps::{Step, Steps, Unit},
 };
 
 /// How progress is shown.
@@ -127,7 +127,11 @@ fn line(about: &str, step: Option<(Step, Duration)>, elapsed: Duration) -> Strin
         let rate = step.done as f64 / seconds;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
         let told = rate as u64;
-        line.extend([", ", &human::bytes(told), "/s"]);
+        let told = match step.unit {
+            Unit::Bytes => human::bytes(told),
+            Unit::Records => format!("{} records", human::count(told as f64)),
+        };
+        line.extend([", ", &told, "/s"]);
         let left = total.map(|total| total.saturating_sub(step.done) as f64 / rate);
         if let Some(left) = left.and_then(|left| Duration::try_from_secs_f64(left).ok()) {
             line.extend([", ", &human::span(left), " left"]);
@@ -176,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_step_says_what_how_fast_and_how_long() {
-        let step = |done, total| Step { what: "packing", done, total, began: clock::ticks() };
+        let unit = Unit::Bytes;
+        let step = |done, total| Step { what: "packing", done, total, unit, began: clock::ticks() };
         for (step, want) in [
             (None, "docs (9 s)"),
             (Some(step(0, None)), "docs: packing (9 s)"),
@@ -186,6 +191,10 @@ mod tests {
             (
                 Some(step(4_000, Some(16_000))),
                 "docs: packing [=====               ] 25 %, 1.0 kB/s, 12 s left",
+            ),
+            (
+                Some(Step { unit: Unit::Records, ..step(8_000, Some(16_000)) }),
+                "docs: packing [==========          ] 50 %, 2,000 records/s, 4 s left",
             ),
             // More than was known.
             (

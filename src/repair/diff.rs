@@ -137,7 +137,7 @@ pub fn run(a: Stream, b: Stream, wish: Wish, steps: &Steps) -> Result<Difference
     let (mut a, mut b) = (a.ordered(), b.ordered());
     let mut out =
         Difference { a: a.what().to_owned(), b: b.what().to_owned(), ..Difference::default() };
-    steps.begin("comparing", None);
+    steps.begin_records("comparing", None);
     let (mut one, mut two) = (a.collection()?, b.collection()?);
     loop {
         let order = match (&one, &two) {

@@ -123,7 +123,7 @@ pub struct Key {
 
 /// Reads all of it.
 pub fn run(mut from: Stream, steps: &Steps) -> Result<Stats, StreamError> {
-    steps.begin("reading", None);
+    steps.begin_records("reading", None);
     let mut out = Stats { of: from.what().to_owned(), ..Stats::default() };
     // What only the files tell, and no line does.
     let about: Vec<About> = from.copy().map(|copy| dump::about(copy.dir())).unwrap_or_default();

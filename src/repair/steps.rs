@@ -21,24 +21,44 @@ pub struct Steps {
 pub struct Step {
     /// What is done: `copying the database`.
     pub what: &'static str,
-    /// Done so far, in bytes.
+    /// Done so far.
     pub done: u64,
-    /// When the step is over, in bytes; `None` when nobody knows.
+    /// When the step is over; `None` when nobody knows.
     pub total: Option<u64>,
+    /// What is counted.
+    pub unit: Unit,
     /// When it began.
     pub began: Ticks,
 }
 
+/// What a step counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes that were read or written.
+    Bytes,
+    /// Records of a collection.
+    Records,
+}
+
 impl Steps {
-    /// The next step begins.
+    /// The next step begins; it counts bytes.
     pub fn begin(&self, what: &'static str, total: Option<u64>) {
-        *self.now.lock() = Some(Step { what, done: 0, total, began: clock::ticks() });
+        self.begin_with(what, total, Unit::Bytes);
     }
 
-    /// So many more bytes of the step are done.
-    pub fn add(&self, bytes: u64) {
+    /// The next step begins; it counts records.
+    pub fn begin_records(&self, what: &'static str, total: Option<u64>) {
+        self.begin_with(what, total, Unit::Records);
+    }
+
+    fn begin_with(&self, what: &'static str, total: Option<u64>, unit: Unit) {
+        *self.now.lock() = Some(Step { what, done: 0, total, unit, began: clock::ticks() });
+    }
+
+    /// So many more of what the step counts are done.
+    pub fn add(&self, done: u64) {
         if let Some(step) = &mut *self.now.lock() {
-            step.done = step.done.saturating_add(bytes);
+            step.done = step.done.saturating_add(done);
         }
     }
 
