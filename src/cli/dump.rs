@@ -96,6 +96,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     });
     match result {
         Ok((notes, dumped)) => {
+            let notes: Vec<String> = notes.into_iter().chain(dumped.notes.clone()).collect();
             to_stderr(&text(&notes, &dumped));
             if dumped.without_vector + dumped.unreadable > 0 || !dumped.losses.is_empty() {
                 Ended::Warning

@@ -6,6 +6,7 @@ pub(super) mod catalogue;
 mod filter;
 mod line;
 pub(super) mod record;
+mod scan;
 pub(super) mod tail;
 mod vectors;
 
@@ -66,6 +67,8 @@ pub struct Dumped {
     pub without_vector: u64,
     /// What could not be read, a sentence each; of single records the first thousand.
     pub losses: Vec<String>,
+    /// What was read another way than usual, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Dumped {
@@ -114,7 +117,7 @@ pub fn run(
     let mut collections = catalogue::read(&connection).map_err(DumpError::Catalogue)?;
     chosen(&mut collections, &wanted.collections)?;
     let records = collections.iter().map(|collection| collection.records).sum();
-    steps.begin("writing", Some(records));
+    steps.begin_records("writing", Some(records));
     let mut dumped = Dumped::default();
     for collection in &collections {
         line::collection(collection, out).map_err(DumpError::Write)?;
@@ -171,7 +174,7 @@ impl Reading<'_> {
             }
         };
         let before = dumped.records;
-        match self.rows(index.as_ref(), &mut tail, out, dumped) {
+        match self.all(index.as_ref(), &mut tail, out, dumped) {
             Ok(()) => Ok(()),
             Err(Stopped::Dump(error)) => Err(error),
             Err(Stopped::Table(error)) => {
@@ -185,34 +188,89 @@ impl Reading<'_> {
     }
 
     /// The records of the table and those that only the queue has, in the order of their ids.
-    fn rows(
+    fn all(
         &self,
         index: Option<&Index>,
         tail: &mut Tail,
         out: &mut dyn Write,
         dumped: &mut Dumped,
     ) -> Result<(), Stopped> {
-        let mut statement = self.connection.prepare(
-            "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?1 ORDER BY embedding_id",
-        )?;
-        let mut rows = statement.query([&self.collection.records_segment])?;
         let mut asker = catalogue::Asker::new(self.connection)?;
-        while let Some(row) = rows.next()? {
-            if self.steps.stopped() {
-                return Err(Stopped::Dump(DumpError::Stopped));
+        let mut last = None;
+        let damage = self.by_index(&mut |id, rowid| {
+            self.row(id, rowid, tail, index, &mut asker, out, dumped)?;
+            last = Some(id.to_vec());
+            Ok(())
+        })?;
+        if let Some(error) = damage {
+            // The index that gives the order is damaged. The table itself has the same, in another order.
+            let scan =
+                scan::ids(self.connection, &self.collection.records_segment, last.as_deref());
+            if scan.ids.is_empty() && scan.gaps > 0 {
+                return Err(Stopped::Table(error));
             }
-            let rowid = row.get_ref(0)?.as_i64().unwrap_or_default();
-            let id = row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec();
-            for (only_queued, operations) in tail.before(&id) {
-                self.record(&only_queued, None, &operations, index, &mut asker, out, dumped)?;
+            let name = plain(&self.collection.name);
+            dumped.notes.push(format!(
+                "collection {name}: an index of its table is damaged ({error}); its records were read from the table itself"
+            ));
+            if scan.gaps > 0 {
+                dumped.losses.push(format!(
+                    "collection {name}: {} parts of its table cannot be read, and nobody knows which records are in them",
+                    scan.gaps
+                ));
             }
-            let operations = tail.take(&id);
-            self.record(&id, Some(rowid), &operations, index, &mut asker, out, dumped)?;
+            for (id, rowid) in &scan.ids {
+                self.row(id, *rowid, tail, index, &mut asker, out, dumped)?;
+            }
         }
         for (id, operations) in tail.rest() {
             self.record(&id, None, &operations, index, &mut asker, out, dumped)?;
         }
+        if asker.went_without_index() {
+            let name = plain(&self.collection.name);
+            dumped.notes.push(format!(
+                "collection {name}: an index of its metadata is damaged; the metadata was read from the table itself"
+            ));
+        }
         Ok(())
+    }
+
+    /// Visits the rows of the table in the order of their ids. Gives what keeps the index from being read to its end.
+    fn by_index(&self, visit: &mut Visit<'_>) -> Result<Option<rusqlite::Error>, Stopped> {
+        let mut statement = self.connection.prepare(BY_INDEX)?;
+        let mut rows = statement.query([&self.collection.records_segment])?;
+        loop {
+            match rows.next() {
+                Ok(Some(row)) => {
+                    let rowid = row.get_ref(0)?.as_i64().unwrap_or_default();
+                    visit(row.get_ref(1)?.as_bytes().unwrap_or_default(), rowid)?;
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => return Ok(Some(error)),
+            }
+        }
+    }
+
+    /// A row of the table, and before it what only the queue has.
+    #[expect(clippy::too_many_arguments, reason = "all of it is one reading, and lives as long")]
+    fn row(
+        &self,
+        id: &[u8],
+        rowid: i64,
+        tail: &mut Tail,
+        index: Option<&Index>,
+        asker: &mut catalogue::Asker<'_>,
+        out: &mut dyn Write,
+        dumped: &mut Dumped,
+    ) -> Result<(), Stopped> {
+        if self.steps.stopped() {
+            return Err(Stopped::Dump(DumpError::Stopped));
+        }
+        for (only_queued, operations) in tail.before(id) {
+            self.record(&only_queued, None, &operations, index, asker, out, dumped)?;
+        }
+        let operations = tail.take(id);
+        self.record(id, Some(rowid), &operations, index, asker, out, dumped)
     }
 
     /// One id: what it is after its operations, if it still is, and if it is wanted.
@@ -247,14 +305,21 @@ impl Reading<'_> {
         };
         let newer = operations.iter().filter(|op| op.seq_id > self.collection.records_position);
         for operation in newer {
-            record = tail::applied(record, operation.kind, || asker.queued(operation.seq_id))?;
+            match tail::applied(record, operation.kind, || asker.queued(operation.seq_id)) {
+                Ok(applied) => record = applied,
+                Err(error) => {
+                    dumped.unreadable += 1;
+                    dumped.lose(self.collection, id, &format!("what the queue has of it: {error}"));
+                    return Ok(());
+                }
+            }
         }
         let Some(record) = record else { return Ok(()) };
         if self.wanted.filter.as_ref().is_some_and(|filter| !filter.holds(&record.metadata)) {
             return Ok(());
         }
         let vector = if self.wanted.embeddings {
-            self.vector(id, operations, index, asker, dumped)?
+            self.vector(id, operations, index, asker, dumped)
         } else {
             None
         };
@@ -278,11 +343,14 @@ impl Reading<'_> {
         index: Option<&Index>,
         asker: &mut catalogue::Asker<'_>,
         dumped: &mut Dumped,
-    ) -> Result<Option<Vec<f32>>, Stopped> {
+    ) -> Option<Vec<f32>> {
         let from = index.map_or(i64::MIN, |index| index.position);
         let place = index.and_then(|index| index.find(id));
         let vector = match tail::vector_of(place.is_some(), operations, from) {
-            Where::Queue(seq_id) => asker.vector(seq_id)?,
+            Where::Queue(seq_id) => asker.vector(seq_id).unwrap_or_else(|error| {
+                dumped.lose(self.collection, id, &format!("its vector in the queue: {error}"));
+                None
+            }),
             Where::Index => match index.zip(place).map(|(index, place)| index.read(place)) {
                 Some(Ok(vector)) => Some(vector),
                 Some(Err(error)) => {
@@ -295,7 +363,7 @@ impl Reading<'_> {
         };
         let vector = vector.filter(|vector| vector.iter().all(|number| number.is_finite()));
         dumped.without_vector += u64::from(vector.is_none());
-        Ok(vector)
+        vector
     }
 }
 
@@ -374,6 +442,9 @@ pub enum CopyError {
     Backup(#[source] UnpackError),
 }
 
+/// Takes an id and the number of its row.
+type Visit<'a> = dyn FnMut(&[u8], i64) -> Result<(), Stopped> + 'a;
+
 /// Why no further record of a collection was read.
 enum Stopped {
     Table(rusqlite::Error),
@@ -389,6 +460,8 @@ impl From<rusqlite::Error> for Stopped {
 /// Metadata of a record or of a collection.
 pub(crate) type Metadata = std::collections::BTreeMap<String, Value>;
 
+const BY_INDEX: &str =
+    "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?1 ORDER BY embedding_id";
 /// A copy fills no disk beyond this, as a share of it.
 const USED_RATIO_MAX: f64 = 0.95;
 /// Collections that are named to somebody who asked for another one.

@@ -60,11 +60,13 @@ pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<C
         tracing::debug!(%error, "Records cannot be counted.");
     }
     let mut metadata = collection_metadata(connection)?;
+    let sql = collections_sql(connection)?;
+    let rows = rows(connection, &sql).or_else(|_| {
+        // The index over the names of databases is damaged; what it is made of may not be.
+        rows(connection, &sql.replace("databases d ON", "databases d NOT INDEXED ON"))
+    })?;
     let mut out = Vec::new();
-    each(connection, &collections_sql(connection)?, |row| {
-        let id = text(row, 0)?;
-        let optional = |at| row.get_ref(at).map(|value| value.as_str().ok().map(str::to_owned));
-        let (schema, config) = (optional(5)?, optional(6)?);
+    for Told { id, name, tenant, database, dimension, schema, config } in rows {
         let metadata = metadata.remove(&id).unwrap_or_default();
         let told = metadata.get("hnsw:space").and_then(Value::as_str);
         let space = space_of(schema.as_deref(), config.as_deref(), told);
@@ -75,12 +77,12 @@ pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<C
         let records_segment = segments.remove(&(id.clone(), false)).unwrap_or_default();
         let vectors_segment = segments.remove(&(id.clone(), true));
         out.push(Collection {
-            name: text(row, 1)?,
-            tenant: text(row, 2)?,
-            database: text(row, 3)?,
+            name,
+            tenant,
+            database,
             // Chroma takes l2 when nothing else is said.
             space: space.or_else(|| Some("l2".to_owned())),
-            dimension: row.get_ref(4)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
+            dimension,
             metadata,
             configuration: parsed(schema).or_else(|| parsed(config)),
             records: counts.get(&records_segment).copied().unwrap_or_default(),
@@ -89,6 +91,34 @@ pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<C
             records_segment,
             vectors_segment,
             id,
+        });
+    }
+    Ok(out)
+}
+
+/// A row of the table of collections.
+struct Told {
+    id: String,
+    name: String,
+    tenant: String,
+    database: String,
+    dimension: Option<u64>,
+    schema: Option<String>,
+    config: Option<String>,
+}
+
+fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Told>> {
+    let mut out = Vec::new();
+    each(connection, sql, |row| {
+        let optional = |at| row.get_ref(at).map(|value| value.as_str().ok().map(str::to_owned));
+        out.push(Told {
+            id: text(row, 0)?,
+            name: text(row, 1)?,
+            tenant: text(row, 2)?,
+            database: text(row, 3)?,
+            dimension: row.get_ref(4)?.as_i64().ok().and_then(|n| u64::try_from(n).ok()),
+            schema: optional(5)?,
+            config: optional(6)?,
         });
         Ok(())
     })?;
@@ -121,24 +151,22 @@ fn collection_metadata(connection: &Connection) -> rusqlite::Result<BTreeMap<Str
 
 /// Asks for one record after the other.
 pub(in crate::repair) struct Asker<'a> {
+    connection: &'a Connection,
     metadata: Statement<'a>,
     /// Lists, which 1.5 brought.
     arrays: Option<Statement<'a>>,
     queued: Statement<'a>,
     vector: Statement<'a>,
+    /// Whether the tables were read without their indexes, and whether that worked.
+    copied: Option<bool>,
 }
 
 impl<'a> Asker<'a> {
     pub(in crate::repair) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
-        let boolean = column_or_null(connection, "embedding_metadata", "bool_value")?;
-        let metadata = connection.prepare(&format!(
-            "SELECT key, string_value, int_value, float_value, {boolean} FROM embedding_metadata WHERE id = ?1"
-        ))?;
-        let arrays = if has(connection, "embedding_metadata_array", "key")? {
-            Some(connection.prepare(
-                "SELECT key, string_value, int_value, float_value, bool_value \
-                 FROM embedding_metadata_array WHERE id = ?1 ORDER BY rowid",
-            )?)
+        let boolean = column_or_null(connection, METADATA, "bool_value")?;
+        let metadata = connection.prepare(&asks(METADATA, boolean))?;
+        let arrays = if has(connection, ARRAYS, "key")? {
+            Some(connection.prepare(&asks(ARRAYS, "bool_value"))?)
         } else {
             None
         };
@@ -146,11 +174,30 @@ impl<'a> Asker<'a> {
             connection.prepare("SELECT metadata FROM embeddings_queue WHERE seq_id = ?1")?;
         let vector = connection
             .prepare("SELECT vector, encoding FROM embeddings_queue WHERE seq_id = ?1")?;
-        Ok(Self { metadata, arrays, queued, vector })
+        Ok(Self { connection, metadata, arrays, queued, vector, copied: None })
     }
 
-    /// What the tables have of the record in row `rowid`.
+    /// What the tables have of the record in row `rowid`. When an index of theirs is damaged, they are read to their end once.
     pub(in crate::repair) fn record(&mut self, rowid: i64) -> rusqlite::Result<Record> {
+        match self.ask(rowid) {
+            Err(error) if self.copied.is_none() => {
+                let copied = self.copy_tables();
+                self.copied = Some(copied.is_ok());
+                match copied {
+                    Ok(()) => self.ask(rowid),
+                    Err(_) => Err(error),
+                }
+            }
+            asked => asked,
+        }
+    }
+
+    /// Whether an index was damaged and the tables were not.
+    pub(in crate::repair) fn went_without_index(&self) -> bool {
+        self.copied == Some(true)
+    }
+
+    fn ask(&mut self, rowid: i64) -> rusqlite::Result<Record> {
         let mut record = Record::default();
         let mut rows = self.metadata.query([rowid])?;
         while let Some(row) = rows.next()? {
@@ -167,6 +214,26 @@ impl<'a> Asker<'a> {
             record.metadata.extend(lists.into_iter().map(|(key, list)| (key, list.into())));
         }
         Ok(record)
+    }
+
+    /// Copies the tables, without their indexes, to temporary ones of this connection, on the disk. Errs when a table itself is damaged:
+    /// then the records are lost that stand there, and no others.
+    fn copy_tables(&mut self) -> rusqlite::Result<()> {
+        let connection = self.connection;
+        let boolean = column_or_null(connection, METADATA, "bool_value")?;
+        let copy = |table: &str, boolean: &str| -> rusqlite::Result<Statement<'a>> {
+            connection.execute_batch(&format!(
+                "CREATE TEMP TABLE IF NOT EXISTS copied_{table} AS \
+                 SELECT id, key, string_value, int_value, float_value, {boolean} AS bool_value \
+                 FROM {table} NOT INDEXED ORDER BY rowid; \
+                 CREATE INDEX IF NOT EXISTS temp.copied_{table}_id ON copied_{table}(id)"
+            ))?;
+            connection.prepare(&asks(&format!("copied_{table}"), "bool_value"))
+        };
+        let metadata = copy(METADATA, boolean)?;
+        let arrays = self.arrays.as_ref().map(|_| copy(ARRAYS, "bool_value")).transpose()?;
+        (self.metadata, self.arrays) = (metadata, arrays);
+        Ok(())
     }
 
     /// The metadata of a row of the queue; empty when it has none.
@@ -197,6 +264,16 @@ impl<'a> Asker<'a> {
         })
     }
 }
+
+/// The question for the keys of one record. The values of a list have the order of their rows.
+fn asks(table: &str, boolean: &str) -> String {
+    format!(
+        "SELECT key, string_value, int_value, float_value, {boolean} FROM {table} WHERE id = ?1"
+    ) + if table.ends_with(ARRAYS) { " ORDER BY rowid" } else { "" }
+}
+
+const METADATA: &str = "embedding_metadata";
+const ARRAYS: &str = "embedding_metadata_array";
 
 /// The value of four columns, of which one is filled: text, whole number, number, truth.
 fn typed(row: &Row<'_>, first: usize) -> rusqlite::Result<Value> {

@@ -157,6 +157,61 @@ fn a_whole_store_has_a_line_for_each_record() {
     assert_eq!((dumped, lines.len()), (whole, 138));
 }
 
+/// Makes every leaf of a table or an index unreadable, or only the first one.
+fn destroy(dir: &Path, name: &str, all: bool) {
+    let database = dir.join(DATABASE_FILE);
+    let connection = Connection::open(&database).unwrap();
+    let mut statement = connection
+        .prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf' ORDER BY path")
+        .unwrap();
+    let pages: Vec<u32> =
+        statement.query_map([name], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    drop(statement);
+    drop(connection);
+    let mut bytes = fs::read(&database).unwrap();
+    for page in pages.iter().take(if all { pages.len() } else { 1 }) {
+        let end = usize::try_from(*page).unwrap() * 4096;
+        bytes[end - 4096..end].fill(0);
+    }
+    fs::write(&database, bytes).unwrap();
+}
+
+#[test]
+fn a_damaged_index_of_a_table_costs_no_record() {
+    let (_scratch, whole) = fixture();
+    let (_, want) = dumped(&whole);
+    for (name, says) in [
+        ("sqlite_autoindex_embeddings_1", "an index of its table is damaged"),
+        ("sqlite_autoindex_embedding_metadata_1", "an index of its metadata is damaged"),
+        // Nothing but the names of databases hangs on it.
+        ("sqlite_autoindex_databases_1", ""),
+    ] {
+        for all in [false, true] {
+            let (_scratch, dir) = fixture();
+            destroy(&dir, name, all);
+            let (dumped, lines) = dumped(&dir);
+            assert!(lines == want, "{name}: {dumped:?}");
+            assert_eq!((dumped.unreadable, &dumped.losses), (0, &Vec::new()), "{name}");
+            let notes = dumped.notes.concat();
+            assert!(notes.contains(says) && notes.is_empty() == says.is_empty(), "{name}: {notes}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_page_of_ids_takes_its_records_alone() {
+    let (_scratch, dir) = fixture();
+    destroy(&dir, "sqlite_autoindex_embeddings_1", true);
+    destroy(&dir, "embeddings", false);
+    let (dumped, lines) = dumped(&dir);
+    assert!((1..136).contains(&dumped.records), "{dumped:?}");
+    assert_eq!(lines.len() as u64, dumped.records + 2);
+    assert!(
+        dumped.losses.iter().any(|loss| loss.contains("1 parts of its table cannot be read")),
+        "{dumped:?}"
+    );
+}
+
 #[test]
 fn what_a_damaged_page_takes_is_named_and_the_rest_is_there() {
     let (_scratch, dir) = fixture();
