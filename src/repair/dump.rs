@@ -7,6 +7,7 @@ mod filter;
 mod line;
 pub(super) mod record;
 mod scan;
+mod stages;
 pub(super) mod tail;
 mod vectors;
 
@@ -26,7 +27,7 @@ pub use self::filter::{Filter, FilterError};
 pub(super) use self::vectors::Pieces;
 use self::{
     catalogue::Collection,
-    line::{Embedding, Line},
+    stages::{Onward, Unwritten, Whole},
     tail::{Operation, Tail, Where},
     vectors::Index,
 };
@@ -111,6 +112,10 @@ pub fn run(
     out: &mut dyn Write,
     steps: &Steps,
 ) -> Result<Dumped, DumpError> {
+    stages::run(out, wanted.embeddings, |onward| read(dir, wanted, onward, steps))
+}
+
+fn read(dir: &Path, wanted: &Wanted, out: &mut Onward, steps: &Steps) -> Result<Dumped, DumpError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)
         .map_err(DumpError::Catalogue)?;
@@ -120,12 +125,11 @@ pub fn run(
     steps.begin_records("writing", Some(records));
     let mut dumped = Dumped::default();
     for collection in &collections {
-        line::collection(collection, out).map_err(DumpError::Write)?;
+        out.push(Unwritten::Text(line::collection(collection).map_err(DumpError::Write)?))?;
         dumped.collections += 1;
         let mut reading = Reading { dir, connection: &connection, collection, wanted, steps };
         reading.write(out, &mut dumped)?;
     }
-    out.flush().map_err(DumpError::Write)?;
     Ok(dumped)
 }
 
@@ -152,7 +156,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn write(&mut self, out: &mut dyn Write, dumped: &mut Dumped) -> Result<(), DumpError> {
+    fn write(&mut self, out: &mut Onward, dumped: &mut Dumped) -> Result<(), DumpError> {
         let name = plain(&self.collection.name);
         let mut index = None;
         if self.wanted.embeddings {
@@ -192,7 +196,7 @@ impl Reading<'_> {
         &self,
         index: Option<&Index>,
         tail: &mut Tail,
-        out: &mut dyn Write,
+        out: &mut Onward,
         dumped: &mut Dumped,
     ) -> Result<(), Stopped> {
         let mut asker = catalogue::Asker::new(self.connection)?;
@@ -260,7 +264,7 @@ impl Reading<'_> {
         tail: &mut Tail,
         index: Option<&Index>,
         asker: &mut catalogue::Asker<'_>,
-        out: &mut dyn Write,
+        out: &mut Onward,
         dumped: &mut Dumped,
     ) -> Result<(), Stopped> {
         if self.steps.stopped() {
@@ -282,7 +286,7 @@ impl Reading<'_> {
         operations: &[Operation],
         index: Option<&Index>,
         asker: &mut catalogue::Asker<'_>,
-        out: &mut dyn Write,
+        out: &mut Onward,
         dumped: &mut Dumped,
     ) -> Result<(), Stopped> {
         self.steps.add(1);
@@ -323,14 +327,8 @@ impl Reading<'_> {
         } else {
             None
         };
-        let embedding = match &vector {
-            Some(vector) => Embedding::Is(vector),
-            None if self.wanted.embeddings => Embedding::Lost,
-            None => Embedding::Unwanted,
-        };
-        Line { id, record: &record, embedding }
-            .write(out)
-            .map_err(|error| Stopped::Dump(DumpError::Write(error)))?;
+        let whole = Whole { id: id.to_owned(), record, vector };
+        out.push(Unwritten::Record(Box::new(whole))).map_err(Stopped::Dump)?;
         dumped.records += 1;
         Ok(())
     }

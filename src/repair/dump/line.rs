@@ -1,6 +1,6 @@
 //! How collections and records are written: one JSON object per line, with keys in a fixed order.
 
-use std::io::{self, Write};
+use std::io;
 
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ struct CollectionLine<'a> {
 }
 
 /// Begins a collection: the records that follow are its own.
-pub(super) fn collection(collection: &Collection, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn collection(collection: &Collection) -> io::Result<Vec<u8>> {
     let line = CollectionLine {
         collection: &collection.name,
         tenant: &collection.tenant,
@@ -28,8 +28,9 @@ pub(super) fn collection(collection: &Collection, out: &mut dyn Write) -> io::Re
         metadata: Some(&collection.metadata).filter(|metadata| !metadata.is_empty()),
         configuration: &collection.configuration,
     };
-    serde_json::to_writer(&mut *out, &line)?;
-    out.write_all(b"\n")
+    let mut out = serde_json::to_vec(&line)?;
+    out.push(b'\n');
+    Ok(out)
 }
 
 /// The vector of a record.
@@ -68,7 +69,8 @@ struct RecordLine<'a> {
 }
 
 impl Line<'_> {
-    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    /// Appends it, with its end.
+    pub(super) fn write(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let line = RecordLine {
             id: self.id,
             document: self.record.document.as_deref(),
@@ -77,6 +79,7 @@ impl Line<'_> {
             embedding: self.embedding,
         };
         serde_json::to_writer(&mut *out, &line)?;
-        out.write_all(b"\n")
+        out.push(b'\n');
+        Ok(())
     }
 }

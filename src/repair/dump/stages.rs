@@ -1,0 +1,198 @@
+//! To read records, to make lines of them and to write those take about as long as each other. Each has a thread of its own, and pieces go
+//! from one to the next in their order. Few pieces are on their way, so memory does not grow with the store.
+
+use std::{
+    io::{self, Write},
+    mem,
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+use super::{
+    DumpError, Dumped,
+    line::{Embedding, Line},
+    record::Record,
+};
+
+/// What becomes a line.
+pub(super) enum Unwritten {
+    /// One that is a line already, with its end.
+    Text(Vec<u8>),
+    Record(Box<Whole>),
+}
+
+/// A record and its vector.
+pub(super) struct Whole {
+    pub(super) id: String,
+    pub(super) record: Record,
+    pub(super) vector: Option<Vec<f32>>,
+}
+
+impl Unwritten {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Record(whole) => {
+                let text = whole.record.document.as_ref().map_or(0, String::len);
+                whole.id.len() + text + whole.vector.as_ref().map_or(0, |vector| vector.len() * 4)
+            }
+        }
+    }
+}
+
+/// Takes what was read to the next stage.
+pub(super) struct Onward {
+    to: SyncSender<Vec<Unwritten>>,
+    piece: Vec<Unwritten>,
+    bytes: usize,
+}
+
+impl Onward {
+    /// Errs when nobody takes it any more.
+    pub(super) fn push(&mut self, one: Unwritten) -> Result<(), DumpError> {
+        self.bytes += one.bytes();
+        self.piece.push(one);
+        if self.bytes < PIECE_BYTES && self.piece.len() < PIECE_LINES {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), DumpError> {
+        self.bytes = 0;
+        self.to.send(mem::take(&mut self.piece)).map_err(|_| DumpError::Stopped)
+    }
+}
+
+/// Lets `read` give records, and writes them to `out`. `embeddings`: whether lines speak of vectors.
+pub(super) fn run(
+    out: &mut dyn Write,
+    embeddings: bool,
+    read: impl FnOnce(&mut Onward) -> Result<Dumped, DumpError> + Send,
+) -> Result<Dumped, DumpError> {
+    thread::scope(|scope| {
+        let (to, pieces) = sync_channel(PIECES);
+        let (lines, written) = sync_channel(PIECES);
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let reading = named("records").spawn_scoped(scope, move || {
+            let mut onward = Onward { to, piece: Vec::new(), bytes: 0 };
+            let dumped = read(&mut onward)?;
+            onward.flush()?;
+            Ok(dumped)
+        });
+        let reading = reading.map_err(DumpError::Write)?;
+        named("lines")
+            .spawn_scoped(scope, move || make(&pieces, embeddings, &lines))
+            .map_err(DumpError::Write)?;
+        let result = write(out, written);
+        let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // Who could not write knows why the others had to stop.
+        result.map_err(DumpError::Write)?;
+        read
+    })
+}
+
+/// Makes lines until there is nothing more to make them of, or nobody wants them.
+fn make(
+    pieces: &Receiver<Vec<Unwritten>>,
+    embeddings: bool,
+    lines: &SyncSender<io::Result<Vec<u8>>>,
+) {
+    for piece in pieces {
+        let mut bytes = Vec::with_capacity(LINES_BYTES);
+        let made = piece.into_iter().try_for_each(|one| match one {
+            Unwritten::Text(text) => {
+                bytes.extend_from_slice(&text);
+                Ok(())
+            }
+            Unwritten::Record(whole) => {
+                let embedding = match &whole.vector {
+                    Some(vector) => Embedding::Is(vector),
+                    None if embeddings => Embedding::Lost,
+                    None => Embedding::Unwanted,
+                };
+                Line { id: &whole.id, record: &whole.record, embedding }.write(&mut bytes)
+            }
+        });
+        if lines.send(made.map(|()| bytes)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes all lines. What it does not take any more is dropped with it, so that the others stop.
+fn write(out: &mut dyn Write, lines: Receiver<io::Result<Vec<u8>>>) -> io::Result<()> {
+    for piece in lines {
+        out.write_all(&piece?)?;
+    }
+    out.flush()
+}
+
+/// Of records: lines are up to three times as long.
+const PIECE_BYTES: usize = 256 << 10;
+const PIECE_LINES: usize = 500;
+const LINES_BYTES: usize = 1 << 20;
+/// Pieces that wait for the next stage.
+const PIECES: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Full(usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn whole(number: usize) -> Unwritten {
+        let id = format!("r{number:05}");
+        Unwritten::Record(Box::new(Whole { id, record: Record::default(), vector: None }))
+    }
+
+    #[test]
+    fn lines_keep_their_order_and_the_last_piece_is_there() {
+        let mut out = Vec::new();
+        let dumped = run(&mut out, false, |onward| {
+            onward.push(Unwritten::Text(b"{}\n".to_vec()))?;
+            (0..1_234).try_for_each(|number| onward.push(whole(number)))?;
+            Ok(Dumped { records: 1_234, ..Dumped::default() })
+        });
+        assert_eq!(dumped.unwrap().records, 1_234);
+        let line =
+            |number| format!("{{\"id\":\"r{number:05}\",\"document\":null,\"metadata\":null}}\n");
+        let want = (0..1_234).map(line).collect::<Vec<_>>().concat();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{{}}\n{want}"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_ends_the_reading_and_is_told() {
+        let mut reads = 0;
+        let result = run(&mut Full(100_000), true, |onward| {
+            loop {
+                onward.push(whole(reads))?;
+                reads += 1;
+            }
+        });
+        let Err(DumpError::Write(error)) = result else { panic!("{result:?}") };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(reads < 20 * PIECE_LINES, "{reads}");
+    }
+
+    #[test]
+    fn an_error_of_the_reader_is_told() {
+        let result = run(&mut Vec::new(), true, |onward| {
+            onward.push(whole(1))?;
+            Err(DumpError::Stopped)
+        });
+        assert!(matches!(result, Err(DumpError::Stopped)), "{result:?}");
+    }
+}
