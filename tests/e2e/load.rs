@@ -1,22 +1,26 @@
 //! Lines of `dump` into servers of real Chroma, and out again.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{SOON, binary, chroma, signal, wait_for};
+use crate::{
+    dump::{COSINE_STEPS, apart},
+    support::{SOON, binary, chroma, signal, wait_for},
+};
 
 fn made(version: &str, dir: &Path) {
     let status = chroma::script(version).arg("everything").arg(dir).status().unwrap();
     assert!(status.success(), "{version}");
 }
 
-fn run(arguments: &[&str]) -> Output {
+fn run(arguments: &[impl AsRef<OsStr>]) -> Output {
     Command::new(binary()).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -80,16 +84,8 @@ fn same(one: &[Value], two: &[Value], about: &str) {
         }
         let (mut one, mut two) = (one.clone(), two.clone());
         if cosine && one.get("id").is_some() {
-            let numbers = |value: &mut Value| -> Vec<f64> {
-                let numbers = value["embedding"].take();
-                numbers.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
-            };
-            let worst = numbers(&mut one)
-                .iter()
-                .zip(numbers(&mut two))
-                .map(|(a, b)| (a - b).abs())
-                .fold(0.0, f64::max);
-            assert!(worst < 1e-6, "{about}: {worst}");
+            let apart = apart(&one["embedding"].take(), &two["embedding"].take());
+            assert!(apart <= COSINE_STEPS, "{about}: {} is {apart} steps apart", one["id"]);
         }
         assert_eq!(one, two, "{about}");
     }
@@ -213,29 +209,31 @@ fn what_is_dumped_and_loaded_gives_the_same_lines_again() {
     }
 }
 
+/// The words of a load that keeps how far it is in `progress`.
+fn resumable(stand: &Stand, file: &Path, progress: &Path) -> Vec<String> {
+    let to = format!("http://127.0.0.1:{}", stand.server.port);
+    let (file, progress) = (file.to_str().unwrap(), progress.to_str().unwrap());
+    ["load", file, "--to", &to, "--resume", progress, "--output", "json"].map(str::to_owned).into()
+}
+
+/// A load that has sent its first records.
+fn begun(arguments: &[String], progress: &Path) -> Child {
+    let child = Command::new(binary()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for("the first records to be loaded", SOON, || {
+        let text = fs::read_to_string(progress).ok()?;
+        serde_json::from_str::<Value>(&text).ok()?["line"].as_u64().filter(|line| *line > 1)
+    });
+    child
+}
+
 #[test]
 fn a_load_that_is_killed_goes_on() {
     let mut stand = Stand::new("1.5.9");
     let file = stand.path("many.jsonl");
     many(&file, 40_000);
-    let to = format!("http://127.0.0.1:{}", stand.server.port);
     let progress = stand.path("progress");
-    let arguments = [
-        "load",
-        file.to_str().unwrap(),
-        "--to",
-        &to,
-        "--resume",
-        progress.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-    let mut child = Command::new(binary()).args(arguments).stdout(Stdio::null()).spawn().unwrap();
-    wait_for("the first records to be loaded", SOON, || {
-        let text = fs::read_to_string(&progress).ok()?;
-        let value: Value = serde_json::from_str(&text).ok()?;
-        (value["line"].as_u64()? > 1).then_some(())
-    });
+    let arguments = resumable(&stand, &file, &progress);
+    let mut child = begun(&arguments, &progress);
     child.kill().unwrap();
     child.wait().unwrap();
     // Whoever has no such file is told how to go on.
@@ -277,23 +275,8 @@ fn a_server_that_is_restarted_meanwhile_is_waited_for() {
     let mut stand = Stand::new("1.5.9");
     let file = stand.path("many.jsonl");
     many(&file, 30_000);
-    let to = format!("http://127.0.0.1:{}", stand.server.port);
     let progress = stand.path("progress");
-    let arguments = [
-        "load",
-        file.to_str().unwrap(),
-        "--to",
-        &to,
-        "--resume",
-        progress.to_str().unwrap(),
-        "--output",
-        "json",
-    ];
-    let child = Command::new(binary()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-    wait_for("the first records to be loaded", SOON, || {
-        let text = fs::read_to_string(&progress).ok()?;
-        serde_json::from_str::<Value>(&text).ok()?["line"].as_u64().filter(|line| *line > 1)
-    });
+    let child = begun(&resumable(&stand, &file, &progress), &progress);
     signal(stand.server.child.id(), "KILL");
     stand.server.child.wait().unwrap();
     let dir = stand.path("target");

@@ -233,7 +233,7 @@ def everything(directory):
             for number in numbers:
                 one = {"n": number, "half": number / 2, "even": number % 2 == 0, "text": f"\u0142\u0105ka \U0001f332 \"{number}\"\n"}
                 if lists and number % 3 == 0:
-                    one |= {"tags": ["a", f"t{number % 4}"], "sizes": [number, 7]}
+                    one |= {"tags": ["a", f"t{number % 4}"], "sizes": [number, 7], "halves": [number / 2, 7.0], "flags": [number % 2 == 0, True]}
                 if number % 5 == 0:
                     del one["half"]
                 metadatas.append(one)
@@ -253,6 +253,22 @@ def everything(directory):
     gone = store.create_collection("gone")
     gone.add(ids=["gone"], embeddings=[vector(1)])
     store.delete_collection("gone")
+
+
+def tenants(directory):
+    """A collection of one name in two tenants and three databases."""
+    import chromadb
+    from chromadb.config import Settings
+
+    settings = Settings(anonymized_telemetry=False, is_persistent=True, persist_directory=directory)
+    admin = chromadb.AdminClient(settings)
+    admin.create_tenant("another")
+    admin.create_database("archive", "another")
+    admin.create_database("archive", "default_tenant")
+    for tenant, database in ("another", "archive"), ("default_tenant", "archive"), ("default_tenant", "default_database"):
+        client = chromadb.PersistentClient(directory, settings=settings, tenant=tenant, database=database)
+        collection = client.create_collection("docs")
+        collection.add(ids=["one"], embeddings=[vector(1)], metadatas=[{"of": f"{tenant}/{database}"}], documents=["x"])
 
 
 def change(directory):
@@ -395,4 +411,4 @@ def restored(directory, ledger):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "change": change, "lines": lines, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "tenants": tenants, "change": change, "lines": lines, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])
