@@ -33,6 +33,7 @@ mod prometheus;
 mod pushes;
 mod recover;
 mod recover_cut;
+mod recover_rows;
 mod release;
 mod remedies;
 mod restore;

@@ -63,11 +63,11 @@ fn zero(dir: &Path, index: &str) {
     faults::overwrite(&dir.join("chroma.sqlite3"), at, &[0; 4096]);
 }
 
-fn recover(dir: &Path, more: &str) -> serde_json::Value {
+pub(crate) fn recover(dir: &Path, more: &str) -> serde_json::Value {
     recover_with(dir, &[more])
 }
 
-fn recover_with(dir: &Path, more: &[&str]) -> serde_json::Value {
+pub(crate) fn recover_with(dir: &Path, more: &[&str]) -> serde_json::Value {
     // A process that another test starts may have the database open for a moment.
     wait_for("nobody to hold the store", SOON, || {
         let words = ["recover", "--output", "json", "--state.dir", "", "--store.path"];
@@ -235,7 +235,7 @@ fn chroma_finds_every_vector_that_was_still_there() {
 }
 
 /// An index that Chroma has filled again finds nearly all by their vectors, as every index of its own.
-fn is_right(said: &str, filled: bool) -> bool {
+pub(crate) fn is_right(said: &str, filled: bool) -> bool {
     let nearly = |part: &str| {
         let words: Vec<&str> = part.split(' ').collect();
         let [_, "finds", found, "of", all, "by", "vector"] = words[..] else { return false };
@@ -244,7 +244,7 @@ fn is_right(said: &str, filled: bool) -> bool {
     said == "all right" || filled && said.split("; ").all(nearly)
 }
 
-fn upsert(release: &str, whole: &Path, dir: &Path, report: &serde_json::Value) {
+pub(crate) fn upsert(release: &str, whole: &Path, dir: &Path, report: &serde_json::Value) {
     let scratch = tempfile::tempdir().unwrap();
     let truth = scratch.path().join("truth");
     support::copy_tree(whole, &truth);
