@@ -36,6 +36,7 @@ fn snapshot() -> Arc<Snapshot> {
     let now = clock::now();
     let stores = (0..STORES).map(|number| StoreReadings {
         firsts: std::sync::Arc::default(),
+        trial: None,
         store: format!("store-{number}").into(),
         path: Path::new("/var/lib/chroma").join(number.to_string()).into(),
         readings: CollectorName::ALL.into_iter().map(|name| Arc::new(reading(name, now))).collect(),
