@@ -42,7 +42,7 @@ for name, size in [("articles", 8), ("notes", 12)]:
 print(json.dumps([first, state()], sort_keys=True))
 "#;
 
-fn ask(version: &str, dir: &Path) -> String {
+pub(crate) fn ask(version: &str, dir: &Path) -> String {
     run_python(version, ASK, dir)
 }
 
@@ -279,7 +279,7 @@ fn an_index_that_was_written_anew_takes_more_and_is_opened_again() {
     }
 }
 
-fn state(version: &str, dir: &Path) -> String {
+pub(crate) fn state(version: &str, dir: &Path) -> String {
     let only = ASK.split("first = state()").next().unwrap();
     run_python(version, &format!("{only}print(json.dumps(state(), sort_keys=True))"), dir)
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::{
     faults::Prober,
-    recover::{is_right, recover, recover_with, upsert},
-    support::faults,
+    recover::{ask, is_right, recover, recover_with, state, upsert},
+    support::{faults, fixture},
 };
 
 /// Their findings are repaired by what is tried here.
@@ -88,4 +88,35 @@ fn chroma_finds_all_that_its_rows_still_proved() {
     }
     assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(tried > 50, "{tried}");
+}
+
+/// Several faults at once, which lose nothing together.
+const MANY: &str = "DELETE FROM segments; UPDATE collections SET dimension=9 WHERE name='articles'; \
+    UPDATE embeddings_queue SET operation=9 WHERE seq_id=87; UPDATE embeddings_queue SET encoding=NULL WHERE seq_id=88; \
+    UPDATE embeddings_queue SET metadata='garbage' WHERE seq_id=89; UPDATE embeddings_queue SET operation=77 WHERE seq_id=90; \
+    DROP TABLE segment_metadata; DROP TABLE migrations";
+
+#[test]
+fn chroma_writes_more_and_opens_again_what_was_repaired_in_many_places() {
+    for version in ["1.5.9", "1.1.1", "0.6.3", "0.4.24"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let name = format!("chroma-{version}");
+        let healthy = fixture(&name, &scratch.path().join("healthy"));
+        let dir = fixture(&name, &scratch.path().join("broken"));
+        faults::execute(&dir, MANY);
+        if version.starts_with('1') {
+            faults::execute(&dir, "UPDATE embeddings_queue_config SET config_json_str='x'");
+        }
+        if version == "1.5.9" {
+            faults::execute(&dir, "UPDATE collections SET config_json_str='{'");
+        }
+        let report = recover(&dir, "--apply")["report"].clone();
+        assert_eq!(report["outcome"], "repaired", "{version}: {report:#}");
+        assert_eq!(report["losses"], serde_json::json!([]), "{version}");
+        assert!(ask(version, &dir) == ask(version, &healthy), "{version}: before and after");
+        for more in ["once", "twice"] {
+            let (is, was) = (state(version, &dir), state(version, &healthy));
+            assert!(is == was, "{version}: opened {more}");
+        }
+    }
 }

@@ -46,7 +46,9 @@ fn the_command_of_a_remedy_ends_its_finding() {
 }
 
 /// In the order of the alphabet.
-const ENDED_BY_COMMAND: [&str; 6] = [
+const ENDED_BY_COMMAND: [&str; 8] = [
+    "collection_dimension_mismatch",
+    "collection_without_segments",
     "default_database_missing",
     "default_tenant_missing",
     "fts_corrupt",

@@ -273,20 +273,22 @@ catalogue! {
     }
     MigrationMismatch "migration_mismatch" Critical {
         cause: "The table of applied migrations has a gap or a changed hash. Chroma refuses to open the database.",
-        words: "Stop Chroma and keep a copy of the directory. Compare the migrations table with that of a healthy database of the same Chroma version.",
-        command: "sqlite3 -readonly {path}/chroma.sqlite3 'SELECT dir, version, filename, hash FROM migrations ORDER BY dir, version'",
+        words: RECOVER,
+        command: RECOVER_COMMAND,
         acts: [Stop],
     }
     MigrationsMissing "migrations_missing" Critical {
         cause: "The table of applied migrations is missing or empty. Chroma would apply all of them again and fail.",
-        words: RESTORE,
-        command: RESTORE_COMMAND,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
         acts: [Stop],
     }
     TableMissing "table_missing" Critical {
         cause: "A table that this schema version has is missing.",
-        words: RESTORE,
-        command: RESTORE_COMMAND,
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
         acts: [Stop],
     }
     DefaultTenantMissing "default_tenant_missing" Critical {
@@ -312,24 +314,24 @@ catalogue! {
 "Catalogue rows" {
     CollectionConfigInvalid "collection_config_invalid" Critical {
         cause: "Chroma cannot read the configuration of a collection or of the queue. One such row of a collection breaks the listing of all collections. That of the queue breaks every opening.",
-        words: "Stop Chroma and keep a copy of the directory. Put the text of that row back from a backup, or use that of a similar collection.",
-        command: "sqlite3 -readonly {path}/chroma.sqlite3 'SELECT id, name, config_json_str FROM collections'",
-        note: "Do not delete the collection: its data is whole.",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
+        acts: [Stop],
     }
     CollectionDimensionMismatch "collection_dimension_mismatch" Critical {
         cause: "The catalogue has another dimension for a collection than its vectors have. Queries and additions are refused, or queries give nothing without an error.",
-        words: "Stop Chroma and keep a copy of the directory. Then write the dimension of the vectors, which the finding names, into the row of the collection.",
-        command: "sqlite3 -readonly {path}/chroma.sqlite3 'SELECT id, name, dimension FROM collections'",
-        note: "Do not delete the segment folder. If the folder holds the vectors of another collection (segment_inconsistent), put the right folder back instead.",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: "Do not delete the segment folder.",
+        acts: [Stop],
     }
     CollectionWithoutSegments "collection_without_segments" Critical {
         cause: "A collection has not exactly one metadata and one vector segment that Chroma can use. Its records and vectors may be whole, but nobody can reach them.",
-        words: "Stop Chroma and keep a copy of the directory. Put the rows of the table segments back from a backup.",
-        command: "sqlite3 -readonly {path}/chroma.sqlite3 'SELECT id, type, scope, collection FROM segments'",
-        note: "The id of a vector segment is the name of its folder. Do not delete folders. Do not delete the collection, unless the finding says that it never had a record.",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: "The id of a vector segment is the name of its folder. Do not delete folders, and do not delete the collection.",
+        acts: [Stop],
     }
     OrphanRows "orphan_rows" Warning {
         cause: "Rows belong to nothing that the catalogue knows. Nobody can reach what they hold, and it is still on the disk.",
@@ -354,10 +356,10 @@ catalogue! {
     }
     QueuePoisoned "queue_poisoned" Critical {
         cause: "A row of the queue cannot be applied, and no later row is applied either. On Chroma 1.x reads of the collection, or of all collections, fail because of it.",
-        words: "Stop Chroma and keep a copy of the directory. Save the queue, delete the one row that the finding names, and upsert that record again with its vector.",
-        command: "sqlite3 -readonly {path}/chroma.sqlite3 '.dump embeddings_queue' > /var/tmp/embeddings_queue.sql",
-        note: "Never empty the whole queue: it holds vectors that are nowhere else.",
-        acts: [Stop, Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: OR_RESTORE,
+        acts: [Stop],
     }
     QueueBacklog "queue_backlog" Warning {
         cause: "A segment is further behind the queue than its sync threshold allows. The next start takes long and much memory, and nothing is purged.",

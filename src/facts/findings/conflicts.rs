@@ -186,7 +186,7 @@ mod tests {
                 &[C::JournalForeign],
                 Some("do what journal_foreign says: the next open"),
             ),
-            (C::QueuePoisoned, &[C::JournalForeign], Some("do what journal_foreign says")),
+            (C::SeqIdInvalid, &[C::JournalForeign], Some("do what journal_foreign says")),
             (
                 C::ServerGone,
                 &[C::SegmentMetadataHostile, C::SegmentMissing],
