@@ -127,6 +127,10 @@ pub fn choose(codes: &BTreeSet<Code>) -> Choice {
                     continue;
                 } else if codes.contains(&Code::SqliteValueMismatch) && action.is_of_documents() {
                     Answer::Otherwise(SECOND_COPY)
+                } else if *code == Code::SegmentInconsistent
+                    && codes.contains(&Code::RecordsWithoutVector)
+                {
+                    Answer::Otherwise(TWO_WRITERS)
                 } else {
                     answer(*code)
                 }
@@ -260,6 +264,7 @@ pub const fn answer(code: Code) -> Answer {
 }
 
 const IN_WAL_MODE: &str = "The newest rows may be in the -wal file. Take the database out of WAL mode as the runbook of wal_mode shows, then run this again.";
+const TWO_WRITERS: &str = "Two processes wrote to this directory at once, and left vectors under the ids of other records. Which ones, the folder does not say. Restore a backup, or upsert every record of the collection again with its vector.";
 const SECOND_COPY: &str = "The two copies of a document differ, and this repair keeps only one of them. Compare them first, as the runbook of sqlite_value_mismatch shows.";
 
 #[cfg(test)]
@@ -289,8 +294,8 @@ mod tests {
     #[test]
     fn what_would_destroy_a_second_copy_waits() {
         use Code::{
-            DefaultTenantMissing, FtsCorrupt, HotJournal, SqliteIndexCorrupt, SqliteValueMismatch,
-            WalMode,
+            DefaultTenantMissing, FtsCorrupt, HotJournal, RecordsWithoutVector,
+            SegmentInconsistent, SqliteIndexCorrupt, SqliteValueMismatch, WalMode,
         };
         let chosen = |codes: &[Code]| {
             let choice = choose(&codes.iter().copied().collect());
@@ -305,6 +310,8 @@ mod tests {
             (&[SqliteIndexCorrupt, SqliteValueMismatch], &[]),
             (&[DefaultTenantMissing, SqliteValueMismatch], &[Action::Rows]),
             (&[FtsCorrupt, WalMode], &[]),
+            // No record gets the vector of another one.
+            (&[RecordsWithoutVector, SegmentInconsistent], &[]),
         ] {
             assert_eq!(chosen(codes), want, "{codes:?}");
         }
