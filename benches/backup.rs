@@ -4,14 +4,17 @@
 //!
 //! `cargo bench --bench backup [-- MEGABYTES] [ROUNDS]`: 1500 and 3 unless said.
 
+mod support;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use chroma_exporter::clock;
+use support::programs::{measured, median, run, target};
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse().ok());
@@ -125,44 +128,11 @@ fn restore(from: &Path, store: &Path) -> (f64, f64) {
     measured(&words.map(Path::new), &[&entry.path(), Path::new("--store.path"), store])
 }
 
-/// Seconds, and the peak of memory in KiB, as the kernel counted it for the program when it ended.
-fn measured(words: &[&Path], more: &[&Path]) -> (f64, f64) {
-    let mut command = Command::new("/usr/bin/env");
-    // What `wait4` knows of a child is not to be had without unsafe code, but a shell of Python has it.
-    let script = "import os,resource,subprocess,sys; r=subprocess.run(sys.argv[1:]).returncode; \
-        print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)";
-    command.args(["python3", "-c", script, env!("CARGO_BIN_EXE_chroma_exporter")]);
-    command.args(words).args(more);
-    let began = clock::ticks();
-    let output = command.stderr(Stdio::inherit()).output().expect("the program");
-    let took = began.elapsed();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}");
-    let kib = text.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0.0);
-    (took.as_secs_f64(), kib)
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().expect("a program");
-    assert!(status.success(), "{command:?}: {status}");
-}
-
 fn timed(work: impl FnOnce()) -> f64 {
     let began = clock::ticks();
     work();
     let took: Duration = began.elapsed();
     took.as_secs_f64()
-}
-
-fn target(what: &str, found: f64, most: f64) {
-    let kept = if found <= most { "kept" } else { "MISSED" };
-    println!("{what:<44} {found:>8.3}  target {most:<6} {kept}");
-}
-
-fn median(row: &[f64]) -> f64 {
-    let mut row = row.to_vec();
-    row.sort_by(f64::total_cmp);
-    row[row.len() / 2]
 }
 
 fn size(dir: &Path) -> u64 {

@@ -1,6 +1,8 @@
 //! What a benchmark measures of its own process.
 #![allow(dead_code, reason = "each benchmark uses its own part")]
 
+pub(crate) mod programs;
+
 use std::fs::{read_to_string, write};
 
 /// Processor time of this process with all its threads, and of its children that have ended, in seconds; the kernel counts
