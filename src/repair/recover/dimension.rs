@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use rusqlite::{Connection, types::ValueRef};
 
-use super::{Effect, Failure, index};
+use super::{Effect, Failure, index, rows};
 use crate::{
     format::pickle,
     repair::dump::catalogue::{self, Collection},
@@ -14,8 +14,7 @@ use crate::{
 /// Writes the number that the vectors have into each row that says another one. Errs without a change when the vectors of such a
 /// collection do not agree, or are nowhere.
 pub(super) fn put_right(dir: &Path) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(dir.join(DATABASE_FILE))?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
+    let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
     let transaction = connection.transaction()?;
     let mut words = Vec::new();
     for collection in catalogue::read(&transaction)? {

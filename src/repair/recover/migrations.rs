@@ -3,18 +3,17 @@
 use std::path::Path;
 
 use chroma_format::schema::{Applied, shipped};
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use super::{
-    Effect, Failure,
+    Effect, Failure, rows,
     schema::{self, MIGRATIONS},
 };
 use crate::store::DATABASE_FILE;
 
 /// Writes the rows that are missing or wrong. Errs without a change when the tables are those of no release.
 pub(super) fn put_right(dir: &Path) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(dir.join(DATABASE_FILE))?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
+    let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
     let (recorded, unknown) = schema::recorded(&connection)?;
     let mut found = schema::tables(&connection)?;
     if unknown {

@@ -40,14 +40,8 @@ struct Faulty {
 
 /// Mends the queue of the copy `dir`. Errs without a change.
 pub(super) fn mend(dir: &Path) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(dir.join(DATABASE_FILE))?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
-    let family = rows::family(&connection)?;
-    if family == Family::Unknown {
-        return Err(Failure::Damaged(
-            "This Chroma is newer than this program, which does not know what its queue is like. Upgrade chroma_exporter.".to_owned(),
-        ));
-    }
+    let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
+    let family = rows::known_family(&connection, "queue is")?;
     let transaction = connection.transaction()?;
     let collections = catalogue::read(&transaction)?;
     let mut of: BTreeMap<usize, Vec<Faulty>> = BTreeMap::new();

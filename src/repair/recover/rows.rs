@@ -11,8 +11,7 @@ use crate::findings::Code;
 /// Puts right what `codes` are about. Inserts the default tenant and the default database where they are missing, and sets positions that are ahead of the queue, or
 /// that Chroma cannot read, to 0: Chroma then applies what is in the queue once more, which does no harm.
 pub(super) fn put_right(database: &Path, codes: &[Code]) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(database)?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
+    let mut connection = open(database)?;
     let transaction = connection.transaction()?;
     let mut what = Vec::new();
     let tenant = "SELECT 1 FROM tenants WHERE id = 'default_tenant'";
@@ -48,6 +47,24 @@ pub(super) fn put_right(database: &Path, codes: &[Code]) -> Result<Effect, Failu
 
 fn is_missing(connection: &Connection, sql: &str) -> rusqlite::Result<bool> {
     Ok(connection.query_row(sql, [], |_| Ok(())).optional()?.is_none())
+}
+
+/// Opens the database of a copy to change rows of it. What its schema would run is not run, and rows go in any order.
+pub(super) fn open(database: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(database)?;
+    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
+    Ok(connection)
+}
+
+/// Which releases of Chroma wrote the database last. Errs when this program does not know what `what` of it is like, in words
+/// such as `queue is`.
+pub(super) fn known_family(connection: &Connection, what: &str) -> Result<Family, Failure> {
+    match family(connection)? {
+        Family::Unknown => Err(Failure::Damaged(format!(
+            "This Chroma is newer than this program, which does not know what its {what} like. Upgrade chroma_exporter."
+        ))),
+        known => Ok(known),
+    }
 }
 
 /// Which releases of Chroma wrote the database last.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Transaction, params};
 
 use super::{Effect, Failure, index, rows};
 use crate::{
@@ -28,14 +28,8 @@ use crate::{
 
 /// Puts the rows right. Errs without a change when it is not certain which segment is whose.
 pub(super) fn put_right(dir: &Path) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(dir.join(DATABASE_FILE))?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
-    let family = rows::family(&connection)?;
-    if family == Family::Unknown {
-        return Err(Failure::Damaged(
-            "This Chroma is newer than this program, which does not know what its segments are like. Upgrade chroma_exporter.".to_owned(),
-        ));
-    }
+    let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
+    let family = rows::known_family(&connection, "segments are")?;
     let transaction = connection.transaction()?;
     let mut work = Work { dir, transaction: &transaction, family, words: Vec::new() };
     work.name_kinds()?;

@@ -6,7 +6,7 @@ mod space;
 
 use std::{collections::BTreeMap, path::Path};
 
-use rusqlite::{Connection, Transaction, types::ValueRef};
+use rusqlite::{Transaction, types::ValueRef};
 use serde_json::json;
 
 use super::{Effect, Failure, index, rows};
@@ -28,8 +28,7 @@ use crate::{
 
 /// Puts them right. Errs without a change when nothing proves what belongs there.
 pub(super) fn put_right(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(dir.join(DATABASE_FILE))?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
+    let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
     let transaction = connection.transaction()?;
     let family = rows::family(&transaction)?;
     let mut effect = Effect::default();

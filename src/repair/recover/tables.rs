@@ -24,8 +24,7 @@ use crate::{
 
 /// Makes the tables that are gone. Errs without a change when they cannot be, or when it is not certain which release made them.
 pub(super) fn put_back(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
-    let mut connection = Connection::open(dir.join(DATABASE_FILE))?;
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
+    let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
     let (recorded, unknown) = schema::recorded(&connection)?;
     let found = schema::tables(&connection)?;
     let counts = schema::made_by(&found, recorded)?.filter(|_| !unknown);
