@@ -46,7 +46,7 @@ pub(crate) fn ask(version: &str, dir: &Path) -> String {
     run_python(version, ASK, dir)
 }
 
-fn run_python(version: &str, script: &str, dir: &Path) -> String {
+pub(crate) fn run_python(version: &str, script: &str, dir: &Path) -> String {
     let mut python = Command::new(chroma::python(version));
     python.args(["-W", "ignore", "-c", script]).arg(dir).env("ANONYMIZED_TELEMETRY", "False");
     let out = python.output().unwrap();
@@ -214,15 +214,11 @@ fn chroma_finds_every_vector_that_was_still_there() {
                 "nothing_to_do" => true,
                 _ => false,
             };
-            let mut said = String::new();
-            if fits && outcome == "not_accepted" {
-                report = recover_with(&dir, &["--apply", "--accept-loss"])["report"].clone();
-                assert_eq!(report["outcome"], "repaired", "{}, {base}: {report:#}", fault.what);
-                upsert(release, &whole, &dir, &report);
-            }
-            if fits && outcome != "not_repaired" {
-                said = prober.ask(&whole, &dir);
-            }
+            let said = if fits {
+                asked(&mut prober, release, (&whole, &dir), &mut report)
+            } else {
+                String::new()
+            };
             if !(fits && (outcome == "not_repaired" || is_right(&said, lossy))) {
                 wrong.push(format!(
                     "{}, {base}: {outcome}, {lost} lost: {said}\n{report}",
@@ -232,6 +228,26 @@ fn chroma_finds_every_vector_that_was_still_there() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What Chroma says of a store beside the whole one, when it was repaired. What is lost is accepted first, and given to `upsert` from
+/// the report of that.
+pub(crate) fn asked(
+    prober: &mut Prober,
+    release: &str,
+    (whole, dir): (&Path, &Path),
+    report: &mut serde_json::Value,
+) -> String {
+    match report["outcome"].as_str() {
+        Some("not_repaired") => return String::new(),
+        Some("not_accepted") => {
+            *report = recover_with(dir, &["--apply", "--accept-loss"])["report"].clone();
+            assert_eq!(report["outcome"], "repaired", "{}: {report:#}", dir.display());
+            upsert(release, whole, dir, report);
+        }
+        _ => {}
+    }
+    prober.ask(whole, dir)
 }
 
 /// An index that Chroma has filled again finds nearly all by their vectors, as every index of its own.

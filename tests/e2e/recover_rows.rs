@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::{
     faults::Prober,
-    recover::{ask, is_right, recover, recover_with, state, upsert},
+    recover::{ask, asked, is_right, recover, state},
     support::{faults, fixture},
 };
 
@@ -71,15 +71,11 @@ fn chroma_finds_all_that_its_rows_still_proved() {
                 "repaired" => !lossy && report["losses"] == serde_json::json!([]),
                 _ => false,
             };
-            let mut said = String::new();
-            if fits && outcome == "not_accepted" {
-                report = recover_with(&dir, &["--apply", "--accept-loss"])["report"].clone();
-                assert_eq!(report["outcome"], "repaired", "{}, {base}: {report:#}", fault.what);
-                upsert(release, &whole, &dir, &report);
-            }
-            if fits && outcome != "not_repaired" {
-                said = prober.ask(&whole, &dir);
-            }
+            let said = if fits {
+                asked(&mut prober, release, (&whole, &dir), &mut report)
+            } else {
+                String::new()
+            };
             tried += 1;
             if !(fits && (outcome == "not_repaired" || is_right(&said, lossy))) {
                 wrong.push(format!("{}, {base}: {outcome}: {said}\n{report}", fault.what));

@@ -1,11 +1,14 @@
 //! Databases whose pages are damaged, as real Chroma sees them once `recover` has read what is left: every answer that the bytes still
 //! allow is that of the healthy store, nothing deleted comes back, and the rest is named.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::Value;
 
-use crate::support::{self, SOON, chroma, faults, fixture, wait_for};
+use crate::{
+    recover::{recover_with, run_python},
+    support::{faults, fixture},
+};
 
 /// Prints every record of every collection with its document, metadata and embedding, and what some texts find; then again after more
 /// writes.
@@ -33,23 +36,7 @@ print(json.dumps([first, state()], sort_keys=True))
 "#;
 
 fn ask(version: &str, dir: &Path) -> Value {
-    let mut python = Command::new(chroma::python(version));
-    python.args(["-W", "ignore", "-c", ASK]).arg(dir).env("ANONYMIZED_TELEMETRY", "False");
-    let out = python.output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{version}: {said}");
-    let text = String::from_utf8(out.stdout).unwrap();
-    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap()
-}
-
-fn recover(dir: &Path, more: &[&str]) -> Value {
-    // A process that another test starts may have the database open for a moment.
-    wait_for("nobody to hold the store", SOON, || {
-        let words = ["recover", "--output", "json", "--state.dir", "", "--store.path"];
-        let out = support::run(&[&words[..], &[dir.to_str().unwrap()], more].concat());
-        let document: Value = serde_json::from_slice(&out.stdout).ok()?;
-        (document["status"] == "ok").then_some(document)
-    })
+    serde_json::from_str(&run_python(version, ASK, dir)).unwrap()
 }
 
 /// Where the page begins that is the root of a table.
@@ -99,7 +86,7 @@ fn chroma_finds_everything_that_other_pages_still_have() {
             let place = scratch.path().join(nth.to_string());
             let dir = fixture(&format!("chroma-{version}"), &place);
             damage(&dir);
-            let told = recover(&dir, &["--apply"]);
+            let told = recover_with(&dir, &["--apply"]);
             assert_eq!(told["report"]["outcome"], "repaired", "{version}: {what}: {told:#}");
             assert_eq!(told["report"]["losses"], serde_json::json!([]), "{version}: {what}");
             assert!(ask(version, &dir) == truth, "{version}: {what}: Chroma answers otherwise");
@@ -116,9 +103,9 @@ fn what_chroma_misses_is_what_was_named() {
         let truth = ask(version, &healthy);
         let dir = fixture(&format!("chroma-{version}"), &scratch.path().join("broken"));
         zero(&dir, leaves(&dir, "embedding_metadata")[1]);
-        let refused = recover(&dir, &["--apply"]);
+        let refused = recover_with(&dir, &["--apply"]);
         assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
-        let told = recover(&dir, &["--apply", "--accept-loss"]);
+        let told = recover_with(&dir, &["--apply", "--accept-loss"]);
         assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
         let mut named: BTreeMap<(String, String), usize> = BTreeMap::new();
         for row in told["report"]["lost_rows"].as_array().unwrap() {
@@ -160,9 +147,9 @@ fn collections_keep_their_records_when_their_settings_are_lost() {
         let truth = ask(version, &healthy);
         let dir = fixture(&format!("chroma-{version}"), &scratch.path().join("broken"));
         zero(&dir, root(&dir, "collections"));
-        let refused = recover(&dir, &["--apply"]);
+        let refused = recover_with(&dir, &["--apply"]);
         assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
-        let told = recover(&dir, &["--apply", "--accept-loss"]);
+        let told = recover_with(&dir, &["--apply", "--accept-loss"]);
         assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
         let losses = told["report"]["losses"].as_array().unwrap();
         let settings =
@@ -194,7 +181,7 @@ fn what_is_left_of_a_cut_file_is_as_it_was() {
             let database = dir.join("chroma.sqlite3");
             let length = std::fs::metadata(&database).unwrap().len();
             faults::cut(&database, length * part / 100);
-            let told = recover(&dir, &["--apply", "--accept-loss"]);
+            let told = recover_with(&dir, &["--apply", "--accept-loss"]);
             assert_eq!(told["report"]["outcome"], "repaired", "{version}, {part} %: {told:#}");
             let found = ask(version, &dir);
             for name in ["articles", "notes"] {
