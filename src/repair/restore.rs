@@ -97,7 +97,7 @@ pub enum RestoreError {
     /// Somebody uses the store, or that cannot be told.
     #[error(transparent)]
     Held(#[from] Holds),
-    /// Somebody uses the store, and no copy of one moment of it could be had.
+    /// Somebody uses the store, and it could not be copied as it was at one moment.
     #[error("{holds}, and it cannot be copied meanwhile: {}", chain(.source))]
     Busy {
         /// Who.

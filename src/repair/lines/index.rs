@@ -44,7 +44,7 @@ impl Index {
         settings
             .map(|(key, old, default)| {
                 let said = self.hnsw.get(*key).or_else(|| metadata.get(*old));
-                // Chroma 1.0 to 1.2 drop it without a word (measured), and have all the others.
+                // Chroma 1.1.1 drops it without a word (measured), and has all the others; 1.0 and 1.2 are taken to do so too.
                 let unsaid = (*key != "batch_size" || self.hnsw.is_empty()).then_some(*default);
                 (*key, said.and_then(Value::as_f64).or(unsaid))
             })
