@@ -3,7 +3,7 @@
 
 use alloc::{format, vec::Vec};
 
-use super::{Header, Problems, level0::EXPONENT};
+use super::{Header, Problems};
 
 /// Walks over the numbers of the elements that the header states.
 #[derive(Debug)]
@@ -60,8 +60,11 @@ impl LengthWalk {
         }
         let index = self.index;
         self.index += 1;
-        if u32::from_le_bytes(bytes) & EXPONENT == EXPONENT {
+        let norm = f32::from_le_bytes(bytes);
+        if !norm.is_finite() {
             self.problems.note(|| format!("the norm of element {index} is not finite"));
+        } else if norm < 0.0 {
+            self.problems.note(|| format!("the norm of element {index} is negative"));
         }
     }
 }

@@ -168,6 +168,8 @@ fn damage_in_links_and_norms_is_told() {
     let mut bad = good.clone();
     bad[8..12].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
     assert!(lengths(header, &bad, 3).problems().line().unwrap().contains("norm of element 2"));
+    bad[8..12].copy_from_slice(&(-1.5_f32).to_le_bytes());
+    assert!(lengths(header, &bad, 3).problems().line().unwrap().contains("element 2 is negative"));
     assert!(!lengths(header, &good[..100], 64).done());
 }
 
