@@ -220,6 +220,7 @@ fn lost_records(lost: &[LostRecord]) -> Vec<String> {
         Part::Vector => "its vector",
         Part::NewestVector => "its newest vector",
         Part::Metadata => "its newest document and metadata",
+        Part::AllMetadata => "its document and metadata, if it had any",
         Part::Record => "all of it",
         Part::Operation => "what was done to it last",
         Part::Length => "the length of its vector",

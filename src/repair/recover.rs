@@ -175,6 +175,8 @@ pub enum Part {
     NewestVector,
     /// Document and metadata that a row of the queue brought.
     Metadata,
+    /// Document and all metadata, if it had any.
+    AllMetadata,
     /// All of it: it was only in a row of the queue that cannot be read.
     Record,
     /// What a row of the queue did to it is not known any more.

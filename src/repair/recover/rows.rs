@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use chroma_format::schema::{Dir, Family};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, types::ValueRef};
 
 use super::{Effect, Failure};
 use crate::findings::Code;
@@ -76,6 +76,17 @@ pub(super) fn family(connection: &Connection) -> rusqlite::Result<Family> {
         counts.insert(row.get::<_, String>(0)?, row.get::<_, u32>(1)?);
     }
     Ok(Family::of(Dir::ALL.map(|dir| counts.get(dir.as_str()).copied().unwrap_or(0))))
+}
+
+/// A value for people; `None` when there is none.
+pub(super) fn shown(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(integer) => Some(integer.to_string()),
+        ValueRef::Real(real) => Some(real.to_string()),
+        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(blob) => Some(format!("{} bytes", blob.len())),
+    }
 }
 
 /// As a Chroma from 1.0 on reads them.

@@ -4,6 +4,7 @@
 //! must not come back. What is lost is counted and named.
 
 mod complete;
+mod indexed;
 mod lost;
 mod model;
 mod orphans;
@@ -12,7 +13,7 @@ mod writer;
 
 use std::{fs, io, path::Path};
 
-use chroma_format::record::Fields;
+use chroma_format::{btree::Page, record::Fields};
 use rusqlite::Connection;
 
 use self::{
@@ -151,7 +152,7 @@ impl<'a> Salvage<'a> {
         let mut all = Vec::new();
         for table in tables.iter().filter(|table| !fulltext::is_part(&table.name)) {
             model::create(self.connection, &table.entry, "CREATE TABLE ")?;
-            all.push(self.table(table)?);
+            all.push(self.table(table, &tables)?);
         }
         let searched =
             fulltext::table(entries.iter().map(|entry| (&*entry.name, entry.sql.as_deref())));
@@ -159,7 +160,7 @@ impl<'a> Salvage<'a> {
         if let Some(sql) = searched {
             model::create_full_text(self.connection, sql)?;
             for table in tables.iter().filter(|table| fulltext::is_part(&table.name)) {
-                text_holds &= self.part_of_full_text(table)?;
+                text_holds &= self.part_of_full_text(table, &tables)?;
             }
         }
         orphans::take(&mut self, &mut all)?;
@@ -175,6 +176,7 @@ impl<'a> Salvage<'a> {
         let put = complete::complete(self.connection, store, &all, with_text, &mut effect.losses)?;
         let mut document_lost = lost::tell(self.connection, &mut effect, &all)?;
         document_lost |= lost::strays(self.connection, &mut effect, &all)?;
+        indexed::put_back(self.connection, store, &mut effect, &all)?;
         lost::keep_the_last_number(self.connection, &all)?;
         let rows = human::count(all.iter().map(|found| found.rows).sum::<u64>() as f64);
         let put = match human::count(put as f64) {
@@ -210,7 +212,7 @@ impl<'a> Salvage<'a> {
     }
 
     /// Copies the rows of a table as far as its tree holds.
-    fn table<'t>(&mut self, table: &'t Table) -> Result<Found<'t>, Failure> {
+    fn table<'t>(&mut self, table: &'t Table, tables: &[Table]) -> Result<Found<'t>, Failure> {
         let (mut rows, mut doubtful) = (0, 0);
         let (mut holes, mut refused) = (Vec::new(), Vec::new());
         let mut writer = Writer::new(self.connection, table);
@@ -259,7 +261,9 @@ impl<'a> Salvage<'a> {
                 visit(Met::Hole(Hole::ALL))?;
             }
         } else {
-            trees::table(pages, table.root, used, visit)?;
+            let mut fields = Fields::default();
+            let foreign = |page: &Page<'_>| model::is_foreign(page, table, tables, &mut fields);
+            trees::table(pages, table.root, used, foreign, visit)?;
         }
         drop(writer);
         refused.sort_unstable();
@@ -267,9 +271,9 @@ impl<'a> Salvage<'a> {
     }
 
     /// Copies a table of the full text. Says whether all of it is there.
-    fn part_of_full_text(&mut self, table: &Table) -> Result<bool, Failure> {
+    fn part_of_full_text(&mut self, table: &Table, tables: &[Table]) -> Result<bool, Failure> {
         self.connection.execute(&format!("DELETE FROM main.\"{}\"", table.name), [])?;
-        Ok(self.table(table)?.is_whole())
+        Ok(self.table(table, tables)?.is_whole())
     }
 
     /// Reads every index of a table of which rows are missing, keeps what they say of these rows, and takes the doubtful ones that

@@ -178,7 +178,7 @@ fn embeddings(connection: &Connection, table: &Table) -> Result<u64, Failure> {
 }
 
 /// A position before every other, in the form in which this release keeps them: bytes before 1.0.
-fn first_position(connection: &Connection) -> Result<Value, Failure> {
+pub(super) fn first_position(connection: &Connection) -> Result<Value, Failure> {
     let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name = 'seq_id'";
     let kind: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
     Ok(match kind.as_deref() {

@@ -1,11 +1,13 @@
 //! What of a damaged database is lost, each row by what an index still says of it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rusqlite::{Connection, types::ValueRef};
 
 use super::{Failure, Found, model::Table, trees::Hole, writer::named};
 use crate::{
     human,
-    repair::recover::{Effect, LostRow},
+    repair::recover::{Effect, LostRecord, LostRow, Part, rows::shown},
 };
 
 /// Says in `effect` what is lost. Returns whether a document is.
@@ -25,7 +27,11 @@ pub(super) fn tell(
             let count = human::count(rows.len() as f64);
             effect.losses.push(format!("{count} rows of the table {}", table.name));
         }
+        let nameless = rows.iter().any(|row| row.id.is_none());
         effect.lost_rows.extend(rows);
+        if table.name == "embedding_metadata" && (nameless || !found.indexes_hold) {
+            bare(connection, effect)?;
+        }
         if table.name == "embeddings_queue" {
             effect.losses.extend(queue(connection, found)?);
         } else if !(found.indexes_hold || found.holes.is_empty() && found.refused.is_empty()) {
@@ -38,6 +44,43 @@ pub(super) fn tell(
         }
     }
     Ok(document)
+}
+
+/// Names the records that have nothing but their id and vector now. Where no index says whose a lost row was, it was one of theirs, or of
+/// a record that has lost a part of its metadata.
+fn bare(connection: &Connection, effect: &mut Effect) -> Result<(), Failure> {
+    let sql = "SELECT c.name, e.embedding_id FROM main.embeddings AS e \
+         LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection \
+         WHERE NOT EXISTS (SELECT 1 FROM main.embedding_metadata AS m WHERE m.id = e.id) ORDER BY e.id";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| {
+        Ok((shown(row.get_ref(0)?).unwrap_or_default(), shown(row.get_ref(1)?).unwrap_or_default()))
+    })?;
+    let rows: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    let named: BTreeSet<(&str, &str)> = effect
+        .lost_rows
+        .iter()
+        .filter_map(|row| Some((row.collection.as_deref()?, row.id.as_deref()?)))
+        .collect();
+    let unnamed: Vec<LostRecord> = rows
+        .into_iter()
+        .filter(|(collection, id)| !named.contains(&(collection, id)))
+        .map(|(collection, id)| LostRecord {
+            collection,
+            id,
+            part: Part::AllMetadata,
+            document: None,
+            metadata: BTreeMap::new(),
+        })
+        .collect();
+    if !unnamed.is_empty() {
+        let count = human::count(unnamed.len() as f64);
+        effect.losses.push(format!(
+            "document and metadata of {count} records, if they had any: which lost rows were theirs is not known"
+        ));
+    }
+    effect.lost_records.extend(unnamed);
+    Ok(())
 }
 
 /// Takes out metadata of records that are lost themselves: Chroma would give it to the next new records, which get their numbers. Says
@@ -72,7 +115,7 @@ pub(super) fn strays(
             }
             let mut what = Vec::new();
             for (nth, column) in table.columns.iter().enumerate().filter(|(nth, _)| *nth != id) {
-                let value = text(row.get_ref(nth + 1)?);
+                let value = shown(row.get_ref(nth + 1)?);
                 what.extend(value.map(|value| format!("{} {value}", column.name)));
             }
             let (table, what) = (table.name.clone(), what.join(", "));
@@ -112,17 +155,6 @@ pub(super) fn keep_the_last_number(
     Ok(())
 }
 
-/// A value for people; `None` when there is none.
-fn text(value: ValueRef<'_>) -> Option<String> {
-    match value {
-        ValueRef::Null => None,
-        ValueRef::Integer(integer) => Some(integer.to_string()),
-        ValueRef::Real(real) => Some(real.to_string()),
-        ValueRef::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        ValueRef::Blob(blob) => Some(format!("{} bytes", blob.len())),
-    }
-}
-
 /// The rows that an index names, and of which it does not say enough.
 fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure> {
     let known: Vec<usize> =
@@ -151,9 +183,9 @@ fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure>
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([], |row| {
         let mut what = Vec::new();
-        let mut id = text(row.get_ref(2)?);
+        let mut id = shown(row.get_ref(2)?);
         for (at, column) in columns.iter().enumerate() {
-            let Some(value) = text(row.get_ref(at + 3)?) else { continue };
+            let Some(value) = shown(row.get_ref(at + 3)?) else { continue };
             let name = &*table.columns[*column].name;
             if table.name == "embeddings" && name == "embedding_id" {
                 id = Some(value);
@@ -164,7 +196,7 @@ fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure>
         Ok(LostRow {
             table: table.name.clone(),
             row: row.get(0)?,
-            collection: text(row.get_ref(1)?),
+            collection: shown(row.get_ref(1)?),
             id,
             what: what.join(", "),
         })

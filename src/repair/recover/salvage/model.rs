@@ -87,6 +87,27 @@ impl Table {
     }
 }
 
+/// Whether a leaf in the tree of `table` is one of another table, as after a write that went to the wrong place: none of its rows is as
+/// Chroma writes rows of this one, and each is as those of one of `others`.
+pub(super) fn is_foreign(
+    page: &Page<'_>,
+    table: &Table,
+    others: &[Table],
+    fields: &mut Fields,
+) -> bool {
+    let mut all = |wanted: bool, table: &Table| {
+        (0..page.cells).all(|nth| {
+            page.cell(nth).is_ok_and(|cell| {
+                fields.read(cell.local, cell.payload_bytes) == Ok(true)
+                    && table.fits(fields, cell.local) == wanted
+            })
+        })
+    };
+    page.cells > 0
+        && all(false, table)
+        && others.iter().any(|other| !other.without_rowid && all(true, other))
+}
+
 impl Column {
     /// Whether a text is of the kind that Chroma keeps in a column of this name.
     fn looks_right(&self, fields: &Fields, local: &[u8], nth: usize) -> bool {
@@ -99,6 +120,8 @@ impl Column {
                 chroma_format::uuid::parse_uuid(text).is_some()
             }
             "topic" => text.starts_with(b"persistent://"),
+            "type" => text.starts_with(b"urn:"),
+            "scope" => text.iter().all(u8::is_ascii_uppercase),
             _ => true,
         }
     }
@@ -109,22 +132,28 @@ pub(super) fn entries(salvage: &mut Salvage<'_>) -> Result<Vec<Entry>, Failure> 
     let mut entries: Vec<Entry> = Vec::new();
     let mut holes = false;
     let Salvage { pages, used, chained, read, .. } = salvage;
-    trees::table(pages, 1, used, |met| -> Result<(), Failure> {
-        match met {
-            Met::Row { cell, sure: true } if entries.len() < ENTRIES_MAX => {
-                let Read { fields, record, page } = &mut *read;
-                let readable = cell.payload_bytes <= ENTRY_BYTES_MAX
-                    && pages.payload(&cell, chained, record, page)?
-                    && fields.read(record, record.len()) == Ok(true);
-                match readable.then(|| entry(fields, record)).flatten() {
-                    Some(entry) => entries.push(entry),
-                    None => holes = true,
+    trees::table(
+        pages,
+        1,
+        used,
+        |_| false,
+        |met| -> Result<(), Failure> {
+            match met {
+                Met::Row { cell, sure: true } if entries.len() < ENTRIES_MAX => {
+                    let Read { fields, record, page } = &mut *read;
+                    let readable = cell.payload_bytes <= ENTRY_BYTES_MAX
+                        && pages.payload(&cell, chained, record, page)?
+                        && fields.read(record, record.len()) == Ok(true);
+                    match readable.then(|| entry(fields, record)).flatten() {
+                        Some(entry) => entries.push(entry),
+                        None => holes = true,
+                    }
                 }
+                _ => holes = true,
             }
-            _ => holes = true,
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     if holes {
         more(salvage, &mut entries)?;
         let gone = TABLES.iter().find(|name| entries.iter().all(|entry| entry.name != **name));
@@ -273,10 +302,13 @@ fn columns(model: &Connection, table: &str, without: bool) -> Result<Vec<Column>
         if row.get::<_, i64>(4)? != 0 {
             return Err(odd());
         }
-        if row.get::<_, i64>(3)? > 0 {
+        let is_key = row.get::<_, i64>(3)? > 0;
+        if is_key {
             keys.push(columns.len());
         }
-        columns.push(Column { name, kind, not_null: row.get(2)?, is_row: false });
+        // SQLite lets a key be NULL, and Chroma has none that is.
+        let not_null = is_key || row.get(2)?;
+        columns.push(Column { name, kind, not_null, is_row: false });
     }
     if let [key] = keys[..]
         && !without

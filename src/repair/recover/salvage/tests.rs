@@ -154,6 +154,55 @@ fn whichever_page_is_damaged_everything_else_is_there_and_what_is_lost_is_told()
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Tables with rows of the same form.
+const ALIKE: [&[&str]; 2] = [
+    &["segment_metadata", "collection_metadata", "databases"],
+    &["embedding_metadata", "embedding_metadata_array"],
+];
+
+#[test]
+fn pages_that_stand_in_each_others_place_are_no_rows_of_another_table() {
+    let mut wrong = Vec::new();
+    for name in ["chroma-0.4.24", "chroma-1.5.9"] {
+        let healthy = fs::read(fixture(name).join("chroma.sqlite3")).unwrap();
+        let (original, _) = copied(&healthy);
+        let original = open(&original, name);
+        let (truth, purposes) = (rows(&original), purposes(&original));
+        let of_table = |(table, kind, cells): &(String, String, i64)| {
+            kind == "leaf" && *cells > 0 && truth.contains_key(table)
+        };
+        let leaves = purposes.iter().filter(|(page, of)| **page > 1 && of_table(of));
+        let leaves: Vec<(usize, &str)> =
+            leaves.map(|(page, of)| (*page as usize, &*of.0)).collect();
+        for (nth, (one, table)) in leaves.iter().enumerate() {
+            // One of each other table, unless rows of the two cannot be told apart.
+            let mut seen = BTreeSet::from([table]);
+            seen.extend(
+                ALIKE.iter().filter(|alike| alike.contains(table)).flat_map(|alike| *alike),
+            );
+            for (two, other) in leaves[nth + 1..].iter().filter(|(_, other)| seen.insert(other)) {
+                let mut damaged = healthy.clone();
+                let (low, high) = damaged.split_at_mut((two - 1) * PAGE);
+                low[(one - 1) * PAGE..one * PAGE].swap_with_slice(&mut high[..PAGE]);
+                let (scratch, path) = copied(&damaged);
+                let effect = salvage(&path, &Steps::default()).unwrap();
+                let found = rows(&open(&scratch, name));
+                let same = |(table, is): (&String, &BTreeMap<i64, String>)| {
+                    found[table]
+                        .iter()
+                        .all(|(number, row)| is.get(number) == Some(row) || row.contains("'lost'"))
+                };
+                let whole = truth.iter().all(same);
+                let missing = truth.iter().any(|(table, is)| found[table].len() < is.len());
+                if !whole || missing && effect.losses.is_empty() {
+                    wrong.push(format!("{name}, pages {one} and {two} of {table} and {other}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// Salvages a database of which one page, that is `used` so, is damaged. Says what is not as it should be.
 fn judge(
     damaged: &[u8],

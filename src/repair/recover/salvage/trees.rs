@@ -34,11 +34,12 @@ pub(super) enum Met<'a> {
 }
 
 /// Reads the tree of a table that begins at page `begin`. Its pages are put into `used`; one that is there already is of another
-/// tree. Errs when the file cannot be read, or when `visit` does.
+/// tree, and so is a leaf that `is_foreign`. Errs when the file cannot be read, or when `visit` does.
 pub(super) fn table<E: From<io::Error>>(
     pages: &Pages,
     begin: u32,
     used: &mut Bits,
+    mut is_foreign: impl FnMut(&Page<'_>) -> bool,
     mut visit: impl FnMut(Met<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let (mut room, mut extents) = (Vec::new(), Vec::new());
@@ -62,7 +63,9 @@ pub(super) fn table<E: From<io::Error>>(
                     visit(Met::Hole(range))?;
                 }
             }
-            Ok(page) if page.kind == Kind::TableLeaf && in_order(&page, range) => {
+            Ok(page)
+                if page.kind == Kind::TableLeaf && in_order(&page, range) && !is_foreign(&page) =>
+            {
                 for nth in 0..page.cells {
                     if let Ok(cell) = page.cell(nth) {
                         visit(Met::Row { cell, sure: true })?;
