@@ -2,11 +2,11 @@
 //! rows. Free pages, indexes and whatever else stood in the old file are left behind. Only whole tables are copied: one whose own
 //! pages are damaged ends it, so that nothing is lost in silence.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-use super::{Effect, Failure, fulltext, salvage};
+use super::{Effect, Failure, LostRow, fulltext, rows::shown, salvage};
 use crate::{human, repair::steps::Steps, store::database::beside};
 
 /// Puts a new database in place of the one at `database`; with `full_text`, the full text is made anew too. One that SQLite cannot read
@@ -109,6 +109,15 @@ fn write(connection: &Connection, database: &Path, full_text: bool) -> Result<Ef
     // After the transaction, which would not survive the damage that may be met here.
     for entry in copied() {
         effect.losses.extend(only_in_indexes(connection, &entry.name)?);
+        let differing = other_in_indexes(connection, &entry.name)?;
+        if !differing.is_empty() {
+            let count = human::count(differing.len() as f64);
+            effect.losses.push(format!(
+                "{count} rows of the table {}, of which an index says something else: what the table says was kept, and it is not known which is right",
+                entry.name
+            ));
+        }
+        effect.lost_rows.extend(differing);
     }
     if has_full_text && anew {
         effect.lost_documents = fulltext::only_there(connection)?;
@@ -177,6 +186,78 @@ fn check(connection: &Connection, entry: &Entry) -> Result<(), Failure> {
         None => Ok(()),
         Some(line) => Err(damaged(line)),
     }
+}
+
+/// Rows of which an index of the old table says something else, as after a bit that flipped in a text. An index that cannot be read
+/// says nothing.
+fn other_in_indexes(connection: &Connection, table: &str) -> Result<Vec<LostRow>, Failure> {
+    let sql = "SELECT l.name, c.name FROM pragma_index_list(?1, 'old') AS l JOIN pragma_index_info(l.name, 'old') AS c \
+         WHERE l.partial = 0 AND c.name IS NOT NULL ORDER BY l.seq, c.seqno";
+    let mut statement = connection.prepare(sql)?;
+    let mut indexes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut rows = statement.query([table])?;
+    while let Some(row) = rows.next()? {
+        indexes.entry(row.get(0)?).or_default().push(row.get(1)?);
+    }
+    let mut out: BTreeMap<i64, LostRow> = BTreeMap::new();
+    for (index, columns) in indexes {
+        let list = |of: &str| columns.iter().map(|c| format!("{of}\"{c}\"")).collect::<Vec<_>>();
+        let differ: Vec<String> =
+            columns.iter().map(|column| format!("i.\"{column}\" IS NOT m.\"{column}\"")).collect();
+        // The index has all columns that are asked for, so that the old table is not read.
+        let sql = format!(
+            "SELECT m.rowid, {} FROM (SELECT rowid AS number, {} FROM old.\"{table}\" INDEXED BY \"{index}\") AS i \
+             JOIN main.\"{table}\" AS m ON m.rowid = i.number WHERE {}",
+            list("i.").join(", "),
+            list("").join(", "),
+            differ.join(" OR ")
+        );
+        let read = || -> rusqlite::Result<Vec<(i64, String)>> {
+            let mut statement = connection.prepare(&sql)?;
+            let rows = statement.query_map([], |row| {
+                let value = |(nth, column): (usize, &String)| {
+                    let value = shown(row.get_ref(nth + 1)?);
+                    Ok(format!("{column} {}", value.as_deref().unwrap_or("nothing")))
+                };
+                let said: rusqlite::Result<Vec<String>> =
+                    columns.iter().enumerate().map(value).collect();
+                Ok((row.get(0)?, said?.join(", ")))
+            })?;
+            rows.collect()
+        };
+        match read() {
+            Ok(rows) => {
+                for (row, said) in rows {
+                    let what = format!("an index says {said}");
+                    let (collection, id) = whose(connection, table, row)?;
+                    let lost = LostRow { table: table.to_owned(), row, collection, id, what };
+                    out.entry(row).or_insert(lost);
+                }
+            }
+            Err(error) if of_stop(&error) => return Err(error.into()),
+            Err(error) => tracing::debug!(index, %error, "Index not compared."),
+        }
+    }
+    Ok(out.into_values().collect())
+}
+
+/// Collection and id of the record that a row of metadata belongs to.
+fn whose(
+    connection: &Connection,
+    table: &str,
+    row: i64,
+) -> rusqlite::Result<(Option<String>, Option<String>)> {
+    if !["embedding_metadata", "embedding_metadata_array"].contains(&table) {
+        return Ok((None, None));
+    }
+    let sql = format!(
+        "SELECT c.name, e.embedding_id FROM main.\"{table}\" AS m JOIN main.embeddings AS e ON e.id = m.id \
+         LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection WHERE m.rowid = ?1"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let found =
+        statement.query_row([row], |row| Ok((shown(row.get_ref(0)?), shown(row.get_ref(1)?))));
+    Ok(found.optional()?.unwrap_or_default())
 }
 
 fn of_stop(error: &rusqlite::Error) -> bool {
@@ -319,6 +400,29 @@ mod tests {
             effect.losses,
             ["1 rows of the table b, which only one of its indexes still names"]
         );
+    }
+
+    #[test]
+    fn rows_of_which_an_index_says_something_else_are_told() {
+        let (_scratch, path) = database(TABLES);
+        let bytes = fs::read(&path).unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("UPDATE b SET v = 77 WHERE k = 'x'").unwrap();
+        let page: i64 = connection
+            .query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'b_v'", [], |r| r.get(0))
+            .unwrap();
+        drop(connection);
+        // The index as it was.
+        let page = usize::try_from(page).unwrap() * 4096;
+        let mut now = fs::read(&path).unwrap();
+        now[page - 4096..page].copy_from_slice(&bytes[page - 4096..page]);
+        fs::write(&path, now).unwrap();
+        let effect = reload(&path, false, &Steps::default()).unwrap();
+        let lost: Vec<(i64, &str)> =
+            effect.lost_rows.iter().map(|lost| (lost.row, &*lost.what)).collect();
+        assert_eq!(lost, [(70, "an index says v 1")]);
+        assert_eq!(effect.losses.len(), 1, "{:?}", effect.losses);
+        assert_eq!(all(&path, "SELECT k||v FROM b WHERE k = 'x'"), ["x77"]);
     }
 
     #[test]
