@@ -3,6 +3,7 @@
 
 mod copy;
 mod dimension;
+mod documents;
 mod fulltext;
 mod index;
 mod journal;
@@ -394,6 +395,7 @@ fn act(
     let database = dir.join(DATABASE_FILE);
     match actions.first() {
         Some(Action::Journal) => journal::settle(dir),
+        Some(Action::Documents) => documents::put_right(dir),
         Some(Action::Rows) => rows::put_right(&database, codes),
         Some(Action::Migrations) => migrations::put_right(dir),
         Some(Action::Tables) => tables::put_back(dir, steps),

@@ -190,10 +190,10 @@ catalogue! {
     }
     SqliteValueMismatch "sqlite_value_mismatch" Warning {
         cause: "The two copies of a document (in embedding_metadata and in the full-text table) have the same length and differ. One of them was damaged, and no check of SQLite sees that.",
-        words: "Compare the two copies, and write the right one over the other. Then test the disk and the memory.",
-        command: "sqlite3 -readonly {path}/chroma.sqlite3 \"SELECT m.id, m.string_value, f.c0 FROM embedding_metadata m JOIN embedding_fulltext_search_content f ON f.id=m.id WHERE m.key='chroma:document' AND m.string_value IS NOT f.c0 LIMIT 20\"",
-        note: "Run neither REINDEX nor a rebuild of the full-text index before that: they make the damage permanent.",
-        acts: [Open],
+        words: RECOVER,
+        command: RECOVER_COMMAND,
+        note: "It takes the copy that an index confirms. Where none does, both are in the report, and nothing is put in place without --accept-loss. Run neither REINDEX nor a rebuild of the full-text index before that, and test the disk and the memory after it.",
+        acts: [Stop, Open],
     }
     FreePagesHigh "free_pages_high" Info {
         cause: "Most of chroma.sqlite3 is free pages. Deleted rows once took this room. SQLite keeps it for new rows and gives none of it back to the disk.",

@@ -12,6 +12,8 @@ use crate::findings::Code;
 pub enum Action {
     /// A transaction that was cut off is rolled back; a journal of another database is put aside.
     Journal,
+    /// Of two copies of a document that differ, the one that an index confirms is written over the other.
+    Documents,
     /// Every table is copied into a new database, with new indexes; where SQLite cannot read the old one, page by page.
     Reload,
     /// Rows of the table of migrations are written anew.
@@ -36,8 +38,9 @@ pub enum Action {
 
 impl Action {
     /// All, in their order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Journal,
+        Self::Documents,
         Self::Reload,
         Self::Migrations,
         Self::Tables,
@@ -54,17 +57,13 @@ impl Action {
     pub(super) const fn step(self) -> &'static str {
         match self {
             Self::Journal => "settling the journal",
+            Self::Documents => "comparing documents",
             Self::Reload | Self::FullText => "writing the database anew",
             Self::Migrations | Self::Tables => "making tables anew",
             Self::Rows | Self::Segments | Self::Settings | Self::Dimension => "putting rows right",
             Self::Queue => "mending the queue",
             Self::Index => "reading the index",
         }
-    }
-
-    /// Whether of a document and its second copy only one is kept.
-    const fn is_of_documents(self) -> bool {
-        matches!(self, Self::Reload | Self::FullText)
     }
 
     /// Whether both are one piece of work.
@@ -125,8 +124,6 @@ pub fn choose(codes: &BTreeSet<Code>) -> Choice {
                 } else if journal {
                     // Nothing is known of the database before its journal is settled.
                     continue;
-                } else if codes.contains(&Code::SqliteValueMismatch) && action.is_of_documents() {
-                    Answer::Otherwise(SECOND_COPY)
                 } else if *code == Code::SegmentInconsistent
                     && codes.contains(&Code::RecordsWithoutVector)
                 {
@@ -174,9 +171,7 @@ pub const fn answer(code: Code) -> Answer {
             "A restore was cut off. Bring it to its end with restore --store.path, then run this again.",
         ),
         Code::NotAStore => Otherwise("This is no store of Chroma 0.4 or newer. Check the path."),
-        Code::SqliteValueMismatch => Otherwise(
-            "The two copies of a document differ, and nothing says which one is right. Compare them as the runbook shows.",
-        ),
+        Code::SqliteValueMismatch => Repair(Action::Documents),
         Code::FtsLostAtUpgrade => Otherwise(
             "Nothing is wrong before the upgrade. After it, open the store once and run this again.",
         ),
@@ -265,7 +260,6 @@ pub const fn answer(code: Code) -> Answer {
 
 const IN_WAL_MODE: &str = "The newest rows may be in the -wal file. Take the database out of WAL mode as the runbook of wal_mode shows, then run this again.";
 const TWO_WRITERS: &str = "Two processes wrote to this directory at once, and left vectors under the ids of other records. Which ones, the folder does not say. Restore a backup, or upsert every record of the collection again with its vector.";
-const SECOND_COPY: &str = "The two copies of a document differ, and this repair keeps only one of them. Compare them first, as the runbook of sqlite_value_mismatch shows.";
 
 #[cfg(test)]
 mod tests {
@@ -292,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_destroy_a_second_copy_waits() {
+    fn what_the_next_repair_needs_comes_first() {
         use Code::{
             DefaultTenantMissing, FtsCorrupt, HotJournal, RecordsWithoutVector,
             SegmentInconsistent, SqliteIndexCorrupt, SqliteValueMismatch, WalMode,
@@ -307,8 +301,8 @@ mod tests {
             (&[DefaultTenantMissing, FtsCorrupt], &[Action::FullText, Action::Rows]),
             // Nothing else is known before the journal is settled.
             (&[FtsCorrupt, HotJournal], &[Action::Journal]),
-            (&[SqliteIndexCorrupt, SqliteValueMismatch], &[]),
-            (&[DefaultTenantMissing, SqliteValueMismatch], &[Action::Rows]),
+            // Before what makes one of two copies the only one.
+            (&[SqliteIndexCorrupt, SqliteValueMismatch], &[Action::Documents, Action::Reload]),
             (&[FtsCorrupt, WalMode], &[]),
             // No record gets the vector of another one.
             (&[RecordsWithoutVector, SegmentInconsistent], &[]),
