@@ -362,6 +362,7 @@ fn repair(
         .extend(choice.others(|code, why| NotDone { code: code.as_str(), why: why.to_owned() }));
     if !report.done.is_empty() {
         report.after = Some(Look::of(&proven));
+        name_the_rest(dir, &proven, report, steps);
     }
     losses.extend(fewer(&counted, &proven.collections));
     losses.extend(proven.losses.iter().map(ToString::to_string));
@@ -382,6 +383,27 @@ fn repair(
     };
     report.losses = losses;
     Ok(())
+}
+
+/// Names the records without a vector that no action has named: those that were so before, and those of which rows of the queue are lost.
+fn name_the_rest(dir: &Path, proven: &Proven, report: &mut Report, steps: &Steps) {
+    let lacks = |one: &&Collection| one.vectors < one.records;
+    let of = proven.collections.iter().filter(lacks).map(|one| &*one.id).collect();
+    match index::without_vector(dir, &of, steps) {
+        Ok(records) => {
+            let named: BTreeSet<(String, String)> = report
+                .lost_records
+                .iter()
+                .filter(|one| one.part == Part::Vector)
+                .map(|one| (one.collection.clone(), one.id.clone()))
+                .collect();
+            let is_new =
+                |one: &LostRecord| !named.contains(&(one.collection.clone(), one.id.clone()));
+            report.lost_records.extend(records.into_iter().filter(is_new));
+        }
+        // How many there are is said all the same.
+        Err(failure) => tracing::debug!(%failure, "Records without a vector not named."),
+    }
 }
 
 /// Does what belongs together to the copy.

@@ -92,6 +92,36 @@ pub(super) fn rebuild(
     Ok(effect)
 }
 
+/// The records of these collections that have a vector neither in the folder nor in what of the queue is still to be applied.
+pub(super) fn without_vector(
+    dir: &Path,
+    of: &BTreeSet<&str>,
+    steps: &Steps,
+) -> Result<Vec<LostRecord>, Failure> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)?;
+    let family = rows::family(&connection)?;
+    let store = Store { dir, connection: &connection, family, folders: folders(dir)?, steps };
+    let mut asker = Asker::new(&connection)?;
+    let mut out = Vec::new();
+    for collection in catalogue::read(&connection)?.iter().filter(|one| of.contains(&*one.id)) {
+        let ids = match folder_of(dir, collection)? {
+            Some(folder) => read_ids(&folder, collection)?,
+            None => Ids::default(),
+        };
+        let from = store.position(collection, &ids).unwrap_or(i64::MIN);
+        for subject in store.subjects(collection)? {
+            let in_index = ids.labels.contains_key(&subject.hash);
+            if tail::vector_of(in_index, &subject.operations, from) == Where::Nowhere
+                && subject.is_there(collection.records_position)
+            {
+                out.push(subject.lost(collection, Part::Vector, &mut asker)?);
+            }
+        }
+    }
+    Ok(out)
+}
+
 /// Hashes of the ids of which the folder of a collection has a vector, and how far it is in the queue where it says so itself.
 pub(super) fn ids_of(
     dir: &Path,
