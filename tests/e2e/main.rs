@@ -8,6 +8,7 @@ mod backup;
 mod backup_tools;
 mod catalogue;
 mod compare;
+mod damage;
 mod dashboards;
 mod decay;
 mod drill;
