@@ -12,7 +12,7 @@ fn number(name: &str, otherwise: u32) -> u32 {
 
 fn tried(release: &str) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (first, count) = (number("DAMAGED_FROM", 0), number("DAMAGES", 4));
+    let (first, count) = (number("DAMAGED_FROM", 0), number("DAMAGES", 3));
     let mut python = Command::new(chroma::python(release));
     python.args(["-B", "-W", "ignore"]).arg(here.join("tests/support/damage.py"));
     python.arg(env!("CARGO_BIN_EXE_chroma_exporter")).args([first, count].map(|n| n.to_string()));
