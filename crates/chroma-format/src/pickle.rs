@@ -67,6 +67,8 @@ pub struct Metadata {
     pub total_elements_added: u64,
     /// How far the queue is in the index; only before 0.5.
     pub max_seq_id: Option<u64>,
+    /// The last row of the queue that one of its vectors is from, where it says so; deletions after that row are in the index too.
+    pub newest_seq_id: Option<u64>,
     /// Pairs in `id_to_label`.
     pub ids: u64,
     /// Greatest label in it, 0 when it is empty.

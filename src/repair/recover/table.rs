@@ -155,9 +155,10 @@ pub const fn answer(code: Code) -> Answer {
         | Code::SqliteHeaderDamaged
         | Code::SqliteTruncated => Repair(Action::Reload),
         Code::FtsCorrupt | Code::FtsMissing | Code::FtsOutOfStep => Repair(Action::FullText),
-        Code::DefaultTenantMissing | Code::DefaultDatabaseMissing | Code::SeqIdInvalid => {
-            Repair(Action::Rows)
-        }
+        Code::DefaultTenantMissing
+        | Code::DefaultDatabaseMissing
+        | Code::SeqIdInvalid
+        | Code::SeqIdMissing => Repair(Action::Rows),
         Code::StoreMissing => {
             Otherwise("There is nothing to repair. Mount the directory, or restore a backup.")
         }
@@ -207,7 +208,6 @@ pub const fn answer(code: Code) -> Answer {
         Code::FreePagesHigh
         | Code::FtsCutAtNul
         | Code::OrphanRows
-        | Code::SeqIdMissing
         | Code::QueueBacklog
         | Code::QueueNotPurged
         | Code::IndexLag

@@ -388,6 +388,23 @@ fn texts_at_wrong_numbers_are_no_loss() {
 }
 
 #[test]
+fn positions_that_are_gone_are_those_of_records_and_index() {
+    let positions = |database: &Path| -> Vec<(String, Vec<u8>)> {
+        let sql = "SELECT s.id, m.seq_id FROM segments AS s LEFT JOIN max_seq_id AS m ON m.segment_id = s.id WHERE s.scope = 'VECTOR' ORDER BY 1";
+        let connection = Connection::open(database).unwrap();
+        let mut statement = connection.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        rows.unwrap().map(Result::unwrap).collect()
+    };
+    let healthy = positions(&fixture("chroma-0.6.3").join(DATABASE_FILE));
+    let stand = Stand::broken("chroma-0.6.3", "DELETE FROM max_seq_id");
+    let report = stand.apply();
+    assert_eq!(report.outcome, Outcome::Repaired, "{report:#?}");
+    assert!(report.losses.is_empty(), "{report:#?}");
+    assert_eq!(positions(&stand.database()), healthy);
+}
+
+#[test]
 fn two_copies_that_differ_are_both_kept() {
     let sql = "UPDATE embedding_metadata SET string_value=replace(string_value,'a','e') WHERE key='chroma:document' AND id=3; \
                DELETE FROM embedding_fulltext_search WHERE rowid=5";

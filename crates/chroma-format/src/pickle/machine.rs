@@ -172,6 +172,7 @@ struct Facts {
     seen_dimensionality: bool,
     total: Option<u64>,
     max_seq_id: Option<u64>,
+    newest_seq_id: Option<u64>,
     seen_maps: [bool; 2],
     ids: u64,
     labels: u64,
@@ -370,6 +371,7 @@ impl<'a> Machine<'a> {
             dimensionality: facts.dimensionality,
             total_elements_added: total,
             max_seq_id: facts.max_seq_id,
+            newest_seq_id: facts.newest_seq_id,
             ids: facts.ids,
             label_max: facts.label_max,
             inverse: facts.ids == facts.labels && facts.sums[0] == facts.sums[1],
@@ -546,7 +548,11 @@ impl Facts {
                 visit(Map::LabelToId, *hash, label);
                 Ok(())
             }
-            (Role::IdToSeqId, Value::Text { .. }, Value::Int(_)) => Ok(()),
+            (Role::IdToSeqId, Value::Text { .. }, Value::Int(seq_id)) => {
+                // One that is no number of a row says nothing.
+                self.newest_seq_id = self.newest_seq_id.max(u64::try_from(*seq_id).ok());
+                Ok(())
+            }
             (role, key, value) => {
                 let (key, value) = (kind(key), kind(value));
                 Err(foreign(at, format!("a pair of {key} and {value} in {role:?}")))

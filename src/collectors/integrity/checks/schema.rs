@@ -171,10 +171,15 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<SchemaRead> {
              CASE WHEN octet_length(sql) <= {SQL_BYTES_MAX} THEN sql ELSE '' END \
              FROM migrations WHERE octet_length(dir) <= {HASH_BYTES_MAX}"
         ))?;
+        // Damage may leave a text that is none: it is another one then, and no reason to give the reading up.
+        let text = |row: &rusqlite::Row<'_>, at| -> rusqlite::Result<String> {
+            let value = row.get_ref(at)?;
+            Ok(String::from_utf8_lossy(value.as_bytes().unwrap_or_default()).into_owned())
+        };
         let rows = statement.query_map([], |row| {
-            let dir: String = row.get(0)?;
+            let dir = text(row, 0)?;
             let dir = Dir::ALL.into_iter().find(|known| known.as_str() == dir);
-            Ok((dir, row.get(1)?, row.get(2)?, row.get(3)?))
+            Ok((dir, row.get(1)?, text(row, 2)?, text(row, 3)?))
         })?;
         let mut applied = Vec::new();
         for row in rows.take(MIGRATIONS_MAX) {

@@ -15,7 +15,10 @@ use super::{
     model::Table,
     writer::{named, quoted},
 };
-use crate::store::database::open_bytes;
+use crate::{
+    repair::recover::{index, rows::insert_position},
+    store::database::open_bytes,
+};
 
 /// Writes the rows that are known enough, of the database in the directory `store`. `with_text` says whether there is a full text. Says how many rows were written.
 pub(super) fn complete(
@@ -41,7 +44,7 @@ pub(super) fn complete(
         count += embeddings(connection, table)?;
     }
     if let Some(table) = lacking("max_seq_id") {
-        count += positions(connection, table)?;
+        count += positions(connection, table, store)?;
     }
     for name in ["embedding_metadata", "embedding_metadata_array"] {
         if let Some(table) = lacking(name) {
@@ -187,22 +190,50 @@ pub(super) fn first_position(connection: &Connection) -> Result<Value, Failure> 
     })
 }
 
-/// The index has the segment. A position that is too low does no harm: Chroma applies what the queue still has once more. So the
-/// position is the highest that is certain: that of the records of the segment, or the one before the queue of its collection.
-fn positions(connection: &Connection, table: &Table) -> Result<u64, Failure> {
+/// The index has the segment. From Chroma 1.0 on a position that is too low does no harm: what the queue still has is applied once more.
+/// So the position is the highest that is certain: that of the records of the segment, or the one before the queue of its collection.
+/// Before 1.0 an index that is given what it has fails; there its own metadata say how far it is.
+fn positions(connection: &Connection, table: &Table, store: &Path) -> Result<u64, Failure> {
     let (Some(own), false) = (bits(table, &["segment_id"]), bits(table, &["seq_id"]).is_none())
     else {
         return Ok(0);
     };
     let segment = place(table, "segment_id");
+    let mut of_indexes = 0;
     let first = match first_position(connection)? {
-        Value::Blob(_) => "zeroblob(8)",
+        Value::Blob(_) => {
+            of_indexes = positions_of_indexes(connection, table, store)?;
+            "zeroblob(8)"
+        }
         _ => "0",
     };
     let made = format!(
         "coalesce((SELECT max(e.seq_id) FROM main.embeddings AS e WHERE e.segment_id = {segment}), {first})"
     );
-    take(connection, table, &format!("k & {own} = {own}"), &[("seq_id", made)])
+    Ok(of_indexes + take(connection, table, &format!("k & {own} = {own}"), &[("seq_id", made)])?)
+}
+
+fn positions_of_indexes(
+    connection: &Connection,
+    table: &Table,
+    store: &Path,
+) -> Result<u64, Failure> {
+    let segment = place(table, "segment_id");
+    let sql = format!(
+        "SELECT named.n, s.id FROM temp.{} AS named JOIN main.segments AS s ON s.id = {segment} WHERE s.scope = 'VECTOR'",
+        named(table)
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows: Vec<(i64, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut count = 0;
+    for (row, segment) in rows {
+        // Without a folder that can be read there is nothing that could be given twice.
+        if let Ok(Some(position)) = index::flushed_position(&store.join(&segment)) {
+            count += insert_position(connection, Some(row), &segment, position)? as u64;
+        }
+    }
+    Ok(count)
 }
 
 /// Two indexes have id, name and database. The dimension stands in the queue and in the folder of the vectors; the settings are

@@ -77,7 +77,7 @@ pub(super) fn put_back(
 }
 
 /// The ids that the index in `folder` has, and the segment of records has not, in their order. A folder that cannot be read to its
-/// end names none.
+/// end names none, and neither does one without any record of the segment: it may be another collection's.
 fn named(connection: &Connection, folder: &Path, records: &str) -> Result<Vec<String>, Failure> {
     let open = || match open_bytes(&folder.join(INDEX_FILES[4])) {
         Ok(file) => Ok(Some(Pieces(file))),
@@ -95,10 +95,13 @@ fn named(connection: &Connection, folder: &Path, records: &str) -> Result<Vec<St
     let sql = "SELECT embedding_id FROM main.embeddings WHERE segment_id = ?1";
     let mut statement = connection.prepare(sql)?;
     let mut rows = statement.query([records])?;
+    let mut is_own = false;
     while let Some(row) = rows.next()? {
-        hashes.remove(&pickle::hash(row.get_ref(0)?.as_bytes().unwrap_or_default()));
+        is_own |= hashes.remove(&pickle::hash(row.get_ref(0)?.as_bytes().unwrap_or_default()));
     }
-    let Some(source) = open()?.filter(|_| !hashes.is_empty()) else { return Ok(Vec::new()) };
+    let Some(source) = open()?.filter(|_| is_own && !hashes.is_empty()) else {
+        return Ok(Vec::new());
+    };
     let mut names = HashMap::new();
     let mut take = |hash, text: &[u8]| {
         if hashes.contains(&hash) {
