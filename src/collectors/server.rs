@@ -70,6 +70,8 @@ pub struct Server {
     elsewhere: Option<Elsewhere>,
     /// When databases that are not the default one were last compared.
     others_at: Option<Timestamp>,
+    /// It did not answer when it was last asked.
+    down: bool,
 }
 
 /// The server has something else than the directory.
@@ -90,6 +92,7 @@ impl Server {
             version: None,
             elsewhere: None,
             others_at: None,
+            down: false,
         }
     }
 
@@ -167,6 +170,7 @@ impl Server {
     }
 
     fn remember(&mut self, asking: &Asking, up: Option<bool>, now: Timestamp) {
+        self.down = up == Some(false);
         if up == Some(true) {
             self.api = Some(asking.api);
         } else {
@@ -208,7 +212,9 @@ impl Collector for Server {
     }
 
     fn pace(&self) -> Pace {
-        Self::at_rest(&self.context.config, &self.context.store)
+        let rest = Self::at_rest(&self.context.config, &self.context.store);
+        let interval = if self.down { rest.interval.min(AGAIN_DOWN) } else { rest.interval };
+        Pace { interval, ..rest }
     }
 
     fn collect(&mut self, turn: &Turn) -> Observation {
@@ -279,6 +285,10 @@ const VERSION_INTERVAL: Duration = Duration::from_mins(10);
 
 /// How often databases that are not the default one are compared.
 const OTHERS_INTERVAL: Duration = Duration::from_mins(10);
+
+/// How soon a server that did not answer is asked again: several times within the hold of the alert, so that a restart which one
+/// question fell into is over before anybody is told.
+const AGAIN_DOWN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -178,7 +178,7 @@ keys! {
         headers_file: Option<PathBuf> = None, path().optional().example("/etc/chroma_exporter/headers");
         /// Longest wait for one answer.
         timeout: Duration = Duration::from_secs(5), span(MS_100..=MINUTE);
-        /// Time between two probes. Each shows in the server's access log.
+        /// Time between two probes. Each shows in the server's access log. A server that does not answer is asked every 5 seconds.
         interval: Duration = Duration::from_secs(30), span(SECOND..=DAY);
     }
 }

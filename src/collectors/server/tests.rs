@@ -317,6 +317,25 @@ fn a_server_that_lists_other_collections_serves_another_directory() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_is_asked_again_soon() {
+    let down = Arc::new(AtomicBool::new(false));
+    let now_down = Arc::clone(&down);
+    let fake = Fake::new(move |_| {
+        Some(if now_down.load(Ordering::Relaxed) { Vec::new() } else { answer(200, ALIVE) })
+    });
+    let mut usual = server(Some(at(fake.url())));
+    let mut often =
+        server(Some(ServerProbe { interval: Duration::from_secs(1), ..at(fake.url()) }));
+    for (is_down, want) in [(false, 30), (true, 5), (true, 5), (false, 30)] {
+        down.store(is_down, Ordering::Relaxed);
+        assert_eq!(codes(&turn(&mut usual, 0)) == [Code::ServerUnreachable], is_down);
+        assert_eq!(usual.pace().interval, Duration::from_secs(want));
+        turn(&mut often, 0);
+        assert_eq!(often.pace().interval, Duration::from_secs(1));
+    }
+}
+
+#[test]
 fn what_was_said_of_the_directory_stays_until_it_can_be_compared_again() {
     let (fake, mut server) = counts("chroma-1.5.9", "0");
     assert_eq!(codes(&turn(&mut server, 0)), [Code::ServerElsewhere]);
