@@ -113,11 +113,12 @@ fn make(context: &Context, job: &BackupJob, steps: &Steps, ledger: &mut Ledger) 
     });
     let after_exit = result.as_ref().ok().and_then(|done| done.after.as_ref()?.code);
     let path = result.as_ref().ok().map(|done| done.path.clone());
+    let shown = path.as_ref().map(|path| tracing::field::display(path.display()));
     if fault.is_empty() {
         let records = result.as_ref().map_or(0, |done| done.manifest.records());
-        info!(store = %name, path = ?path, records, "Backup made and proven.");
+        info!(store = %name, path = shown, records, "Backup made and proven.");
     } else {
-        warn!(store = %name, path = ?path, fault, "The backup failed.");
+        warn!(store = %name, path = shown, fault, "The backup failed.");
     }
     if let Ok(done) = &result
         && let Some(stated) = &done.manifest.proof
