@@ -94,6 +94,14 @@ fn the_words_of_manifests_and_units_are_those_of_the_program() {
     }
 }
 
+/// Nothing that pip installs has the file, so people copy it from the page.
+#[test]
+fn the_page_for_pm2_shows_the_ecosystem_file_that_is_tried() {
+    let file = fs::read_to_string(packaging().join("pm2/ecosystem.config.js")).unwrap();
+    let page = packaging().with_file_name("docs").join("pm2.md");
+    assert!(fs::read_to_string(page).unwrap().contains(&format!("```js\n{file}```")));
+}
+
 #[test]
 fn a_pod_does_not_start_on_a_broken_store_and_does_on_a_new_or_whole_one() {
     let (documents, mut found) = (manifests(), Vec::new());
