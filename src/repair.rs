@@ -18,6 +18,7 @@ mod records;
 pub mod recover;
 pub mod restore;
 pub mod retention;
+mod room;
 pub mod stats;
 pub mod steps;
 pub mod swap;

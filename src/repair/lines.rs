@@ -175,6 +175,13 @@ impl Lines {
         parse::line(text)
     }
 
+    /// Gives the room of a long line back, which is not asked for any more.
+    pub(crate) fn give_back(&mut self) {
+        if self.buffer.capacity() > 4 * PIECE_BYTES {
+            self.buffer = Vec::new();
+        }
+    }
+
     /// Reads one line into the buffer, and says whether it is whole.
     fn fill(&mut self) -> io::Result<Option<bool>> {
         self.buffer.clear();

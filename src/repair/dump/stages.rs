@@ -4,7 +4,10 @@
 use std::{
     io::{self, Write},
     mem,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
 };
 
@@ -13,6 +16,7 @@ use super::{
     line::{Embedding, Line},
     record::Record,
 };
+use crate::repair::room::Room;
 
 /// What becomes a line.
 pub(super) enum Unwritten {
@@ -41,11 +45,24 @@ impl Unwritten {
     }
 }
 
+/// What was read, and about the room that it takes until it is written.
+struct Piece {
+    all: Vec<Unwritten>,
+    bytes: usize,
+}
+
+/// Lines of such a piece.
+struct Lines {
+    text: io::Result<Vec<u8>>,
+    bytes: usize,
+}
+
 /// Takes what was read to the next stage.
 pub(super) struct Onward {
-    to: SyncSender<Vec<Unwritten>>,
+    to: SyncSender<Piece>,
     piece: Vec<Unwritten>,
     bytes: usize,
+    room: Arc<Room>,
 }
 
 impl Onward {
@@ -60,8 +77,16 @@ impl Onward {
     }
 
     fn flush(&mut self) -> Result<(), DumpError> {
-        self.bytes = 0;
-        self.to.send(mem::take(&mut self.piece)).map_err(|_| DumpError::Stopped)
+        let piece = Piece { all: mem::take(&mut self.piece), bytes: mem::take(&mut self.bytes) };
+        if !self.room.take(piece.bytes) {
+            return Err(DumpError::Stopped);
+        }
+        let large = piece.bytes > ROOM_BYTES;
+        self.to.send(piece).map_err(|_| DumpError::Stopped)?;
+        if large {
+            self.room.wait_empty();
+        }
+        Ok(())
     }
 }
 
@@ -74,9 +99,11 @@ pub(super) fn run(
     thread::scope(|scope| {
         let (to, pieces) = sync_channel(PIECES);
         let (lines, written) = sync_channel(PIECES);
+        let room = Arc::new(Room::of(ROOM_BYTES));
+        let theirs = Arc::clone(&room);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let reading = named("records").spawn_scoped(scope, move || {
-            let mut onward = Onward { to, piece: Vec::new(), bytes: 0 };
+            let mut onward = Onward { to, piece: Vec::new(), bytes: 0, room: theirs };
             let dumped = read(&mut onward)?;
             onward.flush()?;
             Ok(dumped)
@@ -85,7 +112,8 @@ pub(super) fn run(
         named("lines")
             .spawn_scoped(scope, move || make(&pieces, embeddings, &lines))
             .map_err(DumpError::Write)?;
-        let result = write(out, written);
+        let result = write(out, written, &room);
+        room.close();
         let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // Who could not write knows why the others had to stop.
         result.map_err(DumpError::Write)?;
@@ -94,16 +122,12 @@ pub(super) fn run(
 }
 
 /// Makes lines until there is nothing more to make them of, or nobody wants them.
-fn make(
-    pieces: &Receiver<Vec<Unwritten>>,
-    embeddings: bool,
-    lines: &SyncSender<io::Result<Vec<u8>>>,
-) {
-    for piece in pieces {
-        let mut bytes = Vec::with_capacity(LINES_BYTES);
-        let made = piece.into_iter().try_for_each(|one| match one {
+fn make(pieces: &Receiver<Piece>, embeddings: bool, lines: &SyncSender<Lines>) {
+    for Piece { all, bytes } in pieces {
+        let mut out = Vec::with_capacity(LINES_BYTES.max(bytes + bytes / 16));
+        let made = all.into_iter().try_for_each(|one| match one {
             Unwritten::Text(text) => {
-                bytes.extend_from_slice(&text);
+                out.extend_from_slice(&text);
                 Ok(())
             }
             Unwritten::Record(whole) => {
@@ -112,19 +136,20 @@ fn make(
                     None if embeddings => Embedding::Lost,
                     None => Embedding::Unwanted,
                 };
-                Line { id: &whole.id, record: &whole.record, embedding }.write(&mut bytes)
+                Line { id: &whole.id, record: &whole.record, embedding }.write(&mut out)
             }
         });
-        if lines.send(made.map(|()| bytes)).is_err() {
+        if lines.send(Lines { text: made.map(|()| out), bytes }).is_err() {
             return;
         }
     }
 }
 
 /// Writes all lines. What it does not take any more is dropped with it, so that the others stop.
-fn write(out: &mut dyn Write, lines: Receiver<io::Result<Vec<u8>>>) -> io::Result<()> {
-    for piece in lines {
-        out.write_all(&piece?)?;
+fn write(out: &mut dyn Write, lines: Receiver<Lines>, room: &Room) -> io::Result<()> {
+    for Lines { text, bytes } in lines {
+        out.write_all(&text?)?;
+        room.give_back(bytes);
     }
     out.flush()
 }
@@ -135,6 +160,8 @@ const PIECE_LINES: usize = 500;
 const LINES_BYTES: usize = 1 << 20;
 /// Pieces that wait for the next stage.
 const PIECES: usize = 2;
+/// Of all that is between reading and writing. Documents may be as large as a server takes in one request.
+const ROOM_BYTES: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {

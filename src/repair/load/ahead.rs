@@ -12,10 +12,12 @@ use std::{
     vec,
 };
 
-use parking_lot::{Condvar, Mutex};
 use twox_hash::XxHash3_64;
 
-use crate::repair::lines::{Lines, Numbered};
+use crate::repair::{
+    lines::{Lines, Numbered},
+    room::Room,
+};
 
 /// A line, and the hash of all lines up to it; 0 when nobody wants to know it.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl Ahead {
     /// Begins to read. `hashed`: whether somebody wants to know the hashes. Errs when there can be no other thread.
     pub(super) fn of(lines: Lines, hashed: bool) -> io::Result<Self> {
         let (send, pieces) = mpsc::channel();
-        let room = Arc::new(Room::default());
+        let room = Arc::new(Room::of(AHEAD_BYTES));
         let theirs = Arc::clone(&room);
         let reading = thread::Builder::new()
             .name("lines".to_owned())
@@ -99,6 +101,7 @@ fn read(mut lines: Lines, hashed: bool, send: &Sender<io::Result<Piece>>, room: 
         }
         if piece.bytes >= PIECE_BYTES || piece.lines.len() >= PIECE_LINES {
             let full = mem::replace(&mut piece, Piece { lines: Vec::new(), bytes: 0 });
+            lines.give_back();
             if !room.take(full.bytes) || send.send(Ok(full)).is_err() {
                 return;
             }
@@ -106,50 +109,15 @@ fn read(mut lines: Lines, hashed: bool, send: &Sender<io::Result<Piece>>, room: 
     }
 }
 
-/// The bytes that were read and not taken yet.
-#[derive(Default)]
-struct Room {
-    used: Mutex<Used>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Used {
-    bytes: usize,
-    closed: bool,
-}
-
-impl Room {
-    /// Waits until there is room, and takes it. What is too large for any room goes when there is nothing else. `false` when nobody
-    /// wants more.
-    fn take(&self, bytes: usize) -> bool {
-        let mut used = self.used.lock();
-        while !used.closed && used.bytes > 0 && used.bytes + bytes > AHEAD_BYTES {
-            self.changed.wait(&mut used);
-        }
-        used.bytes += bytes;
-        !used.closed
-    }
-
-    fn give_back(&self, bytes: usize) {
-        let mut used = self.used.lock();
-        used.bytes = used.bytes.saturating_sub(bytes);
-        self.changed.notify_one();
-    }
-
-    fn close(&self) {
-        self.used.lock().closed = true;
-        self.changed.notify_one();
-    }
-}
-
 const PIECE_BYTES: usize = 256 << 10;
 const PIECE_LINES: usize = 1_000;
-/// The text of about one batch.
-const AHEAD_BYTES: usize = 24 << 20;
+/// As text. Behind it one batch is made and two are in the air.
+const AHEAD_BYTES: usize = 8 << 20;
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
     use crate::repair::lines::Line;
 
