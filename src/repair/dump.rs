@@ -298,6 +298,7 @@ impl Reading<'_> {
         if self.wanted.ids.as_ref().is_some_and(|ids| !ids.contains(id)) {
             return Ok(());
         }
+        drop(asker.take_infinite());
         let mut record = match rowid.map(|rowid| asker.record(rowid)).transpose() {
             Ok(record) => record,
             // A page that is damaged takes the records on it, and no others.
@@ -321,6 +322,13 @@ impl Reading<'_> {
         let Some(record) = record else { return Ok(()) };
         if self.wanted.filter.as_ref().is_some_and(|filter| !filter.holds(&record.metadata)) {
             return Ok(());
+        }
+        for key in asker.take_infinite() {
+            let why = format!(
+                "metadata.{}: it is no finite number, and JSON has no such; the line is without it",
+                plain(&key)
+            );
+            dumped.lose(self.collection, id, &why);
         }
         let vector = if self.wanted.embeddings {
             self.vector(id, operations, index, asker, dumped)
@@ -359,7 +367,14 @@ impl Reading<'_> {
             },
             Where::Nowhere => None,
         };
-        let vector = vector.filter(|vector| vector.iter().all(|number| number.is_finite()));
+        let vector = vector.filter(|vector| {
+            let finite = vector.iter().all(|number| number.is_finite());
+            if !finite {
+                let why = "its vector has a number that is not finite, and JSON has no such";
+                dumped.lose(self.collection, id, &why);
+            }
+            finite
+        });
         dumped.without_vector += u64::from(vector.is_none());
         vector
     }

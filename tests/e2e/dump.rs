@@ -111,6 +111,41 @@ fn every_record_is_what_chroma_gives() {
 }
 
 #[test]
+fn what_is_rare_is_kept_and_what_no_line_can_hold_is_told() {
+    for version in ["0.4.24", "0.6.3", "1.1.1", "1.5.9"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path().join("store");
+        let told = chroma::script(version).arg("strange").arg(&dir).output().unwrap();
+        assert!(told.status.success(), "{version}: {}", String::from_utf8_lossy(&told.stderr));
+        let told = values(&told.stdout);
+        let out = Command::new(binary())
+            .args(["dump", "--state.dir", "", "--scratch"])
+            .args([scratch.path(), &dir])
+            .output()
+            .unwrap();
+        let lines = values(&out.stdout);
+        let records: Vec<&Value> = lines.iter().filter(|line| line.get("id").is_some()).collect();
+        assert!(told.len() > 14, "{version}: {}", told.len());
+        assert_eq!(records.len(), told.len(), "{version}");
+        for (ours, theirs) in records.iter().zip(&told) {
+            for key in ["id", "document", "metadata"] {
+                assert_eq!(ours[key], theirs[key], "{version}: {key} of {}", theirs["id"]);
+            }
+            let vectors = (&ours["embedding"], &theirs["embedding"]);
+            assert_eq!(vectors.0.is_null(), vectors.1.is_null(), "{version}: {}", theirs["id"]);
+            assert!(vectors.0.is_null() || apart(vectors.0, vectors.1) == 0, "{vectors:?}");
+        }
+        // From 1.0 on Chroma takes no such number, or forgets it.
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        let old = version.starts_with("0.");
+        assert_eq!(out.status.code(), Some(i32::from(old)), "{version}: {stderr}");
+        for told in ["record infinite: metadata.k: ", "record no end: its vector has a number"] {
+            assert_eq!(stderr.contains(told), old, "{version}: {stderr}");
+        }
+    }
+}
+
+#[test]
 fn collections_of_all_tenants_and_databases_are_there() {
     for version in ["0.4.24", "0.5.5", "0.6.3", "1.1.1", "1.5.9"] {
         let scratch = tempfile::tempdir().unwrap();

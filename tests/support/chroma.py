@@ -16,10 +16,12 @@ everything DIR             opens DIR embedded and makes collections with whateve
                            updates, deletions, a collection that is deleted, a tail that is not flushed
 lines DIR WHERE            opens DIR embedded and prints every record as `dump` does, without collection lines; WHERE is `all` or a
                            condition on the metadata of the first collection
+strange DIR                opens DIR embedded, makes a collection of records with what is rare, and prints those that it took
 hold DIR                   opens DIR embedded, adds a record, prints `holding`, waits for standard input to end
 """
 
 import json
+import math
 import random
 import sys
 import time
@@ -294,6 +296,46 @@ def lines(directory, where):
             print(json.dumps({"id": one, "document": document, "metadata": metadata or None, "embedding": [float(x) for x in embedding]}))
 
 
+def strange(directory):
+    """Records of which each has something that is rare; what this release does not take is passed over. Prints what Chroma gives of them: null
+    for a vector with numbers that JSON does not have, and no key whose value is one."""
+    import chromadb
+
+    collection = embedded(directory).create_collection("strange", embedding_function=None)
+    records = [
+        ("nul\0id", {"documents": ["x"]}),
+        ("nul", {"documents": ["a\0b"], "metadatas": [{"k\0y": "a\0b"}]}),
+        ("empty", {"documents": [""], "metadatas": [{"k": ""}]}),
+        ("empty key", {"metadatas": [{"": "v"}]}),
+        ("infinite", {"metadatas": [{"k": math.inf, "l": -math.inf, "z": 1}]}),
+        ("no number", {"metadatas": [{"k": math.nan, "z": 1}]}),
+        ("whole", {"metadatas": [{"k": 2**63 - 1, "l": -(2**63), "m": 2**53 + 1}]}),
+        ("numbers", {"metadatas": [{"k": 3.0, "l": 1e300, "m": 5e-324, "n": 0.1 + 0.2}]}),
+        ("truths", {"metadatas": [{"t": True, "f": False}]}),
+        ("lines", {"documents": ["\u2028\u2029\ufeff\uffff\U0010ffff\r\n\t\x01\x7f"]}),
+        (" ", {"documents": ["x"]}),
+        ("long" * 10_000, {"documents": ["long " * 200_000]}),
+        ("uri", {"uris": ["file:///x y"]}),
+        ("zero", {"embeddings": [[0.0, 0.0]]}),
+        ("small", {"embeddings": [[-0.0, 1e-45]]}),
+        ("large", {"embeddings": [[3e38, -3e38]]}),
+        ("no end", {"embeddings": [[math.inf, 1.0]]}),
+        ("lists", {"metadatas": [{"l": ["a\0b", ""], "i": [2**63 - 1, -1], "f": [1e300, 2.0], "b": [True, False]}]}),
+    ]
+    for number, (one, given) in enumerate(records):
+        try:
+            collection.add(ids=[one], **({"embeddings": [[number, 0.5]]} | given))
+        except (ValueError, TypeError, chromadb.errors.ChromaError):
+            pass
+    got = collection.get(include=["documents", "metadatas", "embeddings"])
+    rows = zip(got["ids"], got["documents"], got["metadatas"], got["embeddings"])
+    for one, document, metadata, embedding in sorted(rows, key=lambda row: row[0].encode()):
+        metadata = {key: value for key, value in (metadata or {}).items() if not isinstance(value, float) or math.isfinite(value)}
+        vector = [float(x) for x in embedding]
+        vector = vector if all(math.isfinite(x) for x in vector) else None
+        print(json.dumps({"id": one, "document": document, "metadata": metadata or None, "embedding": vector}))
+
+
 def churn(directory, ledger, seconds):
     """Every record says of itself which operation made it, in its document, its metadata and its vector."""
     import chromadb
@@ -411,4 +453,4 @@ def restored(directory, ledger):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "tenants": tenants, "change": change, "lines": lines, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "tenants": tenants, "change": change, "lines": lines, "strange": strange, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])

@@ -1,8 +1,13 @@
 //! Which collections there are, and what the tables say of one record. The columns are those of all releases since 0.4.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, Row, Statement, types::ValueRef};
+use rusqlite::{
+    Connection,
+    Error::FromSqlConversionFailure,
+    OptionalExtension, Row, Statement,
+    types::{Type, ValueRef},
+};
 use serde_json::{Map, Value};
 
 use super::{Metadata, record::Record};
@@ -159,6 +164,8 @@ pub(in crate::repair) struct Asker<'a> {
     vector: Statement<'a>,
     /// Whether the tables were read without their indexes, and whether that worked.
     copied: Option<bool>,
+    /// Keys whose value is a number that JSON does not have, and which were therefore left out.
+    infinite: BTreeSet<String>,
 }
 
 impl<'a> Asker<'a> {
@@ -174,7 +181,15 @@ impl<'a> Asker<'a> {
             connection.prepare("SELECT metadata FROM embeddings_queue WHERE seq_id = ?1")?;
         let vector = connection
             .prepare("SELECT vector, encoding FROM embeddings_queue WHERE seq_id = ?1")?;
-        Ok(Self { connection, metadata, arrays, queued, vector, copied: None })
+        Ok(Self {
+            connection,
+            metadata,
+            arrays,
+            queued,
+            vector,
+            copied: None,
+            infinite: BTreeSet::new(),
+        })
     }
 
     /// What the tables have of the record in row `rowid`. When an index of theirs is damaged, they are read to their end once.
@@ -197,11 +212,19 @@ impl<'a> Asker<'a> {
         self.copied == Some(true)
     }
 
+    /// Which keys were left out since this was asked last, because JSON has no such number.
+    pub(in crate::repair) fn take_infinite(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.infinite)
+    }
+
     fn ask(&mut self, rowid: i64) -> rusqlite::Result<Record> {
         let mut record = Record::default();
         let mut rows = self.metadata.query([rowid])?;
         while let Some(row) = rows.next()? {
             let value = typed(row, 1)?;
+            if is_infinite(row, 1, &value)? {
+                self.infinite.insert(text(row, 0)?);
+            }
             record.set(text(row, 0)?, value);
         }
         drop(rows);
@@ -209,8 +232,13 @@ impl<'a> Asker<'a> {
             let mut rows = arrays.query([rowid])?;
             let mut lists: BTreeMap<String, Vec<Value>> = BTreeMap::new();
             while let Some(row) = rows.next()? {
-                lists.entry(text(row, 0)?).or_default().push(typed(row, 1)?);
+                let value = typed(row, 1)?;
+                if is_infinite(row, 1, &value)? {
+                    self.infinite.insert(text(row, 0)?);
+                }
+                lists.entry(text(row, 0)?).or_default().push(value);
             }
+            lists.retain(|key, _| !self.infinite.contains(key));
             record.metadata.extend(lists.into_iter().map(|(key, list)| (key, list.into())));
         }
         Ok(record)
@@ -236,18 +264,35 @@ impl<'a> Asker<'a> {
         Ok(())
     }
 
-    /// The metadata of a row of the queue; empty when it has none.
+    /// The metadata of a row of the queue; empty when it has none. Errs when what it has is no JSON.
     pub(in crate::repair) fn queued(
         &mut self,
         seq_id: i64,
     ) -> rusqlite::Result<Map<String, Value>> {
         let text: Option<String> =
             self.queued.query_row([seq_id], |row| row.get(0)).optional()?.flatten();
-        let value = text.and_then(|text: String| serde_json::from_str(&text).ok());
-        Ok(match value {
-            Some(Value::Object(map)) => map,
-            _ => Map::new(),
-        })
+        let Some(text) = text else { return Ok(Map::new()) };
+        let (mut map, words): (Map<String, Value>, bool) = match serde_json::from_str(&text) {
+            Ok(map) => (map, false),
+            Err(error) => match serde_json::from_str(&finite(&text)) {
+                Ok(map) => (map, true),
+                Err(_) => return Err(FromSqlConversionFailure(0, Type::Text, Box::new(error))),
+            },
+        };
+        for (key, value) in &mut map {
+            // 1.5 writes null for such a number in a list, and cannot read it again.
+            let list = value.as_array().is_some_and(|list| list.iter().any(Value::is_null));
+            if list {
+                *value = Value::Null;
+            }
+            if list || words && value.is_null() {
+                self.infinite.insert(key.clone());
+            } else {
+                // What comes later counts.
+                self.infinite.remove(key);
+            }
+        }
+        Ok(map)
     }
 
     /// The vector of a row of the queue; `None` when it has none that can be read.
@@ -296,6 +341,36 @@ fn typed(row: &Row<'_>, first: usize) -> rusqlite::Result<Value> {
         ValueRef::Integer(truth) => (truth != 0).into(),
         _ => Value::Null,
     })
+}
+
+/// Whether the value that `typed` made of these columns is null because JSON has no such number.
+fn is_infinite(row: &Row<'_>, first: usize, value: &Value) -> rusqlite::Result<bool> {
+    Ok(value.is_null() && matches!(row.get_ref(first + 2)?, ValueRef::Real(_)))
+}
+
+/// Python writes `NaN`, `Infinity` and `-Infinity` where JSON has no number. Outside of texts they become null.
+fn finite(text: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('"') {
+        out.push_str(&without_words(&rest[..at]));
+        // Its end is the first quote that is not escaped.
+        let mut escaped = false;
+        let end = rest[at + 1..].bytes().position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        });
+        let end = end.map_or(rest.len(), |end| at + 1 + end + 1);
+        out.push_str(&rest[at..end]);
+        rest = &rest[end..];
+    }
+    out + &without_words(rest)
+}
+
+fn without_words(text: &str) -> String {
+    ["-Infinity", "Infinity", "NaN"]
+        .iter()
+        .fold(text.to_owned(), |text, word| text.replace(word, "null"))
 }
 
 fn column_or_null(

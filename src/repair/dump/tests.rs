@@ -255,3 +255,52 @@ fn records_without_an_index_are_there_and_their_vectors_are_told() {
     assert_eq!(null.count() as u64, dumped.without_vector);
     assert_eq!(dumped.losses.len(), 2, "{dumped:?}");
 }
+
+#[test]
+fn numbers_that_json_does_not_have_are_left_out_and_said() {
+    let connection = Connection::open_in_memory().unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE embedding_metadata(id INTEGER, key TEXT, string_value TEXT, int_value INTEGER, float_value REAL, bool_value INTEGER);
+             CREATE TABLE embedding_metadata_array(id INTEGER, key TEXT, string_value TEXT, int_value INTEGER, float_value REAL, bool_value INTEGER);
+             CREATE TABLE embeddings_queue(seq_id INTEGER PRIMARY KEY, vector BLOB, encoding TEXT, metadata TEXT);
+             INSERT INTO embedding_metadata VALUES(1, 'a', NULL, NULL, 9e999, NULL), (1, 'b', NULL, NULL, 1.5, NULL), (1, 'c', NULL, NULL, NULL, NULL);
+             INSERT INTO embedding_metadata_array VALUES(1, 'd', NULL, NULL, 1.5, NULL), (1, 'd', NULL, NULL, -9e999, NULL), (1, 'e', 'x', NULL, NULL, NULL);",
+        )
+        .unwrap();
+    let mut asker = catalogue::Asker::new(&connection).unwrap();
+    let record = asker.record(1).unwrap();
+    assert_eq!(record.metadata, metadata(&json!({"b": 1.5, "e": ["x"]})));
+    assert_eq!(asker.take_infinite().into_iter().collect::<Vec<_>>(), ["a", "d"]);
+    for (number, (text, want)) in [
+        (r#"{"a": 1}"#, Some((json!({"a": 1}), vec![]))),
+        // As Python writes them.
+        (
+            r#"{"a":-Infinity,"b":NaN ,"c": [Infinity],"d":"NaN \\\" Infinity","e\\":"x"}"#,
+            Some((
+                json!({"a":null,"b":null,"c":null,"d":"NaN \\\" Infinity","e\\":"x"}),
+                vec!["a", "b", "c"],
+            )),
+        ),
+        ("{}", Some((json!({}), vec![]))),
+        (r#"{"a":null,"l":[null,1.0]}"#, Some((json!({"a":null,"l":null}), vec!["l"]))),
+        (r#"{"a": "\ud800"}"#, None),
+        (r#"{"a": Inf}"#, None),
+        ("\"", None),
+        ("[1]", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let row = i64::try_from(number).unwrap();
+        connection
+            .execute("INSERT INTO embeddings_queue VALUES(?1, NULL, NULL, ?2)", (row, text))
+            .unwrap();
+        let queued = asker.queued(row).ok();
+        let infinite: Vec<String> = asker.take_infinite().into_iter().collect();
+        let found = queued.map(|map| (Value::Object(map), infinite));
+        let want = want.map(|(map, keys)| (map, keys.into_iter().map(str::to_owned).collect()));
+        assert_eq!(found, want, "{text}");
+    }
+    assert_eq!(asker.queued(99).unwrap(), Map::new(), "it has none");
+}
