@@ -16,7 +16,7 @@ use std::{
 };
 
 use reqwest::{Url, header::HeaderMap};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::server::Patience;
 use self::{
@@ -54,7 +54,7 @@ pub struct Wish {
 }
 
 /// What came of one collection.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collected {
     /// Its tenant.
     pub tenant: String,
@@ -198,7 +198,7 @@ fn shown(wish: &Wish) -> PathBuf {
 fn look_ahead(
     path: &Path,
     wish: &Wish,
-    server: &Server<'_>,
+    server: &Server,
     resumed: Option<&Resumed>,
     steps: &Steps,
 ) -> Result<(), LoadError> {

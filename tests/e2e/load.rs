@@ -43,17 +43,21 @@ fn dump(dir: &Path, scratch: &Path) -> Vec<u8> {
 }
 
 fn load(server: &chroma::Server, lines: &Path, more: &[&str]) -> Output {
-    let to = format!("http://127.0.0.1:{}", server.port);
+    load_to(server.port, lines, more)
+}
+
+pub(crate) fn load_to(port: u16, lines: &Path, more: &[&str]) -> Output {
+    let to = format!("http://127.0.0.1:{port}");
     let mut arguments = vec!["load", lines.to_str().unwrap(), "--to", &to];
     arguments.extend(more);
     run(&arguments)
 }
 
-fn report(out: &Output) -> Value {
+pub(crate) fn report(out: &Output) -> Value {
     serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", told(out)))
 }
 
-fn values(lines: &[u8]) -> Vec<Value> {
+pub(crate) fn values(lines: &[u8]) -> Vec<Value> {
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
@@ -112,7 +116,7 @@ fn same_bytes(one: &[u8], two: &[u8]) {
 }
 
 /// A file of that many records of 8 numbers, in order, and what each is.
-fn many(path: &Path, records: usize) {
+pub(crate) fn many(path: &Path, records: usize) {
     let mut out = std::io::BufWriter::new(fs::File::create(path).unwrap());
     writeln!(out, "{}", json!({"collection": "many", "space": "l2", "dimension": 8})).unwrap();
     for number in 0..records {
@@ -124,13 +128,13 @@ fn many(path: &Path, records: usize) {
     }
 }
 
-struct Stand {
+pub(crate) struct Stand {
     scratch: tempfile::TempDir,
-    server: chroma::Server,
+    pub(crate) server: chroma::Server,
 }
 
 impl Stand {
-    fn new(version: &'static str) -> Self {
+    pub(crate) fn new(version: &'static str) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("target");
         fs::create_dir(&dir).unwrap();
@@ -138,12 +142,12 @@ impl Stand {
         Self { scratch, server }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
     /// What is in the server's directory, once it is ended.
-    fn dumped(&mut self) -> Vec<u8> {
+    pub(crate) fn dumped(&mut self) -> Vec<u8> {
         self.server.end();
         dump(&self.path("target"), self.scratch.path())
     }
@@ -209,6 +213,35 @@ fn what_is_dumped_and_loaded_gives_the_same_lines_again() {
     }
 }
 
+#[test]
+fn what_is_rare_arrives_and_what_a_server_does_not_take_is_told() {
+    let mut stand = Stand::new("1.5.9");
+    let store = stand.path("store");
+    let made = chroma::script("0.6.3").arg("strange").arg(&store).output().unwrap();
+    assert!(made.status.success(), "{}", told(&made));
+    let out = run(&[
+        "dump",
+        "--state.dir",
+        "",
+        "--scratch",
+        stand.scratch.path().to_str().unwrap(),
+        store.to_str().unwrap(),
+    ]);
+    let file = stand.path("lines.jsonl");
+    fs::write(&file, &out.stdout).unwrap();
+    let report = report(&load(&stand.server, &file, &["--output", "json"]));
+    assert_eq!(report["status"], "loaded_with_losses", "{report:#}");
+    let losses = report["losses"].to_string();
+    for id in ["empty key", "no end"] {
+        assert!(losses.contains(&format!("(record {id})")), "{losses}");
+    }
+    assert_eq!(report["lost"], 2, "{report:#}");
+    let wanted = values(&out.stdout).into_iter().skip(1);
+    let wanted: Vec<Value> =
+        wanted.filter(|line| line["id"] != "empty key" && line["id"] != "no end").collect();
+    same(&wanted, &values(&stand.dumped())[1..], "rare");
+}
+
 /// The words of a load that keeps how far it is in `progress`.
 fn resumable(stand: &Stand, file: &Path, progress: &Path) -> Vec<String> {
     let to = format!("http://127.0.0.1:{}", stand.server.port);
@@ -221,7 +254,7 @@ fn begun(arguments: &[String], progress: &Path) -> Child {
     let child = Command::new(binary()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     wait_for("the first records to be loaded", SOON, || {
         let text = fs::read_to_string(progress).ok()?;
-        serde_json::from_str::<Value>(&text).ok()?["line"].as_u64().filter(|line| *line > 1)
+        serde_json::from_str::<Value>(&text).ok()?["line"].as_u64().filter(|line| *line > 4)
     });
     child
 }
@@ -231,6 +264,14 @@ fn a_load_that_is_killed_goes_on() {
     let mut stand = Stand::new("1.5.9");
     let file = stand.path("many.jsonl");
     many(&file, 40_000);
+    // What was finished before is not asked about as if nothing had been sent.
+    let first = [
+        r#"{"collection":"first","space":"l2"}"#,
+        r#"{"id":"a","embedding":[1,2]}"#,
+        r#"{"id":"b","embedding":[1,2]}"#,
+    ];
+    let lines = first.join("\n") + "\n" + &fs::read_to_string(&file).unwrap();
+    fs::write(&file, lines).unwrap();
     let progress = stand.path("progress");
     let arguments = resumable(&stand, &file, &progress);
     let mut child = begun(&arguments, &progress);
@@ -240,7 +281,7 @@ fn a_load_that_is_killed_goes_on() {
     let out = load(&stand.server, &file, &[]);
     assert_eq!(out.status.code(), Some(3), "{}", told(&out));
     assert!(
-        told(&out).contains("already: many") && told(&out).contains("--merge"),
+        told(&out).contains("already: first, many") && told(&out).contains("--merge"),
         "{}",
         told(&out)
     );
@@ -258,16 +299,24 @@ fn a_load_that_is_killed_goes_on() {
         report["notes"][0].as_str().unwrap().starts_with("it goes on behind line "),
         "{report:#}"
     );
-    assert_eq!(
-        (&report["collections"][0]["records"], &report["collections"][0]["after"]),
-        (&json!(40_000), &json!(40_000))
-    );
+    for (collection, records) in report["collections"].as_array().unwrap().iter().zip([2, 40_000]) {
+        assert_eq!(
+            (&collection["records"], &collection["after"], &collection["made"]),
+            (&json!(records), &json!(records), &json!(true))
+        );
+    }
     assert!(!progress.exists());
     // The same once more changes nothing.
     let out = load(&stand.server, &file, &["--merge", "--output", "json"]);
     assert_eq!(self::report(&out)["status"], "loaded", "{}", told(&out));
     let lines = stand.dumped();
-    same(&values(&lines)[1..], &values(&fs::read(&file).unwrap())[1..], "killed");
+    let records = |lines: &[u8]| -> Vec<Value> {
+        values(lines).into_iter().filter(|line| line.get("id").is_some()).collect()
+    };
+    let wanted = records(&fs::read(&file).unwrap());
+    let found = records(&lines);
+    assert_eq!((found.len(), &found[1]["id"]), (40_002, &json!("b")));
+    same(&found[2..], &wanted[2..], "killed");
 }
 
 #[test]
@@ -394,7 +443,34 @@ fn two_stores_become_one() {
         (&merged["collections"][1]["before"], &merged["collections"][1]["after"]),
         (&json!(300), &json!(301))
     );
+    // Two collections of one file into one that is made for them.
+    let both = [
+        r#"{"collection":"left","space":"l2"}"#,
+        r#"{"id":"a","document":"left","embedding":[1,2]}"#,
+        r#"{"id":"b","document":"left","embedding":[1,2]}"#,
+        r#"{"collection":"right","space":"l2"}"#,
+        r#"{"id":"b","document":"right","embedding":[1,2]}"#,
+        r#"{"id":"c","document":"right","embedding":[1,2]}"#,
+    ];
+    let file = stand.path("both.jsonl");
+    fs::write(&file, both.join("\n")).unwrap();
+    let out = load(&stand.server, &file, &["--rename", "left=right"]);
+    assert_eq!(out.status.code(), Some(3), "{}", told(&out));
+    let words = ["--rename", "left=right", "--merge", "--output", "json"];
+    let out = load(&stand.server, &file, &words);
+    let joined = report(&out);
+    assert_eq!(joined["status"], "loaded", "{joined:#}");
+    for (number, part) in [(true, 0, 2), (false, 2, 3)].into_iter().enumerate() {
+        let told = &joined["collections"][number];
+        let told = (&told["made"], &told["before"], &told["after"]);
+        assert_eq!(told, (&json!(part.0), &json!(part.1), &json!(part.2)), "{joined:#}");
+    }
     let lines = values(&stand.dumped());
+    let documents: Vec<&Value> = {
+        let begins = lines.iter().position(|line| line["collection"] == "right").unwrap();
+        lines[begins + 1..].iter().map(|line| &line["document"]).collect()
+    };
+    assert_eq!(documents, ["left", "right", "right"]);
     let names: Vec<String> = lines
         .iter()
         .filter_map(|line| {
@@ -412,7 +488,8 @@ fn two_stores_become_one() {
             "a tenant/other/many",
             "a tenant/other/more",
             "default_tenant/default_database/many",
-            "default_tenant/default_database/more"
+            "default_tenant/default_database/more",
+            "default_tenant/default_database/right"
         ]
     );
     let changed = lines.iter().find(|line| line["document"] == "changed").unwrap();

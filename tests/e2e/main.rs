@@ -23,6 +23,7 @@ mod holders;
 mod index;
 mod ledger;
 mod load;
+mod load_way;
 mod many;
 mod mounts;
 mod overflow;

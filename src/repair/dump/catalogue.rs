@@ -272,13 +272,14 @@ impl<'a> Asker<'a> {
         let text: Option<String> =
             self.queued.query_row([seq_id], |row| row.get(0)).optional()?.flatten();
         let Some(text) = text else { return Ok(Map::new()) };
-        let (mut map, words): (Map<String, Value>, bool) = match serde_json::from_str(&text) {
+        let (map, words): (Option<Map<String, Value>>, bool) = match serde_json::from_str(&text) {
             Ok(map) => (map, false),
             Err(error) => match serde_json::from_str(&finite(&text)) {
                 Ok(map) => (map, true),
                 Err(_) => return Err(FromSqlConversionFailure(0, Type::Text, Box::new(error))),
             },
         };
+        let mut map = map.unwrap_or_default();
         for (key, value) in &mut map {
             // 1.5 writes null for such a number in a list, and cannot read it again.
             let list = value.as_array().is_some_and(|list| list.iter().any(Value::is_null));

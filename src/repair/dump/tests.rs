@@ -283,6 +283,7 @@ fn numbers_that_json_does_not_have_are_left_out_and_said() {
             )),
         ),
         ("{}", Some((json!({}), vec![]))),
+        ("null", Some((json!({}), vec![]))),
         (r#"{"a":null,"l":[null,1.0]}"#, Some((json!({"a":null,"l":null}), vec!["l"]))),
         (r#"{"a": "\ud800"}"#, None),
         (r#"{"a": Inf}"#, None),

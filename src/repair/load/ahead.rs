@@ -112,7 +112,7 @@ fn read(mut lines: Lines, hashed: bool, send: &Sender<io::Result<Piece>>, room: 
 const PIECE_BYTES: usize = 256 << 10;
 const PIECE_LINES: usize = 1_000;
 /// As text. Behind it one batch is made and two are in the air.
-const AHEAD_BYTES: usize = 8 << 20;
+const AHEAD_BYTES: usize = 6 << 20;
 
 #[cfg(test)]
 mod tests {

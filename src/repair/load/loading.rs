@@ -1,15 +1,18 @@
 //! One load: line after line into batches, batches to the server, and what came of each collection.
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io, mem,
+};
 
 use super::{
     Collected, LoadError, Loaded, Target, Wish,
     ahead::{Ahead, Hashed},
-    batch::{self, Batch},
+    batch::{self, BODY_BYTES, Batch},
     proof::Proof,
-    server::{NoAnswer, Server, There},
+    server::{Asked, NoAnswer, Pending, Server, There},
     settings, shown,
-    state::{Resumed, State},
+    state::{Mark, Resumed, State},
 };
 use crate::{
     human::plain,
@@ -21,6 +24,8 @@ use crate::{
 
 /// The collection that records go into now.
 struct Current {
+    /// The line that begins it.
+    begins: u64,
     target: Target,
     /// Its id on the server; none when it is only asked what would be done.
     id: Option<String>,
@@ -38,9 +43,17 @@ enum Into {
         line: u64,
         records: u64,
     },
-    /// It is not wanted.
+    /// It is not wanted, or was loaded to its end by the run before.
     Unwanted,
     Collection(Box<Current>),
+}
+
+/// A batch that the server was given, and whose answer is not known yet.
+struct Flight {
+    batch: Batch,
+    sent: Pending,
+    /// Its last line.
+    mark: Mark,
 }
 
 /// Why no further line is read.
@@ -59,7 +72,7 @@ impl From<NoAnswer> for Ended {
 
 pub(super) struct Loading<'a> {
     wish: &'a Wish,
-    server: Server<'a>,
+    server: Server,
     steps: &'a Steps,
     state: State,
     loaded: Loaded,
@@ -68,6 +81,8 @@ pub(super) struct Loading<'a> {
     named: BTreeSet<String>,
     into: Into,
     batch: Batch,
+    /// Batches of the same collection, in the order of their lines.
+    air: VecDeque<Flight>,
     /// Whether any line was right.
     any: bool,
     /// Whether the server was given anything.
@@ -77,7 +92,7 @@ pub(super) struct Loading<'a> {
 impl<'a> Loading<'a> {
     pub(super) fn new(
         wish: &'a Wish,
-        server: Server<'a>,
+        server: Server,
         resumed: Option<Resumed>,
         steps: &'a Steps,
     ) -> Self {
@@ -96,7 +111,8 @@ impl<'a> Loading<'a> {
             seen: BTreeSet::new(),
             named: BTreeSet::new(),
             into: Into::Nowhere,
-            batch: Batch::new(server.able.batch_max),
+            batch: Batch::new(server.able.batch_max, server.able.base64),
+            air: VecDeque::new(),
             server,
             any: false,
             changed: false,
@@ -153,8 +169,14 @@ impl<'a> Loading<'a> {
             self.into = Into::Unwanted;
             return Ok(());
         };
-        if !self.seen.insert(target.clone()) && !self.wish.merge {
+        let again = !self.seen.insert(target.clone());
+        if again && !self.wish.merge {
             return Err(Ended::Before(LoadError::Twice(target.to_string())));
+        }
+        if let Some(told) = self.state.finished(line, &target) {
+            self.loaded.collections.push(told);
+            self.into = Into::Unwanted;
+            return Ok(());
         }
         let found = self.server.collection(target.place(), &target.name)?;
         let mut told = Collected {
@@ -165,7 +187,7 @@ impl<'a> Loading<'a> {
         };
         let there = match found {
             Some(there) => {
-                self.enter(&target, &there, collection, &mut told)?;
+                self.enter((line, &target), &there, collection, again, &mut told)?;
                 Some(there)
             }
             None if self.wish.dry_run => {
@@ -187,19 +209,21 @@ impl<'a> Loading<'a> {
             }
         };
         let dimension = there.as_ref().and_then(|there| there.dimension).or(collection.dimension);
-        let proof = Proof::new(self.state.current(&target));
+        let proof = Proof::new(self.state.current(line, &target));
         told.records = proof.sent();
         let id = there.map(|there| there.id);
-        self.into = Into::Collection(Box::new(Current { target, id, dimension, told, proof }));
+        let current = Current { begins: line, target, id, dimension, told, proof };
+        self.into = Into::Collection(Box::new(current));
         Ok(())
     }
 
-    /// A collection that is there: our own of the run before, or one to be merged into.
+    /// A collection that is there: our own of the run before, or one to be merged into. `again`: other lines have gone into it.
     fn enter(
         &mut self,
-        target: &Target,
+        (begins, target): (u64, &Target),
         there: &There,
         collection: &Collection,
+        again: bool,
         told: &mut Collected,
     ) -> Result<(), Ended> {
         let count = self.server.count(target.place(), &there.id)?;
@@ -208,7 +232,7 @@ impl<'a> Loading<'a> {
             // It was cut off while it was being made.
             None => count == 0,
         });
-        if own {
+        if own && !again {
             told.made = true;
             self.state.owns(target, Some(&there.id))?;
             return Ok(());
@@ -216,7 +240,7 @@ impl<'a> Loading<'a> {
         if !self.wish.merge {
             return Err(Ended::Before(LoadError::There(vec![target.to_string()])));
         }
-        told.before = self.state.before(target).unwrap_or(count);
+        told.before = self.state.before(begins, target).unwrap_or(count);
         if let (Some(here), Some(lines)) = (&there.space, &collection.space)
             && here != lines
         {
@@ -308,39 +332,76 @@ impl<'a> Loading<'a> {
         Ok(())
     }
 
-    /// Sends what waits.
+    /// Sends what waits. For an answer it waits only when enough is in the air.
     fn flush(&mut self) -> Result<(), Ended> {
-        let batch = self.batch.take();
+        let next = self.batch.next();
+        let mut batch = mem::replace(&mut self.batch, next);
         let Into::Collection(current) = &mut self.into else { return Ok(()) };
-        if batch.is_empty() {
+        if batch.len() == 0 {
             return Ok(());
         }
-        match &current.id {
-            None => {
-                current.told.records += batch.len() as u64;
-                if !self.server.able.lists {
-                    for (line, record) in &batch {
-                        batch::tell_lists(*line, record, &mut self.loaded);
-                    }
-                }
+        if current.id.is_none() || self.wish.dry_run {
+            current.told.records += batch.len() as u64;
+            if current.id.is_none() && !self.server.able.lists {
+                batch.without_lists(&mut self.loaded);
             }
-            // Nothing is changed when it is only asked what would be done.
-            Some(_) if self.wish.dry_run => current.told.records += batch.len() as u64,
-            Some(id) => {
-                self.changed = true;
-                let place = current.target.place();
-                let lost = batch::deliver(
-                    &mut self.server,
-                    place,
-                    id,
-                    batch,
-                    &mut current.proof,
-                    &mut self.loaded,
-                )?;
-                current.told.lost += lost;
-                current.told.records = current.proof.sent();
-                self.state.reached(&current.target, current.proof.so_far(), current.told.before)?;
+            return Ok(());
+        }
+        while !self.may_go(&batch) {
+            self.land()?;
+        }
+        let Into::Collection(current) = &self.into else { return Ok(()) };
+        let Some(id) = &current.id else { return Ok(()) };
+        if !self.server.able.lists {
+            batch.without_lists(&mut self.loaded);
+        }
+        let body = batch.body()?;
+        self.changed = true;
+        let sent = self.server.upsert(current.target.place(), id, body, Asked::Patiently)?;
+        self.air.push_back(Flight { batch, sent, mark: self.state.marked() });
+        Ok(())
+    }
+
+    /// Whether a batch may be sent before those in the air are answered for. Of two lines with one id the later one counts, so it must not
+    /// overtake the other. What is very large goes alone.
+    fn may_go(&self, batch: &Batch) -> bool {
+        let bytes: usize = self.air.iter().map(|one| one.batch.bytes()).sum();
+        self.air.is_empty()
+            || self.air.len() < self.most()
+                && bytes + batch.bytes() <= AIR_BYTES
+                && !self.air.iter().any(|one| one.batch.meets(batch))
+    }
+
+    /// How many batches may be in the air. A server from 1.0 on reads and queues one while it puts another into its index. Before 1.0 a
+    /// server does one thing at a time, and two that add records to one collection get into each other's way.
+    const fn most(&self) -> usize {
+        if self.server.able.modern { 2 } else { 1 }
+    }
+
+    /// Waits for the answer to the batch that was sent first.
+    fn land(&mut self) -> Result<(), Ended> {
+        let Some(Flight { batch, sent, mark }) = self.air.pop_front() else { return Ok(()) };
+        let Into::Collection(current) = &mut self.into else { return Ok(()) };
+        let Some(id) = &current.id else { return Ok(()) };
+        let answer = self.server.answered(sent);
+        let place = current.target.place();
+        let (server, proof, loaded) = (&mut self.server, &mut current.proof, &mut self.loaded);
+        match batch::settle(server, place, id, batch, answer, proof, loaded) {
+            Ok(lost) => current.told.lost += lost,
+            Err(ended) => {
+                // What is behind it does not count: whoever goes on begins with this one.
+                self.air.clear();
+                return Err(ended);
             }
+        }
+        current.told.records = current.proof.sent();
+        let Current { begins, target, proof, told, .. } = &**current;
+        self.state.reached(mark, *begins, target, proof.so_far(), told.before)
+    }
+
+    fn land_all(&mut self) -> Result<(), Ended> {
+        while !self.air.is_empty() {
+            self.land()?;
         }
         Ok(())
     }
@@ -348,11 +409,13 @@ impl<'a> Loading<'a> {
     /// The end of a collection: the rest is sent, and asked for.
     fn finish(&mut self) -> Result<(), Ended> {
         self.flush()?;
-        match std::mem::replace(&mut self.into, Into::Nowhere) {
+        self.land_all()?;
+        match mem::replace(&mut self.into, Into::Nowhere) {
             Into::Collection(mut current) => {
-                let Current { target, id, told, proof, .. } = &mut *current;
+                let Current { begins, target, id, told, proof, .. } = &mut *current;
                 if let Some(id) = id.as_ref().filter(|_| !self.wish.dry_run) {
                     proof.of(&self.server, target, id, told, &mut self.loaded);
+                    self.state.finish(*begins, told);
                 }
                 self.loaded.collections.push(current.told);
             }
@@ -367,6 +430,8 @@ impl<'a> Loading<'a> {
     }
 
     pub(super) fn end(mut self, ended: Result<(), Ended>) -> Result<Loaded, LoadError> {
+        // When it ended for another reason, what is in the air may still arrive.
+        let ended = ended.inspect_err(|_| drop(self.land_all()));
         let broken = match ended {
             Ok(()) => None,
             Err(Ended::Before(error)) if !self.changed => return Err(error),
@@ -401,5 +466,7 @@ impl<'a> Loading<'a> {
     }
 }
 
+/// Of all requests in the air: two full batches.
+const AIR_BYTES: usize = 2 * BODY_BYTES;
 /// After so many lines that are none, and no other, it is a file of another kind.
 const HOPELESS: u64 = 100;

@@ -84,7 +84,7 @@ impl Proof {
     /// Asks the server.
     pub(super) fn of(
         &self,
-        server: &Server<'_>,
+        server: &Server,
         target: &Target,
         id: &str,
         told: &mut Collected,

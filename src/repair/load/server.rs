@@ -1,17 +1,19 @@
-//! The server: one request after the other, with retries. Releases 0.6 and 1.x are asked over `/api/v2`, older ones over `/api/v1`,
-//! which servers from 1.0 on do not have any more and which serves 0.4 and 0.5.
+//! The server: requests with retries. One waits for its answer, except batches of records, which are sent and asked about later. Releases
+//! 0.6 and 1.x are asked over `/api/v2`, older ones over `/api/v1`, which servers from 1.0 on do not have any more and which serves
+//! 0.4 and 0.5.
 
 mod exchange;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reqwest::{Client, Method, Url, header::HeaderMap};
+use reqwest::{Method, Url, header::HeaderMap};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 
 pub(super) use self::exchange::Asked;
+use self::exchange::Exchange;
 pub(crate) use self::exchange::NoAnswer;
 pub use self::exchange::Patience;
 use crate::{
@@ -59,36 +61,39 @@ pub(super) struct There {
 }
 
 /// One server.
-pub(super) struct Server<'a> {
-    client: Client,
-    headers: HeaderMap,
+pub(super) struct Server {
+    exchange: Arc<Exchange>,
     base: Url,
     runtime: Runtime,
-    patience: Patience,
-    steps: &'a Steps,
     pub(super) able: Abilities,
 }
 
-impl std::fmt::Debug for Server<'_> {
+/// A batch that was sent, and whose answer nobody has looked at.
+pub(super) struct Pending(JoinHandle<Result<Value, NoAnswer>>);
+
+impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("able", &self.able).finish_non_exhaustive()
     }
 }
 
-impl<'a> Server<'a> {
+impl Server {
     /// Asks what it is. Errs when it does not answer, or is no server of Chroma.
     pub(super) fn find(
         base: &Url,
         headers: HeaderMap,
         patience: Patience,
-        steps: &'a Steps,
+        steps: &Steps,
     ) -> Result<Self, NoAnswer> {
         let strange = |error: String| NoAnswer::Strange(error);
         let client = asking::client(base.as_str())
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(|error| strange(chain(&error.without_url())))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // Batches are on their way while the next one is read.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("server")
             .enable_all()
             .build()
             .map_err(|error| strange(error.to_string()))?;
@@ -100,8 +105,8 @@ impl<'a> Server<'a> {
             schema: false,
             lists: true,
         };
-        let base = base.clone();
-        let mut server = Self { client, headers, base, runtime, patience, steps, able };
+        let exchange = Arc::new(Exchange { client, headers, patience, steps: steps.clone() });
+        let mut server = Self { exchange, base: base.clone(), runtime, able };
         server.able = server.ask_abilities()?;
         Ok(server)
     }
@@ -217,17 +222,42 @@ impl<'a> Server<'a> {
         There::of(&self.post(&path, &query, body)?)
     }
 
-    /// Adds records, or changes those that are there. A server that has no time is waited for as `asked` says.
+    /// Adds records, or changes those that are there. `body` is that of the request. A server that has no time is waited for as
+    /// `asked` says.
     pub(super) fn upsert(
         &self,
         place: Place<'_>,
         id: &str,
-        body: &impl Serialize,
+        body: Bytes,
         asked: Asked,
-    ) -> Result<(), NoAnswer> {
+    ) -> Result<Pending, NoAnswer> {
         let (path, query) = self.within(place, id, "upsert");
-        let body = bytes_of(body)?;
-        self.ask(asked, &Method::POST, &self.url(&path, &query)?, Some(&body)).map(drop)
+        let (exchange, url) = (Arc::clone(&self.exchange), self.url(&path, &query)?);
+        Ok(Pending(
+            self.runtime
+                .spawn(async move { exchange.ask(asked, Method::POST, url, Some(body)).await }),
+        ))
+    }
+
+    /// Waits for the answer to a batch.
+    pub(super) fn answered(&self, sent: Pending) -> Result<(), NoAnswer> {
+        match self.runtime.block_on(sent.0) {
+            Ok(answer) => answer.map(drop),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(NoAnswer::Stopped),
+            },
+        }
+    }
+
+    fn ask(
+        &self,
+        asked: Asked,
+        method: Method,
+        url: Url,
+        body: Option<Bytes>,
+    ) -> Result<Value, NoAnswer> {
+        self.runtime.block_on(self.exchange.ask(asked, method, url, body))
     }
 
     /// How many records there are.
@@ -253,7 +283,7 @@ impl<'a> Server<'a> {
     pub(super) fn is_alive(&self) -> bool {
         let path = ["api", self.able.api.word(), "heartbeat"];
         let Ok(url) = self.url(&path, &[]) else { return false };
-        self.ask(Asked::Once, &Method::GET, &url, None).is_ok()
+        self.ask(Asked::Once, Method::GET, url, None).is_ok()
     }
 
     fn collections<'p>(&self, place: Place<'p>) -> (Vec<&'p str>, Vec<(&'static str, &'p str)>) {
@@ -290,7 +320,7 @@ impl<'a> Server<'a> {
     }
 
     fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, NoAnswer> {
-        self.ask(Asked::Patiently, &Method::GET, &self.url(path, query)?, None)
+        self.ask(Asked::Patiently, Method::GET, self.url(path, query)?, None)
     }
 
     fn post(
@@ -299,8 +329,9 @@ impl<'a> Server<'a> {
         query: &[(&str, &str)],
         body: &impl Serialize,
     ) -> Result<Value, NoAnswer> {
-        let (body, url) = (bytes_of(body)?, self.url(path, query)?);
-        self.ask(Asked::Patiently, &Method::POST, &url, Some(&body))
+        let body =
+            serde_json::to_vec(body).map_err(|error| NoAnswer::Strange(error.to_string()))?;
+        self.ask(Asked::Patiently, Method::POST, self.url(path, query)?, Some(body.into()))
     }
 
     fn url(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Url, NoAnswer> {
@@ -345,11 +376,6 @@ impl There {
             space: space.or(hnsw.as_str()).map(str::to_owned),
         })
     }
-}
-
-fn bytes_of(body: &impl Serialize) -> Result<Bytes, NoAnswer> {
-    let bytes = serde_json::to_vec(body).map_err(|error| NoAnswer::Strange(error.to_string()))?;
-    Ok(bytes.into())
 }
 
 /// More at once is not faster, and each waits in memory.

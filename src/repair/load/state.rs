@@ -4,7 +4,7 @@ use std::{fs, io::Read, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ended, LoadError, Target, Wish};
+use super::{Collected, Ended, LoadError, Target, Wish};
 use crate::{
     clock::{self, Ticks},
     repair::hands::Hands,
@@ -20,7 +20,17 @@ pub(super) struct Resumed {
     /// Of the bytes of those lines.
     hash: u64,
     own: Vec<Own>,
+    /// Collections that were loaded to their end and asked about.
+    finished: Vec<Finished>,
     current: Option<CurrentSent>,
+}
+
+/// What came of a collection.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+struct Finished {
+    /// The line that begins it.
+    begins: u64,
+    told: Collected,
 }
 
 /// A collection that this load has made.
@@ -45,6 +55,8 @@ pub(super) struct Sent {
 
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 struct CurrentSent {
+    /// The line that begins it: two collections of the lines may go into one.
+    begins: u64,
     tenant: String,
     database: String,
     name: String,
@@ -90,6 +102,9 @@ pub(super) fn read(wish: &Wish) -> Result<Option<Resumed>, LoadError> {
     Ok(Some(resumed))
 }
 
+/// A line, and the hash of all lines up to it.
+pub(super) type Mark = (u64, u64);
+
 /// Where the load is.
 pub(super) struct State {
     path: Option<PathBuf>,
@@ -99,8 +114,8 @@ pub(super) struct State {
     /// The line that was read last, and the hash of all lines up to it.
     line: u64,
     hash: u64,
-    /// The last line that waits to be sent, and the hash up to it.
-    mark: (u64, u64),
+    /// The last line that waits to be sent.
+    mark: Mark,
     written: Option<Ticks>,
 }
 
@@ -114,6 +129,7 @@ impl State {
             line: 0,
             hash: 0,
             own: Vec::new(),
+            finished: Vec::new(),
             current: None,
         });
         Self { path, now, done, line: 0, hash: 0, mark: (0, 0), written: None }
@@ -148,6 +164,11 @@ impl State {
         }
     }
 
+    /// The last line that waits to be sent.
+    pub(super) const fn marked(&self) -> Mark {
+        self.mark
+    }
+
     /// How many lines the run before has sent.
     pub(super) const fn done(&self) -> Option<u64> {
         match self.done {
@@ -165,21 +186,39 @@ impl State {
         self.now.own(target)
     }
 
+    /// What came of the collection that this line begins, when the run before has loaded it to its end.
+    pub(super) fn finished(&self, begins: u64, target: &Target) -> Option<Collected> {
+        self.done?;
+        let mut finished = self.now.finished.iter();
+        let of = |told: &Collected| {
+            (&told.tenant, &told.database, &told.name)
+                == (&target.tenant, &target.database, &target.name)
+        };
+        finished.find(|one| one.begins == begins && of(&one.told)).map(|one| one.told.clone())
+    }
+
+    /// All of a collection was sent, and asked about.
+    pub(super) fn finish(&mut self, begins: u64, told: &Collected) {
+        if self.path.is_some() {
+            self.now.finished.push(Finished { begins, told: told.clone() });
+        }
+    }
+
     /// What was sent into this collection, when it is the one that the run before was at.
-    pub(super) fn current(&self, target: &Target) -> Option<Sent> {
-        self.was_at(target).map(|current| current.sent.clone())
+    pub(super) fn current(&self, begins: u64, target: &Target) -> Option<Sent> {
+        self.was_at(begins, target).map(|current| current.sent.clone())
     }
 
     /// How many records a collection had before the load began.
-    pub(super) fn before(&self, target: &Target) -> Option<u64> {
-        self.was_at(target).map(|current| current.before)
+    pub(super) fn before(&self, begins: u64, target: &Target) -> Option<u64> {
+        self.was_at(begins, target).map(|current| current.before)
     }
 
-    fn was_at(&self, target: &Target) -> Option<&CurrentSent> {
+    fn was_at(&self, begins: u64, target: &Target) -> Option<&CurrentSent> {
         self.done?;
         self.now.current.as_ref().filter(|current| {
-            (&current.tenant, &current.database, &current.name)
-                == (&target.tenant, &target.database, &target.name)
+            (current.begins, &current.tenant, &current.database, &current.name)
+                == (begins, &target.tenant, &target.database, &target.name)
         })
     }
 
@@ -195,15 +234,18 @@ impl State {
         self.write()
     }
 
-    /// All lines up to the one that was marked were answered for. Errs when that cannot be written.
+    /// All lines up to `mark` were answered for. Errs when that cannot be written.
     pub(super) fn reached(
         &mut self,
+        mark: Mark,
+        begins: u64,
         target: &Target,
         sent: &Sent,
         before: u64,
     ) -> Result<(), Ended> {
-        (self.now.line, self.now.hash) = self.mark;
+        (self.now.line, self.now.hash) = mark;
         self.now.current = Some(CurrentSent {
+            begins,
             tenant: target.tenant.clone(),
             database: target.database.clone(),
             name: target.name.clone(),
@@ -247,7 +289,7 @@ impl State {
     }
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const OTHERS: &str = "the lines are others than those of the load that was cut off";
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// A power cut costs no more than this.

@@ -1,13 +1,13 @@
 //! One request: sent, sent again while that may help, and its answer judged.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode, Url, header::HeaderMap};
 use serde_json::Value;
+use tokio::time;
 
-use super::Server;
-use crate::{clock, facts::hidden, host::asking::chain, human::plain};
+use crate::{clock, facts::hidden, host::asking::chain, human::plain, repair::steps::Steps};
 
 /// Why there is no answer that helps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,14 +93,22 @@ pub(in crate::repair::load) enum Asked {
     Once,
 }
 
-impl Server<'_> {
+/// What every request of one load has in common.
+pub(super) struct Exchange {
+    pub(super) client: Client,
+    pub(super) headers: HeaderMap,
+    pub(super) patience: Patience,
+    pub(super) steps: Steps,
+}
+
+impl Exchange {
     /// Asks until there is an answer, or patience is at its end.
-    pub(super) fn ask(
+    pub(super) async fn ask(
         &self,
         asked: Asked,
-        method: &Method,
-        url: &Url,
-        body: Option<&Bytes>,
+        method: Method,
+        url: Url,
+        body: Option<Bytes>,
     ) -> Result<Value, NoAnswer> {
         let began = clock::ticks();
         let mut pause = self.patience.first;
@@ -108,7 +116,7 @@ impl Server<'_> {
             if self.steps.stopped() {
                 return Err(NoAnswer::Stopped);
             }
-            let (text, after) = match self.once(method.clone(), url, body) {
+            let (text, after) = match self.once(method.clone(), &url, body.as_ref()).await {
                 Tried::Answer(value) => return Ok(value),
                 Tried::Never(error) => return Err(error),
                 Tried::Again { text, after } => (text, after),
@@ -120,26 +128,26 @@ impl Server<'_> {
                 return Err(NoAnswer::Silent { text, tries, waited });
             }
             tracing::debug!(%text, tries, "The server is asked again.");
-            self.pause(wait);
+            self.pause(wait).await;
             pause = (pause * 2).min(self.patience.longest);
         }
         Err(NoAnswer::Stopped)
     }
 
     /// Waits, unless nobody wants it any more.
-    fn pause(&self, wait: Duration) {
+    async fn pause(&self, wait: Duration) {
         let began = clock::ticks();
         while !self.steps.stopped() {
             let left = wait.saturating_sub(began.elapsed());
             if left.is_zero() {
                 return;
             }
-            thread::sleep(left.min(NOTICE));
+            time::sleep(left.min(NOTICE)).await;
         }
     }
 
-    fn once(&self, method: Method, url: &Url, body: Option<&Bytes>) -> Tried {
-        match self.runtime.block_on(self.exchange(method, url, body)) {
+    async fn once(&self, method: Method, url: &Url, body: Option<&Bytes>) -> Tried {
+        match self.exchange(method, url, body).await {
             Ok((status, after, text)) => judge(status, after, &text),
             Err(error) => {
                 let text = if error.is_timeout() {
