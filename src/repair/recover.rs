@@ -45,7 +45,7 @@ use crate::{
     findings::{Code, Finding, Severity},
     format::{
         manifest::{Collection, Restores},
-        uuid::parse_uuid,
+        uuid::{Uuid, parse_uuid},
     },
     host::processes::ProcessTable,
     store::DATABASE_FILE,
@@ -264,7 +264,7 @@ fn repair(
                 report.done.push(Done { action: next, what: effect.what });
                 losses.extend(effect.losses);
                 report.lost_documents.extend(effect.lost_documents);
-                report.lost_records.extend(effect.lost_records);
+                lost::add_once(&mut report.lost_records, effect.lost_records);
                 report.lost_rows.extend(effect.lost_rows);
             }
             // The index that would say which copy is right is damaged itself. Once it is read page by page, the two are compared again.
@@ -341,17 +341,7 @@ fn name_the_rest(dir: &Path, proven: &Proven, report: &mut Report, steps: &Steps
     let lacks = |one: &&Collection| one.vectors < one.records;
     let of = proven.collections.iter().filter(lacks).map(|one| &*one.id).collect();
     match index::without_vector(dir, &of, steps) {
-        Ok(records) => {
-            let named: BTreeSet<(String, String)> = report
-                .lost_records
-                .iter()
-                .filter(|one| one.part == Part::Vector)
-                .map(|one| (one.collection.clone(), one.id.clone()))
-                .collect();
-            let is_new =
-                |one: &LostRecord| !named.contains(&(one.collection.clone(), one.id.clone()));
-            report.lost_records.extend(records.into_iter().filter(is_new));
-        }
+        Ok(records) => lost::add_once(&mut report.lost_records, records),
         // How many there are is said all the same.
         Err(failure) => tracing::debug!(%failure, "Records without a vector not named."),
     }
@@ -380,11 +370,15 @@ fn act(
             reload::reload(&database, actions.contains(&Action::FullText), steps)
         }
         Some(Action::Index) => {
-            let of =
-                |one: &&Finding| codes.contains(&one.code) && one.severity >= Severity::Warning;
-            let segments = findings.iter().filter(of);
-            let segments = segments.filter_map(|one| parse_uuid(one.subject.as_bytes()));
-            index::rebuild(dir, &segments.collect(), steps)
+            let of = |code: &dyn Fn(Code) -> bool| -> BTreeSet<Uuid> {
+                let found = findings.iter().filter(|one| code(one.code));
+                let grave = found.filter(|one| one.severity >= Severity::Warning);
+                grave.filter_map(|one| parse_uuid(one.subject.as_bytes())).collect()
+            };
+            // An index that contradicts itself, and lacks records: two processes wrote to it.
+            let torn = of(&|code| code == Code::SegmentInconsistent);
+            let mixed = &torn & &of(&|code| code == Code::RecordsWithoutVector);
+            index::rebuild(dir, &of(&|code| codes.contains(&code)), &mixed, steps)
         }
         None => Ok(Effect::default()),
     }

@@ -36,6 +36,7 @@ mod pushes;
 mod recover;
 mod recover_cut;
 mod recover_rows;
+mod recover_writers;
 mod release;
 mod remedies;
 mod restore;

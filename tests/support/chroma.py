@@ -7,6 +7,11 @@ drop HOST PORT NAME        deletes a collection
 verify HOST PORT           reads a ledger from standard input and proves that all of it is there
 write DIR PREFIX SECONDS   opens DIR embedded and adds records until the time is over, whoever else does; for more than no
                            time, so many at least that the index is flushed some times
+share DIR PREFIX SECONDS LEDGER
+                           the same with documents and metadata, and more changes; writes into LEDGER what its records are in the end
+mended DIR LEDGER…         reads the report of `recover` from standard input and proves that DIR, to which several have written, is what the
+                           ledgers say: every vector, document and metadata that is not told to be lost, and all of them after what is lost
+                           was given to upsert
 lost DIR                   opens DIR embedded and prints how many records have no vector
 state HOST PORT            asks a server for everything, and prints what fails
 churn DIR LEDGER SECONDS   opens DIR embedded and does everything with several collections, without pause; writes each operation
@@ -141,6 +146,104 @@ def write(directory, prefix, seconds):
             collection.upsert(ids=[f"{prefix}{number - 9}"], embeddings=[vector(-number - 1)])
         if time.monotonic() > end and (number >= 400 or float(seconds) == 0):
             return
+
+
+def share(directory, prefix, seconds, ledger):
+    import chromadb
+
+    collection = embedded(directory).get_or_create_collection("shared", **SMALL_FLUSHES[chromadb.__version__[0]])
+    rng, records, number, version = random.Random(prefix), {}, 0, 0
+
+    def put(how, ids):
+        nonlocal version
+        version += 1
+        for one in ids:
+            records.setdefault(one, []).append(version)
+        getattr(collection, how)(
+            ids=ids,
+            embeddings=[versioned(one, version) for one in ids],
+            documents=[f"{one} version {version}" for one in ids],
+            metadatas=[{"v": version} for one in ids],
+        )
+
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end or number < 400:
+        put("add", [f"{prefix}{number + n}" for n in range(20)])
+        number += 20
+        if number % 60 == 0:
+            changed, again, gone = rng.sample(sorted(records), 3)
+            put("update", [changed])
+            put("upsert", [again])
+            collection.delete(ids=[gone])
+            del records[gone]
+    with open(ledger, "w") as file:
+        json.dump(records, file)
+
+
+def mended(directory, *ledgers):
+    """The versions that each record had, the last of which it is."""
+    report, records = json.load(sys.stdin), {}
+    for ledger in ledgers:
+        with open(ledger) as file:
+            records |= json.load(file)
+    collection = embedded(directory).get_collection("shared", embedding_function=None)
+
+    def is_vector(one, version, vector):
+        return max(abs(a - b) for a, b in zip(versioned(one, version), vector)) < 1e-4
+
+    def whole(without, older):
+        got = collection.get(include=["documents", "metadatas"])
+        assert sorted(got["ids"]) == sorted(records), (len(got["ids"]), len(records))
+        assert collection.count() == len(records)
+        for one, document, metadata in zip(got["ids"], got["documents"], got["metadatas"]):
+            version = records[one][-1]
+            assert (document, metadata) == (f"{one} version {version}", {"v": version}), (one, version, document, metadata)
+        kept = sorted(set(records) - without)
+        got = collection.get(ids=kept, include=["embeddings"])
+        assert sorted(got["ids"]) == kept
+        for one, vector in zip(got["ids"], got["embeddings"]):
+            versions = records[one] if one in older else records[one][-1:]
+            assert any(is_vector(one, version, vector) for version in versions), f"{one} has another vector"
+        found = 0
+        for start in range(0, len(kept), 200):
+            part = kept[start : start + 200]
+            vectors = [versioned(one, records[one][-1]) for one in part]
+            answer = collection.query(query_embeddings=vectors, n_results=1)["ids"]
+            found += sum(1 for one, best in zip(part, answer) if best == [one] or one in older)
+        assert found >= 0.95 * len(kept), f"{found} of {len(kept)} own vectors found"
+        return f"{found} of {len(kept)} found"
+
+    lost = {part: {one["id"] for one in report["lost_records"] if one["part"] == part} for part in ("vector", "newest_vector")}
+    assert len(report["lost_records"]) == sum(map(len, lost.values())), "each is named once"
+    said = [whole(lost["vector"], lost["newest_vector"])]
+    for one in report["lost_records"]:
+        version = records[one["id"]][-1]
+        assert (one["document"], one["metadata"]) == (f"{one['id']} version {version}", {"v": version}), one
+    for start in range(0, len(report["lost_records"]), 100):
+        part = report["lost_records"][start : start + 100]
+        vectors = [versioned(one["id"], records[one["id"]][-1]) for one in part]
+        collection.upsert(
+            ids=[one["id"] for one in part],
+            embeddings=vectors,
+            documents=[one["document"] for one in part],
+            metadatas=[one["metadata"] for one in part],
+        )
+    said.append(whole(set(), set()))
+    for start in range(0, 200, 50):
+        ids = [f"more-{start + n}" for n in range(50)]
+        records |= {one: [1] for one in ids}
+        collection.add(
+            ids=ids,
+            embeddings=[versioned(one, 1) for one in ids],
+            documents=[f"{one} version 1" for one in ids],
+            metadatas=[{"v": 1} for one in ids],
+        )
+    said.append(whole(set(), set()))
+    if len(ledgers) > 1:
+        with open(ledgers[0], "w") as file:
+            json.dump(records, file)
+    kept = len(records) - 200 - len(lost["vector"])
+    print(f"{len(records) - 200} records, {kept} kept, {len(lost['newest_vector'])} perhaps older; {'; '.join(said)}")
 
 
 def lost(directory):
@@ -453,4 +556,4 @@ def restored(directory, ledger):
 
 
 if __name__ == "__main__":
-    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "state": state, "everything": everything, "tenants": tenants, "change": change, "lines": lines, "strange": strange, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])
+    {"load": load, "fill": fill, "settings": settings, "drop": drop, "verify": verify, "write": write, "lost": lost, "share": share, "mended": mended, "state": state, "everything": everything, "tenants": tenants, "change": change, "lines": lines, "strange": strange, "hold": hold, "churn": churn, "restored": restored}[sys.argv[1]](*sys.argv[2:])

@@ -170,13 +170,15 @@ pub fn read<R: Source>(
     machine::run(&mut Input::new(source, limits.bytes_max), limits, &mut ids, None)
 }
 
-/// Which of the two dictionaries a pair stands in.
+/// Which of the dictionaries a pair stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Map {
     /// The first.
     IdToLabel,
     /// The second, which says the same the other way round.
     LabelToId,
+    /// The third: the row of the queue that an id has its vector from, in place of a label. Chroma 1.x leaves it empty.
+    IdToSeqId,
 }
 
 /// What a file says that may be damaged.
@@ -192,7 +194,7 @@ pub struct Salvaged<E> {
     pub error: Option<ReadError<E>>,
 }
 
-/// Reads what stands in front of the first byte that is not Chroma's. Hands each pair to `visit`, as its dictionary has it: a pair that
+/// Reads what stands in front of the first byte that is not Chroma's. Hands each pair of an id and a number to `visit`, as its dictionary has it: a pair that
 /// stands right in front of the damage may be damaged itself.
 pub fn salvage<R: Source>(
     source: R,

@@ -2,13 +2,15 @@
 //! the old folder and the queue still hold. The database is not changed: a fresh folder holds what the old one held at the position that
 //! the tables or the folder state, under the same labels, and Chroma applies the end of the queue to it as it always does.
 //!
-//! A vector counts only where it is certain whose it is. A record whose vector is nowhere any more is named.
+//! A vector counts only where it is certain whose it is. A record whose vector is nowhere any more is named. Where two processes wrote to
+//! one index, `writers` says which vectors are certain.
 
 mod elements;
 mod folder;
 mod ids;
 mod known;
 mod settings;
+mod writers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -23,6 +25,7 @@ use self::{
     ids::Ids,
     known::{Known, known},
     settings::Settings,
+    writers::Named,
 };
 use super::{Effect, Failure, LostRecord, Part, rows};
 use crate::{
@@ -46,10 +49,12 @@ use crate::{
     store::{DATABASE_FILE, database::read_up_to, position},
 };
 
-/// Writes the folders of these segments anew in the copy `dir`. Errs without a change to any folder.
+/// Writes the folders of these segments anew in the copy `dir`; in those of `mixed`, two processes have left elements. Errs without a change
+/// to any folder.
 pub(super) fn rebuild(
     dir: &Path,
     segments: &BTreeSet<Uuid>,
+    mixed: &BTreeSet<Uuid>,
     steps: &Steps,
 ) -> Result<Effect, Failure> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -61,7 +66,8 @@ pub(super) fn rebuild(
         ));
     }
     let collections = catalogue::read(&connection)?;
-    let store = Store { dir, connection: &connection, family, folders: folders(dir)?, steps };
+    let store =
+        Store { dir, connection: &connection, family, folders: folders(dir)?, mixed, steps };
     let of = |collection: &Collection| parse_uuid(collection.vectors_segment.as_ref()?.as_bytes());
     let all: Vec<Uuid> = collections.iter().filter_map(of).collect();
     let mut effect = Effect::default();
@@ -75,6 +81,7 @@ pub(super) fn rebuild(
         let one = store.write(collection, segment, &all, &fresh)?;
         words.push(one.words(collection));
         effect.losses.extend(one.norms_lost(collection));
+        effect.losses.extend(one.perhaps_older(collection));
         effect.lost_records.extend(one.lost);
         made.push((segment, dir.join(name), fresh));
     }
@@ -101,7 +108,9 @@ pub(super) fn without_vector(
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)?;
     let family = rows::family(&connection)?;
-    let store = Store { dir, connection: &connection, family, folders: folders(dir)?, steps };
+    let mixed = BTreeSet::new();
+    let folders = folders(dir)?;
+    let store = Store { dir, connection: &connection, family, folders, mixed: &mixed, steps };
     let mut asker = Asker::new(&connection)?;
     let mut out = Vec::new();
     for collection in catalogue::read(&connection)?.iter().filter(|one| of.contains(&*one.id)) {
@@ -195,6 +204,7 @@ struct Store<'a> {
     connection: &'a Connection,
     family: Family,
     folders: Vec<(Uuid, PathBuf)>,
+    mixed: &'a BTreeSet<Uuid>,
     steps: &'a Steps,
 }
 
@@ -219,6 +229,8 @@ struct Subject {
 struct Source {
     ids: Ids,
     elements: Option<Elements>,
+    /// Where two processes wrote to it: hashes of ids whose vector may be older than the record.
+    older: Option<HashSet<u64>>,
 }
 
 /// A vector that is written.
@@ -241,12 +253,25 @@ enum From {
 struct Made {
     vectors: usize,
     queued: usize,
+    /// Whether two processes wrote to it.
+    mixed: bool,
     lost: Vec<LostRecord>,
 }
 
 impl Made {
     fn words(&self, collection: &Collection) -> String {
         let number = |number: usize| human::count(number as f64);
+        if self.mixed {
+            return format!(
+                "two processes wrote to the index of collection {} at once; it was written anew with {} vectors, {} of them proven by the queue \
+                 and {} by the links of the index; the vectors of {} records cannot be told from those of others and are left out",
+                collection.name,
+                number(self.vectors),
+                number(self.queued),
+                number(self.vectors - self.queued),
+                number(self.count(Part::Vector)),
+            );
+        }
         if self.vectors == 0 {
             return format!(
                 "the index of collection {} was put aside: no vector can be read out of it, and Chroma makes it anew from the queue",
@@ -265,7 +290,7 @@ impl Made {
     }
 
     fn norms_lost(&self, collection: &Collection) -> Option<String> {
-        let norms = self.lost.iter().filter(|record| record.part == Part::Length).count();
+        let norms = self.count(Part::Length);
         (norms > 0).then(|| {
             format!(
                 "collection {}: the lengths of {} vectors are lost; searches with cosine do not need them, and Chroma gives these vectors back with the length 1",
@@ -273,6 +298,21 @@ impl Made {
                 human::count(norms as f64)
             )
         })
+    }
+
+    fn perhaps_older(&self, collection: &Collection) -> Option<String> {
+        let older = self.count(Part::NewestVector);
+        (older > 0).then(|| {
+            format!(
+                "collection {}: {} vectors may be older than their records: the process that wrote the index may have missed a change of them",
+                collection.name,
+                human::count(older as f64)
+            )
+        })
+    }
+
+    fn count(&self, part: Part) -> usize {
+        self.lost.iter().filter(|record| record.part == part).count()
     }
 }
 
@@ -298,7 +338,7 @@ impl Store<'_> {
             From::Folder(place) => (place, vector.label),
             From::Queue(_) => (u64::MAX, vector.label),
         });
-        let mut made = Made::default();
+        let mut made = Made { mixed: source.older.is_some(), ..Made::default() };
         let norms = if vectors.is_empty() {
             HashSet::new()
         } else {
@@ -307,11 +347,16 @@ impl Store<'_> {
         made.vectors = vectors.len();
         made.queued = vectors.iter().filter(|one| matches!(one.from, From::Queue(_))).count();
         let there: HashSet<&[u8]> = vectors.iter().map(|vector| vector.id.as_bytes()).collect();
+        let from_folder = vectors.iter().filter(|one| matches!(one.from, From::Folder(_)));
+        let mut older: HashSet<u64> =
+            from_folder.map(|one| pickle::hash(one.id.as_bytes())).collect();
+        older.retain(|hash| source.older.as_ref().is_some_and(|older| older.contains(hash)));
         for subject in &subjects {
             let from = position.unwrap_or(i64::MIN);
             let in_index = there.contains(&*subject.id);
             let part = match tail::vector_of(in_index, &subject.operations, from) {
                 Where::Nowhere => Part::Vector,
+                Where::Index if older.contains(&subject.hash) => Part::NewestVector,
                 Where::Index if norms.contains(&subject.hash) => Part::Length,
                 Where::Index | Where::Queue(_) => continue,
             };
@@ -333,6 +378,17 @@ impl Store<'_> {
         let mut of = self.folders.iter().filter(|(uuid, _)| *uuid == segment);
         // In the order of their names: capitals come first.
         of.next_back().map(|(_, path)| path.as_path())
+    }
+
+    /// The rows of the queue that wrote the records of all collections last.
+    fn seq_ids(&self) -> Result<HashSet<i64>, Failure> {
+        let mut statement = self.connection.prepare("SELECT seq_id FROM embeddings")?;
+        let mut found = statement.query([])?;
+        let mut out = HashSet::new();
+        while let Some(row) = found.next()? {
+            out.extend(position(row.get_ref(0)?));
+        }
+        Ok(out)
     }
 
     /// The records of the tables, and what the queue has beside them, in the order of their ids.
@@ -373,13 +429,17 @@ impl Store<'_> {
         let known = |ids: &Ids| ids.labels.keys().filter(|id| hashes.contains(id)).count();
         if ids.labels.is_empty() || known(&ids) > 0 {
             let elements = reading.elements(own, &ids, self.steps)?;
+            let twice = elements.as_ref().is_some_and(Elements::is_mixed);
+            if self.mixed.contains(&segment) || twice {
+                return reading.of_last(ids, elements);
+            }
             // Vectors of another collection under labels that this one has too.
             let foreign = |found: &Elements| -> Result<bool, Failure> {
                 let (same, other) = reading.compare(&ids, found, asker)?;
                 Ok(other > same)
             };
             let foreign = elements.as_ref().map(foreign).transpose()?.unwrap_or(false);
-            return Ok(Source { elements: elements.filter(|_| !foreign), ids });
+            return Ok(Source { elements: elements.filter(|_| !foreign), ids, older: None });
         }
         // All its ids are those of another collection.
         let mut best: Option<(usize, &Path, Ids)> = None;
@@ -407,7 +467,7 @@ impl Store<'_> {
             (Some((same, one)), Some((0, _))) if same > 0 => Some(one),
             _ => None,
         };
-        Ok(Source { ids, elements })
+        Ok(Source { ids, elements, older: None })
     }
 
     /// What the fresh folder holds: every vector of which it is certain whose it is.
@@ -456,7 +516,7 @@ impl Store<'_> {
         vectors: &[Vector<'_>],
         fresh: &Path,
     ) -> Result<HashSet<u64>, Failure> {
-        let Settings { metric, neighbours, ef_construction } = reading.settings;
+        let Settings { metric, neighbours, ef_construction, .. } = reading.settings;
         let dimension = reading.dimension;
         let options = Options { dimension, metric, neighbours, ef_construction, seed: SEED };
         let name = &reading.collection.name;
@@ -527,6 +587,42 @@ impl Reading<'_> {
         let shape = (self.dimension, self.settings.neighbours);
         let given = |label| labels.contains(&label);
         Elements::find(folder, shape, self.settings.metric, (ids.total(), &given), steps)
+    }
+
+    /// What is certain of an index to which two processes wrote.
+    fn of_last(&self, ids: Ids, elements: Option<Elements>) -> Result<Source, Failure> {
+        let in_order = self.store.family == Family::Rust;
+        let (mut named, mut hashes) = (Vec::new(), HashMap::new());
+        let mut older = HashSet::new();
+        for subject in self.subjects {
+            let Some(label) = ids.labels.get(&subject.hash).copied() else { continue };
+            let Some(seq_id) = subject.row.and_then(|row| row.seq_id) else { continue };
+            named.push(Named { label, seq_id });
+            hashes.insert(label, subject.hash);
+            let row = ids.rows.get(&subject.hash).and_then(|row| i64::try_from(*row).ok());
+            if !in_order && row != Some(seq_id) {
+                older.insert(subject.hash);
+            }
+        }
+        if in_order {
+            let labels = writers::perhaps_older(&named, &self.store.seq_ids()?);
+            older.extend(labels.iter().filter_map(|label| hashes.get(label)));
+        }
+        let position = self.store.position(self.collection, &ids).unwrap_or(i64::MIN);
+        let newest = writers::newest(&named, position, self.settings.flush, in_order);
+        let certain = |elements: Elements| -> io::Result<Elements> {
+            let bearers: Vec<(u64, u64)> = elements.bearers().collect();
+            let all = bearers.iter().map(|(_, place)| *place).collect();
+            let alone = writers::by_label(bearers.iter().copied(), &all);
+            let first: Vec<u64> =
+                newest.iter().filter_map(|label| alone.get(label).copied()).collect();
+            let steps = self.store.steps;
+            steps.begin("telling the vectors of two processes apart", None);
+            let of_last = writers::of_last(&elements, self.settings.metric, &first, steps)?;
+            Ok(elements.only(&writers::by_label(bearers.into_iter(), &of_last)))
+        };
+        let elements = elements.map(certain).transpose()?;
+        Ok(Source { ids, elements, older: Some(older) })
     }
 
     fn fits(&self, vector: &[f32]) -> bool {

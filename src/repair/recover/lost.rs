@@ -65,3 +65,84 @@ pub struct LostRow {
     /// What else is known of it: columns and their values.
     pub what: String,
 }
+
+impl Part {
+    /// Whether `other` is lost with it.
+    const fn includes(self, other: Self) -> bool {
+        use Part::{AllMetadata, Length, Metadata, NewestVector, Operation, Record, Vector};
+        match self {
+            Record => true,
+            Vector => matches!(other, Vector | NewestVector | Length),
+            NewestVector => matches!(other, NewestVector | Length),
+            AllMetadata => matches!(other, AllMetadata | Metadata),
+            Metadata => matches!(other, Metadata),
+            Operation => matches!(other, Operation),
+            Length => matches!(other, Length),
+        }
+    }
+}
+
+/// Adds what one more action has lost. A record that was named before is named once, with the greater of both losses.
+pub(super) fn add_once(lost: &mut Vec<LostRecord>, more: Vec<LostRecord>) {
+    let of = |one: &LostRecord| (one.collection.clone(), one.id.clone());
+    let mut named: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (place, one) in lost.iter().enumerate() {
+        named.entry(of(one)).or_default().push(place);
+    }
+    for one in more {
+        let same = |place: &usize| {
+            let before = lost[*place].part;
+            before.includes(one.part) || one.part.includes(before)
+        };
+        let places = named.get_mut(&of(&one));
+        let known = places.and_then(|places| {
+            // Each counts once: another database may have a collection and a record of the same names.
+            let at = places.iter().position(same)?;
+            Some(places.swap_remove(at))
+        });
+        match known {
+            Some(place) if lost[place].part.includes(one.part) => {}
+            Some(place) => lost[place] = one,
+            None => lost.push(one),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_named_once_with_the_greater_loss() {
+        use Part::{Length, Metadata, NewestVector, Record, Vector};
+        let records = |all: &[(&str, Part)]| -> Vec<LostRecord> {
+            let record = |(id, part): &(&str, Part)| LostRecord {
+                collection: "docs".to_owned(),
+                id: (*id).to_owned(),
+                part: *part,
+                document: None,
+                metadata: BTreeMap::new(),
+            };
+            all.iter().map(record).collect()
+        };
+        for (before, more, want) in [
+            (&[][..], &[("a", Vector)][..], &[("a", Vector)][..]),
+            (&[("a", Vector)], &[("a", Vector), ("b", Vector)], &[("a", Vector), ("b", Vector)]),
+            (&[("a", NewestVector)], &[("a", Vector)], &[("a", Vector)]),
+            (
+                &[("a", Vector)],
+                &[("a", NewestVector), ("a", Length)],
+                &[("a", Vector), ("a", Length)],
+            ),
+            (&[("a", Metadata)], &[("a", Vector)], &[("a", Metadata), ("a", Vector)]),
+            (&[("a", Record)], &[("a", Metadata)], &[("a", Record)]),
+            // Two databases with a collection of that name.
+            (&[("a", Vector), ("a", Vector)], &[("a", Vector)], &[("a", Vector), ("a", Vector)]),
+            (&[("a", Vector)], &[("a", Vector), ("a", Vector)], &[("a", Vector), ("a", Vector)]),
+        ] {
+            let mut lost = records(before);
+            add_once(&mut lost, records(more));
+            assert_eq!(lost, records(want), "{before:?} {more:?}");
+        }
+    }
+}

@@ -124,10 +124,6 @@ pub fn choose(codes: &BTreeSet<Code>) -> Choice {
                 } else if journal {
                     // Nothing is known of the database before its journal is settled.
                     continue;
-                } else if *code == Code::SegmentInconsistent
-                    && codes.contains(&Code::RecordsWithoutVector)
-                {
-                    Answer::Otherwise(TWO_WRITERS)
                 } else {
                     answer(*code)
                 }
@@ -259,7 +255,6 @@ pub const fn answer(code: Code) -> Answer {
 }
 
 const IN_WAL_MODE: &str = "The newest rows may be in the -wal file. Take the database out of WAL mode as the runbook of wal_mode shows, then run this again.";
-const TWO_WRITERS: &str = "Two processes wrote to this directory at once, and left vectors under the ids of other records. Which ones, the folder does not say. Restore a backup, or upsert every record of the collection again with its vector.";
 
 #[cfg(test)]
 mod tests {
@@ -304,8 +299,8 @@ mod tests {
             // Before what makes one of two copies the only one.
             (&[SqliteIndexCorrupt, SqliteValueMismatch], &[Action::Documents, Action::Reload]),
             (&[FtsCorrupt, WalMode], &[]),
-            // No record gets the vector of another one.
-            (&[RecordsWithoutVector, SegmentInconsistent], &[]),
+            // What two writers left: what is certain is put back, the rest is named.
+            (&[RecordsWithoutVector, SegmentInconsistent], &[Action::Index]),
         ] {
             assert_eq!(chosen(codes), want, "{codes:?}");
         }

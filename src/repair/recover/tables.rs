@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, path::Path};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
-    Effect, Failure, LostRecord, Part, index, rows,
+    Effect, Failure, LostRecord, Part, index, lost, rows,
     schema::{self, Counts},
     settings,
 };
@@ -93,9 +93,9 @@ fn without_queue(
             }
         }
     }
-    let more = index::rebuild(dir, &segments, steps)?;
+    let more = index::rebuild(dir, &segments, &BTreeSet::new(), steps)?;
     effect.losses.extend(more.losses);
-    effect.lost_records.extend(more.lost_records);
+    lost::add_once(&mut effect.lost_records, more.lost_records);
     Ok(more.what)
 }
 

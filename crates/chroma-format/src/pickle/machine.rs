@@ -64,7 +64,7 @@ impl Name {
 /// Gets each string with its hash.
 type Naming<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
-/// Gets each pair of an id's hash and a label, with the dictionary that it stands in.
+/// Gets each pair of an id's hash and a number, with the dictionary that it stands in.
 type Visit<'a> = &'a mut dyn FnMut(Map, u64, u64);
 
 /// Walks over one pickle. Errs when the reader does, and for a pickle that Chroma does not write.
@@ -548,9 +548,12 @@ impl Facts {
                 visit(Map::LabelToId, *hash, label);
                 Ok(())
             }
-            (Role::IdToSeqId, Value::Text { .. }, Value::Int(seq_id)) => {
+            (Role::IdToSeqId, Value::Text { hash, .. }, Value::Int(row)) => {
                 // One that is no number of a row says nothing.
-                self.newest_seq_id = self.newest_seq_id.max(u64::try_from(*seq_id).ok());
+                if let Ok(row) = u64::try_from(*row) {
+                    self.newest_seq_id = self.newest_seq_id.max(Some(row));
+                    visit(Map::IdToSeqId, *hash, row);
+                }
                 Ok(())
             }
             (role, key, value) => {

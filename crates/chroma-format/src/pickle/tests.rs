@@ -70,18 +70,23 @@ fn what_stands_in_front_of_a_cut_is_read_and_nothing_else() {
         for cut in 0..=bytes.len() {
             let mut found = Vec::new();
             let mut inverse = Vec::new();
+            let mut rows = Vec::new();
             let said = salvage(&bytes[..cut], Limits::default(), &mut |map, id, label| match map {
                 Map::IdToLabel => found.push((id, label)),
                 Map::LabelToId => inverse.push((id, label)),
+                Map::IdToSeqId => rows.push((id, label)),
             });
             assert!(pairs.starts_with(&found), "{name}: {cut}");
             assert!(inverse.iter().all(|pair| pairs.contains(pair)), "{name}: {cut}");
+            assert!(rows.iter().all(|(id, _)| pairs.iter().any(|pair| pair.0 == *id)), "{name}");
             assert_eq!(said.error.is_none(), cut == bytes.len(), "{name}: {cut}");
             if !found.is_empty() {
                 assert_eq!(said.total_elements_added, Some(whole.total_elements_added), "{name}");
             }
             if cut == bytes.len() {
                 assert_eq!((found.len(), inverse.len()), (pairs.len(), pairs.len()), "{name}");
+                let kept = if name.contains("-0.") { pairs.len() } else { 0 };
+                assert_eq!(rows.len(), kept, "{name}");
                 assert_eq!(said.max_seq_id, whole.max_seq_id, "{name}");
                 assert_eq!(said.dimensionality, whole.dimensionality, "{name}");
             }

@@ -10,6 +10,7 @@ use std::{
     path::Path,
 };
 
+use super::writers::Places;
 use crate::{
     format::{
         hnsw::{HEADER_LEN, Header, Metric, Order},
@@ -27,6 +28,10 @@ pub(super) struct Elements {
     layout: Layout,
     metric: Metric,
     places: HashMap<u64, Bearer>,
+    /// Other sound elements with a label that is in `places`, and where they are.
+    others: Vec<(u64, u64)>,
+    /// Places that were looked at.
+    count: u64,
 }
 
 /// How many numbers there are, and where they stand.
@@ -86,7 +91,15 @@ impl Elements {
         // Room behind the last element holds whatever the memory held. Each label that was given out made one element.
         let elements = header.map_or(total, |header| header.elements.max(total));
         let lengths = if metric == Metric::Cosine { open(&folder.join(LENGTHS))? } else { None };
-        let mut found = Self { file, lengths, layout, metric, places: HashMap::new() };
+        let mut found = Self {
+            file,
+            lengths,
+            layout,
+            metric,
+            places: HashMap::new(),
+            others: Vec::new(),
+            count: 0,
+        };
         found.scan(elements, total, given, steps)?;
         Ok((!found.places.is_empty()).then_some(found))
     }
@@ -101,12 +114,27 @@ impl Elements {
         self.places.get(&label).filter(|one| one.sound && !one.doubtful).map(|one| one.place)
     }
 
+    /// All sound elements with their labels and places; a label may be there more than once.
+    pub(super) fn bearers(&self) -> impl Iterator<Item = (u64, u64)> {
+        let first = self.places.iter().filter(|(_, one)| one.sound);
+        first.map(|(label, one)| (*label, one.place)).chain(self.others.iter().copied())
+    }
+
+    /// The same elements, of which only these count from now on: places by their labels.
+    pub(super) fn only(self, certain: &HashMap<u64, u64>) -> Self {
+        let bearer = |place: &u64| Bearer { place: *place, sound: true, doubtful: false };
+        let places = certain.iter().map(|(label, place)| (*label, bearer(place))).collect();
+        Self { places, others: Vec::new(), ..self }
+    }
+
+    /// Whether many labels are there twice, as no damage to some bytes leaves them.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.others.len() >= MIXED_MIN
+    }
+
     /// The vector at a place. Errs when it cannot be read.
     pub(super) fn read(&self, place: u64) -> io::Result<Stored> {
-        let mut bytes = vec![0; 4 * self.layout.dimension];
-        let at = place * self.layout.element_bytes() as u64 + self.layout.link_bytes() as u64;
-        self.file.read_exact_at(&mut bytes, at)?;
-        let numbers = floats(&bytes).collect::<Vec<f32>>();
+        let numbers = self.vector(place)?;
         if self.metric != Metric::Cosine {
             return Ok(Stored { numbers, norm: Some(0.0) });
         }
@@ -130,8 +158,9 @@ impl Elements {
     ) -> io::Result<()> {
         let (layout, metric) = (self.layout, self.metric);
         let elements = elements.min(self.file.metadata()?.len() / layout.element_bytes() as u64);
+        self.count = elements;
         let mut order = Order::default();
-        let places = &mut self.places;
+        let (places, others) = (&mut self.places, &mut self.others);
         each(&self.file, layout, elements, |place, element| {
             let label = label(element);
             if !(1..=total).contains(&label) {
@@ -143,6 +172,9 @@ impl Elements {
                 let bearer =
                     places.entry(label).or_insert(Bearer { place, sound, doubtful: false });
                 bearer.doubtful |= bearer.place != place;
+                if bearer.place != place && sound {
+                    others.push((label, place));
+                }
             }
             if steps.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
@@ -156,6 +188,28 @@ impl Elements {
             }
         }
         Ok(())
+    }
+}
+
+impl Places for Elements {
+    fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn neighbours(&self, place: u64) -> io::Result<Vec<u32>> {
+        let mut bytes = vec![0; self.layout.link_bytes()];
+        self.file.read_exact_at(&mut bytes, place * self.layout.element_bytes() as u64)?;
+        let (head, links) = bytes.split_at(4);
+        let count = usize::from(u16::from_le_bytes([head[0], head[1]]));
+        let links = links.as_chunks::<4>().0.iter().take(count);
+        Ok(links.map(|link| u32::from_le_bytes(*link)).collect())
+    }
+
+    fn vector(&self, place: u64) -> io::Result<Vec<f32>> {
+        let mut bytes = vec![0; 4 * self.layout.dimension];
+        let at = place * self.layout.element_bytes() as u64 + self.layout.link_bytes() as u64;
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(floats(&bytes).collect())
     }
 }
 
@@ -281,6 +335,8 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Elements by which a layout is tried.
 const TRIED: u64 = 64;
 const NEIGHBOURS_MAX: usize = 512;
+/// Labels that are there twice, from which on two processes have written to an index.
+const MIXED_MIN: usize = 3;
 /// How far the square of a normalised vector may be from 1: rounding of millions of numbers.
 const UNIT: f64 = 1e-2;
 

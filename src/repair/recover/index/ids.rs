@@ -10,6 +10,8 @@ use crate::format::pickle::{self, Map, PickleError, ReadError, Source};
 pub(super) struct Ids {
     /// Labels by the hash of the id.
     pub(super) labels: HashMap<u64, u64>,
+    /// Rows of the queue that ids have their vectors from, by the hash of the id; only before 1.0.
+    pub(super) rows: HashMap<u64, u64>,
     /// Labels given out so far, where it says so.
     pub(super) total: Option<u64>,
     /// How far the queue is in the index; only before 0.5.
@@ -21,9 +23,13 @@ pub(super) struct Ids {
 impl Ids {
     /// Reads what can be read. Errs when the source does.
     pub(super) fn read<R: Source>(source: R) -> Result<Self, R::Error> {
-        let mut pairs = Vec::new();
-        let said = pickle::salvage(source, pickle::Limits::default(), &mut |map, id, label| {
-            pairs.push((map, id, label));
+        let (mut pairs, mut rows) = (Vec::new(), HashMap::new());
+        let said = pickle::salvage(source, pickle::Limits::default(), &mut |map, id, number| {
+            if map == Map::IdToSeqId {
+                rows.insert(id, number);
+            } else {
+                pairs.push((map, id, number));
+            }
         });
         match said.error {
             Some(ReadError::Source(error)) => return Err(error),
@@ -36,6 +42,7 @@ impl Ids {
         }
         Ok(Self {
             labels: certain(&pairs),
+            rows,
             total: said.total_elements_added,
             position: said.max_seq_id.and_then(|at| i64::try_from(at).ok()),
             hostile: false,

@@ -10,6 +10,8 @@ pub(super) struct Settings {
     pub(super) metric: Metric,
     pub(super) neighbours: usize,
     pub(super) ef_construction: usize,
+    /// Rows of the queue after which the index is written to its files.
+    pub(super) flush: usize,
 }
 
 impl Settings {
@@ -36,12 +38,14 @@ impl Settings {
             neighbours: number("max_neighbors", "M").unwrap_or(NEIGHBOURS),
             ef_construction: number("ef_construction", "construction_ef")
                 .unwrap_or(EF_CONSTRUCTION),
+            flush: number("sync_threshold", "sync_threshold").unwrap_or(FLUSH),
         }
     }
 }
 
 const NEIGHBOURS: usize = 16;
 const EF_CONSTRUCTION: usize = 100;
+const FLUSH: usize = 1000;
 
 #[cfg(test)]
 mod tests {
