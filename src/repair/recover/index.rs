@@ -9,7 +9,9 @@ mod elements;
 mod folder;
 mod ids;
 mod known;
+mod made;
 mod settings;
+mod subject;
 mod writers;
 
 use std::{
@@ -23,26 +25,27 @@ use rusqlite::{Connection, OpenFlags};
 use self::{
     elements::Elements,
     ids::Ids,
-    known::{Known, known},
+    known::Known,
+    made::Made,
     settings::Settings,
+    subject::{Row, Subject, exchanged},
     writers::Named,
 };
 use super::{Effect, Failure, LostRecord, Part, rows};
 use crate::{
     format::{
-        hnsw::{BuildError, Builder, Metric, Options, Order},
+        hnsw::{BuildError, Builder, Metric, Options},
         lfs::{HEAD_LEN, Pointer},
         parts::INDEX_FILES,
         pickle::{self, Entry, Family as Written, NewMetadata},
         schema::Family,
         uuid::{Uuid, parse_uuid},
     },
-    human,
     repair::{
         dump::{
             Pieces,
             catalogue::{self, Asker, Collection},
-            tail::{self, Kind, Operation, Tail, Where},
+            tail::{self, Operation, Tail, Where},
         },
         steps::Steps,
     },
@@ -208,22 +211,6 @@ struct Store<'a> {
     steps: &'a Steps,
 }
 
-/// A record as the tables have it.
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    rowid: i64,
-    /// The row of the queue that it is from.
-    seq_id: Option<i64>,
-}
-
-/// One id: a record of the tables, or one that only the queue speaks of.
-struct Subject {
-    id: Vec<u8>,
-    hash: u64,
-    row: Option<Row>,
-    operations: Vec<Operation>,
-}
-
 /// Where the vectors of one collection are.
 #[derive(Default)]
 struct Source {
@@ -246,74 +233,6 @@ enum From {
     Folder(u64),
     /// A row of the queue.
     Queue(Vec<f32>),
-}
-
-/// What became of one index.
-#[derive(Default)]
-struct Made {
-    vectors: usize,
-    queued: usize,
-    /// Whether two processes wrote to it.
-    mixed: bool,
-    lost: Vec<LostRecord>,
-}
-
-impl Made {
-    fn words(&self, collection: &Collection) -> String {
-        let number = |number: usize| human::count(number as f64);
-        if self.mixed {
-            return format!(
-                "two processes wrote to the index of collection {} at once; it was written anew with {} vectors, {} of them proven by the queue \
-                 and {} by the links of the index; the vectors of {} records cannot be told from those of others and are left out",
-                collection.name,
-                number(self.vectors),
-                number(self.queued),
-                number(self.vectors - self.queued),
-                number(self.count(Part::Vector)),
-            );
-        }
-        if self.vectors == 0 {
-            return format!(
-                "the index of collection {} was put aside: no vector can be read out of it, and Chroma makes it anew from the queue",
-                collection.name
-            );
-        }
-        let queued = match self.queued {
-            0 => String::new(),
-            queued => format!(", {} of them from the queue", number(queued)),
-        };
-        format!(
-            "the index of collection {} was written anew with {} vectors{queued}",
-            collection.name,
-            number(self.vectors)
-        )
-    }
-
-    fn norms_lost(&self, collection: &Collection) -> Option<String> {
-        let norms = self.count(Part::Length);
-        (norms > 0).then(|| {
-            format!(
-                "collection {}: the lengths of {} vectors are lost; searches with cosine do not need them, and Chroma gives these vectors back with the length 1",
-                collection.name,
-                human::count(norms as f64)
-            )
-        })
-    }
-
-    fn perhaps_older(&self, collection: &Collection) -> Option<String> {
-        let older = self.count(Part::NewestVector);
-        (older > 0).then(|| {
-            format!(
-                "collection {}: {} vectors may be older than their records: the process that wrote the index may have missed a change of them",
-                collection.name,
-                human::count(older as f64)
-            )
-        })
-    }
-
-    fn count(&self, part: Part) -> usize {
-        self.lost.iter().filter(|record| record.part == part).count()
-    }
 }
 
 impl Store<'_> {
@@ -655,50 +574,6 @@ impl Reading<'_> {
     }
 }
 
-impl Subject {
-    fn known(&self, position: Option<i64>, family: Family) -> Known {
-        let Some(position) = position else { return Known::Unknown };
-        let record = self.row.and_then(|row| row.seq_id);
-        // Before 0.5.7 nothing was ever taken out of the queue. A record that it does not speak of contradicts that.
-        let whole = family == Family::Oldest && !self.operations.is_empty();
-        known(&self.operations, position, whole, record)
-    }
-
-    /// The row of the queue that the index has it from, as far as that is known: Chroma 0.x keeps the number and never asks for the row.
-    fn seq_id(&self, position: Option<i64>) -> u64 {
-        let position = position.unwrap_or(i64::MAX);
-        let applied = self.operations.iter().map(|one| one.seq_id).filter(|at| *at <= position);
-        let of_record = self.row.and_then(|row| row.seq_id).filter(|at| *at <= position);
-        applied.max().max(of_record).and_then(|at| u64::try_from(at).ok()).unwrap_or(0)
-    }
-
-    /// Whether it is a record after everything in the queue behind the position of the tables.
-    fn is_there(&self, records_position: i64) -> bool {
-        let newer = self.operations.iter().filter(|one| one.seq_id > records_position);
-        newer.fold(self.row.is_some(), |there, one| match one.kind {
-            Kind::Delete => false,
-            Kind::Add | Kind::Upsert => true,
-            Kind::Update => there,
-        })
-    }
-
-    fn lost(
-        &self,
-        collection: &Collection,
-        part: Part,
-        asker: &mut Asker<'_>,
-    ) -> Result<LostRecord, Failure> {
-        let record = self.row.map(|row| asker.record(row.rowid)).transpose()?.unwrap_or_default();
-        Ok(LostRecord {
-            collection: collection.name.clone(),
-            id: String::from_utf8_lossy(&self.id).into_owned(),
-            part,
-            document: record.document,
-            metadata: record.metadata,
-        })
-    }
-}
-
 /// Numbers per vector: of the newest vector in the queue, or as the catalogue or the header of the folder state.
 fn dimension(
     collection: &Collection,
@@ -724,29 +599,6 @@ fn dimension(
             collection.name
         ))
     })
-}
-
-/// The ids of two records that have each other's label: all others have labels in the order in which they were added. Which of the two
-/// vectors is whose is not certain any more.
-fn exchanged(subjects: &[Subject], ids: &Ids) -> HashSet<u64> {
-    let mut rows: Vec<(u64, u64, u64)> = Vec::new();
-    for subject in subjects {
-        let label = ids.labels.get(&subject.hash);
-        let rowid = subject.row.and_then(|row| u64::try_from(row.rowid).ok());
-        rows.extend(label.zip(rowid).map(|(label, rowid)| (*label, rowid, subject.hash)));
-    }
-    rows.sort_unstable();
-    let mut order = Order::default();
-    for (_, rowid, _) in &rows {
-        order.push(*rowid);
-    }
-    let of: HashMap<u64, u64> = rows.iter().map(|(_, rowid, hash)| (*rowid, *hash)).collect();
-    order
-        .exchanges()
-        .iter()
-        .flat_map(|one| one.numbers)
-        .filter_map(|row| of.get(&row).copied())
-        .collect()
 }
 
 /// Whether an index holds this vector of a user.
