@@ -11,6 +11,7 @@ mod dump;
 pub mod explain;
 mod flags;
 mod guard;
+mod healthcheck;
 mod interrupt;
 mod load;
 mod manual;
@@ -150,6 +151,13 @@ enum Command {
         flags: Flags,
         #[command(flatten)]
         options: guard::Options,
+    },
+    /// Ask the exporter that runs with the same flags whether it answers; for containers without curl
+    ///
+    /// Exit code: 0 it answers, 1 it does not.
+    Healthcheck {
+        #[command(flatten)]
+        flags: Flags,
     },
     /// Check the configuration, print what it comes to, or write one of what is found on this host
     Config {
@@ -333,6 +341,12 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
         Some(Command::Guard { flags, options }) => {
             quietly(before.and(flags), |config| guard::run(&config.into(), &options))
         }
+        Some(Command::Healthcheck { flags }) => {
+            with_config(before.and(flags).into(), |config, overrides| {
+                quiet_log(&config, &overrides);
+                with_secure(config, |config, secure| healthcheck::run(&config, secure.as_ref()))
+            })
+        }
         Some(Command::Explain { name }) => explain::run(name.as_deref()),
         Some(Command::Notify { flags, options }) => {
             quietly(before.and(flags), |config| notify::run(&config, &options))
@@ -383,6 +397,7 @@ fn command() -> clap::Command {
         .mut_subcommand("guard", |command| {
             hidden(command, but(&["store.", "path.", "collector.", "no-collector."], &[]))
         })
+        .mut_subcommand("healthcheck", |command| hidden(command, but(&["web."], &["state."])))
         .mut_subcommand("notify", |command| hidden(command, but(&["store."], &["state."])))
         .mut_subcommand("permissions", |command| hidden(command, but(&["store.", "path."], &[])))
         .mut_subcommand("restore", |command| {

@@ -1,6 +1,6 @@
 //! The command line as its users meet it: words in, text and exit code out.
 
-use crate::support::{binary, fixture, run};
+use crate::support::{Exporter, binary, fixture, run};
 use std::{
     fs,
     io::Read,
@@ -565,4 +565,21 @@ fn config_init_writes_what_it_finds_and_overwrites_nothing() {
     // What is named is taken, and nothing else.
     let (_, out, _) = init(&["other=/srv/other"]);
     assert!(out.contains("path: \"/srv/other\"") && !out.contains("/srv/data"), "{out}");
+}
+
+#[test]
+fn a_health_check_tells_an_exporter_that_lives_from_one_that_is_gone() {
+    let exporter = Exporter::start(&["--state.dir", ""]);
+    let listens = format!("--web.listen-address={}", exporter.address);
+    let url = format!("http://{}/-/healthy", exporter.address);
+    // A proxy of the environment has no part in it.
+    let mut command = Command::new(binary());
+    command.args(["healthcheck", &listens]).env("http_proxy", "http://127.0.0.1:1");
+    let (code, out, err) = told(&command.output().unwrap());
+    assert_eq!((code, out, err), (0, format!("{url} answers with 200\n"), String::new()));
+    assert!(exporter.stop().success());
+    let (code, out, err) = told(&run(&["healthcheck", &listens]));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with(&format!("error: no answer from {url}: ")), "{err}");
+    assert!(err.contains("Connection refused") && err.contains("\nhelp: "), "{err}");
 }

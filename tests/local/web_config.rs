@@ -51,6 +51,14 @@ fn start(dir: &Path, web: &str) -> Exporter {
     Exporter::start(&["--store.path", store, "--web.config.file", file, "--state.dir", ""])
 }
 
+/// What `healthcheck` ends with, and says.
+fn health(exporter: &Exporter, dir: &Path) -> (Option<i32>, String) {
+    let (address, web) = (exporter.address.to_string(), dir.join("web.yml"));
+    let web = web.to_str().unwrap();
+    let out = run(&["healthcheck", "--web.listen-address", &address, "--web.config.file", web]);
+    (out.status.code(), String::from_utf8([out.stdout, out.stderr].concat()).unwrap())
+}
+
 async fn get(client: &Client, address: SocketAddr, path: &str) -> reqwest::Result<Response> {
     client.get(format!("https://{address}{path}")).send().await
 }
@@ -102,6 +110,7 @@ async fn tls_serves_the_certificate_of_the_moment_and_a_bad_one_changes_nothing(
     assert_eq!(answer.headers()["x-frame-options"], "deny");
     assert!(answer.text().await.unwrap().contains("chroma_exporter_build_info"));
     assert!(get(&others, exporter.address, "/metrics").await.is_err(), "signed by somebody else");
+    assert_eq!(health(&exporter, dir.path()).0, Some(0), "whoever signed it");
     // Plain HTTP gets no answer, and says so to nobody but itself.
     let plain = ours.get(format!("http://{}/metrics", exporter.address)).send().await;
     assert!(plain.is_err());
@@ -147,6 +156,8 @@ async fn only_clients_with_an_allowed_certificate_are_answered() {
         let answer = get(&pki.client(own.as_ref()), exporter.address, "/-/healthy").await;
         assert_eq!(answer.is_ok_and(|answer| answer.status() == 200), allowed, "{own:?}");
     }
+    let (code, said) = health(&exporter, dir.path());
+    assert!(code == Some(1) && said.contains("no answer from https://127.0.0.1:"), "{said}");
     assert!(!exporter.log().contains("PRIVATE KEY"));
 }
 
@@ -179,6 +190,9 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
         assert_eq!(ask(path, Some(("alice", "x"))).await.status(), 401, "{path}");
         assert_ne!(ask(path, Some(("alice", "sesame"))).await.status(), 401, "{path}");
     }
+    // It is alive, and that is all that is asked.
+    let (code, said) = health(&exporter, dir.path());
+    assert!(code == Some(0) && said.ends_with("/-/healthy answers with 401\n"), "{said}");
     support::replace_file(&dir.path().join("web.yml"), web("other"));
     wait_within("the new password to count", SOON, async || {
         let status = ask("/metrics", Some(("alice", "other"))).await.status();

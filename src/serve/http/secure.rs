@@ -109,6 +109,11 @@ impl Secure {
         })
     }
 
+    /// Whether clients must speak TLS.
+    pub(crate) fn encrypts(&self) -> bool {
+        self.current().tls.is_some()
+    }
+
     fn current(&self) -> Arc<Loaded> {
         Arc::clone(&self.current.read())
     }
