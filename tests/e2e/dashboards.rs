@@ -1,4 +1,4 @@
-//! Every question of both dashboards and every series that a rule asks for, put to a real Prometheus that scrapes a real
+//! Every question of all dashboards and every series that a rule asks for, put to a real Prometheus that scrapes a real
 //! exporter on stores that are well, broken and gone: it gives data, or stands in a list of those that give none, with why.
 
 use std::{
@@ -132,7 +132,7 @@ fn questions(dashboard: &Value) -> Vec<(String, String, String)> {
 }
 
 fn dashboards() -> Vec<Value> {
-    ["chroma-fleet", "chroma-store"]
+    ["chroma-exporters", "chroma-fleet", "chroma-store"]
         .map(|uid| {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("dashboards/{uid}.json"));
             serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
@@ -255,7 +255,7 @@ fn ask_rules(prometheus: &Prometheus) {
 
 /// What a person would see first. That the stores lie in memory is a warning of each.
 fn judge(prometheus: &Prometheus) {
-    let store = &dashboards()[1];
+    let store = &dashboards()[2];
     let verdict =
         questions(store).into_iter().find(|(title, ..)| title.ends_with("\"Verdict\"")).unwrap().1;
     for (store, want) in [("broken", 3.0), ("open", 2.0), ("gone", 1.0), ("well", 2.0)] {
@@ -265,7 +265,7 @@ fn judge(prometheus: &Prometheus) {
         let recorded = format!("max(store:chroma_verdict:max{{store=\"{store}\"}})");
         prometheus.wait(&recorded, |recorded| (recorded - value).abs() < 0.1);
     }
-    let fleet = &dashboards()[0];
+    let fleet = &dashboards()[1];
     for (title, want) in [
         ("Unsafe stores", 1.0),
         ("Stores with warnings", 3.0),

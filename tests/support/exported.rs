@@ -58,7 +58,9 @@ impl Exported {
             }
         }
         // What Prometheus itself makes.
-        add("up", &[], false);
+        for name in ["up", "scrape_duration_seconds", "scrape_samples_scraped"] {
+            add(name, &[], false);
+        }
         for name in ["ALERTS", "ALERTS_FOR_STATE"] {
             add(name, &["alertname", "alertstate", "severity", "store", "code", "receiver"], false);
         }

@@ -8,7 +8,7 @@ use super::{
         Item::{self, Folded, Panel as P, Row},
         Panel, mapping,
     },
-    shared::{VERDICT, VERDICTS, findings, store_link},
+    shared::{VERDICT, VERDICTS, findings, store_link, yes_no},
 };
 
 pub fn dashboard() -> Dashboard {
@@ -16,7 +16,10 @@ pub fn dashboard() -> Dashboard {
         uid: "chroma-fleet",
         title: "Chroma / Fleet",
         description: "Every Chroma store on every host, the worst first. Needs the rules of alerts/chroma.rules.yml for what is shown over time.",
-        other: ("One store in depth", "chroma-store"),
+        others: &[
+            ("One store in depth", "chroma-store"),
+            ("The exporters themselves", "chroma-exporters"),
+        ],
         one: false,
         items: [numbers(), vec![P(stores()), P(findings())], over_time(), exporters()]
             .into_iter()
@@ -284,12 +287,5 @@ fn exporters() -> Vec<Item> {
             "{{reason}}",
         )
         .nothing("No receivers are configured")),
-    ]
-}
-
-fn yes_no() -> Vec<(&'static str, serde_json::Value)> {
-    vec![
-        ("mappings", json!([mapping(&[(0, "no", "red"), (1, "yes", "green")])])),
-        ("custom.cellOptions", json!({"type": "color-text"})),
     ]
 }

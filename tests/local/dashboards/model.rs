@@ -9,8 +9,8 @@ pub struct Dashboard {
     pub uid: &'static str,
     pub title: &'static str,
     pub description: &'static str,
-    /// Title and uid of the other one.
-    pub other: (&'static str, &'static str),
+    /// Titles and uids of those that it leads to.
+    pub others: &'static [(&'static str, &'static str)],
     /// Whether it opens with one instance and one store instead of all.
     pub one: bool,
     pub items: Vec<Item>,
@@ -263,21 +263,21 @@ pub fn read_by(collector: &str, items: Vec<Item>) -> Vec<Item> {
 
 impl Dashboard {
     pub fn json(self) -> Value {
-        let (other_title, other_uid) = self.other;
+        let mut links: Vec<Value> = self.others.iter().map(|(title, uid)| json!({
+            "asDropdown": false, "icon": "dashboard", "includeVars": true, "keepTime": true, "tags": [],
+            "targetBlank": false, "title": title, "tooltip": "", "type": "link", "url": format!("/d/{uid}"),
+        })).collect();
+        links.push(json!({
+            "asDropdown": false, "icon": "doc", "includeVars": false, "keepTime": false, "tags": [],
+            "targetBlank": true, "title": "Runbooks", "tooltip": "What each finding means and what to do",
+            "type": "link", "url": "${runbooks:raw}/",
+        }));
         json!({
             "annotations": {"list": [alerts()]},
             "description": self.description,
             "editable": false,
             "graphTooltip": 1,
-            "links": [{
-                "asDropdown": false, "icon": "dashboard", "includeVars": true, "keepTime": true, "tags": [],
-                "targetBlank": false, "title": other_title, "tooltip": "", "type": "link",
-                "url": format!("/d/{other_uid}"),
-            }, {
-                "asDropdown": false, "icon": "doc", "includeVars": false, "keepTime": false, "tags": [],
-                "targetBlank": true, "title": "Runbooks", "tooltip": "What each finding means and what to do",
-                "type": "link", "url": "${runbooks:raw}/",
-            }],
+            "links": links,
             "panels": placed(self.items),
             "refresh": "30s",
             "schemaVersion": 39,

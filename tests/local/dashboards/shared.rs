@@ -1,11 +1,11 @@
-//! What both dashboards show.
+//! What several dashboards show.
 
 use std::path::Path;
 
 use chroma_exporter::{alert::builtin, findings::Code};
 use serde_json::{Value, json};
 
-use super::model::{Panel, catalogue};
+use super::model::{Panel, catalogue, mapping};
 
 /// The words of `check` for a store, as `store:chroma_verdict:max` records them.
 pub const VERDICT: &str = "max by (job, instance, store) (\n    3 * chroma_finding{STORE, severity=\"critical\"}\n  or\n    2 * chroma_finding{STORE, severity=\"warning\"}\n  or\n    (1 - chroma_exporter_collector_success{STORE})\n  or\n    (last_over_time(chroma_store_info{STORE}[6h]) unless on (job, instance, store) chroma_store_info{STORE})\n)";
@@ -53,7 +53,7 @@ pub fn findings() -> Panel {
     .field(
         "Severity",
         &[
-            ("mappings", json!([super::model::mapping(&[(1, "info", "blue"), (2, "warning", "orange"), (3, "critical", "red")])])),
+            ("mappings", json!([mapping(&[(1, "info", "blue"), (2, "warning", "orange"), (3, "critical", "red")])])),
             ("custom.cellOptions", json!({"type": "color-background", "mode": "basic"})),
             ("custom.width", json!(95)),
         ],
@@ -71,6 +71,14 @@ pub fn findings() -> Panel {
     .field("Why", &why)
     .field("What to do", &text(|code| code.remedy(Path::new("PATH")).text().replace('\n', " ▸ ")))
     .nothing("No findings")
+}
+
+/// For columns that are 0 or 1.
+pub fn yes_no() -> Vec<(&'static str, Value)> {
+    vec![
+        ("mappings", json!([mapping(&[(0, "no", "red"), (1, "yes", "green")])])),
+        ("custom.cellOptions", json!({"type": "color-text"})),
+    ]
 }
 
 /// Leads from a row to the dashboard of its store.

@@ -30,7 +30,7 @@ pub fn dashboard() -> Dashboard {
         uid: "chroma-store",
         title: "Chroma / Store",
         description: "One Chroma store in depth: whether it is safe, why not, and what to do; below that disk and integrity, and folded away records and vectors, queue, processes, permissions, backups, server and deliveries.",
-        other: ("All stores", "chroma-fleet"),
+        others: &[("All stores", "chroma-fleet")],
         one: true,
         items: parts.into_iter().flatten().collect(),
     }
