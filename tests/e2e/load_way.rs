@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
@@ -59,7 +60,7 @@ fn proxy(to: u16, fate: impl Fn(usize, &Request) -> Fate + Send + Sync + 'static
 /// One request, whole; the connection is not used for another one.
 fn request(mut stream: &TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
-    let mut part = [0; 64 << 10];
+    let mut part = vec![0; 64 << 10];
     let head = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break at + 4;
@@ -133,7 +134,7 @@ fn two_batches_are_in_the_air_and_of_two_lines_with_one_id_the_later_counts() {
         let vector = [number, 1, 2, 3, 4, 5, 6, 7];
         let line =
             json!({"id": "r000000", "document": format!("newer {number}"), "embedding": vector});
-        text += &format!("{line}\n");
+        writeln!(text, "{line}").unwrap();
     }
     fs::write(&file, text).unwrap();
     let (seen, air) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -230,8 +230,8 @@ fn other_in_indexes(connection: &Connection, table: &str) -> Result<Vec<LostRow>
                 for (row, said) in rows {
                     let what = format!("an index says {said}");
                     let (collection, id) = whose(connection, table, row)?;
-                    let lost = LostRow { table: table.to_owned(), row, collection, id, what };
-                    out.entry(row).or_insert(lost);
+                    let told = LostRow { table: table.to_owned(), row, collection, id, what };
+                    out.entry(row).or_insert(told);
                 }
             }
             Err(error) if of_stop(&error) => return Err(error.into()),
