@@ -10,6 +10,7 @@ mod journal;
 mod lost;
 mod migrations;
 mod pages;
+mod positions;
 mod queue;
 mod reload;
 mod rows;

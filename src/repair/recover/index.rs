@@ -151,22 +151,6 @@ pub(super) fn ids_in(folder: &Path, collection: &Collection) -> Result<HashSet<u
     Ok(read_ids(folder, collection)?.labels.into_keys().collect())
 }
 
-/// How far the queue is in the index in `folder`, as its metadata say; `None` when there is none. Errs when they cannot be read.
-pub(super) fn flushed_position(folder: &Path) -> Result<Option<i64>, Failure> {
-    let Some(file) = elements::open(&folder.join(INDEX_FILES[4]))? else { return Ok(None) };
-    match pickle::read(Pieces(file), pickle::Limits::default(), &mut |_, _| {}) {
-        Ok(read) => {
-            let position = read.max_seq_id.or(read.newest_seq_id);
-            Ok(position.and_then(|position| i64::try_from(position).ok()))
-        }
-        Err(pickle::ReadError::Source(error)) => Err(error.into()),
-        Err(pickle::ReadError::Content(error)) => Err(Failure::Damaged(format!(
-            "How far the queue is in an index is not known: {} cannot be read ({error}).",
-            INDEX_FILES[4]
-        ))),
-    }
-}
-
 /// Numbers per vector as the header of the folder of a collection states them; `None` when it holds none.
 pub(super) fn stated_dimension(
     dir: &Path,

@@ -3,12 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use chroma_format::schema::{Dir, Family};
-use rusqlite::{
-    Connection, OptionalExtension, Transaction,
-    types::{Value, ValueRef},
-};
+use rusqlite::{Connection, OptionalExtension, types::ValueRef};
 
-use super::{Effect, Failure, index};
+use super::{Effect, Failure, positions};
 use crate::findings::Code;
 
 /// Puts right what `codes` are about, in the database of a copy. Inserts the default tenant and the default database where they are missing, and sets positions that are ahead of the queue, or
@@ -45,7 +42,7 @@ pub(super) fn put_right(database: &Path, codes: &[Code]) -> Result<Effect, Failu
     }
     if found(Code::SeqIdMissing) {
         let dir = database.parent().unwrap_or(database);
-        let put = put_positions(&transaction, dir)?;
+        let put = positions::put_back(&transaction, dir)?;
         what.push(format!(
             "{put} positions in the queue were taken from the records and from the index"
         ));
@@ -53,41 +50,6 @@ pub(super) fn put_right(database: &Path, codes: &[Code]) -> Result<Effect, Failu
     transaction.commit()?;
     connection.close().map_err(|(_, error)| error)?;
     Ok(Effect { what: what.join("; "), ..Effect::default() })
-}
-
-/// Puts positions where a segment has none: that of the newest record for its records, and for its index what the folder says. One that
-/// is behind a deletion does no harm: Chroma passes over what is not there. Says how many.
-fn put_positions(transaction: &Transaction<'_>, dir: &Path) -> Result<usize, Failure> {
-    let newest = "INSERT INTO max_seq_id(segment_id, seq_id) SELECT s.id, max(e.seq_id) FROM segments AS s \
-         JOIN embeddings AS e ON e.segment_id = s.id WHERE s.id NOT IN (SELECT segment_id FROM max_seq_id) GROUP BY s.id";
-    let mut put = transaction.execute(newest, [])?;
-    let sql = "SELECT id FROM segments WHERE scope = 'VECTOR' AND id NOT IN (SELECT segment_id FROM max_seq_id)";
-    let mut statement = transaction.prepare(sql)?;
-    let segments = statement.query_map([], |row| row.get::<_, String>(0))?;
-    for segment in segments.collect::<rusqlite::Result<Vec<_>>>()? {
-        if let Some(position) = index::flushed_position(&dir.join(&segment))? {
-            put += insert_position(transaction, None, &segment, position)?;
-        }
-    }
-    Ok(put)
-}
-
-/// Writes a position in the form of this release, which is bytes before 1.0, with this number of its row or the next one. Says how many
-/// rows that are.
-pub(super) fn insert_position(
-    connection: &Connection,
-    row: Option<i64>,
-    segment: &str,
-    position: i64,
-) -> rusqlite::Result<usize> {
-    let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name = 'seq_id'";
-    let kind: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
-    let value = match kind.as_deref() {
-        Some("BLOB") => Value::Blob(position.to_be_bytes().to_vec()),
-        _ => Value::Integer(position),
-    };
-    let sql = "INSERT OR REPLACE INTO max_seq_id(rowid, segment_id, seq_id) VALUES(?1, ?2, ?3)";
-    connection.execute(sql, (row, segment, value))
 }
 
 fn is_missing(connection: &Connection, sql: &str) -> rusqlite::Result<bool> {

@@ -15,10 +15,7 @@ use super::{
     model::Table,
     writer::{named, quoted},
 };
-use crate::{
-    repair::recover::{index, rows::insert_position},
-    store::database::open_bytes,
-};
+use crate::{repair::recover::positions, store::database::open_bytes};
 
 /// Writes the rows that are known enough, of the database in the directory `store`. `with_text` says whether there is a full text. Says how many rows were written.
 pub(super) fn complete(
@@ -44,7 +41,7 @@ pub(super) fn complete(
         count += embeddings(connection, table)?;
     }
     if let Some(table) = lacking("max_seq_id") {
-        count += positions(connection, table, store)?;
+        count += put_positions(connection, table, store)?;
     }
     for name in ["embedding_metadata", "embedding_metadata_array"] {
         if let Some(table) = lacking(name) {
@@ -193,7 +190,7 @@ pub(super) fn first_position(connection: &Connection) -> Result<Value, Failure> 
 /// The index has the segment. From Chroma 1.0 on a position that is too low does no harm: what the queue still has is applied once more.
 /// So the position is the highest that is certain: that of the records of the segment, or the one before the queue of its collection.
 /// Before 1.0 an index that is given what it has fails; there its own metadata say how far it is.
-fn positions(connection: &Connection, table: &Table, store: &Path) -> Result<u64, Failure> {
+fn put_positions(connection: &Connection, table: &Table, store: &Path) -> Result<u64, Failure> {
     let (Some(own), false) = (bits(table, &["segment_id"]), bits(table, &["seq_id"]).is_none())
     else {
         return Ok(0);
@@ -229,8 +226,8 @@ fn positions_of_indexes(
     let mut count = 0;
     for (row, segment) in rows {
         // Without a folder that can be read there is nothing that could be given twice.
-        if let Ok(Some(position)) = index::flushed_position(&store.join(&segment)) {
-            count += insert_position(connection, Some(row), &segment, position)? as u64;
+        if let Ok(Some(position)) = positions::flushed(&store.join(&segment)) {
+            count += positions::insert(connection, Some(row), &segment, position)? as u64;
         }
     }
     Ok(count)
