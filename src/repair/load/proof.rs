@@ -162,11 +162,13 @@ fn compared(answer: &Value, record: &Record, alone: bool) -> Option<Differs> {
     let there = answer["embeddings"][place].as_array();
     let close = there.is_some_and(|there| {
         let largest = vector.iter().fold(0.0, |most: f32, number| most.max(number.abs()));
+        // The smallest numbers are written with fewer digits than 64 bits take for the same.
+        let most = (f64::from(largest) * VECTOR_RATIO).max(f64::from(f32::from_bits(1)));
         there.len() == vector.len()
-            && there.iter().zip(vector).all(|(a, b)| {
-                a.as_f64()
-                    .is_some_and(|a| (a - f64::from(*b)).abs() <= f64::from(largest) * VECTOR_RATIO)
-            })
+            && there
+                .iter()
+                .zip(vector)
+                .all(|(a, b)| a.as_f64().is_some_and(|a| (a - f64::from(*b)).abs() <= most))
     });
     (!close).then_some(Differs::Vector)
 }
