@@ -8,7 +8,7 @@ use super::{
         Item::{self, Panel as P, Row},
         Panel,
     },
-    shared::yes_no,
+    shared::{how_many, yes_no},
 };
 
 pub fn dashboard() -> Dashboard {
@@ -29,40 +29,36 @@ pub fn dashboard() -> Dashboard {
 }
 
 fn numbers() -> Vec<Item> {
-    let count = |title, expr: &str, worst: &str, description| {
-        let panel = Panel::number(title, "none", description).now(expr);
-        P(panel.levels("green", &[(1.0, worst)]).nothing("not known"))
-    };
     vec![
         P(Panel::number("Exporters", "none", "Exporters that answer.")
             .now("count(chroma_exporter_build_info{HOST}) or vector(0)")
             .levels("blue", &[])
             .nothing("not known")),
-        count(
+        how_many(
             "Down",
             "count(up{HOST} == 0 and on (job, instance) last_over_time(chroma_exporter_build_info{HOST}[1d])) or vector(0)",
             "red",
             "Exporters that answered within a day and do not now.",
         ),
-        count(
+        how_many(
             "Readings too old",
             "count(time() - chroma_exporter_snapshot_timestamp_seconds{HOST} > 300) or vector(0)",
             "red",
             "Exporters that answer and have read nothing for five minutes, or whose clock differs from that of Prometheus.",
         ),
-        count(
+        how_many(
             "Collectors that fail",
             "count(chroma_exporter_collector_success{STORE} == 0) or vector(0)",
             "purple",
             "Collectors of all stores that could not read what they should: what they watch is not known.",
         ),
-        count(
+        how_many(
             "Configurations refused",
             "count(chroma_exporter_config_last_reload_successful{HOST} == 0) or vector(0)",
             "orange",
             "Exporters that were given a configuration with mistakes, and go on with the one before.",
         ),
-        count(
+        how_many(
             "State in memory only",
             "count(chroma_exporter_state_persistent{HOST} == 0) or vector(0)",
             "orange",
@@ -73,9 +69,6 @@ fn numbers() -> Vec<Item> {
 
 fn table() -> Panel {
     let by_host = |agg: &str, expr: &str| format!("{agg} by (job, instance) ({expr})");
-    let of_exporters = |metric: &str| {
-        format!("{metric}{{HOST}} and on (job, instance) chroma_exporter_build_info{{HOST}}")
-    };
     Panel::table(
         "Every exporter",
         "none",
@@ -84,14 +77,14 @@ fn table() -> Panel {
     .size(24, 10)
     .now(&by_host("min", "up{HOST} and on (job, instance) last_over_time(chroma_exporter_build_info{HOST}[1d])"))
     .now("max by (job, instance, version) (chroma_exporter_build_info{HOST})")
-    .now(&by_host("max", &format!("1000 * ({})", of_exporters("process_start_time_seconds"))))
+    .now(&by_host("max", &format!("1000 * ({})", of_exporters("process_start_time_seconds{HOST}"))))
     .now(&by_host("max", "chroma_exporter_stores{HOST}"))
     .now(&by_host("max", "time() - chroma_exporter_snapshot_timestamp_seconds{HOST}"))
     .now(&by_host("min", "chroma_exporter_collector_success{HOST}"))
-    .now(&by_host("max", &of_exporters("scrape_samples_scraped")))
-    .now(&by_host("max", &of_exporters("scrape_duration_seconds")))
-    .now(&by_host("max", &of_exporters("process_resident_memory_bytes")))
-    .now(&by_host("max", &of_exporters("process_threads")))
+    .now(&by_host("max", &of_exporters("scrape_samples_scraped{HOST}")))
+    .now(&by_host("max", &of_exporters("scrape_duration_seconds{HOST}")))
+    .now(&by_host("max", &of_exporters("process_resident_memory_bytes{HOST}")))
+    .now(&by_host("max", &of_exporters("process_threads{HOST}")))
     .now(&by_host("sum", "chroma_exporter_notification_queue_length{HOST}"))
     .columns(
         &[
@@ -173,16 +166,21 @@ fn readings() -> Vec<Item> {
     ]
 }
 
+/// What exporters of ours have of what other programs have as well.
+fn of_exporters(asked: &str) -> String {
+    format!("{asked} and on (job, instance) chroma_exporter_build_info{{HOST}}")
+}
+
+/// The ten with the most of it.
+fn ten_of(asked: &str) -> String {
+    format!("topk(10, {})", of_exporters(asked))
+}
+
 fn cost() -> Vec<Item> {
-    let of_exporters = |metric: &str| {
-        format!(
-            "topk(10, {metric}{{HOST}} and on (job, instance) chroma_exporter_build_info{{HOST}})"
-        )
-    };
     vec![
         Row("What they cost"),
         P(Panel::curves("Most memory", "bytes", "Resident memory of the ten largest exporters.")
-            .ask(&of_exporters("process_resident_memory_bytes"), "{{instance}}")
+            .ask(&ten_of("process_resident_memory_bytes{HOST}"), "{{instance}}")
             .nothing("No exporter answers")),
         P(Panel::curves(
             "Most processor time",
@@ -190,7 +188,7 @@ fn cost() -> Vec<Item> {
             "Share of one core that the ten busiest exporters take.",
         )
         .ask(
-            "topk(10, rate(process_cpu_seconds_total{HOST}[$__rate_interval]) and on (job, instance) chroma_exporter_build_info{HOST})",
+            &ten_of("rate(process_cpu_seconds_total{HOST}[$__rate_interval])"),
             "{{instance}}",
         )
         .nothing("No exporter answers")),
@@ -199,7 +197,7 @@ fn cost() -> Vec<Item> {
             "none",
             "Threads of the ten exporters that have most. A filesystem that hangs keeps one for good.",
         )
-        .ask(&of_exporters("process_threads"), "{{instance}}")
+        .ask(&ten_of("process_threads{HOST}"), "{{instance}}")
         .nothing("No exporter answers")),
         P(Panel::curves(
             "File descriptors",
@@ -207,7 +205,7 @@ fn cost() -> Vec<Item> {
             "Open descriptors as a share of those allowed, of the ten nearest to their limit.",
         )
         .ask(
-            "topk(10, process_open_fds{HOST} / process_max_fds{HOST} and on (job, instance) chroma_exporter_build_info{HOST})",
+            &ten_of("process_open_fds{HOST} / process_max_fds{HOST}"),
             "{{instance}}",
         )
         .marks(&[(0.8, "orange")])
@@ -216,18 +214,13 @@ fn cost() -> Vec<Item> {
 }
 
 fn scrapes() -> Vec<Item> {
-    let of_exporters = |metric: &str| {
-        format!(
-            "topk(10, {metric}{{HOST}} and on (job, instance) chroma_exporter_build_info{{HOST}})"
-        )
-    };
     vec![
         Row("Scrapes and requests"),
         P(Panel::curves("Slowest scrapes", "s", "How long Prometheus waits for the ten slowest pages.")
-            .ask(&of_exporters("scrape_duration_seconds"), "{{instance}}")
+            .ask(&ten_of("scrape_duration_seconds{HOST}"), "{{instance}}")
             .nothing("No exporter answers")),
         P(Panel::curves("Largest pages", "none", "Samples of the ten largest pages.")
-            .ask(&of_exporters("scrape_samples_scraped"), "{{instance}}")
+            .ask(&ten_of("scrape_samples_scraped{HOST}"), "{{instance}}")
             .nothing("No exporter answers")),
         P(Panel::curves(
             "Series left out",

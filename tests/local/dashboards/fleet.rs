@@ -8,7 +8,7 @@ use super::{
         Item::{self, Folded, Panel as P, Row},
         Panel, mapping,
     },
-    shared::{VERDICT, VERDICTS, findings, store_link, yes_no},
+    shared::{VERDICT, VERDICTS, findings, how_many, store_link, yes_no},
 };
 
 pub fn dashboard() -> Dashboard {
@@ -29,24 +29,20 @@ pub fn dashboard() -> Dashboard {
 }
 
 fn numbers() -> Vec<Item> {
-    let count = |title, expr: &str, worst: &str, description| {
-        let panel = Panel::number(title, "none", description).now(expr);
-        P(panel.levels("green", &[(1.0, worst)]).nothing("not known"))
-    };
     vec![
-        count(
+        how_many(
             "Unsafe stores",
             "count(max by (job, instance, store) (chroma_finding{STORE, severity=\"critical\"}) == 1) or vector(0)",
             "red",
             "Stores with a critical finding: data is lost or at stake now.",
         ),
-        count(
+        how_many(
             "Stores with warnings",
             "count(max by (job, instance, store) (chroma_finding{STORE, severity=\"warning\"}) == 1) or vector(0)",
             "orange",
             "Stores with a warning: act, not now. Unsafe ones may be among them.",
         ),
-        count(
+        how_many(
             "Stores not fully known",
             "count(\n    (min by (job, instance, store) (chroma_exporter_collector_success{STORE}) == 0)\n  or\n    max by (job, instance, store) (last_over_time(chroma_store_info{STORE}[6h]) unless on (job, instance, store) chroma_store_info{STORE})\n) or vector(0)",
             "purple",
@@ -56,13 +52,13 @@ fn numbers() -> Vec<Item> {
             .now("count(chroma_store_info{STORE}) or vector(0)")
             .levels("blue", &[])
             .nothing("not known")),
-        count(
+        how_many(
             "Exporters down",
             "count(up{HOST} == 0 and on (job, instance) last_over_time(chroma_exporter_build_info{HOST}[1d])) or vector(0)",
             "red",
             "Exporters that answered within a day and do not now: nobody says whether the data on their hosts is safe.",
         ),
-        count(
+        how_many(
             "Alerts not delivered",
             "sum(chroma_exporter_notification_queue_length{HOST}) or vector(0)",
             "orange",

@@ -5,7 +5,7 @@ use std::path::Path;
 use chroma_exporter::{alert::builtin, findings::Code};
 use serde_json::{Value, json};
 
-use super::model::{Panel, catalogue, mapping};
+use super::model::{Item, Panel, catalogue, mapping};
 
 /// The words of `check` for a store, as `store:chroma_verdict:max` records them.
 pub const VERDICT: &str = "max by (job, instance, store) (\n    3 * chroma_finding{STORE, severity=\"critical\"}\n  or\n    2 * chroma_finding{STORE, severity=\"warning\"}\n  or\n    (1 - chroma_exporter_collector_success{STORE})\n  or\n    (last_over_time(chroma_store_info{STORE}[6h]) unless on (job, instance, store) chroma_store_info{STORE})\n)";
@@ -16,6 +16,12 @@ pub const VERDICTS: &[(i64, &str, &str)] = &[
     (2, "WARNING", "orange"),
     (3, "UNSAFE", "red"),
 ];
+
+/// A number that should be 0; `worst` is the colour of any other.
+pub fn how_many(title: &'static str, expr: &str, worst: &str, description: &'static str) -> Item {
+    let panel = Panel::number(title, "none", description).now(expr);
+    Item::Panel(panel.levels("green", &[(1.0, worst)]).nothing("not known"))
+}
 
 /// The findings that are there, worst first, each with cause and remedy from the catalogue.
 pub fn findings() -> Panel {
