@@ -340,7 +340,10 @@ fn repair(
 /// Names the records without a vector that no action has named: those that were so before, and those of which rows of the queue are lost.
 fn name_the_rest(dir: &Path, proven: &Proven, report: &mut Report, steps: &Steps) {
     let lacks = |one: &&Collection| one.vectors < one.records;
-    let of = proven.collections.iter().filter(lacks).map(|one| &*one.id).collect();
+    let of: BTreeSet<&str> = proven.collections.iter().filter(lacks).map(|one| &*one.id).collect();
+    if of.is_empty() {
+        return;
+    }
     match index::without_vector(dir, &of, steps) {
         Ok(records) => lost::add_once(&mut report.lost_records, records),
         // How many there are is said all the same.

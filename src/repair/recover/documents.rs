@@ -106,14 +106,10 @@ impl Record {
     }
 
     fn named(&self, connection: &Connection) -> Result<LostDocument, Failure> {
-        let sql = "SELECT CAST(e.embedding_id AS TEXT), c.name FROM embeddings AS e \
-             LEFT JOIN segments AS s ON s.id = e.segment_id LEFT JOIN collections AS c ON c.id = s.collection WHERE e.id = ?1";
-        let found: Option<(String, Option<String>)> = connection
-            .query_row(sql, [self.number], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let (id, collection) = found.unwrap_or_default();
+        let (collection, id) = rows::whose(connection, self.number)?;
         let document = String::from_utf8_lossy(&self.full_text).into_owned();
-        Ok(LostDocument { collection: collection.unwrap_or_default(), id, document })
+        let (collection, id) = (collection.unwrap_or_default(), id.unwrap_or_default());
+        Ok(LostDocument { collection, id, document })
     }
 }
 

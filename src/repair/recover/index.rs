@@ -49,7 +49,11 @@ use crate::{
         },
         steps::Steps,
     },
-    store::{DATABASE_FILE, database::read_up_to, position},
+    store::{
+        DATABASE_FILE,
+        database::{open_if_there, read_up_to},
+        position,
+    },
 };
 
 /// Writes the folders of these segments anew in the copy `dir`; in those of `mixed`, two processes have left elements. Errs without a change
@@ -60,8 +64,7 @@ pub(super) fn rebuild(
     mixed: &BTreeSet<Uuid>,
     steps: &Steps,
 ) -> Result<Effect, Failure> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)?;
+    let connection = opened(dir)?;
     let family = rows::family(&connection)?;
     if family == Family::Unknown {
         return Err(Failure::Damaged(
@@ -102,14 +105,18 @@ pub(super) fn rebuild(
     Ok(effect)
 }
 
+fn opened(dir: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(dir.join(DATABASE_FILE), flags)
+}
+
 /// The records of these collections that have a vector neither in the folder nor in what of the queue is still to be applied.
 pub(super) fn without_vector(
     dir: &Path,
     of: &BTreeSet<&str>,
     steps: &Steps,
 ) -> Result<Vec<LostRecord>, Failure> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(dir.join(DATABASE_FILE), flags)?;
+    let connection = opened(dir)?;
     let family = rows::family(&connection)?;
     let mixed = BTreeSet::new();
     let folders = folders(dir)?;
@@ -599,7 +606,7 @@ fn is_same(metric: Metric, stored: &[f32], wanted: &[f32]) -> bool {
 fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {
     let name = &collection.name;
     for file in INDEX_FILES {
-        let Some(file) = elements::open(&folder.join(file))? else { continue };
+        let Some(file) = open_if_there(&folder.join(file))? else { continue };
         let mut head = [0; HEAD_LEN];
         let filled = read_up_to(&file, &mut head, 0)?;
         if Pointer::parse(&head[..filled]).is_some() {
@@ -608,7 +615,7 @@ fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {
             )));
         }
     }
-    let ids = match elements::open(&folder.join(INDEX_FILES[4]))? {
+    let ids = match open_if_there(&folder.join(INDEX_FILES[4]))? {
         Some(file) => Ids::read(Pieces(file))?,
         None => Ids::default(),
     };

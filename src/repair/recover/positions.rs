@@ -1,6 +1,6 @@
 //! How far the queue is in each segment: put back where that is lost.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, types::Value};
 
@@ -8,7 +8,7 @@ use super::Failure;
 use crate::{
     format::{parts::INDEX_FILES, pickle},
     repair::dump::Pieces,
-    store::database::open_bytes,
+    store::database::open_if_there,
 };
 
 /// Puts positions where a segment has none: that of the newest record for its records, and for its index what the folder says. One that
@@ -28,31 +28,30 @@ pub(super) fn put_back(transaction: &Transaction<'_>, dir: &Path) -> Result<usiz
     Ok(put)
 }
 
-/// Writes a position in the form of this release, which is bytes before 1.0, with this number of its row or the next one. Says how many
-/// rows that are.
+/// Writes a position, with this number of its row or the next one. Says how many rows that are.
 pub(super) fn insert(
     connection: &Connection,
     row: Option<i64>,
     segment: &str,
     position: i64,
 ) -> rusqlite::Result<usize> {
+    let sql = "INSERT OR REPLACE INTO max_seq_id(rowid, segment_id, seq_id) VALUES(?1, ?2, ?3)";
+    connection.execute(sql, (row, segment, value(connection, position)?))
+}
+
+/// A position in the form in which this release keeps them: bytes before 1.0.
+pub(super) fn value(connection: &Connection, position: i64) -> rusqlite::Result<Value> {
     let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name = 'seq_id'";
     let kind: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
-    let value = match kind.as_deref() {
+    Ok(match kind.as_deref() {
         Some("BLOB") => Value::Blob(position.to_be_bytes().to_vec()),
         _ => Value::Integer(position),
-    };
-    let sql = "INSERT OR REPLACE INTO max_seq_id(rowid, segment_id, seq_id) VALUES(?1, ?2, ?3)";
-    connection.execute(sql, (row, segment, value))
+    })
 }
 
 /// How far the queue is in the index in `folder`, as its metadata say; `None` when there is none. Errs when they cannot be read.
 pub(super) fn flushed(folder: &Path) -> Result<Option<i64>, Failure> {
-    let file = match open_bytes(&folder.join(INDEX_FILES[4])) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(file) = open_if_there(&folder.join(INDEX_FILES[4]))? else { return Ok(None) };
     match pickle::read(Pieces(file), pickle::Limits::default(), &mut |_, _| {}) {
         Ok(read) => {
             let position = read.max_seq_id.or(read.newest_seq_id);

@@ -4,9 +4,13 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, params};
 
-use super::{Effect, Failure, LostRow, fulltext, rows::shown, salvage};
+use super::{
+    Effect, Failure, LostRow, fulltext,
+    rows::{self, shown},
+    salvage,
+};
 use crate::{human, repair::steps::Steps, store::database::beside};
 
 /// Puts a new database in place of the one at `database`; with `full_text`, the full text is made anew too. One that SQLite cannot read
@@ -250,14 +254,8 @@ fn whose(
     if !["embedding_metadata", "embedding_metadata_array"].contains(&table) {
         return Ok((None, None));
     }
-    let sql = format!(
-        "SELECT c.name, e.embedding_id FROM main.\"{table}\" AS m JOIN main.embeddings AS e ON e.id = m.id \
-         LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection WHERE m.rowid = ?1"
-    );
-    let mut statement = connection.prepare(&sql)?;
-    let found =
-        statement.query_row([row], |row| Ok((shown(row.get_ref(0)?), shown(row.get_ref(1)?))));
-    Ok(found.optional()?.unwrap_or_default())
+    let sql = format!("SELECT id FROM main.\"{table}\" WHERE rowid = ?1");
+    rows::whose(connection, connection.query_row(&sql, [row], |row| row.get(0))?)
 }
 
 fn of_stop(error: &rusqlite::Error) -> bool {

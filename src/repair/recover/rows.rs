@@ -85,6 +85,18 @@ pub(super) fn family(connection: &Connection) -> rusqlite::Result<Family> {
     Ok(Family::of(Dir::ALL.map(|dir| counts.get(dir.as_str()).copied().unwrap_or(0))))
 }
 
+/// Names of the collection and of the record with this number in `embeddings`, as far as they are known.
+pub(super) fn whose(
+    connection: &Connection,
+    number: i64,
+) -> rusqlite::Result<(Option<String>, Option<String>)> {
+    let sql = "SELECT c.name, e.embedding_id FROM main.embeddings AS e \
+         LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection WHERE e.id = ?1";
+    let found = connection
+        .query_row(sql, [number], |row| Ok((shown(row.get_ref(0)?), shown(row.get_ref(1)?))));
+    Ok(found.optional()?.unwrap_or_default())
+}
+
 /// A value for people; `None` when there is none.
 pub(super) fn shown(value: ValueRef<'_>) -> Option<String> {
     match value {

@@ -17,7 +17,7 @@ use crate::{
         parts::INDEX_FILES,
     },
     repair::steps::Steps,
-    store::{database::open_bytes, holes::Holes},
+    store::{database::open_if_there, holes::Holes},
 };
 
 /// Where the elements of one index are, by their label.
@@ -79,7 +79,7 @@ impl Elements {
         (total, given): (u64, &impl Fn(u64) -> bool),
         steps: &Steps,
     ) -> io::Result<Option<Self>> {
-        let Some(file) = open(&folder.join(ELEMENTS))? else { return Ok(None) };
+        let Some(file) = open_if_there(&folder.join(ELEMENTS))? else { return Ok(None) };
         let header = header(folder)?;
         if header.is_some_and(|header| header.dimension != dimension as u64) {
             return Ok(None);
@@ -90,7 +90,8 @@ impl Elements {
         };
         // Room behind the last element holds whatever the memory held. Each label that was given out made one element.
         let elements = header.map_or(total, |header| header.elements.max(total));
-        let lengths = if metric == Metric::Cosine { open(&folder.join(LENGTHS))? } else { None };
+        let lengths =
+            if metric == Metric::Cosine { open_if_there(&folder.join(LENGTHS))? } else { None };
         let mut found = Self {
             file,
             lengths,
@@ -303,7 +304,7 @@ fn is_sound(element: &[u8], layout: Layout, metric: Metric, elements: u64) -> bo
 
 /// The header, when it is sound.
 fn header(folder: &Path) -> io::Result<Option<Header>> {
-    let Some(file) = open(&folder.join(HEADER))? else { return Ok(None) };
+    let Some(file) = open_if_there(&folder.join(HEADER))? else { return Ok(None) };
     let mut head = [0; HEADER_LEN];
     match file.read_exact_at(&mut head, 0) {
         Ok(()) => Ok(Header::parse(&head).ok()),
@@ -316,15 +317,6 @@ fn header(folder: &Path) -> io::Result<Option<Header>> {
 pub(super) fn stated_dimension(folder: &Path) -> io::Result<Option<usize>> {
     let header = header(folder)?.filter(|header| header.elements > 0);
     Ok(header.and_then(|header| usize::try_from(header.dimension).ok()))
-}
-
-/// The file; `None` when it is not there.
-pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
-    match open_bytes(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 const HEADER: &str = INDEX_FILES[0];

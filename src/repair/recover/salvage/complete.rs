@@ -177,14 +177,9 @@ fn embeddings(connection: &Connection, table: &Table) -> Result<u64, Failure> {
     Ok(count)
 }
 
-/// A position before every other, in the form in which this release keeps them: bytes before 1.0.
+/// A position before every other.
 pub(super) fn first_position(connection: &Connection) -> Result<Value, Failure> {
-    let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name = 'seq_id'";
-    let kind: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
-    Ok(match kind.as_deref() {
-        Some("BLOB") => Value::Blob(0_i64.to_be_bytes().to_vec()),
-        _ => Value::Integer(0),
-    })
+    Ok(positions::value(connection, 0)?)
 }
 
 /// The index has the segment. From Chroma 1.0 on a position that is too low does no harm: what the queue still has is applied once more.

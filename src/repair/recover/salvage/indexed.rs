@@ -20,7 +20,7 @@ use crate::{
         dump::{Pieces, tail::Kind},
         recover::{Effect, LostRecord, Part},
     },
-    store::database::open_bytes,
+    store::database::open_if_there,
 };
 
 /// Puts back what the indexes beside the database in `store` name, and says so in `effect`. Where rows of the queue are lost as well,
@@ -79,11 +79,7 @@ pub(super) fn put_back(
 /// The ids that the index in `folder` has, and the segment of records has not, in their order. A folder that cannot be read to its
 /// end names none, and neither does one without any record of the segment: it may be another collection's.
 fn named(connection: &Connection, folder: &Path, records: &str) -> Result<Vec<String>, Failure> {
-    let open = || match open_bytes(&folder.join(INDEX_FILES[4])) {
-        Ok(file) => Ok(Some(Pieces(file))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    };
+    let open = || Ok::<_, io::Error>(open_if_there(&folder.join(INDEX_FILES[4]))?.map(Pieces));
     let Some(source) = open()? else { return Ok(Vec::new()) };
     let mut hashes = HashSet::new();
     let mut take = |hash, _| {
