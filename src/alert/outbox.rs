@@ -9,7 +9,12 @@
 //! Receivers keep one incident for all episodes of a rule in a store. So the end of an episode is told before the next one
 //! begins, or not at all: once a newer episode is told as firing, the end of the older one would close its incident.
 
+mod outcome;
+mod overtaken;
 pub mod policy;
+mod send;
+
+pub use outcome::Recorded;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,19 +22,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{
     engine::Event,
-    message::{Alert, Failure, Notification, Outcome, Reason, Status},
+    message::{Alert, Failure, Notification, Reason, Status},
     silence::Silence,
 };
-use crate::{
-    clock::Timestamp,
-    findings::{Code, Severity, order::order},
-    human,
-};
-use policy::{Grouping, Policy};
+use crate::{clock::Timestamp, findings::Severity};
+use policy::Policy;
 
 /// What one receiver knows of one episode.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -372,242 +372,6 @@ impl ReceiverQueue {
         }
     }
 
-    /// Decides what to send. A notification that is handed out is on its way until [`ReceiverQueue::record`] is called.
-    pub fn next(&mut self, silences: &[Silence], about: &About, now: Timestamp) -> Next {
-        self.prune(now);
-        if self.sending {
-            return Next::Idle;
-        }
-        if let Some(wait) = self.delivery.wait
-            && !wait.over(now)
-        {
-            return Next::WaitUntil(wait.until);
-        }
-        if let Some(sent_at) = self.sent_at
-            && now >= sent_at
-            && now.since(sent_at) < self.policy.gap
-        {
-            return Next::WaitUntil(sent_at.plus(self.policy.gap));
-        }
-        if let Some(attempt) = &self.delivery.attempt {
-            let again = attempt.notification.clone();
-            return self.hand_out(again, now);
-        }
-        let mut later: Option<Timestamp> = None;
-        let mut ready: BTreeMap<String, Vec<(&Entry, Reason)>> = BTreeMap::new();
-        let overtaking = self.overtaking(silences, now);
-        for entry in self.entries.values().filter(|entry| !overtaking.passed(entry)) {
-            let Some(reason) = self.news(entry, now) else {
-                later = earliest(later, self.due_at(entry));
-                continue;
-            };
-            let telling_anew = !(reason == Reason::Resolved && entry.notice.is_some());
-            if telling_anew
-                && let Some(silence) = silences.iter().find(|s| s.covers(&entry.alert, now))
-            {
-                later = earliest(later, Some(silence.until));
-                continue;
-            }
-            if let Some(last) = self.last_sent_at(&entry.alert.store, &entry.alert.name)
-                && now >= last
-                && now.since(last) < self.policy.group_interval
-            {
-                later = earliest(later, Some(last.plus(self.policy.group_interval)));
-                continue;
-            }
-            let group = self.policy.group_of(&entry.alert);
-            ready.entry(group).or_default().push((entry, reason));
-        }
-        if ready.is_empty() {
-            return later.map_or(Next::Idle, Next::WaitUntil);
-        }
-        let notification = if self.policy.grouping == Grouping::Store && ready.len() > STORM_GROUPS
-        {
-            if let Some(last) = self.last_sent_at(SUMMARY, "")
-                && now >= last
-                && now.since(last) < self.policy.group_interval
-            {
-                return Next::WaitUntil(last.plus(self.policy.group_interval));
-            }
-            let news = ready.into_values().flatten().collect();
-            self.compose(SUMMARY.to_owned(), news, &overtaking, about, now)
-        } else {
-            // The most urgent group first, then the one that has waited longest.
-            let first = ready.into_iter().min_by_key(|(_, entries)| {
-                let severity = entries.iter().map(|(entry, _)| entry.alert.severity).max();
-                let oldest = entries.iter().map(|(entry, _)| entry.queued_at).min();
-                (std::cmp::Reverse(severity), oldest)
-            });
-            let Some((group, entries)) = first else { return Next::Idle };
-            self.compose(group, entries, &overtaking, about, now)
-        };
-        self.hand_out(notification, now)
-    }
-
-    fn hand_out(&mut self, notification: Notification, now: Timestamp) -> Next {
-        if self.delivery.attempt.is_none() {
-            let attempt =
-                Attempt { notification: notification.clone(), began: now, unclear: false };
-            self.delivery.attempt = Some(attempt);
-            self.touched.delivery = true;
-        }
-        self.sending = true;
-        self.sent_at = Some(now);
-        self.counts.attempts += 1;
-        Next::Send(notification)
-    }
-
-    fn compose(
-        &self,
-        group: String,
-        mut news: Vec<(&Entry, Reason)>,
-        overtaking: &Overtaking<'_>,
-        about: &About,
-        now: Timestamp,
-    ) -> Notification {
-        // What does not fit goes with the next one.
-        news.sort_by_key(|(entry, _)| urgency(&entry.alert));
-        news.truncate(self.policy.batch.max(1));
-        let reasons: BTreeSet<Reason> = news.iter().map(|(_, reason)| *reason).collect();
-        let reason = reasons.into_iter().next().unwrap_or(Reason::Firing);
-        let id = notification_id(&self.name, &group, news.iter().map(|(entry, _)| *entry));
-        let mut alerts: Vec<Alert> = news.iter().map(|(entry, _)| entry.alert.clone()).collect();
-        let mut flaps: BTreeMap<Identity<'_>, usize> = BTreeMap::new();
-        for old in self.entries.values() {
-            if old.notice.is_none() && overtaking.passed(old) {
-                *flaps.entry(self.policy.identity(&old.alert)).or_default() += 1 + old.alert.merged;
-            }
-        }
-        for alert in alerts.iter_mut().filter(|alert| alert.ended.is_none()) {
-            alert.merged += flaps.get(&self.policy.identity(alert)).copied().unwrap_or_default();
-        }
-        if self.policy.grouping == Grouping::Store && group != SUMMARY {
-            let known = self.entries.values().filter(|entry| {
-                entry.alert.ended.is_none()
-                    && entry.notice.is_some_and(|notice| !notice.given_up)
-                    && self.policy.group_of(&entry.alert) == group
-                    && !news.iter().any(|(new, _)| new.alert.episode == entry.alert.episode)
-            });
-            let room = self.policy.batch.saturating_sub(alerts.len());
-            alerts.extend(known.take(room).map(|e| Alert { known: true, ..e.alert.clone() }));
-        }
-        alerts.sort_by_key(urgency);
-        let alerts = causes_first(alerts);
-        Notification {
-            id,
-            group,
-            reason,
-            at: now,
-            host: about.host.clone(),
-            external_url: about.external_url.clone(),
-            alerts,
-            left_out: 0,
-        }
-    }
-
-    /// Takes in what became of the notification that was handed out. `jitter` is drawn evenly from 0 to 1.
-    pub fn record(&mut self, outcome: &Outcome, jitter: f64, now: Timestamp) -> Recorded {
-        self.sending = false;
-        self.touched.delivery = true;
-        let Some(attempt) = self.delivery.attempt.take() else { return Recorded::Arrived };
-        match outcome {
-            Outcome::Delivered => {
-                self.delivery = DeliveryState::default();
-                self.counts.last_success = Some(now);
-                self.settle(&attempt.notification, Fate::Heard, now);
-                Recorded::Arrived
-            }
-            Outcome::Rejected { failure } => {
-                self.delivery = DeliveryState::default();
-                *self.counts.failed.entry(*failure).or_default() += 1;
-                let fate = if attempt.unclear { Fate::PerhapsHeard } else { Fate::Unheard };
-                let alerts = self.settle(&attempt.notification, fate, now);
-                Recorded::GivenUp { alerts }
-            }
-            Outcome::Retry { failure, after, unclear } => {
-                *self.counts.failed.entry(*failure).or_default() += 1;
-                self.delivery.tries = self.delivery.tries.saturating_add(1);
-                let pause = backoff(self.delivery.tries, jitter).max(after.unwrap_or_default());
-                self.delivery.wait = Some(Wait { from: now, until: now.plus(pause) });
-                let unclear = *unclear || attempt.unclear;
-                if unclear && now.since(attempt.began) < self.policy.age_max {
-                    self.delivery.attempt = Some(Attempt { unclear, ..attempt });
-                    return Recorded::Again { pause };
-                }
-                if unclear {
-                    let alerts = self.settle(&attempt.notification, Fate::Unheard, now);
-                    return Recorded::GivenUp { alerts };
-                }
-                Recorded::Again { pause }
-            }
-        }
-    }
-
-    /// Notes what a notification told, or failed to tell for good; answers how many alerts it was about.
-    fn settle(&mut self, notification: &Notification, fate: Fate, now: Timestamp) -> u64 {
-        let mut count = 0;
-        let unheard = fate == Fate::Unheard;
-        if notification.group == SUMMARY {
-            self.note_sent(SUMMARY, "", now);
-        }
-        for sent in notification.alerts.iter().filter(|alert| !alert.known) {
-            count += 1;
-            self.note_sent(&sent.store, &sent.name, now);
-            self.touched.episodes.insert(sent.episode.clone());
-            let Some(entry) = self.entries.get_mut(&sent.episode) else { continue };
-            let was = entry.notice;
-            entry.notice = Some(Notice {
-                at: now,
-                status: sent.status(),
-                severity: sent.severity,
-                tried: !sent.tried.is_empty(),
-                given_up: unheard && was.is_none_or(|was| was.given_up),
-            });
-            let refused = fate != Fate::Heard;
-            let done = sent.ended.is_some() && (refused || self.policy.resend_resolved.is_none());
-            // It ended while a firing was under way that has now been given up: nobody waits for its end.
-            let unawaited = unheard && was.is_none() && entry.alert.ended.is_some();
-            if done || unawaited {
-                self.entries.remove(&sent.episode);
-            }
-        }
-        if fate != Fate::Heard {
-            self.counts.dead_letters += count;
-        }
-        count
-    }
-
-    /// The episodes that the receiver was told as firing, also when they have ended since, and those that fire and that it will
-    /// hear of as soon as it may.
-    fn overtaking(&self, silences: &[Silence], now: Timestamp) -> Overtaking<'_> {
-        self.overtaking_by(|entry| {
-            entry.notice.is_some() || !silences.iter().any(|s| s.covers(&entry.alert, now))
-        })
-    }
-
-    fn overtaking_by(&self, counts: impl Fn(&Entry) -> bool) -> Overtaking<'_> {
-        let mut overtaking = Overtaking { policy: &self.policy, since: BTreeMap::new() };
-        for entry in self.entries.values() {
-            if heard(entry) || (entry.alert.ended.is_none() && counts(entry)) {
-                let since = entry.alert.since;
-                let newest = overtaking.since.entry(self.policy.identity(&entry.alert));
-                newest.and_modify(|newest| *newest = since.max(*newest)).or_insert(since);
-            }
-        }
-        overtaking
-    }
-
-    /// Forgets the episodes that a newer one has overtaken, once the receiver has heard of that.
-    fn forget_overtaken(&mut self) {
-        let overtaking = self.overtaking_by(|_| false);
-        let overtaken = self.entries.iter().filter(|(_, entry)| overtaking.passed(entry));
-        let gone: Vec<String> = overtaken.map(|(episode, _)| episode.clone()).collect();
-        for episode in gone {
-            self.entries.remove(&episode);
-            self.touched.episodes.insert(episode);
-        }
-    }
-
     /// Drops what is too old to be told, and what the receiver has heard to the end.
     fn prune(&mut self, now: Timestamp) {
         let interval = self.policy.group_interval;
@@ -668,59 +432,6 @@ impl ReceiverQueue {
     }
 }
 
-/// Whether the receiver was told of it.
-fn heard(entry: &Entry) -> bool {
-    entry.notice.is_some_and(|notice| !notice.given_up)
-}
-
-/// What became of a notification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// The receiver has it.
-    Heard,
-    /// It was refused for good, after an attempt that may have arrived.
-    PerhapsHeard,
-    /// The receiver never got it.
-    Unheard,
-}
-
-/// What makes two alerts one and the same to a receiver.
-type Identity<'a> = (&'a str, &'a str, Option<Severity>);
-
-/// Since when the newest episode of each alert is there, by its identity.
-struct Overtaking<'a> {
-    policy: &'a Policy,
-    since: BTreeMap<Identity<'a>, Timestamp>,
-}
-
-impl Overtaking<'_> {
-    /// Whether this episode has ended, and a newer one of the same identity fires or was told.
-    fn passed(&self, entry: &Entry) -> bool {
-        entry.alert.ended.is_some()
-            && self
-                .since
-                .get(&self.policy.identity(&entry.alert))
-                .is_some_and(|since| *since > entry.alert.since)
-    }
-}
-
-/// What [`ReceiverQueue::record`] made of an outcome, for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
-    /// The receiver has it.
-    Arrived,
-    /// It is tried again after this pause.
-    Again {
-        /// How long.
-        pause: Duration,
-    },
-    /// It is not tried again.
-    GivenUp {
-        /// How many alerts it was about.
-        alerts: u64,
-    },
-}
-
 /// What every notification of this host says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct About {
@@ -736,65 +447,6 @@ fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
         (a, b) => a.or(b),
     }
 }
-
-/// News before what is known, firing before ended, then the gravest, then the oldest.
-fn urgency(alert: &Alert) -> (bool, bool, std::cmp::Reverse<Severity>, Timestamp, String) {
-    let ended = alert.ended.is_some();
-    (alert.known, ended, std::cmp::Reverse(alert.severity), alert.since, alert.key())
-}
-
-/// Among those of one store that are told anew and fire, causes stand above what they brought about.
-fn causes_first(alerts: Vec<Alert>) -> Vec<Alert> {
-    let (firing, rest): (Vec<Alert>, Vec<Alert>) =
-        alerts.into_iter().partition(|alert| alert.ended.is_none() && !alert.known);
-    let one_store = firing.windows(2).all(|pair| pair[0].store == pair[1].store);
-    let codes: Option<Vec<(Code, Severity)>> =
-        firing.iter().map(|alert| Some((Code::parse(&alert.code)?, alert.severity))).collect();
-    // A rule of the operator's own has no place among causes.
-    let firing = match codes.filter(|_| one_store) {
-        None => firing,
-        Some(codes) => {
-            let mut firing: Vec<Option<Alert>> = firing.into_iter().map(Some).collect();
-            order(&codes).into_iter().filter_map(|at| firing[at].take()).collect()
-        }
-    };
-    firing.into_iter().chain(rest).collect()
-}
-
-/// The same for the same news, so that a program that could not write down what it sent, and was killed, sends it again under
-/// the same id: receiver, group, and of each alert its episode, what is told of it and what was told before.
-fn notification_id<'a>(
-    receiver: &str,
-    group: &str,
-    news: impl Iterator<Item = &'a Entry>,
-) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    part(receiver.as_bytes());
-    part(group.as_bytes());
-    for Entry { alert, notice, .. } in news {
-        part(alert.episode.as_bytes());
-        part(alert.status().as_str().as_bytes());
-        part(alert.severity.as_str().as_bytes());
-        part(&notice.map_or(0, |notice| notice.at.as_nanos()).to_le_bytes());
-    }
-    human::hex(&hash.finalize()[..16])
-}
-
-/// Full jitter between nothing and 1 s, 2 s, 4 s … 5 min, but never less than a tenth of it: a receiver that is down
-/// must not be asked again at once.
-fn backoff(tries: u32, jitter: f64) -> Duration {
-    let ceiling = Duration::from_secs(1 << tries.saturating_sub(1).min(9)).min(BACKOFF_MAX);
-    ceiling.mul_f64(if jitter.is_finite() { jitter.clamp(0.1, 1.0) } else { 1.0 })
-}
-
-const BACKOFF_MAX: Duration = Duration::from_mins(5);
-
-/// More groups than this at once are told as one summary.
-const STORM_GROUPS: usize = 5;
 
 /// So many episodes of a kind that came and went unheard are told one by one.
 const FLAPS_MAX: usize = 3;

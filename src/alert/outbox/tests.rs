@@ -1,4 +1,5 @@
-use super::*;
+use super::{policy::Grouping, *};
+use crate::alert::message::Outcome;
 
 fn alert(store: &str, name: &str, since: i64, severity: Severity) -> Alert {
     Alert {
