@@ -5,17 +5,15 @@
 //! a queue that somebody emptied makes new rows with old numbers, which every segment passes over as long since applied:
 //! they are acknowledged and lost (measured on 0.4.24, 0.6.3, 1.1.1 and 1.5.9).
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod index_files;
+
+pub(super) use index_files::Unread;
+
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::Connection;
-use rustix::io::Errno;
 
+use self::index_files::{dimension_of_index, flushed_before};
 use super::{
     ask::{Asker, Cell, bounded},
     catalogue::{Catalogue, Scope, Segment},
@@ -24,15 +22,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    collectors::CollectError,
     findings::{Code, Finding, Severity},
-    format::{
-        hnsw::{self, Header},
-        queue::Row,
-        schema::Family,
-    },
+    format::{queue::Row, schema::Family},
     host::links::Place,
-    store::database::{QueryError, is_absent, open_bytes, read_up_to},
+    store::database::QueryError,
 };
 
 /// One moment: all positions, and the newest row.
@@ -126,23 +119,6 @@ pub(super) struct Queue {
     pub(super) findings: Vec<Finding>,
     /// What could not be looked at, so that something may be amiss that is not told.
     pub(super) unread: Option<Unread>,
-}
-
-/// A file that may not be looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unread {
-    path: PathBuf,
-    errno: Errno,
-}
-
-impl Unread {
-    fn of(path: PathBuf, error: &io::Error) -> Self {
-        Self { path, errno: Errno::from_io_error(error).unwrap_or(Errno::IO) }
-    }
-
-    pub(super) fn problem(&self) -> CollectError {
-        CollectError::Unreadable { path: self.path.clone(), source: self.errno.into() }
-    }
 }
 
 /// How far one segment is behind.
@@ -520,37 +496,6 @@ impl Scan {
     }
 }
 
-/// How many numbers the vectors of an index have; `None` when it has no header, or one that cannot be judged.
-fn dimension_of_index(dir: &Place, segment: &str) -> Result<Option<u64>, Unread> {
-    let name = Path::new(segment).join("header.bin");
-    let read = || {
-        let mut head = [0; hnsw::HEADER_LEN];
-        let read = read_up_to(&open_bytes(&dir.at(&name)?)?, &mut head, 0)?;
-        Ok(Header::parse(&head[..read]).ok().map(|header| header.dimension))
-    };
-    unless_absent(read(), dir.dir().join(&name))
-}
-
-/// Whether a segment was flushed, and not just now: the position is written after the files.
-fn flushed_before(dir: &Place, segment: &str, now: Timestamp) -> Result<bool, Unread> {
-    let name = Path::new(segment).join("index_metadata.pickle");
-    let written = || {
-        let meta = std::fs::metadata(dir.at(&name)?)?;
-        Ok(Some(Timestamp::from_parts(meta.mtime(), meta.mtime_nsec())))
-    };
-    let written = unless_absent(written(), dir.dir().join(&name))?;
-    Ok(written.is_some_and(|at| now.since(at) >= FLUSH_SETTLES))
-}
-
-/// What is not there has nothing to tell. What may not be looked at is something else.
-fn unless_absent<T>(read: io::Result<Option<T>>, path: PathBuf) -> Result<Option<T>, Unread> {
-    match read {
-        Err(error) if is_absent(&error) => Ok(None),
-        Err(error) => Err(Unread::of(path, &error)),
-        Ok(read) => Ok(read),
-    }
-}
-
 /// A segment without position, by its scope and the name of its collection.
 type Missing = (Scope, String);
 
@@ -601,6 +546,4 @@ fn read_moment(connection: &Connection, catalogue: &Catalogue) -> rusqlite::Resu
 const BATCH_MAX: u64 = 10_000;
 /// So many rows that nothing needs any more are worth a word.
 const APPLIED_MAX: u64 = 10_000;
-/// Longest time from the files of a flush to its position.
-const FLUSH_SETTLES: Duration = Duration::from_secs(30);
 const METADATA_BYTES_MAX: u32 = 4 * 1024 * 1024;
