@@ -8,7 +8,10 @@
 mod judge;
 mod locks;
 mod overlap;
+mod samples;
 mod unseen;
+
+pub(super) use samples::DESCS;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,6 +25,7 @@ use self::{
     judge::Served,
     locks::LockWatch,
     overlap::{Overlap, Queue},
+    samples::{CAPABILITY, CPU, DISCOVERED, LOCK_SECONDS, RESIDENT, STARTED, counts},
     unseen::{Lease, Unseen},
 };
 use super::{CollectError, Collector, Pace, Turn};
@@ -31,70 +35,9 @@ use crate::{
     facts::wake::Wake,
     findings::Code,
     host::processes::{Blind, FileId, Holder, Walk, walk::ended},
-    sample::{Desc, Observation, Sample},
+    sample::{Desc, Observation},
     store::{Context, DATABASE_FILE, database::Limits},
 };
-
-static PROCESSES: Desc = Desc::gauge(
-    "chroma_processes",
-    "Processes that hold chroma.sqlite3, by how they opened it. Absent when others may hold it unseen.",
-)
-.labelled(&["access"]);
-static WRITERS: Desc = Desc::gauge(
-    "chroma_process_writers",
-    "Processes that hold chroma.sqlite3 open for writing. Child processes that only inherited it count as their parent. Absent when others may hold it unseen.",
-);
-static SERVERS: Desc = Desc::gauge(
-    "chroma_process_servers",
-    "Chroma servers that hold chroma.sqlite3. Absent when others may hold it unseen.",
-);
-static DISCOVERED: Desc = Desc::gauge(
-    "chroma_store_discovered",
-    "1 when the directory was found by itself and is watched while a process holds it, 0 when it is configured.",
-);
-static CHILDREN: Desc = Desc::gauge(
-    "chroma_process_children",
-    "Child processes that only inherited chroma.sqlite3 from a process that holds it.",
-);
-static UNREADABLE: Desc = Desc::gauge(
-    "chroma_processes_unreadable",
-    "Processes of the host whose open files could not be looked at. Each may hold this store. Absent when the list of processes is not complete.",
-);
-static RESIDENT: Desc = Desc::gauge(
-    "chroma_process_resident_memory_bytes",
-    "Resident memory of the server, or of the first writer when there is no server.",
-);
-static CPU: Desc = Desc::counter(
-    "chroma_process_cpu_seconds_total",
-    "CPU time of the server since it started, or of the first writer when there is no server.",
-);
-static STARTED: Desc = Desc::gauge(
-    "chroma_process_start_timestamp_seconds",
-    "When the server started, or the first writer when there is no server.",
-);
-static LOCK_SECONDS: Desc = Desc::gauge(
-    "chroma_process_lock_seconds",
-    "How long a process other than the server has held a lock on chroma.sqlite3 without a break.",
-);
-static CAPABILITY: Desc = Desc::gauge(
-    "chroma_exporter_capability",
-    "Whether this program has the Linux capability that it needs to look into processes of other users and containers.",
-)
-.labelled(&["capability"]);
-
-pub(super) static DESCS: [&Desc; 11] = [
-    &DISCOVERED,
-    &PROCESSES,
-    &WRITERS,
-    &SERVERS,
-    &CHILDREN,
-    &UNREADABLE,
-    &RESIDENT,
-    &CPU,
-    &STARTED,
-    &LOCK_SECONDS,
-    &CAPABILITY,
-];
 
 static CODES: [Code; 5] = [
     Code::SecondWriter,
@@ -594,26 +537,6 @@ fn judged_with(unseen: &Unseen, hidden: Option<&Blind>, out: &mut Observation) {
         // The table of locks leaves out those of other namespaces.
         out.unjudged.push(Code::LockHeld);
     }
-}
-
-/// How many hold it. A number that somebody unseen may belong to is left out. `unreadable` is not known where not even all
-/// processes are listed.
-fn counts(holders: &[Holder], unreadable: Option<usize>, unseen: &Unseen) -> Vec<Sample> {
-    let count = |test: &dyn Fn(&&Holder) -> bool| holders.iter().filter(test).count() as f64;
-    let mut out = Vec::new();
-    out.extend(unreadable.map(|unreadable| UNREADABLE.sample(unreadable as f64)));
-    if unseen.writers_known() {
-        let writers = count(&|holder| holder.writes);
-        out.push(PROCESSES.with(vec!["write".into()], writers));
-        out.push(WRITERS.sample(writers));
-        out.push(SERVERS.sample(count(&|holder| holder.server)));
-    }
-    if *unseen == Unseen::Nobody {
-        out.push(PROCESSES.with(vec!["read".into()], count(&|holder| !holder.writes)));
-        let children: usize = holders.iter().map(|holder| holder.children.len()).sum();
-        out.push(CHILDREN.sample(children as f64));
-    }
-    out
 }
 
 /// The newest row of the queue is the end of one index.

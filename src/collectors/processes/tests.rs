@@ -20,6 +20,7 @@ use crate::{
             tests::{Fake, Running},
         },
     },
+    sample::Sample,
     wait::{SOON, wait_until},
 };
 
