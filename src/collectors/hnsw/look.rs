@@ -14,15 +14,13 @@ use std::{
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
-use super::uuid_text;
-
 use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::CollectError,
     format::{
         hnsw::{HEADER_LEN, Header, HeaderError},
         lfs,
-        uuid::{Uuid, parse_uuid},
+        uuid::{Uuid, parse_uuid, uuid_text},
     },
     host::{
         links::Place,

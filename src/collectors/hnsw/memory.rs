@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Known,
-    judge::{Deep, State, Verdict},
+    judge::{Deep, Verdict},
     look::FileLook,
     reach::Reach,
     records::{self, Compared},
-    uuid_text,
+    state::State,
     walk::Walked,
 };
 use crate::{
     clock::Timestamp,
     findings::{Code, Finding, Remedy, Severity},
-    format::uuid::{Uuid, parse_uuid},
+    format::uuid::{Uuid, parse_uuid, uuid_text},
 };
 
 /// What survives a restart.

@@ -14,12 +14,15 @@ use super::{
     catalogue::Row,
     look::{Folder, Part},
     records::{Asker, Compared, Queue, Suspect, ids_of},
-    uuid_text,
     walk::{self, ReadMode, Refused},
 };
 use crate::{
     collectors::pause,
-    format::{hnsw::Pair, pickle, uuid::Uuid},
+    format::{
+        hnsw::Pair,
+        pickle,
+        uuid::{Uuid, uuid_text},
+    },
     host::links::Place,
     store::{database::QueryError, position},
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hnsw, judge::State, look::Folder, orphans::Orphans};
+use super::{Hnsw, look::Folder, orphans::Orphans, state::State};
 use crate::sample::{Desc, Sample};
 
 pub(super) static SEGMENTS: Desc = Desc::gauge(

@@ -4,7 +4,10 @@ use std::{
 };
 
 use super::{
+    judge::{Case, judge},
+    records::Replay,
     samples::{DELETED_ELEMENTS, ELEMENTS, SEGMENTS, WITHOUT_VECTOR},
+    state::State,
     *,
 };
 use crate::{

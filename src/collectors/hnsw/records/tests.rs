@@ -1,9 +1,9 @@
 use std::{collections::BTreeSet, path::Path, sync::atomic::AtomicBool};
 
 use super::*;
-use crate::collectors::{
-    hnsw::{catalogue::Distance, uuid_text},
-    testing::context,
+use crate::{
+    collectors::{hnsw::catalogue::Distance, testing::context},
+    format::uuid::uuid_text,
 };
 
 const COLLECTION: &str = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
