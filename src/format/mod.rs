@@ -13,6 +13,7 @@ pub mod backup_name;
 pub mod manifest;
 pub mod parts;
 pub mod proc;
+pub mod programs;
 pub mod python;
 pub mod tar;
 pub(crate) mod words;

@@ -33,9 +33,9 @@ use self::{
 use crate::{
     clock::{self, Ticks, Timestamp},
     facts::error::CollectError,
-    format::proc::{
-        Mount, is_chroma_server, may_embed_chroma, parse_cmdline, parse_fdinfo_mount,
-        parse_mountinfo, parse_stat,
+    format::{
+        proc::{Mount, parse_cmdline, parse_fdinfo_mount, parse_mountinfo, parse_stat},
+        programs::{is_chroma_server, may_embed_chroma},
     },
     host::links,
 };

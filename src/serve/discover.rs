@@ -23,7 +23,10 @@ use tracing::debug;
 use crate::{
     collectors::CollectError,
     config::{Store, Through},
-    format::proc::{Mount, OWN_COMM, parse_fdinfo_mount, parse_mountinfo, parse_stat},
+    format::{
+        proc::{Mount, parse_fdinfo_mount, parse_mountinfo, parse_stat},
+        programs::OWN_COMM,
+    },
     host::processes::{
         FileId, Process, is_sqlite_tool, mounts,
         walk::{self, Descriptor, KernelThreads, Visitor},

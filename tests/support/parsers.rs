@@ -23,7 +23,7 @@ use chroma_exporter::{
         hnsw::{HEADER_LEN, Header, Labels, LengthWalk, Level0Walk, LinkWalk, Pair},
         journal::{self, JournalHeader, Start},
         log::Scanner,
-        parts, pickle, proc, python,
+        parts, pickle, proc, programs, python,
         queue::Row,
         record::{Fields, Value},
         schema::{self, Applied, Dir, Family, Schema},
@@ -282,9 +282,9 @@ fn read_process_texts(bytes: &[u8]) {
     seen(proc::parse_mountinfo(bytes));
     assert!(proc::parse_locks(bytes).count() <= bytes.len());
     let arguments = proc::parse_cmdline(bytes);
-    seen(proc::is_chroma_server(&arguments));
-    seen(proc::may_embed_chroma("python3", &arguments));
-    seen(proc::is_spawned_worker(&arguments));
+    seen(programs::is_chroma_server(&arguments));
+    seen(programs::may_embed_chroma("python3", &arguments));
+    seen(programs::is_spawned_worker(&arguments));
 }
 
 fn package_texts() -> Vec<Vec<u8>> {

@@ -17,7 +17,8 @@ use crate::{
     discover::{self, Found},
     format::{
         backup_name::date_in,
-        proc::{is_chroma_server, parse_cmdline, parse_stat},
+        proc::{parse_cmdline, parse_stat},
+        programs::is_chroma_server,
     },
     host::processes::walk,
     human::plain,

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     clock::{Ticks, Timestamp},
-    format::proc::{
-        Credentials, Stat, is_chroma_server, is_spawned_worker, parse_boot_time, parse_cmdline,
-        parse_stat, parse_status,
+    format::{
+        proc::{Credentials, Stat, parse_boot_time, parse_cmdline, parse_stat, parse_status},
+        programs::{is_chroma_server, is_spawned_worker},
     },
 };
 
