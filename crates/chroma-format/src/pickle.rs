@@ -12,6 +12,7 @@
 use alloc::{string::String, vec, vec::Vec};
 
 mod machine;
+mod opcodes;
 mod write;
 
 pub use write::{Entry, NewMetadata, WriteError, write};

@@ -5,7 +5,16 @@ use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
 use alloc::collections::BTreeMap;
 
-use super::{Family, Input, Limits, Map, Metadata, PickleError, ReadError, Source, hash, too_much};
+use super::{
+    Family, Input, Limits, Map, Metadata, PickleError, ReadError, Source, hash,
+    opcodes::{
+        BINGET, BININT, BININT1, BININT2, BINPUT, BINUNICODE, BINUNICODE8, BUILD, EMPTY_DICT,
+        EMPTY_TUPLE, EXT1, EXT2, EXT4, FRAME, GLOBAL, INST, LONG_BINGET, LONG_BINPUT, LONG1, MARK,
+        MEMOIZE, NEWOBJ, NEWOBJ_EX, NONE, OBJ, PROTO, REDUCE, SETITEM, SETITEMS, SHORT_BINUNICODE,
+        STACK_GLOBAL, STOP,
+    },
+    too_much,
+};
 
 /// A value, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -628,36 +637,3 @@ fn hostile(at: u64, does: String) -> PickleError {
 }
 
 const LINE_MAX: usize = 1024;
-
-pub(super) const MARK: u8 = b'(';
-pub(super) const STOP: u8 = b'.';
-pub(super) const BININT: u8 = b'J';
-pub(super) const BININT1: u8 = b'K';
-pub(super) const BININT2: u8 = b'M';
-pub(super) const NONE: u8 = b'N';
-const REDUCE: u8 = b'R';
-pub(super) const BINUNICODE: u8 = b'X';
-pub(super) const BUILD: u8 = b'b';
-const GLOBAL: u8 = b'c';
-pub(super) const BINGET: u8 = b'h';
-const INST: u8 = b'i';
-pub(super) const LONG_BINGET: u8 = b'j';
-const OBJ: u8 = b'o';
-const BINPUT: u8 = b'q';
-const LONG_BINPUT: u8 = b'r';
-const SETITEM: u8 = b's';
-pub(super) const SETITEMS: u8 = b'u';
-pub(super) const EMPTY_DICT: u8 = b'}';
-pub(super) const EMPTY_TUPLE: u8 = b')';
-pub(super) const PROTO: u8 = 0x80;
-pub(super) const NEWOBJ: u8 = 0x81;
-const EXT1: u8 = 0x82;
-const EXT2: u8 = 0x83;
-const EXT4: u8 = 0x84;
-pub(super) const LONG1: u8 = 0x8a;
-pub(super) const SHORT_BINUNICODE: u8 = 0x8c;
-const BINUNICODE8: u8 = 0x8d;
-const NEWOBJ_EX: u8 = 0x92;
-pub(super) const STACK_GLOBAL: u8 = 0x93;
-pub(super) const MEMOIZE: u8 = 0x94;
-const FRAME: u8 = 0x95;

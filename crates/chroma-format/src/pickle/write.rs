@@ -4,10 +4,12 @@
 use super::Family;
 use crate::pieces::{Pieces, Write};
 
-use super::machine::{
-    BINGET, BININT, BININT1, BININT2, BINUNICODE, BUILD, CLASS, EMPTY_DICT, EMPTY_TUPLE,
-    LONG_BINGET, LONG1, MARK, MEMOIZE, MODULE, NEWOBJ, NONE, PROTO, SETITEMS, SHORT_BINUNICODE,
-    STACK_GLOBAL, STOP,
+use super::{
+    machine::{CLASS, MODULE},
+    opcodes::{
+        BINGET, BININT, BININT1, BININT2, BINUNICODE, BUILD, EMPTY_DICT, EMPTY_TUPLE, LONG_BINGET,
+        LONG1, MARK, MEMOIZE, NEWOBJ, NONE, PROTO, SETITEMS, SHORT_BINUNICODE, STACK_GLOBAL, STOP,
+    },
 };
 
 /// What a metadata file is to state, but for its ids.

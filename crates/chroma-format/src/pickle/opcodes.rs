@@ -1,0 +1,34 @@
+//! The opcodes of a pickle that are known by name, as `pickletools.py` of `CPython` lists them.
+
+pub(super) const MARK: u8 = b'(';
+pub(super) const STOP: u8 = b'.';
+pub(super) const BININT: u8 = b'J';
+pub(super) const BININT1: u8 = b'K';
+pub(super) const BININT2: u8 = b'M';
+pub(super) const NONE: u8 = b'N';
+pub(super) const REDUCE: u8 = b'R';
+pub(super) const BINUNICODE: u8 = b'X';
+pub(super) const BUILD: u8 = b'b';
+pub(super) const GLOBAL: u8 = b'c';
+pub(super) const BINGET: u8 = b'h';
+pub(super) const INST: u8 = b'i';
+pub(super) const LONG_BINGET: u8 = b'j';
+pub(super) const OBJ: u8 = b'o';
+pub(super) const BINPUT: u8 = b'q';
+pub(super) const LONG_BINPUT: u8 = b'r';
+pub(super) const SETITEM: u8 = b's';
+pub(super) const SETITEMS: u8 = b'u';
+pub(super) const EMPTY_DICT: u8 = b'}';
+pub(super) const EMPTY_TUPLE: u8 = b')';
+pub(super) const PROTO: u8 = 0x80;
+pub(super) const NEWOBJ: u8 = 0x81;
+pub(super) const EXT1: u8 = 0x82;
+pub(super) const EXT2: u8 = 0x83;
+pub(super) const EXT4: u8 = 0x84;
+pub(super) const LONG1: u8 = 0x8a;
+pub(super) const SHORT_BINUNICODE: u8 = 0x8c;
+pub(super) const BINUNICODE8: u8 = 0x8d;
+pub(super) const NEWOBJ_EX: u8 = 0x92;
+pub(super) const STACK_GLOBAL: u8 = 0x93;
+pub(super) const MEMOIZE: u8 = 0x94;
+pub(super) const FRAME: u8 = 0x95;
