@@ -112,7 +112,7 @@ pub struct Hnsw {
     /// Folders that an answer of the database as it was then did not know.
     orphaned: Option<BTreeSet<Uuid>>,
     job: Option<Job>,
-    /// Dear looks so far; when the newest ended, and how long it took.
+    /// Expensive looks so far; when the newest ended, and how long it took.
     deep_runs: u64,
     last_deep: Option<(Ticks, Duration)>,
     /// When all records were last compared, and the change of the database that this was about.
@@ -318,9 +318,12 @@ impl Hnsw {
         self.tell_exchange(&mut out.findings, orphans.as_ref());
         // While a collection lacks its folder, or its segment, a folder that nobody claims may be what it lacks: the finding
         // would say that nothing is wrong.
-        let bereft = self.catalogue.as_ref().is_some_and(|catalogue| catalogue.bereft > 0)
-            || out.findings.iter().any(|finding| finding.code == Code::SegmentMissing);
-        out.findings.extend(orphans.as_ref().filter(|_| !bereft).and_then(Orphans::finding));
+        let without_vector_segment =
+            self.catalogue.as_ref().is_some_and(|catalogue| catalogue.without_vector_segment > 0)
+                || out.findings.iter().any(|finding| finding.code == Code::SegmentMissing);
+        out.findings.extend(
+            orphans.as_ref().filter(|_| !without_vector_segment).and_then(Orphans::finding),
+        );
         out.samples = self.samples(&states, orphans.as_ref());
         unsure
     }

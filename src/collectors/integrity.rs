@@ -299,7 +299,7 @@ impl Integrity {
             return false;
         }
         let content = self.content();
-        let (dear, light): (Vec<Check>, Vec<Check>) = Check::ALL
+        let (expensive, light): (Vec<Check>, Vec<Check>) = Check::ALL
             .into_iter()
             .filter(|check| turn.deep || self.due(*check, content, turn.now) <= turn.now)
             .filter(|check| !self.left_out(turn, *check))
@@ -311,9 +311,9 @@ impl Integrity {
             compare: self.compare(),
         };
         let mut started = false;
-        for checks in [light, dear] {
-            let is_dear = checks.iter().any(|check| check.reads_whole_files());
-            if checks.is_empty() || self.jobs.iter().any(|job| job.is_dear() == is_dear) {
+        for checks in [light, expensive] {
+            let is_expensive = checks.iter().any(|check| check.reads_whole_files());
+            if checks.is_empty() || self.jobs.iter().any(|job| job.is_expensive() == is_expensive) {
                 continue;
             }
             self.jobs.push(Job::start(checks, content, &self.context, order, &self.kept));

@@ -3,7 +3,7 @@
 //! who owns most of the store. Of a directory that is no store nothing is said.
 //!
 //! Three looks, by what they cost. The directory itself, the database and its journal are looked at in every turn. A wake
-//! brings a walk of everything, or, where the last one was too dear for that, a look at what lies directly in the
+//! brings a walk of everything, or, where the last one was too expensive for that, a look at what lies directly in the
 //! directory. A walk of everything is due at its interval whatever the events said, in slices between which turns go on,
 //! so that it takes a twentieth of a core at most; `check` walks in one go.
 //!

@@ -1,4 +1,4 @@
-//! When dear work that comes again and again is due: spread over the stores, so that two hundred of them on one host or one
+//! When expensive work that comes again and again is due: spread over the stores, so that two hundred of them on one host or one
 //! on each of a thousand hosts do not begin at the same minute, and within the window of the day that the operator chose.
 //! Pure; the place of a store is drawn from its path and the name of its host, and so survives restarts.
 
@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Rhythm<'a> {
     /// Where the store stands among all.
     pub(super) spread: u64,
-    /// When dear work may begin; always without one.
+    /// When expensive work may begin; always without one.
     pub(super) window: Option<&'a Window>,
 }
 

@@ -84,11 +84,11 @@ fn records_of_a_deleted_collection_are_no_loss_unless_a_collection_lacks_its_own
     let deleted = "DELETE FROM embeddings_queue; DELETE FROM segments WHERE collection IN (SELECT id FROM collections WHERE name='notes'); \
                    DELETE FROM collections WHERE name='notes'; UPDATE max_seq_id SET seq_id=zeroblob(8);";
     let failed = "INSERT INTO collections(id,name,database_id) SELECT '11111111-1111-1111-1111-111111111111','new',database_id FROM collections LIMIT 1;";
-    let bereft = "UPDATE collections SET dimension=8 WHERE name='new';";
+    let dimensioned = "UPDATE collections SET dimension=8 WHERE name='new';";
     for (more, want) in [
         (vec![deleted], Severity::Info),
         (vec![deleted, failed], Severity::Info), // it never had a record
-        (vec![deleted, failed, bereft], Severity::Warning),
+        (vec![deleted, failed, dimensioned], Severity::Warning),
     ] {
         let dir = tempfile::tempdir().unwrap();
         fixture("chroma-0.6.3", dir.path());

@@ -78,7 +78,7 @@ pub(super) struct Catalogue {
     pub(super) segments: BTreeMap<Uuid, Row>,
     pub(super) collections: u64,
     /// Collections without any segment with vectors: a folder that nobody claims may be theirs.
-    pub(super) bereft: u64,
+    pub(super) without_vector_segment: u64,
     /// Which Chroma opened the database last; `None` when nothing says so, which `contents` tells.
     pub(super) family: Option<Family>,
 }
@@ -89,16 +89,16 @@ impl Catalogue {
         let mut connection = context.database.connect()?;
         // Before the question: what changes during it makes the answer old, not wrong.
         let stamp = connection.stamp().map_err(QueryError::File)?;
-        let Answer { segments, collections, bereft, family } =
+        let Answer { segments, collections, without_vector_segment, family } =
             connection.within(limits, ask).result?;
-        Ok(Self { stamp, segments, collections, bereft, family })
+        Ok(Self { stamp, segments, collections, without_vector_segment, family })
     }
 }
 
 struct Answer {
     segments: BTreeMap<Uuid, Row>,
     collections: u64,
-    bereft: u64,
+    without_vector_segment: u64,
     family: Option<Family>,
 }
 
@@ -158,13 +158,14 @@ fn ask(connection: &Connection) -> rusqlite::Result<Answer> {
     for row in segments.values_mut() {
         row.twin = claimed.get(&row.collection).is_some_and(|count| *count > 1);
     }
-    let (mut collections, mut bereft) = (0, 0);
+    let (mut collections, mut without_vector_segment) = (0, 0);
     each(connection, "SELECT id FROM collections", |row| {
         collections += 1;
-        bereft += u64::from(text(row, 0)?.is_none_or(|id| !claimed.contains_key(&id)));
+        without_vector_segment +=
+            u64::from(text(row, 0)?.is_none_or(|id| !claimed.contains_key(&id)));
         Ok(())
     })?;
-    Ok(Answer { segments, collections, bereft, family })
+    Ok(Answer { segments, collections, without_vector_segment, family })
 }
 
 /// Which Chroma opened the database last, by the migrations that it recorded.

@@ -1,4 +1,4 @@
-//! The dear look: the full walk over folders that changed, and the comparison with the tables. It runs on a thread of its
+//! The expensive look: the full walk over folders that changed, and the comparison with the tables. It runs on a thread of its
 //! own, one at a time for each store.
 
 use std::{
@@ -75,7 +75,7 @@ pub(super) struct Outcome {
 
 /// How much the task reads: two large readings at once on one disk would only slow each other down.
 pub(super) fn size(task: &Task) -> Size {
-    let large = task.gentle && walked_bytes(task) >= DEAR_BYTES;
+    let large = task.gentle && walked_bytes(task) >= EXPENSIVE_BYTES;
     if large { Size::Large } else { Size::Small }
 }
 
@@ -375,8 +375,8 @@ impl Outcome {
 const METADATA: [Part; 1] = [Part::Metadata];
 /// Its name where progress is shown.
 pub(super) const TASK: &str = "indexes";
-/// A walk over so much is dear.
-const DEAR_BYTES: u64 = 64 << 20;
+/// A walk over so much is expensive.
+const EXPENSIVE_BYTES: u64 = 64 << 20;
 
 /// A slice beside a writer that waits is given up after this.
 const HOLD: Duration = Duration::from_millis(10);

@@ -17,7 +17,7 @@ use crate::{
     host::turns::{NoTurn, Wanted},
 };
 
-/// A dear look that works, or waits for its turn.
+/// An expensive look that works, or waits for its turn.
 #[derive(Debug)]
 pub(super) struct Job {
     /// What came of it; nothing when it panicked. Whoever works, or waits to, has the other reference.
@@ -29,7 +29,7 @@ pub(super) struct Job {
 }
 
 impl Hnsw {
-    /// What a dear look has to do now; `None` when nothing is due.
+    /// What an expensive look has to do now; `None` when nothing is due.
     pub(super) fn task(&mut self, turn: &Turn) -> Option<Task> {
         let subjects = self.subjects();
         let look = self.look.as_ref()?;
@@ -86,7 +86,7 @@ impl Hnsw {
         })
     }
 
-    /// Starts a dear look when one is due, on a thread of its own.
+    /// Starts an expensive look when one is due, on a thread of its own.
     pub(super) fn start(&mut self, turn: &Turn) {
         if self.job.is_some() {
             return;
@@ -138,7 +138,7 @@ impl Hnsw {
         }
     }
 
-    /// Takes in a dear look; `about` is the change of the database that it saw.
+    /// Takes in an expensive look; `about` is the change of the database that it saw.
     pub(super) fn take_in(&mut self, about: Option<Timestamp>, full: bool, mut outcome: Outcome) {
         self.deep_runs += 1;
         self.news = true;
@@ -186,5 +186,5 @@ impl Hnsw {
 /// Walks take at most one part in this of the time.
 const DUTY: u32 = 50;
 
-/// Dear looks after which a first comparison is no longer hurried.
+/// Expensive looks after which a first comparison is no longer hurried.
 const FIRST_RUNS_MAX: u64 = 5;

@@ -35,7 +35,7 @@ pub(super) struct Case<'a> {
     pub(super) folder: Option<&'a Folder>,
     /// Its row; `None` when the database cannot be asked.
     pub(super) row: Option<&'a Row>,
-    /// The newest dear look at these very files.
+    /// The newest expensive look at these very files.
     pub(super) deep: Option<&'a Deep>,
     /// What Chroma reads of the queue when there is no index to be loaded.
     pub(super) replay: Replay,

@@ -22,7 +22,7 @@ use crate::{
     store::Context,
 };
 
-/// What looked wrong, in which state of the files, since when, and after how many dear looks.
+/// What looked wrong, in which state of the files, since when, and after how many expensive looks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Suspicion {
     code: Code,

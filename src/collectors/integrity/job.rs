@@ -109,7 +109,7 @@ impl Job {
     }
 
     /// Whether it reads whole files, and so may wait for its turn.
-    pub(super) fn is_dear(&self) -> bool {
+    pub(super) fn is_expensive(&self) -> bool {
         self.checks.iter().any(|check| check.reads_whole_files())
     }
 
@@ -176,14 +176,14 @@ impl Steps {
     }
 
     fn ask(self, check: Check) {
-        let dear = check.reads_whole_files();
-        if dear {
+        let expensive = check.reads_whole_files();
+        if expensive {
             self.context.progress(CollectorName::Integrity).start(check.as_str());
         }
         let (context, stop) = (self.context.clone(), Arc::clone(&self.stop));
         let wanted = Wanted {
             name: "integrity",
-            size: if dear { Size::Large } else { Size::Small },
+            size: if expensive { Size::Large } else { Size::Small },
             device: self.device,
             store: &context.store.name,
             stop: &stop,
@@ -302,7 +302,7 @@ mod tests {
         assert!(!job.is_finished(), "it is another's turn");
         // What reads no whole file waits for nobody.
         let light = Job::start(vec![Check::Schema], None, &context, order(now), &kept);
-        assert!(!light.is_dear() && job.is_dear());
+        assert!(!light.is_expensive() && job.is_expensive());
         assert_eq!(light.join().0.len(), 1);
         job.stop();
         wait_end(&job);

@@ -68,9 +68,10 @@ impl Integrity {
         }
         let tried = self.past(check).and_then(|past| past.last_run).is_some_and(|at| at > noticed);
         // One that holds it up counts as well: it is next.
-        let dear = check.reads_whole_files();
+        let expensive = check.reads_whole_files();
         let patience = collect.check_deadline * 2;
-        let under_way = |job: &Job| job.is_dear() == dear && now.since(job.began) < patience;
+        let under_way =
+            |job: &Job| job.is_expensive() == expensive && now.since(job.began) < patience;
         tried || !self.jobs.iter().any(under_way)
     }
 }

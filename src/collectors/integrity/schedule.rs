@@ -54,8 +54,8 @@ pub(super) fn due(
     let interval = interval(check, collect);
     let took = Duration::try_from_secs_f64(past.seconds.clamp(0.0, 1e6)).unwrap_or_default();
     // Decay looks at names alone but for what is new or was read long ago, which is decided file by file.
-    let dear = matches!(check, Check::Quick | Check::Full);
-    let rhythm = if dear { when.rhythm } else { Rhythm { window: None, ..when.rhythm } };
+    let expensive = matches!(check, Check::Quick | Check::Full);
+    let rhythm = if expensive { when.rhythm } else { Rhythm { window: None, ..when.rhythm } };
     match past.state {
         // No verdict: again soon, but a check that costs much not often, and in its window.
         CheckState::Busy | CheckState::Unknown | CheckState::Unreadable => {

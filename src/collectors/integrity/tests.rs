@@ -187,7 +187,7 @@ fn overdue(collector: &mut Integrity, now: Timestamp) -> Vec<String> {
     let mut look = || {
         let (wake, stop) = (Wake::NONE, Arc::new(AtomicBool::new(false)));
         let seen = collector.collect(&Turn { now, wake, deep: false, stop });
-        collector.reap(|job| !job.is_dear());
+        collector.reap(|job| !job.is_expensive());
         seen.findings.into_iter().filter(|finding| finding.code == Code::CheckOverdue)
     };
     drop(look());

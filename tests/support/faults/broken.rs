@@ -134,11 +134,11 @@ fn leave(dir: &Path, file: &Path) {
 /// Rows that stand in the -wal file alone, as after a kill: copies of the files while they are open. The header says that
 /// the database is not in WAL mode, as that of an older copy does.
 fn log_without_the_mode(dir: &Path) {
-    let keeper = database(dir);
-    keeper.execute_batch("PRAGMA journal_mode=WAL; INSERT INTO collection_metadata SELECT id, 'wal', 'x', NULL, NULL, NULL FROM collections").unwrap();
+    let held_open = database(dir);
+    held_open.execute_batch("PRAGMA journal_mode=WAL; INSERT INTO collection_metadata SELECT id, 'wal', 'x', NULL, NULL, NULL FROM collections").unwrap();
     let saved = dir.with_file_name("saved");
     copy_tree(dir, &saved);
-    drop(keeper);
+    drop(held_open);
     fs::remove_dir_all(dir).unwrap();
     fs::rename(saved, dir).unwrap();
     fs::remove_file(dir.join("chroma.sqlite3-shm")).unwrap();
@@ -336,12 +336,12 @@ pub(super) const JOURNAL: &[Fault] = &[
     }),
     sql("WAL mode, everything in the file", NEWEST, &["wal_mode"], "", "PRAGMA journal_mode=WAL"),
     file("WAL mode, the newest rows in the -wal file only", NEWEST, &["wal_mode"], |d| {
-        let keeper = database(d);
-        keeper.execute_batch("PRAGMA journal_mode=WAL; INSERT INTO collection_metadata SELECT id, 'wal', 'x', NULL, NULL, NULL FROM collections").unwrap();
+        let held_open = database(d);
+        held_open.execute_batch("PRAGMA journal_mode=WAL; INSERT INTO collection_metadata SELECT id, 'wal', 'x', NULL, NULL, NULL FROM collections").unwrap();
         // As after a kill: copies of the files while they are open.
         let saved = d.with_file_name("saved");
         copy_tree(d, &saved);
-        drop(keeper);
+        drop(held_open);
         fs::remove_dir_all(d).unwrap();
         fs::rename(saved, d).unwrap();
     }),

@@ -184,7 +184,7 @@ impl Asking<'_> {
             hold: LOCK_BUDGET.min(hold_unwaited),
             hold_unwaited,
             stop: self.stop,
-            // The schema check may run beside a dear one, whose pauses are none of its own.
+            // The schema check may run beside an expensive one, whose pauses are none of its own.
             progress: (check != Check::Schema).then(|| self.progress()),
         };
         let mut connection = database.connect()?;

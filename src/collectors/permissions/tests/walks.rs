@@ -104,7 +104,7 @@ fn walks_are_due_by_events_by_interval_and_by_overflow() {
     stand.whole(Wake::NONE);
     let header = stand.path(SEGMENTS[0]).join("header.bin");
     set_mode(&header, 0o600);
-    // As if it had been dear: nothing but its interval, or lost events, brings the next one.
+    // As if it had been expensive: nothing but its interval, or lost events, brings the next one.
     stand.collector.last.as_mut().unwrap().work = Duration::from_hours(1);
     assert_eq!(drift(&stand.whole(Wake::ATTRIBUTES)), "");
     assert_eq!(stand.collector.pace().interval, stand.config.collect.interval);
