@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     check,
     flags::store_flag,
     interrupt, to_stdout,
@@ -87,7 +87,7 @@ enum FormWord {
 }
 
 /// What became of one store.
-struct Told<'a> {
+struct StoreResult<'a> {
     store: &'a Store,
     result: Result<Done, BackupError>,
 }
@@ -121,17 +121,17 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     };
     let steps = Steps::default();
     interrupt::stops(&steps);
-    let manner = Manner::of(options.progress, options.output == Output::Text);
+    let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let mut all = Vec::new();
     for store in &stores {
         let context = Context::new(&config, store, &host);
-        let result = bar::steps(manner, &store.name, &steps, || {
+        let result = bar::steps(mode, &store.name, &steps, || {
             backup::run(&order, &context, &steps, clock::now())
         });
-        all.push(Told { store, result });
+        all.push(StoreResult { store, result });
     }
     let text = match options.output {
-        Output::Text => all.iter().map(Told::text).collect(),
+        Output::Text => all.iter().map(StoreResult::text).collect(),
         Output::Json => document(&all),
     };
     to_stdout(&text, ended(&all))
@@ -149,14 +149,14 @@ fn nothing(options: &Options, why: &str) -> Ended {
     to_stdout(&text, Ended::Critical)
 }
 
-fn document(all: &[Told<'_>]) -> String {
-    let backups: Vec<Value> = all.iter().map(Told::json).collect();
+fn document(all: &[StoreResult<'_>]) -> String {
+    let backups: Vec<Value> = all.iter().map(StoreResult::json).collect();
     format!("{:#}\n", json!({"status": status(ended(all)), "backups": backups}))
 }
 
 /// The worst of all: one that was not made before one of which nothing is known.
-fn ended(all: &[Told<'_>]) -> Ended {
-    let worst = all.iter().map(Told::ended).max_by_key(|ended| match ended {
+fn ended(all: &[StoreResult<'_>]) -> Ended {
+    let worst = all.iter().map(StoreResult::ended).max_by_key(|ended| match ended {
         Ended::Critical => 3,
         Ended::Unknown => 2,
         Ended::Warning => 1,
@@ -174,7 +174,7 @@ const fn status(ended: Ended) -> &'static str {
     }
 }
 
-impl Told<'_> {
+impl StoreResult<'_> {
     fn ended(&self) -> Ended {
         match &self.result {
             Ok(done) => match done.restores() {

@@ -17,7 +17,7 @@ use crate::{
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum ProgressMode {
     Hidden,
     /// One line, drawn anew.
     Bar,
@@ -25,7 +25,7 @@ pub(super) enum Manner {
     Lines,
 }
 
-impl Manner {
+impl ProgressMode {
     /// `asked`: by the flag. `people`: the report is for people.
     pub(super) fn of(asked: bool, people: bool) -> Self {
         Self::decide(asked, people, io::stderr().is_terminal())
@@ -49,12 +49,12 @@ impl Manner {
 
 /// Runs `work`, and shows its steps when it takes long. Each line begins with `about`.
 pub(super) fn steps<T: Send>(
-    manner: Manner,
+    mode: ProgressMode,
     about: &str,
     steps: &Steps,
     work: impl FnOnce() -> T + Send,
 ) -> T {
-    shown(manner, work, |elapsed| {
+    shown(mode, work, |elapsed| {
         let step = steps.now().map(|step| (step, step.began.elapsed()));
         line(about, step, elapsed)
     })
@@ -62,11 +62,11 @@ pub(super) fn steps<T: Send>(
 
 /// Runs `work`, and shows what `line` says after so long, when it takes long.
 pub(super) fn shown<T: Send>(
-    manner: Manner,
+    mode: ProgressMode,
     work: impl FnOnce() -> T + Send,
     line: impl Fn(Duration) -> String,
 ) -> T {
-    if manner == Manner::Hidden {
+    if mode == ProgressMode::Hidden {
         return work();
     }
     let (ended, end) = (Mutex::new(false), Condvar::new());
@@ -81,23 +81,23 @@ pub(super) fn shown<T: Send>(
         let mut drawn = false;
         loop {
             let mut over = ended.lock();
-            end.wait_while_for(&mut over, |over| !*over, manner.pause());
+            end.wait_while_for(&mut over, |over| !*over, mode.pause());
             if *over || working.is_finished() {
                 break;
             }
             drop(over);
             // What is done sooner shows nothing.
-            if manner == Manner::Bar && began.elapsed() < FIRST_AFTER {
+            if mode == ProgressMode::Bar && began.elapsed() < FIRST_AFTER {
                 continue;
             }
             let line = plain(&line(began.elapsed()));
             drawn = true;
-            match manner {
-                Manner::Lines => to_stderr(&format!("{line}\n")),
+            match mode {
+                ProgressMode::Lines => to_stderr(&format!("{line}\n")),
                 _ => to_stderr(&format!("\r\x1b[2K{}", cut(&line))),
             }
         }
-        if drawn && manner == Manner::Bar {
+        if drawn && mode == ProgressMode::Bar {
             to_stderr("\r\x1b[2K");
         }
         drop(io::stderr().flush());
@@ -163,15 +163,15 @@ mod tests {
     #[test]
     fn who_is_shown_what() {
         for (asked, people, terminal, want) in [
-            (false, true, true, Manner::Bar),
-            (false, true, false, Manner::Hidden),
-            (true, true, false, Manner::Lines),
-            (false, false, true, Manner::Hidden), // JSON
-            (true, false, true, Manner::Bar),
-            (true, false, false, Manner::Lines),
+            (false, true, true, ProgressMode::Bar),
+            (false, true, false, ProgressMode::Hidden),
+            (true, true, false, ProgressMode::Lines),
+            (false, false, true, ProgressMode::Hidden), // JSON
+            (true, false, true, ProgressMode::Bar),
+            (true, false, false, ProgressMode::Lines),
         ] {
             assert_eq!(
-                Manner::decide(asked, people, terminal),
+                ProgressMode::decide(asked, people, terminal),
                 want,
                 "{asked} {people} {terminal}"
             );
@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn what_the_work_gives_comes_back_whoever_is_shown_what() {
-        for manner in [Manner::Hidden, Manner::Bar, Manner::Lines] {
-            assert_eq!(steps(manner, "docs", &Steps::default(), || 7), 7);
+        for mode in [ProgressMode::Hidden, ProgressMode::Bar, ProgressMode::Lines] {
+            assert_eq!(steps(mode, "docs", &Steps::default(), || 7), 7);
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use clap::ValueHint;
 
 use super::{
-    Ended, bar::Manner, flags::store_flag, plain, to_stderr, to_stdout, whole_file, words,
+    Ended, bar::ProgressMode, flags::store_flag, plain, to_stderr, to_stdout, whole_file, words,
 };
 use crate::{
     alert::builtin,
@@ -113,8 +113,8 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
                 stores.truncate(max);
             }
             let host = Arc::new(Host::read_only(&config));
-            let manner = Manner::of(options.progress, options.output == Format::Text);
-            let looks = progress::shown(manner, stores.len(), |running| {
+            let mode = ProgressMode::of(options.progress, options.output == Format::Text);
+            let looks = progress::shown(mode, stores.len(), |running| {
                 let depth = match options {
                     Options { quick: true, .. } => Depth::Quick,
                     Options { paranoid: true, .. } => Depth::Paranoid,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, source, to_stderr, to_stdout,
 };
 use crate::{
@@ -81,8 +81,8 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     };
     let steps = Steps::default();
     interrupt::stops(&steps);
-    let manner = Manner::of(options.progress, options.output == Output::Text);
-    let result = bar::steps(manner, "diff", &steps, || {
+    let mode = ProgressMode::of(options.progress, options.output == Output::Text);
+    let result = bar::steps(mode, "diff", &steps, || {
         let open =
             |path: &Path| source::lines(&config, path, options.scratch.as_deref(), &wanted, &steps);
         let (a, notes_a) = open(&options.a)?;

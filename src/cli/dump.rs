@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 
 use super::{
     Ended,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, source, to_stderr,
 };
 use crate::{
@@ -85,8 +85,8 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
     interrupt::stops(&steps);
     // Lines on a terminal and a bar would be drawn over each other.
     let quiet = options.to.is_none() && io::IsTerminal::is_terminal(&io::stdout());
-    let manner = if quiet { Manner::Hidden } else { Manner::of(options.progress, true) };
-    let result = bar::steps(manner, "dump", &steps, || {
+    let mode = if quiet { ProgressMode::Hidden } else { ProgressMode::of(options.progress, true) };
+    let result = bar::steps(mode, "dump", &steps, || {
         let copied = source.copied(&config, options.scratch.as_deref(), &steps)?;
         let dumped = match &options.to {
             None => dump::run(copied.dir(), &wanted, &mut BufWriter::new(io::stdout()), &steps)?,

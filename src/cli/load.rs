@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, source, to_stderr, to_stdout,
 };
 use crate::{
@@ -136,8 +136,8 @@ pub(super) fn run(options: Options) -> Ended {
     let steps = Steps::default();
     interrupt::stops(&steps);
     let people = options.output == Output::Text;
-    let manner = Manner::of(options.progress, people);
-    let result = bar::steps(manner, "load", &steps, || load::run(&wish, &steps));
+    let mode = ProgressMode::of(options.progress, people);
+    let result = bar::steps(mode, "load", &steps, || load::run(&wish, &steps));
     let ended = ended(&result);
     match (&result, options.output) {
         (_, Output::Json) => to_stdout(&document(&result), ended),

@@ -99,12 +99,12 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
 type Answer = (String, Value, Ended);
 
 /// Why there is no answer.
-struct Told {
+struct NoAnswer {
     error: String,
     help: String,
 }
 
-impl Told {
+impl NoAnswer {
     fn new(error: &dyn Error, help: &str) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();
@@ -119,7 +119,7 @@ impl Told {
     }
 }
 
-impl From<SurveyError> for Told {
+impl From<SurveyError> for NoAnswer {
     fn from(error: SurveyError) -> Self {
         Self::new(
             &error,
@@ -131,13 +131,13 @@ impl From<SurveyError> for Told {
     }
 }
 
-impl From<MendError> for Told {
+impl From<MendError> for NoAnswer {
     fn from(error: MendError) -> Self {
         Self::new(&error, error.hint())
     }
 }
 
-fn look(config: &Arc<Config>, store: &Arc<Store>, apply: bool) -> Result<Answer, Told> {
+fn look(config: &Arc<Config>, store: &Arc<Store>, apply: bool) -> Result<Answer, NoAnswer> {
     let host = Arc::new(Host::read_only(config));
     let context = Context::new(config, store, &host);
     let survey = survey::survey(&context, clock::now())?;
@@ -151,10 +151,10 @@ fn look(config: &Arc<Config>, store: &Arc<Store>, apply: bool) -> Result<Answer,
 }
 
 /// The directory as it is changed; one that is seen through a process has no path here.
-fn place(config: &Config, store: &Store) -> Result<PathBuf, Told> {
+fn place(config: &Config, store: &Store) -> Result<PathBuf, NoAnswer> {
     if store.through.is_some() || links::through_process(&config.procfs, &store.seen_path).is_some()
     {
-        return Err(Told {
+        return Err(NoAnswer {
             error: format!(
                 "{} lies in a container and has no path on this host",
                 plain(&store.path.to_string_lossy())
@@ -165,7 +165,7 @@ fn place(config: &Config, store: &Store) -> Result<PathBuf, Told> {
     }
     links::follow(&config.rootfs, &store.seen_path)
         .and_then(|seen| restore::place(&seen))
-        .map_err(|error| Told::new(&error, "correct the path"))
+        .map_err(|error| NoAnswer::new(&error, "correct the path"))
 }
 
 fn ended(survey: &Survey, done: Option<&Done>, apply: bool) -> Ended {
@@ -257,7 +257,7 @@ fn text(store: &Store, survey: &Survey, done: Option<&Done>, apply: bool) -> Str
         ));
     }
     for problem in &survey.problems {
-        lines.push(format!("Not looked at: {}.", Told::new(problem, "").error));
+        lines.push(format!("Not looked at: {}.", NoAnswer::new(problem, "").error));
     }
     if matches!(survey.policy, Policy::Server(_) | Policy::Majority(_)) && number == 0 {
         lines.push(NOT_LEARNT.to_owned());
@@ -331,7 +331,7 @@ fn document(store: &Store, survey: &Survey, done: Option<&Done>) -> Value {
         Policy::Unknown => "unknown",
     };
     let problems: Vec<String> =
-        survey.problems.iter().map(|problem| Told::new(problem, "").error).collect();
+        survey.problems.iter().map(|problem| NoAnswer::new(problem, "").error).collect();
     json!({
         "status": status(ended(survey, done, done.is_some())),
         "store": store.path.to_string_lossy(),
@@ -369,7 +369,7 @@ fn owned(owned: Owned) -> Value {
     json!({"uid": uid, "gid": gid, "mode": format!("{:04o}", mode & 0o7777), "text": mode_text(mode)})
 }
 
-fn undo(config: &Config, store: &Arc<Store>) -> Result<Answer, Told> {
+fn undo(config: &Config, store: &Arc<Store>) -> Result<Answer, NoAnswer> {
     let done = permissions::undo(&place(config, store)?)?;
     let ended = if done.left() > 0 { Ended::Unknown } else { Ended::Well };
     let dir = plain(&store.path.to_string_lossy());

@@ -6,7 +6,7 @@ use clap::ValueHint;
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, plain,
     restore::{answer, complaint, json, place_of, which_store},
     to_stderr,
@@ -99,8 +99,8 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     };
     let steps = Steps::default();
     interrupt::stops(&steps);
-    let manner = Manner::of(options.progress, options.output == Output::Text);
-    let result = bar::steps(manner, &store.name, &steps, || {
+    let mode = ProgressMode::of(options.progress, options.output == Output::Text);
+    let result = bar::steps(mode, &store.name, &steps, || {
         recover::recover(&wish, options.scratch.as_deref(), &processes, &steps, clock::now())
     });
     if let Some(mut file) = report_file {

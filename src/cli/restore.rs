@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, plain, to_stderr, to_stdout,
 };
 use crate::{
@@ -83,8 +83,8 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     let processes = ProcessTable::new(config.procfs.clone());
     let steps = Steps::default();
     interrupt::stops(&steps);
-    let manner = Manner::of(options.progress, options.output == Output::Text);
-    let result = bar::steps(manner, &store.name, &steps, || {
+    let mode = ProgressMode::of(options.progress, options.output == Output::Text);
+    let result = bar::steps(mode, &store.name, &steps, || {
         let now = clock::now();
         match &options.backup {
             Some(backup) => restore::restore(backup, &wish, &processes, &steps, now),

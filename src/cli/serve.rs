@@ -23,7 +23,7 @@ use crate::{
     publish::Publisher,
     sample::Snapshot,
     scheduler::Board,
-    serve::systemd::{Notifier, Systemd, Told},
+    serve::systemd::{Notifier, Sources, Systemd},
     watch::FileWatch,
 };
 
@@ -128,8 +128,8 @@ async fn serve(
         dispatch.run(s).await;
         "alerts"
     });
-    let told = Told { pages: pages.clone(), board: board.clone(), own: own.clone() };
-    if let Some(told) = systemd.notifier.telling(told, config_seen_by_systemd) {
+    let sources = Sources { pages: pages.clone(), board: board.clone(), own: own.clone() };
+    if let Some(told) = systemd.notifier.telling(sources, config_seen_by_systemd) {
         let s = stop.clone();
         parts.spawn(async move {
             told.run(s).await;

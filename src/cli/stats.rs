@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, source, to_stderr, to_stdout,
 };
 use crate::{
@@ -66,8 +66,8 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         Wanted { collections: options.collection.clone(), embeddings: true, ..Wanted::default() };
     let steps = Steps::default();
     interrupt::stops(&steps);
-    let manner = Manner::of(options.progress, options.output == Output::Text);
-    let result = bar::steps(manner, "stats", &steps, || {
+    let mode = ProgressMode::of(options.progress, options.output == Output::Text);
+    let result = bar::steps(mode, "stats", &steps, || {
         let (lines, notes) =
             source::lines(&config, &of, options.scratch.as_deref(), &wanted, &steps)?;
         let stats = stats::run(lines, &steps)

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Ended, Output,
-    bar::{self, Manner},
+    bar::{self, ProgressMode},
     interrupt, to_stdout,
 };
 use crate::{
@@ -81,7 +81,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         chroma_deadline: Some(Duration::from_secs(options.chroma_deadline)),
     };
     let now = clock::now();
-    let manner = Manner::of(options.progress, options.output == Output::Text);
+    let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let steps = Steps::default();
     interrupt::stops(&steps);
     let verified: Vec<Verified> = options
@@ -89,7 +89,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         .iter()
         .map(|backup| {
             let about = human::plain(&backup.display().to_string());
-            bar::steps(manner, &about, &steps, || verify::run(backup, &how, &steps, now))
+            bar::steps(mode, &about, &steps, || verify::run(backup, &how, &steps, now))
         })
         .collect();
     let restores = verified.iter().map(|one| one.restores).fold(Restores::Whole, verify::worse);

@@ -106,7 +106,7 @@ static CODES: [Code; 8] = [
 
 /// What the last look saw of an entry, so that one that has not changed is not read again.
 #[derive(Debug, Clone)]
-struct Seen {
+struct Inspected {
     stamp: Stamp,
     content: Result<Content, Fault>,
 }
@@ -118,7 +118,7 @@ pub struct Backups {
     globs: Vec<Result<Glob, Arc<CollectError>>>,
     /// Whether the filesystems that the patterns lead to answer.
     devices: BTreeMap<PathBuf, Device>,
-    seen: BTreeMap<PathBuf, Seen>,
+    seen: BTreeMap<PathBuf, Inspected>,
     vectors: Vectors,
     log: Log,
     /// What this program did with backups of the store.
@@ -326,7 +326,7 @@ impl Backups {
         let readable = !matches!(&content, Err(fault) if fault.reason == Reason::Unreadable);
         let in_full = entry.meta.is_dir() || effort.unpack || too_large;
         if readable && in_full && !turn.stopped() {
-            self.seen.insert(path.into(), Seen { stamp, content: content.clone() });
+            self.seen.insert(path.into(), Inspected { stamp, content: content.clone() });
         }
         content
     }

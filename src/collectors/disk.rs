@@ -138,7 +138,7 @@ impl Disk {
     /// The collector of one store. Touches nothing yet but the state directory.
     #[must_use]
     pub fn new(context: &Context) -> Self {
-        let memory: Memory =
+        let memory: SavedDisk =
             context.host.state.load(STATE_KIND, &context.store.subject()).unwrap_or_default();
         let points = memory.points.iter().map(|(secs, avail_bytes)| Point {
             at: Timestamp::from_secs(*secs),
@@ -166,7 +166,7 @@ impl Disk {
         if !due {
             return;
         }
-        let memory = Memory {
+        let memory = SavedDisk {
             size_bytes: self.trend.size_bytes(),
             points: self.trend.points().map(|p| (p.at.as_secs(), p.avail_bytes)).collect(),
             on: self.on.iter().map(|code| code.as_str().to_owned()).collect(),
@@ -457,7 +457,7 @@ fn host_path(path: &Path, rootfs: &Path) -> String {
 
 /// What survives a restart.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Memory {
+struct SavedDisk {
     size_bytes: u64,
     /// Seconds since the epoch, and free bytes for everybody.
     points: Vec<(i64, u64)>,

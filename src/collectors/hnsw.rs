@@ -36,7 +36,7 @@ use self::{
     job::Job,
     judge::{Deep, Verdict},
     look::{FileLook, Folder, Look},
-    memory::Memory,
+    memory::SavedIndexes,
     moving::Lost,
     orphans::Orphans,
     reach::Reach,
@@ -160,7 +160,7 @@ impl Hnsw {
             return;
         }
         let path = &self.context.store.path;
-        if let Some(memory) = self.context.host.state.load::<Memory>(STATE_KIND, path) {
+        if let Some(memory) = self.context.host.state.load::<SavedIndexes>(STATE_KIND, path) {
             (self.last_full, self.compared) = (memory.last_full, memory.compared);
             self.known.extend(memory.known());
         }
@@ -169,7 +169,7 @@ impl Hnsw {
     /// Writes down what is new.
     fn remember(&mut self) {
         if std::mem::take(&mut self.news) {
-            let memory = Memory::of(&self.known, self.last_full, self.compared);
+            let memory = SavedIndexes::of(&self.known, self.last_full, self.compared);
             self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
         }
     }

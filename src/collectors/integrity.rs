@@ -30,7 +30,7 @@ use self::{
     job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
     look::{Look, Stamps},
-    memory::{Content, Memory},
+    memory::{Content, SavedChecks},
     nearby::Nearby,
     schedule::When,
 };
@@ -88,7 +88,7 @@ struct Cheap {
 #[derive(Debug)]
 pub struct Integrity {
     context: Context,
-    memory: Option<Memory>,
+    memory: Option<SavedChecks>,
     cheap: Option<Cheap>,
     /// Where the store may be that was meant, while the path is none, and when that was looked for.
     nearby: Option<(Timestamp, Nearby)>,

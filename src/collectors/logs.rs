@@ -41,14 +41,14 @@ static CODES: [Code; 2] = [Code::LogPanic, Code::LogError];
 pub struct Logs {
     context: Context,
     /// Loaded at the first turn.
-    memory: Option<Memory>,
+    memory: Option<SavedLogs>,
     /// When it was last written down.
     saved: Option<Timestamp>,
 }
 
 /// What must survive a restart of this program. Counts and positions are kept together, so that no line counts twice.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Memory {
+struct SavedLogs {
     tail: Tail,
     noted: Vec<Noted>,
 }
@@ -74,12 +74,12 @@ impl Logs {
         Self { context: context.clone(), memory: None, saved: None }
     }
 
-    fn load(&self) -> Memory {
+    fn load(&self) -> SavedLogs {
         self.context.host.state.load(STATE_KIND, &self.context.store.subject()).unwrap_or_default()
     }
 }
 
-impl Memory {
+impl SavedLogs {
     fn note(&mut self, scanner: Scanner, file: &str, now: Timestamp) {
         let seen = Signature::ALL.into_iter().zip(scanner.counts).zip(scanner.newest);
         for ((signature, count), line) in seen {

@@ -36,7 +36,7 @@ use crate::{
 
 use self::{
     baseline::Baseline,
-    judge::{Kind, Tally},
+    judge::{DriftKind, Tally},
     look::{Core, Scan},
     servers::{Server, Servers, Users},
 };
@@ -46,7 +46,7 @@ use self::{
 pub struct Permissions {
     context: Context,
     /// Read from the state directory at the first turn.
-    memory: Option<Memory>,
+    memory: Option<SavedPermissions>,
     /// The walk under way.
     scan: Option<Scan>,
     /// What lies directly in the directory, without its core; `None` before the first look.
@@ -88,7 +88,7 @@ struct Last {
 
 /// What survives a restart.
 #[derive(Debug)]
-struct Memory {
+struct SavedPermissions {
     baseline: Baseline,
     saved: Option<Ticks>,
     history: History,
@@ -99,7 +99,7 @@ struct Memory {
 /// The small document, written whenever it changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct History {
-    /// When drift of a kind was first seen, in the order of [`Kind::ALL`].
+    /// When drift of a kind was first seen, in the order of [`DriftKind::ALL`].
     first_seen: [Option<Timestamp>; 5],
     /// As whom Chroma ran last.
     servers: Vec<Server>,
@@ -148,7 +148,11 @@ impl Permissions {
         }
     }
 
-    fn look(&mut self, turn: &Turn, memory: &mut Memory) -> Result<Observation, CollectError> {
+    fn look(
+        &mut self,
+        turn: &Turn,
+        memory: &mut SavedPermissions,
+    ) -> Result<Observation, CollectError> {
         let root = look::open(&self.context.store.seen_path)?;
         let core = Core::read(root, &self.context.store.seen_path)?;
         if !core.is_store(&self.context.store.seen_path) && memory.baseline.learnt_at.is_none() {
@@ -216,7 +220,7 @@ impl Permissions {
     fn walk(
         &mut self,
         turn: &Turn,
-        memory: &mut Memory,
+        memory: &mut SavedPermissions,
         users: &Users,
     ) -> Result<(), CollectError> {
         let woken = !turn.wake.is_empty();
@@ -277,7 +281,7 @@ impl Permissions {
         Some(last.began_at.min(now).max(read_at).minus(CLOCK_SLACK))
     }
 
-    fn finish(&mut self, turn: &Turn, memory: &mut Memory, scan: Scan) {
+    fn finish(&mut self, turn: &Turn, memory: &mut SavedPermissions, scan: Scan) {
         let baseline = &mut memory.baseline;
         let whole = scan.missed.is_empty();
         if baseline.learnt_at.is_none() {
@@ -307,7 +311,13 @@ impl Permissions {
     }
 
     /// A look at what lies directly in the directory, as long as that is cheap.
-    fn look_at_top(&mut self, turn: &Turn, memory: &mut Memory, users: &Users, now: Ticks) {
+    fn look_at_top(
+        &mut self,
+        turn: &Turn,
+        memory: &mut SavedPermissions,
+        users: &Users,
+        now: Ticks,
+    ) {
         // Without a whole walk nothing is known to compare with.
         if memory.baseline.learnt_at.is_none()
             || self.last_top.is_some_and(|(ended, work)| now.since(ended) < work * WOKEN_REST)
@@ -323,7 +333,7 @@ impl Permissions {
 
     fn observation(
         &self,
-        memory: &Memory,
+        memory: &SavedPermissions,
         total: Option<&Tally>,
         core: &Tally,
         users: &Users,
@@ -348,10 +358,10 @@ impl Permissions {
         }
     }
 
-    fn load(&self) -> Memory {
+    fn load(&self) -> SavedPermissions {
         let (state, path) = (&self.context.host.state, &self.context.store.subject());
         let history: History = state.load(HISTORY_DOCUMENT, path).unwrap_or_default();
-        Memory {
+        SavedPermissions {
             baseline: state.load(BASELINE_DOCUMENT, path).unwrap_or_default(),
             saved: None,
             servers: Servers::new(&self.context, history.servers.clone()),
@@ -360,7 +370,7 @@ impl Permissions {
         }
     }
 
-    fn save(&self, memory: &mut Memory) {
+    fn save(&self, memory: &mut SavedPermissions) {
         let (state, path) = (&self.context.host.state, &self.context.store.subject());
         memory.history.servers.clone_from(&memory.servers.seen);
         if memory.history != memory.saved_history {
@@ -428,7 +438,9 @@ fn samples_of(total: &Tally, history: &History, users: &Users) -> Vec<Sample> {
         ENTRIES.sample(total.entries as f64),
         WORLD_WRITABLE.sample(total.world_writable as f64),
     ];
-    for ((kind, count), first_seen) in Kind::ALL.iter().zip(total.drift).zip(history.first_seen) {
+    for ((kind, count), first_seen) in
+        DriftKind::ALL.iter().zip(total.drift).zip(history.first_seen)
+    {
         samples.push(DRIFT.with(vec![kind.as_str().into()], count as f64));
         samples.extend(
             first_seen.map(|at| FIRST_SEEN.with(vec![kind.as_str().into()], at.as_secs_f64())),

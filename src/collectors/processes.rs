@@ -52,7 +52,7 @@ static CODES: [Code; 5] = [
 pub struct Processes {
     context: Context,
     /// Loaded at the first turn.
-    memory: Option<Memory>,
+    memory: Option<SavedProcesses>,
     seen: FirstSeen,
     locks: LockWatch,
     /// Whether a second writer was told at the last look.
@@ -76,7 +76,7 @@ struct Newest {
 
 /// What must survive a restart of this program.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Memory {
+struct SavedProcesses {
     /// The boot in which the identities are valid: device numbers may change with the next one.
     boot: Option<String>,
     /// The file that the path led to last.
@@ -290,22 +290,32 @@ impl Processes {
         (located, device)
     }
 
-    fn recall(&self) -> Memory {
-        let loaded: Option<Memory> =
+    fn recall(&self) -> SavedProcesses {
+        let loaded: Option<SavedProcesses> =
             self.context.host.state.load(STATE_KIND, &self.context.store.subject());
         let boot =
             std::fs::read_to_string(self.context.config.procfs.join("sys/kernel/random/boot_id"));
         let boot = boot.ok().map(|id| id.trim().to_owned());
         match loaded {
             Some(memory) if memory.boot == boot && boot.is_some() => memory,
-            loaded => Memory { boot, served: loaded.and_then(|m| m.served), ..Memory::default() },
+            loaded => SavedProcesses {
+                boot,
+                served: loaded.and_then(|m| m.served),
+                ..SavedProcesses::default()
+            },
         }
     }
 
     /// Who holds each file that is or was the database. Of one that was, only those count that held it when it was, or
     /// whose file was `named` as deleted from the path right now: after a restore its inode may be a file of the new
     /// store.
-    fn held(&self, walk: &Walk, memory: &Memory, located: Located, named: &[FileId]) -> Vec<Held> {
+    fn held(
+        &self,
+        walk: &Walk,
+        memory: &SavedProcesses,
+        located: Located,
+        named: &[FileId],
+    ) -> Vec<Held> {
         let trusted = |holder: &Holder| {
             let served = memory.served.as_ref();
             self.seen.contains_key(&(holder.pid, holder.start_ticks))
@@ -373,7 +383,7 @@ impl Processes {
     }
 }
 
-impl Memory {
+impl SavedProcesses {
     /// Follows the path: what it led to before is kept as former.
     fn note(&mut self, located: Located) {
         let Located::At(file, _) = located else { return };

@@ -17,7 +17,7 @@ use crate::{
     keys::{
         key::{Declared, Kind, Written, choice, keys, span, switch, word},
         section::Section,
-        yaml::{Kind as Is, Scalar, Value},
+        yaml::{Scalar, ScalarKind, Value},
     },
     sample::{Desc, HEALTH},
 };
@@ -316,7 +316,7 @@ fn number() -> Kind<f64> {
 }
 
 fn parse_number(value: &Value) -> Result<f64, BadValue> {
-    let Value::Scalar(Scalar { text, kind: Is::Number, .. }) = value else {
+    let Value::Scalar(Scalar { text, kind: ScalarKind::Number, .. }) = value else {
         return Err("must be a number".into());
     };
     let number = text.replace('_', "").parse::<f64>().ok().filter(|number| number.is_finite());

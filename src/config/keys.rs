@@ -19,7 +19,7 @@ use crate::{
         report::{At, ConfigError, Given, Place, Report},
         rules::{self, Listen},
         section::{Section, flag, shown, text},
-        yaml::{Kind as Is, Scalar, Value},
+        yaml::{Scalar, ScalarKind, Value},
     },
 };
 
@@ -351,7 +351,8 @@ fn account() -> Kind<Option<At<Account>>> {
 
 fn parse_account(value: &Value) -> Result<Account, BadValue> {
     const RULE: &str = "must be a name or a number";
-    let Value::Scalar(Scalar { text, kind: Is::Text | Is::Number, .. }) = value else {
+    let Value::Scalar(Scalar { text, kind: ScalarKind::Text | ScalarKind::Number, .. }) = value
+    else {
         return Err(RULE.into());
     };
     if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {

@@ -12,7 +12,7 @@ use crate::{
 
 /// Whether a series may only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum SeriesKind {
     /// May go both ways.
     Gauge,
     /// Only grows, or starts again at zero; its name ends in `_total`.
@@ -27,7 +27,7 @@ pub struct Desc {
     /// One sentence. Says "cached" when the reading is older than a turn.
     pub help: &'static str,
     /// Gauge or counter.
-    pub kind: Kind,
+    pub kind: SeriesKind,
     /// Label names in order, without `store`, which every reading of a store gets from its snapshot.
     pub labels: &'static [&'static str],
 }
@@ -36,13 +36,13 @@ impl Desc {
     /// A gauge without labels of its own.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: Kind::Gauge, labels: &[] }
+        Self { name, help, kind: SeriesKind::Gauge, labels: &[] }
     }
 
     /// A counter without labels of its own.
     #[must_use]
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: Kind::Counter, labels: &[] }
+        Self { name, help, kind: SeriesKind::Counter, labels: &[] }
     }
 
     /// The same with labels.

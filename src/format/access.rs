@@ -125,11 +125,11 @@ fn mode_class(identity: &Identity, inode: &Inode) -> Want {
 /// A POSIX access list, read but not proved to be complete.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AccessList {
-    entries: Vec<Entry>,
+    entries: Vec<AclEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+struct AclEntry {
     tag: Tag,
     permissions: Want,
     /// 0 where the tag has none.
@@ -196,7 +196,7 @@ impl AccessList {
         if entries.len() > LIST_ENTRIES_MAX {
             return Err(AccessListError::TooLong { found: entries.len() });
         }
-        Ok(Self { entries: entries.iter().map(|e| Entry::parse(*e)).collect::<Result<_, _>>()? })
+        Ok(Self { entries: entries.iter().map(|e| AclEntry::parse(*e)).collect::<Result<_, _>>()? })
     }
 
     /// What it grants beyond the nine bits of a mode: its named users and groups and the owning group, whose bits the
@@ -216,7 +216,7 @@ impl AccessList {
     }
 
     fn digest_of(&self, counts: impl Fn(Tag) -> bool) -> u64 {
-        let mut entries: Vec<Entry> =
+        let mut entries: Vec<AclEntry> =
             self.entries.iter().copied().filter(|e| counts(e.tag)).collect();
         entries.sort_unstable();
         let bytes = entries.iter().flat_map(|e| {
@@ -253,7 +253,7 @@ impl AccessList {
     }
 }
 
-impl Entry {
+impl AclEntry {
     fn parse(bytes: [u8; 8]) -> Result<Self, AccessListError> {
         let [t0, t1, p0, p1, id @ ..] = bytes;
         let (tag, permissions) = (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([p0, p1]));

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 /// An archive or a database, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ArchiveKind {
     /// Blocks of 512 bytes.
     Tar,
     /// `.gz`.
@@ -25,7 +25,7 @@ pub enum Kind {
     Sqlite,
 }
 
-impl Kind {
+impl ArchiveKind {
     /// As it is called in a sentence.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -88,7 +88,7 @@ impl Kind {
     }
 }
 
-/// First bytes that [`Kind::of_bytes`] wants.
+/// First bytes that [`ArchiveKind::of_bytes`] wants.
 pub const HEAD_LEN: usize = super::tar::BLOCK_LEN;
 
 /// What the last four bytes of gzip make plausible. They are the unpacked length modulo 2^32; of a file that was cut off
@@ -219,32 +219,32 @@ mod tests {
     fn kinds_by_bytes_and_by_name() {
         let tar = super::super::tar::tests::header("x", "", b'0');
         for (bytes, want) in [
-            (&[0x1f, 0x8b, 8, 0][..], Some(Kind::Gzip)),
-            (b"BZh91AY", Some(Kind::Bzip2)),
-            (b"\xfd7zXZ\0\0", Some(Kind::Xz)),
-            (b"\x28\xb5\x2f\xfd\0", Some(Kind::Zstd)),
-            (b"PK\x03\x04", Some(Kind::Zip)),
-            (b"SQLite format 3\0....", Some(Kind::Sqlite)),
-            (&tar, Some(Kind::Tar)),
+            (&[0x1f, 0x8b, 8, 0][..], Some(ArchiveKind::Gzip)),
+            (b"BZh91AY", Some(ArchiveKind::Bzip2)),
+            (b"\xfd7zXZ\0\0", Some(ArchiveKind::Xz)),
+            (b"\x28\xb5\x2f\xfd\0", Some(ArchiveKind::Zstd)),
+            (b"PK\x03\x04", Some(ArchiveKind::Zip)),
+            (b"SQLite format 3\0....", Some(ArchiveKind::Sqlite)),
+            (&tar, Some(ArchiveKind::Tar)),
             (&tar[..511], None),
             (&[0; 512], None),
             (b"", None),
         ] {
-            assert_eq!(Kind::of_bytes(bytes), want, "{bytes:?}");
+            assert_eq!(ArchiveKind::of_bytes(bytes), want, "{bytes:?}");
         }
         for (name, want) in [
-            ("chroma_db.backup.20260101.tar.gz", Some(Kind::Gzip)),
-            ("CHROMA.TGZ", Some(Kind::Gzip)),
-            ("a.tar.bz2", Some(Kind::Bzip2)),
-            ("a.txz", Some(Kind::Xz)),
-            ("a.tar.zst", Some(Kind::Zstd)),
-            ("a.tar", Some(Kind::Tar)),
-            ("a.zip", Some(Kind::Zip)),
-            ("chroma-2026-01-01.sqlite3", Some(Kind::Sqlite)),
+            ("chroma_db.backup.20260101.tar.gz", Some(ArchiveKind::Gzip)),
+            ("CHROMA.TGZ", Some(ArchiveKind::Gzip)),
+            ("a.tar.bz2", Some(ArchiveKind::Bzip2)),
+            ("a.txz", Some(ArchiveKind::Xz)),
+            ("a.tar.zst", Some(ArchiveKind::Zstd)),
+            ("a.tar", Some(ArchiveKind::Tar)),
+            ("a.zip", Some(ArchiveKind::Zip)),
+            ("chroma-2026-01-01.sqlite3", Some(ArchiveKind::Sqlite)),
             ("chroma.sqlite3.20260101", None),
             ("backup.gpg", None),
         ] {
-            assert_eq!(Kind::of_name(name), want, "{name}");
+            assert_eq!(ArchiveKind::of_name(name), want, "{name}");
         }
     }
 
@@ -286,7 +286,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let ends = (ends_xz(&bytes, |_| 0), ends_bzip2(&bytes));
-            std::hint::black_box((Kind::of_bytes(&bytes), ends, ZstdFrame::parse(&bytes)));
+            std::hint::black_box((ArchiveKind::of_bytes(&bytes), ends, ZstdFrame::parse(&bytes)));
         }
     }
 }

@@ -25,7 +25,7 @@ pub struct Header<'a> {
     /// Bytes of data behind the header, without the filling up to a whole block.
     pub data_bytes: u64,
     /// What the entry is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Whether blocks with more of a sparse map stand between header and data.
     pub map_goes_on: bool,
     /// Whether the data are only the parts of a file between its holes (GNU).
@@ -36,7 +36,7 @@ pub struct Header<'a> {
 
 /// What an entry is, as far as it matters for stepping over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A file with data.
     File,
     /// Another name of a file that came before, without data.
@@ -67,12 +67,12 @@ impl<'a> Block<'a> {
             return Self::Foreign;
         }
         let kind = match bytes[TYPE] {
-            b'0' | 0 | b'7' | b'S' => Kind::File,
-            b'1' => Kind::Link,
-            b'L' => Kind::LongName,
-            b'x' | b'X' => Kind::Pax,
-            b'K' | b'N' | b'V' | b'g' => Kind::Aside,
-            _ => Kind::Other,
+            b'0' | 0 | b'7' | b'S' => EntryKind::File,
+            b'1' => EntryKind::Link,
+            b'L' => EntryKind::LongName,
+            b'x' | b'X' => EntryKind::Pax,
+            b'K' | b'N' | b'V' | b'g' => EntryKind::Aside,
+            _ => EntryKind::Other,
         };
         // Links, devices, folders and pipes have no data, whatever size they state.
         let without_data = matches!(bytes[TYPE], b'1'..=b'6');
@@ -174,15 +174,15 @@ pub(crate) mod tests {
     #[test]
     fn headers_of_every_kind() {
         for (size, kind, data_bytes, want) in [
-            ("00000000017\0", b'0', 15, Kind::File),
-            ("         17 ", 0, 15, Kind::File),
-            ("00000000017\0", b'5', 0, Kind::Other),
-            ("00000000017\0", b'1', 0, Kind::Link),
-            ("00000000017\0", b'2', 0, Kind::Other),
-            ("00000000200\0", b'L', 128, Kind::LongName),
-            ("00000000200\0", b'x', 128, Kind::Pax),
-            ("00000000200\0", b'g', 128, Kind::Aside),
-            ("", b'0', 0, Kind::File),
+            ("00000000017\0", b'0', 15, EntryKind::File),
+            ("         17 ", 0, 15, EntryKind::File),
+            ("00000000017\0", b'5', 0, EntryKind::Other),
+            ("00000000017\0", b'1', 0, EntryKind::Link),
+            ("00000000017\0", b'2', 0, EntryKind::Other),
+            ("00000000200\0", b'L', 128, EntryKind::LongName),
+            ("00000000200\0", b'x', 128, EntryKind::Pax),
+            ("00000000200\0", b'g', 128, EntryKind::Aside),
+            ("", b'0', 0, EntryKind::File),
         ] {
             let block = header("data/chroma.sqlite3", size, kind);
             let Block::Header(header) = Block::parse(&block) else { panic!("{size:?} {kind}") };

@@ -27,7 +27,7 @@ use rustix::{fs::FileType, io::Errno};
 
 pub use self::{attributes::Attributes, locks::LockHolder, rights::Right};
 use self::{
-    holders::{Hit, Memory},
+    holders::{Hit, LastWalk},
     walk::{Descriptor, Visitor, WalkError},
 };
 use crate::{
@@ -172,7 +172,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     /// What one walk leaves to the next; only the walk that is running takes it.
-    memory: Mutex<Memory>,
+    memory: Mutex<LastWalk>,
 }
 
 #[derive(Debug, Default)]
@@ -467,7 +467,7 @@ impl Shared {
             look(&self.procfs, began, files, devices, &mut memory).map(Arc::new)
         }))
         .unwrap_or_else(|_| {
-            *memory = Memory::default();
+            *memory = LastWalk::default();
             Err(WalkError::Panicked { path: self.procfs.clone() })
         });
         drop(memory);
@@ -486,7 +486,7 @@ fn look(
     began: Ticks,
     files: &[FileId],
     devices: Vec<u64>,
-    memory: &mut Memory,
+    memory: &mut LastWalk,
 ) -> Result<Walk, WalkError> {
     let mut finder = Finder {
         files,

@@ -15,7 +15,7 @@ use super::{
     report::{At, Place, Report},
     rules,
     section::{self, Section, shown, text},
-    yaml::{Kind as Is, Node, Scalar, Value},
+    yaml::{Node, Scalar, ScalarKind, Value},
 };
 use crate::facts::{bad_value::BadValue, duration};
 
@@ -223,7 +223,9 @@ impl<T: 'static> Kind<T> {
         Kind {
             facts,
             read: Box::new(move |section, key, given| match given.map(|given| given.value) {
-                Some(Value::Scalar(Scalar { text, kind: Is::Text, .. })) if text.is_empty() => {
+                Some(Value::Scalar(Scalar { text, kind: ScalarKind::Text, .. }))
+                    if text.is_empty() =>
+                {
                     Some(None)
                 }
                 _ => read(section, key, given).map(Some),

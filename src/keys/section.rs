@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     report::{At, ConfigError, Place, Report, joined},
-    yaml::{Key, Kind, Node, Scalar, Value},
+    yaml::{Key, Node, Scalar, ScalarKind, Value},
 };
 use crate::facts::{bad_value::BadValue, duration};
 
@@ -141,7 +141,7 @@ impl<'n> Section<'n> {
     ) -> Vec<At<&'v Node>> {
         let items: &[Node] = match value {
             Value::List(items) => items,
-            Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => &[],
+            Value::Scalar(Scalar { kind: ScalarKind::Nothing, .. }) => &[],
             other => {
                 self.report.add(
                     place.bad(shown(other), "must be a list: one item per line, each after a dash"),
@@ -210,7 +210,7 @@ impl<'n> Section<'n> {
     pub(crate) fn is_empty_list(&self, key: &'static str) -> bool {
         match self.node(key).map(|node| &node.value) {
             Some(Value::List(items)) => items.is_empty(),
-            Some(Value::Scalar(Scalar { kind: Kind::Nothing, .. })) => true,
+            Some(Value::Scalar(Scalar { kind: ScalarKind::Nothing, .. })) => true,
             _ => false,
         }
     }
@@ -316,7 +316,7 @@ impl Drop for Section<'_> {
 fn entries(node: &Node) -> Option<&[(Key, Node)]> {
     match &node.value {
         Value::Mapping(entries) => Some(entries),
-        Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => Some(&[]),
+        Value::Scalar(Scalar { kind: ScalarKind::Nothing, .. }) => Some(&[]),
         _ => None,
     }
 }
@@ -341,10 +341,10 @@ impl Quantity for Duration {
 /// A word of the command line as if it stood in a file.
 pub(crate) fn word_of(text: &str) -> Value {
     let kind = match text {
-        "true" => Kind::Flag(true),
-        "false" => Kind::Flag(false),
-        text if text.parse::<f64>().is_ok() => Kind::Number,
-        _ => Kind::Text,
+        "true" => ScalarKind::Flag(true),
+        "false" => ScalarKind::Flag(false),
+        text if text.parse::<f64>().is_ok() => ScalarKind::Number,
+        _ => ScalarKind::Text,
     };
     Value::Scalar(Scalar { text: text.to_owned(), kind, quoted: false })
 }
@@ -352,7 +352,7 @@ pub(crate) fn word_of(text: &str) -> Value {
 /// A value as a message shows it.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
-        Value::Scalar(Scalar { kind: Kind::Nothing, .. }) => "(nothing)".to_owned(),
+        Value::Scalar(Scalar { kind: ScalarKind::Nothing, .. }) => "(nothing)".to_owned(),
         Value::Scalar(scalar) if scalar.text.is_empty() => "\"\"".to_owned(),
         Value::Scalar(scalar) => scalar.text.chars().take(SHOWN_CHARS_MAX).collect(),
         Value::List(_) => "(a list)".to_owned(),
@@ -377,7 +377,7 @@ pub(crate) fn duration(
 /// A number between 0 and 1. Errs with the rule.
 pub(crate) fn ratio(value: &Value) -> Result<f64, BadValue> {
     word(value)
-        .filter(|scalar| scalar.kind == Kind::Number)
+        .filter(|scalar| scalar.kind == ScalarKind::Number)
         .and_then(|scalar| scalar.text.parse::<f64>().ok())
         .filter(|ratio| (0.0..=1.0).contains(ratio))
         .ok_or(BadValue::Rule("must be a ratio from 0 to 1, such as 0.8"))
@@ -387,7 +387,7 @@ pub(crate) fn ratio(value: &Value) -> Result<f64, BadValue> {
 pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<usize, BadValue> {
     move |value| {
         word(value)
-            .filter(|scalar| scalar.kind == Kind::Number)
+            .filter(|scalar| scalar.kind == ScalarKind::Number)
             .and_then(|scalar| scalar.text.replace('_', "").parse().ok())
             .filter(|count| range.contains(count))
             .ok_or_else(|| BadValue::outside("must be a whole number from", &range))
@@ -397,7 +397,7 @@ pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<u
 /// `true` or `false`. Errs with the rule.
 pub(crate) fn flag(value: &Value) -> Result<bool, BadValue> {
     match word(value) {
-        Some(Scalar { kind: Kind::Flag(flag), .. }) => Ok(*flag),
+        Some(Scalar { kind: ScalarKind::Flag(flag), .. }) => Ok(*flag),
         _ => Err("must be true or false".into()),
     }
 }
@@ -405,8 +405,8 @@ pub(crate) fn flag(value: &Value) -> Result<bool, BadValue> {
 /// Text, also such as YAML takes for a number: nobody should have to quote a version. Errs with the rule.
 pub(crate) fn text(value: &Value) -> Result<&str, BadValue> {
     match word(value) {
-        Some(Scalar { kind: Kind::Text | Kind::Number, text, .. }) => Ok(text),
-        Some(Scalar { kind: Kind::Flag(_), text, .. }) => {
+        Some(Scalar { kind: ScalarKind::Text | ScalarKind::Number, text, .. }) => Ok(text),
+        Some(Scalar { kind: ScalarKind::Flag(_), text, .. }) => {
             Err(BadValue::NeedsQuotes { rule: "must be text", quoted: text.clone() })
         }
         _ => Err("must be text".into()),
@@ -456,7 +456,7 @@ const MODE_RULE: &str = "must be octal digits in quotes, such as \"0640\"";
 
 fn word(value: &Value) -> Option<&Scalar> {
     match value {
-        Value::Scalar(scalar) if scalar.kind != Kind::Nothing => Some(scalar),
+        Value::Scalar(scalar) if scalar.kind != ScalarKind::Nothing => Some(scalar),
         _ => None,
     }
 }

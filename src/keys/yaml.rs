@@ -37,14 +37,14 @@ pub(crate) struct Key {
 pub(crate) struct Scalar {
     /// As it stands in the file, without quotes and escapes.
     pub(crate) text: String,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ScalarKind,
     /// Whether it stands in quotes.
     pub(crate) quoted: bool,
 }
 
 /// What YAML 1.2 takes a scalar for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Kind {
+pub(crate) enum ScalarKind {
     Nothing,
     Flag(bool),
     Number,
@@ -58,7 +58,7 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// The tree of `source`. Empty text is [`Kind::Nothing`]. Errs with the line of what is no YAML, or more than a
+/// The tree of `source`. Empty text is [`ScalarKind::Nothing`]. Errs with the line of what is no YAML, or more than a
 /// configuration needs.
 pub(crate) fn parse(source: &str) -> Result<Node, SyntaxError> {
     if source.len() > SOURCE_BYTES_MAX {
@@ -139,15 +139,15 @@ fn node(parsed: Spanned<Parsed>, source: &str) -> Node {
     let written = source_text(&parsed.defined, source);
     let scalar = |text: &str, kind| {
         // Block text (`|`, `>`) counts as quoted: nobody writes it by mistake.
-        let quoted =
-            kind == Kind::Text && (written.starts_with(['"', '\'']) || written.contains('\n'));
+        let quoted = kind == ScalarKind::Text
+            && (written.starts_with(['"', '\'']) || written.contains('\n'));
         Value::Scalar(Scalar { text: text.to_owned(), kind, quoted })
     };
     let value = match parsed.value {
-        Parsed::Nothing => scalar(written, Kind::Nothing),
-        Parsed::Flag(flag) => scalar(written, Kind::Flag(flag)),
-        Parsed::Number => scalar(written, Kind::Number),
-        Parsed::Text(text) => scalar(&text, Kind::Text),
+        Parsed::Nothing => scalar(written, ScalarKind::Nothing),
+        Parsed::Flag(flag) => scalar(written, ScalarKind::Flag(flag)),
+        Parsed::Number => scalar(written, ScalarKind::Number),
+        Parsed::Text(text) => scalar(&text, ScalarKind::Text),
         Parsed::List(items) => {
             Value::List(items.into_iter().map(|item| node(item, source)).collect())
         }

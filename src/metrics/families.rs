@@ -7,7 +7,7 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use crate::sample::{Desc, Kind, Sample};
+use crate::sample::{Desc, Sample, SeriesKind};
 
 /// Families under construction, by name. A series takes a hundred bytes here and five hundred as the encoder wants it, so that
 /// these are made for a part of a family at a time.
@@ -100,8 +100,8 @@ fn family(desc: &'static Desc, rows: &[Row<'_>]) -> MetricFamily {
     family.set_name(desc.name.to_owned());
     family.set_help(desc.help.to_owned());
     family.set_field_type(match desc.kind {
-        Kind::Gauge => MetricType::GAUGE,
-        Kind::Counter => MetricType::COUNTER,
+        SeriesKind::Gauge => MetricType::GAUGE,
+        SeriesKind::Counter => MetricType::COUNTER,
     });
     family.set_metric(rows.iter().map(|row| row.metric(desc)).collect());
     family
@@ -113,12 +113,12 @@ impl Row<'_> {
         let pairs = names.zip(self.labels.words(desc)).map(|(name, value)| pair(name, value));
         let mut metric = Metric::from_label(pairs.collect());
         match desc.kind {
-            Kind::Gauge => {
+            SeriesKind::Gauge => {
                 let mut gauge = Gauge::default();
                 gauge.set_value(self.value);
                 metric.set_gauge(gauge);
             }
-            Kind::Counter => {
+            SeriesKind::Counter => {
                 let mut counter = Counter::default();
                 counter.set_value(self.value);
                 metric.set_counter(counter);

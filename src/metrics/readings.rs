@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     findings::{Code, Severity},
-    sample::{Desc, HEALTH, Kind, Sample, Snapshot, StoreReadings},
+    sample::{Desc, HEALTH, Sample, SeriesKind, Snapshot, StoreReadings},
 };
 
 static FINDING: Desc = Desc::gauge(
@@ -67,7 +67,7 @@ impl<'a> Readings<'a> {
             }
             for sample in samples(store) {
                 // A counter of one look begins at zero each time: no rate of it means anything.
-                let counts = self.around.is_some() || sample.desc.kind == Kind::Gauge;
+                let counts = self.around.is_some() || sample.desc.kind == SeriesKind::Gauge;
                 if counts && !dropped.contains(&(sample.desc.name, place)) {
                     families.insert(sample.desc, Labels::Of(&store.store, sample), sample.value);
                 }

@@ -239,9 +239,9 @@ impl Making<'_> {
         let wrong = |source| BackupError::write(to, source);
         place::remove(staged).map_err(wrong)?;
         fs::DirBuilder::new().mode(0o700).create(staged).map_err(wrong)?;
-        let manner = moment::Manner { used_ratio_max, steps: self.steps };
+        let copy_options = moment::CopyOptions { used_ratio_max, steps: self.steps };
         let known = previous.map(|previous| previous as &(dyn moment::Known + Sync));
-        let taken = moment::take(self.context, staged, known, manner)
+        let taken = moment::take(self.context, staged, known, copy_options)
             .map_err(|error| BackupError::moment(to, error))?;
         let shared = previous.map(Previous::shared).unwrap_or_default();
         if let Some(previous) = previous

@@ -405,8 +405,8 @@ impl Copied {
         let dir = scratch.path().join("store");
         fs::create_dir(&dir)
             .map_err(|source| CopyError::Scratch { place: place.to_owned(), source })?;
-        let manner = moment::Manner { used_ratio_max: USED_RATIO_MAX, steps };
-        match moment::take(context, &dir, None, manner) {
+        let copy_options = moment::CopyOptions { used_ratio_max: USED_RATIO_MAX, steps };
+        match moment::take(context, &dir, None, copy_options) {
             Ok(taken) => {
                 Ok(Self { dir, notes: taken.notes, _opened: None, _scratch: Some(scratch) })
             }

@@ -104,7 +104,7 @@ pub trait Known {
 
 /// How the copy is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Manner<'a> {
+pub struct CopyOptions<'a> {
     /// The used ratio that the filesystem of the copy must stay below.
     pub used_ratio_max: f64,
     /// Told how far it is.
@@ -119,7 +119,7 @@ struct Copying<'a> {
     place: Place,
     into: &'a Path,
     known: Option<&'a (dyn Known + Sync)>,
-    manner: Manner<'a>,
+    copy_options: CopyOptions<'a>,
     stop: std::sync::Arc<AtomicBool>,
     /// What the copied folders were copied of.
     copied: BTreeMap<String, Stamps>,
@@ -133,7 +133,7 @@ pub fn take(
     context: &Context,
     into: &Path,
     known: Option<&(dyn Known + Sync)>,
-    manner: Manner<'_>,
+    copy_options: CopyOptions<'_>,
 ) -> Result<Taken, MomentError> {
     let path = context.database.path().to_owned();
     match context.database.stamp() {
@@ -148,8 +148,8 @@ pub fn take(
         place: context.place(),
         into,
         known,
-        stop: manner.steps.flag(),
-        manner,
+        stop: copy_options.steps.flag(),
+        copy_options,
         copied: BTreeMap::new(),
         held: Duration::ZERO,
         notes: BTreeSet::new(),
@@ -199,7 +199,7 @@ impl Copying<'_> {
         let to = self.into.join(DATABASE_FILE);
         remove(&to)?;
         let size = self.context.database.stamp().map_or(0, |stamp| stamp.size_bytes);
-        self.manner.steps.begin("copying the database", Some(size));
+        self.copy_options.steps.begin("copying the database", Some(size));
         if self.put_still(&to)? {
             return Ok(segments_of(&to));
         }
@@ -222,8 +222,8 @@ impl Copying<'_> {
         let places = Places {
             configured: Some(self.into.to_owned()),
             fallback: Vec::new(),
-            watched_ratio_max: self.manner.used_ratio_max,
-            other_ratio_max: self.manner.used_ratio_max,
+            watched_ratio_max: self.copy_options.used_ratio_max,
+            other_ratio_max: self.copy_options.used_ratio_max,
             name: Some(DATABASE_FILE.into()),
         };
         let progress = Progress::default();
@@ -236,7 +236,7 @@ impl Copying<'_> {
             stop: &self.stop,
             progress: &progress,
         };
-        let (database, steps) = (&self.context.database, self.manner.steps);
+        let (database, steps) = (&self.context.database, self.copy_options.steps);
         let (mut cost, held) = (Cost::default(), self.is_held());
         let taken = followed(&progress, steps, || {
             match view::take_telling(database, &options, &mut cost) {
@@ -351,7 +351,7 @@ impl Copying<'_> {
     }
 
     fn go_on(&self) -> Result<(), MomentError> {
-        if self.manner.steps.stopped() { Err(MomentError::Stopped) } else { Ok(()) }
+        if self.copy_options.steps.stopped() { Err(MomentError::Stopped) } else { Ok(()) }
     }
 }
 

@@ -21,14 +21,14 @@ use std::{
 pub use self::scratch::{PREFIX as SCRATCH_PREFIX, Scratch, sweep};
 pub(super) use self::settle::{names_another, play};
 use self::{
-    sink::{Seen, Sink},
+    sink::{Sink, StoreSeen},
     source::{Plain, Source, Unpacked},
 };
 use super::steps::Steps;
 use crate::{
     clock::Timestamp,
     format::{
-        archive::Kind,
+        archive::ArchiveKind,
         backup_name,
         manifest::{Manifest, Restores},
         parts::{Part, Place},
@@ -259,26 +259,26 @@ fn archive(
     let read = source::fill(&mut file, &mut head).map_err(unreadable)?;
     io::Seek::rewind(&mut file).map_err(unreadable)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let Some(kind) = Kind::of_bytes(&head[..read]) else {
+    let Some(kind) = ArchiveKind::of_bytes(&head[..read]) else {
         return Err(no_archive(bytes, &head[..read], &name));
     };
     let (scratch, mut notes) = scratch_for(path, bytes, kind, options)?;
     let mut sink = Sink::new(scratch.path(), options.only.as_deref())?;
     steps.begin("unpacking", Some(bytes));
     let end = match kind {
-        Kind::Zip => zipped::walk(&file, bytes, &mut sink, steps)?,
-        Kind::Tar => {
+        ArchiveKind::Zip => zipped::walk(&file, bytes, &mut sink, steps)?,
+        ArchiveKind::Tar => {
             let mut plain = Plain::new(file, bytes, steps);
             plain.fill(&mut head).map_err(Cannot::read)?;
             tarball::walk(&mut plain, &head, &mut sink)?
         }
-        Kind::Sqlite => {
+        ArchiveKind::Sqlite => {
             let mut plain = Plain::new(file, bytes, steps);
             let end = alone(&mut plain, &[], Some(bytes), &mut sink)?;
             beside(path, &mut sink, steps)?;
             end
         }
-        Kind::Gzip | Kind::Bzip2 | Kind::Xz | Kind::Zstd => {
+        ArchiveKind::Gzip | ArchiveKind::Bzip2 | ArchiveKind::Xz | ArchiveKind::Zstd => {
             packed(file, bytes, kind, &name, &mut sink, steps)?
         }
     };
@@ -287,7 +287,7 @@ fn archive(
     }
     let (store, more) = choose(&mut sink, end.as_deref())?;
     notes.extend(more);
-    notes.extend(std::mem::take(&mut sink.odd));
+    notes.extend(std::mem::take(&mut sink.unrecognised));
     let mut damage: Vec<String> = end.into_iter().collect();
     damage.append(&mut sink.damage);
     if sink.hostile > 0 {
@@ -324,7 +324,8 @@ fn no_archive(bytes: u64, head: &[u8], name: &str) -> UnpackError {
     } else if head.iter().all(|byte| *byte == 0) {
         "it begins with zeros: it was never written, or its first part is lost".to_owned()
     } else {
-        let what = Kind::of_name(name).map_or("an archive or a database", Kind::as_str);
+        let what =
+            ArchiveKind::of_name(name).map_or("an archive or a database", ArchiveKind::as_str);
         format!("it does not begin as {what} does")
     })
 }
@@ -333,7 +334,7 @@ fn no_archive(bytes: u64, head: &[u8], name: &str) -> UnpackError {
 fn packed(
     file: File,
     bytes: u64,
-    kind: Kind,
+    kind: ArchiveKind,
     name: &str,
     sink: &mut Sink,
     steps: &Steps,
@@ -359,9 +360,9 @@ fn packed(
 fn inside(unpacked: &mut Unpacked, sink: &mut Sink) -> Result<Option<String>, UnpackError> {
     let mut head = [0; BLOCK_LEN];
     let read = unpacked.fill(&mut head).map_err(Cannot::read)?;
-    match Kind::of_bytes(&head[..read]) {
+    match ArchiveKind::of_bytes(&head[..read]) {
         _ if read == 0 => Err(UnpackError::Nothing("nothing is packed in it".to_owned())),
-        Some(Kind::Tar) => {
+        Some(ArchiveKind::Tar) => {
             let end = tarball::walk(unpacked, &head, sink)?;
             // Where its checksums are compared.
             if end.is_none() {
@@ -369,7 +370,7 @@ fn inside(unpacked: &mut Unpacked, sink: &mut Sink) -> Result<Option<String>, Un
             }
             Ok(end)
         }
-        Some(Kind::Sqlite) => alone(unpacked, &head[..read], None, sink),
+        Some(ArchiveKind::Sqlite) => alone(unpacked, &head[..read], None, sink),
         Some(other) => Err(UnpackError::Cannot(Cannot::Form(format!(
             "{} is packed in it once more; unpack it and verify what comes out",
             other.as_str()
@@ -440,14 +441,14 @@ fn beside(path: &Path, sink: &mut Sink, steps: &Steps) -> Result<(), UnpackError
 }
 
 /// The one store of an archive, with notes on what was left out.
-fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(Seen, Vec<String>), UnpackError> {
-    let has = |store: &Seen| store.files.contains_key(DATABASE_FILE);
-    let mut with: Vec<Seen> = Vec::new();
+fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(StoreSeen, Vec<String>), UnpackError> {
+    let has = |store: &StoreSeen| store.files.contains_key(DATABASE_FILE);
+    let mut with: Vec<StoreSeen> = Vec::new();
     let mut without = 0;
     for store in std::mem::take(&mut sink.stores) {
         if has(&store) { with.push(store) } else { without += 1 }
     }
-    let shown = |store: &Seen| match store.prefix.as_str() {
+    let shown = |store: &StoreSeen| match store.prefix.as_str() {
         "" => ".".to_owned(),
         prefix => human::plain(prefix),
     };
@@ -464,7 +465,7 @@ fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(Seen, Vec<String>), Unp
         }
         0 => {
             let why = end.map_or(String::new(), |end| format!("; {end}"));
-            let odd = sink.odd.first().map_or(String::new(), |odd| format!("; {odd}"));
+            let odd = sink.unrecognised.first().map_or(String::new(), |odd| format!("; {odd}"));
             Err(UnpackError::Nothing(format!("no chroma.sqlite3 is in it{why}{odd}")))
         }
         _ => Err(UnpackError::Several(with.iter().map(shown).collect())),
@@ -475,10 +476,17 @@ fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(Seen, Vec<String>), Unp
 fn scratch_for(
     backup: &Path,
     bytes: u64,
-    kind: Kind,
+    kind: ArchiveKind,
     options: &Options,
 ) -> Result<(Scratch, Vec<String>), UnpackError> {
-    let packed = matches!(kind, Kind::Gzip | Kind::Bzip2 | Kind::Xz | Kind::Zstd | Kind::Zip);
+    let packed = matches!(
+        kind,
+        ArchiveKind::Gzip
+            | ArchiveKind::Bzip2
+            | ArchiveKind::Xz
+            | ArchiveKind::Zstd
+            | ArchiveKind::Zip
+    );
     // Text shrinks to a fifth, vectors hardly at all.
     let needs = if packed { bytes.saturating_mul(2) } else { bytes };
     make_scratch(backup, needs, options)

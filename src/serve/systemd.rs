@@ -118,11 +118,11 @@ impl Notifier {
     /// The task that tells systemd how it goes; `None` when nobody listens.
     pub(crate) fn telling(
         &self,
-        told: Told,
+        sources: Sources,
         configs: watch::Receiver<Arc<Config>>,
     ) -> Option<Telling> {
         self.0.as_ref()?;
-        Some(Telling { notifier: self.clone(), told, configs })
+        Some(Telling { notifier: self.clone(), sources, configs })
     }
 
     /// Says that the configuration is being loaded anew.
@@ -184,7 +184,7 @@ fn connect(address: &str) -> io::Result<UnixDatagram> {
 
 /// What the messages are made of.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Sources {
     /// The pages of the moment.
     pub(crate) pages: watch::Receiver<Arc<Published>>,
     /// Where readings arrive.
@@ -197,7 +197,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Telling {
     notifier: Notifier,
-    told: Told,
+    sources: Sources,
     configs: watch::Receiver<Arc<Config>>,
 }
 
@@ -206,8 +206,8 @@ impl Telling {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let watchdog = self.notifier.0.as_ref().and_then(|inner| inner.watchdog);
         let pause = PAUSE.min(watchdog.map_or(PAUSE, |within| within / 4));
-        let mut proof = Proof::begin(clock::ticks(), self.told.board.readings());
-        let mut pages = self.told.pages;
+        let mut proof = Proof::begin(clock::ticks(), self.sources.board.readings());
+        let mut pages = self.sources.pages;
         let mut before: Option<Arc<Published>> = None;
         let (mut said, mut held_back) = (String::new(), false);
         self.notifier.send("STATUS=Reading for the first time.");
@@ -215,9 +215,9 @@ impl Telling {
             let page = Arc::clone(&pages.borrow_and_update());
             let has_page = before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &page));
             let now = clock::ticks();
-            proof.note(now, self.told.board.readings(), has_page);
+            proof.note(now, self.sources.board.readings(), has_page);
             if page.ready && has_page {
-                let status = status(&page.snapshot, self.told.own.reload_problems().is_some());
+                let status = status(&page.snapshot, self.sources.own.reload_problems().is_some());
                 if !self.notifier.is_ready() {
                     self.notifier.ready(&status);
                 } else if status != said {

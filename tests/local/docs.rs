@@ -15,7 +15,7 @@ use chroma_exporter::{
     config::{Config, Store},
     host::Host,
     metrics,
-    sample::{Desc, Kind},
+    sample::{Desc, SeriesKind},
     store::Context,
 };
 
@@ -243,7 +243,7 @@ fn the_reference_of_the_metrics_is_what_is_exported() {
         write!(page, "\n## {name}\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n")
             .unwrap();
         for Desc { name, help, kind, labels } in descs {
-            let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+            let kind = if *kind == SeriesKind::Counter { "counter" } else { "gauge" };
             let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
             let help = help.replace('|', "\\|").replace('*', "\\*").replace('<', "\\<");
             writeln!(page, "| `{name}` | {kind} | {} | {help} |", labels.join(", ")).unwrap();

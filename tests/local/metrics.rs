@@ -13,7 +13,7 @@ use chroma_exporter::{
     findings::{Code, Finding, Severity},
     host::{Host, turns::Jobs},
     metrics::{self, Facts, Own, Page, ProcessUsage, Route},
-    sample::{Desc, Kind, Observation, Reading, Sample, Snapshot, StoreReadings},
+    sample::{Desc, Observation, Reading, Sample, SeriesKind, Snapshot, StoreReadings},
     store::Context,
 };
 use proptest::prelude::*;
@@ -95,7 +95,7 @@ fn every_metric_keeps_the_rules_of_promtool_and_of_this_project() {
         if names.insert(desc.name, desc).is_some() {
             problems.push(format!("{}: described twice", desc.name));
         }
-        let counter = desc.kind == Kind::Counter;
+        let counter = desc.kind == SeriesKind::Counter;
         let Desc { name, help, labels, .. } = desc;
         problems.extend(lint::problems(lint::Metric { name, help, counter, labels }));
     }

@@ -16,7 +16,7 @@ use chroma_exporter::{
     findings::Code,
     host::Host,
     metrics,
-    sample::Kind,
+    sample::SeriesKind,
     store::Context,
 };
 
@@ -46,7 +46,7 @@ impl Exported {
             families.insert(name.to_owned(), Family { labels, counter });
         };
         for desc in metrics::descs() {
-            add(desc.name, desc.labels, desc.kind == Kind::Counter);
+            add(desc.name, desc.labels, desc.kind == SeriesKind::Counter);
         }
         let config = Arc::new(Config::default());
         let store = Arc::new(Store::new("s", Path::new("/nowhere")));
@@ -54,7 +54,7 @@ impl Exported {
         for collector in collectors::registry(&context) {
             for desc in collector.descs() {
                 let labels: Vec<&str> = desc.labels.iter().copied().chain(["store"]).collect();
-                add(desc.name, &labels, desc.kind == Kind::Counter);
+                add(desc.name, &labels, desc.kind == SeriesKind::Counter);
             }
         }
         // What Prometheus itself makes.

@@ -174,7 +174,7 @@ fn text_targets() -> Vec<Target> {
             ],
             |bytes| {
                 seen(backup_name::date_in(&lossy(bytes)));
-                seen(archive::Kind::of_name(&lossy(bytes)));
+                seen(archive::ArchiveKind::of_name(&lossy(bytes)));
             },
         ),
         of("durations", vec![b"1h30m".to_vec(), b"250ms".to_vec(), b"1d".to_vec()], |bytes| {
@@ -340,7 +340,7 @@ fn archives() -> Vec<Vec<u8>> {
 }
 
 fn read_archives(bytes: &[u8]) {
-    seen(archive::Kind::of_bytes(bytes));
+    seen(archive::ArchiveKind::of_bytes(bytes));
     if let Some(tail) = bytes.last_chunk::<4>() {
         seen(archive::GzipEnd::parse(*tail, bytes.len() as u64));
     }

@@ -13,13 +13,13 @@ use crate::{
 
 /// Runs `work` over so many stores, and shows how far it is when it takes long.
 pub(super) fn shown<T: Send>(
-    manner: bar::Manner,
+    mode: bar::ProgressMode,
     stores: usize,
     work: impl FnOnce(&Running) -> T + Send,
 ) -> T {
     let running = Running::default();
     bar::shown(
-        manner,
+        mode,
         || work(&running),
         |elapsed| line(&running.now(), running.stores_done(), stores, elapsed),
     )

@@ -12,11 +12,10 @@ use super::{
 };
 use crate::{
     format::{
-        archive::Kind,
+        archive::ArchiveKind,
         sqlite::{HEADER_LEN, SqliteHeader},
         tar::{
-            BLOCK_LEN, Block, Header, Kind as EntryKind, padded, pax_records, sparse_map_goes_on,
-            until_nul,
+            BLOCK_LEN, Block, EntryKind, Header, padded, pax_records, sparse_map_goes_on, until_nul,
         },
     },
     human,
@@ -60,14 +59,14 @@ pub(super) fn walk_tar(
 ) -> Result<Walked, Fault> {
     // A walk jumps from header to header: reading ahead would read everything.
     rustix::fs::fadvise(file, 0, None, Advice::Random).unwrap_or_default();
-    finish(walk(&mut Plain { file, size, at: 0 }, None, stopped), Kind::Tar)
+    finish(walk(&mut Plain { file, size, at: 0 }, None, stopped), ArchiveKind::Tar)
 }
 
 /// Unpacks a file to its end, keeping nothing, and walks the tar in it; of a database the header is looked at, of a dump
 /// the end, of anything else the checksum is proof enough. Gives up when more than `bytes_max` come out.
 pub(super) fn walk_packed(
     file: &File,
-    kind: Kind,
+    kind: ArchiveKind,
     bytes_max: u64,
     stopped: &dyn Fn() -> bool,
 ) -> Result<Walked, Fault> {
@@ -83,8 +82,8 @@ fn unpack(
 ) -> io::Result<Result<Walked, Fault>> {
     let mut first = [0; BLOCK_LEN];
     let filled = stream.fill(&mut first)?;
-    let kind = Kind::of_bytes(&first[..filled]);
-    if kind == Some(Kind::Tar) {
+    let kind = ArchiveKind::of_bytes(&first[..filled]);
+    if kind == Some(ArchiveKind::Tar) {
         let walked = walk(stream, Some(&first), stopped)?;
         if matches!(walked, Ok(Walked::Whole(_))) {
             stream.drain()?;
@@ -95,7 +94,7 @@ fn unpack(
     let alone = || Walked::Whole(Holds::database_alone());
     Ok(match kind {
         _ if unpacked == 0 => Err(Fault::new(Reason::Empty, "nothing is packed in it")),
-        Some(Kind::Sqlite) => {
+        Some(ArchiveKind::Sqlite) => {
             whole_database(&first[..filled.min(HEADER_LEN)], unpacked).map(|()| alone())
         }
         None if is_dump(&first[..filled]) => whole_dump(stream.last()).map(|()| alone()),
@@ -143,7 +142,7 @@ fn whole_database(header: &[u8], bytes: u64) -> Result<(), Fault> {
 }
 
 /// What an error while unpacking means: the bytes are wrong, a bound was reached, or they cannot be read.
-fn finish(walked: io::Result<Result<Walked, Fault>>, kind: Kind) -> Result<Walked, Fault> {
+fn finish(walked: io::Result<Result<Walked, Fault>>, kind: ArchiveKind) -> Result<Walked, Fault> {
     walked.unwrap_or_else(|error| match (error.kind(), kind) {
         (io::ErrorKind::TimedOut, _) => Ok(Walked::GivenUp),
         _ if error.raw_os_error().is_some() => Err(Fault::unreadable(&error)),
@@ -152,7 +151,7 @@ fn finish(walked: io::Result<Result<Walked, Fault>>, kind: Kind) -> Result<Walke
             Err(Fault::new(Reason::Damaged, format!("it cannot be unpacked: {error}")))
         }
         // These decoders also err on what is sound and only needs more memory, or a dictionary.
-        (_, Kind::Xz | Kind::Zstd) => Err(Fault::new(
+        (_, ArchiveKind::Xz | ArchiveKind::Zstd) => Err(Fault::new(
             Reason::Unknown,
             format!("it cannot be unpacked here ({error}): its content is not known"),
         )),

@@ -22,8 +22,8 @@ use crate::{
     clock::Timestamp,
     format::{
         archive::{
-            GzipEnd, HEAD_LEN, Kind, ZIP_TAIL_MAX, ZstdFrame, ends_bzip2, ends_xz, tail_range,
-            zstd_block,
+            ArchiveKind, GzipEnd, HEAD_LEN, ZIP_TAIL_MAX, ZstdFrame, ends_bzip2, ends_xz,
+            tail_range, zstd_block,
         },
         lfs,
         sqlite::{HEADER_LEN, SqliteHeader},
@@ -138,7 +138,7 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
     if lfs::Pointer::parse(&head).is_some() {
         return Err(pointer());
     }
-    let (is, should) = (Kind::of_bytes(&head), Kind::of_name(&name));
+    let (is, should) = (ArchiveKind::of_bytes(&head), ArchiveKind::of_name(&name));
     if let Some(should) = should.filter(|should| is != Some(*should)) {
         let words = format!("it does not begin like a {} file", should.as_str());
         return Err(Fault::new(Reason::Damaged, words));
@@ -151,18 +151,18 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
         None => {
             return Err(Fault::new(Reason::Unknown, "its format does not show where it ends"));
         }
-        Some(Kind::Sqlite) => {
+        Some(ArchiveKind::Sqlite) => {
             sqlite(&file, size)?;
             Some(Holds::database_alone())
         }
-        Some(Kind::Tar) => match walk_tar(&file, size, effort.stopped)? {
+        Some(ArchiveKind::Tar) => match walk_tar(&file, size, effort.stopped)? {
             Walked::Whole(holds) => Some(holds),
             Walked::GivenUp => return Err(too_large()),
         },
-        Some(Kind::Zip) => Some(zip(&file, size)?),
+        Some(ArchiveKind::Zip) => Some(zip(&file, size)?),
         Some(kind) => packed(&file, size, kind, &name, effort)?,
     };
-    let stated = (is == Some(Kind::Zstd)).then(|| stated::in_archive(&file)).flatten();
+    let stated = (is == Some(ArchiveKind::Zstd)).then(|| stated::in_archive(&file)).flatten();
     Ok(Content { bytes: size, holds, stated })
 }
 
@@ -170,13 +170,13 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
 fn packed(
     file: &File,
     size: u64,
-    kind: Kind,
+    kind: ArchiveKind,
     name: &str,
     effort: &Effort<'_>,
 ) -> Result<Option<Holds>, Fault> {
     match kind {
-        Kind::Zstd => zstd(file, size, effort.stopped)?,
-        Kind::Xz => {
+        ArchiveKind::Zstd => zstd(file, size, effort.stopped)?,
+        ArchiveKind::Xz => {
             let whole = ends_xz(&tail(file, size, 1024)?, |bytes| {
                 let mut crc = flate2::Crc::new();
                 crc.update(bytes);
@@ -184,7 +184,7 @@ fn packed(
             });
             ended(whole, "xz stream")?;
         }
-        Kind::Bzip2 => ended(ends_bzip2(&tail(file, size, 16)?), "bzip2 stream")?,
+        ArchiveKind::Bzip2 => ended(ends_bzip2(&tail(file, size, 16)?), "bzip2 stream")?,
         _ if size < GZIP_MIN => {
             let words = "it is cut off: a gzip file is longer";
             return Err(Fault::new(Reason::Damaged, words));
@@ -198,7 +198,7 @@ fn packed(
             Walked::GivenUp => {}
         }
     }
-    if kind == Kind::Gzip {
+    if kind == ArchiveKind::Gzip {
         gzip_end(file, size, name)?;
     }
     Ok(None)

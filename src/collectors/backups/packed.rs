@@ -9,7 +9,7 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 
-use crate::format::archive::Kind;
+use crate::format::archive::ArchiveKind;
 
 /// Where blocks come from.
 pub(super) trait Blocks {
@@ -33,17 +33,17 @@ impl<'a> Unpacked<'a> {
     /// Reads `file` from its begin. `None` for what is not packed, or in no such way.
     pub(super) fn new(
         file: &'a File,
-        kind: Kind,
+        kind: ArchiveKind,
         bytes_max: u64,
         stopped: &'a dyn Fn() -> bool,
     ) -> Option<Self> {
         let packed = BufReader::with_capacity(SCRATCH_BYTES, file);
         let inner: Box<dyn Read + 'a> = match kind {
-            Kind::Gzip => Box::new(MultiGzDecoder::new(packed)),
-            Kind::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
-            Kind::Xz => Box::new(XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
-            Kind::Zstd => Box::new(zstd(packed).ok()?),
-            Kind::Tar | Kind::Zip | Kind::Sqlite => return None,
+            ArchiveKind::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            ArchiveKind::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
+            ArchiveKind::Xz => Box::new(XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
+            ArchiveKind::Zstd => Box::new(zstd(packed).ok()?),
+            ArchiveKind::Tar | ArchiveKind::Zip | ArchiveKind::Sqlite => return None,
         };
         let scratch = vec![0; SCRATCH_BYTES];
         Some(Self { inner, bytes_left: bytes_max, stopped, scratch, last: Vec::new() })

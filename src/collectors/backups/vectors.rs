@@ -54,7 +54,7 @@ struct Flushed {
 
 /// What outlives a restart, so that backups are judged while the store is gone, too.
 #[derive(Debug, Serialize, Deserialize)]
-struct Memory {
+struct SavedSegments {
     segments: BTreeMap<String, Flushed>,
 }
 
@@ -123,7 +123,8 @@ impl Vectors {
         if std::mem::replace(&mut self.recalled, true) {
             return;
         }
-        let memory: Option<Memory> = context.host.state.load(STATE_KIND, &context.store.path);
+        let memory: Option<SavedSegments> =
+            context.host.state.load(STATE_KIND, &context.store.path);
         let Some(memory) = memory else { return };
         self.known = true;
         let segments = memory.segments.into_iter();
@@ -136,7 +137,7 @@ impl Vectors {
         let segments = self.flushed.iter();
         let segments =
             segments.map(|(uuid, flushed)| (uuid_text(*uuid), flushed.clone())).collect();
-        context.host.state.save(STATE_KIND, &context.store.path, &Memory { segments });
+        context.host.state.save(STATE_KIND, &context.store.path, &SavedSegments { segments });
     }
 
     /// Takes in a backup that was made at `taken`: what is in it, later ones must have as well.

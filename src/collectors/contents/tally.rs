@@ -7,11 +7,11 @@ use crate::findings::{Code, Finding, Severity};
 /// Cases by code, severity and subject, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    kinds: Vec<Kind>,
+    kinds: Vec<Group>,
 }
 
 #[derive(Debug)]
-struct Kind {
+struct Group {
     finding: Finding,
     cases: Cases,
     /// What somebody would act on; without any the cases themselves.
@@ -84,19 +84,19 @@ impl Tally {
         kind.items.merge(about);
     }
 
-    fn kind(&mut self, code: Code, severity: Severity, subject: &str) -> &mut Kind {
+    fn kind(&mut self, code: Code, severity: Severity, subject: &str) -> &mut Group {
         let same = |f: &Finding| f.code == code && f.severity == severity && f.subject == subject;
         let at = self.kinds.iter().position(|kind| same(&kind.finding)).unwrap_or_else(|| {
             let finding = Finding::new(code, subject, "").with_severity(severity);
             let (cases, items) = (Cases::default(), Cases::default());
-            self.kinds.push(Kind { finding, cases, items });
+            self.kinds.push(Group { finding, cases, items });
             self.kinds.len() - 1
         });
         &mut self.kinds[at]
     }
 
     pub(super) fn into_findings(self) -> Vec<Finding> {
-        let finding = |Kind { finding, cases, items }: Kind| {
+        let finding = |Group { finding, cases, items }: Group| {
             let said = Finding::new(finding.code, finding.subject, cases.words("; "))
                 .with_severity(finding.severity);
             let Cases { count, listed } = if items.count > 0 { items } else { cases };

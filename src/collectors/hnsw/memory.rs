@@ -22,7 +22,7 @@ use crate::{
 
 /// What survives a restart.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Memory {
+pub(super) struct SavedIndexes {
     /// When every file was last walked over.
     pub(super) last_full: Option<Timestamp>,
     /// When all records were last compared, and the change of the database that this was about.
@@ -67,7 +67,7 @@ struct KeptFinding {
     items_total: u64,
 }
 
-impl Memory {
+impl SavedIndexes {
     /// What there is to keep. Of very many segments only what was found: the rest is walked over again after a restart.
     pub(super) fn of(
         known: &BTreeMap<Uuid, Known>,

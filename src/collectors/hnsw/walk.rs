@@ -100,7 +100,7 @@ pub(super) struct Readable {
 }
 
 /// Reads an index in the background of everybody else, as far as that is worth a thread. `parts` are what is read of it. `work`
-/// reads in the manner that it is given. Errs when `work` does.
+/// reads in the mode that it is given. Errs when `work` does.
 pub(super) fn quietly<T: Send>(
     folder: &Folder,
     parts: &[Part],

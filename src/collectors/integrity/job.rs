@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Job {
     /// Whoever works, or waits to, has the other reference.
-    said: Arc<Mutex<Said>>,
+    said: Arc<Mutex<Results>>,
     stop: Arc<AtomicBool>,
     /// What the checks are about.
     pub(super) about: Option<Content>,
@@ -43,7 +43,7 @@ pub(super) struct Job {
 
 /// What has come of the checks so far.
 #[derive(Debug, Default)]
-struct Said {
+struct Results {
     ran: Vec<Ran>,
     /// Why the rest does not run.
     failed: Option<CollectError>,
@@ -79,7 +79,7 @@ impl Job {
         order: Order,
         kept: &Arc<Mutex<Option<Ledger>>>,
     ) -> Self {
-        let said = Arc::new(Mutex::new(Said::default()));
+        let said = Arc::new(Mutex::new(Results::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut due = checks.clone();
         due.sort_by_key(|check| *check == Check::Quick);
@@ -118,7 +118,7 @@ impl Job {
         while !self.is_finished() {
             std::thread::sleep(LOOK_PAUSE);
         }
-        let Said { ran, failed } = std::mem::take(&mut *self.said.lock());
+        let Results { ran, failed } = std::mem::take(&mut *self.said.lock());
         (ran, failed)
     }
 }
@@ -140,7 +140,7 @@ struct Steps {
     stop: Arc<AtomicBool>,
     began: Ticks,
     reads_whole_files: bool,
-    said: Arc<Mutex<Said>>,
+    said: Arc<Mutex<Results>>,
 }
 
 impl Steps {

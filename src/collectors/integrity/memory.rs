@@ -19,7 +19,7 @@ use crate::{
 
 /// What survives a restart.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Memory {
+pub(super) struct SavedChecks {
     pub(super) had_database: bool,
     /// When the store was first seen.
     #[serde(default)]
@@ -114,7 +114,7 @@ impl Content {
     }
 }
 
-impl Memory {
+impl SavedChecks {
     pub(super) fn past(&self, check: Check) -> Option<&Past> {
         self.checks.get(check.as_str())
     }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let mut memory = Memory { had_database: true, ..Memory::default() };
+        let mut memory = SavedChecks { had_database: true, ..SavedChecks::default() };
         memory.past_mut(Check::Full).note(
             &outcome(CheckState::Corrupt),
             Duration::from_secs(90),
@@ -241,7 +241,7 @@ mod tests {
             Some(Content { device: 1, inode: 2, size_bytes: 4096, change_counter: 5 }),
         );
         let text = serde_json::to_string(&memory).unwrap();
-        let back: Memory = serde_json::from_str(&text).unwrap();
+        let back: SavedChecks = serde_json::from_str(&text).unwrap();
         assert_eq!(format!("{memory:?}"), format!("{back:?}"));
     }
 }

@@ -4,7 +4,7 @@ use super::{
     Cheap,
     checks::{Check, Way},
     compare::Comparisons,
-    memory::{Memory, Past},
+    memory::{Past, SavedChecks},
 };
 use crate::{
     clock::Timestamp,
@@ -127,7 +127,7 @@ pub(super) fn progress(standing: &ProgressState) -> Sample {
 /// The samples, and the state of each check.
 pub(super) fn samples(
     cheap: Option<&Cheap>,
-    memory: Option<&Memory>,
+    memory: Option<&SavedChecks>,
     due: impl Fn(Check) -> Timestamp,
     now: Timestamp,
 ) -> (Vec<Sample>, Vec<(&'static str, CheckState)>) {

@@ -115,7 +115,7 @@ const SEGMENT_FILES: [&[u8]; 5] =
 
 /// In what way an entry differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum DriftKind {
     Owner,
     Group,
     Mode,
@@ -123,7 +123,7 @@ pub(super) enum Kind {
     List,
 }
 
-impl Kind {
+impl DriftKind {
     pub(super) const ALL: [Self; 5] =
         [Self::Owner, Self::Group, Self::Mode, Self::Type, Self::List];
 
@@ -145,7 +145,7 @@ pub(super) struct Drifted {
     pub(super) path: Vec<u8>,
     pub(super) is: Shape,
     pub(super) was: Shape,
-    /// In the order of [`Kind::ALL`].
+    /// In the order of [`DriftKind::ALL`].
     pub(super) kinds: [bool; 5],
 }
 
@@ -165,7 +165,7 @@ pub(super) struct Tally {
     pub(super) entries: u64,
     /// Entries that differ in any way.
     pub(super) drifted: u64,
-    /// Entries that differ, in the order of [`Kind::ALL`].
+    /// Entries that differ, in the order of [`DriftKind::ALL`].
     pub(super) drift: [u64; 5],
     /// Entries that the server's user cannot use; counts nothing when that user is not known.
     pub(super) unwritable: u64,

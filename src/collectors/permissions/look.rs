@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    Memory,
+    SavedPermissions,
     baseline::{List, Shape},
     judge::{Judge, LISTED_MAX, Place, Refused, Tally, Tier, inode_of, is_segment_name},
     lists::{self, Lists},
@@ -134,7 +134,12 @@ impl Core {
     }
 
     /// Judges the core.
-    pub(super) fn judge(&self, context: &Context, memory: &mut Memory, users: &Users) -> Tally {
+    pub(super) fn judge(
+        &self,
+        context: &Context,
+        memory: &mut SavedPermissions,
+        users: &Users,
+    ) -> Tally {
         let mut judge = judge(context, memory, users, None);
         let root = Entry { path: b"", name_at: 0, depth: 0, meta: &self.meta };
         judge.entry(&mut memory.baseline, &root);
@@ -157,7 +162,7 @@ impl Core {
 }
 
 /// The first folder above the directory that a server may not go through.
-fn refused_parent(memory: &Memory, servers: &[Server]) -> Option<Refused> {
+fn refused_parent(memory: &SavedPermissions, servers: &[Server]) -> Option<Refused> {
     for parent in memory.servers.parents(servers) {
         let Ok(found) = rustix::fs::stat(&parent) else { continue };
         let Ok(mode) = u16::try_from(found.st_mode) else { continue };
@@ -195,7 +200,7 @@ fn refused_parent(memory: &Memory, servers: &[Server]) -> Option<Refused> {
 /// A judge of one look.
 pub(super) fn judge(
     context: &Context,
-    memory: &Memory,
+    memory: &SavedPermissions,
     users: &Users,
     lists_since: Option<Timestamp>,
 ) -> Judge {
@@ -212,7 +217,7 @@ pub(super) fn judge(
 /// cannot be read.
 pub(super) fn at_top(
     context: &Context,
-    memory: &mut Memory,
+    memory: &mut SavedPermissions,
     users: &Users,
     lists_since: Option<Timestamp>,
 ) -> (Option<Tally>, Duration) {
@@ -311,7 +316,7 @@ impl Scan {
     /// Begins at the root of the walk. Errs when it cannot be opened.
     pub(super) fn start(
         context: &Context,
-        memory: &mut Memory,
+        memory: &mut SavedPermissions,
         users: Users,
         lists_since: Option<Timestamp>,
         now: Timestamp,
@@ -330,7 +335,12 @@ impl Scan {
     }
 
     /// Works for about `allowance`, or until everything is seen or the turn is stopped.
-    pub(super) fn run(&mut self, memory: &mut Memory, turn: &Turn, allowance: Duration) -> Worked {
+    pub(super) fn run(
+        &mut self,
+        memory: &mut SavedPermissions,
+        turn: &Turn,
+        allowance: Duration,
+    ) -> Worked {
         let began = clock::ticks();
         let mut done = false;
         while !done && !turn.stopped() && began.elapsed() < allowance {

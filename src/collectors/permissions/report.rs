@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Last,
     baseline::Shape,
-    judge::{Drifted, Kind, Refused, Tally},
+    judge::{DriftKind, Drifted, Refused, Tally},
     look::Missed,
 };
 use crate::{
@@ -59,8 +59,11 @@ pub(super) fn findings(
 
 fn drift(total: &Tally, path: &Path, first_seen: &[Option<Timestamp>; 5]) -> Finding {
     let examples = total.drifted_examples.iter().map(|Drifted { path, is, was, kinds }| {
-        let list =
-            if kinds[Kind::List as usize] { " with another access list (getfacl)" } else { "" };
+        let list = if kinds[DriftKind::List as usize] {
+            " with another access list (getfacl)"
+        } else {
+            ""
+        };
         format!("{} is {}{list}, was {}", name(path), words(is), words(was))
     });
     let evidence = [

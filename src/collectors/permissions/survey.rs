@@ -15,9 +15,9 @@ use crate::{
 };
 
 use super::{
-    Memory, Permissions,
+    Permissions, SavedPermissions,
     baseline::{List, Shape},
-    judge::{Drifted, Judge, Kind, LISTED_MAX, Place, Refused, Tally},
+    judge::{DriftKind, Drifted, Judge, LISTED_MAX, Place, Refused, Tally},
     look::{self, Core},
     servers::{Server, Users},
 };
@@ -234,7 +234,7 @@ fn owners(context: &Context) -> Result<Owners, CollectError> {
 
 fn policy(
     declared: &PermissionPolicy,
-    memory: &Memory,
+    memory: &SavedPermissions,
     running: &[Server],
     owners: &Owners,
 ) -> Policy {
@@ -349,7 +349,7 @@ impl Wanted<'_> {
             Some(Refused { refusal, .. }) if !matches!(refusal, Refusal::Mode | Refusal::List) => {
                 Some(refusal.as_str().to_owned())
             }
-            _ if one.kinds[Kind::Type as usize] => {
+            _ if one.kinds[DriftKind::Type as usize] => {
                 Some("something else stood there before; look at what it is".to_owned())
             }
             _ if std::str::from_utf8(path).is_err() => {
@@ -362,7 +362,7 @@ impl Wanted<'_> {
             return true;
         }
         self.owner_and_mode(path, one);
-        if one.kinds[Kind::List as usize] {
+        if one.kinds[DriftKind::List as usize] {
             one.rest = Some("its access list is another (getfacl, setfacl)".to_owned());
         }
         one.rest.is_some() || owned(&one.to) != owned(&one.is)

@@ -138,7 +138,7 @@ fn value(observation: &Observation, desc: &Desc, labels: &[&str]) -> Option<f64>
 /// The kinds with drift and their counts: `mode=2 owner=1`.
 fn drift(observation: &Observation) -> String {
     let mut out = Vec::new();
-    for kind in Kind::ALL {
+    for kind in DriftKind::ALL {
         let count = value(observation, &DRIFT, &[kind.as_str()]).expect("known");
         let first_seen = value(observation, &FIRST_SEEN, &[kind.as_str()]);
         assert_eq!(first_seen.is_some(), count > 0.0, "{kind:?}");

@@ -30,7 +30,7 @@ pub(super) struct Hit {
 
 /// What one walk leaves to the next.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct LastWalk {
     pub(super) kernel_threads: KernelThreads,
     /// Whether a process is a server, by pid, start and the stack of its last `execve`.
     servers: BTreeMap<(u32, u64, u64), bool>,
@@ -55,7 +55,7 @@ pub(super) fn build(
     now: Ticks,
     own: Option<u32>,
     found: &Found<'_>,
-    memory: &mut Memory,
+    memory: &mut LastWalk,
 ) -> (BTreeMap<FileId, Arc<[Holder]>>, Vec<u32>) {
     let &Found { files, hits, open_descriptors } = found;
     let mut family = Family { procfs, stats: BTreeMap::new() };
@@ -120,7 +120,7 @@ fn person(
     procfs: &Path,
     pid: u32,
     family: &mut Family<'_>,
-    memory: &Memory,
+    memory: &LastWalk,
 ) -> Result<(Stat, Credentials, bool), Lost> {
     let stat = family.stat(pid).cloned().ok_or(Lost::Ended)?;
     let status = walk::read(procfs, pid, "status")
@@ -188,7 +188,7 @@ impl Family<'_> {
     }
 }
 
-fn boot_secs(procfs: &Path, now: Ticks, memory: &mut Memory) -> u64 {
+fn boot_secs(procfs: &Path, now: Ticks, memory: &mut LastWalk) -> u64 {
     if let Some((read, secs)) = memory.boot
         && now.since(read) < BOOT_AGE_MAX
     {
@@ -259,7 +259,7 @@ mod tests {
         let open_descriptors = BTreeMap::new();
         let found = Found { files: &[file], hits: &hits, open_descriptors: &open_descriptors };
         for (own, holders) in [(Some(10), vec![12]), (None, vec![11, 12])] {
-            let mut memory = Memory::default();
+            let mut memory = LastWalk::default();
             let (held, lost) = build(dir.path(), crate::clock::ticks(), own, &found, &mut memory);
             let pids: Vec<u32> = held[&file].iter().map(|holder| holder.pid).collect();
             assert_eq!((pids, lost), (holders, Vec::new()), "{own:?}");

@@ -71,7 +71,7 @@ pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<C
         rows(connection, &sql.replace("databases d ON", "databases d NOT INDEXED ON"))
     })?;
     let mut out = Vec::new();
-    for Told { id, name, tenant, database, dimension, schema, config } in rows {
+    for CollectionRow { id, name, tenant, database, dimension, schema, config } in rows {
         let metadata = metadata.remove(&id).unwrap_or_default();
         let told = metadata.get("hnsw:space").and_then(Value::as_str);
         let space = space_of(schema.as_deref(), config.as_deref(), told);
@@ -102,7 +102,7 @@ pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<C
 }
 
 /// A row of the table of collections.
-struct Told {
+struct CollectionRow {
     id: String,
     name: String,
     tenant: String,
@@ -112,11 +112,11 @@ struct Told {
     config: Option<String>,
 }
 
-fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Told>> {
+fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<CollectionRow>> {
     let mut out = Vec::new();
     each(connection, sql, |row| {
         let optional = |at| row.get_ref(at).map(|value| value.as_str().ok().map(str::to_owned));
-        out.push(Told {
+        out.push(CollectionRow {
             id: text(row, 0)?,
             name: text(row, 1)?,
             tenant: text(row, 2)?,

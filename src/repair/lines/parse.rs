@@ -17,7 +17,7 @@ struct RecordLine {
     #[serde(default)]
     metadata: Option<Metadata>,
     #[serde(default)]
-    embedding: Said,
+    embedding: EmbeddingField,
 }
 
 #[derive(Deserialize)]
@@ -40,9 +40,9 @@ struct CollectionLine {
 
 /// Absent and null are two things.
 #[derive(Default)]
-struct Said(Embedding);
+struct EmbeddingField(Embedding);
 
-impl<'de> Deserialize<'de> for Said {
+impl<'de> Deserialize<'de> for EmbeddingField {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let vector = Option::<Vec<f32>>::deserialize(from)?;
         Ok(Self(vector.map_or(Embedding::Lost, Embedding::Is)))

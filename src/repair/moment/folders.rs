@@ -69,7 +69,7 @@ impl Copying<'_> {
         }
         let sizes = stale.iter().filter_map(|folder| now.get(*folder)).flatten().flatten();
         let bytes = sizes.map(|stamp| stamp.size_bytes).fold(0, u64::saturating_add);
-        self.manner.steps.begin("copying the indexes", Some(bytes));
+        self.copy_options.steps.begin("copying the indexes", Some(bytes));
         let copied = {
             let this = &*self;
             // What was begun anew on another thread copies each folder again.
@@ -174,7 +174,7 @@ impl Copying<'_> {
         let (mut at, mut moved) = (0, 0);
         loop {
             let data = holes.data_from(at).min(bound);
-            self.manner.steps.add(data.saturating_sub(at));
+            self.copy_options.steps.add(data.saturating_sub(at));
             at = data;
             let room = usize::try_from(bound - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
             let read = read_up_to(from, &mut buffer[..room], at)?;
@@ -184,7 +184,7 @@ impl Copying<'_> {
             out.write_all_at(&buffer[..read], at)?;
             at += read as u64;
             moved += read as u64;
-            self.manner.steps.add(read as u64);
+            self.copy_options.steps.add(read as u64);
             if stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::Interrupted.into());
             }

@@ -73,8 +73,8 @@ fn an_index_that_is_flushed_meanwhile_is_copied_again_with_the_database() {
         store(&dir);
         let known = Flushes { dir: &dir, at: at.iter().copied().collect(), asked: Mutex::new(0) };
         let steps = Steps::default();
-        let manner = Manner { used_ratio_max: 1.0, steps: &steps };
-        let taken = take(&context(&dir), &into, Some(&known), manner).unwrap();
+        let copy_options = CopyOptions { used_ratio_max: 1.0, steps: &steps };
+        let taken = take(&context(&dir), &into, Some(&known), copy_options).unwrap();
         let want = position(&Connection::open(into.join(DATABASE_FILE)).unwrap());
         assert_eq!(
             usize::try_from(want).unwrap(),
@@ -109,8 +109,8 @@ fn a_file_that_has_run_away_is_cut_where_its_header_ends_it_and_holes_stay_holes
     links.set_len(1 << 40).unwrap();
     links.write_all_at(b"far out", (1 << 40) - 7).unwrap();
     let steps = Steps::default();
-    let manner = Manner { used_ratio_max: 1.0, steps: &steps };
-    take(&context(&dir), &into, None, manner).unwrap();
+    let copy_options = CopyOptions { used_ratio_max: 1.0, steps: &steps };
+    take(&context(&dir), &into, None, copy_options).unwrap();
     let copy = fs::metadata(into.join(FOLDER).join("link_lists.bin")).unwrap();
     assert_eq!(copy.len(), BOUND_MIN_BYTES);
     // A hole of less than a piece is read and written.
@@ -125,11 +125,11 @@ fn what_is_no_store_is_told_and_a_stop_ends_it() {
         fs::create_dir(dir).unwrap();
     }
     let steps = Steps::default();
-    let manner = Manner { used_ratio_max: 1.0, steps: &steps };
-    let none = take(&context(&dir), &into, None, manner).map(|_| ()).unwrap_err();
+    let copy_options = CopyOptions { used_ratio_max: 1.0, steps: &steps };
+    let none = take(&context(&dir), &into, None, copy_options).map(|_| ()).unwrap_err();
     assert!(matches!(none, MomentError::NoDatabase { .. }), "{none}");
     store(&dir);
     steps.stop();
-    let stopped = take(&context(&dir), &into, None, manner).map(|_| ()).unwrap_err();
+    let stopped = take(&context(&dir), &into, None, copy_options).map(|_| ()).unwrap_err();
     assert!(matches!(stopped, MomentError::Stopped), "{stopped}");
 }

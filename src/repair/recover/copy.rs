@@ -36,8 +36,9 @@ pub(super) struct Inventory {
 /// no such moment, or when the filesystem would be too full.
 pub(super) fn beside_its_server(store: &Path, to: &Path, steps: &Steps) -> Result<(), MomentError> {
     let context = proof::context_of(store);
-    let manner = moment::Manner { used_ratio_max: context.config.disk.warn_ratio, steps };
-    moment::take(&context, to, None, manner).map(|_| ())
+    let copy_options =
+        moment::CopyOptions { used_ratio_max: context.config.disk.warn_ratio, steps };
+    moment::take(&context, to, None, copy_options).map(|_| ())
 }
 
 impl Inventory {

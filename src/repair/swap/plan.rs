@@ -73,7 +73,7 @@ pub fn preview(
 ) -> Result<(Way, Option<String>), SwapError> {
     let before = || SwapError::before(store);
     let place = Place::of(store).map_err(before())?;
-    let seen = Seen::look(store, Path::new("")).map_err(before())?;
+    let seen = Contents::look(store, Path::new("")).map_err(before())?;
     let bound = bound(store, own, others);
     decide(&Facts { store, inside: place.is_inside(), seen: &seen, bound })
 }
@@ -85,7 +85,7 @@ fn look(
 ) -> Result<Option<String>, SwapError> {
     let store = quarantine.record.store.clone();
     let before = || SwapError::before(&store);
-    let seen = Seen::look(&store, &quarantine.path).map_err(before())?;
+    let seen = Contents::look(&store, &quarantine.path).map_err(before())?;
     let facts = Facts {
         inside: quarantine.inside,
         bound: bound(&store, own, others),
@@ -105,11 +105,11 @@ fn look(
 
 /// What stands in the directory of a store.
 #[derive(Debug, Default)]
-struct Seen {
+struct Contents {
     exists: bool,
     database: bool,
     /// Something that is no file stands in place of the database.
-    odd: Option<&'static str>,
+    no_file: Option<&'static str>,
     /// Chroma's entries, the database apart.
     chroma: Vec<String>,
     /// Entries of others.
@@ -120,7 +120,7 @@ struct Seen {
     mounted: Vec<String>,
 }
 
-impl Seen {
+impl Contents {
     fn look(store: &Path, working: &Path) -> io::Result<Self> {
         let mut seen = Self::default();
         let entries = match fs::read_dir(store) {
@@ -144,7 +144,7 @@ impl Seen {
             let kind = entry.file_type()?;
             if name == DATABASE_FILE {
                 seen.database = true;
-                seen.odd = if kind.is_file() {
+                seen.no_file = if kind.is_file() {
                     None
                 } else if kind.is_symlink() {
                     Some("a link")
@@ -194,7 +194,7 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
 struct Facts<'a> {
     store: &'a Path,
     inside: bool,
-    seen: &'a Seen,
+    seen: &'a Contents,
     bound: Bound,
 }
 
@@ -233,7 +233,7 @@ fn decide(facts: &Facts<'_>) -> Result<(Way, Option<String>), SwapError> {
     let Facts { store, inside, seen, bound } = facts;
     let refused =
         |what: String, help: &str| Err(SwapError::Refused { what, help: help.to_owned() });
-    if let Some(is) = seen.odd {
+    if let Some(is) = seen.no_file {
         return refused(
             format!("{} is {is}", store.join(DATABASE_FILE).display()),
             "put the database itself there, or restore into the directory that the link leads to",
@@ -288,29 +288,38 @@ mod tests {
         let store = Path::new("/srv/chroma");
         let own = parse_mountinfo(b"1 0 254:0 / / rw - ext4 /dev/vda rw\n");
         let other = |line: &str| vec![(7, parse_mountinfo(line.as_bytes()))];
-        let way = |inside, seen: &Seen, others: &[(u32, Vec<Mount>)]| {
+        let way = |inside, seen: &Contents, others: &[(u32, Vec<Mount>)]| {
             let facts = Facts { store, inside, seen, bound: bound(store, &own, others) };
             decide(&facts)
         };
-        let seen = Seen { exists: true, database: true, ..Seen::default() };
+        let seen = Contents { exists: true, database: true, ..Contents::default() };
         let elsewhere = other("9 8 254:1 /srv/chroma /data rw - ext4 /dev/vdb rw\n");
         assert_eq!(way(false, &seen, &elsewhere).unwrap(), (Way::Directory, None));
-        assert_eq!(way(false, &Seen::default(), &[]).unwrap(), (Way::Fresh, None));
+        assert_eq!(way(false, &Contents::default(), &[]).unwrap(), (Way::Fresh, None));
         for (inside, seen, others, word) in [
-            (true, Seen { exists: true, ..Seen::default() }, vec![], "mount point"),
+            (true, Contents { exists: true, ..Contents::default() }, vec![], "mount point"),
             (
                 false,
-                Seen { exists: true, ..Seen::default() },
+                Contents { exists: true, ..Contents::default() },
                 other("9 8 254:0 /srv/chroma /data rw - ext4 /dev/vda rw\n"),
                 "process 7 has the directory mounted at /data",
             ),
             (
                 false,
-                Seen { exists: true, mounted: vec!["backups".to_owned()], ..Seen::default() },
+                Contents {
+                    exists: true,
+                    mounted: vec!["backups".to_owned()],
+                    ..Contents::default()
+                },
                 vec![],
                 "mounted on backups",
             ),
-            (false, Seen { exists: true, unwritable: true, ..Seen::default() }, vec![], "no text"),
+            (
+                false,
+                Contents { exists: true, unwritable: true, ..Contents::default() },
+                vec![],
+                "no text",
+            ),
         ] {
             let (way, reason) = way(inside, &seen, &others).unwrap();
             assert_eq!(way, Way::Files);
@@ -318,12 +327,12 @@ mod tests {
         }
         for (seen, others, word) in [
             (
-                Seen { exists: true, ..Seen::default() },
+                Contents { exists: true, ..Contents::default() },
                 other("9 8 254:0 /srv/chroma/chroma.sqlite3 /data/c.db rw - ext4 /dev/vda rw\n"),
                 "process 7 has chroma.sqlite3 of /srv/chroma mounted by itself",
             ),
             (
-                Seen { exists: true, mounted: vec![SEGMENT.to_owned()], ..Seen::default() },
+                Contents { exists: true, mounted: vec![SEGMENT.to_owned()], ..Contents::default() },
                 vec![],
                 "something is mounted on /srv/chroma/11f4c994",
             ),

@@ -23,7 +23,7 @@ use crate::{
 
 /// One store of an archive.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct StoreSeen {
     /// Directories before it in the archive.
     pub(super) prefix: String,
     /// Where it was written to.
@@ -48,13 +48,13 @@ pub(super) struct FileSeen {
 pub(super) struct Sink {
     root: PathBuf,
     only: Option<String>,
-    pub(super) stores: Vec<Seen>,
-    /// What is odd, in words.
+    pub(super) stores: Vec<StoreSeen>,
+    /// What is no part of a store, in words.
     pub(super) damage: Vec<String>,
     /// How many names led out of the archive; how many entries are links or devices of our names.
     pub(super) hostile: u64,
     /// The first of these.
-    pub(super) odd: Vec<String>,
+    pub(super) unrecognised: Vec<String>,
     hash: bool,
     room: u64,
     until_asked: u64,
@@ -73,7 +73,7 @@ impl Sink {
             stores: Vec::new(),
             damage: Vec::new(),
             hostile: 0,
-            odd: Vec::new(),
+            unrecognised: Vec::new(),
             hash: false,
             room: free,
             until_asked: ROOM_ASKED_EVERY,
@@ -90,9 +90,9 @@ impl Sink {
     }
 
     /// Notes an entry with one of our names that is no regular file.
-    pub(super) fn odd(&mut self, path: &str, what: &str) {
-        if self.odd.len() < ODD_MAX {
-            self.odd.push(format!("{path} is {what} in it, and was left out"));
+    pub(super) fn unrecognised(&mut self, path: &str, what: &str) {
+        if self.unrecognised.len() < UNRECOGNISED_MAX {
+            self.unrecognised.push(format!("{path} is {what} in it, and was left out"));
         }
     }
 
@@ -214,7 +214,7 @@ impl Sink {
         let dir = self.root.join(format!("store-{}", self.stores.len()));
         fs::create_dir(&dir)
             .map_err(|source| UnpackError::Scratch { path: dir.clone(), source })?;
-        self.stores.push(Seen { prefix: prefix.to_owned(), dir, ..Seen::default() });
+        self.stores.push(StoreSeen { prefix: prefix.to_owned(), dir, ..StoreSeen::default() });
         Ok(self.stores.len() - 1)
     }
 
@@ -304,7 +304,7 @@ const ZEROS_MAX: u64 = 8 << 30;
 const ROOM_ASKED_EVERY: u64 = 64 << 20;
 const FOLDERS_MAX: usize = 20_000;
 const STORES_MAX: usize = 64;
-const ODD_MAX: usize = 20;
+const UNRECOGNISED_MAX: usize = 20;
 const HEADER_MOST: u64 = 64 * 1024;
 /// More than what `hnsw` lets pass, so that it sees what is too long.
 const SLACK: u64 = 4 << 20;

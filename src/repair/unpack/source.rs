@@ -11,7 +11,7 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 
-use crate::{format::archive::Kind, repair::steps::Steps};
+use crate::{format::archive::ArchiveKind, repair::steps::Steps};
 
 /// Where an archive comes from.
 pub(super) trait Source {
@@ -72,21 +72,21 @@ impl Unpacked {
     pub(super) fn new(
         file: File,
         bytes: u64,
-        kind: Kind,
+        kind: ArchiveKind,
         steps: &Steps,
     ) -> io::Result<Option<Self>> {
         let packed = Counted { file, steps: steps.clone() };
         let packed = BufReader::with_capacity(PIECE, packed);
         let mut inner: Box<dyn Read + Send> = match kind {
-            Kind::Gzip => Box::new(MultiGzDecoder::new(packed)),
-            Kind::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
-            Kind::Xz => Box::new(XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
-            Kind::Zstd => {
+            ArchiveKind::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            ArchiveKind::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
+            ArchiveKind::Xz => Box::new(XzReader::new_mem_limit(packed, true, XZ_MEMORY_KIB_MAX)),
+            ArchiveKind::Zstd => {
                 let mut zstd = zstd::stream::read::Decoder::with_buffer(packed)?;
                 zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Box::new(zstd)
             }
-            Kind::Tar | Kind::Zip | Kind::Sqlite => return Ok(None),
+            ArchiveKind::Tar | ArchiveKind::Zip | ArchiveKind::Sqlite => return Ok(None),
         };
         let (send, pieces) = mpsc::sync_channel(PIECES);
         let (used, again) = mpsc::channel::<Vec<u8>>();

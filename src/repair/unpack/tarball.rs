@@ -6,7 +6,9 @@ use crate::{
     clock::Timestamp,
     format::{
         parts::{Named, Part},
-        tar::{BLOCK_LEN, Block, Header, Kind, padded, pax_records, sparse_map_goes_on, until_nul},
+        tar::{
+            BLOCK_LEN, Block, EntryKind, Header, padded, pax_records, sparse_map_goes_on, until_nul,
+        },
     },
     human,
 };
@@ -53,7 +55,7 @@ pub(super) fn walk(
             }
         };
         let Header { kind, data_bytes, map_goes_on, .. } = header;
-        if matches!(kind, Kind::LongName | Kind::Pax) && data_bytes <= LONG_NAME_MAX {
+        if matches!(kind, EntryKind::LongName | EntryKind::Pax) && data_bytes <= LONG_NAME_MAX {
             let mut data = vec![0; usize::try_from(padded(data_bytes)).unwrap_or(0)];
             if source.fill(&mut data).map_err(Cannot::read)? < data.len() {
                 return Ok(Some("it is cut off within a name".to_owned()));
@@ -63,25 +65,25 @@ pub(super) fn walk(
             continue;
         }
         let about = match kind {
-            Kind::File | Kind::Link | Kind::Other => std::mem::take(&mut ahead),
-            Kind::LongName | Kind::Pax | Kind::Aside => Ahead::default(),
+            EntryKind::File | EntryKind::Link | EntryKind::Other => std::mem::take(&mut ahead),
+            EntryKind::LongName | EntryKind::Pax | EntryKind::Aside => Ahead::default(),
         };
-        let mut left = about.bytes.filter(|_| kind == Kind::File).unwrap_or(data_bytes);
+        let mut left = about.bytes.filter(|_| kind == EntryKind::File).unwrap_or(data_bytes);
         let stored = padded(left);
-        if matches!(kind, Kind::File | Kind::Link | Kind::Other) {
+        if matches!(kind, EntryKind::File | EntryKind::Link | EntryKind::Other) {
             let path = about.name.clone().unwrap_or_else(|| path_of(&header));
             match Named::parse(&path) {
                 Named::Hostile => sink.hostile += 1,
                 Named::Other => {}
                 Named::Of(place) if !sink.wants(&place) => {}
-                Named::Of(place) if kind != Kind::File => {
+                Named::Of(place) if kind != EntryKind::File => {
                     // A directory of this name is no file of it either.
-                    let what = if kind == Kind::Link {
+                    let what = if kind == EntryKind::Link {
                         "another name of a file"
                     } else {
                         "no regular file"
                     };
-                    sink.odd(&place.path, what);
+                    sink.unrecognised(&place.path, what);
                 }
                 Named::Of(place) if header.sparse || about.sparse => {
                     return Err(UnpackError::Cannot(Cannot::Sparse(place.path)));
@@ -121,8 +123,8 @@ pub(super) fn walk(
 }
 
 impl Ahead {
-    fn take_in(&mut self, kind: Kind, data: &[u8]) {
-        if kind == Kind::LongName {
+    fn take_in(&mut self, kind: EntryKind, data: &[u8]) {
+        if kind == EntryKind::LongName {
             self.name = Some(until_nul(data).to_vec());
             return;
         }

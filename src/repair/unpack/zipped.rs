@@ -40,7 +40,7 @@ pub(super) fn walk(
     for (place, entry) in wanted {
         stop(steps).map_err(Cannot::read)?;
         if !entry.regular {
-            sink.odd(&place.path, "no regular file");
+            sink.unrecognised(&place.path, "no regular file");
             continue;
         }
         if entry.encrypted {

@@ -129,7 +129,7 @@ fn bound(child: &Child) {
 
 /// What `recover --output json` says, as far as it matters here.
 #[derive(Deserialize)]
-struct Said {
+struct Document {
     report: Option<Report>,
     error: Option<String>,
 }
@@ -149,7 +149,7 @@ struct NotDone {
 
 /// Errs with the reason why nothing is known.
 fn parse(said: &[u8]) -> Result<Came, String> {
-    let said: Said = serde_json::from_slice(said).map_err(|_| {
+    let said: Document = serde_json::from_slice(said).map_err(|_| {
         "it ended without a report; it may have needed more memory than is free".to_owned()
     })?;
     let Some(report) = said.report else {
