@@ -1,7 +1,7 @@
 //! What a name in an archive is to a Chroma store: `./srv/chroma/chroma.sqlite3` is the database of a store that was packed below
 //! `srv/chroma`. Only the names that Chroma itself writes, and the manifest, are anything. A name is never used as a path.
 
-use super::{manifest::MANIFEST_FILE, uuid::parse_uuid};
+use super::{hnsw, manifest::MANIFEST_FILE, uuid::parse_uuid};
 
 /// A file of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,8 +19,7 @@ pub enum Part {
 }
 
 /// The five files of an index, by number. A flush writes the last one at its end.
-pub const INDEX_FILES: [&str; 5] =
-    ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"];
+pub const INDEX_FILES: [&str; 5] = hnsw::FILES;
 
 /// Where a file belongs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -28,6 +28,19 @@ pub use order::{Exchange, Order};
 pub use readable::{ReadableWalk, Shape};
 pub use search::{Elements, Read, Search, Space, UpperLinks};
 
+/// Counts, sizes and where the search begins.
+pub const HEADER_FILE: &str = "header.bin";
+/// The elements: links of the lowest layer, vector and label of each.
+pub const LEVEL0_FILE: &str = "data_level0.bin";
+/// The length of each vector, where the space is cosine.
+pub const LENGTHS_FILE: &str = "length.bin";
+/// Links of the upper layers.
+pub const LINKS_FILE: &str = "link_lists.bin";
+/// Which record has which label: a pickle of Chroma's own.
+pub const METADATA_FILE: &str = "index_metadata.pickle";
+/// The five files in the folder of an index, the same in all releases since 0.4. A flush writes the last one at its end.
+pub const FILES: [&str; 5] = [HEADER_FILE, LEVEL0_FILE, LENGTHS_FILE, LINKS_FILE, METADATA_FILE];
+
 /// Bytes of `header.bin`: the fields one after the other, none aligned.
 pub const HEADER_LEN: usize = 100;
 

@@ -18,6 +18,12 @@ pub fn parse_uuid(text: &[u8]) -> Option<Uuid> {
     })
 }
 
+/// Whether a name is that of the folder of a segment: an id, in either case.
+#[must_use]
+pub fn is_segment_name(name: &[u8]) -> bool {
+    parse_uuid(name).is_some()
+}
+
 /// An id as Chroma writes it, in lower case.
 #[must_use]
 pub fn uuid_text(uuid: Uuid) -> String {

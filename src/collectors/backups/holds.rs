@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::uuid::{Uuid, parse_uuid};
+use crate::format::{
+    hnsw::{FILES, LINKS_FILE},
+    uuid::{Uuid, parse_uuid},
+};
 
 /// Names of what is in a backup, as far as they matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,8 +31,9 @@ impl Holds {
         self.database |= is_database(name);
         self.log |= bytes > 0 && name.ends_with(b"-wal");
         let Some(folder) = parts.next().and_then(parse_uuid) else { return };
-        let Some(at) = FILES.iter().position(|(file, _)| file.as_bytes() == name) else { return };
-        if bytes > 0 || FILES[at].1 {
+        let Some(at) = FILES.iter().position(|file| file.as_bytes() == name) else { return };
+        // Vectors of the lowest layer alone have no links.
+        if bytes > 0 || FILES[at] == LINKS_FILE {
             if self.folders.len() >= FOLDERS_MAX && !self.folders.contains_key(&folder) {
                 return;
             }
@@ -55,14 +59,6 @@ fn is_database(name: &[u8]) -> bool {
     !beside && (has(b".sqlite") || has(b".db") || has(b".sql"))
 }
 
-/// The files of an index, and whether one without a byte is as good: vectors of the lowest layer alone have no links.
-const FILES: [(&str, bool); 5] = [
-    ("header.bin", false),
-    ("data_level0.bin", false),
-    ("length.bin", false),
-    ("link_lists.bin", true),
-    ("index_metadata.pickle", false),
-];
 const ALL_FILES: u8 = (1 << FILES.len()) - 1;
 /// As many as are looked at in a store.
 const FOLDERS_MAX: usize = 100_000;
@@ -76,9 +72,9 @@ mod tests {
         let id = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
         let uuid = parse_uuid(id.as_bytes()).unwrap();
         let mut holds = Holds::default();
-        for (file, _) in FILES {
+        for file in FILES {
             assert!(!holds.folder(uuid) && !holds.any_folder(), "{file}");
-            let bytes = u64::from(file != "link_lists.bin");
+            let bytes = u64::from(file != LINKS_FILE);
             holds.note(format!("./srv/chroma/{id}/{file}").as_bytes(), bytes);
         }
         assert!(holds.folder(uuid) && holds.any_folder() && !holds.database);
@@ -97,7 +93,7 @@ mod tests {
     fn empty_files_and_files_elsewhere_are_no_index() {
         let id = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
         let mut holds = Holds::default();
-        for (file, _) in FILES {
+        for file in FILES {
             holds.note(format!("{id}/{file}").as_bytes(), 0);
             holds.note(format!("{id}/old/{file}").as_bytes(), 9);
             holds.note(format!("{id}.old/{file}").as_bytes(), 9);

@@ -12,7 +12,10 @@ use rustix::{fs::FileType, io::Errno};
 use super::lies::synced_by;
 use crate::{
     collectors::CollectError,
-    format::uuid::{Uuid, parse_uuid},
+    format::{
+        hnsw::HEADER_FILE,
+        uuid::{Uuid, parse_uuid},
+    },
     host::{
         processes::FileId,
         walk::{Entry, Problem},
@@ -186,7 +189,7 @@ impl Count {
             Class::Journal => self.journal.add(bytes),
             Class::Segments | Class::OrphanSegments => {
                 self.segments.add(bytes);
-                let index = entry.depth == 2 && entry.name() == b"header.bin";
+                let index = entry.depth == 2 && entry.name() == HEADER_FILE.as_bytes();
                 self.add_to_folder(top, bytes, index);
             }
             Class::Other => self.other.add(bytes),

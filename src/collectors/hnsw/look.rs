@@ -18,7 +18,7 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::CollectError,
     format::{
-        hnsw::{HEADER_LEN, Header, HeaderError},
+        hnsw::{self, HEADER_LEN, Header, HeaderError},
         lfs,
         uuid::{Uuid, parse_uuid, uuid_text},
     },
@@ -44,14 +44,14 @@ impl Part {
     pub(super) const ALL: [Self; 5] =
         [Self::Header, Self::Level0, Self::Lengths, Self::Links, Self::Metadata];
 
-    /// Its name on disk, the same in all releases since 0.4.
+    /// Its name on disk.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Header => "header.bin",
-            Self::Level0 => "data_level0.bin",
-            Self::Lengths => "length.bin",
-            Self::Links => "link_lists.bin",
-            Self::Metadata => "index_metadata.pickle",
+            Self::Header => hnsw::HEADER_FILE,
+            Self::Level0 => hnsw::LEVEL0_FILE,
+            Self::Lengths => hnsw::LENGTHS_FILE,
+            Self::Links => hnsw::LINKS_FILE,
+            Self::Metadata => hnsw::METADATA_FILE,
         }
     }
 }

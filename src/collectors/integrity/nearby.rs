@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     findings::{Code, Finding, Remedy, command},
-    format::words,
+    format::{hnsw, words},
     host::links,
     store::{DATABASE_FILE, database::kind_of},
 };
@@ -103,7 +103,7 @@ fn what(root: &Path, seen: &Path) -> Option<String> {
         let kind = if name == DATABASE_FILE { "the database itself" } else { kind_of(&meta) };
         return Some(format!("it is {kind}, not the directory of a store"));
     }
-    let index = ["header.bin", "data_level0.bin"]
+    let index = [hnsw::HEADER_FILE, hnsw::LEVEL0_FILE]
         .iter()
         .all(|file| links::placed(root, seen.join(file)).is_file());
     index.then(|| "it is the folder of a segment, not the directory of its store".to_owned())

@@ -4,6 +4,10 @@
 use std::{fs, io, path::Path};
 
 use crate::{
+    format::{
+        hnsw::{FILES, HEADER_FILE},
+        uuid::is_segment_name,
+    },
     host::links::Place,
     store::database::{is_absent as absent, open_bytes, read_up_to},
 };
@@ -36,11 +40,11 @@ impl Remains {
             remains.entries += 1;
             let Ok(name) = entry.file_name().into_string() else { continue };
             remains.ancient |= ANCIENT.contains(&name.as_str());
-            if !is_segment(&name) {
+            if !is_segment_name(name.as_bytes()) {
                 continue;
             }
             let at = |file: &str| place.at(Path::new(&name).join(file));
-            let vectors = match at("header.bin").and_then(|header| vectors_of(&header)) {
+            let vectors = match at(HEADER_FILE).and_then(|header| vectors_of(&header)) {
                 Ok(Some(vectors)) => vectors,
                 Ok(None) => {
                     let has = |file: &&str| at(file).is_ok_and(|path| path.is_file());
@@ -84,15 +88,6 @@ impl Remains {
     }
 }
 
-/// A folder of a segment is named by its id, a UUID.
-fn is_segment(name: &str) -> bool {
-    name.len() == 36
-        && name.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
 /// `cur_element_count` of an HNSW header (hnswlib: 64 bits little-endian at byte 20 of 100); `None` without such a file.
 /// Nothing else in it is checked here. Errs when it may not be read.
 fn vectors_of(header: &Path) -> io::Result<Option<u64>> {
@@ -108,10 +103,6 @@ fn vectors_of(header: &Path) -> io::Result<Option<u64>> {
     let whole = read_up_to(&file, &mut head, 0)? == head.len();
     Ok(Some(head.last_chunk().filter(|_| whole).map_or(0, |count| u64::from_le_bytes(*count))))
 }
-
-/// What lies in the folder of a segment beside its header.
-const FILES: [&str; 4] =
-    ["index_metadata.pickle", "data_level0.bin", "length.bin", "link_lists.bin"];
 
 /// What Chroma before 0.4 kept its data in.
 const ANCIENT: [&str; 3] =

@@ -10,6 +10,8 @@ use crate::{
             TYPE_REGULAR, WRITE, Want,
         },
         hash::path_hash,
+        hnsw,
+        uuid::is_segment_name,
     },
     host::walk::{Entry, Meta},
     store::DATABASE_FILE,
@@ -66,11 +68,8 @@ impl Place {
         };
         // The id of a segment has no slash in it.
         let (folder, name) = (&path[..slash], &path[slash + 1..]);
-        if SEGMENT_FILES.contains(&name) && is_segment_name(folder) {
-            Self::SegmentFile
-        } else {
-            Self::Other
-        }
+        let of_index = hnsw::FILES.iter().any(|file| file.as_bytes() == name);
+        if of_index && is_segment_name(folder) { Self::SegmentFile } else { Self::Other }
     }
 
     pub(super) const fn tier(self, depth: u32) -> Tier {
@@ -100,18 +99,6 @@ impl Place {
         }
     }
 }
-
-/// Whether it is written like the id of a segment: `9f3c…-…`, 36 characters.
-pub(super) fn is_segment_name(name: &[u8]) -> bool {
-    name.len() == 36
-        && name.iter().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
-const SEGMENT_FILES: [&[u8]; 5] =
-    [b"header.bin", b"data_level0.bin", b"length.bin", b"link_lists.bin", b"index_metadata.pickle"];
 
 /// In what way an entry differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use rustix::{
 use super::{
     SavedPermissions,
     baseline::{List, Shape},
-    judge::{Judge, LISTED_MAX, Place, Refused, Tally, Tier, inode_of, is_segment_name},
+    judge::{Judge, LISTED_MAX, Place, Refused, Tally, Tier, inode_of},
     lists::{self, Lists},
     servers::{Server, Users},
 };
@@ -32,6 +32,7 @@ use crate::{
         access::{self, Identity},
         accounts::Accounts,
         hash::path_hash,
+        uuid::is_segment_name,
     },
     host::{
         processes::FileId,

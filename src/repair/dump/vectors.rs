@@ -9,8 +9,9 @@ use std::{
 
 use super::catalogue::Collection;
 use crate::format::{
-    hnsw::{HEADER_LEN, Header, Level0Walk, Pair},
-    parts::INDEX_FILES,
+    hnsw::{
+        HEADER_FILE, HEADER_LEN, Header, LENGTHS_FILE, LEVEL0_FILE, Level0Walk, METADATA_FILE, Pair,
+    },
     pickle,
     uuid::parse_uuid,
 };
@@ -35,9 +36,9 @@ pub(super) struct Index {
 pub(super) enum IndexError {
     #[error("cannot read {}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("its {HEADER} is none of hnswlib: {0}")]
+    #[error("its {HEADER_FILE} is none of hnswlib: {0}")]
     Header(#[from] crate::format::hnsw::HeaderError),
-    #[error("its {METADATA}: {0}")]
+    #[error("its {METADATA_FILE}: {0}")]
     Metadata(pickle::PickleError),
     #[error("it has {0} numbers per vector, the collection {1}")]
     Dimension(u64, u64),
@@ -56,33 +57,35 @@ impl Index {
         let open = |name: &str| {
             File::open(path(name)).map_err(|source| IndexError::File { path: path(name), source })
         };
-        let metadata = match File::open(path(METADATA)) {
+        let metadata = match File::open(path(METADATA_FILE)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(IndexError::File { path: path(METADATA), source }),
+            Err(source) => return Err(IndexError::File { path: path(METADATA_FILE), source }),
         };
         let mut ids = Vec::new();
         let found = pickle::read(Pieces(metadata), pickle::Limits::default(), &mut |id, label| {
             ids.push(Pair { label, id });
         });
         let metadata = found.map_err(|error| match error {
-            pickle::ReadError::Source(source) => IndexError::File { path: path(METADATA), source },
+            pickle::ReadError::Source(source) => {
+                IndexError::File { path: path(METADATA_FILE), source }
+            }
             pickle::ReadError::Content(error) => IndexError::Metadata(error),
         })?;
         ids.sort_unstable_by_key(|pair| pair.id);
         let mut head = [0; HEADER_LEN];
-        open(HEADER)?
+        open(HEADER_FILE)?
             .read_exact_at(&mut head, 0)
-            .map_err(|source| IndexError::File { path: path(HEADER), source })?;
+            .map_err(|source| IndexError::File { path: path(HEADER_FILE), source })?;
         let header = Header::parse(&head)?;
         if let Some(dimension) = collection.dimension.filter(|wanted| *wanted != header.dimension) {
             return Err(IndexError::Dimension(header.dimension, dimension));
         }
-        let elements = open(ELEMENTS)?;
+        let elements = open(LEVEL0_FILE)?;
         let cosine = collection.space.as_deref() == Some("cosine");
-        let lengths = if cosine { Some(open(LENGTHS)?) } else { None };
+        let lengths = if cosine { Some(open(LENGTHS_FILE)?) } else { None };
         let places = places(&elements, header)
-            .map_err(|source| IndexError::File { path: path(ELEMENTS), source })?;
+            .map_err(|source| IndexError::File { path: path(LEVEL0_FILE), source })?;
         let told = metadata.max_seq_id.and_then(|at| i64::try_from(at).ok());
         let position = collection.vectors_position.or(told).unwrap_or(i64::MIN);
         Ok(Some(Self { position, header, elements, lengths, ids, places }))
@@ -158,8 +161,4 @@ impl pickle::Source for Pieces {
     }
 }
 
-const HEADER: &str = INDEX_FILES[0];
-const ELEMENTS: &str = INDEX_FILES[1];
-const LENGTHS: &str = INDEX_FILES[2];
-const METADATA: &str = INDEX_FILES[4];
 const PIECE_BYTES: usize = 256 << 10;

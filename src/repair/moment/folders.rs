@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     format::{
-        hnsw::{HEADER_LEN, Header},
+        hnsw::{HEADER_LEN, Header, LENGTHS_FILE, LEVEL0_FILE, LINKS_FILE},
         parts::INDEX_FILES,
         uuid::parse_uuid,
     },
@@ -250,9 +250,9 @@ impl Copying<'_> {
 fn bound_of(name: &str, header: Option<&Header>) -> u64 {
     let Some(header) = header else { return u64::MAX };
     let most = match name {
-        "link_lists.bin" => header.links_bytes_max(),
-        "data_level0.bin" => header.max_elements.saturating_mul(header.element_bytes),
-        "length.bin" => header.max_elements.saturating_mul(4),
+        LINKS_FILE => header.links_bytes_max(),
+        LEVEL0_FILE => header.max_elements.saturating_mul(header.element_bytes),
+        LENGTHS_FILE => header.max_elements.saturating_mul(4),
         _ => return u64::MAX,
     };
     most.max(BOUND_MIN_BYTES)

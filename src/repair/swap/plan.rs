@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use chroma_format::uuid::parse_uuid;
+use chroma_format::uuid::is_segment_name;
 
 use super::{
     super::quarantine::{self, Place, Quarantine, Way},
@@ -165,16 +165,12 @@ impl Contents {
 
 /// Whether an entry is Chroma's, the database apart: folders of segments, and what SQLite keeps beside the database.
 fn is_chromas(name: &OsStr) -> bool {
-    is_segment(name)
+    is_segment_name(name.as_encoded_bytes())
         || name.to_str().is_some_and(|name| {
             ["-journal", "-wal", "-shm"]
                 .iter()
                 .any(|end| name.strip_prefix(DATABASE_FILE) == Some(end))
         })
-}
-
-fn is_segment(name: &OsStr) -> bool {
-    parse_uuid(name.as_encoded_bytes()).is_some()
 }
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {

@@ -13,7 +13,10 @@ use super::{Cannot, UnpackError, scratch::room, source::Source};
 use crate::{
     clock::Timestamp,
     format::{
-        hnsw::{HEADER_LEN as INDEX_HEADER_LEN, Header},
+        hnsw::{
+            HEADER_FILE, HEADER_LEN as INDEX_HEADER_LEN, Header, LENGTHS_FILE, LEVEL0_FILE,
+            LINKS_FILE,
+        },
         manifest,
         parts::{INDEX_FILES, Part, Place},
         sqlite::{HEADER_LEN, SqliteHeader},
@@ -279,17 +282,17 @@ fn database_most(first: &[u8], bytes: u64) -> u64 {
 /// The most that a file of an index can have, when its header came before it and is sound.
 fn index_most(folder: &Path, number: usize) -> Option<u64> {
     let name = INDEX_FILES[number];
-    if name == "header.bin" {
+    if name == HEADER_FILE {
         return Some(HEADER_MOST);
     }
-    let bytes = fs::read(folder.join("header.bin")).ok()?;
+    let bytes = fs::read(folder.join(HEADER_FILE)).ok()?;
     let header = Header::parse(bytes.get(..INDEX_HEADER_LEN)?).ok()?;
     let room = header.max_elements.saturating_mul(16).max(20_000);
     let most = match name {
-        "data_level0.bin" => room.saturating_mul(header.element_bytes),
-        "length.bin" => room.saturating_mul(4),
+        LEVEL0_FILE => room.saturating_mul(header.element_bytes),
+        LENGTHS_FILE => room.saturating_mul(4),
         // The runaway of Chroma's own stays seen: its beginning is kept, and more than can be right.
-        "link_lists.bin" => header.links_bytes_max().saturating_mul(2),
+        LINKS_FILE => header.links_bytes_max().saturating_mul(2),
         _ => room.saturating_mul(4096),
     };
     Some(most.saturating_add(SLACK))

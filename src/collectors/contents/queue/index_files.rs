@@ -36,7 +36,7 @@ impl Unread {
 
 /// How many numbers the vectors of an index have; `None` when it has no header, or one that cannot be judged.
 pub(super) fn dimension_of_index(dir: &Place, segment: &str) -> Result<Option<u64>, Unread> {
-    let name = Path::new(segment).join("header.bin");
+    let name = Path::new(segment).join(hnsw::HEADER_FILE);
     let read = || {
         let mut head = [0; hnsw::HEADER_LEN];
         let read = read_up_to(&open_bytes(&dir.at(&name)?)?, &mut head, 0)?;
@@ -47,7 +47,7 @@ pub(super) fn dimension_of_index(dir: &Place, segment: &str) -> Result<Option<u6
 
 /// Whether a segment was flushed, and not just now: the position is written after the files.
 pub(super) fn flushed_before(dir: &Place, segment: &str, now: Timestamp) -> Result<bool, Unread> {
-    let name = Path::new(segment).join("index_metadata.pickle");
+    let name = Path::new(segment).join(hnsw::METADATA_FILE);
     let written = || {
         let meta = std::fs::metadata(dir.at(&name)?)?;
         Ok(Some(Timestamp::from_parts(meta.mtime(), meta.mtime_nsec())))

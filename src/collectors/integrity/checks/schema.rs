@@ -11,7 +11,10 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::{
     collectors::integrity::remains::Remains,
     findings::{Code, Finding, Remedy, Severity, Template},
-    format::schema::{self, Applied, Dir, Fault, Mark, NextStart, Schema},
+    format::{
+        hnsw::HEADER_FILE,
+        schema::{self, Applied, Dir, Fault, Mark, NextStart, Schema},
+    },
     store::{
         Context, DATABASE_FILE,
         database::{QueryError, is_absent},
@@ -132,7 +135,7 @@ fn older_than_database(context: &Context, folders: &[String]) -> Result<bool, Qu
     let place = context.place();
     let mut refused = None;
     for folder in folders {
-        let name = Path::new(folder).join("header.bin");
+        let name = Path::new(folder).join(HEADER_FILE);
         match place.at(&name).and_then(fs::metadata).and_then(|meta| meta.modified()) {
             Ok(written) if written < made => return Ok(true),
             Err(error) if !is_absent(&error) => {

@@ -10,6 +10,7 @@ use crate::{
     clock::Timestamp,
     collectors::CollectError,
     format::{
+        hnsw,
         sqlite::{HEADER_LEN, SqliteHeader},
         uuid::parse_uuid,
     },
@@ -156,8 +157,7 @@ pub(super) fn file_name(database: bool, part: usize) -> &'static str {
 }
 
 /// The files of a segment's folder. Their places in this list are kept in the state.
-pub(super) const SEGMENT_FILES: [&str; 5] =
-    ["header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle"];
+pub(super) const SEGMENT_FILES: [&str; 5] = hnsw::FILES;
 
 /// NFS, CIFS, SMB2, SMB, AFS, 9p, Ceph, Lustre, GPFS, OCFS2, GFS2, FUSE, which may be any of these.
 const REMOTE_MAGICS: [i64; 12] = [
