@@ -2,6 +2,7 @@
 
 pub(crate) mod asking;
 pub mod processes;
+pub(crate) mod read;
 pub mod state;
 pub mod turns;
 pub mod walk;

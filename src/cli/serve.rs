@@ -1,7 +1,7 @@
 //! `serve`: the exporter. Starts the parts, reloads the configuration when asked or when its file changes, and ends them
 //! all within a few seconds when one ends or a signal says so.
 
-use std::{io, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, Overrides, file},
     deliver::dispatch::Dispatch,
     fleet,
-    host::{self, Host},
+    host::{self, Host, read::read_beginning},
     http::{self, BindError, Limits, Listeners, NotReloaded, ReloadRequest, Secure},
     logging,
     metrics::Own,
@@ -297,14 +297,9 @@ impl Reloader {
     /// The bytes of the file, to tell a change from an event; `None` when it cannot be read.
     async fn content(&self) -> Option<Vec<u8>> {
         let file = self.overrides.config_file.clone()?;
-        tokio::task::spawn_blocking(move || {
-            use io::Read;
-            let mut bytes = Vec::new();
-            std::fs::File::open(file).ok()?.take(CONTENT_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-            Some(bytes)
-        })
-        .await
-        .ok()?
+        tokio::task::spawn_blocking(move || read_beginning(&file, CONTENT_BYTES_MAX).ok())
+            .await
+            .ok()?
     }
 
     /// Errs when the new configuration has a problem, or cannot be handed on; then the old one goes on.

@@ -2,9 +2,7 @@
 //! beside it. Repeating it reads everything anew, which is what a reload does.
 
 use std::{
-    env,
-    fs::File,
-    io::{self, Read},
+    env, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,6 +11,7 @@ use super::{Config, Overrides, Receiver, alerts, keys, validate::Surroundings};
 use crate::{
     deliver::receivers::list,
     format::accounts::Accounts,
+    host::read::read_whole,
     keys::{
         ConfigError,
         key::Declared,
@@ -90,7 +89,7 @@ pub(crate) fn read(
 
 fn read_source(file: &Path) -> Result<String, ConfigError> {
     let place = Place::file(file);
-    let bytes = read_bounded(file, SOURCE_BYTES_MAX)
+    let bytes = read_whole(file, SOURCE_BYTES_MAX as u64)
         .map_err(|error| place.wrong(format!("cannot be read: {error}")))?;
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -101,7 +100,7 @@ fn read_source(file: &Path) -> Result<String, ConfigError> {
 
 fn account_file(rootfs: &Path, name: &str, report: &Report) -> Vec<u8> {
     let path = rootfs.join(name);
-    match read_bounded(&links::placed(rootfs, path.clone()), ACCOUNT_BYTES_MAX) {
+    match read_whole(&links::placed(rootfs, path.clone()), ACCOUNT_BYTES_MAX) {
         Ok(bytes) => bytes,
         // A slim image may have none; every name is then reported as unknown.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -113,19 +112,6 @@ fn account_file(rootfs: &Path, name: &str, report: &Report) -> Vec<u8> {
             Vec::new()
         }
     }
-}
-
-/// The content of `path`; errs when it is larger than `max` bytes.
-pub(crate) fn read_bounded(path: &Path, max: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(max as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > max {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("larger than {} KiB", max / 1024),
-        ));
-    }
-    Ok(bytes)
 }
 
 fn surroundings() -> Surroundings {
@@ -141,4 +127,4 @@ fn surroundings() -> Surroundings {
 }
 
 /// Hosts with a hundred thousand local accounts exist.
-const ACCOUNT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const ACCOUNT_BYTES_MAX: u64 = 16 * 1024 * 1024;

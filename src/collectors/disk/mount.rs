@@ -1,17 +1,15 @@
 //! The mount under a directory, by the number that the kernel gives it: right on bind mounts, overlays and mounts over
 //! mounts, where the longest path in a table is not.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    os::fd::AsRawFd,
-    path::Path,
-};
+use std::{os::fd::AsRawFd, path::Path};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::lies::Whose;
-use crate::format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo};
+use crate::{
+    format::proc::{Mount, parse_fdinfo_mount, parse_mountinfo},
+    host::read::read_beginning,
+};
 
 /// A mount, and who else sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +28,8 @@ impl MountView {
     pub(crate) fn of(directory: &Path, procfs: &Path, through: Option<u32>) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
-        let fdinfo = read(Path::new(&format!("/proc/self/fdinfo/{}", opened.as_raw_fd()))).ok()?;
+        let fdinfo = Path::new("/proc/self/fdinfo").join(opened.as_raw_fd().to_string());
+        let fdinfo = read_beginning(&fdinfo, TABLE_BYTES_MAX).ok()?;
         let id = parse_fdinfo_mount(&fdinfo).ok()?;
         if let Some(pid) = through {
             // A mount of another namespace stands in the table of who has it.
@@ -61,13 +60,9 @@ fn is_of_host(id: u32, procfs: &Path) -> bool {
 }
 
 fn find(table: &Path, id: u32) -> Option<Mount> {
-    parse_mountinfo(&read(table).ok()?).into_iter().find(|mount| mount.id == id)
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(TABLE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    parse_mountinfo(&read_beginning(table, TABLE_BYTES_MAX).ok()?)
+        .into_iter()
+        .find(|mount| mount.id == id)
 }
 
 /// The pid namespace that the kernel makes at boot has a fixed number (`PROC_PID_INIT_INO`).

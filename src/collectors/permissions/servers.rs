@@ -3,8 +3,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,6 +15,7 @@ use crate::{
     host::{
         links,
         processes::{FileId, Holder},
+        read::read_beginning,
     },
     store::Context,
 };
@@ -239,8 +238,7 @@ fn superblock_option_ro(mountinfo: &str, mount_id: u64) -> Option<bool> {
 
 /// A text of `/proc`, cut at a bound.
 fn read(path: &Path) -> Option<String> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(PROC_BYTES_MAX).read_to_end(&mut text).ok()?;
+    let text = read_beginning(path, PROC_BYTES_MAX).ok()?;
     Some(String::from_utf8_lossy(&text).into_owned())
 }
 

@@ -2,13 +2,7 @@
 //! says what an answer means. What a body means for one kind of receiver is judged in that kind's own room.
 
 use std::{
-    error::Error,
-    fs,
-    io::{self, Read},
-    net::SocketAddr,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    sync::Arc,
+    error::Error, fs, io, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, sync::Arc,
     time::Duration,
 };
 
@@ -29,6 +23,7 @@ use crate::{
     alert::message::{Failure, Outcome},
     clock::{self, Ticks, Timestamp},
     deliver::receivers::{BasicAuth, Header, Method, Receiver, Reply, Request, Unsendable, after},
+    host::read::read_whole,
     keys::{Secret, target},
 };
 
@@ -277,14 +272,8 @@ fn build(receiver: &Receiver, from: &Basis) -> Result<reqwest::Client, NoReply> 
 
 /// Reads a file of certificates or keys. Errs when it cannot be read.
 pub(super) fn pem(path: &Path) -> Result<Vec<u8>, NoReply> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| NoReply::config(format!("cannot read {}: {error}", path.display())))?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(NoReply::config(format!("{} is larger than 1 MiB", path.display())));
-    }
-    Ok(bytes)
+    read_whole(path, PEM_BYTES_MAX)
+        .map_err(|error| NoReply::config(format!("cannot read {}: {error}", path.display())))
 }
 
 impl Ready {

@@ -2,8 +2,7 @@
 //! `/api/v2/version` answers is not asked: it says 1.0.0 whatever is installed.
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +12,7 @@ use crate::{
         proc::parse_stat,
         python::{is_metadata_of, package_dirs, version_of},
     },
-    host::links,
+    host::{links, read::read_beginning},
 };
 
 /// An installed Chroma.
@@ -56,12 +55,10 @@ pub fn installed_in(packages: &Path) -> Option<String> {
     for entry in fs::read_dir(packages).ok()?.take(PACKAGES_MAX) {
         let name = entry.ok()?.file_name();
         if is_metadata_of(&name, PACKAGE) {
-            let mut text = Vec::new();
             // Some installers leave links into their cache, which begin at the root of that process.
             let real =
                 links::follow(Path::new("/"), &packages.join(&name).join("METADATA")).ok()?;
-            let file = fs::File::open(real).ok()?;
-            file.take(METADATA_BYTES_MAX).read_to_end(&mut text).ok()?;
+            let text = read_beginning(&real, METADATA_BYTES_MAX).ok()?;
             versions.push(version_of(&text)?.to_owned());
         }
     }

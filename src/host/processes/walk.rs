@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{facts::error::CollectError, format::proc::parse_stat};
+use crate::{facts::error::CollectError, format::proc::parse_stat, host::read::read_beginning};
 
 /// Why a walk gave nothing.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -214,10 +214,7 @@ pub(crate) fn read(procfs: &Path, pid: u32, name: &str) -> io::Result<Vec<u8>> {
 
 /// Reads a file of procfs, at most [`TEXT_BYTES_MAX`] of it. Errs when it cannot be read.
 pub(crate) fn read_text(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut text = Vec::with_capacity(4096);
-    std::fs::File::open(path)?.take(TEXT_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(text)
+    read_beginning(path, TEXT_BYTES_MAX)
 }
 
 /// The pid of this process in the namespace that `procfs` shows; `None` when it is not to be seen there.

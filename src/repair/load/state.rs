@@ -1,12 +1,13 @@
 //! How far a load is, in a file that the user names, so that one that was killed goes on. Without such a file nothing is kept.
 
-use std::{fs, io::Read, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Collected, Ended, LoadError, Target, Wish};
 use crate::{
     clock::{self, Ticks},
+    host::read::read_beginning,
     repair::hands::Hands,
 };
 
@@ -81,13 +82,11 @@ impl Resumed {
 pub(super) fn read(wish: &Wish) -> Result<Option<Resumed>, LoadError> {
     let Some(path) = &wish.resume else { return Ok(None) };
     let wrong = |why: String| LoadError::Resume { path: path.clone(), why };
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
+    let text = match read_beginning(path, FILE_BYTES_MAX) {
+        Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(wrong(error.to_string())),
     };
-    let mut text = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(|error| wrong(error.to_string()))?;
     let resumed: Resumed = serde_json::from_slice(&text)
         .map_err(|error| wrong(format!("it is no file of load --resume: {error}")))?;
     if resumed.version != VERSION {

@@ -30,10 +30,8 @@ use tracing::{debug, error, info};
 use super::users::{Admission, BasicAuth, Bucket, Users};
 use crate::{
     clock,
-    config::{
-        file::read_bounded,
-        web_file::{self, Tls, TlsVersion, WEB_FILE_BYTES_MAX, WebFile},
-    },
+    config::web_file::{self, Tls, TlsVersion, WEB_FILE_BYTES_MAX, WebFile},
+    host::read::read_whole,
     keys::{
         ConfigError, Secret,
         report::{At, Place},
@@ -242,7 +240,7 @@ fn load(file: &Path) -> Result<Loaded, Vec<ConfigError>> {
     // Before they are read: a change in between is seen at the next look.
     let of_file = stamps(&[file.to_owned()]);
     let place = Place::file(file);
-    let bytes = read_bounded(file, WEB_FILE_BYTES_MAX)
+    let bytes = read_whole(file, WEB_FILE_BYTES_MAX as u64)
         .map_err(|problem| vec![place.wrong(format!("cannot be read: {problem}"))])?;
     let text = String::from_utf8(bytes).map_err(|_| vec![place.wrong("must be UTF-8")])?;
     let WebFile { tls, headers, users, rate } = web_file::read(file, &text)?;
@@ -380,7 +378,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, NoCertificat
 
 fn pem_bytes(at: &At<Secret>) -> Result<Vec<u8>, ConfigError> {
     match &at.value.0 {
-        Source::File(path) => read_bounded(path, PEM_BYTES_MAX)
+        Source::File(path) => read_whole(path, PEM_BYTES_MAX)
             .map_err(|problem| at.place.bad(path.display(), format!("cannot be read: {problem}"))),
         Source::Inline(text) => Ok(text.clone().into_bytes()),
         Source::Env(_) | Source::Credential(_) => Ok(Vec::new()),
@@ -398,4 +396,4 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
 
 /// Time between two looks whether anything has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const PEM_BYTES_MAX: usize = 1024 * 1024;
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
