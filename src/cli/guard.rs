@@ -29,7 +29,10 @@ use super::{
 use crate::{
     config::{CollectorName, Config, PermissionPolicy, Store},
     findings::{Finding, Severity},
-    format::proc::parse_boot_time,
+    format::{
+        proc::parse_boot_time,
+        sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX},
+    },
     host::{Host, links, processes::ProcessTable},
     repair::{
         holders::{self, Holds},
@@ -306,7 +309,7 @@ fn depth(config: &Config, store: &Store) -> Depth {
         let written = u64::try_from(fs::metadata(&database).ok()?.mtime()).ok()?;
         Some(written < boot)
     };
-    if left("-journal") || left("-wal") || before_boot().unwrap_or(true) {
+    if left(JOURNAL_SUFFIX) || left(WAL_SUFFIX) || before_boot().unwrap_or(true) {
         Depth::Quick
     } else {
         Depth::Glance

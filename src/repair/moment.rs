@@ -30,7 +30,11 @@ use rusqlite::Connection;
 use super::steps::Steps;
 use crate::{
     clock::{self, Timestamp},
-    format::{parts::INDEX_FILES, uuid::parse_uuid},
+    format::{
+        parts::INDEX_FILES,
+        sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX},
+        uuid::parse_uuid,
+    },
     host::{links::Place, processes::Held},
     progress::Progress,
     store::{
@@ -272,7 +276,7 @@ impl Copying<'_> {
     /// What `stat` says of a database that has no journal and no log with bytes, and was not written to in the last moments.
     fn still(&self) -> io::Result<Option<Stamp>> {
         let path = self.context.database.real_path();
-        for suffix in ["-journal", "-wal"] {
+        for suffix in [JOURNAL_SUFFIX, WAL_SUFFIX] {
             match fs::metadata(beside(&path, suffix)) {
                 Ok(meta) if meta.len() > 0 => return Ok(None),
                 Ok(_) => {}
@@ -289,12 +293,12 @@ impl Copying<'_> {
     /// holds the database, or may do so on another host, when it changes meanwhile, or when part of it stands in a log.
     fn raw(&mut self, refused: ViewError) -> Result<(), MomentError> {
         let path = self.context.database.real_path();
-        let logged = fs::metadata(beside(&path, "-wal")).is_ok_and(|meta| meta.len() > 0);
+        let logged = fs::metadata(beside(&path, WAL_SUFFIX)).is_ok_and(|meta| meta.len() > 0);
         let local = device::is_local(self.place.dir()).unwrap_or(false);
         if logged || !local || self.is_held() {
             return Err(MomentError::Database(refused));
         }
-        let journal = beside(&path, "-journal");
+        let journal = beside(&path, JOURNAL_SUFFIX);
         let stamps = || [&path, &journal].map(|path| stamp_of(path).ok().flatten());
         let before = stamps();
         let wrong = |source| MomentError::File { path: path.clone(), source };

@@ -32,10 +32,14 @@ use crate::{
         backup_name,
         manifest::{Manifest, Restores},
         parts::{Part, Place},
+        sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX},
         tar::{BLOCK_LEN, Block},
     },
     human,
-    store::{DATABASE_FILE, database::open_bytes},
+    store::{
+        DATABASE_FILE,
+        database::{self, open_bytes},
+    },
 };
 
 /// How a backup is opened.
@@ -428,10 +432,8 @@ impl<S: Source> Source for Joined<'_, S> {
 
 /// The journal and the log beside a database that was copied alone.
 fn beside(path: &Path, sink: &mut Sink, steps: &Steps) -> Result<(), UnpackError> {
-    for (suffix, part) in [("-journal", Part::Journal), ("-wal", Part::Wal)] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        let path = PathBuf::from(name);
+    for (suffix, part) in [(JOURNAL_SUFFIX, Part::Journal), (WAL_SUFFIX, Part::Wal)] {
+        let path = database::beside(path, suffix);
         let Ok(file) = open_bytes(&path) else { continue };
         let Ok(bytes) = file.metadata().map(|meta| meta.len()) else { continue };
         let place = Place { prefix: String::new(), part, path: format!("{DATABASE_FILE}{suffix}") };

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use self::space::{Registered, SpaceWatch};
 pub use crate::facts::wake::Wake;
-use crate::store::DATABASE_FILE;
+use crate::{format::sqlite::is_suffix, store::DATABASE_FILE};
 
 /// What one collector waits on.
 #[derive(Debug)]
@@ -201,8 +201,7 @@ fn classify(event: &Event, root: &Path) -> Wake {
         return Wake::RESCAN;
     }
     if about(&|name| {
-        name.strip_prefix(DATABASE_FILE)
-            .is_some_and(|rest| matches!(rest, "-journal" | "-wal" | "-shm"))
+        name.strip_prefix(DATABASE_FILE).is_some_and(|rest| is_suffix(rest.as_bytes()))
     }) {
         return match event.kind {
             EventKind::Access(AccessKind::Open(_) | AccessKind::Read) => Wake::NONE,

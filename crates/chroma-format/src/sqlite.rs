@@ -8,6 +8,21 @@ pub const HEADER_LEN: usize = 100;
 /// Bytes that every SQLite file begins with.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
+/// What SQLite appends to the name of a database for its rollback journal.
+pub const JOURNAL_SUFFIX: &str = "-journal";
+/// The same for the write-ahead log.
+pub const WAL_SUFFIX: &str = "-wal";
+/// The same for the index of that log.
+pub const SHM_SUFFIX: &str = "-shm";
+/// All of these: files that belong to a database and lie beside it.
+pub const SUFFIXES: [&str; 3] = [JOURNAL_SUFFIX, WAL_SUFFIX, SHM_SUFFIX];
+
+/// Whether this follows the name of a database in that of a file that belongs to it.
+#[must_use]
+pub fn is_suffix(end: &[u8]) -> bool {
+    SUFFIXES.iter().any(|suffix| suffix.as_bytes() == end)
+}
+
 /// The header of a database, every field within the range that SQLite writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SqliteHeader {

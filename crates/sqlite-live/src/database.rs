@@ -182,7 +182,7 @@ impl Database {
         if sqlite::SqliteHeader::parse(&head[..read]).is_ok_and(|header| header.wal) {
             return Err(QueryError::Wal);
         }
-        nothing_odd_beside(&path)?;
+        only_files_beside(&path)?;
         writer(plain).map_err(QueryError::NoLocks)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let layer = kernel::paths_as_given().map_err(QueryError::File)?;
@@ -296,8 +296,8 @@ const VALUE_BYTES_MAX: i32 = 24 << 20;
 const SQL_BYTES_MAX: i32 = 1 << 20;
 
 /// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
-fn nothing_odd_beside(database: &Path) -> Result<(), QueryError> {
-    for suffix in ["-journal", "-wal", "-shm"] {
+fn only_files_beside(database: &Path) -> Result<(), QueryError> {
+    for suffix in sqlite::SUFFIXES {
         match std::fs::metadata(beside(database, suffix)) {
             Ok(meta) if !meta.is_file() => {
                 let path = beside(database, suffix);
@@ -306,7 +306,9 @@ fn nothing_odd_beside(database: &Path) -> Result<(), QueryError> {
                 return Err(QueryError::File(io::Error::other(words)));
             }
             // What has no bytes SQLite passes over.
-            Ok(meta) if suffix == "-wal" && meta.len() > 0 => return Err(QueryError::Wal),
+            Ok(meta) if suffix == sqlite::WAL_SUFFIX && meta.len() > 0 => {
+                return Err(QueryError::Wal);
+            }
             _ => {}
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::format::{
     hnsw::{FILES, LINKS_FILE},
+    sqlite::{SUFFIXES, WAL_SUFFIX},
     uuid::{Uuid, parse_uuid},
 };
 
@@ -29,7 +30,7 @@ impl Holds {
         let mut parts = path.rsplit(|byte| *byte == b'/');
         let name = parts.next().unwrap_or_default();
         self.database |= is_database(name);
-        self.log |= bytes > 0 && name.ends_with(b"-wal");
+        self.log |= bytes > 0 && name.ends_with(WAL_SUFFIX.as_bytes());
         let Some(folder) = parts.next().and_then(parse_uuid) else { return };
         let Some(at) = FILES.iter().position(|file| file.as_bytes() == name) else { return };
         // Vectors of the lowest layer alone have no links.
@@ -54,7 +55,7 @@ impl Holds {
 
 /// Whether a file of this name may be a database, or a dump of one.
 fn is_database(name: &[u8]) -> bool {
-    let beside = name.ends_with(b"-journal") || name.ends_with(b"-wal") || name.ends_with(b"-shm");
+    let beside = SUFFIXES.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
     let has = |word: &[u8]| name.windows(word.len()).any(|part| part == word);
     !beside && (has(b".sqlite") || has(b".db") || has(b".sql"))
 }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    format::wal::{self, WalHeader},
+    format::{
+        sqlite::WAL_SUFFIX,
+        wal::{self, WalHeader},
+    },
     store::{
         Context,
         database::{beside, is_absent, open_bytes, read_up_to},
@@ -45,7 +48,7 @@ impl Log {
     }
 
     fn read(context: &Context) -> io::Result<Self> {
-        let file = open_bytes(&beside(&context.database.real_path(), "-wal"))?;
+        let file = open_bytes(&beside(&context.database.real_path(), WAL_SUFFIX))?;
         let meta = file.metadata()?;
         let mut head = [0; wal::HEADER_LEN];
         let len = read_up_to(&file, &mut head, 0)?;

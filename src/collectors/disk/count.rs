@@ -14,6 +14,7 @@ use crate::{
     collectors::CollectError,
     format::{
         hnsw::HEADER_FILE,
+        sqlite::is_suffix,
         uuid::{Uuid, parse_uuid},
     },
     host::{
@@ -293,7 +294,7 @@ fn class_of(name: &[u8], folder: bool) -> Class {
     }
     match name.strip_prefix(DATABASE_FILE.as_bytes()) {
         Some(b"") => Class::Sqlite,
-        Some(b"-journal" | b"-wal" | b"-shm") => Class::Journal,
+        Some(end) if is_suffix(end) => Class::Journal,
         _ => Class::Other,
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     format::{
         journal::{JournalHeader, Start},
         lfs,
-        sqlite::{HeaderError, SqliteHeader},
+        sqlite::{HeaderError, JOURNAL_SUFFIX, SqliteHeader},
     },
     human,
     sample::CheckState,
@@ -232,7 +232,7 @@ fn judge_absence(
 fn beside(journal: &JournalLook, wal: &WalLook) -> Option<String> {
     let journal = match journal {
         JournalLook::File { stamp, .. } => {
-            Some(format!("{DATABASE_FILE}-journal of {} bytes is there", stamp.size_bytes))
+            Some(format!("{DATABASE_FILE}{JOURNAL_SUFFIX} of {} bytes is there", stamp.size_bytes))
         }
         _ => None,
     };
@@ -265,7 +265,7 @@ fn cut_first_transaction(journal: Stamp) -> Verdict {
          database yet",
         journal.modified
     );
-    let subject = format!("{DATABASE_FILE}-journal");
+    let subject = format!("{DATABASE_FILE}{JOURNAL_SUFFIX}");
     Verdict::found(CheckState::Unknown, Finding::new(Code::HotJournal, subject, evidence))
 }
 
@@ -395,7 +395,7 @@ fn judge_journal(file: &File<'_>, journal: JournalLook, writer: &Writer) -> (Ver
         }
         JournalLook::File { stamp, start, page_one, .. } => (*stamp, *start, *page_one),
     };
-    let subject = format!("{DATABASE_FILE}-journal");
+    let subject = format!("{DATABASE_FILE}{JOURNAL_SUFFIX}");
     let pending = Rollback::Pending { page_one: matches!(page_one, PageOne::Found(_)) };
     match (start, writer) {
         // It is nothing to SQLite, or belongs to a transaction that is under way.

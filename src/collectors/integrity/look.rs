@@ -12,7 +12,11 @@ use std::{
 use super::remains::Remains;
 use crate::{
     collectors::CollectError,
-    format::{journal, sqlite, wal},
+    format::{
+        journal,
+        sqlite::{self, JOURNAL_SUFFIX, WAL_SUFFIX},
+        wal,
+    },
     host::links::Place,
     store::{
         database::{Database, Stamp, beside, is_absent as absent, kind_of, open_bytes, read_up_to},
@@ -35,8 +39,8 @@ impl Stamps {
         let stamp = |path: &Path| fs::metadata(path).ok().map(|meta| Stamp::of(&meta));
         Self {
             database: stamp(database),
-            journal: stamp(&beside(database, "-journal")),
-            wal: stamp(&beside(database, "-wal")),
+            journal: stamp(&beside(database, JOURNAL_SUFFIX)),
+            wal: stamp(&beside(database, WAL_SUFFIX)),
         }
     }
 }
@@ -171,7 +175,7 @@ impl Look {
                 look.database = seen;
                 let written = !matches!(writer_before, Writer::No);
                 look.journal = look_at_journal(database, &look.database, written);
-                look.wal = look_at_wal(&beside(&database.real_path(), "-wal"));
+                look.wal = look_at_wal(&beside(&database.real_path(), WAL_SUFFIX));
                 // Asked again after the journal was read: one that belongs to a transaction of this moment is normal.
                 look.writer = match writer_before {
                     Writer::No => writer(database),
@@ -270,7 +274,7 @@ fn read_wal(path: &Path) -> io::Result<WalLook> {
 }
 
 fn look_at_journal(database: &Database, seen: &DatabaseLook, writer: bool) -> JournalLook {
-    let path = beside(&database.real_path(), "-journal");
+    let path = beside(&database.real_path(), JOURNAL_SUFFIX);
     match read_journal(&path, seen, writer) {
         Ok(Some(look)) => look,
         Ok(None) => JournalLook::Absent,

@@ -11,6 +11,7 @@ use crate::{
         },
         hash::path_hash,
         hnsw,
+        sqlite::is_suffix,
         uuid::is_segment_name,
     },
     host::walk::{Entry, Meta},
@@ -61,7 +62,7 @@ impl Place {
             return match path.strip_prefix(DATABASE_FILE.as_bytes()) {
                 _ if path.is_empty() => Self::Directory,
                 Some(b"") => Self::Database,
-                Some(b"-journal" | b"-wal" | b"-shm") => Self::Journal,
+                Some(end) if is_suffix(end) => Self::Journal,
                 _ if is_segment_name(path) => Self::Segment,
                 _ => Self::Other,
             };

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use super::{RestoreError, Wish};
 use crate::{
     clock,
-    format::{manifest::Restores, uuid::parse_uuid},
+    format::{
+        manifest::Restores,
+        sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX},
+        uuid::parse_uuid,
+    },
     repair::{
         quarantine::Quarantine,
         steps::Steps,
@@ -39,7 +43,8 @@ pub(super) fn files(dir: &Path) -> io::Result<BTreeMap<String, u64>> {
 }
 
 fn is_database(name: &str) -> bool {
-    matches!(name.strip_prefix(DATABASE_FILE), Some("" | "-journal" | "-wal"))
+    let end = name.strip_prefix(DATABASE_FILE);
+    end.is_some_and(|end| ["", JOURNAL_SUFFIX, WAL_SUFFIX].contains(&end))
 }
 
 /// Bytes that it needs at least on the filesystem of the store.

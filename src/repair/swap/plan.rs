@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use chroma_format::uuid::is_segment_name;
+use chroma_format::{sqlite::is_suffix, uuid::is_segment_name};
 
 use super::{
     super::quarantine::{self, Place, Quarantine, Way},
@@ -167,9 +167,7 @@ impl Contents {
 fn is_chromas(name: &OsStr) -> bool {
     is_segment_name(name.as_encoded_bytes())
         || name.to_str().is_some_and(|name| {
-            ["-journal", "-wal", "-shm"]
-                .iter()
-                .any(|end| name.strip_prefix(DATABASE_FILE) == Some(end))
+            name.strip_prefix(DATABASE_FILE).is_some_and(|end| is_suffix(end.as_bytes()))
         })
 }
 

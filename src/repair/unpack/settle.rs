@@ -22,7 +22,8 @@ pub(super) fn settle(
     steps: &Steps,
 ) -> Result<(), UnpackError> {
     let database = opened.dir.join(DATABASE_FILE);
-    let (journal, wal) = (beside(&database, "-journal"), beside(&database, "-wal"));
+    let (journal, wal) =
+        (beside(&database, sqlite::JOURNAL_SUFFIX), beside(&database, sqlite::WAL_SUFFIX));
     let wal_mode = || {
         let mut head = [0; sqlite::HEADER_LEN];
         let read = fs::File::open(&database).and_then(|mut file| file.read_exact(&mut head));

@@ -33,6 +33,7 @@ use crate::{
     FileId, clock,
     database::{PlainFile, read_up_to},
 };
+use chroma_format::sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX};
 
 /// A journal that is held open.
 pub(super) type Journal = Arc<File>;
@@ -102,8 +103,8 @@ impl<'a> Catcher<'a> {
             taken: AtomicU64::new(0),
             on_database,
             database_name: with_suffix(name, "")?,
-            journal_name: with_suffix(name, "-journal")?,
-            wal_name: with_suffix(name, "-wal")?,
+            journal_name: with_suffix(name, JOURNAL_SUFFIX)?,
+            wal_name: with_suffix(name, WAL_SUFFIX)?,
             database,
             chain: Mutex::new(Chain::new()),
             under_way: AtomicBool::new(false),

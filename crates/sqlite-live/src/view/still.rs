@@ -15,7 +15,10 @@ use crate::{
     holes::Holes,
     progress::Phase,
 };
-use chroma_format::wal::{self, WalHeader};
+use chroma_format::{
+    sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX},
+    wal::{self, WalHeader},
+};
 
 /// Copies the database with its log. Errs when it has a journal with bytes that are not zero, when it was written to a
 /// moment ago, or while it was copied.
@@ -97,7 +100,7 @@ struct Log {
 impl Log {
     /// `None` when there is none, or nothing in it that SQLite would play.
     fn open(database: &Path, options: &Options<'_>) -> Result<Option<Self>, ViewError> {
-        let file = match open_bytes(&beside(database, "-wal")) {
+        let file = match open_bytes(&beside(database, WAL_SUFFIX)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -133,7 +136,7 @@ fn stamps(database: &Path) -> io::Result<[Option<Stamp>; 3]> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     };
-    Ok([of(database)?, of(&beside(database, "-journal"))?, of(&beside(database, "-wal"))?])
+    Ok([of(database)?, of(&beside(database, JOURNAL_SUFFIX))?, of(&beside(database, WAL_SUFFIX))?])
 }
 
 fn id_of(stamps: &[Option<Stamp>; 3]) -> crate::FileId {
@@ -142,7 +145,7 @@ fn id_of(stamps: &[Option<Stamp>; 3]) -> crate::FileId {
 
 /// Whether SQLite would look into a journal before it reads: one with a first byte that is not zero.
 fn has_journal(database: &Path) -> io::Result<bool> {
-    let file = match open_bytes(&beside(database, "-journal")) {
+    let file = match open_bytes(&beside(database, JOURNAL_SUFFIX)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
