@@ -211,6 +211,22 @@ fn every_printed_command_is_accepted() {
 }
 
 #[test]
+fn every_bench_has_its_row() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let (page, just) = (read("CONTRIBUTING.md"), read("justfile"));
+    let listed = just.lines().find(|line| line.starts_with("# Measure: ")).unwrap();
+    let manifest = read("Cargo.toml");
+    let benches = manifest.split("[[bench]]").skip(1).map(|bench| bench.split('"').nth(1).unwrap());
+    for bench in benches {
+        assert!(page.contains(&format!("| `{bench}` |")), "{bench} in CONTRIBUTING.md");
+        assert!(
+            listed.split(' ').any(|word| word.trim_matches([',', '.']) == bench),
+            "{bench}: {listed}"
+        );
+    }
+}
+
+#[test]
 fn every_collector_has_its_row() {
     let page = fs::read_to_string(root().join("docs/collectors.md")).unwrap();
     for (name, _) in described() {
