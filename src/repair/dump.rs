@@ -424,7 +424,7 @@ impl Copied {
         }
     }
 
-    /// What `verify` would look at.
+    /// What `verify` would look at. Errs when the backup cannot be opened.
     pub fn of_backup(
         backup: &Path,
         options: &unpack::Options,

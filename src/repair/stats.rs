@@ -121,7 +121,7 @@ pub struct Key {
     pub max: Option<f64>,
 }
 
-/// Reads all of it.
+/// Reads all of it. Errs when a line or the copy cannot be read.
 pub fn run(mut from: Stream, steps: &Steps) -> Result<Stats, StreamError> {
     steps.begin_records("reading", None);
     let mut out = Stats { of: from.what().to_owned(), ..Stats::default() };

@@ -211,6 +211,48 @@ fn every_printed_command_is_accepted() {
 }
 
 #[test]
+fn every_public_function_says_when_it_errs() {
+    let (mut fallible, mut silent) = (0, Vec::new());
+    let sources = files().into_iter().filter(|file| {
+        let of_us = file.starts_with("src/") || file.contains("/src/");
+        of_us && file.ends_with(".rs") && !file.contains("tests")
+    });
+    for file in sources {
+        let text = fs::read_to_string(root().join(&file)).unwrap();
+        let (mut doc, mut of_trait) = (String::new(), false);
+        for (at, line) in text.split_inclusive('\n').scan(0, |end, line| {
+            *end += line.len();
+            Some((*end - line.len(), line))
+        }) {
+            let code = line.trim_start();
+            if line.starts_with("impl") {
+                of_trait = line.contains(" for ");
+            }
+            if code.starts_with("///") || code.starts_with("#[") {
+                doc.push_str(code);
+                continue;
+            }
+            let signature = text[at..].split(['{', ';']).next().unwrap_or_default();
+            let returns = signature.rsplit("-> ").next().unwrap_or_default();
+            let function = code.starts_with("pub fn ") || code.starts_with("pub async fn ");
+            let can_err = returns.starts_with("Result<") || returns.contains("::Result<");
+            if function && can_err && !of_trait {
+                fallible += 1;
+                let says = ["Err", "err", "refuse", "fail", "cannot"]
+                    .iter()
+                    .any(|word| doc.contains(word));
+                if !says {
+                    silent.push(format!("{file}: {}", code.trim_end()));
+                }
+            }
+            doc.clear();
+        }
+    }
+    assert!(fallible > 100, "{fallible}");
+    assert!(silent.is_empty(), "these do not say when they err:\n{}", silent.join("\n"));
+}
+
+#[test]
 fn every_bench_has_its_row() {
     let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
     let (page, just) = (read("CONTRIBUTING.md"), read("justfile"));

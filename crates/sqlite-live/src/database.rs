@@ -340,15 +340,6 @@ impl Open {
 const KEPT_MAX: usize = 64;
 
 impl PlainFile<'_> {
-    /// The same; `None` when it is not there.
-    pub fn open_if_there(path: &Path) -> io::Result<Option<File>> {
-        match open_bytes(path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Fills the buffer from `offset` as far as the file goes, and says how far. Errs when the operating system does.
     pub fn read_up_to(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         read_up_to(self, buffer, offset)
@@ -470,7 +461,7 @@ pub fn open_bytes(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
-/// The same; `None` when it is not there.
+/// The same; `None` when it is not there. Errs when it cannot be opened.
 pub fn open_if_there(path: &Path) -> io::Result<Option<File>> {
     match open_bytes(path) {
         Ok(file) => Ok(Some(file)),

@@ -135,7 +135,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// Those of a copy. `what` is what people call it.
+    /// Those of a copy. `what` is what people call it. Errs when no thread can be started, or nothing can be read.
     pub fn of_copy(
         what: &Path,
         copied: Copied,
