@@ -2,8 +2,8 @@
 //! itself writes is read by the crate `chroma-format`, where the compiler holds it to that.
 
 pub use chroma_format::{
-    api, btree, config, fts5, hash, hnsw, journal, lfs, log, odd, pickle, queue, record, schema,
-    sqlite, uuid, wal,
+    api, btree, config, fts5, hash, hnsw, journal, lfs, log, pickle, queue, record, schema, sqlite,
+    unrecognised, uuid, wal,
 };
 
 pub mod access;

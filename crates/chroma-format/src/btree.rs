@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::odd::{Odd, varint};
+use super::unrecognised::{Unrecognised, varint};
 
 /// What all pages of a database have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,15 +88,15 @@ impl<'a> Page<'a> {
         number: u32,
         geometry: Geometry,
         extents: &mut Vec<(usize, usize)>,
-    ) -> Result<Self, Odd> {
-        let bytes = bytes.get(..geometry.usable).ok_or(Odd("a page that is cut off"))?;
+    ) -> Result<Self, Unrecognised> {
+        let bytes = bytes.get(..geometry.usable).ok_or(Unrecognised("a page that is cut off"))?;
         let at = if number == 1 { FILE_HEADER_LEN } else { 0 };
         let (kind, header_len) = match bytes[at] {
             2 => (Kind::IndexInterior, 12),
             5 => (Kind::TableInterior, 12),
             10 => (Kind::IndexLeaf, 8),
             13 => (Kind::TableLeaf, 8),
-            _ => return Err(Odd("a page of no kind")),
+            _ => return Err(Unrecognised("a page of no kind")),
         };
         let cells = word(bytes, at + 3)?;
         let right = if header_len == 12 { number_at(bytes, at + 8)? } else { 0 };
@@ -107,13 +107,13 @@ impl<'a> Page<'a> {
             content => content,
         };
         if page.pointers + 2 * cells > content || content > geometry.usable {
-            return Err(Odd("cells that begin within their pointers"));
+            return Err(Unrecognised("cells that begin within their pointers"));
         }
         extents.clear();
         for nth in 0..cells {
             let start = word(bytes, page.pointers + 2 * nth)?;
             if start < content {
-                return Err(Odd("a cell outside the place for cells"));
+                return Err(Unrecognised("a cell outside the place for cells"));
             }
             extents.push((start, page.cell(nth)?.len));
         }
@@ -121,12 +121,12 @@ impl<'a> Page<'a> {
         if page.gaps(content, extents)? == usize::from(bytes[at + 7]) {
             Ok(page)
         } else {
-            Err(Odd("a page with more or less unused than stated"))
+            Err(Unrecognised("a page with more or less unused than stated"))
         }
     }
 
     /// The cell `nth`, from 0. Errs when it does not lie in the page as SQLite would lay it.
-    pub fn cell(&self, nth: usize) -> Result<Cell<'a>, Odd> {
+    pub fn cell(&self, nth: usize) -> Result<Cell<'a>, Unrecognised> {
         let start = word(self.bytes, self.pointers + 2 * nth)?;
         let mut at = start;
         let mut cell =
@@ -140,7 +140,7 @@ impl<'a> Page<'a> {
             cell.payload_bytes = usize::try_from(payload)
                 .ok()
                 .filter(|bytes| *bytes <= PAYLOAD_MAX)
-                .ok_or(Odd("a payload that is too long"))?;
+                .ok_or(Unrecognised("a payload that is too long"))?;
         }
         let table = matches!(self.kind, Kind::TableInterior | Kind::TableLeaf);
         if table {
@@ -148,7 +148,8 @@ impl<'a> Page<'a> {
         }
         if self.kind != Kind::TableInterior {
             let len = self.geometry.local_bytes(cell.payload_bytes, table);
-            cell.local = self.bytes.get(at..at + len).ok_or(Odd("a cell that is cut off"))?;
+            cell.local =
+                self.bytes.get(at..at + len).ok_or(Unrecognised("a cell that is cut off"))?;
             at += len;
             if len < cell.payload_bytes {
                 cell.overflow = number_at(self.bytes, at)?;
@@ -206,13 +207,13 @@ impl<'a> Page<'a> {
         first: usize,
         content: usize,
         extents: &mut Vec<(usize, usize)>,
-    ) -> Result<(), Odd> {
+    ) -> Result<(), Unrecognised> {
         let (mut at, mut free_from) = (first, content);
         while at != 0 {
             let (next, len) = (word(self.bytes, at)?, word(self.bytes, at + 2)?);
             // In order, none touching the one before, so that this ends.
             if at < free_from || len < CELL_LEN_MIN {
-                return Err(Odd("a free block out of place"));
+                return Err(Unrecognised("a free block out of place"));
             }
             extents.push((at, len));
             free_from = at + len + CELL_LEN_MIN;
@@ -222,14 +223,15 @@ impl<'a> Page<'a> {
     }
 
     /// Bytes from `content` on that belong to none of `extents`.
-    fn gaps(&self, content: usize, extents: &mut [(usize, usize)]) -> Result<usize, Odd> {
+    fn gaps(&self, content: usize, extents: &mut [(usize, usize)]) -> Result<usize, Unrecognised> {
         extents.sort_unstable();
         let (mut gaps, mut end) = (0, content);
         for (start, len) in extents {
-            gaps += start.checked_sub(end).ok_or(Odd("bytes with two uses"))?;
+            gaps += start.checked_sub(end).ok_or(Unrecognised("bytes with two uses"))?;
             end = *start + *len;
         }
-        Ok(gaps + self.bytes.len().checked_sub(end).ok_or(Odd("a cell beyond its page"))?)
+        Ok(gaps
+            + self.bytes.len().checked_sub(end).ok_or(Unrecognised("a cell beyond its page"))?)
     }
 }
 
@@ -243,11 +245,11 @@ pub struct Trunk<'a> {
 
 impl<'a> Trunk<'a> {
     /// Reads a page ("The Freelist"). Errs when it names more pages than fit.
-    pub fn parse(bytes: &'a [u8], geometry: Geometry) -> Result<Self, Odd> {
-        let bytes = bytes.get(..geometry.usable).ok_or(Odd("a page that is cut off"))?;
+    pub fn parse(bytes: &'a [u8], geometry: Geometry) -> Result<Self, Unrecognised> {
+        let bytes = bytes.get(..geometry.usable).ok_or(Unrecognised("a page that is cut off"))?;
         let (next, count) = (number_at(bytes, 0)?, number_at(bytes, 4)? as usize);
         let (numbers, _) = bytes[8..].as_chunks::<4>();
-        let leaves = numbers.get(..count).ok_or(Odd("too many free pages in a list"))?;
+        let leaves = numbers.get(..count).ok_or(Unrecognised("too many free pages in a list"))?;
         Ok(Self { next, leaves })
     }
 
@@ -257,14 +259,14 @@ impl<'a> Trunk<'a> {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> Result<usize, Odd> {
-    let bytes = bytes.get(at..at + 2).ok_or(Odd("a place beyond the page"))?;
+fn word(bytes: &[u8], at: usize) -> Result<usize, Unrecognised> {
+    let bytes = bytes.get(at..at + 2).ok_or(Unrecognised("a place beyond the page"))?;
     Ok(usize::from(bytes[0]) << 8 | usize::from(bytes[1]))
 }
 
-fn number_at(bytes: &[u8], at: usize) -> Result<u32, Odd> {
+fn number_at(bytes: &[u8], at: usize) -> Result<u32, Unrecognised> {
     let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.first_chunk());
-    bytes.map(|bytes| u32::from_be_bytes(*bytes)).ok_or(Odd("a place beyond the page"))
+    bytes.map(|bytes| u32::from_be_bytes(*bytes)).ok_or(Unrecognised("a place beyond the page"))
 }
 
 /// The first page begins with the header of the file.

@@ -8,7 +8,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     hash::{SEEDS, fold},
-    odd::{Odd, varint},
+    unrecognised::{Unrecognised, varint},
 };
 
 /// A value.
@@ -54,14 +54,14 @@ pub struct Shortening {
 impl Fields {
     /// Reads the header of a record of `len` bytes, of which `bytes` are the first. `Ok(false)` when these are too few. Errs
     /// for a header that SQLite would not write.
-    pub fn read(&mut self, bytes: &[u8], len: usize) -> Result<bool, Odd> {
+    pub fn read(&mut self, bytes: &[u8], len: usize) -> Result<bool, Unrecognised> {
         self.fields.clear();
         let mut at = 0;
         let header_len = varint(bytes, &mut at)?;
         self.header_len = usize::try_from(header_len)
             .ok()
             .filter(|header| (at..=len).contains(header))
-            .ok_or(Odd("a record with a header of no length"))?;
+            .ok_or(Unrecognised("a record with a header of no length"))?;
         let Some(header) = bytes.get(..self.header_len) else { return Ok(false) };
         let mut start = self.header_len;
         while at < header.len() {
@@ -71,14 +71,14 @@ impl Fields {
                 1..=4 => serial_type,
                 5 => 6,
                 6 | 7 => 8,
-                10 | 11 => return Err(Odd("a value of no type")),
+                10 | 11 => return Err(Unrecognised("a value of no type")),
                 _ => (serial_type - 12) / 2,
             };
-            let len = usize::try_from(len).map_err(|_| Odd("a value that is too long"))?;
+            let len = usize::try_from(len).map_err(|_| Unrecognised("a value that is too long"))?;
             self.fields.push(Field { serial_type, start, len, digest: None });
-            start = start.checked_add(len).ok_or(Odd("a value that is too long"))?;
+            start = start.checked_add(len).ok_or(Unrecognised("a value that is too long"))?;
         }
-        if start == len { Ok(true) } else { Err(Odd("a record of another length")) }
+        if start == len { Ok(true) } else { Err(Unrecognised("a record of another length")) }
     }
 
     /// Begins to take in the record whose header was read. Its pieces go to [`Shortening::take`], and then
@@ -111,7 +111,7 @@ impl Fields {
         (fields, record): (&Self, &[u8]),
         (others, other): (&Self, &[u8]),
         nth: usize,
-    ) -> Result<Option<Ordering>, Odd> {
+    ) -> Result<Option<Ordering>, Unrecognised> {
         let value = fields.value(record, nth)?.unwrap_or(Value::Null);
         let order = value.compare(&others.value(other, nth)?.unwrap_or(Value::Null));
         Ok(match (order, fields.digest(nth), others.digest(nth)) {
@@ -161,16 +161,20 @@ impl Fields {
 
     /// The value `nth` of `record`, which must be the one that was read; `None` when it has no such value. Errs when it does
     /// not lie within the record.
-    pub fn value<'a>(&self, record: &'a [u8], nth: usize) -> Result<Option<Value<'a>>, Odd> {
+    pub fn value<'a>(
+        &self,
+        record: &'a [u8],
+        nth: usize,
+    ) -> Result<Option<Value<'a>>, Unrecognised> {
         let Some(field) = self.fields.get(nth) else { return Ok(None) };
         let bytes = record
             .get(field.start..field.start + field.len)
-            .ok_or(Odd("a value beyond its record"))?;
+            .ok_or(Unrecognised("a value beyond its record"))?;
         Ok(Some(match field.serial_type {
             0 => Value::Null,
             1..=6 => Value::Integer(integer(bytes)),
             7 => match f64::from_bits(integer(bytes).cast_unsigned()) {
-                real if real.is_nan() => return Err(Odd("a number that is none")),
+                real if real.is_nan() => return Err(Unrecognised("a number that is none")),
                 real => Value::Real(real),
             },
             8 => Value::Integer(0),

@@ -36,7 +36,7 @@ use crate::{
     progress::Progress,
     view::CopyConnection,
 };
-use chroma_format::{fts5::Declaration, odd::Odd};
+use chroma_format::{fts5::Declaration, unrecognised::Unrecognised};
 
 /// What a check of a whole file says.
 #[derive(Debug)]
@@ -344,7 +344,7 @@ impl<R: Reader> Asking<'_, R> {
 fn doubt(some: Reckoned, others: Reckoned, index: Reckoned) -> Option<Doubt> {
     match (some, others, index) {
         (Ok(some), Ok(others), Ok(index)) => (some.and(others) != Some(index))
-            .then(|| Odd("other words than those of its documents").into()),
+            .then(|| Unrecognised("other words than those of its documents").into()),
         (Err(doubt), ..) | (_, Err(doubt), _) | (.., Err(doubt)) => Some(doubt),
     }
 }
@@ -385,7 +385,7 @@ fn leave_out(
     connection.authorizer(refuse)
 }
 
-/// Everything but virtual tables: by a walk over the trees when their `shape` is known and nothing is odd, by the pragma
+/// Everything but virtual tables: by a walk over the trees when their `shape` is known and nothing is unrecognised, by the pragma
 /// otherwise.
 fn structure(
     connection: &Connection,

@@ -210,7 +210,7 @@ pub fn take_telling(
 ) -> Result<View, ViewError> {
     let began = clock::ticks();
     *cost = Cost::default();
-    let (mut hasty, mut odd, mut overdue) = (0, 0, 0);
+    let (mut hasty, mut refused, mut overdue) = (0, 0, 0);
     loop {
         cost.tries += 1;
         let mode = match mode(hasty, overdue, options.lock_hold_max) {
@@ -225,9 +225,12 @@ pub fn take_telling(
         match result {
             Err(ViewError::Unproven(reason)) => {
                 tracing::debug!(%reason, tries = cost.tries, ?mode, "A copy of the database is unproven.");
-                let count = if reason.is_haste() { &mut hasty } else { &mut odd };
+                let count = if reason.is_haste() { &mut hasty } else { &mut refused };
                 *count += 1;
-                if hasty >= HASTY_MAX || odd >= ODD_MAX || began.elapsed() >= options.time_max {
+                if hasty >= HASTY_MAX
+                    || refused >= REFUSED_MAX
+                    || began.elapsed() >= options.time_max
+                {
                     return Err(reason.into());
                 }
                 // Not in step with a writer that has a rhythm.
@@ -523,7 +526,7 @@ const FREE: u32 = 4;
 const AWAKE: u32 = 4;
 const OVERDUE_MAX: u32 = 1;
 const HASTY_MAX: u32 = 100;
-const ODD_MAX: u32 = 12;
+const REFUSED_MAX: u32 = 12;
 const TRY_PAUSE: Duration = Duration::from_millis(3);
 /// How often a hot journal is looked at again before it is believed.
 const HOT_TRIES_MAX: u32 = 3;

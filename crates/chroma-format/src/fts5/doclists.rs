@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Odd, Source, varint, varint_small};
+use super::{Source, Unrecognised, varint, varint_small};
 
 /// What the index over the doclist of the last term of a page must hold.
 #[derive(Debug, Default)]
@@ -22,10 +22,10 @@ impl Run {
     }
 
     /// A leaf begins with a row of the doclist. Errs when the row is not the one that the index expects.
-    pub(super) fn page(&mut self, page: u32, rowid: i64) -> Result<(), Odd> {
+    pub(super) fn page(&mut self, page: u32, rowid: i64) -> Result<(), Unrecognised> {
         if self.indexed {
             if self.pages.len() >= PAGES_MAX {
-                return Err(Odd("a doclist that is too long"));
+                return Err(Unrecognised("a doclist that is too long"));
             }
             self.pages.push((page, rowid));
         }
@@ -48,12 +48,12 @@ impl Run {
             match record.first() {
                 Some(0) => break,
                 Some(1) if top + 1 < LEVELS_MAX => top += 1,
-                _ => return Err(Odd("a doclist index without a root").into()),
+                _ => return Err(Unrecognised("a doclist index without a root").into()),
             }
         }
         walk(source, top, self.page, top, &mut left)?;
         if left.next().is_some() {
-            return Err(Odd("a doclist index that lacks a page").into());
+            return Err(Unrecognised("a doclist index that lacks a page").into());
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ fn walk<S: Source>(
     let mut record = Vec::new();
     source.doclist_index(level, page, &mut record)?;
     if record.first().is_none_or(|flags| *flags != u8::from(level < top)) {
-        return Err(Odd("a doclist index with other flags").into());
+        return Err(Unrecognised("a doclist index with other flags").into());
     }
     let mut at = 1;
     let mut entry = (varint_small(&record, &mut at)?, varint(&record, &mut at)?.cast_signed());
@@ -77,7 +77,7 @@ fn walk<S: Source>(
         if level > 0 {
             walk(source, level - 1, entry.0, top, left)?;
         } else if left.next() != Some(&entry) {
-            return Err(Odd("a doclist index that states another row").into());
+            return Err(Unrecognised("a doclist index that states another row").into());
         }
         // A zero stands for a page on which no row begins.
         let skipped = record[at..].iter().take_while(|byte| **byte == 0).count();

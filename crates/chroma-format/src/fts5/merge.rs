@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Odd, Segment, Source, Sum, sum::Row, trigram::term_of, varint_small};
+use super::{Segment, Source, Sum, Unrecognised, sum::Row, trigram::term_of, varint_small};
 
 /// Walks over all `segments`, the newest first, to the sum of all positions that are in force. Errs when a page cannot be
 /// read, or is not as FTS5 writes it.
@@ -95,7 +95,7 @@ fn run<S: Source>(
 
 /// Adds the positions of a row.
 #[inline]
-fn add(rowid: i64, positions: &[u8], term: u64, sum: &mut Sum) -> Result<(), Odd> {
+fn add(rowid: i64, positions: &[u8], term: u64, sum: &mut Sum) -> Result<(), Unrecognised> {
     let mut row = Row::new(rowid);
     let (mut at, mut position) = (0, 0_u32);
     while let Some(byte) = positions.get(at) {
@@ -106,11 +106,11 @@ fn add(rowid: i64, positions: &[u8], term: u64, sum: &mut Sum) -> Result<(), Odd
             varint_small(positions, &mut at)?
         };
         // 0 and 1 are no distances; 1 announces another column.
-        let delta = value.checked_sub(2).ok_or(Odd("another column"))?;
+        let delta = value.checked_sub(2).ok_or(Unrecognised("another column"))?;
         if delta == 0 && position > 0 {
-            return Err(Odd("a position that stands twice"));
+            return Err(Unrecognised("a position that stands twice"));
         }
-        position = position.checked_add(delta).ok_or(Odd("a position too large"))?;
+        position = position.checked_add(delta).ok_or(Unrecognised("a position too large"))?;
         row.forward(delta);
         sum.add(row, term);
     }

@@ -7,12 +7,12 @@
 
 use alloc::vec::Vec;
 
-use super::{Odd, doclists::Run, varint, varint_small};
+use super::{Unrecognised, doclists::Run, varint, varint_small};
 
 /// Where a segment's records come from, in this order.
 pub trait Source {
     /// What can go wrong.
-    type Error: From<Odd>;
+    type Error: From<Unrecognised>;
 
     /// Puts the next leaf, which must be `page`, into `leaf`.
     fn leaf(&mut self, page: u32, leaf: &mut Vec<u8>) -> Result<(), Self::Error>;
@@ -121,7 +121,7 @@ impl<S: Source> Segment<S> {
     pub(super) fn next_term(&mut self) -> Result<bool, S::Error> {
         if self.number < self.first {
             if !self.turn()? || self.first_row != 0 || self.next_term != HEAD {
-                return Err(Odd("a segment that does not begin with a term").into());
+                return Err(Unrecognised("a segment that does not begin with a term").into());
             }
             self.at = HEAD;
         }
@@ -131,7 +131,7 @@ impl<S: Source> Segment<S> {
         self.read_term()?;
         self.fresh = true;
         if !self.next_row()? {
-            return Err(Odd("a term without rows").into());
+            return Err(Unrecognised("a term without rows").into());
         }
         Ok(true)
     }
@@ -142,10 +142,11 @@ impl<S: Source> Segment<S> {
         let keep = if self.leads { 0 } else { varint_small(content, &mut at)? as usize };
         let new = varint_small(content, &mut at)? as usize;
         let new = at.checked_add(new).and_then(|end| content.get(at..end));
-        let new = new.filter(|new| !new.is_empty()).ok_or(Odd("a term that ends too late"))?;
+        let new =
+            new.filter(|new| !new.is_empty()).ok_or(Unrecognised("a term that ends too late"))?;
         at += new.len();
         if keep > self.term.len() || keep + new.len() > TERM_BYTES_MAX {
-            return Err(Odd("a term that is too long").into());
+            return Err(Unrecognised("a term that is too long").into());
         }
         // Before the old term goes: the page's split must lie above it and not above the new one.
         if self.leads {
@@ -154,7 +155,7 @@ impl<S: Source> Segment<S> {
                 && (self.term.is_empty() || self.split.term > self.term)
                 && self.split.term.as_slice() <= new;
             if !split_ok {
-                return Err(Odd("a page and its split disagree").into());
+                return Err(Unrecognised("a page and its split disagree").into());
             }
         }
         let ascends = self.term.is_empty()
@@ -165,7 +166,7 @@ impl<S: Source> Segment<S> {
                 self.term[keep..] < *new
             };
         if !ascends {
-            return Err(Odd("terms out of order").into());
+            return Err(Unrecognised("terms out of order").into());
         }
         self.term.truncate(keep);
         self.term.extend_from_slice(new);
@@ -175,7 +176,7 @@ impl<S: Source> Segment<S> {
             let more = varint_small(&self.leaf, &mut self.footer)? as usize;
             let next = self.next_term.saturating_add(more);
             if next < at || next >= self.content {
-                return Err(Odd("a footer that does not fit").into());
+                return Err(Unrecognised("a footer that does not fit").into());
             }
             self.next_term = next;
         } else {
@@ -196,7 +197,7 @@ impl<S: Source> Segment<S> {
                 self.ended = true;
                 self.run.end(&mut self.source)?;
                 if self.source.split(self.first, &mut self.split)? {
-                    return Err(Odd("a split of a page that is not there").into());
+                    return Err(Unrecognised("a split of a page that is not there").into());
                 }
                 return Ok(false);
             }
@@ -204,7 +205,7 @@ impl<S: Source> Segment<S> {
             if self.first_row != 0 && self.first_row != HEAD
                 || self.first_row == 0 && self.next_term != HEAD
             {
-                return Err(Odd("a leaf that begins with something unknown").into());
+                return Err(Unrecognised("a leaf that begins with something unknown").into());
             }
         }
         if self.at == self.next_term {
@@ -220,19 +221,19 @@ impl<S: Source> Segment<S> {
     pub(super) fn pass_rows(
         &mut self,
         until: Option<i64>,
-        mut each: impl FnMut(i64, &[u8]) -> Result<(), Odd>,
-    ) -> Result<(), Odd> {
+        mut each: impl FnMut(i64, &[u8]) -> Result<(), Unrecognised>,
+    ) -> Result<(), Unrecognised> {
         let doclist = &self.leaf[..self.next_term];
         // The first row of a leaf is written in another way.
         while self.at < doclist.len() && self.at != self.first_row {
             let mut at = self.at;
             let delta = varint(doclist, &mut at)?.cast_signed();
             let rowid = self.rowid.checked_add(delta).filter(|rowid| *rowid > self.rowid);
-            let rowid = rowid.ok_or(Odd("rows out of order"))?;
+            let rowid = rowid.ok_or(Unrecognised("rows out of order"))?;
             if until.is_some_and(|until| rowid >= until) {
                 break;
             }
-            // Left to `next_row`: what is odd, and what goes on in the next leaf.
+            // Left to `next_row`: what is not recognised, and what goes on in the next leaf.
             let len = varint_small(doclist, &mut at)? as usize;
             let Some(positions) = doclist[at..].get(..len >> 1).filter(|_| len > 0) else { break };
             each(rowid, positions)?;
@@ -251,7 +252,7 @@ impl<S: Source> Segment<S> {
             delta => self.rowid.checked_add(delta),
         };
         let follows = |rowid: &i64| self.fresh || *rowid > self.rowid;
-        self.rowid = rowid.filter(follows).ok_or(Odd("rows out of order"))?;
+        self.rowid = rowid.filter(follows).ok_or(Unrecognised("rows out of order"))?;
         if leads {
             self.run.page(self.number, self.rowid)?;
         }
@@ -260,7 +261,7 @@ impl<S: Source> Segment<S> {
         // The lowest bit is a mark of what a deletion left.
         let len = size as usize >> 1;
         if size == 0 {
-            return Err(Odd("a row without positions").into());
+            return Err(Unrecognised("a row without positions").into());
         }
         self.spilled = None;
         if len <= self.next_term - at {
@@ -269,7 +270,7 @@ impl<S: Source> Segment<S> {
             return Ok(());
         }
         if self.next_term < self.content {
-            return Err(Odd("positions that go beyond their doclist").into());
+            return Err(Unrecognised("positions that go beyond their doclist").into());
         }
         self.spill(at, len)
     }
@@ -277,24 +278,24 @@ impl<S: Source> Segment<S> {
     /// Reads positions that go on over the end of the leaf.
     fn spill(&mut self, at: usize, len: usize) -> Result<(), S::Error> {
         if len > POSITIONS_BYTES_MAX {
-            return Err(Odd("too many positions in a row").into());
+            return Err(Unrecognised("too many positions in a row").into());
         }
         let mut spilled = Vec::with_capacity(len);
         spilled.extend_from_slice(&self.leaf[at..self.content]);
         while spilled.len() < len {
             if !self.turn()? {
-                return Err(Odd("positions that end with the segment").into());
+                return Err(Unrecognised("positions that end with the segment").into());
             }
             let end = self.content.min(HEAD + len - spilled.len());
             if end > self.next_term {
-                return Err(Odd("positions that go beyond their doclist").into());
+                return Err(Unrecognised("positions that go beyond their doclist").into());
             }
             spilled.extend_from_slice(&self.leaf[HEAD..end]);
             self.at = end;
         }
         let first_row = if self.at == self.next_term { 0 } else { self.at };
         if self.first_row != first_row {
-            return Err(Odd("a leaf that states another first row").into());
+            return Err(Unrecognised("a leaf that states another first row").into());
         }
         self.spilled = Some(spilled);
         Ok(())
@@ -308,11 +309,11 @@ impl<S: Source> Segment<S> {
         self.number += 1;
         self.source.leaf(self.number, &mut self.leaf)?;
         let leaf = &self.leaf;
-        let head = leaf.first_chunk::<HEAD>().ok_or(Odd("a short leaf"))?;
+        let head = leaf.first_chunk::<HEAD>().ok_or(Unrecognised("a short leaf"))?;
         self.first_row = usize::from(u16::from_be_bytes([head[0], head[1]]));
         self.content = usize::from(u16::from_be_bytes([head[2], head[3]]));
         if self.content <= HEAD || self.content > leaf.len() {
-            return Err(Odd("a leaf without content").into());
+            return Err(Unrecognised("a leaf without content").into());
         }
         self.footer = self.content;
         self.next_term = self.content;
@@ -323,7 +324,7 @@ impl<S: Source> Segment<S> {
         let row_fits = self.first_row == 0 || (HEAD..self.next_term).contains(&self.first_row);
         let term_fits = !self.leads || (HEAD..self.content).contains(&self.next_term);
         if !row_fits || !term_fits {
-            return Err(Odd("a leaf whose offsets do not fit").into());
+            return Err(Unrecognised("a leaf whose offsets do not fit").into());
         }
         Ok(true)
     }

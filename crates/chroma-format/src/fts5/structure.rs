@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Odd, varint, varint_small};
+use super::{Unrecognised, varint, varint_small};
 
 /// The segments of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,16 +24,16 @@ pub struct Extent {
 
 impl Structure {
     /// Reads the structure record (`fts5StructureDecode`). Errs for what FTS5 would not write.
-    pub fn parse(record: &[u8]) -> Result<Self, Odd> {
+    pub fn parse(record: &[u8]) -> Result<Self, Unrecognised> {
         // Four bytes are a counter of changes of the configuration; a newer form has a mark behind them.
-        let body = record.get(4..).ok_or(Odd("a short structure record"))?;
+        let body = record.get(4..).ok_or(Unrecognised("a short structure record"))?;
         if body.starts_with(STRUCTURE_V2) {
-            return Err(Odd("a structure record of another form"));
+            return Err(Unrecognised("a structure record of another form"));
         }
         let mut at = 0;
         let (levels, segments) = (varint_small(body, &mut at)?, varint_small(body, &mut at)?);
         if levels > SEGMENTS_MAX || segments > SEGMENTS_MAX {
-            return Err(Odd("too many segments"));
+            return Err(Unrecognised("too many segments"));
         }
         varint(body, &mut at)?; // How many leaves were ever written.
         let (mut found, mut merging_above) = (Vec::new(), 0);
@@ -44,7 +44,7 @@ impl Structure {
                 || merging_above > 0 && total == 0
                 || level + 1 == levels && merging > 0
             {
-                return Err(Odd("levels that contradict each other"));
+                return Err(Unrecognised("levels that contradict each other"));
             }
             merging_above = merging;
             let from = found.len();
@@ -55,12 +55,12 @@ impl Structure {
             found[from..].reverse();
         }
         if at != body.len() || found.len() != segments as usize {
-            return Err(Odd("another number of segments than is stated"));
+            return Err(Unrecognised("another number of segments than is stated"));
         }
         let mut ids: Vec<u16> = found.iter().map(|extent| extent.id).collect();
         ids.sort_unstable();
         if ids.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Odd("a segment that stands twice"));
+            return Err(Unrecognised("a segment that stands twice"));
         }
         // One that was merged to its end has no leaves left.
         found.retain(|extent| extent.first > 0);
@@ -69,12 +69,12 @@ impl Structure {
 }
 
 impl Extent {
-    fn parse(body: &[u8], at: &mut usize) -> Result<Self, Odd> {
+    fn parse(body: &[u8], at: &mut usize) -> Result<Self, Unrecognised> {
         let id = varint_small(body, at)?;
         let (first, last) = (varint_small(body, at)?, varint_small(body, at)?);
-        let id = u16::try_from(id).ok().filter(|id| *id > 0).ok_or(Odd("a segment id"))?;
+        let id = u16::try_from(id).ok().filter(|id| *id > 0).ok_or(Unrecognised("a segment id"))?;
         if last < first || last > PAGE_MAX {
-            return Err(Odd("a segment that ends before it begins"));
+            return Err(Unrecognised("a segment that ends before it begins"));
         }
         Ok(Self { id, first, last })
     }
@@ -91,21 +91,25 @@ pub struct Totals {
 
 impl Totals {
     /// Reads the record; that of a table which never had a row is empty. Errs for what FTS5 would not write.
-    pub fn parse(record: &[u8]) -> Result<Self, Odd> {
+    pub fn parse(record: &[u8]) -> Result<Self, Unrecognised> {
         if record.is_empty() {
             return Ok(Self::default());
         }
         let mut at = 0;
         let totals = Self { rows: varint(record, &mut at)?, tokens: varint(record, &mut at)? };
-        if at == record.len() { Ok(totals) } else { Err(Odd("totals of several columns")) }
+        if at == record.len() { Ok(totals) } else { Err(Unrecognised("totals of several columns")) }
     }
 }
 
 /// Reads the number of tokens of a row, from the `_docsize` table. Errs for what FTS5 would not write.
-pub fn tokens_of_row(record: &[u8]) -> Result<u64, Odd> {
+pub fn tokens_of_row(record: &[u8]) -> Result<u64, Unrecognised> {
     let mut at = 0;
     let tokens = varint_small(record, &mut at)?;
-    if at == record.len() { Ok(tokens.into()) } else { Err(Odd("sizes of several columns")) }
+    if at == record.len() {
+        Ok(tokens.into())
+    } else {
+        Err(Unrecognised("sizes of several columns"))
+    }
 }
 
 /// The `id` of a leaf in the `_data` table.

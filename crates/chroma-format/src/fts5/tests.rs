@@ -20,20 +20,20 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn put(&self, id: i64, into: &mut Vec<u8>) -> Result<(), Odd> {
-        into.clone_from(self.stored.records.get(&id).ok_or(Odd("missing"))?);
+    fn put(&self, id: i64, into: &mut Vec<u8>) -> Result<(), Unrecognised> {
+        into.clone_from(self.stored.records.get(&id).ok_or(Unrecognised("missing"))?);
         Ok(())
     }
 }
 
 impl Source for Part<'_> {
-    type Error = Odd;
+    type Error = Unrecognised;
 
-    fn leaf(&mut self, page: u32, leaf: &mut Vec<u8>) -> Result<(), Odd> {
+    fn leaf(&mut self, page: u32, leaf: &mut Vec<u8>) -> Result<(), Unrecognised> {
         self.put(leaf_id(self.segment, page), leaf)
     }
 
-    fn split(&mut self, first: u32, split: &mut Split) -> Result<bool, Odd> {
+    fn split(&mut self, first: u32, split: &mut Split) -> Result<bool, Unrecognised> {
         let mut of_ours = self
             .splits
             .by_ref()
@@ -43,7 +43,12 @@ impl Source for Part<'_> {
         Ok(found.is_some())
     }
 
-    fn doclist_index(&mut self, level: u8, page: u32, record: &mut Vec<u8>) -> Result<(), Odd> {
+    fn doclist_index(
+        &mut self,
+        level: u8,
+        page: u32,
+        record: &mut Vec<u8>,
+    ) -> Result<(), Unrecognised> {
         self.put(doclist_index_id(self.segment, level, page), record)
     }
 }
@@ -64,11 +69,11 @@ impl Stored {
         stored
     }
 
-    fn structure(&self) -> Result<Structure, Odd> {
-        Structure::parse(self.records.get(&STRUCTURE_ID).ok_or(Odd("missing"))?)
+    fn structure(&self) -> Result<Structure, Unrecognised> {
+        Structure::parse(self.records.get(&STRUCTURE_ID).ok_or(Unrecognised("missing"))?)
     }
 
-    fn sum(&self) -> Result<Sum, Odd> {
+    fn sum(&self) -> Result<Sum, Unrecognised> {
         let part = |extent: &Extent| {
             let splits = self.splits.iter();
             let part = Part { stored: self, segment: extent.id, splits };

@@ -1,7 +1,7 @@
 //! The tokenizer `trigram` (`fts5TriTokenize`): every three characters that follow each other, folded to lower case.
 
 use super::{
-    Odd,
+    Unrecognised,
     sum::{Row, Sum},
 };
 
@@ -25,13 +25,13 @@ pub fn before_nul(text: &[u8]) -> Option<&[u8]> {
 
 impl Trigrams {
     /// How many tokens a text has, of as many as can be told; see [`Self::add`]. Errs as [`Self::add`] does.
-    pub fn count(self, text: &[u8]) -> Result<u64, Odd> {
+    pub fn count(self, text: &[u8]) -> Result<u64, Unrecognised> {
         self.add(0, text, &mut Sum::default())
     }
 
     /// Adds the tokens of a text to `sum`, and says how many there are. Bytes that are no UTF-8 are read as FTS5 reads
-    /// them; what it makes characters of that Unicode has not is odd. It is the only error.
-    pub fn add(self, rowid: i64, text: &[u8], sum: &mut Sum) -> Result<u64, Odd> {
+    /// them; what it makes characters of that Unicode has not is unrecognised. It is the only error.
+    pub fn add(self, rowid: i64, text: &[u8], sum: &mut Sum) -> Result<u64, Unrecognised> {
         let mut tokens = Tokens::new(self, rowid);
         tokens.add(text, sum)?;
         Ok(tokens.count())
@@ -62,7 +62,7 @@ impl Tokens {
 
     /// Adds the tokens that end in the next piece to `sum`. No character may stand in two pieces; see [`whole_characters`].
     /// Errs for a character that Unicode has not.
-    pub fn add(&mut self, text: &[u8], sum: &mut Sum) -> Result<(), Odd> {
+    pub fn add(&mut self, text: &[u8], sum: &mut Sum) -> Result<(), Unrecognised> {
         let fold = &FOLD;
         let Self { trigrams, row, term, characters } = self;
         let mut at = 0;
@@ -103,7 +103,7 @@ pub fn whole_characters(text: &[u8]) -> usize {
 }
 
 /// Reads a character of several bytes, the first of which is taken (`FTS5_READ_UTF8`).
-fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Odd> {
+fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Unrecognised> {
     // The bits below the leading ones and the zero that ends them.
     let mut character = u32::from(match first {
         0xc0..=0xdf => first & 0x1f,
@@ -115,7 +115,7 @@ fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Odd> {
     });
     while let Some(byte) = text.get(*at).filter(|byte| **byte & 0xc0 == 0x80) {
         if character > CHARACTER_MAX {
-            return Err(Odd("a character beyond Unicode"));
+            return Err(Unrecognised("a character beyond Unicode"));
         }
         character = character << 6 | u32::from(byte & 0x3f);
         *at += 1;
@@ -123,24 +123,25 @@ fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Odd> {
     match character {
         0..0x80 | 0xd800..0xe000 | 0xfffe..=0xffff => Ok(0xfffd),
         0..=CHARACTER_MAX => Ok(character),
-        _ => Err(Odd("a character beyond Unicode")),
+        _ => Err(Unrecognised("a character beyond Unicode")),
     }
 }
 
 /// The three characters of a term as it stands in the index, in the form that [`Sum`] takes. Errs when it is not three
 /// characters.
-pub(super) fn term_of(stored: &[u8]) -> Result<u64, Odd> {
+pub(super) fn term_of(stored: &[u8]) -> Result<u64, Unrecognised> {
     // Other first bytes are those of prefix indexes.
-    let text = stored.strip_prefix(b"0").ok_or(Odd("a term of another index"))?;
-    let text = core::str::from_utf8(text).map_err(|_| Odd("a term that is no text"))?;
+    let text = stored.strip_prefix(b"0").ok_or(Unrecognised("a term of another index"))?;
+    let text = core::str::from_utf8(text).map_err(|_| Unrecognised("a term that is no text"))?;
     let mut characters = text.chars();
     let mut term = 0;
     for _ in 0..3 {
-        let character = characters.next().ok_or(Odd("a term of less than three characters"))?;
+        let character =
+            characters.next().ok_or(Unrecognised("a term of less than three characters"))?;
         term = term << 21 | u64::from(u32::from(character));
     }
     if characters.next().is_some() {
-        return Err(Odd("a term of more than three characters"));
+        return Err(Unrecognised("a term of more than three characters"));
     }
     Ok(term)
 }

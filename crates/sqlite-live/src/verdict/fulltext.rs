@@ -16,14 +16,14 @@ use chroma_format::{
         self, Declaration, FORMAT_VERSION, STRUCTURE_ID, Segment, Source, Split, Structure, Sum,
         TOTALS_ID, Tokens, Totals, Trigrams,
     },
-    odd::Odd,
+    unrecognised::Unrecognised,
 };
 
 /// Why it cannot be said that the full text is whole.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Doubt {
     #[error("{0}")]
-    Odd(#[from] Odd),
+    Unrecognised(#[from] Unrecognised),
     /// Nothing contradicts itself; it is of a form that is not known here.
     #[error("{0}")]
     Form(&'static str),
@@ -140,7 +140,7 @@ pub(super) fn of_documents(
     while let Some(ids) = parts.take() {
         let rows = (contents.query(ids)?, sizes.query(ids)?);
         let part = documents(tables, rows, declaration.tokenizer)?;
-        said = said.and(part).ok_or(Odd("more tokens than can be counted"))?;
+        said = said.and(part).ok_or(Unrecognised("more tokens than can be counted"))?;
         progress.add(1, parts.ends.len() as u64 + 1);
     }
     Ok(said)
@@ -153,12 +153,12 @@ fn documents(
 ) -> Result<TextSum, Doubt> {
     let TextSum { mut sum, mut totals } = TextSum::default();
     while let Some(content) = contents.next()? {
-        let size = sizes.next()?.ok_or(Odd("a document without a size"))?;
-        let id = content.get_ref(0)?.as_i64().map_err(|_| Odd("a document's id"))?;
+        let size = sizes.next()?.ok_or(Unrecognised("a document without a size"))?;
+        let id = content.get_ref(0)?.as_i64().map_err(|_| Unrecognised("a document's id"))?;
         if size.get_ref(0)? != ValueRef::Integer(id) {
-            return Err(Odd("sizes of other documents").into());
+            return Err(Unrecognised("sizes of other documents").into());
         }
-        let size = size.get_ref(1)?.as_blob().map_err(|_| Odd("a document's size"))?;
+        let size = size.get_ref(1)?.as_blob().map_err(|_| Unrecognised("a document's size"))?;
         let stated = fts5::tokens_of_row(size)?;
         let is_text = content.get_ref(3)? == ValueRef::Text(b"text");
         let tokens = match content.get_ref(1)? {
@@ -168,12 +168,12 @@ fn documents(
             _ => return Err(Doubt::Form("a document that is no text")),
         };
         if stated != tokens {
-            return Err(Odd("a document of another size").into());
+            return Err(Unrecognised("a document of another size").into());
         }
         totals = Totals { rows: totals.rows + 1, tokens: totals.tokens + tokens };
     }
     if sizes.next()?.is_some() {
-        return Err(Odd("sizes of other documents").into());
+        return Err(Unrecognised("sizes of other documents").into());
     }
     Ok(TextSum { sum, totals })
 }
@@ -187,7 +187,7 @@ fn tokens(
     stated: u64,
     sum: &mut Sum,
 ) -> Result<u64, Doubt> {
-    let unknown = |odd: Odd| Doubt::Form(odd.0);
+    let unknown = |reason: Unrecognised| Doubt::Form(reason.0);
     if let Some(before) = fts5::before_nul(text) {
         let mut cut = Sum::default();
         let tokens = tokenizer.add(id, before, &mut cut).map_err(unknown)?;
@@ -281,7 +281,7 @@ impl<'a> Tables<'a> {
         stated: u64,
         sum: &mut Sum,
     ) -> Result<u64, Doubt> {
-        let unknown = |odd: Odd| Doubt::Form(odd.0);
+        let unknown = |reason: Unrecognised| Doubt::Form(reason.0);
         let table = format!("{}_content", self.name);
         let mut document = self.connection.blob_open("main", table.as_str(), "c0", id, true)?;
         let (mut tokens, mut whole) = (Tokens::new(tokenizer, id), Sum::default());
@@ -333,7 +333,7 @@ impl<'a> Tables<'a> {
         let sql = format!("SELECT block FROM {}_data WHERE id=?1", self.name);
         let mut statement = self.connection.prepare(&sql)?;
         let mut rows = statement.query([id])?;
-        let row = rows.next()?.ok_or(Odd("a record that is missing"))?;
+        let row = rows.next()?.ok_or(Unrecognised("a record that is missing"))?;
         record.extend_from_slice(blob(row.get_ref(0)?)?);
         Ok(record)
     }
@@ -354,10 +354,10 @@ impl<'a> Tables<'a> {
     }
 }
 
-fn blob(value: ValueRef<'_>) -> Result<&[u8], Odd> {
+fn blob(value: ValueRef<'_>) -> Result<&[u8], Unrecognised> {
     match value {
         ValueRef::Blob(bytes) => Ok(bytes),
-        _ => Err(Odd("a record that is no blob")),
+        _ => Err(Unrecognised("a record that is no blob")),
     }
 }
 
@@ -377,9 +377,9 @@ impl Source for Records<'_> {
     type Error = Doubt;
 
     fn leaf(&mut self, page: u32, leaf: &mut Vec<u8>) -> Result<(), Doubt> {
-        let row = self.leaves.next()?.ok_or(Odd("a leaf that is missing"))?;
+        let row = self.leaves.next()?.ok_or(Unrecognised("a leaf that is missing"))?;
         if row.get_ref(0)? != ValueRef::Integer(fts5::leaf_id(self.segment, page)) {
-            return Err(Odd("a leaf that is missing").into());
+            return Err(Unrecognised("a leaf that is missing").into());
         }
         leaf.clear();
         leaf.extend_from_slice(blob(row.get_ref(1)?)?);
@@ -392,8 +392,9 @@ impl Source for Records<'_> {
 
     fn split(&mut self, first: u32, split: &mut Split) -> Result<bool, Doubt> {
         while let Some(row) = self.splits.next()? {
-            let place = row.get_ref(1)?.as_i64().map_err(|_| Odd("a split without a page"))?;
-            let page = u32::try_from(place >> 1).map_err(|_| Odd("a split of no page"))?;
+            let place =
+                row.get_ref(1)?.as_i64().map_err(|_| Unrecognised("a split without a page"))?;
+            let page = u32::try_from(place >> 1).map_err(|_| Unrecognised("a split of no page"))?;
             if page < first {
                 continue;
             }

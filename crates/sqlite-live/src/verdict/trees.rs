@@ -24,9 +24,9 @@ use self::{
 };
 use crate::progress::Progress;
 use chroma_format::{
-    odd::Odd,
     record::Entries,
     sqlite::{HEADER_LEN, SqliteHeader},
+    unrecognised::Unrecognised,
 };
 
 /// Why it cannot be said that all is well.
@@ -34,7 +34,7 @@ use chroma_format::{
 pub(super) enum Doubt {
     /// In the tree that begins at this page; 0 outside of trees.
     #[error("{1} (tree {0})")]
-    Odd(u32, Odd),
+    Unrecognised(u32, Unrecognised),
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -44,9 +44,9 @@ pub(super) enum Doubt {
     GivenUp,
 }
 
-impl From<Odd> for Doubt {
-    fn from(odd: Odd) -> Self {
-        Self::Odd(0, odd)
+impl From<Unrecognised> for Doubt {
+    fn from(reason: Unrecognised) -> Self {
+        Self::Unrecognised(0, reason)
     }
 }
 
@@ -63,9 +63,9 @@ pub(super) fn read(
     let pages: u32 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     let mut head = [0; HEADER_LEN];
     file.read_exact_at(&mut head, 0)?;
-    let header = SqliteHeader::parse(&head).map_err(|_| Odd("a header that is none"))?;
+    let header = SqliteHeader::parse(&head).map_err(|_| Unrecognised("a header that is none"))?;
     if header.auto_vacuum || header.incremental_vacuum || header.encoding != UTF_8 {
-        return Err(Odd("a form that is not known").into());
+        return Err(Unrecognised("a form that is not known").into());
     }
     let stop = AtomicBool::new(false);
     let pages = Pages::new(file, &header, pages, &stop, progress);
@@ -127,7 +127,10 @@ fn agree(trees: &[Tree<'_>], sums: &[(u32, Vec<Entries>)]) -> Result<(), Doubt> 
         let Tree::Table(table) = tree else { continue };
         for (index, sum) in table.indexes.iter().zip(of(table.root)) {
             if of(index.root) != [*sum] {
-                return Err(Doubt::Odd(index.root, Odd("other entries than its table has rows")));
+                return Err(Doubt::Unrecognised(
+                    index.root,
+                    Unrecognised("other entries than its table has rows"),
+                ));
             }
         }
     }

@@ -226,7 +226,10 @@ fn an_index_that_is_not_that_of_its_table_is_seen() {
         std::fs::copy(&whole, &path).unwrap();
         behind_the_back(&path, index, sql);
         let said = ours(&path).expect("a known schema");
-        assert!(matches!(said, Err(Doubt::Odd(root, _)) if root > 1), "{index}, {sql}: {said:?}");
+        assert!(
+            matches!(said, Err(Doubt::Unrecognised(root, _)) if root > 1),
+            "{index}, {sql}: {said:?}"
+        );
     }
 }
 
@@ -250,7 +253,7 @@ fn values_that_their_columns_do_not_take_are_seen() {
             .unwrap();
         assert_eq!(ours(&path).unwrap().map_err(|doubt| doubt.to_string()), Ok(2));
         connection.execute_batch(&format!("{column}{change} WHERE name='t'")).unwrap();
-        assert!(matches!(ours(&path), Some(Err(Doubt::Odd(2, _)))), "{change}");
+        assert!(matches!(ours(&path), Some(Err(Doubt::Unrecognised(2, _)))), "{change}");
     }
 }
 

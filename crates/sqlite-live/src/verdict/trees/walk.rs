@@ -15,9 +15,9 @@ use super::{
 use crate::progress::Progress;
 use chroma_format::{
     btree::{Cell, Geometry, Kind, Page, Trunk},
-    odd::Odd,
     record::{Entries, Entry, Fields, Value},
     sqlite::SqliteHeader,
+    unrecognised::Unrecognised,
 };
 
 /// The pages of a database, and which of them have been met.
@@ -58,12 +58,12 @@ impl<'a> Pages<'a> {
             return Err(Doubt::GivenUp);
         }
         if number == 0 || number > self.count {
-            return Err(Odd("a page that is not there").into());
+            return Err(Unrecognised("a page that is not there").into());
         }
         let bit = 1 << (number % 64);
         let before = self.met[number as usize / 64].fetch_or(bit, Relaxed);
         if before & bit != 0 {
-            return Err(Odd("a page with two uses").into());
+            return Err(Unrecognised("a page with two uses").into());
         }
         if before | bit == u64::MAX {
             self.progress.add(64 * self.geometry.page_bytes as u64);
@@ -96,7 +96,7 @@ impl<'a> Pages<'a> {
         if found == header.freelist_pages {
             Ok(())
         } else {
-            Err(Odd("another number of free pages than the header says").into())
+            Err(Unrecognised("another number of free pages than the header says").into())
         }
     }
 
@@ -120,7 +120,11 @@ impl<'a> Pages<'a> {
             next = u32::from_be_bytes(head);
             left -= here;
         }
-        if next == 0 { Ok(()) } else { Err(Odd("a payload that goes on behind its end").into()) }
+        if next == 0 {
+            Ok(())
+        } else {
+            Err(Unrecognised("a payload that goes on behind its end").into())
+        }
     }
 
     /// Meets the overflow pages of a cell, and hands out what is in them piece by piece.
@@ -141,17 +145,21 @@ impl<'a> Pages<'a> {
             next = u32::from_be_bytes(head.try_into().map_err(|_| CUT_OFF)?);
             left -= here;
         }
-        if next == 0 { Ok(()) } else { Err(Odd("a payload that goes on behind its end").into()) }
+        if next == 0 {
+            Ok(())
+        } else {
+            Err(Unrecognised("a payload that goes on behind its end").into())
+        }
     }
 
     /// Errs when there is a page that was never met.
-    pub(super) fn all_met(&self) -> Result<(), Odd> {
+    pub(super) fn all_met(&self) -> Result<(), Unrecognised> {
         // SQLite's locks are bytes that stand here; it never uses the page.
         let locks = u32::try_from(PENDING_BYTE / self.geometry.page_bytes + 1).unwrap_or(u32::MAX);
         let met =
             |number: u32| self.met[number as usize / 64].load(Relaxed) & 1 << (number % 64) != 0;
         let all = (1..=self.count).all(|number| met(number) != (number == locks));
-        if all { Ok(()) } else { Err(Odd("a page without a use")) }
+        if all { Ok(()) } else { Err(Unrecognised("a page without a use")) }
     }
 }
 
@@ -212,7 +220,7 @@ impl<'a> Walker<'a> {
         };
         self.at = Position { sums: vec![Entries::default(); indexes], ..Position::default() };
         match self.page(tree, tree.root(), 0) {
-            Err(Doubt::Odd(_, odd)) => Err(Doubt::Odd(tree.root(), odd)),
+            Err(Doubt::Unrecognised(_, reason)) => Err(Doubt::Unrecognised(tree.root(), reason)),
             Err(other) => Err(other),
             Ok(()) => Ok(std::mem::take(&mut self.at.sums)),
         }
@@ -222,7 +230,7 @@ impl<'a> Walker<'a> {
     fn page(&mut self, tree: Tree<'_>, number: u32, level: usize) -> Result<(), Doubt> {
         self.pages.meet(number)?;
         if level == LEVELS_MAX {
-            return Err(Odd("a tree that is too deep").into());
+            return Err(Unrecognised("a tree that is too deep").into());
         }
         if level == self.buffers.len() {
             self.buffers.push(vec![0; self.pages.geometry.page_bytes]);
@@ -233,12 +241,12 @@ impl<'a> Walker<'a> {
         let page = Page::parse(&bytes, number, self.pages.geometry, &mut self.extents)?;
         let of_table = matches!(tree, Tree::Table(table) if table.key.is_none());
         if of_table != matches!(page.kind, Kind::TableInterior | Kind::TableLeaf) {
-            return Err(Odd("a page of another kind than its tree").into());
+            return Err(Unrecognised("a page of another kind than its tree").into());
         }
         match page.kind {
             Kind::TableLeaf | Kind::IndexLeaf => {
                 if *self.at.leaves.get_or_insert(level) != level {
-                    return Err(Odd("a tree with leaves at two levels").into());
+                    return Err(Unrecognised("a tree with leaves at two levels").into());
                 }
                 for nth in 0..page.cells {
                     self.row(tree, &page.cell(nth)?)?;
@@ -249,7 +257,7 @@ impl<'a> Walker<'a> {
                     let cell = page.cell(nth)?;
                     self.page(tree, cell.child, level + 1)?;
                     if self.at.rowid.is_some_and(|rowid| rowid > cell.rowid) {
-                        return Err(Odd("a row behind the bound of its page").into());
+                        return Err(Unrecognised("a row behind the bound of its page").into());
                     }
                     self.at.rowid = Some(cell.rowid);
                 }
@@ -287,7 +295,7 @@ impl<'a> Walker<'a> {
 
     fn table_row(&mut self, table: &Table, cell: &Cell<'_>) -> Result<(), Doubt> {
         if self.at.rowid.is_some_and(|rowid| rowid >= cell.rowid) {
-            return Err(Odd("rows out of order").into());
+            return Err(Unrecognised("rows out of order").into());
         }
         self.at.rowid = Some(cell.rowid);
         let indexed = self.entries && !table.indexes.is_empty();
@@ -328,7 +336,7 @@ impl<'a> Walker<'a> {
     fn index_entry(&mut self, index: &Index) -> Result<(), Doubt> {
         let (fields, record, columns) = (&self.fields, &self.record, index.columns.len());
         if fields.len() != columns + 1 {
-            return Err(Odd("an entry with another number of columns").into());
+            return Err(Unrecognised("an entry with another number of columns").into());
         }
         let mut entry = Entry::default();
         let mut nulls = false;
@@ -338,7 +346,7 @@ impl<'a> Walker<'a> {
             entry = entry.with_all(&as_stored(value, column.affinity), fields.digest(nth));
         }
         let Some(rowid @ Value::Integer(_)) = fields.value(record, columns)? else {
-            return Err(Odd("an entry without a row").into());
+            return Err(Unrecognised("an entry without a row").into());
         };
         self.at.sums[0].add(entry.with(&rowid));
         let distinct = if index.unique && !nulls { columns } else { columns + 1 };
@@ -353,11 +361,11 @@ impl<'a> Walker<'a> {
             let (now, before) =
                 ((&self.fields, &*self.record), (&self.previous_fields, &*self.previous));
             order = Fields::order(now, before, nth)?
-                .ok_or(Odd("two entries that begin with the same long value"))?;
+                .ok_or(Unrecognised("two entries that begin with the same long value"))?;
             nth += 1;
         }
         if order != Ordering::Greater {
-            return Err(Odd("entries out of order").into());
+            return Err(Unrecognised("entries out of order").into());
         }
         std::mem::swap(&mut self.record, &mut self.previous);
         std::mem::swap(&mut self.fields, &mut self.previous_fields);
@@ -371,7 +379,7 @@ impl<'a> Walker<'a> {
         self.record.clear();
         if cell.payload_bytes > RECORD_MAX {
             if !self.fields.read(cell.local, cell.payload_bytes)? {
-                return Err(Odd("a long record with a long header").into());
+                return Err(Unrecognised("a long record with a long header").into());
             }
             let mut shortening = self.fields.shorten();
             shortening.take(cell.local, &mut self.record);
@@ -383,7 +391,7 @@ impl<'a> Walker<'a> {
                 most = self.record.len();
             })?;
             if most > KEPT_MAX {
-                return Err(Odd("a record of too many long values").into());
+                return Err(Unrecognised("a record of too many long values").into());
             }
             self.fields.shortened(shortening);
             return Ok(());
@@ -407,31 +415,31 @@ fn texts_end_beyond(columns: &[Column], fields: &Fields, bytes: usize) -> bool {
 }
 
 /// Errs unless a row has the values that its columns take.
-fn values(columns: &[Column], fields: &Fields, record: &[u8]) -> Result<(), Odd> {
+fn values(columns: &[Column], fields: &Fields, record: &[u8]) -> Result<(), Unrecognised> {
     if fields.len() > columns.len() {
-        return Err(Odd("a row with more values than columns"));
+        return Err(Unrecognised("a row with more values than columns"));
     }
     for (nth, column) in columns.iter().enumerate() {
         let null = match fields.is_null(nth) {
-            None if !column.null_by_default => return Err(Odd("a value by default")),
+            None if !column.null_by_default => return Err(Unrecognised("a value by default")),
             null => null.unwrap_or(true),
         };
         if null {
             if column.not_null && !column.rowid {
-                return Err(Odd("a value that is missing"));
+                return Err(Unrecognised("a value that is missing"));
             }
             continue;
         }
         match column.affinity {
-            _ if column.rowid => return Err(Odd("a row id that is stored twice")),
+            _ if column.rowid => return Err(Unrecognised("a row id that is stored twice")),
             Affinity::Text if fields.is_number(nth) == Some(true) => {
-                return Err(Odd("a number among texts"));
+                return Err(Unrecognised("a number among texts"));
             }
             Affinity::Numeric | Affinity::Real if fields.is_text(nth) == Some(true) => {
                 if let Some(Value::Text(text)) = fields.value(record, nth)?
                     && may_be_number(text)
                 {
-                    return Err(Odd("a text that may be a number"));
+                    return Err(Unrecognised("a text that may be a number"));
                 }
             }
             _ => {}
@@ -452,7 +460,7 @@ fn as_stored(value: Value<'_>, affinity: Affinity) -> Value<'_> {
     if affinity == Affinity::Real { value.as_in_column_of_reals() } else { value }
 }
 
-const CUT_OFF: Odd = Odd("a record that is cut off");
+const CUT_OFF: Unrecognised = Unrecognised("a record that is cut off");
 /// The first byte of SQLite's locks (`PENDING_BYTE`).
 const PENDING_BYTE: usize = 0x4000_0000;
 /// SQLite's own bound (`BTCURSOR_MAX_DEPTH`).
