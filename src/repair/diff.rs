@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     dump::Metadata,
@@ -232,7 +233,7 @@ fn settings(a: &Collection, b: &Collection) -> Vec<String> {
         own.map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     let (one, two) = (told(&a.metadata), told(&b.metadata));
-    if one != two {
+    if !same_metadata(&one, &two) {
         out.push(format!("metadata: {}", keys(&one, &two)));
     }
     out
@@ -283,7 +284,7 @@ fn pair(a: &Record, b: &Record, wish: Wish, differing: &mut Differing, out: &mut
     } else if a.uri != b.uri {
         differing.documents.add(|| format!("{}: its uri", a.id));
     }
-    if a.metadata != b.metadata {
+    if !same_metadata(&a.metadata, &b.metadata) {
         differing.metadata.add(|| format!("{}: {}", a.id, keys(&a.metadata, &b.metadata)));
     }
     if !wish.vectors {
@@ -327,11 +328,30 @@ fn distance(a: &[f32], b: &[f32]) -> Option<f64> {
     Some(if longer > 0.0 { (apart / longer).sqrt() } else { 0.0 })
 }
 
+/// Whether both have the same keys, each with the same value.
+fn same_metadata(a: &Metadata, b: &Metadata) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|((key, a), (of, b))| key == of && same_value(a, b))
+}
+
+/// Chroma 1.5 changes the last digits of numbers with a point when it stores them, also for its own client.
+fn same_value(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(one), Value::Number(two)) if one.is_f64() && two.is_f64() => {
+            let (Some(one), Some(two)) = (one.as_f64(), two.as_f64()) else { return a == b };
+            (one - two).abs() <= METADATA_EPSILON * one.abs().max(two.abs())
+        }
+        (Value::Array(one), Value::Array(two)) => {
+            one.len() == two.len() && one.iter().zip(two).all(|(a, b)| same_value(a, b))
+        }
+        _ => a == b,
+    }
+}
+
 /// The keys that differ.
 fn keys(a: &Metadata, b: &Metadata) -> String {
     let gone = a.keys().filter(|key| !b.contains_key(*key)).map(|key| format!("{key} only in a"));
     let new = b.keys().filter(|key| !a.contains_key(*key)).map(|key| format!("{key} only in b"));
-    let other = a.iter().filter(|(key, value)| b.get(*key).is_some_and(|b| b != *value));
+    let other = a.iter().filter(|(key, value)| b.get(*key).is_some_and(|b| !same_value(b, value)));
     let all: Vec<String> = gone
         .chain(new)
         .chain(other.map(|(key, _)| format!("{key} differs")))
@@ -344,6 +364,8 @@ fn keys(a: &Metadata, b: &Metadata) -> String {
 const FIRST_MAX: usize = 20;
 const COLLECTIONS_MAX: usize = 1_000;
 const KEYS_MAX: usize = 10;
+/// Four steps of a double, as a share of the number.
+const METADATA_EPSILON: f64 = 4.0 * f64::EPSILON;
 
 #[cfg(test)]
 mod tests;

@@ -162,3 +162,23 @@ fn settings_of_an_index_are_compared_in_whatever_form_they_are() {
     let synced = r#","metadata":{"hnsw:sync_threshold":40,"k":1}"#;
     assert_eq!(settings(synced, ""), ["sync_threshold: 40 and 1000", "metadata: k only in a"]);
 }
+
+/// Chroma 1.5 stores 0.1 + 0.2 as 0.3 at times.
+#[test]
+fn the_last_digit_of_a_number_in_metadata_is_no_difference() {
+    let line = |number: &str| {
+        format!(
+            "{{\"collection\":\"a\",\"space\":\"l2\"}}\n{{\"id\":\"1\",\"metadata\":{{\"n\":{number},\"l\":[{number}]}}}}\n"
+        )
+    };
+    for (a, b, same) in [
+        ("0.3", "0.30000000000000004", true),
+        ("-1e300", "-1.0000000000000002e300", true),
+        ("0.3", "0.3000000000001", false),
+        ("1", "1.0", false),
+        ("0.0", "5e-324", false),
+    ] {
+        let found = compared(&line(a), &line(b), 0.0).unwrap();
+        assert_eq!(found.is_none(), same, "{a} and {b}: {found:?}");
+    }
+}
