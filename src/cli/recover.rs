@@ -42,6 +42,11 @@ pub(super) struct Options {
     #[arg(long)]
     accept_loss: bool,
 
+    /// Also give segments whose collection is gone a new one, named after its id: where the list of collections was lost. What is left
+    /// of databases that Chroma before 1.0.15 deleted comes back too
+    #[arg(long, conflicts_with = "undo")]
+    adopt_orphans: bool,
+
     /// You know that no Chroma uses the directory, where this program cannot see it
     #[arg(long)]
     chroma_is_stopped: bool,
@@ -76,6 +81,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
             accept_loss: options.accept_loss,
             told: options.chroma_is_stopped,
             dry: !options.apply && !options.undo,
+            adopt: options.adopt_orphans,
             only: None,
         },
         Err(error) => {

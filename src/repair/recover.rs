@@ -1,6 +1,7 @@
 //! `recover`: repairs a copy of a store, measures what came of it, and puts the copy in place when that is wanted. A closed table says
 //! what is done about each finding. The store itself is touched by the exchange at the end, and by nothing else.
 
+mod collections;
 mod copy;
 mod dimension;
 mod documents;
@@ -166,6 +167,16 @@ struct Effect {
     lost_documents: Vec<LostDocument>,
     lost_records: Vec<LostRecord>,
     lost_rows: Vec<LostRow>,
+    gone: Gone,
+}
+
+/// What is known to be gone of the rows of `collections`.
+#[derive(Debug, Default)]
+struct Gone {
+    /// Whether rows are: a segment without one is then a collection that was lost, and not one that was deleted.
+    rows: bool,
+    /// Ids of collections whose row was put together without its settings.
+    settings: BTreeSet<String>,
 }
 
 /// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. The copy is made in
@@ -217,7 +228,7 @@ pub fn recover(
         inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
         unchanged(store, &inventory)?;
     }
-    repair(&copy, &mut report, steps, now)?;
+    repair(&copy, wish.adopt, &mut report, steps, now)?;
     if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
         return Ok(report);
     }
@@ -230,9 +241,10 @@ pub fn recover(
     Ok(report)
 }
 
-/// Repairs the copy in `dir`, and says in the report what came of it.
+/// Repairs the copy in `dir`, and says in the report what came of it. `adopt` is that segments without a collection get one.
 fn repair(
     dir: &Path,
+    adopt: bool,
     report: &mut Report,
     steps: &Steps,
     now: Timestamp,
@@ -244,9 +256,13 @@ fn repair(
     let mut tried: BTreeSet<Action> = BTreeSet::new();
     let mut losses = Vec::new();
     let mut later = false;
+    let mut gone = Gone { rows: adopt, ..Gone::default() };
     loop {
         let codes = grave(&proven);
-        let choice = table::choose(&codes);
+        let mut choice = table::choose(&codes);
+        if gone.rows && codes.contains(&Code::OrphanRows) || !gone.settings.is_empty() {
+            choice.actions.insert(Action::Collections);
+        }
         let Some(next) = choice.actions.iter().find(|action| !tried.contains(*action)).copied()
         else {
             break;
@@ -255,7 +271,10 @@ fn repair(
         let together = |action: &Action| next == *action || next.is_with(*action) && !later;
         let all: Vec<Action> = choice.actions.iter().copied().filter(together).collect();
         steps.begin(next.step(), None);
-        let result = act(dir, &all, &choice.codes_of(&all), &proven.findings, steps);
+        let result = match next {
+            Action::Collections => collections::put_back(dir, &std::mem::take(&mut gone), steps),
+            _ => act(dir, &all, &choice.codes_of(&all), &proven.findings, steps),
+        };
         if steps.stopped() {
             return Err(RestoreError::Stopped);
         }
@@ -267,6 +286,8 @@ fn repair(
                 report.lost_documents.extend(effect.lost_documents);
                 lost::add_once(&mut report.lost_records, effect.lost_records);
                 report.lost_rows.extend(effect.lost_rows);
+                gone.rows |= effect.gone.rows;
+                gone.settings.extend(effect.gone.settings);
             }
             // The index that would say which copy is right is damaged itself. Once it is read page by page, the two are compared again.
             Err(Failure::Sqlite(failure))
@@ -384,7 +405,7 @@ fn act(
             let mixed = &torn & &of(&|code| code == Code::RecordsWithoutVector);
             index::rebuild(dir, &of(&|code| codes.contains(&code)), &mixed, steps)
         }
-        None => Ok(Effect::default()),
+        Some(Action::Collections) | None => Ok(Effect::default()),
     }
 }
 

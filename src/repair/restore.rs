@@ -39,6 +39,8 @@ pub struct Wish {
     pub told: bool,
     /// Only says what would be done.
     pub dry: bool,
+    /// `recover` gives segments whose collection is gone a new one.
+    pub adopt: bool,
     /// Of several stores in the backup that whose path ends with this.
     pub only: Option<String>,
 }

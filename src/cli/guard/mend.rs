@@ -77,7 +77,14 @@ impl Mender<'_> {
     }
 
     fn wish(&self) -> Wish {
-        Wish { store: self.store.clone(), accept_loss: false, told: false, dry: false, only: None }
+        Wish {
+            store: self.store.clone(),
+            accept_loss: false,
+            told: false,
+            dry: false,
+            adopt: false,
+            only: None,
+        }
     }
 
     fn recover(&self) -> bool {

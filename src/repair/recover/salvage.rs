@@ -3,7 +3,7 @@
 //! SQLite never opens the damaged file. What is not certain to be a live row is taken only when an index names it: a deleted record
 //! must not come back. What is lost is counted and named.
 
-mod complete;
+pub(super) mod complete;
 mod indexed;
 mod lost;
 mod model;
@@ -173,7 +173,7 @@ impl<'a> Salvage<'a> {
         let mut effect = Effect::default();
         let store = database.parent().unwrap_or(database);
         let with_text = searched.is_some();
-        let put = complete::complete(self.connection, store, &all, with_text, &mut effect.losses)?;
+        let put = complete::complete(self.connection, store, &all, with_text, &mut effect.gone)?;
         let mut document_lost = lost::tell(self.connection, &mut effect, &all)?;
         document_lost |= lost::strays(self.connection, &mut effect, &all)?;
         indexed::put_back(self.connection, store, &mut effect, &all)?;

@@ -2,7 +2,7 @@
 //! and configuration of a collection, its metadata, and its index, which proves neighbours and distance. What nothing says any more
 //! is told.
 
-mod space;
+pub(super) mod space;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -48,16 +48,12 @@ pub(super) fn put_right(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
             Choice::FromMetadata | Choice::FromConfiguration => None,
             Choice::FromSchema => Some("{}".to_owned()),
             Choice::FromIndex => {
-                let proven = space::proven(dir, &collection, steps)?;
-                let header = index::folder_of(dir, &collection)?
-                    .and_then(|folder| std::fs::read(folder.join(INDEX_FILES[0])).ok());
-                let parsed = header.as_deref().and_then(|bytes| Header::parse(bytes).ok());
-                let Some((metric, header)) = proven.zip(parsed.zip(header)) else {
+                let Some(text) = of_index(dir, &collection, steps)? else {
                     return Err(Failure::Damaged(format!(
                         "The settings of collection {name} are lost, and its index does not prove which distance it was made with. Restore a backup."
                     )));
                 };
-                Some(configuration(metric, header.0.neighbours, ef_construction(&header.1)))
+                Some(text)
             }
         };
         if choice != Choice::FromConfiguration {
@@ -87,6 +83,21 @@ pub(super) fn put_right(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
     connection.close().map_err(|(_, error)| error)?;
     effect.what = words.join("; ");
     Ok(effect)
+}
+
+/// The settings of a collection that its index proves, as Chroma since 1.0 writes them; `None` when it does not prove them.
+pub(super) fn of_index(
+    dir: &Path,
+    collection: &Collection,
+    steps: &Steps,
+) -> Result<Option<String>, Failure> {
+    let Some(metric) = space::proven(dir, collection, steps)? else { return Ok(None) };
+    let header = index::folder_of(dir, collection)?
+        .and_then(|folder| std::fs::read(folder.join(INDEX_FILES[0])).ok());
+    let parsed = header.as_deref().and_then(|bytes| Header::parse(bytes).ok());
+    Ok(parsed
+        .zip(header)
+        .map(|(parsed, bytes)| configuration(metric, parsed.neighbours, ef_construction(&bytes))))
 }
 
 /// What stands in one column.
@@ -178,11 +189,7 @@ impl Texts {
 
 /// As Chroma 1.0 to 1.2 write it, and every later one reads it.
 fn configuration(metric: Metric, neighbours: u64, ef_construction: u64) -> String {
-    let space = match metric {
-        Metric::L2 => "l2",
-        Metric::Cosine => "cosine",
-        Metric::Product => "ip",
-    };
+    let space = space::name(metric);
     json!({"vector_index": {"hnsw": {
         "space": space,
         "ef_construction": ef_construction,

@@ -35,7 +35,12 @@ pub(super) fn put_back(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
     let mut effect = Effect::default();
     let mut made = Vec::new();
     let missing = missing(&found, counts)?;
+    let lacks = |name: &str| missing.iter().any(|table| table == name);
     for table in &missing {
+        // What segments belong to is enough to make collections of, with names of their own.
+        if table == "collections" && !lacks("segments") {
+            continue;
+        }
         if let Some((_, what)) = NAMES.iter().find(|(name, _)| name == table) {
             return Err(Failure::Damaged(format!(
                 "The table {table} is gone, and with it {what}. Restore a backup."
@@ -44,6 +49,7 @@ pub(super) fn put_back(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
     }
     create(&transaction, counts, &missing)?;
     for table in &missing {
+        effect.gone.rows |= table == "collections";
         let filled = fill(dir, &transaction, table, &mut effect)?;
         made.push(match filled {
             Some(with) => format!("the table {table} was made anew with {with}"),
@@ -255,10 +261,8 @@ fn positions(dir: &Path, transaction: &Transaction<'_>, family: Family) -> Resul
 const UNCERTAIN: &str = "It is not certain which tables this store had: its migrations do not say so. A migration may have been cut off; then the finding has the command that takes it back. Otherwise restore a backup.";
 const QUEUE_LOST: &str = "the queue is lost: what was written last and is in no index yet has no vector any more, and what was written since the tables took it in is gone";
 /// Tables without which nobody knows whose the rest is.
-const NAMES: [(&str, &str); 2] = [
-    ("collections", "names and settings of the collections"),
-    ("embeddings", "the ids of the records"),
-];
+const NAMES: [(&str, &str); 2] =
+    [("collections", "which collections there were"), ("embeddings", "the ids of the records")];
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! full text has every document. Where all that Chroma gives its users of a row is known, the row is written; what only Chroma itself
 //! uses is made from the rest. Where anything else is missing, the row is lost.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt, path::Path};
 
 use chroma_format::{
     hnsw::{HEADER_LEN, Header},
@@ -15,7 +15,10 @@ use super::{
     model::Table,
     writer::{named, quoted},
 };
-use crate::{repair::recover::positions, store::database::open_bytes};
+use crate::{
+    repair::recover::{Gone, positions},
+    store::database::open_bytes,
+};
 
 /// Writes the rows that are known enough, of the database in the directory `store`. `with_text` says whether there is a full text. Says how many rows were written.
 pub(super) fn complete(
@@ -23,7 +26,7 @@ pub(super) fn complete(
     store: &Path,
     all: &[Found<'_>],
     with_text: bool,
-    losses: &mut Vec<String>,
+    gone: &mut Gone,
 ) -> Result<u64, Failure> {
     let lacking = |name: &str| {
         let found = all.iter().find(|found| found.table.name == name && !found.is_whole());
@@ -34,7 +37,8 @@ pub(super) fn complete(
         count += take(connection, found.table, &every(found.table), &[])?;
     }
     if let Some(table) = lacking("collections") {
-        count += collections(connection, table, losses)?;
+        count += collections(connection, table, &mut gone.settings)?;
+        gone.rows = true;
         dimensions(connection, store)?;
     }
     if let Some(table) = lacking("embeddings") {
@@ -228,37 +232,36 @@ fn positions_of_indexes(
     Ok(count)
 }
 
-/// Two indexes have id, name and database. The dimension stands in the queue and in the folder of the vectors; the settings are
-/// nowhere else.
+/// Two indexes have id, name and database. The dimension stands in the queue and in the folder of the vectors; whose settings are
+/// lost is kept in `settings`.
 fn collections(
     connection: &Connection,
     table: &Table,
-    losses: &mut Vec<String>,
+    settings: &mut BTreeSet<String>,
 ) -> Result<u64, Failure> {
     let Some(own) = bits(table, &["id", "name", "database_id"]) else { return Ok(0) };
     let known = format!("k & {own} = {own}");
     let has_settings =
         ["config_json_str", "schema_str"].iter().any(|name| table.column(name).is_some());
     if has_settings {
-        let name = place(table, "name");
+        let id = place(table, "id");
         let sql = format!(
-            "SELECT CAST({name} AS TEXT) FROM temp.{} AS named WHERE {known} ORDER BY n",
+            "SELECT CAST({id} AS TEXT) FROM temp.{} AS named WHERE {known} ORDER BY n",
             named(table)
         );
         let mut statement = connection.prepare(&sql)?;
-        let names = statement.query_map([], |row| row.get::<_, String>(0))?;
-        for name in names.collect::<rusqlite::Result<Vec<_>>>()? {
-            losses.push(format!(
-                "the settings of the collection {name}: Chroma takes the default distance and parameters, or those of its metadata"
-            ));
-        }
+        let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+        settings.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
     }
     let topic = format!("'persistent://default/default/' || {}", place(table, "id"));
     take(connection, table, &known, &[("topic", topic)])
 }
 
 /// Puts a dimension into the collections that were put together.
-fn dimensions(connection: &Connection, store: &Path) -> Result<(), Failure> {
+pub(in crate::repair::recover) fn dimensions(
+    connection: &Connection,
+    store: &Path,
+) -> Result<(), Failure> {
     let sql = "SELECT c.id, s.id FROM main.collections AS c LEFT JOIN main.segments AS s ON s.collection = c.id AND s.scope = 'VECTOR' WHERE c.dimension IS NULL";
     let mut statement = connection.prepare(sql)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -251,10 +251,8 @@ fn judge(
     if effect.lost_rows.len() != lost {
         return Err(format!("{lost} rows are lost: {effect:#?}"));
     }
-    if (lost > 0
-        || table == "collections" && kind == "leaf" && *cells > 0 && has_settings(original))
-        && effect.losses.is_empty()
-    {
+    let settings = table == "collections" && kind == "leaf" && *cells > 0 && has_settings(original);
+    if lost > 0 && effect.losses.is_empty() || settings && effect.gone.settings.is_empty() {
         return Err(format!("no loss is told: {effect:#?}"));
     }
     Ok(())

@@ -16,8 +16,17 @@ use crate::{
     store::database::open_bytes,
 };
 
+/// As settings name a distance.
+pub(in crate::repair::recover) const fn name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::L2 => "l2",
+        Metric::Cosine => "cosine",
+        Metric::Product => "ip",
+    }
+}
+
 /// The distance that nothing but the index of a collection says; `None` when it does not prove one.
-pub(super) fn proven(
+pub(in crate::repair::recover) fn proven(
     dir: &Path,
     collection: &Collection,
     steps: &Steps,

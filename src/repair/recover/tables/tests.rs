@@ -107,12 +107,27 @@ fn what_is_lost_is_told_and_needs_a_word() {
 }
 
 #[test]
-fn nothing_is_made_where_names_are_lost() {
-    for table in ["collections", "embeddings"] {
-        let report = Stand::broken("chroma-1.5.9", &format!("DROP TABLE {table}")).dry();
-        assert_eq!(report.outcome, Outcome::NotRepaired, "{table}: {report:#?}");
-        assert!(report.not_done.iter().any(|one| one.why.contains(table)), "{table}: {report:#?}");
+fn collections_get_other_names_when_their_table_is_gone() {
+    for name in ["chroma-0.4.24", "chroma-0.5.5", "chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
+        let healthy = Stand::new(name).dry().before.collections;
+        let report = Stand::broken(name, "DROP TABLE collections").dry();
+        assert_eq!(report.outcome, Outcome::WouldRepair, "{name}: {report:#?}");
+        let mut found = report.after.unwrap().collections;
+        assert_eq!(found.len(), healthy.len(), "{name}");
+        for was in healthy {
+            let is = found.iter_mut().find(|is| is.id == was.id).unwrap();
+            assert!(is.name.starts_with("recovered-"), "{name}: {is:?}");
+            is.name.clone_from(&was.name);
+            assert_eq!(*is, was, "{name}");
+        }
     }
+}
+
+#[test]
+fn nothing_is_made_where_names_are_lost() {
+    let report = Stand::broken("chroma-1.5.9", "DROP TABLE embeddings").dry();
+    assert_eq!(report.outcome, Outcome::NotRepaired, "{report:#?}");
+    assert!(report.not_done.iter().any(|one| one.why.contains("embeddings")), "{report:#?}");
     // A database of one's own has a name that is nowhere else.
     let sql = "INSERT INTO databases VALUES('11111111-1111-1111-1111-111111111111', 'books', 'default_tenant'); \
                UPDATE collections SET database_id = '11111111-1111-1111-1111-111111111111' WHERE name = 'notes'; DROP TABLE databases";
