@@ -31,7 +31,10 @@ use std::{
 use serde::Serialize;
 
 pub use self::lost::{LostDocument, LostRecord, LostRow, Part};
-use self::{copy::Inventory, table::Action};
+use self::{
+    copy::Inventory,
+    table::{Action, Choice},
+};
 use super::{
     holders::{self, Holds},
     moment::MomentError,
@@ -179,6 +182,16 @@ struct Gone {
     settings: BTreeSet<String>,
 }
 
+impl Gone {
+    /// What is to be done about that too.
+    fn with(&self, mut choice: Choice, codes: &BTreeSet<Code>) -> Choice {
+        if self.rows && codes.contains(&Code::OrphanRows) || !self.settings.is_empty() {
+            choice.actions.insert(Action::Collections);
+        }
+        choice
+    }
+}
+
 /// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. The copy is made in
 /// `scratch`, without that on the filesystem of the store. Errs without a change to the store, or says in which state it is.
 pub fn recover(
@@ -259,10 +272,7 @@ fn repair(
     let mut gone = Gone { rows: adopt, ..Gone::default() };
     loop {
         let codes = grave(&proven);
-        let mut choice = table::choose(&codes);
-        if gone.rows && codes.contains(&Code::OrphanRows) || !gone.settings.is_empty() {
-            choice.actions.insert(Action::Collections);
-        }
+        let choice = gone.with(table::choose(&codes), &codes);
         let Some(next) = choice.actions.iter().find(|action| !tried.contains(*action)).copied()
         else {
             break;

@@ -30,6 +30,7 @@ use crate::{
 
 /// What is to be done with a store.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Wish {
     /// The directory of the store: absolute, and without links.
     pub store: PathBuf,

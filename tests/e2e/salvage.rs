@@ -103,9 +103,14 @@ fn what_chroma_misses_is_what_was_named() {
         let truth = ask(version, &healthy);
         let dir = fixture(&format!("chroma-{version}"), &scratch.path().join("broken"));
         zero(&dir, leaves(&dir, "embedding_metadata")[1]);
-        let refused = recover_with(&dir, &["--apply"]);
-        assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
-        let told = recover_with(&dir, &["--apply", "--accept-loss"]);
+        // Values that are true or false stand in no index. Before 0.5.7 the queue has all of them, later the newest.
+        let lost = version != "0.4.24";
+        if lost {
+            let refused = recover_with(&dir, &["--apply"]);
+            assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
+        }
+        let flags: &[&str] = if lost { &["--apply", "--accept-loss"] } else { &["--apply"] };
+        let told = recover_with(&dir, flags);
         assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
         let mut named: BTreeMap<(String, String), usize> = BTreeMap::new();
         for row in told["report"]["lost_rows"].as_array().unwrap() {
@@ -134,7 +139,7 @@ fn what_chroma_misses_is_what_was_named() {
                 }
             }
         }
-        assert!(!named.is_empty(), "{version}");
+        assert_eq!(!named.is_empty(), lost, "{version}");
     }
 }
 

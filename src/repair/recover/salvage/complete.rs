@@ -102,7 +102,8 @@ fn take(
     Ok(count as u64)
 }
 
-/// Every value of metadata stands in an index, those that are true or false apart; every document stands in the full text too.
+/// Most values of metadata stand in an index, from Chroma 0.5 on all but those that are true or false. The queue may know the others.
+/// Every document stands in the full text too.
 fn metadata(connection: &Connection, table: &Table, with_text: bool) -> Result<u64, Failure> {
     let columns = ["id", "key", "string_value", "int_value", "float_value"];
     let (Some(own), Some(_)) = (bits(table, &columns[..2]), bits(table, &columns)) else {
@@ -126,7 +127,53 @@ fn metadata(connection: &Connection, table: &Table, with_text: bool) -> Result<u
             [],
         )?;
     }
-    take(connection, table, &format!("k & {own} = {own} AND k & {value} > 0"), &[])
+    let queued = queued_values(connection, table, (own, value), (&id, &key))?;
+    take(connection, table, &format!("k & {own} = {own} AND k & {} > 0", value | queued), &[])
+}
+
+/// What the newest operation of the queue on a record and a key says is what the table had, or what Chroma is going to write there. Takes
+/// the values that no index has from it. Gives the bits of their columns.
+fn queued_values(
+    connection: &Connection,
+    table: &Table,
+    (own, value): (u64, u64),
+    (id, key): (&str, &str),
+) -> Result<u64, Failure> {
+    let lacking = format!("k & {own} = {own} AND k & {value} = 0");
+    let any = format!("SELECT EXISTS (SELECT 1 FROM temp.{} WHERE {lacking})", named(table));
+    if table.name != "embedding_metadata" || !connection.query_row(&any, [], |row| row.get(0))? {
+        return Ok(0);
+    }
+    // Beside max() SQLite takes the other columns from the row that has it.
+    connection.execute_batch(
+        "CREATE TABLE temp.queued AS SELECT substr(q.topic, -36) AS collection, q.id AS id, j.key AS key, j.type AS kind, j.value AS value, \
+         max(q.seq_id) AS newest FROM main.embeddings_queue AS q, \
+         json_each(CASE WHEN typeof(q.metadata) = 'text' AND json_valid(q.metadata) THEN q.metadata ELSE '{}' END) AS j GROUP BY 1, 2, 3; \
+         CREATE INDEX temp.queued_by_id ON queued(id)",
+    )?;
+    let mut bits = 0;
+    for (column, kinds) in [
+        ("string_value", "'text'"),
+        ("int_value", "'integer'"),
+        ("float_value", "'real'"),
+        ("bool_value", "'true', 'false'"),
+    ] {
+        let Some(column) = table.column(column) else { continue };
+        let bit = 1_u64 << column;
+        let said = format!(
+            "(SELECT q.value FROM main.embeddings AS e JOIN main.segments AS s ON s.id = e.segment_id \
+             JOIN temp.queued AS q ON q.id = e.embedding_id AND q.collection = s.collection AND q.key = {key} \
+             WHERE e.id = {id} AND q.kind IN ({kinds}))"
+        );
+        let sql = format!(
+            "UPDATE temp.{} AS named SET c{column} = {said}, k = k | {bit} WHERE {lacking} AND {said} IS NOT NULL",
+            named(table)
+        );
+        connection.execute(&sql, [])?;
+        bits |= bit;
+    }
+    connection.execute_batch("DROP TABLE temp.queued")?;
+    Ok(bits)
 }
 
 /// The index has segment and id. Position and time are used by Chroma alone: the position is that of the last operation in the queue,
