@@ -43,6 +43,7 @@ mod restore;
 mod rules;
 mod salvage;
 mod server;
+mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;

@@ -98,6 +98,11 @@ impl Hook {
         self.ledger.lock().expect("ledger").clone()
     }
 
+    /// Those from this number on.
+    pub fn posts_from(&self, first: usize) -> Vec<Post> {
+        self.ledger.lock().expect("ledger").get(first..).unwrap_or_default().to_vec()
+    }
+
     /// Every alert of every post that was taken, doubles by id taken once, in the order of arrival.
     pub fn told(&self) -> Vec<Told> {
         let ledger = self.ledger.lock().expect("ledger");
