@@ -7,14 +7,16 @@ use std::{
 
 use chroma_exporter::clock;
 
-/// Seconds, and the peak of memory in KiB, as the kernel counted it for the program when it ended.
+/// Seconds, and the peak of memory in KiB, as the kernel counted it for the program when it ended. `CHROMA_EXPORTER=PATH` measures that
+/// program instead of the one that was built with the bench.
 pub(crate) fn measured(words: &[&Path], more: &[&Path]) -> (f64, f64) {
     let mut command = Command::new("/usr/bin/env");
     // Python says what the kernel counted for a child, which takes unsafe code here.
     let script = "import resource,subprocess,sys; r=subprocess.run(sys.argv[1:],stdout=2).returncode; \
         print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(r)";
-    command.args(["python3", "-c", script, env!("CARGO_BIN_EXE_chroma_exporter")]);
-    command.args(words).args(more);
+    let program = std::env::var_os("CHROMA_EXPORTER");
+    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_chroma_exporter").into());
+    command.args(["python3", "-c", script]).arg(program).args(words).args(more);
     let began = clock::ticks();
     let output = command.stderr(Stdio::inherit()).output().expect("the program");
     let took = began.elapsed();
