@@ -196,3 +196,26 @@ impl<T: Kind + PartialEq + Any> Same for T {
 mod golden;
 #[cfg(test)]
 pub(crate) mod samples;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::KINDS;
+
+    #[test]
+    fn every_kind_is_in_the_example_and_in_the_table() {
+        let example = include_str!("receivers/example.yml");
+        let listed = example.lines().find(|line| line.contains("type: slack")).unwrap();
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts.md");
+        let page = fs::read_to_string(page).unwrap();
+        let first_cells =
+            page.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+        for kind in KINDS {
+            let word = kind.word;
+            assert!(listed.split([' ', ',']).any(|one| one == word), "{word} in {listed}");
+            let cell = format!("`{word}`");
+            assert!(first_cells.clone().any(|one| one.contains(&cell)), "{cell} in docs/alerts.md");
+        }
+    }
+}
