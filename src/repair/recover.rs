@@ -5,6 +5,7 @@ mod collections;
 mod copy;
 mod dimension;
 mod documents;
+mod exchange;
 mod fulltext;
 mod index;
 mod journal;
@@ -33,20 +34,21 @@ use serde::Serialize;
 pub use self::lost::{LostDocument, LostRecord, LostRow, Part};
 use self::{
     copy::Inventory,
+    exchange::{exchange, unchanged},
     table::{Action, Choice},
 };
 use super::{
     holders::{self, Holds},
     moment::MomentError,
     proof::{self, Proven},
-    quarantine::{Came, Origin, Place, Way},
+    quarantine::{Place, Way},
     restore::{self, RestoreError, Wish},
     steps::Steps,
     swap::{self, Settled},
     unpack::{self, Scratch},
 };
 use crate::{
-    clock::{self, Timestamp},
+    clock::Timestamp,
     findings::{Code, Finding, Severity},
     format::{
         manifest::{Collection, Restores},
@@ -453,79 +455,6 @@ fn fewer(before: &[Collection], after: &[Collection]) -> Vec<String> {
     out
 }
 
-/// Puts the copy in place of the content of the store.
-fn exchange(
-    copy: &Path,
-    inventory: &Inventory,
-    wish: &Wish,
-    processes: &ProcessTable,
-    steps: &Steps,
-    report: &mut Report,
-) -> Result<(), RestoreError> {
-    let store = &wish.store;
-    let mut quarantine = swap::begin(store, BY, clock::now())?;
-    let incoming = quarantine.incoming();
-    let unwritable = |source| RestoreError::Unwritable { path: incoming.clone(), source };
-    if let Err(error) = stage(copy, &incoming, steps) {
-        // What is left is named by the next run.
-        drop(swap::discard(quarantine));
-        return Err(told(error, steps, unwritable));
-    }
-    let mark = restore::mark::of(&incoming.join(DATABASE_FILE));
-    let collections = report.after.iter().flat_map(|look| &look.collections);
-    let came = |one: &Collection| Came {
-        name: one.name.clone(),
-        records: one.records,
-        vectors: one.vectors,
-    };
-    swap::describe(&mut quarantine, mark, collections.map(came).collect());
-    let done = report.done.iter().map(|done| done.what.clone()).collect();
-    swap::made(&mut quarantine, Origin::Repair, done);
-    let plan = swap::plan(quarantine, &restore::own_mounts(), &processes.mounts())?;
-    let free = match holders::free(store, processes, wish.told) {
-        Ok(free) => free,
-        Err(holds) => {
-            drop(plan.discard());
-            return Err(holds.into());
-        }
-    };
-    if let Err(error) = unchanged(store, inventory) {
-        drop(plan.discard());
-        return Err(error);
-    }
-    report.reason = plan.reason().map(str::to_owned);
-    let done = swap::execute(plan, &free, clock::now())?;
-    (report.way, report.quarantine) = (done.way, done.quarantine);
-    Ok(())
-}
-
-/// Moves the copy to where the exchange takes it from; copies it where that is another filesystem.
-fn stage(copy: &Path, incoming: &Path, steps: &Steps) -> io::Result<()> {
-    for entry in fs::read_dir(copy)? {
-        let entry = entry?;
-        match fs::rename(entry.path(), incoming.join(entry.file_name())) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                return Inventory::of(copy)?.copy(copy, incoming, steps);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Errs when somebody has written to the store since it was copied.
-fn unchanged(store: &Path, inventory: &Inventory) -> Result<(), RestoreError> {
-    let unreadable = |source| RestoreError::Unreadable { path: store.to_owned(), source };
-    if Inventory::of(store).map_err(unreadable)? == *inventory {
-        return Ok(());
-    }
-    Err(RestoreError::Senseless {
-        what: format!("{} was written to while its copy was repaired", store.display()),
-        help: "stop whatever writes to it, then run this again; nothing was changed",
-    })
-}
-
 /// Bytes that a copy of `store` needs while it is repaired, at most. Errs when the store cannot be looked at.
 pub fn needed_bytes(store: &Path) -> io::Result<u64> {
     Ok(Inventory::of(store)?.needed())
@@ -592,9 +521,6 @@ impl Report {
 
 /// Why no folder is written for an index that is not there.
 const ALL_IN_QUEUE: &str = "No folder is needed: Chroma makes the index anew from the queue, which has all its vectors. What is wrong is that other folders are there, which the database does not know.";
-
-/// What the folder of the old content says that it was exchanged by.
-const BY: &str = "chroma_exporter recover";
 
 #[cfg(test)]
 mod tests;

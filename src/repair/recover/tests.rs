@@ -4,6 +4,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::{
+    clock,
     repair::holders::Holds,
     wait::{SOON, wait_for},
 };
