@@ -20,7 +20,7 @@ use crate::{
     human,
     repair::{
         quarantine::Way,
-        recover::{self, Look, LostRecord, Outcome, Part, Report},
+        recover::{self, FromBackup, Look, LostRecord, Outcome, Part, Report},
         restore::{self, Outcome as Undone, Wish},
         steps::Steps,
     },
@@ -54,6 +54,10 @@ pub(super) struct Options {
     /// Where the copy is made; the default is the filesystem of the store
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "undo")]
     scratch: Option<PathBuf>,
+
+    /// A backup of this store, as `verify` takes it: what is lost, and is in it in the same version, is put back
+    #[arg(long, value_name = "BACKUP", value_hint = ValueHint::AnyPath, conflicts_with = "undo")]
+    backup: Option<PathBuf>,
 
     /// Write the whole report to this new file, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "undo")]
@@ -107,7 +111,11 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     interrupt::stops(&steps);
     let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let result = bar::steps(mode, &store.name, &steps, || {
-        recover::recover(&wish, options.scratch.as_deref(), &processes, &steps, clock::now())
+        let means = recover::Means {
+            scratch: options.scratch.as_deref(),
+            backup: options.backup.as_deref(),
+        };
+        recover::recover(&wish, means, &processes, &steps, clock::now())
     });
     if let Some(mut file) = report_file {
         let written = std::io::Write::write_all(&mut file, json(&result).as_bytes());
@@ -198,6 +206,7 @@ fn text(report: &Report) -> String {
         lines.extend(report.losses.iter().map(named));
     }
     lines.extend(lost_records(&report.lost_records));
+    lines.extend(report.from_backup.iter().flat_map(from_backup));
     if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
         lines.push(format!("Files are exchanged one by one: {}.", plain(reason)));
     }
@@ -243,6 +252,49 @@ fn lost_records(lost: &[LostRecord]) -> Vec<String> {
     lines
 }
 
+/// What a backup gave back, and what of it may be wanted besides.
+fn from_backup(from: &FromBackup) -> Vec<String> {
+    let number = |number: usize| human::count(number as f64);
+    let backup = plain(&from.backup.to_string_lossy());
+    let of = from.moment.as_ref().map_or_else(String::new, |moment| format!(", of {moment}"));
+    if let Some(why) = &from.refused {
+        return vec![format!("  not used: the backup {backup}{of}: {}", plain(why))];
+    }
+    let mut lines = vec![format!("  from the backup {backup}{of}:")];
+    if from.collections.is_empty() {
+        lines.push("    nothing: it has none of it in the version of the store".to_owned());
+    }
+    lines.extend(from.collections.iter().map(|one| {
+        format!(
+            "    {}  {} records that were gone, document and metadata of {}, vectors of {}",
+            plain(&one.collection),
+            number(one.records),
+            number(one.metadata),
+            number(one.vectors)
+        )
+    }));
+    if !from.older.is_empty() {
+        lines.push(format!(
+            "  {} records that have lost something stand in the backup in a version that was, or may have been, changed since: nothing was taken of them",
+            number(from.older.len())
+        ));
+    }
+    if !from.uncertain.is_empty() {
+        lines.push(format!(
+            "  {} records are in the backup and not in the store: deleted since, or lost. They were not put back",
+            number(from.uncertain.len())
+        ));
+    }
+    if from.older.len() + from.uncertain.len() > 0 {
+        lines.push("  --report FILE writes each of them, under from_backup. To put some of them back as the backup has them, write their ids to ids.txt, then:".to_owned());
+        let template = "chroma_exporter dump {backup} --ids ids.txt --to records.jsonl";
+        let dump = command(template, &[("backup", &from.backup)]);
+        lines.extend(dump.map(|line| format!("    {line}")));
+        lines.push("    chroma_exporter load records.jsonl --merge --to URL".to_owned());
+    }
+    lines
+}
+
 /// Records that are named on a terminal.
 const NAMED_MAX: usize = 10;
 
@@ -271,7 +323,7 @@ mod tests {
     use super::*;
     use crate::{
         format::manifest::Restores,
-        repair::recover::{Done, NotDone, Told, table::Action},
+        repair::recover::{Done, Given, Named, NotDone, Told, table::Action},
     };
 
     fn report() -> Report {
@@ -307,6 +359,7 @@ mod tests {
             lost_documents: Vec::new(),
             lost_records: Vec::new(),
             lost_rows: Vec::new(),
+            from_backup: None,
             quarantine: Some("/srv/my chroma.quarantine.1".into()),
             way: Way::Directory,
             reason: None,
@@ -323,6 +376,38 @@ mod tests {
              The old content is in /srv/my chroma.quarantine.1. Delete it when all is well.\n\
              To undo: chroma_exporter recover --store.path '/srv/my chroma' --undo\n"
         );
+    }
+
+    #[test]
+    fn what_a_backup_gave_is_told_and_what_it_has_besides() {
+        let from = FromBackup {
+            backup: "/b/x.tar".into(),
+            moment: Some("2026-11-30T02:00:00Z".to_owned()),
+            ..FromBackup::default()
+        };
+        let refused = FromBackup { refused: Some("No.".to_owned()), ..from.clone() };
+        assert_eq!(
+            from_backup(&refused),
+            ["  not used: the backup /b/x.tar, of 2026-11-30T02:00:00Z: No."]
+        );
+        let named = |id: &str| Named { collection: "docs".to_owned(), id: id.to_owned() };
+        let given =
+            Given { collection: "docs".to_owned(), records: 1, metadata: 2_000, vectors: 3 };
+        let from = FromBackup {
+            collections: vec![given],
+            older: vec![named("a")],
+            uncertain: vec![named("b"), named("c")],
+            ..from
+        };
+        let lines = from_backup(&from).join("\n");
+        for part in [
+            "    docs  1 records that were gone, document and metadata of 2,000, vectors of 3\n",
+            "  1 records that have lost something",
+            "  2 records are in the backup and not in the store: deleted since, or lost.",
+            "    chroma_exporter dump /b/x.tar --ids ids.txt --to records.jsonl\n",
+        ] {
+            assert!(lines.contains(part), "{lines}");
+        }
     }
 
     #[test]

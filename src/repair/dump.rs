@@ -24,12 +24,11 @@ use serde_json::Value;
 
 pub(crate) use self::about::{About, about};
 pub use self::filter::{Filter, FilterError};
-pub(super) use self::vectors::Pieces;
+pub(super) use self::vectors::{Index, Pieces};
 use self::{
     catalogue::Collection,
     stages::{Onward, Unwritten, Whole},
     tail::{Operation, Tail, Where},
-    vectors::Index,
 };
 use super::{
     moment::{self, MomentError},

@@ -1,6 +1,7 @@
 //! `recover`: repairs a copy of a store, measures what came of it, and puts the copy in place when that is wanted. A closed table says
 //! what is done about each finding. The store itself is touched by the exchange at the end, and by nothing else.
 
+mod backup;
 mod collections;
 mod copy;
 mod dimension;
@@ -31,8 +32,10 @@ use std::{
 
 use serde::Serialize;
 
+pub use self::backup::{FromBackup, Given, Named};
 pub use self::lost::{LostDocument, LostRecord, LostRow, Part};
 use self::{
+    backup::Damage,
     copy::Inventory,
     exchange::{exchange, unchanged},
     table::{Action, Choice},
@@ -83,6 +86,8 @@ pub struct Report {
     pub lost_records: Vec<LostRecord>,
     /// Rows of damaged pages that stand nowhere else, as far as anything still names them.
     pub lost_rows: Vec<LostRow>,
+    /// What a backup gave back, when one was named and something was lost.
+    pub from_backup: Option<FromBackup>,
     /// Where the old content is, when the copy is in place.
     pub quarantine: Option<PathBuf>,
     /// How the content was exchanged.
@@ -169,6 +174,8 @@ struct Effect {
     what: String,
     /// In words, what it lost.
     losses: Vec<String>,
+    /// Those of them that are about rows of a table, by the name of the table.
+    of_tables: Vec<(String, String)>,
     lost_documents: Vec<LostDocument>,
     lost_records: Vec<LostRecord>,
     lost_rows: Vec<LostRow>,
@@ -194,11 +201,27 @@ impl Gone {
     }
 }
 
-/// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. The copy is made in
-/// `scratch`, without that on the filesystem of the store. Errs without a change to the store, or says in which state it is.
+impl Effect {
+    /// Says that rows of `table` are lost.
+    fn lose(&mut self, table: &str, words: String) {
+        self.of_tables.push((table.to_owned(), words.clone()));
+        self.losses.push(words);
+    }
+}
+
+/// What a recovery goes by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Means<'a> {
+    /// Where the copy is made; without that, on the filesystem of the store.
+    pub scratch: Option<&'a Path>,
+    /// A backup of the store, for what the store has lost.
+    pub backup: Option<&'a Path>,
+}
+
+/// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. Errs without a change to the store, or says in which state it is.
 pub fn recover(
     wish: &Wish,
-    scratch: Option<&Path>,
+    means: Means<'_>,
     processes: &ProcessTable,
     steps: &Steps,
     now: Timestamp,
@@ -224,7 +247,7 @@ pub fn recover(
     };
     let unreadable = |source| RestoreError::Unreadable { path: store.clone(), source };
     let inventory = Inventory::of(store).map_err(unreadable)?;
-    let place = match scratch {
+    let place = match means.scratch {
         Some(place) => place.to_owned(),
         None => scratch_place(store, wish.dry).map_err(unreadable)?,
     };
@@ -243,7 +266,8 @@ pub fn recover(
         inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
         unchanged(store, &inventory)?;
     }
-    repair(&copy, wish.adopt, &mut report, steps, now)?;
+    let backup = means.backup;
+    repair(&copy, scratch.path(), backup, wish.adopt, &mut report, steps, now)?;
     if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
         return Ok(report);
     }
@@ -259,6 +283,8 @@ pub fn recover(
 /// Repairs the copy in `dir`, and says in the report what came of it. `adopt` is that segments without a collection get one.
 fn repair(
     dir: &Path,
+    scratch: &Path,
+    backup: Option<&Path>,
     adopt: bool,
     report: &mut Report,
     steps: &Steps,
@@ -269,7 +295,7 @@ fn repair(
     // What is compared with the end: a transaction that was cut off is no part of the store.
     let mut counted = proven.collections.clone();
     let mut tried: BTreeSet<Action> = BTreeSet::new();
-    let mut losses = Vec::new();
+    let (mut losses, mut damage) = (Vec::new(), Damage::default());
     let mut later = false;
     let mut gone = Gone { rows: adopt, ..Gone::default() };
     loop {
@@ -293,13 +319,10 @@ fn repair(
         tried.extend(&all);
         match result {
             Ok(effect) => {
-                report.done.push(Done { action: next, what: effect.what });
-                losses.extend(effect.losses);
-                report.lost_documents.extend(effect.lost_documents);
-                lost::add_once(&mut report.lost_records, effect.lost_records);
-                report.lost_rows.extend(effect.lost_rows);
+                damage.add(next, &effect);
                 gone.rows |= effect.gone.rows;
-                gone.settings.extend(effect.gone.settings);
+                gone.settings.extend(effect.gone.settings.iter().cloned());
+                losses.extend(report.take(next, effect));
             }
             // The index that would say which copy is right is damaged itself. Once it is read page by page, the two are compared again.
             Err(Failure::Sqlite(failure))
@@ -323,16 +346,60 @@ fn repair(
             counted.clone_from(&proven.collections);
         }
     }
+    let named = !report.lost_records.is_empty();
+    name_the_rest(dir, &proven, report, steps);
+    let lacks = !losses.is_empty() || report.names_losses();
+    if let Some(backup) = backup {
+        let wanted = backup::Wanted { backup, dir, scratch, damage: &damage };
+        if !report.not_done.is_empty() || proven.proof.restores == Restores::Not {
+            report.from_backup = Some(FromBackup::instead(backup));
+        } else if lacks && backup::fill(&wanted, report, &mut losses, steps, now)? {
+            proven = prove(dir, steps, now)?;
+        }
+    }
     let codes = grave(&proven);
     let choice = table::choose(&codes);
     let failed = !report.not_done.is_empty();
     // What was tried, and is still there.
     let mut stays: Vec<Code> = choice.codes_of(&choice.actions.iter().copied().collect::<Vec<_>>());
-    if !report.lost_records.is_empty() {
+    if named {
         // An index without any vector is no folder at all: its records are named.
         stays.retain(|code| *code != Code::SegmentMissing);
     }
-    for code in &stays {
+    say_what_stays(report, &choice, &stays);
+    if !report.done.is_empty() {
+        report.after = Some(Look::of(&proven));
+    }
+    losses.extend(fewer(&counted, &proven.collections));
+    losses.extend(proven.losses.iter().map(ToString::to_string));
+    if losses.is_empty() {
+        // Chroma opens it and gets everything, but a finding stays that is more than a warning.
+        let found = proven.findings.iter().filter(|one| one.severity == Severity::Critical);
+        losses.extend(found.map(|one| format!("{}: {}", one.code.as_str(), one.evidence)));
+    }
+    report.outcome = match outcome(&proven, &codes, report.done.is_empty()) {
+        _ if failed || !stays.is_empty() => Outcome::NotRepaired,
+        outcome => outcome,
+    };
+    report.losses = losses;
+    Ok(())
+}
+
+/// What came of it, when all that was tried is done.
+fn outcome(proven: &Proven, codes: &BTreeSet<Code>, nothing_done: bool) -> Outcome {
+    let critical = |code: &Code| code.severity() == Severity::Critical;
+    match proven.proof.restores {
+        Restores::Unknown => Outcome::CannotTell,
+        Restores::Not => Outcome::NotRepaired,
+        Restores::Whole if nothing_done && !codes.iter().any(critical) => Outcome::NothingToDo,
+        _ if nothing_done => Outcome::NotRepaired,
+        Restores::Whole | Restores::WithLosses => Outcome::WouldRepair,
+    }
+}
+
+/// Says of each finding that stays why it does.
+fn say_what_stays(report: &mut Report, choice: &table::Choice, stays: &[Code]) {
+    for code in stays {
         if !report.not_done.iter().any(|one| one.code == code.as_str()) {
             let why = match code {
                 Code::SegmentMissing => ALL_IN_QUEUE,
@@ -345,29 +412,6 @@ fn repair(
     report
         .not_done
         .extend(choice.others(|code, why| NotDone { code: code.as_str(), why: why.to_owned() }));
-    if !report.done.is_empty() {
-        report.after = Some(Look::of(&proven));
-    }
-    name_the_rest(dir, &proven, report, steps);
-    losses.extend(fewer(&counted, &proven.collections));
-    losses.extend(proven.losses.iter().map(ToString::to_string));
-    let critical = |code: &Code| code.severity() == Severity::Critical;
-    if losses.is_empty() {
-        // Chroma opens it and gets everything, but a finding stays that is more than a warning.
-        let found = proven.findings.iter().filter(|one| one.severity == Severity::Critical);
-        losses.extend(found.map(|one| format!("{}: {}", one.code.as_str(), one.evidence)));
-    }
-    let nothing_done = report.done.is_empty();
-    report.outcome = match proven.proof.restores {
-        _ if failed || !stays.is_empty() => Outcome::NotRepaired,
-        Restores::Unknown => Outcome::CannotTell,
-        Restores::Not => Outcome::NotRepaired,
-        Restores::Whole if nothing_done && !codes.iter().any(critical) => Outcome::NothingToDo,
-        _ if nothing_done => Outcome::NotRepaired,
-        Restores::Whole | Restores::WithLosses => Outcome::WouldRepair,
-    };
-    report.losses = losses;
-    Ok(())
 }
 
 /// Names the records without a vector that no action has named: those that were so before, and those of which rows of the queue are lost.
@@ -415,9 +459,9 @@ fn act(
             // An index that contradicts itself, and lacks records: two processes wrote to it.
             let torn = of(&|code| code == Code::SegmentInconsistent);
             let mixed = &torn & &of(&|code| code == Code::RecordsWithoutVector);
-            index::rebuild(dir, &of(&|code| codes.contains(&code)), &mixed, steps)
+            index::rebuild(dir, &of(&|code| codes.contains(&code)), &mixed, None, steps)
         }
-        Some(Action::Collections) | None => Ok(Effect::default()),
+        Some(Action::Collections | Action::Backup) | None => Ok(Effect::default()),
     }
 }
 
@@ -496,6 +540,22 @@ impl Look {
 }
 
 impl Report {
+    /// Takes in what an action did, and gives its losses in words.
+    fn take(&mut self, action: Action, effect: Effect) -> Vec<String> {
+        self.done.push(Done { action, what: effect.what });
+        self.lost_documents.extend(effect.lost_documents);
+        lost::add_once(&mut self.lost_records, effect.lost_records);
+        self.lost_rows.extend(effect.lost_rows);
+        effect.losses
+    }
+
+    /// Whether something is named that is lost.
+    const fn names_losses(&self) -> bool {
+        !(self.lost_records.is_empty()
+            && self.lost_rows.is_empty()
+            && self.lost_documents.is_empty())
+    }
+
     fn new(store: &Path) -> Self {
         let before =
             Look { restores: Restores::Unknown, findings: Vec::new(), collections: Vec::new() };
@@ -511,6 +571,7 @@ impl Report {
             lost_documents: Vec::new(),
             lost_records: Vec::new(),
             lost_rows: Vec::new(),
+            from_backup: None,
             quarantine: None,
             way: Way::default(),
             reason: None,

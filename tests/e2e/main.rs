@@ -34,6 +34,7 @@ mod pm2;
 mod prometheus;
 mod pushes;
 mod recover;
+mod recover_backup;
 mod recover_cut;
 mod recover_rows;
 mod recover_writers;

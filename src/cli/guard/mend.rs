@@ -90,7 +90,8 @@ impl Mender<'_> {
     fn recover(&self) -> bool {
         (self.say)("repairing a copy of it");
         let (steps, now) = (Steps::default(), clock::now());
-        let result = recover::recover(&self.wish(), None, self.processes, &steps, now);
+        let result =
+            recover::recover(&self.wish(), recover::Means::default(), self.processes, &steps, now);
         let report = match result {
             Ok(report) => report,
             Err(error) => return self.failed(&error),

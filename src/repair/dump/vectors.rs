@@ -18,9 +18,9 @@ use crate::format::{
 
 /// A folder that is open.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::repair) struct Index {
     /// How far the queue is in it.
-    pub(super) position: i64,
+    pub(in crate::repair) position: i64,
     header: Header,
     elements: File,
     /// Norms, where the file of elements has unit vectors: with cosine.
@@ -33,7 +33,7 @@ pub(super) struct Index {
 
 /// Why an index gives no vectors.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum IndexError {
+pub(in crate::repair) enum IndexError {
     #[error("cannot read {}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("its {HEADER_FILE} is none of hnswlib: {0}")]
@@ -46,7 +46,10 @@ pub(super) enum IndexError {
 
 impl Index {
     /// Opens the folder of a collection; `None` when there is none yet: nothing was flushed.
-    pub(super) fn open(dir: &Path, collection: &Collection) -> Result<Option<Self>, IndexError> {
+    pub(in crate::repair) fn open(
+        dir: &Path,
+        collection: &Collection,
+    ) -> Result<Option<Self>, IndexError> {
         let Some(segment) = &collection.vectors_segment else { return Ok(None) };
         // A name from the tables that leads elsewhere is no folder of ours.
         if parse_uuid(segment.as_bytes()).is_none() {
@@ -92,7 +95,7 @@ impl Index {
     }
 
     /// The place of the vector of `id`.
-    pub(super) fn find(&self, id: &str) -> Option<u64> {
+    pub(in crate::repair) fn find(&self, id: &str) -> Option<u64> {
         let hash = pickle::hash(id.as_bytes());
         let pair = self.ids.binary_search_by_key(&hash, |pair| pair.id).ok()?;
         let label = self.ids[pair].label;
@@ -100,24 +103,32 @@ impl Index {
         Some(self.places[place].1)
     }
 
-    /// The vector at a place.
+    /// The vector at a place, as it was given to Chroma.
     pub(super) fn read(&self, place: u64) -> io::Result<Vec<f32>> {
-        let offset = place * self.header.element_bytes + 4 + 8 * self.header.neighbours;
-        // The header was read, and states what a vector takes.
-        let len = usize::try_from(self.header.dimension * 4).map_err(io::Error::other)?;
-        let mut bytes = vec![0; len];
-        self.elements.read_exact_at(&mut bytes, offset)?;
-        let mut vector: Vec<f32> =
-            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        if let Some(lengths) = &self.lengths {
-            let mut bytes = [0; 4];
-            lengths.read_exact_at(&mut bytes, place * 4)?;
-            let length = f32::from_le_bytes(bytes);
+        let (mut vector, length) = self.stored(place)?;
+        if let Some(length) = length {
             for number in &mut vector {
                 *number *= length;
             }
         }
         Ok(vector)
+    }
+
+    /// The vector at a place as the index holds it, and with cosine the length that it had.
+    pub(in crate::repair) fn stored(&self, place: u64) -> io::Result<(Vec<f32>, Option<f32>)> {
+        let offset = place * self.header.element_bytes + 4 + 8 * self.header.neighbours;
+        // The header was read, and states what a vector takes.
+        let len = usize::try_from(self.header.dimension * 4).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        self.elements.read_exact_at(&mut bytes, offset)?;
+        let vector =
+            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let length = |lengths: &File| -> io::Result<f32> {
+            let mut bytes = [0; 4];
+            lengths.read_exact_at(&mut bytes, place * 4)?;
+            Ok(f32::from_le_bytes(bytes))
+        };
+        Ok((vector, self.lengths.as_ref().map(length).transpose()?))
     }
 }
 

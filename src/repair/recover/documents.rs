@@ -70,7 +70,7 @@ pub(super) fn put_right(dir: &Path) -> Result<Effect, Failure> {
     if !open.is_empty() {
         let number = number(&open);
         words.push(format!("{number} documents were left as the table of metadata has them"));
-        effect.losses.push(format!(
+        effect.lose("embedding_metadata", format!(
             "of {number} documents there are two copies that differ, and no index says which is right: the one that Chroma gives was kept, the other one is in the report"
         ));
     }

@@ -12,11 +12,11 @@ mod known;
 mod made;
 mod reading;
 mod settings;
-mod subject;
+pub(super) mod subject;
 mod writers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -30,9 +30,16 @@ use self::{
     made::Made,
     reading::Reading,
     settings::Settings,
-    subject::{Row, Subject, exchanged},
+    subject::{Subject, exchanged, subjects},
 };
-use super::{Effect, Failure, LostRecord, Part, rows};
+use super::{
+    Effect, Failure, LostRecord, Part,
+    backup::{
+        INDEX,
+        gifts::{Gift, Give},
+    },
+    rows,
+};
 use crate::{
     format::{
         hnsw::{BuildError, Builder, Options},
@@ -46,7 +53,7 @@ use crate::{
         dump::{
             Pieces,
             catalogue::{self, Asker, Collection},
-            tail::{self, Operation, Tail, Where},
+            tail::{self, Where},
         },
         steps::Steps,
     },
@@ -57,12 +64,13 @@ use crate::{
     },
 };
 
-/// Writes the folders of these segments anew in the copy `dir`; in those of `mixed`, two processes have left elements. Errs without a change
-/// to any folder.
+/// Writes the folders of these segments anew in the copy `dir`; in those of `mixed`, two processes have left elements. What a folder
+/// lacks is taken from `gifts`. Errs without a change to any folder.
 pub(super) fn rebuild(
     dir: &Path,
     segments: &BTreeSet<Uuid>,
     mixed: &BTreeSet<Uuid>,
+    gifts: Option<&dyn Give>,
     steps: &Steps,
 ) -> Result<Effect, Failure> {
     let connection = opened(dir)?;
@@ -73,8 +81,8 @@ pub(super) fn rebuild(
         ));
     }
     let collections = catalogue::read(&connection)?;
-    let store =
-        Store { dir, connection: &connection, family, folders: folders(dir)?, mixed, steps };
+    let folders = folders(dir)?;
+    let store = Store { dir, connection: &connection, family, folders, mixed, gifts, steps };
     let of = |collection: &Collection| parse_uuid(collection.vectors_segment.as_ref()?.as_bytes());
     let all: Vec<Uuid> = collections.iter().filter_map(of).collect();
     let mut effect = Effect::default();
@@ -87,8 +95,10 @@ pub(super) fn rebuild(
         let fresh = dir.join(format!("{name}{FRESH}"));
         let one = store.write(collection, segment, &all, &fresh)?;
         words.push(one.words(collection));
-        effect.losses.extend(one.norms_lost(collection));
-        effect.losses.extend(one.perhaps_older(collection));
+        let words = [one.norms_lost(collection), one.perhaps_older(collection)];
+        for words in words.into_iter().flatten() {
+            effect.lose(INDEX, words);
+        }
         effect.lost_records.extend(one.lost);
         made.push((segment, dir.join(name), fresh));
     }
@@ -106,7 +116,7 @@ pub(super) fn rebuild(
     Ok(effect)
 }
 
-fn opened(dir: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn opened(dir: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Connection::open_with_flags(dir.join(DATABASE_FILE), flags)
 }
@@ -121,7 +131,8 @@ pub(super) fn without_vector(
     let family = rows::family(&connection)?;
     let mixed = BTreeSet::new();
     let folders = folders(dir)?;
-    let store = Store { dir, connection: &connection, family, folders, mixed: &mixed, steps };
+    let store =
+        Store { dir, connection: &connection, family, folders, mixed: &mixed, gifts: None, steps };
     let mut asker = Asker::new(&connection)?;
     let mut out = Vec::new();
     for collection in catalogue::read(&connection)?.iter().filter(|one| of.contains(&*one.id)) {
@@ -130,7 +141,7 @@ pub(super) fn without_vector(
             None => Ids::default(),
         };
         let from = store.position(collection, &ids).unwrap_or(i64::MIN);
-        for subject in store.subjects(collection)? {
+        for subject in subjects(store.connection, collection)? {
             let in_index = ids.labels.contains_key(&subject.hash);
             if tail::vector_of(in_index, &subject.operations, from) == Where::Nowhere
                 && subject.is_there(collection.records_position)
@@ -200,6 +211,8 @@ struct Store<'a> {
     family: Family,
     folders: Vec<(Uuid, PathBuf)>,
     mixed: &'a BTreeSet<Uuid>,
+    /// Vectors of a backup.
+    gifts: Option<&'a dyn Give>,
     steps: &'a Steps,
 }
 
@@ -225,6 +238,8 @@ enum From {
     Folder(u64),
     /// A row of the queue.
     Queue(Vec<f32>),
+    /// Where a backup has it.
+    Backup(Gift),
 }
 
 impl Store<'_> {
@@ -238,7 +253,7 @@ impl Store<'_> {
     ) -> Result<Made, Failure> {
         let settings = Settings::of(collection);
         let mut asker = Asker::new(self.connection)?;
-        let subjects = self.subjects(collection)?;
+        let subjects = subjects(self.connection, collection)?;
         let folder = self.folder(segment);
         let dimension = dimension(collection, &subjects, folder, &mut asker)?;
         let reading = Reading { store: self, collection, settings, dimension, subjects: &subjects };
@@ -247,7 +262,7 @@ impl Store<'_> {
         let mut vectors = self.vectors(&reading, &source, position, &mut asker)?;
         vectors.sort_unstable_by_key(|vector| match vector.from {
             From::Folder(place) => (place, vector.label),
-            From::Queue(_) => (u64::MAX, vector.label),
+            From::Queue(_) | From::Backup(_) => (u64::MAX, vector.label),
         });
         let mut made = Made { mixed: source.older.is_some(), ..Made::default() };
         let norms = if vectors.is_empty() {
@@ -256,6 +271,7 @@ impl Store<'_> {
             self.build(&reading, &source, position, &vectors, fresh)?
         };
         made.vectors = vectors.len();
+        made.given = vectors.iter().filter(|one| matches!(one.from, From::Backup(_))).count();
         made.queued = vectors.iter().filter(|one| matches!(one.from, From::Queue(_))).count();
         let there: HashSet<&[u8]> = vectors.iter().map(|vector| vector.id.as_bytes()).collect();
         let from_folder = vectors.iter().filter(|one| matches!(one.from, From::Folder(_)));
@@ -300,30 +316,6 @@ impl Store<'_> {
             out.extend(position(row.get_ref(0)?));
         }
         Ok(out)
-    }
-
-    /// The records of the tables, and what the queue has beside them, in the order of their ids.
-    fn subjects(&self, collection: &Collection) -> Result<Vec<Subject>, Failure> {
-        let mut rows: BTreeMap<Vec<u8>, Option<Row>> = BTreeMap::new();
-        let sql = "SELECT id, embedding_id, seq_id FROM embeddings WHERE segment_id = ?1";
-        let mut statement = self.connection.prepare(sql)?;
-        let mut found = statement.query([&collection.records_segment])?;
-        while let Some(row) = found.next()? {
-            let id = row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec();
-            rows.insert(id, Some(Row { rowid: row.get(0)?, seq_id: position(row.get_ref(2)?) }));
-        }
-        let mut tail = Tail::read(self.connection, &collection.id, (i64::MIN, i64::MIN))?;
-        let mut operations: BTreeMap<Vec<u8>, Vec<Operation>> = tail.rest().collect();
-        for id in operations.keys() {
-            rows.entry(id.clone()).or_default();
-        }
-        let subject = |(id, row): (Vec<u8>, Option<Row>)| Subject {
-            hash: pickle::hash(&id),
-            operations: operations.remove(&id).unwrap_or_default(),
-            row,
-            id,
-        };
-        Ok(rows.into_iter().map(subject).collect())
     }
 
     /// Where the vectors are: in the folder of the segment, or in that of another segment when the two were exchanged.
@@ -404,10 +396,31 @@ impl Store<'_> {
                 Known::Row(row) => asker.vector(row)?.filter(|vector| reading.fits(vector)),
                 Known::Unknown => None,
             };
+            // Without a position Chroma makes the index anew from the whole queue.
+            let gift = || {
+                let gifts = self.gifts.filter(|_| position.is_some())?;
+                gifts.of(&reading.collection.id, subject.hash)
+            };
             let from = match (row, place) {
                 (Some(vector), _) => From::Queue(vector),
-                (None, Some(place)) => From::Folder(place),
-                (None, None) => continue,
+                (None, place) => match (gift(), place) {
+                    (Some((gift, better)), place) if better || place.is_none() => {
+                        if !reading.fits(&self.given(reading, gift)?.0) {
+                            continue;
+                        }
+                        From::Backup(gift)
+                    }
+                    (gift, Some(place)) => {
+                        if let (Some((gift, _)), Some(elements)) = (gift, &source.elements)
+                            && subject.is_applied(position)
+                        {
+                            let wanted = self.given(reading, gift)?.0;
+                            reading.is_of_one_history(elements, place, &wanted, id)?;
+                        }
+                        From::Folder(place)
+                    }
+                    (_, None) => continue,
+                },
             };
             let label = label.unwrap_or_else(|| {
                 next += 1;
@@ -416,6 +429,12 @@ impl Store<'_> {
             out.push(Vector { id, label, seq_id: subject.seq_id(position), from });
         }
         Ok(out)
+    }
+
+    /// The vector that a backup has, as an index holds it, and its length; `None` where it has to be normalised first.
+    fn given(&self, reading: &Reading<'_>, gift: Gift) -> Result<(Vec<f32>, Option<f32>), Failure> {
+        let nothing = || io::Error::from(io::ErrorKind::NotFound);
+        self.gifts.ok_or_else(nothing)?.read(&reading.collection.id, gift)
     }
 
     /// Builds the graph and writes the folder. Gives the hashes of the ids whose vectors have lost their length.
@@ -454,6 +473,12 @@ impl Store<'_> {
                     let norm = stored.norm.unwrap_or(1.0);
                     builder.push_stored(vector.label, &stored.numbers, norm).map_err(refused)?;
                 }
+                (From::Backup(gift), _) => match self.given(reading, *gift)? {
+                    (numbers, Some(norm)) => {
+                        builder.push_stored(vector.label, &numbers, norm).map_err(refused)?;
+                    }
+                    (numbers, None) => builder.push(vector.label, &numbers).map_err(refused)?,
+                },
                 (From::Folder(_), None) => {}
             }
             self.steps.add(bytes);

@@ -112,11 +112,14 @@ fn write(connection: &Connection, database: &Path, full_text: bool) -> Result<Ef
     connection.execute_batch("COMMIT")?;
     // After the transaction, which would not survive the damage that may be met here.
     for entry in copied() {
-        effect.losses.extend(only_in_indexes(connection, &entry.name)?);
+        let words = only_in_indexes(connection, &entry.name)?;
+        if let Some(words) = words {
+            effect.lose(&entry.name, words);
+        }
         let differing = other_in_indexes(connection, &entry.name)?;
         if !differing.is_empty() {
             let count = human::count(differing.len() as f64);
-            effect.losses.push(format!(
+            effect.lose(&entry.name, format!(
                 "{count} rows of the table {}, of which an index says something else: what the table says was kept, and it is not known which is right",
                 entry.name
             ));
@@ -128,9 +131,12 @@ fn write(connection: &Connection, database: &Path, full_text: bool) -> Result<Ef
         let lost = effect.lost_documents.len();
         if lost > 0 {
             let lost = human::count(lost as f64);
-            effect.losses.push(format!(
-                "the text that only the full text had for {lost} records without a document"
-            ));
+            effect.lose(
+                "embedding_metadata",
+                format!(
+                    "the text that only the full text had for {lost} records without a document"
+                ),
+            );
         }
     }
     connection.execute_batch("DETACH old")?;

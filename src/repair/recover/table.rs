@@ -37,10 +37,12 @@ pub enum Action {
     Queue,
     /// Indexes are written anew from what their folders and the queue hold.
     Index,
+    /// What the store has lost is taken from a backup.
+    Backup,
 }
 
 impl Action {
-    /// All, in their order.
+    /// All that findings lead to, in their order.
     pub const ALL: [Self; 13] = [
         Self::Journal,
         Self::Documents,
@@ -69,6 +71,7 @@ impl Action {
             }
             Self::Queue => "mending the queue",
             Self::Index => "reading the index",
+            Self::Backup => "reading the backup",
         }
     }
 

@@ -1,7 +1,7 @@
 //! Tables that are gone: each is made again as its migration makes it, and filled with what other tables still say. What that is not
 //! is told. Without the tables that name records and collections nothing is made: they would be there and belong to nobody.
 
-mod metadata;
+pub(super) mod metadata;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -99,8 +99,9 @@ fn without_queue(
             }
         }
     }
-    let more = index::rebuild(dir, &segments, &BTreeSet::new(), steps)?;
+    let more = index::rebuild(dir, &segments, &BTreeSet::new(), None, steps)?;
     effect.losses.extend(more.losses);
+    effect.of_tables.extend(more.of_tables);
     lost::add_once(&mut effect.lost_records, more.lost_records);
     Ok(more.what)
 }
@@ -140,7 +141,7 @@ fn fill(
     Ok(match table {
         "embeddings_queue" => {
             keep_the_last_number(transaction)?;
-            effect.losses.push(QUEUE_LOST.to_owned());
+            effect.lose("embeddings_queue", QUEUE_LOST.to_owned());
             None
         }
         "embeddings_queue_config" => {

@@ -88,7 +88,8 @@ impl Stand {
 
     pub(super) fn run(&self, wish: &Wish) -> Report {
         let steps = Steps::default();
-        Self::settled(|| recover(wish, None, &self.processes, &steps, clock::now())).unwrap()
+        Self::settled(|| recover(wish, Means::default(), &self.processes, &steps, clock::now()))
+            .unwrap()
     }
 
     pub(super) fn dry(&self) -> Report {

@@ -8,6 +8,8 @@ use crate::{human, repair::dump::catalogue::Collection};
 pub(super) struct Made {
     pub(super) vectors: usize,
     pub(super) queued: usize,
+    /// Of a backup.
+    pub(super) given: usize,
     /// Whether two processes wrote to it.
     pub(super) mixed: bool,
     pub(super) lost: Vec<LostRecord>,
@@ -37,8 +39,12 @@ impl Made {
             0 => String::new(),
             queued => format!(", {} of them from the queue", number(queued)),
         };
+        let given = match self.given {
+            0 => String::new(),
+            given => format!(", {} of them from the backup", number(given)),
+        };
         format!(
-            "the index of collection {} was written anew with {} vectors{queued}",
+            "the index of collection {} was written anew with {} vectors{queued}{given}",
             collection.name,
             number(self.vectors)
         )

@@ -86,6 +86,23 @@ impl Reading<'_> {
         vector.len() == self.dimension && vector.iter().all(|number| number.is_finite())
     }
 
+    /// Errs when a backup has another vector of a record than the folder, which both say is the same version.
+    pub(super) fn is_of_one_history(
+        &self,
+        elements: &Elements,
+        place: u64,
+        wanted: &[f32],
+        id: &str,
+    ) -> Result<(), Failure> {
+        if is_same(self.settings.metric, &elements.read(place)?.numbers, wanted) {
+            return Ok(());
+        }
+        Err(Failure::Damaged(format!(
+            "of record {id} of collection {} the backup has another vector under the same number: it is of another history, or one of the two is damaged",
+            self.collection.name
+        )))
+    }
+
     /// Of how many ids the elements have the vector that the queue still has too, and of how many another one.
     pub(super) fn compare(
         &self,

@@ -1,36 +1,50 @@
 //! One id, and what tables and queue say of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use rusqlite::Connection;
 
 use super::{
     ids::Ids,
     known::{Known, known},
 };
 use crate::{
-    format::{hnsw::Order, schema::Family},
+    format::{hnsw::Order, pickle, schema::Family},
     repair::{
         dump::{
             catalogue::{Asker, Collection},
-            tail::{Kind, Operation},
+            tail::{Kind, Operation, Tail},
         },
         recover::{Failure, LostRecord, Part},
     },
+    store::position,
 };
 
 /// A record as the tables have it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
-    pub(super) rowid: i64,
+pub(in crate::repair::recover) struct Row {
+    pub(in crate::repair::recover) rowid: i64,
     /// The row of the queue that it is from.
-    pub(super) seq_id: Option<i64>,
+    pub(in crate::repair::recover) seq_id: Option<i64>,
+}
+
+/// What a record is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::repair::recover) enum Version {
+    /// There is no such record.
+    Absent,
+    /// It is not known.
+    Unknown,
+    /// A row of the queue.
+    Row(i64),
 }
 
 /// One id: a record of the tables, or one that only the queue speaks of.
-pub(super) struct Subject {
-    pub(super) id: Vec<u8>,
-    pub(super) hash: u64,
-    pub(super) row: Option<Row>,
-    pub(super) operations: Vec<Operation>,
+pub(in crate::repair::recover) struct Subject {
+    pub(in crate::repair::recover) id: Vec<u8>,
+    pub(in crate::repair::recover) hash: u64,
+    pub(in crate::repair::recover) row: Option<Row>,
+    pub(in crate::repair::recover) operations: Vec<Operation>,
 }
 
 impl Subject {
@@ -48,6 +62,27 @@ impl Subject {
         let applied = self.operations.iter().map(|one| one.seq_id).filter(|at| *at <= position);
         let of_record = self.row.and_then(|row| row.seq_id).filter(|at| *at <= position);
         applied.max().max(of_record).and_then(|at| u64::try_from(at).ok()).unwrap_or(0)
+    }
+
+    /// The row of the queue that the record is from after everything in the queue behind the position of the tables.
+    pub(in crate::repair::recover) fn version(&self, records_position: i64) -> Version {
+        let of_row = |row: Row| row.seq_id.map_or(Version::Unknown, Version::Row);
+        let newer = self.operations.iter().filter(|one| one.seq_id > records_position);
+        newer.fold(self.row.map_or(Version::Absent, of_row), |version, one| {
+            match (one.kind, version) {
+                (Kind::Delete, _) | (Kind::Update, Version::Absent) => Version::Absent,
+                // An addition of what is there changes nothing.
+                (Kind::Add, Version::Row(_) | Version::Unknown) => version,
+                (Kind::Add | Kind::Update | Kind::Upsert, _) => Version::Row(one.seq_id),
+            }
+        })
+    }
+
+    /// Whether an index at `position` has everything of it.
+    pub(super) fn is_applied(&self, position: Option<i64>) -> bool {
+        let last = self.operations.iter().map(|one| one.seq_id).max();
+        let row = self.row.and_then(|row| row.seq_id);
+        row.is_some() && last.max(row) <= position
     }
 
     /// Whether it is a record after everything in the queue behind the position of the tables.
@@ -75,6 +110,33 @@ impl Subject {
             metadata: record.metadata,
         })
     }
+}
+
+/// The records of the tables, and what the queue has beside them, in the order of their ids.
+pub(in crate::repair::recover) fn subjects(
+    connection: &Connection,
+    collection: &Collection,
+) -> Result<Vec<Subject>, Failure> {
+    let mut rows: BTreeMap<Vec<u8>, Option<Row>> = BTreeMap::new();
+    let sql = "SELECT id, embedding_id, seq_id FROM embeddings WHERE segment_id = ?1";
+    let mut statement = connection.prepare(sql)?;
+    let mut found = statement.query([&collection.records_segment])?;
+    while let Some(row) = found.next()? {
+        let id = row.get_ref(1)?.as_bytes().unwrap_or_default().to_vec();
+        rows.insert(id, Some(Row { rowid: row.get(0)?, seq_id: position(row.get_ref(2)?) }));
+    }
+    let mut tail = Tail::read(connection, &collection.id, (i64::MIN, i64::MIN))?;
+    let mut operations: BTreeMap<Vec<u8>, Vec<Operation>> = tail.rest().collect();
+    for id in operations.keys() {
+        rows.entry(id.clone()).or_default();
+    }
+    let subject = |(id, row): (Vec<u8>, Option<Row>)| Subject {
+        hash: pickle::hash(&id),
+        operations: operations.remove(&id).unwrap_or_default(),
+        row,
+        id,
+    };
+    Ok(rows.into_iter().map(subject).collect())
 }
 
 /// The ids of two records that have each other's label: all others have labels in the order in which they were added. Which of the two

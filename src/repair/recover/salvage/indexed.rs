@@ -62,15 +62,18 @@ pub(super) fn put_back(
             continue;
         }
         let count = human::count(lost.len() as f64);
-        effect.losses.push(if certain {
-            format!(
+        let (table, words) = if certain {
+            let words = format!(
                 "collection {name}: document and metadata of {count} records, of which only the index has id and vector: they were put back with these"
-            )
+            );
+            ("embedding_metadata", words)
         } else {
-            format!(
+            let words = format!(
                 "collection {name}: {count} records that only the index names; whether they were deleted is not known, because rows of the queue are lost too: they were not put back"
-            )
-        });
+            );
+            ("embeddings", words)
+        };
+        effect.lose(table, words);
         effect.lost_records.extend(lost);
     }
     Ok(())

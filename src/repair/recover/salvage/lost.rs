@@ -25,7 +25,7 @@ pub(super) fn tell(
         document |= rows.iter().any(|row| row.what.starts_with(DOCUMENT));
         if !rows.is_empty() {
             let count = human::count(rows.len() as f64);
-            effect.losses.push(format!("{count} rows of the table {}", table.name));
+            effect.lose(&table.name, format!("{count} rows of the table {}", table.name));
         }
         let nameless = rows.iter().any(|row| row.id.is_none());
         effect.lost_rows.extend(rows);
@@ -33,13 +33,19 @@ pub(super) fn tell(
             bare(connection, effect)?;
         }
         if table.name == "embeddings_queue" {
-            effect.losses.extend(queue(connection, found)?);
+            let words = queue(connection, found)?;
+            if let Some(words) = words {
+                effect.lose(&table.name, words);
+            }
         } else if !(found.indexes_hold || found.holes.is_empty() && found.refused.is_empty()) {
             // Where a whole tree is gone, it may have had no row.
-            effect.losses.push(format!(
-                "rows of the table {} that nothing names any more, if there were any",
-                table.name
-            ));
+            effect.lose(
+                &table.name,
+                format!(
+                    "rows of the table {} that nothing names any more, if there were any",
+                    table.name
+                ),
+            );
             document |= table.name == "embedding_metadata";
         }
     }
@@ -75,7 +81,7 @@ fn bare(connection: &Connection, effect: &mut Effect) -> Result<(), Failure> {
         .collect();
     if !unnamed.is_empty() {
         let count = human::count(unnamed.len() as f64);
-        effect.losses.push(format!(
+        effect.lose("embedding_metadata", format!(
             "document and metadata of {count} records, if they had any: which lost rows were theirs is not known"
         ));
     }
@@ -132,7 +138,8 @@ pub(super) fn strays(
     }
     if values > 0 {
         let values = human::count(values as f64);
-        effect.losses.push(format!("{values} values and documents of records whose ids are lost"));
+        let words = format!("{values} values and documents of records whose ids are lost");
+        effect.lose("embeddings", words);
     }
     Ok(document)
 }

@@ -45,10 +45,13 @@ pub(super) fn put_back(
         Ok(())
     })?;
     if !effect.lost_records.is_empty() {
-        effect.losses.push(format!(
-            "the metadata of {} records are lost, their documents apart",
-            human::count(effect.lost_records.len() as f64)
-        ));
+        effect.lose(
+            "embedding_metadata",
+            format!(
+                "the metadata of {} records are lost, their documents apart",
+                human::count(effect.lost_records.len() as f64)
+            ),
+        );
     }
     Ok(format!(
         "{} documents from the full text and the metadata of {} records from the queue",
@@ -78,10 +81,13 @@ pub(super) fn put_back_lists(
         Ok(())
     })?;
     if unknown > 0 {
-        effect.losses.push(format!(
-            "lists in the metadata of {} records are lost, where they had any",
-            human::count(f64::from(unknown))
-        ));
+        effect.lose(
+            "embedding_metadata_array",
+            format!(
+                "lists in the metadata of {} records are lost, where they had any",
+                human::count(f64::from(unknown))
+            ),
+        );
     }
     Ok(values)
 }
@@ -176,7 +182,11 @@ fn played(
 }
 
 /// Writes all values of a record. Its document may be there already.
-fn write(transaction: &Transaction<'_>, rowid: i64, record: &Record) -> Result<(), Failure> {
+pub(in crate::repair::recover) fn write(
+    transaction: &Transaction<'_>,
+    rowid: i64,
+    record: &Record,
+) -> Result<(), Failure> {
     for (key, text) in [("chroma:document", &record.document), ("chroma:uri", &record.uri)] {
         if let Some(text) = text {
             let sql = "INSERT OR IGNORE INTO embedding_metadata(id, key, string_value) VALUES(?1, ?2, ?3)";
@@ -192,7 +202,7 @@ fn write(transaction: &Transaction<'_>, rowid: i64, record: &Record) -> Result<(
 }
 
 /// Writes one value into the column of its kind.
-fn put(
+pub(in crate::repair::recover) fn put(
     transaction: &Transaction<'_>,
     table: &str,
     rowid: i64,
