@@ -94,6 +94,29 @@ fn chroma_finds_everything_that_other_pages_still_have() {
     }
 }
 
+/// Half of the schema is gone, and with it where tables begin: the migrations say what they are like, and their rows where they are. That
+/// this is all cannot be known.
+#[test]
+fn chroma_finds_everything_without_half_of_the_schema() {
+    for version in ["1.5.9", "0.6.3"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let healthy = fixture(&format!("chroma-{version}"), &scratch.path().join("healthy"));
+        let truth = ask(version, &healthy);
+        for nth in 0..2 {
+            let place = scratch.path().join(nth.to_string());
+            let dir = fixture(&format!("chroma-{version}"), &place);
+            zero(&dir, leaves(&dir, "sqlite_schema")[nth]);
+            let told = recover_with(&dir, &["--apply", "--accept-loss"]);
+            assert_eq!(told["report"]["outcome"], "repaired", "{version}, {nth}: {told:#}");
+            assert_eq!(told["report"]["lost_rows"], serde_json::json!([]), "{version}, {nth}");
+            assert!(
+                ask(version, &dir) == truth,
+                "{version}, {nth}: Chroma answers otherwise: {told:#}"
+            );
+        }
+    }
+}
+
 /// What the metadata of a record has, after a page of it was lost: never anything else than before, and what is missing is named.
 #[test]
 fn what_chroma_misses_is_what_was_named() {

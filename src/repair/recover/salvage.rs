@@ -6,6 +6,7 @@
 pub(super) mod complete;
 mod indexed;
 mod lost;
+mod missing;
 mod model;
 mod orphans;
 mod trees;
@@ -143,7 +144,11 @@ impl<'a> Salvage<'a> {
         let page_bytes = self.pages.geometry.page_bytes as u64;
         let bytes = u64::from(self.pages.count).saturating_mul(page_bytes);
         self.steps.begin("reading the database page by page", Some(bytes));
-        let entries = model::entries(&mut self)?;
+        let (mut entries, holes) = model::entries(&mut self)?;
+        if holes {
+            missing::add(&self, &mut entries)?;
+        }
+        model::judge(&entries, holes)?;
         let tables = model::tables(&entries)?;
         self.connection.execute_batch(&format!(
             "PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF; PRAGMA mmap_size=0; PRAGMA cache_size=-32768; \

@@ -120,6 +120,7 @@ impl Column {
                 chroma_format::uuid::parse_uuid(text).is_some()
             }
             "topic" => text.starts_with(b"persistent://"),
+            "config_json_str" => text.starts_with(b"{"),
             "type" => text.starts_with(b"urn:"),
             "scope" => text.iter().all(u8::is_ascii_uppercase),
             _ => true,
@@ -127,8 +128,8 @@ impl Column {
     }
 }
 
-/// Reads the schema from the first page on, and from leaves that nothing leads to any more. Errs when nothing is left of it.
-pub(super) fn entries(salvage: &mut Salvage<'_>) -> Result<Vec<Entry>, Failure> {
+/// Reads the schema from the first page on, and from leaves that nothing leads to any more. Says whether some may be missing.
+pub(super) fn entries(salvage: &mut Salvage<'_>) -> Result<(Vec<Entry>, bool), Failure> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut holes = false;
     let Salvage { pages, used, chained, read, .. } = salvage;
@@ -156,18 +157,23 @@ pub(super) fn entries(salvage: &mut Salvage<'_>) -> Result<Vec<Entry>, Failure> 
     )?;
     if holes {
         more(salvage, &mut entries)?;
-        let gone = TABLES.iter().find(|name| entries.iter().all(|entry| entry.name != **name));
-        if let Some(name) = gone {
-            return Err(Failure::Damaged(format!(
-                "The schema of the database is damaged: nothing says any more where the table {name} begins. Restore a backup."
-            )));
-        }
+    }
+    Ok((entries, holes))
+}
+
+/// Errs when a name is none that Chroma gives, or when there are `holes` and a table that every release has is not among these.
+pub(super) fn judge(entries: &[Entry], holes: bool) -> Result<(), Failure> {
+    let gone = |name: &&&str| holes && entries.iter().all(|entry| entry.name != **name);
+    if let Some(name) = TABLES.iter().find(gone) {
+        return Err(Failure::Damaged(format!(
+            "The schema of the database is damaged: neither it nor the table of migrations says any more what the table {name} is like. Restore a backup."
+        )));
     }
     let plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if entries.iter().any(|entry| !plain(&entry.name)) {
         return Err(odd());
     }
-    Ok(entries)
+    Ok(())
 }
 
 /// Leaves of the schema that nothing leads to. One that says something else of a name than a page before it is of another time.

@@ -5,7 +5,8 @@
 use chroma_format::btree::{Kind, Page};
 
 use super::{
-    Failure, Found, Read, Salvage,
+    Failure, Found, Read, Salvage, missing,
+    model::Table,
     trees::{self, Hole},
     writer::Writer,
 };
@@ -15,7 +16,8 @@ pub(super) fn take(salvage: &mut Salvage<'_>, all: &mut [Found<'_>]) -> Result<(
     if all.iter().all(|found| found.holes.is_empty()) {
         return Ok(());
     }
-    let (mut room, mut extents) = (Vec::new(), Vec::new());
+    // Those that may be of several tables come last: what is known by then tells whose they are, or one of the tables has its rows.
+    let mut later = Vec::new();
     for number in 2..=salvage.pages.count {
         if salvage.used.contains(number)
             || salvage.chained.contains(number)
@@ -24,30 +26,70 @@ pub(super) fn take(salvage: &mut Salvage<'_>, all: &mut [Found<'_>]) -> Result<(
             continue;
         }
         salvage.go_on()?;
-        salvage.pages.read(number, &mut room)?;
-        let geometry = salvage.pages.geometry;
-        let Ok(page) = Page::parse(&room, number, geometry, &mut extents) else { continue };
-        if page.kind != Kind::TableLeaf {
-            continue;
-        }
-        let Some(range) = trees::range(&page) else { continue };
-        let fitting = |found: &&mut Found<'_>| {
-            let hole = found.holes.iter().any(|hole| hole.has(range.first) && hole.has(range.last));
-            hole && !found.table.without_rowid && fits(&page, found, &mut salvage.read)
-        };
-        let mut fitting: Vec<&mut Found<'_>> = all.iter_mut().filter(fitting).collect();
-        let sure = salvage.free_is_known && fitting.len() == 1;
-        for found in &mut fitting {
-            leaf(salvage, &page, found, sure)?;
-            if sure {
-                found.holes = without(&found.holes, range);
-            }
-        }
-        if sure {
-            salvage.used.insert(number);
+        if !page(salvage, all, number, When::First)? {
+            later.push(number);
         }
     }
+    for when in [When::Later, When::Last] {
+        let mut left = Vec::new();
+        for number in later {
+            if !page(salvage, all, number, when)? {
+                left.push(number);
+            }
+        }
+        later = left;
+    }
     Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    First,
+    Later,
+    Last,
+}
+
+/// Takes the rows of a page, if it is a leaf that a table lacks. Says no when several do and nothing tells which, but at last.
+fn page(
+    salvage: &mut Salvage<'_>,
+    all: &mut [Found<'_>],
+    number: u32,
+    when: When,
+) -> Result<bool, Failure> {
+    let (mut room, mut extents) = (Vec::new(), Vec::new());
+    salvage.pages.read(number, &mut room)?;
+    let geometry = salvage.pages.geometry;
+    let Ok(page) = Page::parse(&room, number, geometry, &mut extents) else { return Ok(true) };
+    let Some(range) = trees::range(&page).filter(|_| page.kind == Kind::TableLeaf) else {
+        return Ok(true);
+    };
+    let fitting = |found: &&mut Found<'_>| {
+        let hole = found.holes.iter().any(|hole| hole.has(range.first) && hole.has(range.last));
+        hole && !found.table.without_rowid && fits(&page, found, &mut salvage.read)
+    };
+    let mut fitting: Vec<&mut Found<'_>> = all.iter_mut().filter(fitting).collect();
+    if fitting.len() > 1 && salvage.free_is_known {
+        if when == When::First {
+            return Ok(false);
+        }
+        let tables: Vec<&Table> = fitting.iter().map(|found| found.table).collect();
+        if let Some(nth) = missing::whose(salvage, &page, &tables)? {
+            fitting = vec![fitting.swap_remove(nth)];
+        } else if when == When::Later {
+            return Ok(false);
+        }
+    }
+    let sure = salvage.free_is_known && fitting.len() == 1;
+    for found in &mut fitting {
+        leaf(salvage, &page, found, sure)?;
+        if sure {
+            found.holes = without(&found.holes, range);
+        }
+    }
+    if sure {
+        salvage.used.insert(number);
+    }
+    Ok(true)
 }
 
 /// Whether all rows of a page are as those of a table.
@@ -56,8 +98,13 @@ fn fits(page: &Page<'_>, found: &Found<'_>, read: &mut Read) -> bool {
         page.cell(nth).is_ok_and(|cell| {
             read.fields.read(cell.local, cell.payload_bytes) == Ok(true)
                 && found.table.fits(&read.fields, cell.local)
+                && (found.table.name != "embeddings_queue_config" || says(cell.local, QUEUE_CONFIG))
         })
     })
+}
+
+fn says(local: &[u8], word: &[u8]) -> bool {
+    local.windows(word.len()).any(|part| part == word)
 }
 
 fn leaf(
@@ -108,6 +155,9 @@ fn without(holes: &[Hole], found: Hole) -> Vec<Hole> {
     }
     left
 }
+
+/// What Chroma writes into the settings of the queue; a document could be in their place otherwise.
+const QUEUE_CONFIG: &[u8] = b"EmbeddingsQueueConfigurationInternal";
 
 #[cfg(test)]
 mod tests {
