@@ -2,7 +2,6 @@
 //! one that is gone comes back when the queue proves that nothing was done to it since. Nothing else is taken: what was changed or
 //! deleted since the backup, or may have been, is named.
 
-pub(super) mod gifts;
 mod plan;
 mod rule;
 mod told;
@@ -17,12 +16,12 @@ use std::{
 use rusqlite::Connection;
 use serde::Serialize;
 
-pub(super) use self::told::INDEX;
-use self::{
-    gifts::Gifts,
-    plan::{Plan, Store},
+use self::plan::{Plan, Store};
+use super::{
+    Done, Effect, Failure, LostRecord, Part, Report,
+    index::{self, gifts::Gifts},
+    table::Action,
 };
-use super::{Done, Effect, Failure, LostRecord, Part, Report, index, table::Action};
 use crate::{
     clock::Timestamp,
     findings::{Code, Severity},

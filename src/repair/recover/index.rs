@@ -7,6 +7,7 @@
 
 mod elements;
 mod folder;
+pub(super) mod gifts;
 mod ids;
 mod known;
 mod made;
@@ -25,6 +26,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::{
     elements::Elements,
+    gifts::{Gift, Give},
     ids::Ids,
     known::Known,
     made::Made,
@@ -32,14 +34,7 @@ use self::{
     settings::Settings,
     subject::{Subject, exchanged, subjects},
 };
-use super::{
-    Effect, Failure, LostRecord, Part,
-    backup::{
-        INDEX,
-        gifts::{Gift, Give},
-    },
-    rows,
-};
+use super::{Effect, Failure, LostRecord, Part, rows};
 use crate::{
     format::{
         hnsw::{BuildError, Builder, Options},
@@ -559,6 +554,8 @@ fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {
     Ok(ids)
 }
 
+/// What is said of vectors that are there and not as they were.
+pub(super) const INDEX: &str = "index";
 /// What follows the name of a segment in that of its fresh folder, until it is whole.
 const FRESH: &str = ".fresh";
 /// hnswlib's own.

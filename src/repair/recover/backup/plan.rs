@@ -7,10 +7,12 @@ use rusqlite::Connection;
 use super::{
     super::{
         Failure,
-        index::subject::{Subject, Version, subjects},
+        index::{
+            gifts::{Gift, Places},
+            subject::{Subject, Version, subjects},
+        },
     },
     Backup,
-    gifts::{Gift, Places},
     rule::{Relation, Seen, is_there_after, relation},
 };
 use crate::repair::{

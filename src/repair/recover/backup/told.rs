@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::{
-    super::{LostRecord, Part, Report, lost},
+    super::{LostRecord, Part, Report, index::INDEX, lost},
     Damage, FromBackup, Named,
     plan::{Lost, Plan},
     rule::Relation,
@@ -180,5 +180,3 @@ const fn of_tables(part: Part) -> bool {
 
 const METADATA: [&str; 2] = ["embedding_metadata", "embedding_metadata_array"];
 const RECORDS: &str = "embeddings";
-/// What is said of vectors that are there and not as they were.
-pub(in crate::repair::recover) const INDEX: &str = "index";

@@ -20,18 +20,18 @@ pub(in crate::repair::recover) enum Gift {
 
 /// What one collection may get.
 #[derive(Default)]
-pub(super) struct Places {
-    pub(super) index: Option<Index>,
+pub(in crate::repair::recover) struct Places {
+    pub(in crate::repair::recover) index: Option<Index>,
     /// By the hash of the id: records of which the store has the same version.
-    pub(super) of: HashMap<u64, Gift>,
+    pub(in crate::repair::recover) of: HashMap<u64, Gift>,
     /// Those that the store has a vector of which is not the right one, or has lost its length.
-    pub(super) better: HashSet<u64>,
+    pub(in crate::repair::recover) better: HashSet<u64>,
 }
 
 /// What all collections may get, by their ids.
 pub(in crate::repair::recover) struct Gifts<'a> {
-    pub(super) asker: RefCell<Asker<'a>>,
-    pub(super) of: BTreeMap<String, Places>,
+    pub(in crate::repair::recover) asker: RefCell<Asker<'a>>,
+    pub(in crate::repair::recover) of: BTreeMap<String, Places>,
 }
 
 /// What gives vectors to an index that is written anew.
