@@ -83,14 +83,13 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         return Ended::Usage;
     };
     let store = store::placed(store, &config.rootfs);
-    let job = store.backup.iter().map(|job| job.to.clone());
-    let backups: Vec<PathBuf> = options.backups.iter().cloned().chain(job).collect();
+    let made = store.backup.as_ref().map(|job| job.to.clone());
     let (mut said, mut pause) = (String::new(), PAUSE_FIRST);
     let mut tried = BTreeSet::new();
     let processes = ProcessTable::new(config.procfs.clone());
     let mender = |store: PathBuf| {
-        let (backups, on_loss) = (&backups[..], options.on_loss);
-        Mender { store, on_loss, backups, processes: &processes, say: &say }
+        let (made, backups) = (made.as_deref(), &options.backups[..]);
+        Mender { store, made, on_loss: options.on_loss, backups, processes: &processes, say: &say }
     };
     loop {
         if !options.only_look

@@ -1,16 +1,12 @@
 //! What `guard` does about a store that may not be served: a repair that loses nothing; and where that is not enough, what the
 //! operator chose for it: the newest backup that proves to restore, or an empty store. What was there is kept in any case.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use super::super::restore::complaint;
+use super::super::{dated, restore::complaint};
 use crate::{
-    clock::{self, Timestamp},
+    clock,
     findings::{Finding, command},
-    format::backup_name::date_in,
     host::processes::ProcessTable,
     repair::{
         recover::{
@@ -38,6 +34,8 @@ pub(super) enum OnLoss {
 pub(super) struct Mender<'a> {
     /// The directory, without links.
     pub(super) store: PathBuf,
+    /// Where the configuration has backups of it made.
+    pub(super) made: Option<&'a Path>,
     pub(super) on_loss: OnLoss,
     /// Directories with backups.
     pub(super) backups: &'a [PathBuf],
@@ -115,10 +113,11 @@ impl Mender<'_> {
     }
 
     fn restore(&self) -> bool {
-        let candidates = candidates(self.backups);
+        let candidates = dated::newest_of(&self.store, self.made, self.backups);
         if candidates.is_empty() {
+            let named = self.backups.iter().map(|dir| &**dir);
             let places: Vec<String> =
-                self.backups.iter().map(|dir| dir.display().to_string()).collect();
+                named.chain(self.made).map(|dir| dir.display().to_string()).collect();
             let place = if places.is_empty() {
                 "no directory with backups is named; add --backups DIR".to_owned()
             } else {
@@ -126,7 +125,7 @@ impl Mender<'_> {
             };
             (self.say)(&format!("no backup to restore: {place}"));
         }
-        for (_, backup) in candidates.iter().take(BACKUPS_TRIED_MAX) {
+        for backup in &candidates {
             (self.say)(&format!("trying the backup {}", backup.display()));
             let (steps, now) = (Steps::default(), clock::now());
             match restore::restore(backup, &self.wish(), self.processes, &steps, now) {
@@ -186,24 +185,3 @@ impl Mender<'_> {
         }
     }
 }
-
-/// What has a date in its name in these directories, newest first.
-fn candidates(dirs: &[PathBuf]) -> Vec<(Timestamp, PathBuf)> {
-    let mut out: Vec<(Timestamp, PathBuf)> = dirs
-        .iter()
-        .filter_map(|dir| fs::read_dir(dir).ok())
-        .flat_map(|entries| entries.take(ENTRIES_MAX).filter_map(Result::ok))
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            let name = name.to_str().filter(|name| !name.starts_with('.'))?;
-            Some((date_in(name)?, entry.path()))
-        })
-        .collect();
-    out.sort();
-    out.reverse();
-    out
-}
-
-/// A server that waits for more than these is better looked after by somebody.
-const BACKUPS_TRIED_MAX: usize = 5;
-const ENTRIES_MAX: usize = 10_000;
