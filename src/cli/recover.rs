@@ -1,19 +1,22 @@
 //! `recover`: repairs a copy of a store, says what came of it, and puts it in place; or undoes that.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueHint;
 
 use super::{
     Ended, Output,
     bar::{self, ProgressMode},
-    interrupt, plain,
+    dated, interrupt, plain,
     restore::{answer, complaint, json, place_of, which_store},
     to_stderr,
 };
 use crate::{
     clock,
-    config::Config,
+    config::{Config, Store},
     findings::command,
     format::manifest::Collection,
     host::{self, processes::ProcessTable},
@@ -24,6 +27,7 @@ use crate::{
         restore::{self, Outcome as Undone, Wish},
         steps::Steps,
     },
+    store::DATABASE_FILE,
 };
 
 /// What `recover` takes beside the flags of every command.
@@ -55,7 +59,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "undo")]
     scratch: Option<PathBuf>,
 
-    /// A backup of this store, as `verify` takes it: what is lost, and is in it in the same version, is put back
+    /// A backup of this store, as `verify` takes it, or a directory of them: what is lost, and is in it in the same version, is put back.
+    /// The default is the newest one that `stores[].backup` has made
     #[arg(long, value_name = "BACKUP", value_hint = ValueHint::AnyPath, conflicts_with = "undo")]
     backup: Option<PathBuf>,
 
@@ -111,10 +116,8 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     interrupt::stops(&steps);
     let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let result = bar::steps(mode, &store.name, &steps, || {
-        let means = recover::Means {
-            scratch: options.scratch.as_deref(),
-            backup: options.backup.as_deref(),
-        };
+        let backups = backups(options.backup.as_deref(), store, &wish.store);
+        let means = recover::Means { scratch: options.scratch.as_deref(), backups: &backups };
         recover::recover(&wish, means, &processes, &steps, clock::now())
     });
     if let Some(mut file) = report_file {
@@ -124,6 +127,20 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         }
     }
     answer(&result, options.output, text, ended)
+}
+
+/// The backups that may have what is lost, the best one first.
+fn backups(named: Option<&Path>, store: &Store, place: &Path) -> Vec<PathBuf> {
+    match named {
+        // A backup in the form of a directory has a database.
+        Some(named) if named.is_dir() && !named.join(DATABASE_FILE).exists() => {
+            let found = dated::newest(&[named.to_owned()]);
+            // What nobody recognises is refused with the reason.
+            if found.is_empty() { vec![named.to_owned()] } else { found }
+        }
+        Some(named) => vec![named.to_owned()],
+        None => dated::newest_of(place, store.backup.as_ref().map(|job| &*job.to), &[]),
+    }
 }
 
 fn undo(wish: &Wish, processes: &ProcessTable, output: Output) -> Ended {

@@ -214,8 +214,8 @@ impl Effect {
 pub struct Means<'a> {
     /// Where the copy is made; without that, on the filesystem of the store.
     pub scratch: Option<&'a Path>,
-    /// A backup of the store, for what the store has lost.
-    pub backup: Option<&'a Path>,
+    /// Backups of the store, for what the store has lost: the first one that may be used is.
+    pub backups: &'a [PathBuf],
 }
 
 /// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. Errs without a change to the store, or says in which state it is.
@@ -266,8 +266,7 @@ pub fn recover(
         inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
         unchanged(store, &inventory)?;
     }
-    let backup = means.backup;
-    repair(&copy, scratch.path(), backup, wish.adopt, &mut report, steps, now)?;
+    repair(&copy, scratch.path(), means.backups, wish.adopt, &mut report, steps, now)?;
     if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
         return Ok(report);
     }
@@ -284,7 +283,7 @@ pub fn recover(
 fn repair(
     dir: &Path,
     scratch: &Path,
-    backup: Option<&Path>,
+    backups: &[PathBuf],
     adopt: bool,
     report: &mut Report,
     steps: &Steps,
@@ -349,12 +348,18 @@ fn repair(
     let named = !report.lost_records.is_empty();
     name_the_rest(dir, &proven, report, steps);
     let lacks = !losses.is_empty() || report.names_losses();
-    if let Some(backup) = backup {
-        let wanted = backup::Wanted { backup, dir, scratch, damage: &damage };
-        if !report.not_done.is_empty() || proven.proof.restores == Restores::Not {
-            report.from_backup = Some(FromBackup::instead(backup));
-        } else if lacks && backup::fill(&wanted, report, &mut losses, steps, now)? {
-            proven = prove(dir, steps, now)?;
+    let is_broken = !report.not_done.is_empty() || proven.proof.restores == Restores::Not;
+    if let Some(first) = backups.first().filter(|_| is_broken) {
+        report.from_backup = Some(FromBackup::instead(first));
+    } else if lacks {
+        for backup in backups {
+            let wanted = backup::Wanted { backup, dir, scratch, damage: &damage };
+            if backup::fill(&wanted, report, &mut losses, steps, now)? {
+                proven = prove(dir, steps, now)?;
+            }
+            if report.from_backup.as_ref().is_some_and(|from| from.refused.is_none()) {
+                break;
+            }
         }
     }
     let codes = grave(&proven);

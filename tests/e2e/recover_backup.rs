@@ -228,7 +228,9 @@ fn given_back(version: &str, mode: &str, damage: &[Damage]) {
         for fault in *faults {
             fault(&dir);
         }
-        let given = ["--backup", backup.to_str().unwrap()];
+        // The backup itself, or the directory where it lies.
+        let named = if mode == "few" { backup.parent().unwrap() } else { &*backup };
+        let given = ["--backup", named.to_str().unwrap()];
         let tried = (nth == 0).then(|| recover_with(&dir, &given)["report"].clone());
         let flags = [&["--apply", "--accept-loss"][..], &given].concat();
         let report = recover_with(&dir, &flags)["report"].clone();
@@ -239,6 +241,7 @@ fn given_back(version: &str, mode: &str, damage: &[Damage]) {
         }
         let got = &report["from_backup"];
         assert_eq!(got["refused"], Value::Null, "{about}: {report:#}");
+        assert_eq!(got["backup"], backup.to_str().unwrap(), "{about}");
         // After many changes the queue has not all of them any more.
         let is_certain = mode == "few" || !what.contains("records");
         let is = chroma(version, "show", &dir);
