@@ -391,10 +391,13 @@ impl Store<'_> {
                 Known::Row(row) => asker.vector(row)?.filter(|vector| reading.fits(vector)),
                 Known::Unknown => None,
             };
-            // Without a position Chroma makes the index anew from the whole queue.
+            // Without a position Chroma makes the index anew from the whole queue. What is behind it there Chroma applies itself.
             let gift = || {
-                let gifts = self.gifts.filter(|_| position.is_some())?;
-                gifts.of(&reading.collection.id, subject.hash)
+                let (gifts, position) = self.gifts.zip(position)?;
+                match tail::vector_of(false, &subject.operations, position) {
+                    Where::Queue(_) => None,
+                    _ => gifts.of(&reading.collection.id, subject.hash),
+                }
             };
             let from = match (row, place) {
                 (Some(vector), _) => From::Queue(vector),
