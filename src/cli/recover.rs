@@ -233,6 +233,12 @@ fn text(report: &Report) -> String {
         line.map(|line| format!("{words}: {line}"))
     };
     let accept = if report.losses.is_empty() { "--apply" } else { "--apply --accept-loss" };
+    if matches!(report.outcome, Outcome::WouldRepair | Outcome::NotAccepted)
+        && !report.losses.is_empty()
+        && report.from_backup.is_none()
+    {
+        lines.push("A backup may still have what is lost: add --backup with its path.".to_owned());
+    }
     match (report.outcome, &report.quarantine) {
         (Outcome::Repaired, Some(kept)) => {
             let kept = plain(&kept.to_string_lossy());
