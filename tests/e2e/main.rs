@@ -13,6 +13,7 @@ mod dashboards;
 mod decay;
 mod drill;
 mod dump;
+mod endurance;
 mod faults;
 mod faults_live;
 mod given_up;
@@ -44,7 +45,6 @@ mod restore;
 mod rules;
 mod salvage;
 mod server;
-mod soak;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;

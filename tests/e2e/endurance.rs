@@ -1,7 +1,7 @@
 //! Endurance: an exporter with fifty stores that change, break and are mended, a configuration that is loaded anew, and receivers that fail.
 //! Every alert is told to both of them, and its end too; memory, threads and descriptors stay what they are.
 //!
-//! It takes five minutes. `tests/soak SECONDS` goes on for as long as one likes, and shows the figures.
+//! It takes five minutes, and its name lets it begin early among the others. `tests/soak SECONDS` goes on for as long as one likes, and shows the figures.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
