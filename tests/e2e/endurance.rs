@@ -100,6 +100,8 @@ struct Soak {
     taken: usize,
     /// When the episodes began that were told, by receiver, store, alert and status.
     told: BTreeMap<(String, String, String, String), BTreeSet<String>>,
+    /// All that was told of an alert of a store, for whoever reads why the test failed.
+    stories: BTreeMap<(String, String), Vec<(Instant, String)>>,
     /// How often each alert must have begun, and ended, by store and name.
     expected: BTreeMap<(String, &'static str), usize>,
     reloads: u64,
@@ -126,6 +128,7 @@ impl Soak {
             posts: 0,
             taken: 0,
             told: BTreeMap::new(),
+            stories: BTreeMap::new(),
             expected: BTreeMap::new(),
             reloads: 0,
         };
@@ -181,6 +184,9 @@ impl Soak {
             if post.taken {
                 self.taken += 1;
                 for told in post.told() {
+                    let line = format!("{} {} since {}", post.path, told.status, told.starts_at);
+                    let story = self.stories.entry((told.store.clone(), told.name.clone()));
+                    story.or_default().push((post.at, line));
                     let of = (post.path.clone(), told.store, told.name, told.status);
                     self.told.entry(of).or_default().insert(told.starts_at);
                 }
@@ -233,13 +239,25 @@ impl Soak {
         let status = if mended { "resolved" } else { "firing" };
         let want = self.expected[&(store.name.clone(), fault.alert())];
         let count = self.told(&store.name, fault.alert(), status);
-        assert!(count <= want, "{}: {} of {fault:?} {status}, not {want}", store.name, count);
+        let story = || -> String {
+            let now = support::now();
+            let all = self.stories.get(&(store.name.clone(), fault.alert().to_owned()));
+            let line = |(at, line): &(Instant, String)| {
+                format!("\n{:6.1} s ago: {line}", now.saturating_duration_since(*at).as_secs_f64())
+            };
+            all.into_iter().flatten().map(line).collect()
+        };
+        for status in ["firing", "resolved"] {
+            let count = self.told(&store.name, fault.alert(), status);
+            assert!(count <= want, "{}: {count} of {fault:?} {status}{}", store.name, story());
+        }
         if count < want {
             assert!(
                 since.elapsed() < SOON * 2,
-                "{}: {fault:?} was not told as {status} within {:?}",
+                "{}: {fault:?} was not told as {status} {want} times within {:?}{}",
                 store.name,
-                SOON * 2
+                SOON * 2,
+                story()
             );
             return;
         }
