@@ -92,6 +92,7 @@ fn main() {
             drop(fs::remove_dir_all(&copy));
             run(Command::new("cp").arg("-r").arg(&store).arg(&copy));
             damage(&copy);
+            run(&mut Command::new("sync"));
             row.push(says(what, || {
                 let words =
                     ["recover", "--state.dir", "", "--apply", "--store.path"].map(Path::new);
