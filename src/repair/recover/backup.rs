@@ -20,6 +20,7 @@ use self::plan::{Plan, Store};
 use super::{
     Done, Effect, Failure, LostRecord, Part, Report,
     index::{self, gifts::Gifts},
+    positions,
     table::Action,
 };
 use crate::{
@@ -144,7 +145,7 @@ impl Backup {
             || found.findings.iter().any(|one| grave(one.code, one.severity));
         match found.restores {
             Restores::Whole => {}
-            // Of what it has not, it gives nothing.
+            // It gives nothing that it does not have.
             Restores::WithLosses if !lossy => {}
             _ => {
                 let losses: Vec<String> = found.losses.iter().map(ToString::to_string).collect();
@@ -156,7 +157,7 @@ impl Backup {
         }
         let connection = index::opened(&opened.dir)?;
         let collections = catalogue::read(&connection)?;
-        let newest = newest(&connection)?;
+        let newest = positions::newest(&connection)?;
         let moment = opened.moment;
         Ok((Self { opened, connection, collections, newest }, moment))
     }
@@ -308,22 +309,13 @@ fn vectors(
 
 /// Whether the queue has every row that was written since the backup.
 fn is_covered(connection: &Connection, newest: i64, damage: &Damage) -> Result<bool, Failure> {
-    let last = self::newest(connection)?;
+    let last = positions::newest(connection)?;
     if damage.queue_mended || damage.of(&["embeddings_queue"]) || last < newest {
         return Ok(false);
     }
     let sql = "SELECT count(*) FROM embeddings_queue WHERE seq_id > ?1";
     let rows: i64 = connection.query_row(sql, [newest], |row| row.get(0))?;
     Ok(rows == last - newest)
-}
-
-/// The highest number of a row of the queue that anything names.
-fn newest(connection: &Connection) -> Result<i64, Failure> {
-    let sql = "SELECT max(seq_id) FROM embeddings UNION ALL SELECT max(seq_id) FROM max_seq_id UNION ALL SELECT max(seq_id) FROM embeddings_queue";
-    let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map([], |row| Ok(position(row.get_ref(0)?)))?;
-    let rows: Vec<Option<i64>> = rows.collect::<rusqlite::Result<_>>()?;
-    Ok(rows.into_iter().flatten().max().unwrap_or(0))
 }
 
 /// Numbers that several records have.

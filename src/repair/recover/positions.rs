@@ -8,7 +8,7 @@ use super::Failure;
 use crate::{
     format::{parts::INDEX_FILES, pickle},
     repair::dump::Pieces,
-    store::database::open_if_there,
+    store::{database::open_if_there, position},
 };
 
 /// Puts positions where a segment has none: that of the newest record for its records, and for its index what the folder says. One that
@@ -26,6 +26,15 @@ pub(super) fn put_back(transaction: &Transaction<'_>, dir: &Path) -> Result<usiz
         }
     }
     Ok(put)
+}
+
+/// The newest row of the queue that anything names; 0 when nothing does.
+pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT max(seq_id) FROM main.embeddings UNION ALL SELECT max(seq_id) FROM main.max_seq_id UNION ALL SELECT max(seq_id) FROM main.embeddings_queue";
+    let mut statement = connection.prepare(sql)?;
+    let positions = statement.query_map([], |row| Ok(position(row.get_ref(0)?)))?;
+    let positions: Vec<Option<i64>> = positions.collect::<rusqlite::Result<_>>()?;
+    Ok(positions.into_iter().flatten().max().unwrap_or(0))
 }
 
 /// Writes a position, with this number of its row or the next one. Says how many rows that are.

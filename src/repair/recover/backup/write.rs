@@ -36,7 +36,7 @@ pub(super) fn write(
     let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
     let transaction = connection.transaction()?;
     let mut asker = Asker::new(&backup.connection)?;
-    let lists = has(&transaction, ARRAYS, "key")?;
+    let lists = has(&transaction, "embedding_metadata_array", "key")?;
     for ((collection, plan), given) in all.iter().zip(&mut given) {
         for fill in &plan.fills {
             if steps.stopped() {
@@ -51,11 +51,7 @@ pub(super) fn write(
             metadata::write(&transaction, row, &record)?;
             if lists {
                 transaction.execute("DELETE FROM embedding_metadata_array WHERE id = ?1", [row])?;
-                for (key, value) in &record.metadata {
-                    for value in value.as_array().into_iter().flatten() {
-                        metadata::put(&transaction, ARRAYS, row, key, value)?;
-                    }
-                }
+                metadata::write_lists(&transaction, row, &record)?;
             }
             if fill.row.is_some() { given.metadata += 1 } else { given.records += 1 }
         }
@@ -85,5 +81,3 @@ fn insert(connection: &Connection, segment: &str, id: &str, version: i64) -> Res
     connection.execute(sql, params![segment, id, positions::value(connection, version)?])?;
     Ok(connection.last_insert_rowid())
 }
-
-const ARRAYS: &str = "embedding_metadata_array";

@@ -7,7 +7,8 @@ use rusqlite::{Connection, types::ValueRef};
 use super::{Failure, Found, model::Table, trees::Hole, writer::named};
 use crate::{
     human,
-    repair::recover::{Effect, LostRecord, LostRow, Part, rows::shown},
+    repair::recover::{Effect, LostRecord, LostRow, Part, positions, rows::shown},
+    store::position,
 };
 
 /// Says in `effect` what is lost. Returns whether a document is.
@@ -154,7 +155,7 @@ pub(super) fn keep_the_last_number(
     if !all.iter().any(lacks) {
         return Ok(());
     }
-    let newest = newest(connection)?;
+    let newest = positions::newest(connection)?;
     let sql = "INSERT OR IGNORE INTO main.embeddings_queue(seq_id, operation, topic, id) \
          SELECT ?1, 3, 'persistent://default/default/00000000-0000-0000-0000-000000000000', 'lost' \
          WHERE ?1 > 0 AND ?1 > (SELECT coalesce(max(seq_id), 0) FROM main.embeddings_queue)";
@@ -214,7 +215,7 @@ fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure>
 /// Rows of the queue that are gone: no index names them. What every segment has applied is no loss.
 fn queue(connection: &Connection, found: &Found<'_>) -> Result<Option<String>, Failure> {
     let applied = applied(connection)?;
-    let newest = newest(connection)?;
+    let newest = positions::newest(connection)?;
     let refused = found.refused.iter().map(|row| Hole { first: *row, last: *row });
     let holes = found.holes.iter().copied().chain(refused);
     let (mut count, mut first, mut last) = (0_u64, i64::MAX, i64::MIN);
@@ -250,24 +251,6 @@ pub(super) fn applied(connection: &Connection) -> Result<i64, Failure> {
     let positions = statement.query_map([], |row| Ok(position(row.get_ref(1)?)))?;
     let positions: Vec<Option<i64>> = positions.collect::<rusqlite::Result<_>>()?;
     Ok(positions.into_iter().map(|one| one.unwrap_or(0)).min().unwrap_or(0))
-}
-
-/// The highest position that anything names.
-fn newest(connection: &Connection) -> Result<i64, Failure> {
-    let sql = "SELECT max(seq_id) FROM main.embeddings UNION ALL SELECT max(seq_id) FROM main.max_seq_id UNION ALL SELECT max(seq_id) FROM main.embeddings_queue";
-    let mut statement = connection.prepare(sql)?;
-    let positions = statement.query_map([], |row| Ok(position(row.get_ref(0)?)))?;
-    let positions: Vec<Option<i64>> = positions.collect::<rusqlite::Result<_>>()?;
-    Ok(positions.into_iter().flatten().max().unwrap_or(0))
-}
-
-/// A position as any release writes it: a number, or eight bytes before 1.0.
-fn position(value: ValueRef<'_>) -> Option<i64> {
-    match value {
-        ValueRef::Integer(integer) => Some(integer),
-        ValueRef::Blob(bytes) => bytes.first_chunk().map(|bytes| i64::from_be_bytes(*bytes)),
-        _ => None,
-    }
 }
 
 /// What is said of a document.

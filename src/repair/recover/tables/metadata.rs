@@ -68,14 +68,7 @@ pub(super) fn put_back_lists(
     let (mut values, mut unknown) = (0, 0);
     each(transaction, Family::Rust, |of, record| {
         match record {
-            Some(record) => {
-                for (key, value) in &record.metadata {
-                    for value in value.as_array().into_iter().flatten() {
-                        put(transaction, "embedding_metadata_array", of.rowid, key, value)?;
-                        values += 1;
-                    }
-                }
-            }
+            Some(record) => values += write_lists(transaction, of.rowid, &record)?,
             None => unknown += 1,
         }
         Ok(())
@@ -181,6 +174,22 @@ fn played(
     Ok(record)
 }
 
+/// Writes the lists of a record. Gives the number of values.
+pub(in crate::repair::recover) fn write_lists(
+    transaction: &Transaction<'_>,
+    rowid: i64,
+    record: &Record,
+) -> Result<usize, Failure> {
+    let mut values = 0;
+    for (key, value) in &record.metadata {
+        for value in value.as_array().into_iter().flatten() {
+            put(transaction, "embedding_metadata_array", rowid, key, value)?;
+            values += 1;
+        }
+    }
+    Ok(values)
+}
+
 /// Writes all values of a record. Its document may be there already.
 pub(in crate::repair::recover) fn write(
     transaction: &Transaction<'_>,
@@ -202,7 +211,7 @@ pub(in crate::repair::recover) fn write(
 }
 
 /// Writes one value into the column of its kind.
-pub(in crate::repair::recover) fn put(
+fn put(
     transaction: &Transaction<'_>,
     table: &str,
     rowid: i64,
