@@ -18,6 +18,7 @@ pub(super) fn take(salvage: &mut Salvage<'_>, all: &mut [Found<'_>]) -> Result<(
     }
     // Those that may be of several tables come last: what is known by then tells whose they are, or one of the tables has its rows.
     let mut later = Vec::new();
+    let mut room = Vec::new();
     for number in 2..=salvage.pages.count {
         if salvage.used.contains(number)
             || salvage.chained.contains(number)
@@ -26,14 +27,14 @@ pub(super) fn take(salvage: &mut Salvage<'_>, all: &mut [Found<'_>]) -> Result<(
             continue;
         }
         salvage.go_on()?;
-        if !page(salvage, all, number, When::First)? {
+        if !page(salvage, all, (number, &mut room), When::First)? {
             later.push(number);
         }
     }
     for when in [When::Later, When::Last] {
         let mut left = Vec::new();
         for number in later {
-            if !page(salvage, all, number, when)? {
+            if !page(salvage, all, (number, &mut room), when)? {
                 left.push(number);
             }
         }
@@ -49,17 +50,17 @@ enum When {
     Last,
 }
 
-/// Takes the rows of a page, if it is a leaf that a table lacks. Says no when several do and nothing tells which, but at last.
+/// Takes the rows of a page, which is read into `room`, if it is a leaf that a table lacks. Says no when several do and nothing tells which, but at last.
 fn page(
     salvage: &mut Salvage<'_>,
     all: &mut [Found<'_>],
-    number: u32,
+    (number, room): (u32, &mut Vec<u8>),
     when: When,
 ) -> Result<bool, Failure> {
-    let (mut room, mut extents) = (Vec::new(), Vec::new());
-    salvage.pages.read(number, &mut room)?;
+    let mut extents = Vec::new();
+    salvage.pages.read(number, room)?;
     let geometry = salvage.pages.geometry;
-    let Ok(page) = Page::parse(&room, number, geometry, &mut extents) else { return Ok(true) };
+    let Ok(page) = Page::parse(room, number, geometry, &mut extents) else { return Ok(true) };
     let Some(range) = trees::range(&page).filter(|_| page.kind == Kind::TableLeaf) else {
         return Ok(true);
     };
