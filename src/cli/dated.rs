@@ -7,19 +7,19 @@ use std::{
 
 use crate::{clock::Timestamp, format::backup_name::date_in, repair::backup::names};
 
-/// Whatever has a date in its name in these directories, newest first: as many as are worth trying.
-pub(super) fn newest(dirs: &[PathBuf]) -> Vec<PathBuf> {
-    first(dirs.iter().flat_map(|dir| list(dir, date_in)).collect())
-}
-
-/// The same with the backups that the program makes of the store at `place`, in the directory `made`: there may be some of other stores.
-pub(super) fn newest_of(place: &Path, made: Option<&Path>, dirs: &[PathBuf]) -> Vec<PathBuf> {
-    let mut found: Vec<_> = dirs.iter().flat_map(|dir| list(dir, date_in)).collect();
-    let directory = place.file_name().and_then(|name| name.to_str());
-    if let (Some(made), Some(directory)) = (made, directory) {
-        found.extend(list(made, |name| names::parse(name, directory).map(|(moment, _)| moment)));
+/// Whatever has a date in its name in the directories `named`, and the backups that the program makes in a directory of the store at a
+/// place: there may be some of other stores. Newest first, as many as are worth trying.
+pub(super) fn newest(named: &[PathBuf], made: Option<(&Path, &Path)>) -> Vec<PathBuf> {
+    let mut found: Vec<_> = named.iter().flat_map(|dir| list(dir, date_in)).collect();
+    if let Some((dir, place)) = made
+        && let Some(directory) = place.file_name().and_then(|name| name.to_str())
+    {
+        found.extend(list(dir, |name| names::parse(name, directory).map(|(moment, _)| moment)));
     }
-    first(found)
+    found.sort();
+    found.dedup();
+    found.reverse();
+    found.into_iter().map(|(_, path)| path).take(TRIED_MAX).collect()
 }
 
 fn list(dir: &Path, moment: impl Fn(&str) -> Option<Timestamp>) -> Vec<(Timestamp, PathBuf)> {
@@ -30,13 +30,6 @@ fn list(dir: &Path, moment: impl Fn(&str) -> Option<Timestamp>) -> Vec<(Timestam
         Some((moment(name)?, entry.path()))
     });
     dated.collect()
-}
-
-fn first(mut found: Vec<(Timestamp, PathBuf)>) -> Vec<PathBuf> {
-    found.sort();
-    found.dedup();
-    found.reverse();
-    found.into_iter().map(|(_, path)| path).take(TRIED_MAX).collect()
 }
 
 /// A store that needs an older one is better looked after by somebody.
@@ -58,7 +51,7 @@ mod tests {
         fs::write(scratch.path().join("notes.txt"), "").unwrap();
         let dirs = [scratch.path().join("none"), scratch.path().to_owned()];
         let want: Vec<PathBuf> = (2..=6).rev().map(|day| scratch.path().join(name(day))).collect();
-        assert_eq!(newest(&dirs), want);
+        assert_eq!(newest(&dirs, None), want);
     }
 
     #[test]
@@ -68,7 +61,7 @@ mod tests {
         for name in ["docs.backup.20261101_020000.tar.zst", "shop.backup.20261102_020000.tar.zst"] {
             fs::write(to.join(name), "").unwrap();
         }
-        let found = newest_of(Path::new("/srv/docs"), Some(to), &[]);
+        let found = newest(&[], Some((to, Path::new("/srv/docs"))));
         assert_eq!(found, [to.join("docs.backup.20261101_020000.tar.zst")]);
     }
 }

@@ -90,7 +90,6 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
             accept_loss: options.accept_loss,
             told: options.chroma_is_stopped,
             dry: !options.apply && !options.undo,
-            adopt: options.adopt_orphans,
             only: None,
         },
         Err(error) => {
@@ -117,7 +116,11 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let result = bar::steps(mode, &store.name, &steps, || {
         let backups = backups(options.backup.as_deref(), store, &wish.store);
-        let means = recover::Means { scratch: options.scratch.as_deref(), backups: &backups };
+        let means = recover::Means {
+            scratch: options.scratch.as_deref(),
+            backups: &backups,
+            adopt: options.adopt_orphans,
+        };
         recover::recover(&wish, means, &processes, &steps, clock::now())
     });
     if let Some(mut file) = report_file {
@@ -134,12 +137,12 @@ fn backups(named: Option<&Path>, store: &Store, place: &Path) -> Vec<PathBuf> {
     match named {
         // A backup in the form of a directory has a database.
         Some(named) if named.is_dir() && !named.join(DATABASE_FILE).exists() => {
-            let found = dated::newest(&[named.to_owned()]);
+            let found = dated::newest(&[named.to_owned()], None);
             // What nobody recognises is refused with the reason.
             if found.is_empty() { vec![named.to_owned()] } else { found }
         }
         Some(named) => vec![named.to_owned()],
-        None => dated::newest_of(place, store.backup.as_ref().map(|job| &*job.to), &[]),
+        None => dated::newest(&[], store.backup.as_ref().map(|job| (&*job.to, place))),
     }
 }
 

@@ -71,7 +71,6 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         Ok(store) => Wish {
             store,
             accept_loss: options.accept_loss,
-            adopt: false,
             told: options.chroma_is_stopped,
             dry: options.dry_run,
             only: options.path.clone(),

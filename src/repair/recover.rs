@@ -216,6 +216,8 @@ pub struct Means<'a> {
     pub scratch: Option<&'a Path>,
     /// Backups of the store, for what the store has lost: the first one that may be used is.
     pub backups: &'a [PathBuf],
+    /// Segments whose collection is gone get a new one.
+    pub adopt: bool,
 }
 
 /// Recovers the store of `wish`, whose `dry` is that nothing is put in place, which needs no stopped server. Errs without a change to the store, or says in which state it is.
@@ -266,7 +268,7 @@ pub fn recover(
         inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
         unchanged(store, &inventory)?;
     }
-    repair(&copy, scratch.path(), means.backups, wish.adopt, &mut report, steps, now)?;
+    repair(&copy, scratch.path(), means, &mut report, steps, now)?;
     if !matches!(report.outcome, Outcome::WouldRepair) || wish.dry {
         return Ok(report);
     }
@@ -279,12 +281,11 @@ pub fn recover(
     Ok(report)
 }
 
-/// Repairs the copy in `dir`, and says in the report what came of it. `adopt` is that segments without a collection get one.
+/// Repairs the copy in `dir`, and says in the report what came of it. Backups are unpacked in `scratch`.
 fn repair(
     dir: &Path,
     scratch: &Path,
-    backups: &[PathBuf],
-    adopt: bool,
+    means: Means<'_>,
     report: &mut Report,
     steps: &Steps,
     now: Timestamp,
@@ -296,7 +297,7 @@ fn repair(
     let mut tried: BTreeSet<Action> = BTreeSet::new();
     let (mut losses, mut damage) = (Vec::new(), Damage::default());
     let mut later = false;
-    let mut gone = Gone { rows: adopt, ..Gone::default() };
+    let mut gone = Gone { rows: means.adopt, ..Gone::default() };
     loop {
         let codes = grave(&proven);
         let choice = gone.with(table::choose(&codes), &codes);
@@ -349,10 +350,10 @@ fn repair(
     name_the_rest(dir, &proven, report, steps);
     let lacks = !losses.is_empty() || report.names_losses();
     let is_broken = !report.not_done.is_empty() || proven.proof.restores == Restores::Not;
-    if let Some(first) = backups.first().filter(|_| is_broken) {
+    if let Some(first) = means.backups.first().filter(|_| is_broken) {
         report.from_backup = Some(FromBackup::instead(first));
     } else if lacks {
-        for backup in backups {
+        for backup in means.backups {
             let wanted = backup::Wanted { backup, dir, scratch, damage: &damage };
             if backup::fill(&wanted, report, &mut losses, steps, now)? {
                 proven = prove(dir, steps, now)?;

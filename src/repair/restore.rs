@@ -30,7 +30,6 @@ use crate::{
 
 /// What is to be done with a store.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Wish {
     /// The directory of the store: absolute, and without links.
     pub store: PathBuf,
@@ -40,8 +39,6 @@ pub struct Wish {
     pub told: bool,
     /// Only says what would be done.
     pub dry: bool,
-    /// `recover` gives segments whose collection is gone a new one.
-    pub adopt: bool,
     /// Of several stores in the backup that whose path ends with this.
     pub only: Option<String>,
 }

@@ -75,14 +75,7 @@ impl Mender<'_> {
     }
 
     fn wish(&self) -> Wish {
-        Wish {
-            store: self.store.clone(),
-            accept_loss: false,
-            told: false,
-            dry: false,
-            adopt: false,
-            only: None,
-        }
+        Wish { store: self.store.clone(), accept_loss: false, told: false, dry: false, only: None }
     }
 
     fn recover(&self) -> bool {
@@ -113,7 +106,7 @@ impl Mender<'_> {
     }
 
     fn restore(&self) -> bool {
-        let candidates = dated::newest_of(&self.store, self.made, self.backups);
+        let candidates = dated::newest(self.backups, self.made.map(|dir| (dir, &*self.store)));
         if candidates.is_empty() {
             let named = self.backups.iter().map(|dir| &**dir);
             let places: Vec<String> =

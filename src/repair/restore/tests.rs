@@ -34,8 +34,7 @@ impl Stand {
         let (store, backup) = (root.join("chroma"), root.join("chroma.backup"));
         copy_tree(&fixture("chroma-1.5.9"), &store);
         copy_tree(&fixture("chroma-1.5.9-deleted"), &backup);
-        let wish =
-            Wish { store, accept_loss: false, told: false, dry: false, adopt: false, only: None };
+        let wish = Wish { store, accept_loss: false, told: false, dry: false, only: None };
         let processes = ProcessTable::new("/proc".into());
         Self { _scratch: scratch, backup, wish, processes }
     }
