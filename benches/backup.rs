@@ -14,7 +14,7 @@ use std::{
 };
 
 use chroma_exporter::clock;
-use support::programs::{measured, median, run, target};
+use support::programs::{measured, median, run, target, venv};
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse().ok());
@@ -109,9 +109,7 @@ const RESTORE: usize = 2;
 const AGAIN: usize = 5;
 
 fn build(store: &Path, megabytes: u64) {
-    let venvs = std::env::var_os("CHROMA_VENVS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
-    let mut command = Command::new(venvs.join("1.5.9/bin/python"));
+    let mut command = Command::new(venv("1.5.9").join("python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/store.py"));
     run(command.arg(store).arg(megabytes.to_string()).env("ANONYMIZED_TELEMETRY", "False"));
 }

@@ -6,6 +6,8 @@
 //! `tests/venv 1.5.9` makes.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench fails by panicking")]
 
+mod support;
+
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -14,6 +16,7 @@ use std::{
 };
 
 use chroma_exporter::clock;
+use support::programs::venv;
 
 const RELEASE: &str = "1.5.9";
 
@@ -105,9 +108,7 @@ fn report(took: &mut [Vec<f64>; WINDOWS.len()], checks: [u64; WINDOWS.len()]) {
 
 fn script() -> Command {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let venvs =
-        std::env::var_os("CHROMA_VENVS").map_or_else(|| here.join("tests/.venv"), PathBuf::from);
-    let python = venvs.join(RELEASE).join("bin/python");
+    let python = venv(RELEASE).join("python");
     assert!(python.exists(), "{} is missing: run tests/venv {RELEASE}", python.display());
     let mut command = Command::new(python);
     command.arg(here.join("benches/support/writer.py")).env("ANONYMIZED_TELEMETRY", "False");

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use support::programs::{measured, median, run, target};
+use support::programs::{measured, median, run, target, venv};
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|word| word.parse().ok());
@@ -103,15 +103,9 @@ impl Rows {
     }
 }
 
-fn venv() -> PathBuf {
-    let venvs = std::env::var_os("CHROMA_VENVS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
-    venvs.join("1.5.9/bin")
-}
-
 /// Runs `benches/support/records.py` and gives the seconds that it printed last.
 fn python(words: &[&Path]) -> f64 {
-    let mut command = Command::new(venv().join("python"));
+    let mut command = Command::new(venv("1.5.9").join("python"));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/records.py"));
     command.args(words).env("ANONYMIZED_TELEMETRY", "False").stderr(Stdio::inherit());
     let output = command.output().expect("Python");
@@ -135,7 +129,7 @@ impl Server {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         drop(listener);
-        let child = Command::new(venv().join("chroma"))
+        let child = Command::new(venv("1.5.9").join("chroma"))
             .args(["run", "--host", "127.0.0.1", "--port", &port.to_string(), "--path"])
             .arg(&dir)
             .stdout(Stdio::null())

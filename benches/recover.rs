@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use support::programs::{measured, median, run, target};
+use support::programs::{measured, median, run, target, venv};
 
 const DIMENSION: u32 = 384;
 
@@ -121,9 +121,7 @@ fn says(what: &str, work: impl FnOnce() -> f64) -> f64 {
 }
 
 fn python(release: &str, script: &str) -> Command {
-    let venvs = std::env::var_os("CHROMA_VENVS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
-    let mut command = Command::new(venvs.join(release).join("bin/python"));
+    let mut command = Command::new(venv(release).join("python"));
     command.args(["-W", "ignore", "-c", script]).env("ANONYMIZED_TELEMETRY", "False");
     command
 }

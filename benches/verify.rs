@@ -26,7 +26,7 @@ use chroma_exporter::{
         verify::{self, Options},
     },
 };
-use support::{forget_peak, status_kib};
+use support::{forget_peak, programs::venv, status_kib};
 
 const TIMES: f64 = 3.0;
 const RUNS: usize = 3;
@@ -94,10 +94,8 @@ fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
 
 /// A store of real Chroma, packed.
 fn make(scratch: &Path, records: u32, dimension: u32) -> PathBuf {
-    let venvs = std::env::var_os("CHROMA_VENVS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
     let store = scratch.join("store");
-    let made = Command::new(venvs.join("1.5.9/bin/python"))
+    let made = Command::new(venv("1.5.9").join("python"))
         .args(["-c", MAKE])
         .arg(&store)
         .args([records.to_string(), dimension.to_string()])

@@ -1,7 +1,7 @@
 //! Programs that a benchmark runs, and how what they took stands to a target.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -24,6 +24,13 @@ pub(crate) fn measured(words: &[&Path], more: &[&Path]) -> (f64, f64) {
     assert!(output.status.success(), "{text}");
     let kib = text.lines().last().and_then(|line| line.parse().ok()).unwrap_or(0.0);
     (took.as_secs_f64(), kib)
+}
+
+/// What `tests/venv` has installed for a release of Chroma: its `bin`.
+pub(crate) fn venv(release: &str) -> PathBuf {
+    let venvs = std::env::var_os("CHROMA_VENVS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/.venv"), PathBuf::from);
+    venvs.join(release).join("bin")
 }
 
 /// Runs a program to its end.
