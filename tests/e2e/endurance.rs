@@ -282,14 +282,10 @@ const FIGURES: [&str; 3] = ["MiB of memory", "threads", "descriptors"];
 /// work; there are at most some sixty.
 const ABOVE: [(f64, f64); 3] = [(0.1, 8.0), (0.1, 24.0), (0.1, 8.0)];
 
-fn sample(pid: u32, seconds: f64) -> Sample {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let of = |field: &str| -> f64 {
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    Sample { seconds, figures: [of("VmRSS:") / 1024.0, of("Threads:"), open as f64] }
+fn sample(exporter: &Exporter, seconds: f64) -> Sample {
+    let [resident, threads] = ["VmRSS:", "Threads:"].map(|field| exporter.status(field) as f64);
+    let open = fs::read_dir(format!("/proc/{}/fd", exporter.pid())).unwrap().count();
+    Sample { seconds, figures: [resident / 1024.0, threads, open as f64] }
 }
 
 /// The middle one of a figure in a part of the samples: a check that runs holds more for a moment.
@@ -318,17 +314,13 @@ fn nothing_grows_and_no_alert_is_lost() {
     let lasts = Duration::from_secs(wanted.unwrap_or(SECONDS));
     let mut soak = Soak::new();
     let exporter = Exporter::start(&["--config.file", soak.config().to_str().unwrap()]);
-    exporter.wait_page("every full check", SOON * 5, |page| {
-        let full = [("check", "full"), ("state", "ok")];
-        page.all("chroma_integrity_state", &full).filter(|(_, value)| *value > 0.5).count()
-            == STORES
-    });
+    exporter.wait_full_checks(STORES, SOON * 5);
     soak.go_mad();
     let began = support::now();
     let mut samples = Vec::new();
     while began.elapsed() < lasts {
         soak.turn(&exporter);
-        samples.push(sample(exporter.pid(), began.elapsed().as_secs_f64()));
+        samples.push(sample(&exporter, began.elapsed().as_secs_f64()));
         std::thread::sleep(Duration::from_millis(500));
     }
     soak.hook.answer(Reply::Say(200, "", "ok"));

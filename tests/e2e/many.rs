@@ -30,19 +30,10 @@ fn a_hundred_idle_stores_need_few_threads_and_little_memory() {
         state.to_str().unwrap(),
     ]);
     exporter.ready();
-    exporter.wait_page("every full check", SOON, |page| {
-        let full = [("check", "full"), ("state", "ok")];
-        page.all("chroma_integrity_state", &full).filter(|(_, value)| *value > 0.5).count()
-            == STORES
-    });
-    let status = |field: &str| -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", exporter.pid())).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    };
+    exporter.wait_full_checks(STORES, SOON);
     let mut seen = Vec::new();
     wait_for("threads that nobody needs to end", SOON, || {
-        seen.push((status("Threads:"), status("VmRSS:")));
+        seen.push((exporter.status("Threads:"), exporter.status("VmRSS:")));
         let last = seen.last()?;
         (last.0 <= THREADS_MAX && last.1 <= RESIDENT_KIB_MAX).then_some(())
     });
@@ -53,7 +44,7 @@ fn a_hundred_idle_stores_need_few_threads_and_little_memory() {
     };
     let began = turns(&exporter.page());
     exporter.wait_page("three more turns", SOON, |page| turns(page) > began + 14.0);
-    let (threads, resident) = (status("Threads:"), status("VmRSS:"));
+    let (threads, resident) = (exporter.status("Threads:"), exporter.status("VmRSS:"));
     assert!(threads <= THREADS_MAX, "{threads} threads; before: {seen:?}");
     assert!(resident <= RESIDENT_KIB_MAX, "{resident} KiB; before: {seen:?}");
 }

@@ -121,6 +121,23 @@ impl Exporter {
         self.child.id()
     }
 
+    /// A line of `/proc/PID/status`, such as `VmRSS:` in KiB.
+    pub fn status(&self, field: &str) -> u64 {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = text.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+    }
+
+    /// Waits until every full check of so many stores has passed.
+    pub fn wait_full_checks(&self, stores: usize, bound: Duration) {
+        self.wait_page("every full check", bound, |page| {
+            let full = [("check", "full"), ("state", "ok")];
+            page.all("chroma_integrity_state", &full).filter(|(_, value)| *value > 0.5).count()
+                == stores
+        });
+    }
+
     /// Sends a signal by name: `TERM`, `HUP`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);

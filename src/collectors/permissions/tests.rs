@@ -44,6 +44,15 @@ impl Stand {
         Self::with(PermissionPolicy::default())
     }
 
+    /// As a server of this user and group is to reach it.
+    fn served_by(uid: u32, gid: u32) -> Self {
+        Self::with(PermissionPolicy {
+            server_uid: Some(uid),
+            server_gids: vec![gid],
+            ..PermissionPolicy::default()
+        })
+    }
+
     fn with(policy: PermissionPolicy) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         set_mode(scratch.path(), 0o755);

@@ -21,12 +21,7 @@ fn much_that_drifted_is_counted_and_mended_by_one_command() {
 fn what_was_learnt_wrong_and_is_mended_is_no_drift() {
     // Root could write anything.
     let (uid, gid) = if is_root() { (4_321, 4_321) } else { me() };
-    let policy = PermissionPolicy {
-        server_uid: Some(uid),
-        server_gids: vec![gid],
-        ..PermissionPolicy::default()
-    };
-    let mut stand = Stand::with(policy);
+    let mut stand = Stand::served_by(uid, gid);
     for entry in walkdir(&stand.path("")) {
         chown(entry, Some(uid), Some(gid)).unwrap();
     }
@@ -61,12 +56,7 @@ fn wanted(stand: &Stand) -> Vec<String> {
 #[test]
 fn the_command_gives_back_what_was_learnt_and_no_more() {
     let (uid, gid) = me();
-    let policy = PermissionPolicy {
-        server_uid: Some(uid),
-        server_gids: vec![gid],
-        ..PermissionPolicy::default()
-    };
-    let mut stand = Stand::with(policy);
+    let mut stand = Stand::served_by(uid, gid);
     write(&stand.path("readme"), 0o600);
     stand.look();
     assert_eq!(wanted(&stand), [""; 0]);

@@ -102,12 +102,7 @@ fn of_a_directory_that_is_no_store_nothing_is_told() {
 #[test]
 fn the_owner_and_those_that_a_list_names_can_write() {
     let (uid, gid) = me();
-    let policy = PermissionPolicy {
-        server_uid: Some(uid),
-        server_gids: vec![gid],
-        ..PermissionPolicy::default()
-    };
-    let mut stand = Stand::with(policy);
+    let mut stand = Stand::served_by(uid, gid);
     assert_eq!(value(&stand.look(), &UNWRITABLE, &[]), Some(0.0));
     let database = stand.path(DATABASE);
     set_mode(&database, 0o444);
@@ -143,12 +138,7 @@ fn a_database_behind_a_link_is_judged_by_itself() {
 #[test]
 fn a_frozen_database_is_unwritable_even_for_root() {
     let (uid, gid) = me();
-    let policy = PermissionPolicy {
-        server_uid: Some(uid),
-        server_gids: vec![gid],
-        ..PermissionPolicy::default()
-    };
-    let mut stand = Stand::with(policy);
+    let mut stand = Stand::served_by(uid, gid);
     stand.look();
     let database = fs::File::open(stand.path(DATABASE)).unwrap();
     for (flag, word) in
