@@ -1,4 +1,4 @@
-//! What is said of the segments after a turn. What looks wrong for the first time is not said yet.
+//! What is reported about the segments after a run. What looks wrong for the first time is not reported yet.
 
 use std::{collections::BTreeMap, time::Duration};
 

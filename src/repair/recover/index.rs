@@ -557,7 +557,7 @@ fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {
     Ok(ids)
 }
 
-/// What is said of vectors that are there and not as they were.
+/// Stands for a table where a loss is one of vectors that are there and not as they were.
 pub(super) const INDEX: &str = "index";
 /// What follows the name of a segment in that of its fresh folder, until it is whole.
 const FRESH: &str = ".fresh";

@@ -144,7 +144,7 @@ impl Catalogue {
         }
     }
 
-    /// A collection whose database is gone is in no list and can be had by no name.
+    /// A collection whose database is gone is in no list, and no name opens it.
     fn judge_home(&self, tally: &mut Tally, collection: &Collection) {
         let (Some(databases), Some(database)) = (&self.databases, &collection.database) else {
             return;
