@@ -373,11 +373,6 @@ fn repair(
         stays.retain(|code| *code != Code::SegmentMissing);
     }
     say_what_stays(report, &choice, &stays);
-    let more = |one: &Told| one.code != Code::RecordsUnreachable.as_str();
-    if report.before.findings.iter().any(more) {
-        // Another fault was repaired, and the index is as good as one that was never broken.
-        stays.retain(|code| *code != Code::RecordsUnreachable);
-    }
     if !report.done.is_empty() {
         report.after = Some(Look::of(&proven));
     }
@@ -414,7 +409,6 @@ fn say_what_stays(report: &mut Report, choice: &table::Choice, stays: &[Code]) {
         if !report.not_done.iter().any(|one| one.code == code.as_str()) {
             let why = match code {
                 Code::SegmentMissing => ALL_IN_QUEUE,
-                Code::RecordsUnreachable => NO_GRAPH_FINDS_THEM,
                 _ => "The repair was tried, and the check still finds it.",
             };
             let why = why.to_owned();
@@ -594,8 +588,6 @@ impl Report {
 
 /// Why no folder is written for an index that is not there.
 const ALL_IN_QUEUE: &str = "No folder is needed: Chroma makes the index anew from the queue, which has all its vectors. What is wrong is that other folders are there, which the database does not know.";
-/// Why a new graph does not help: of 100,000 random vectors of 384 numbers, Chroma's own index misses 40 % as well (measured with 1.5.9).
-const NO_GRAPH_FINDS_THEM: &str = "A new graph finds no more of them: these vectors are nearly all equally far from each other. Searches find more with a larger ef_search, or in a collection that was made with a larger max_neighbors and ef_construction.";
 
 #[cfg(test)]
 mod tests;

@@ -192,4 +192,40 @@ fn a_search_over_the_files_finds_what_hnswlib_finds() {
     }
 }
 
+/// Searches miss one in six of these vectors in a fresh index, and no repair would change that. What updates unlink is told, and repaired.
+#[test]
+fn what_no_graph_finds_is_no_finding_and_what_no_links_lead_to_is_one_until_it_is_repaired() {
+    let version = "1.5.9";
+    let scratch = tempfile::tempdir().unwrap();
+    for rounds in ["0", "1"] {
+        let dir = scratch.path().join(rounds).join("store");
+        std::fs::create_dir_all(&dir).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/index.py");
+        let mut chroma = std::process::Command::new(chroma::python(version));
+        let chroma = chroma.arg(script).arg("random").arg(&dir).args(["5", rounds]);
+        assert!(chroma.env("ANONYMIZED_TELEMETRY", "False").status().unwrap().success());
+        let folders = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        let folder = folders.into_iter().find(|path| path.is_dir()).unwrap();
+        let missed = unfound(&folder, 100).len();
+        let found = findings(&dir);
+        let case = format!("{version}, {rounds} updates: searches miss {missed}, {found:?}");
+        println!("{case}");
+        assert!(missed > 100, "{case}");
+        let store = dir.to_str().unwrap();
+        let recover = ["recover", "--store.path", store, "--apply"];
+        if rounds == "0" {
+            assert_eq!(found, [], "{case}");
+            let out = run(&recover);
+            let said = String::from_utf8_lossy(&out.stdout);
+            assert!(out.status.success() && said.contains("othing to do"), "{case}: {said}");
+            continue;
+        }
+        let [(code, evidence)] = &found[..] else { panic!("{case}") };
+        assert_eq!(code, "records_unreachable", "{case}");
+        assert!(evidence.starts_with("no links of the graph lead to "), "{case}");
+        assert!(run(&recover).status.success(), "{case}");
+        assert_eq!(findings(&dir), [], "{case}");
+    }
+}
+
 const ATTEMPTS_MAX: u32 = 5;

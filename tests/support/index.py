@@ -2,6 +2,7 @@
 
 make DIR                   collections in l2 and cosine, flushed, with updates and deletes; prints what must be there, as JSON
 check DIR                  reads that from standard input, proves that all of it is there, adds records and proves it again
+random DIR LINKS ROUNDS    1,200 random vectors, which every graph misses many of, with so many links each; then all of them are updated so often
 graph DIR                  builds indexes of whole numbers with the release's own hnswlib into DIR, one thread
 """
 
@@ -113,6 +114,24 @@ def check(directory):
     json.dump(truth, sys.stdout)
 
 
+def random_vectors(directory, links, rounds):
+    import chromadb
+    import numpy
+
+    client, modern = chromadb.PersistentClient(directory), not chromadb.__version__.startswith("0.")
+    if modern:
+        parameters = {"configuration": {"hnsw": {"space": "l2", "max_neighbors": int(links), "sync_threshold": 600}}}
+    else:
+        parameters = {"metadata": {"hnsw:M": int(links), "hnsw:sync_threshold": 600}}
+    collection = client.create_collection("random", **parameters)
+    numbers = numpy.random.default_rng(7)
+    for round_ in range(1 + int(rounds)):
+        order = numbers.permutation(1200)
+        for part in order.reshape(12, 100):
+            write = collection.update if round_ else collection.add
+            write(ids=[f"r-{n}" for n in part], embeddings=numbers.normal(size=(100, 384)).tolist())
+
+
 def graph(directory):
     import hnswlib
     import numpy
@@ -133,4 +152,4 @@ def graph(directory):
 
 
 if __name__ == "__main__":
-    {"make": make, "check": check, "graph": graph}[sys.argv[1]](*sys.argv[2:])
+    {"make": make, "check": check, "random": random_vectors, "graph": graph}[sys.argv[1]](*sys.argv[2:])

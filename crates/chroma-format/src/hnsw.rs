@@ -15,6 +15,7 @@ mod lengths;
 mod level0;
 mod links;
 mod order;
+mod reachable;
 mod readable;
 mod search;
 mod write;
@@ -25,6 +26,7 @@ pub use lengths::LengthWalk;
 pub use level0::{Element, Level0Walk};
 pub use links::LinkWalk;
 pub use order::{Exchange, Order};
+pub use reachable::Reachable;
 pub use readable::{ReadableWalk, Shape};
 pub use search::{Elements, Read, Search, Space, UpperLinks};
 

@@ -81,8 +81,8 @@ pub(super) const fn of(code: Code) -> Option<Number> {
             "{{ .Value }} operations behind.",
         ),
         Code::RecordsUnreachable => (
-            "chroma_hnsw_unfound_ratio{AT}",
-            "Searches miss {{ .Value | humanizePercentage }} of all elements.",
+            "chroma_hnsw_unreachable_ratio{AT}",
+            "No links lead to {{ .Value | humanizePercentage }} of all elements.",
         ),
         Code::FreePagesHigh => (
             "chroma_sqlite_reclaimable_bytes{AT}",

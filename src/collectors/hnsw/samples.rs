@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hnsw, look::Folder, orphans::Orphans, state::State};
+use super::{Hnsw, look::Folder, orphans::Orphans, reach::Reach, state::State};
 use crate::sample::{Desc, Sample};
 
 pub(super) static SEGMENTS: Desc = Desc::gauge(
@@ -28,7 +28,11 @@ pub(super) static WITHOUT_VECTOR: Desc = Desc::gauge(
 );
 static UNFOUND: Desc = Desc::gauge(
     "chroma_hnsw_unfound_ratio",
-    "Share of index elements that a search with their own vector does not find, from a sample at the last full walk (cached). A few hundredths are normal after updates.",
+    "Share of index elements that a search with their own vector does not find, from a sample at the last full walk (cached). High where vectors are nearly all equally far from each other, which is no fault.",
+);
+static UNREACHABLE: Desc = Desc::gauge(
+    "chroma_hnsw_unreachable_ratio",
+    "Share of index elements that no links lead to, so that no search finds them, as of the last full walk (cached). Some hundredths are normal.",
 );
 static ORPHAN_FOLDERS: Desc = Desc::gauge(
     "chroma_hnsw_orphan_folders",
@@ -53,13 +57,14 @@ static DEEP_DURATION: Desc = Desc::gauge(
     "How long the last walk over the indexes and the comparison with the records took (cached).",
 );
 
-pub(in crate::collectors) static DESCS: [&Desc; 11] = [
+pub(in crate::collectors) static DESCS: [&Desc; 12] = [
     &SEGMENTS,
     &ELEMENTS,
     &MAX_ELEMENTS,
     &DELETED_ELEMENTS,
     &WITHOUT_VECTOR,
     &UNFOUND,
+    &UNREACHABLE,
     &ORPHAN_FOLDERS,
     &ORPHAN_BYTES,
     &WALK_TIMESTAMP,
@@ -108,7 +113,14 @@ impl Hnsw {
                 out.push(COMPARED_TIMESTAMP.sample(at.as_secs_f64()));
             }
         }
-        out.extend(self.unfound().map(|share| UNFOUND.sample(share)));
+        let unfound = self
+            .share_of(|reach| (reach.tried > 0).then(|| reach.unfound as f64 / reach.tried as f64));
+        out.extend(unfound.map(|share| UNFOUND.sample(share)));
+        let unreachable = self.share_of(|reach| {
+            let (unreachable, _) = reach.unreachable?;
+            Some(unreachable as f64 / reach.live.max(1) as f64)
+        });
+        out.extend(unreachable.map(|share| UNREACHABLE.sample(share)));
         out.extend(self.last_deep.map(|(_, took)| DEEP_DURATION.sample(took.as_secs_f64())));
         if let Some(orphans) = orphans {
             for (held, count, bytes) in orphans.by_held() {
@@ -119,20 +131,19 @@ impl Hnsw {
         out
     }
 
-    /// Over all indexes with an element; `None` while one of them was not searched.
-    fn unfound(&self) -> Option<f64> {
+    /// Over all indexes with an element; `None` while it is not known of one of them.
+    fn share_of(&self, share: impl Fn(&Reach) -> Option<f64>) -> Option<f64> {
         let look = self.look.as_ref()?;
-        let (mut unfound, mut live) = (0.0, 0.0);
+        let (mut sum, mut live) = (0.0, 0.0);
         for (uuid, _) in self.subjects() {
             let header = look.folders.get(&uuid).and_then(Folder::sound_header);
             if header.is_none_or(|header| header.elements == 0) {
                 continue;
             }
             let reach = self.known.get(&uuid)?.reach?;
-            let share = reach.unfound as f64 / reach.tried as f64;
-            unfound += share * reach.live as f64;
+            sum += share(&reach)? * reach.live as f64;
             live += reach.live as f64;
         }
-        (live > 0.0).then(|| unfound / live)
+        (live > 0.0).then(|| sum / live)
     }
 }

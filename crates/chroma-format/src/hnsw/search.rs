@@ -93,7 +93,7 @@ impl UpperLinks {
     }
 
     /// The neighbours of `index` at `level`, counted from 1.
-    fn of(&self, index: u32, level: usize) -> impl Iterator<Item = u32> {
+    pub(super) fn of(&self, index: u32, level: usize) -> impl Iterator<Item = u32> {
         let record = self.records.get(&index).filter(|(_, levels)| (1..=*levels).contains(&level));
         let links = record.and_then(|(at, _)| {
             let at = at + (level - 1) * self.level_bytes;
@@ -279,7 +279,7 @@ impl<'a, E: Elements> Search<'a, E> {
 }
 
 /// The neighbours in a list that begins with their number.
-fn neighbours(links: &[u8]) -> impl Iterator<Item = u32> {
+pub(super) fn neighbours(links: &[u8]) -> impl Iterator<Item = u32> {
     let (head, ids) = links.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
     let count = u16::from_le_bytes([head[0], head[1]]);
     ids.as_chunks::<4>().0.iter().take(count.into()).map(|id| u32::from_le_bytes(*id))
