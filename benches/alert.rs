@@ -72,7 +72,7 @@ fn main() {
     for fault in &mut faults {
         let mut times = Vec::new();
         for round in 0..rounds {
-            // Not in step with the turns of the collectors.
+            // Not in step with the runs of the collectors.
             std::thread::sleep(Duration::from_millis(300 + 37 * (round % 17)));
             let at = support::now();
             (fault.apply)();

@@ -18,7 +18,7 @@ use chroma_exporter::{
     config::{Config, Store},
     host::{
         Host,
-        turns::{Size, Wanted},
+        job_queue::{Size, Wanted},
     },
     scheduler,
     store::Context,
@@ -100,8 +100,8 @@ fn work_without_end(host: &Host, dir: &Path, stop: &Arc<AtomicBool>) {
     let (store, stopped) = ("endless".into(), Arc::clone(stop));
     let wanted = Wanted { name: "endless", size: Size::Large, device, store: &store, stop };
     let (begins, begun) = std::sync::mpsc::channel();
-    host.turns.begin(&wanted, move |turn| {
-        let pacer = turn.expect("a turn").pacer().expect("it may have to pause");
+    host.job_queue.begin(&wanted, move |permit| {
+        let pacer = permit.expect("a turn").pacer().expect("it may have to pause");
         begins.send(()).expect("somebody waits");
         while !stopped.load(Ordering::Relaxed) && pacer.checkpoint(&stopped) {
             std::thread::sleep(Duration::from_millis(1));

@@ -47,17 +47,17 @@ pub trait Collector: Send {
 
     /// One run. Never panics on foreign bytes, whatever they are; what cannot be read becomes a problem in the
     /// observation and the rest goes on.
-    fn collect(&mut self, turn: &Turn) -> Observation;
+    fn collect(&mut self, run: &Run) -> Observation;
 }
 
 /// When a collector runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// Time between the beginnings of two turns that nothing woke.
+    /// Time between the beginnings of two runs that nothing woke.
     pub interval: Duration,
     /// A run that takes longer is reported as failed; its thread is left alone and no second one starts.
     pub deadline: Duration,
-    /// File events that bring the next turn forward.
+    /// File events that bring the next run forward.
     pub wakes: Wake,
     /// Whether it touches the filesystem of the store, and so must not start while that does not answer.
     pub touches_store: bool,
@@ -73,7 +73,7 @@ impl Pace {
 
 /// What a collector is told at the beginning of a run.
 #[derive(Debug, Clone)]
-pub struct Turn {
+pub struct Run {
     /// The moment of the run.
     pub now: Timestamp,
     /// The file events since the run before; empty when the clock woke it.
@@ -84,7 +84,7 @@ pub struct Turn {
     pub stop: Arc<std::sync::atomic::AtomicBool>,
 }
 
-impl Turn {
+impl Run {
     /// Whether the run should come to an end.
     #[must_use]
     pub fn stopped(&self) -> bool {
@@ -148,5 +148,5 @@ fn pause(time: Duration) {
 
 const PAUSE_PIECES: u32 = 10;
 
-/// Time between two turns of a collector that the configuration gives nothing to look at.
+/// Time between two runs of a collector that the configuration gives nothing to look at.
 const NOTHING_TO_DO: Duration = Duration::from_mins(1);

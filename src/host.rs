@@ -1,10 +1,10 @@
 //! What all stores of this host share: the process table and the state directory.
 
 pub(crate) mod asking;
+pub mod job_queue;
 pub mod processes;
 pub(crate) mod read;
 pub mod state;
-pub mod turns;
 pub mod walk;
 
 use std::{
@@ -44,7 +44,7 @@ pub struct Host {
     /// The boot during which an exporter with this state ended in order last, unless it was started anew since.
     pub ended_in: Option<String>,
     /// Whole-file checks take turns: two at once on one disk would only make both slower and the host's neighbours with them.
-    pub turns: turns::Turns,
+    pub job_queue: job_queue::JobQueue,
     /// Stores whose file events are (not) being received.
     watched: Mutex<BTreeMap<Arc<str>, bool>>,
 }
@@ -93,7 +93,7 @@ impl Host {
             state,
             boot: boot.ok().map(|id| id.trim().to_owned()),
             ended_in,
-            turns: turns::Turns::new(at_once),
+            job_queue: job_queue::JobQueue::new(at_once),
             watched: Mutex::default(),
         }
     }

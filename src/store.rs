@@ -153,7 +153,7 @@ impl Context {
         }
     }
 
-    /// Whether a turn is the only one that this program takes, so that nothing may be left to the next: it is `check`.
+    /// Whether a run is the only one that this program takes, so that nothing may be left to the next: it is `check`.
     #[must_use]
     pub fn single_turn(&self) -> bool {
         self.host.state.is_read_only()
@@ -209,7 +209,7 @@ impl Context {
     }
 }
 
-/// Deleted files of the right name whose place is looked at in one turn.
+/// Deleted files of the right name whose place is looked at in one run.
 const SUSPECTS_MAX: usize = 64;
 /// How old the knowledge may be that nobody holds the file.
 const HOLDERS_AGE_MAX: Duration = Duration::from_secs(5);

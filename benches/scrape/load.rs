@@ -16,18 +16,18 @@ pub(crate) struct Measured {
     pub(crate) body_bytes: usize,
 }
 
-/// Asks for `turn` over `connections` connections.
+/// Asks for `run` over `connections` connections.
 pub(crate) async fn run(
     address: SocketAddr,
     connections: usize,
     gzip: bool,
-    turn: Duration,
+    run: Duration,
 ) -> Measured {
     let encoding = if gzip { "Accept-Encoding: gzip\r\n" } else { "" };
     let request = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{encoding}\r\n");
     let mut tasks = JoinSet::new();
     for stream in connect(address, connections).await {
-        tasks.spawn(ask(stream, request.clone(), turn));
+        tasks.spawn(ask(stream, request.clone(), run));
     }
     let began = clock::ticks();
     let (mut nanos, mut body_bytes) = (Vec::new(), 0);
@@ -65,12 +65,12 @@ async fn ask_once(mut stream: TcpStream, request: &str) -> TcpStream {
     stream
 }
 
-async fn ask(mut stream: TcpStream, request: String, turn: Duration) -> (Vec<u32>, usize) {
+async fn ask(mut stream: TcpStream, request: String, run: Duration) -> (Vec<u32>, usize) {
     let mut buffer = Vec::with_capacity(256 * 1024);
     let (mut nanos, mut body) = (Vec::new(), 0);
     let began = clock::ticks();
     let mut at = began;
-    while at.since(began) < turn {
+    while at.since(began) < run {
         body = answer(&mut stream, &request, &mut buffer).await;
         let now = clock::ticks();
         nanos.push(u32::try_from(now.since(at).as_nanos()).unwrap_or(u32::MAX));

@@ -37,7 +37,7 @@ fn main() {
     }
 }
 
-fn compare(turn: Duration) {
+fn compare(run: Duration) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     memory(&runtime);
     println!("encoding one page: {:.2} ms\n", servers::encoding_ms());
@@ -65,7 +65,7 @@ fn compare(turn: Duration) {
                 for place in 0..servers.len() {
                     let which = (place + round) % servers.len();
                     let address = servers[which].address;
-                    let measured = runtime.block_on(load::run(address, connections, gzip, turn));
+                    let measured = runtime.block_on(load::run(address, connections, gzip, run));
                     // The first round warms up caches and branch predictors.
                     if round > 0 {
                         turns[which].push(measured);

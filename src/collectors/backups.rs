@@ -39,7 +39,7 @@ use self::{
     log::Log,
     vectors::Vectors,
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     clock::Timestamp,
     config::{CollectorName, Config, Store},
@@ -153,7 +153,7 @@ impl Backups {
 
     /// The newest of what the patterns lead to, newest first. A pattern whose filesystem does not answer is told and left
     /// out: nothing is opened there.
-    fn newest(&self, turn: &Turn, problems: &mut Vec<CollectError>) -> Vec<PathBuf> {
+    fn newest(&self, run: &Run, problems: &mut Vec<CollectError>) -> Vec<PathBuf> {
         let mut newest: BTreeSet<(Timestamp, PathBuf)> = BTreeSet::new();
         let mut found = |path: PathBuf| {
             if beside_a_backup(&path) {
@@ -161,7 +161,7 @@ impl Backups {
             }
             // A date in the name is as good as the time of the file to tell the newest, and costs nothing.
             let written = || Some(Timestamp::from_parts(fs::metadata(&path).ok()?.mtime(), 0));
-            let rank = name_date(&path).or_else(written).unwrap_or(turn.now);
+            let rank = name_date(&path).or_else(written).unwrap_or(run.now);
             newest.insert((rank, path));
             if newest.len() > BACKUPS_MAX {
                 newest.pop_first();
@@ -186,7 +186,7 @@ impl Backups {
             glob.look(&mut Look {
                 root: &self.context.config.rootfs,
                 entries_left: self.context.config.limits.entries,
-                stopped: &|| turn.stopped(),
+                stopped: &|| run.stopped(),
                 found: &mut found,
                 problems,
             });
@@ -194,20 +194,20 @@ impl Backups {
         newest.into_iter().rev().map(|(_, path)| path).collect()
     }
 
-    fn look(&mut self, turn: &Turn, problems: &mut Vec<CollectError>) -> Vec<Backup> {
-        let mut paths = self.newest(turn, problems);
+    fn look(&mut self, run: &Run, problems: &mut Vec<CollectError>) -> Vec<Backup> {
+        let mut paths = self.newest(run, problems);
         // Of two names of one backup (`latest` and the like) the one with a date tells more.
         paths.sort_by_key(|path| name_date(path).is_none());
         let kept: BTreeSet<&PathBuf> = paths.iter().collect();
         self.seen.retain(|path, _| kept.contains(path));
         let mut inodes = BTreeSet::new();
-        let mut unpack_bytes = UNPACK_BYTES_PER_TURN;
+        let mut unpack_bytes = UNPACK_BYTES_PER_RUN;
         let mut judged = Vec::new();
         for path in &paths {
-            if turn.stopped() {
+            if run.stopped() {
                 break;
             }
-            judged.extend(self.judge(path, turn, &mut inodes, &mut unpack_bytes));
+            judged.extend(self.judge(path, run, &mut inodes, &mut unpack_bytes));
         }
         for backup in &judged {
             if let Ok(Content { holds: Some(holds), .. }) = &backup.state {
@@ -239,7 +239,7 @@ impl Backups {
     fn judge(
         &mut self,
         path: &Path,
-        turn: &Turn,
+        run: &Run,
         inodes: &mut BTreeSet<(u64, u64)>,
         unpack_bytes: &mut u64,
     ) -> Option<Backup<Content>> {
@@ -251,8 +251,8 @@ impl Backups {
                     path: path.into(),
                     stamp: Stamp::default(),
                     directory: false,
-                    taken: name_date(path).unwrap_or(turn.now),
-                    complete_by: turn.now,
+                    taken: name_date(path).unwrap_or(run.now),
+                    complete_by: run.now,
                     device: 0,
                     state: Err(Fault::unreadable(&error)),
                 });
@@ -270,7 +270,7 @@ impl Backups {
             return None;
         }
         let taken = entry.taken(path);
-        let state = self.state(path, &entry, taken, turn, unpack_bytes);
+        let state = self.state(path, &entry, taken, run, unpack_bytes);
         let (directory, device) = (entry.meta.is_dir(), entry.meta.dev());
         let complete_by = entry.complete_by();
         let stamp = entry.stamp();
@@ -282,10 +282,10 @@ impl Backups {
         path: &Path,
         entry: &Entry,
         taken: Timestamp,
-        turn: &Turn,
+        run: &Run,
         unpack_bytes: &mut u64,
     ) -> Result<Content, Fault> {
-        let (now, settle) = (turn.now, self.context.store.backups.settle);
+        let (now, settle) = (run.now, self.context.store.backups.settle);
         let growing =
             || Fault::new(Reason::Growing, "it changed a moment ago and may still be growing");
         let written = entry.written();
@@ -309,7 +309,7 @@ impl Backups {
         let effort = Effort {
             unpack: !too_large && size <= *unpack_bytes,
             entries_max: self.context.config.limits.entries,
-            stopped: &|| turn.stopped(),
+            stopped: &|| run.stopped(),
         };
         let content = if entry.meta.is_dir() {
             let (content, changed) = inspect::directory(path, entry, &effort);
@@ -325,7 +325,7 @@ impl Backups {
         // What was looked at with less than all effort is looked at again.
         let readable = !matches!(&content, Err(fault) if fault.reason == Reason::Unreadable);
         let in_full = entry.meta.is_dir() || effort.unpack || too_large;
-        if readable && in_full && !turn.stopped() {
+        if readable && in_full && !run.stopped() {
             self.seen.insert(path.into(), Inspected { stamp, content: content.clone() });
         }
         content
@@ -438,7 +438,7 @@ impl Collector for Backups {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let mut out = Observation::default();
         if self.globs.is_empty() {
             return out;
@@ -447,7 +447,7 @@ impl Collector for Backups {
         let mut store_device = None;
         if self.context.device.ask_recent(DEVICE_ANSWER_AGE_MAX, timeout).is_ok() {
             let id = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-            self.vectors.refresh(&self.context, turn.now, &turn.stop);
+            self.vectors.refresh(&self.context, run.now, &run.stop);
             self.log = Log::of(&self.context);
             let directory = id(&self.context.store.seen_path);
             self.own =
@@ -455,17 +455,17 @@ impl Collector for Backups {
             store_device = directory.map(|(device, _)| device);
         }
         self.ledger = Ledger::load(&self.context.host.state, &self.context.store.subject());
-        let backups = self.look(turn, &mut out.problems);
-        self.note_newest(&backups, turn.now);
-        if turn.stopped() {
+        let backups = self.look(run, &mut out.problems);
+        self.note_newest(&backups, run.now);
+        if run.stopped() {
             let deadline = self.context.config.collect.deadline;
             out.problems.push(CollectError::Overdue { deadline });
         }
         let blind = !out.problems.is_empty();
-        out.samples = samples(&backups, blind, turn.now, store_device);
+        out.samples = samples(&backups, blind, run.now, store_device);
         out.problems.extend(problems(&backups));
         out.samples.extend(self.done(&backups, blind));
-        (out.findings, out.judged) = self.findings(&backups, blind, turn.now, store_device);
+        (out.findings, out.judged) = self.findings(&backups, blind, run.now, store_device);
         // That is written down, whatever can be seen of the backups.
         out.findings.extend(self.failed());
         if !out.judged.contains(&Code::BackupFailed) {
@@ -558,8 +558,8 @@ fn own_pattern(store: &Store, rootfs: &Path) -> Option<String> {
 const FUTURE_SLACK: Duration = Duration::from_mins(1);
 /// Of the newest so many are kept and judged.
 const BACKUPS_MAX: usize = 500;
-/// Gzip files that are unpacked in one turn, newest first: some seconds of work after a start, none later.
-const UNPACK_BYTES_PER_TURN: u64 = 2 * UNPACK_MAX;
+/// Gzip files that are unpacked in one run, newest first: some seconds of work after a start, none later.
+const UNPACK_BYTES_PER_RUN: u64 = 2 * UNPACK_MAX;
 /// More say no more.
 const PROBLEMS_MAX: usize = 20;
 const DEVICE_ANSWER_AGE_MAX: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 //!
 //! Asked of SQLite in short read transactions, after a change and not more often than configured; between two looks the
 //! page shows the last one, with its age. Tables that grow with the data are walked in slices, with the place kept between
-//! turns; documents are compared on the schedule of the full check, and in `check`.
+//! runs; documents are compared on the schedule of the full check, and in `check`.
 
 mod ask;
 mod catalogue;
@@ -29,7 +29,7 @@ use self::{
     still::{Still, judge_still},
     tables::Facts,
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
@@ -124,56 +124,56 @@ impl Contents {
     }
 
     /// Does what is due: a look when the file changed and the last try is long enough ago, the rest of a walk.
-    fn work(&mut self, turn: &Turn) -> Result<(), QueryError> {
+    fn work(&mut self, run: &Run) -> Result<(), QueryError> {
         let stamp = self.context.database.stamp().map_err(QueryError::File)?;
         let context = self.context.clone();
         let collect = &context.config.collect;
         let mut walk = self.walk.take().unwrap_or_else(|| self.load_walk());
         walk.about(stamp.id);
-        if turn.deep {
+        if run.deep {
             walk.start_over();
         }
-        let walk_due = turn.deep || walk.due(turn.now, collect.full_check_interval);
+        let walk_due = run.deep || walk.due(run.now, collect.full_check_interval);
         self.walk = Some(walk);
-        let look_due = self.look_due(turn, stamp);
-        if !look_due && self.scan.is_none() && !(walk_due && self.catalogue.is_some()) {
+        let is_full_read_due = self.is_full_read_due(run, stamp);
+        if !is_full_read_due && self.scan.is_none() && !(walk_due && self.catalogue.is_some()) {
             return Ok(());
         }
-        let budget = if turn.deep { collect.check_deadline } else { TURN_BUDGET };
+        let budget = if run.deep { collect.check_deadline } else { RUN_BUDGET };
         let mut connection = context.database.connect()?;
-        let time = context.question_time(turn.deep);
-        let mut asker = Asker::new(&mut connection, turn, time);
-        if look_due {
-            self.tried = Some(turn.now);
+        let time = context.question_time(run.deep);
+        let mut asker = Asker::new(&mut connection, run, time);
+        if is_full_read_due {
+            self.tried = Some(run.now);
             asker.slices_for(budget);
             self.facts.free = self.free()?;
-            self.look(&mut asker, stamp, turn.now, budget)?;
+            self.look(&mut asker, stamp, run.now, budget)?;
         }
         asker.slices_for(budget);
-        self.scan_queue(&mut asker, turn.now)?;
-        if look_due {
+        self.scan_queue(&mut asker, run.now)?;
+        if is_full_read_due {
             self.partial = asker.gave_up();
         }
         if walk_due {
             asker.slices_for(budget);
-            self.walk_records(&mut asker, turn.now)?;
+            self.walk_records(&mut asker, run.now)?;
         }
         Ok(())
     }
 
-    fn look_due(&mut self, turn: &Turn, stamp: Stamp) -> bool {
+    fn is_full_read_due(&mut self, run: &Run, stamp: Stamp) -> bool {
         if let Some((at, about)) = &mut self.looked
             && *about == stamp
             && !self.partial
-            && !turn.deep
+            && !run.deep
         {
-            *at = turn.now;
+            *at = run.now;
             return false;
         }
         let pause = self.context.config.collect.contents_interval;
-        // A try in the future means that the clock stepped back. A file that could not be read is tried in every turn.
-        let soon = self.tried.is_some_and(|at| at <= turn.now && turn.now.since(at) < pause);
-        !soon || self.looked.is_none() || turn.deep
+        // A try in the future means that the clock stepped back. A file that could not be read is tried in every run.
+        let soon = self.tried.is_some_and(|at| at <= run.now && run.now.since(at) < pause);
+        !soon || self.looked.is_none() || run.deep
     }
 
     /// Catalogue and small questions, `budget` for each reading. What took too long stays as it was.
@@ -254,17 +254,17 @@ impl Contents {
         }))
     }
 
-    /// Tries again for a while beside a writer when this is the only turn that there will be.
-    fn work_patiently(&mut self, turn: &Turn) -> Result<(), QueryError> {
+    /// Tries again for a while beside a writer when this is the only run that there will be.
+    fn work_patiently(&mut self, run: &Run) -> Result<(), QueryError> {
         let began = clock::ticks();
         loop {
-            match self.work(turn) {
+            match self.work(run) {
                 Err(
                     QueryError::Busy
                     | QueryError::Replaced
                     | QueryError::Aborted(Abort::WriterWaiting | Abort::Deadline(_)),
-                ) if self.may_try_again(turn, began) => std::thread::sleep(CONFIRM_PAUSE),
-                Ok(()) if self.partial && self.may_try_again(turn, began) => {
+                ) if self.may_try_again(run, began) => std::thread::sleep(CONFIRM_PAUSE),
+                Ok(()) if self.partial && self.may_try_again(run, began) => {
                     std::thread::sleep(CONFIRM_PAUSE);
                 }
                 answer => return answer,
@@ -272,18 +272,18 @@ impl Contents {
         }
     }
 
-    fn may_try_again(&self, turn: &Turn, began: Ticks) -> bool {
-        (turn.deep || self.context.single_turn())
-            && !turn.stopped()
-            && began.elapsed() < if turn.deep { PATIENCE } else { PATIENCE_QUICK }
+    fn may_try_again(&self, run: &Run, began: Ticks) -> bool {
+        (run.deep || self.context.single_turn())
+            && !run.stopped()
+            && began.elapsed() < if run.deep { PATIENCE } else { PATIENCE_QUICK }
     }
 
     /// What is not known although it was asked for. Beside a writer a running exporter asks again, and the last look stands
     /// with its age; for a while only.
-    fn not_known(&self, turn: &Turn) -> Option<CollectError> {
-        let single = turn.deep || self.context.single_turn();
-        let old = self.looked.is_none_or(|(at, _)| turn.now.since(at) > STALE);
-        let waits = self.first_try.is_some_and(|at| turn.now.since(at) > STALE);
+    fn not_known(&self, run: &Run) -> Option<CollectError> {
+        let single = run.deep || self.context.single_turn();
+        let old = self.looked.is_none_or(|(at, _)| run.now.since(at) > STALE);
+        let waits = self.first_try.is_some_and(|at| run.now.since(at) > STALE);
         let why = match &self.unread {
             // Told by `integrity`.
             Some(QueryError::HotJournal) => return None,
@@ -346,10 +346,10 @@ impl Contents {
         CollectError::of_query(error, self.context.database.path())
     }
 
-    /// What a single turn that is not to read everything had no time for.
-    fn left_out(&self, turn: &Turn) -> Vec<&'static str> {
+    /// What a single run that is not to read everything had no time for.
+    fn left_out(&self, run: &Run) -> Vec<&'static str> {
         let mut out = Vec::new();
-        if self.context.single_turn() && !turn.deep && self.looked.is_some() {
+        if self.context.single_turn() && !run.deep && self.looked.is_some() {
             if self.queue.is_none() {
                 out.push("the queue");
             }
@@ -360,10 +360,10 @@ impl Contents {
         out
     }
 
-    /// What a deep turn should have read and has not.
-    fn unfinished(&self, turn: &Turn) -> Option<CollectError> {
+    /// What a deep run should have read and has not.
+    fn unfinished(&self, run: &Run) -> Option<CollectError> {
         let whole = self.scan.is_none() && self.walk.as_ref().is_none_or(|walk| !walk.under_way());
-        (turn.deep && self.looked.is_some() && !whole)
+        (run.deep && self.looked.is_some() && !whole)
             .then_some(CollectError::Unfinished { what: "the queue and the documents" })
     }
 }
@@ -421,10 +421,10 @@ impl Collector for Contents {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let mut problems = Vec::new();
-        self.first_try.get_or_insert(turn.now);
-        match self.work_patiently(turn) {
+        self.first_try.get_or_insert(run.now);
+        match self.work_patiently(run) {
             // Chroma was writing, or had just been killed: the last look stands, its age grows.
             Ok(()) => self.unread = None,
             Err(
@@ -442,16 +442,16 @@ impl Collector for Contents {
         }
         let unread = self.queue.as_ref().and_then(|queue| queue.unread.as_ref());
         problems.extend(unread.map(Unread::problem));
-        problems.extend(self.not_known(turn));
-        problems.extend(self.unfinished(turn));
+        problems.extend(self.not_known(run));
+        problems.extend(self.unfinished(run));
         if let Some((_, stamp)) = &self.looked {
-            self.release = self.server.release(&self.context, stamp.id, turn.now);
+            self.release = self.server.release(&self.context, stamp.id, run.now);
         }
         Observation {
-            samples: self.samples(turn.now),
+            samples: self.samples(run.now),
             findings: self.findings(),
             problems,
-            left_out: self.left_out(turn),
+            left_out: self.left_out(run),
             opened_by: self.opened_by(),
             ..Observation::default()
         }
@@ -461,9 +461,9 @@ impl Collector for Contents {
 const STATE_KIND: &str = "records";
 /// Time between two readings that must agree.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(250);
-/// What one turn spends on each walk.
-const TURN_BUDGET: Duration = Duration::from_millis(250);
-/// How long a single turn waits for its moment beside a writer.
+/// What one run spends on each walk.
+const RUN_BUDGET: Duration = Duration::from_millis(250);
+/// How long a single run waits for its moment beside a writer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_QUICK: Duration = Duration::from_secs(2);
 /// A running exporter says that it could not look for so long.

@@ -8,7 +8,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     config::{CollectorName, Config, Store},
     facts::wake::Wake,
@@ -114,7 +114,7 @@ impl Collector for Descriptors {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, _: &Turn) -> Observation {
+    fn collect(&mut self, _: &Run) -> Observation {
         let mut out = Observation::default();
         if let Err(problem) = self.look(&mut out) {
             out.problems.push(problem);
@@ -174,7 +174,7 @@ fn low(holder: &Holder, max: Option<u64>) -> Option<Finding> {
     })
 }
 
-/// Processes that are looked at in one turn.
+/// Processes that are looked at in one run.
 const HOLDERS_MAX: usize = 16;
 
 #[cfg(test)]
@@ -279,9 +279,9 @@ mod tests {
             Self { _dir: dir, database, collector }
         }
 
-        fn turn(&mut self) -> Observation {
+        fn run(&mut self) -> Observation {
             self.collector.context.host.processes.rested();
-            self.collector.collect(&Turn {
+            self.collector.collect(&Run {
                 now: Timestamp::from_secs(0),
                 wake: Wake::NONE,
                 deep: false,
@@ -307,10 +307,10 @@ mod tests {
     fn who_writes_is_measured_also_to_a_deleted_file() {
         let mut lab = Lab::new(Path::new("/proc"));
         let _reader = Running::shell("<", &lab.database);
-        assert!(lab.turn().samples.is_empty(), "nobody writes");
+        assert!(lab.run().samples.is_empty(), "nobody writes");
         let old = Running::shell("<>", &lab.database);
         let open = fs::read_dir(format!("/proc/{}/fd", old.pid())).unwrap().count() as f64;
-        let seen = lab.turn();
+        let seen = lab.run();
         assert!(seen.problems.is_empty() && seen.findings.is_empty(), "{seen:?}");
         assert_eq!(of(&seen, &OPEN), Some(open), "{seen:?}");
         assert!(of(&seen, &MAX).is_none_or(|max| max >= open), "{seen:?}");
@@ -341,21 +341,21 @@ mod tests {
         limits(100);
         fs::create_dir(process.join("fd")).unwrap();
         symlink(&lab.database, process.join("fd/9")).unwrap();
-        let well = lab.turn();
+        let well = lab.run();
         assert!(well.disproves(Code::DescriptorsLow), "{well:?}");
         assert_eq!((of(&well, &OPEN), of(&well, &MAX)), (Some(1.0), Some(100.0)));
         limits(1);
-        let low = lab.turn();
+        let low = lab.run();
         assert_eq!(low.findings.len(), 1, "{low:?}");
 
         fs::rename(process.join("fd"), process.join("hidden")).unwrap();
         fs::write(process.join("fd"), "").unwrap();
-        let hidden = lab.turn();
+        let hidden = lab.run();
         assert!(hidden.samples.is_empty() && hidden.findings.is_empty(), "{hidden:?}");
         assert!(!hidden.disproves(Code::DescriptorsLow), "its descriptors are not known");
 
         let mut none = Lab::new(&fake.dir.path().join("none"));
-        let blind = none.turn();
+        let blind = none.run();
         assert!(blind.samples.is_empty() && blind.problems.len() == 1, "{blind:?}");
     }
 }

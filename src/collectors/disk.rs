@@ -1,6 +1,6 @@
 //! The filesystem of the persist directory and the bytes in it.
 //!
-//! Each turn asks `statvfs` of the directory itself, through the room that gives up on a filesystem that hangs, so it
+//! Each run asks `statvfs` of the directory itself, through the room that gives up on a filesystem that hangs, so it
 //! is right wherever the directory lies: on tmpfs, an overlay, a bind mount. Size by class needs a walk over every entry,
 //! which runs on a thread of its own and so seldom that it costs at most a hundredth of the time.
 
@@ -25,7 +25,7 @@ use self::{
     slope::{Point, Trend},
     survey::{Running, Survey, SurveyState, Task},
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
@@ -206,7 +206,7 @@ impl Collector for Disk {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let space = match self.context.device.ask(self.context.config.collect.device_timeout) {
             Ok(space) => space,
             Err(problem) => {
@@ -219,20 +219,20 @@ impl Collector for Disk {
             }
         };
         let mut problems = Vec::new();
-        let survey = match self.survey.look(&self.context, turn) {
+        let survey = match self.survey.look(&self.context, run) {
             Ok(survey) => survey,
             Err(problem) => {
                 problems.push(problem);
                 None
             }
         };
-        let low_water_bytes = self.low_water.note(turn.now, space.avail_bytes);
+        let low_water_bytes = self.low_water.note(run.now, space.avail_bytes);
         if !space.readonly {
-            let point = Point { at: turn.now, avail_bytes: space.avail_bytes };
+            let point = Point { at: run.now, avail_bytes: space.avail_bytes };
             self.trend.note(space.size_bytes, point);
         }
         let facts = Facts {
-            now: turn.now,
+            now: run.now,
             space,
             low_water_bytes,
             full_at: self.trend.full_at().filter(|_| !space.readonly),
@@ -272,23 +272,19 @@ struct Surveys {
 
 impl Surveys {
     /// The newest survey; begins another one when it is due. Waits for it only a moment, unless there is none yet.
-    fn look(
-        &mut self,
-        context: &Context,
-        turn: &Turn,
-    ) -> Result<Option<Arc<Survey>>, CollectError> {
+    fn look(&mut self, context: &Context, run: &Run) -> Result<Option<Arc<Survey>>, CollectError> {
         let collect = &context.config.collect;
         // What others write to the filesystem changes nothing in the directory.
-        let changed = turn.wake.beyond(Wake::SPACE);
+        let changed = run.wake.beyond(Wake::SPACE);
         self.woken |= changed;
         self.changed_since_asked |= changed;
-        if self.running.is_none() && (turn.deep || self.due(collect.interval)) {
-            self.start(context, turn.now).map_err(|source| CollectError::Unreadable {
+        if self.running.is_none() && (run.deep || self.due(collect.interval)) {
+            self.start(context, run.now).map_err(|source| CollectError::Unreadable {
                 path: context.store.seen_path.clone(),
                 source,
             })?;
         }
-        let patience = if turn.deep {
+        let patience = if run.deep {
             collect.deadline.saturating_sub(collect.device_timeout * 2)
         } else if self.latest.is_none() {
             collect.device_timeout
@@ -327,7 +323,7 @@ impl Surveys {
         if self.woken {
             since >= latest.duration * 100
         } else {
-            // Half an interval of slack: turns do not begin to the millisecond.
+            // Half an interval of slack: runs do not begin to the millisecond.
             since >= (latest.duration * 500).max(interval / 2)
         }
     }
@@ -477,7 +473,7 @@ const CODES: &[Code] = &[
     Code::StoreSynced,
 ];
 
-/// How long a turn waits for a survey: enough for some ten thousand files, too little to be late with a full disk.
+/// How long a run waits for a survey: enough for some ten thousand files, too little to be late with a full disk.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How often the database is asked for its segments when nothing seems to have changed.

@@ -1,7 +1,7 @@
 //! Whether the indexes of the collections are whole and hold what the database says. Chroma's loader checks almost nothing:
 //! a damaged index ends the server with SIGSEGV or loses vectors without any error, while every count is right.
 //!
-//! Each turn looks at names, lengths and headers. The full walk over files that changed, and the comparison of ids with the
+//! Each run looks at names, lengths and headers. The full walk over files that changed, and the comparison of ids with the
 //! tables, run on a thread of their own. What looks wrong is said when a second reading says the same: Chroma writes the
 //! header first, the metadata last, and nothing with fsync, so that a flush looks torn for a moment.
 
@@ -44,7 +44,7 @@ use self::{
     verdicts::{Suspicion, settle_time},
 };
 use super::{
-    CollectError, Collector, Pace, Turn,
+    CollectError, Collector, Pace, Run,
     contents::release::Server,
     rhythm::{self, Rhythm},
 };
@@ -205,7 +205,7 @@ impl Hnsw {
     }
 
     /// Asks the database for its segments when it changed.
-    fn read_catalogue(&mut self, turn: &Turn, force: bool) -> Option<CollectError> {
+    fn read_catalogue(&mut self, run: &Run, force: bool) -> Option<CollectError> {
         let stamp = match self.context.database.stamp() {
             Ok(stamp) => stamp,
             Err(error) => {
@@ -229,13 +229,13 @@ impl Hnsw {
             }
         }
         self.catalogue_tried = Some(clock::ticks());
-        match self.ask_catalogue(turn) {
+        match self.ask_catalogue(run) {
             Ok(catalogue) => self.catalogue = Some(catalogue),
             Err(error) if told_elsewhere(&error) => {
                 // The same file knows the same folders, but for the newest; another one may know none of them.
                 let gone = matches!(error, QueryError::Other(_));
                 self.catalogue.take_if(|catalogue| gone || catalogue.stamp.id != stamp.id);
-                if self.is_single(turn) && told_nowhere(&error) {
+                if self.is_single(run) && told_nowhere(&error) {
                     return Some(self.problem(error));
                 }
             }
@@ -247,23 +247,23 @@ impl Hnsw {
         None
     }
 
-    /// Whether no turn follows, to which something could be left.
-    fn is_single(&self, turn: &Turn) -> bool {
-        turn.deep || self.context.single_turn()
+    /// Whether no run follows, to which something could be left.
+    fn is_single(&self, run: &Run) -> bool {
+        run.deep || self.context.single_turn()
     }
 
-    /// Asks again for a while beside a writer when no turn follows.
-    fn ask_catalogue(&self, turn: &Turn) -> Result<Catalogue, QueryError> {
+    /// Asks again for a while beside a writer when no run follows.
+    fn ask_catalogue(&self, run: &Run) -> Result<Catalogue, QueryError> {
         let began = clock::ticks();
-        let patience = match (turn.deep, self.is_single(turn)) {
+        let patience = match (run.deep, self.is_single(run)) {
             (true, _) => PATIENCE,
             (false, true) => PATIENCE_QUICK,
             (false, false) => Duration::ZERO,
         };
         loop {
-            match Catalogue::read(&self.context, &self.limits(turn)) {
+            match Catalogue::read(&self.context, &self.limits(run)) {
                 Err(error)
-                    if told_nowhere(&error) && !turn.stopped() && began.elapsed() < patience =>
+                    if told_nowhere(&error) && !run.stopped() && began.elapsed() < patience =>
                 {
                     std::thread::sleep(AGAIN);
                 }
@@ -272,8 +272,8 @@ impl Hnsw {
         }
     }
 
-    fn limits<'a>(&self, turn: &'a Turn) -> Limits<'a> {
-        let (hold, stop) = (self.context.question_time(turn.deep), &*turn.stop);
+    fn limits<'a>(&self, run: &'a Run) -> Limits<'a> {
+        let (hold, stop) = (self.context.question_time(run.deep), &*run.stop);
         Limits { hold: HOLD_BESIDE_WRITER.min(hold), hold_unwaited: hold, stop, progress: None }
     }
 
@@ -282,11 +282,11 @@ impl Hnsw {
     }
 
     /// One look at everything; whether something looked wrong for the first time.
-    fn once(&mut self, turn: &Turn, first: bool, out: &mut Observation) -> bool {
+    fn once(&mut self, run: &Run, first: bool, out: &mut Observation) -> bool {
         let root = &self.context.place();
         let entries_max = self.context.config.limits.entries;
-        let recent = self.look.as_ref().is_some_and(Look::recent) && turn.wake.is_empty();
-        if turn.deep || !recent {
+        let recent = self.look.as_ref().is_some_and(Look::recent) && run.wake.is_empty();
+        if run.deep || !recent {
             match Look::take(root, entries_max, self.look.as_ref()) {
                 Ok(look) => self.look = Some(look),
                 Err(problem) => {
@@ -296,23 +296,23 @@ impl Hnsw {
                 }
             }
         }
-        out.problems.extend(self.read_catalogue(turn, turn.deep));
+        out.problems.extend(self.read_catalogue(run, run.deep));
         self.reap();
-        if turn.deep {
-            if let Some(task) = self.task(turn) {
-                let outcome = deep::run(&task, None, &turn.stop);
+        if run.deep {
+            if let Some(task) = self.task(run) {
+                let outcome = deep::run(&task, None, &run.stop);
                 self.take_in(task.compare, task.full, outcome);
             }
         } else {
-            self.start(turn);
+            self.start(run);
             // Small indexes are walked over within a moment; then the first page has its verdict.
             let began = clock::ticks();
-            while first && self.job.is_some() && began.elapsed() < SMALL_WAIT && !turn.stopped() {
+            while first && self.job.is_some() && began.elapsed() < SMALL_WAIT && !run.stopped() {
                 std::thread::sleep(SMALL_WAIT / 20);
                 self.reap();
             }
         }
-        let (states, findings, unsure) = self.judge(turn.now);
+        let (states, findings, unsure) = self.judge(run.now);
         let orphans = self.orphans();
         out.findings = findings;
         self.tell_exchange(&mut out.findings, orphans.as_ref());
@@ -376,22 +376,22 @@ impl Collector for Hnsw {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         self.recall();
         let first = self.look.is_none();
         let mut looks = 0;
         loop {
             let mut out = Observation::default();
-            let unsure = self.once(turn, first, &mut out);
+            let unsure = self.once(run, first, &mut out);
             looks += 1;
-            // A turn that others follow leaves the second reading to the next one.
-            if !unsure || !first || looks >= LOOKS_MAX || turn.stopped() {
+            // A run that others follow leaves the second reading to the next one.
+            if !unsure || !first || looks >= LOOKS_MAX || run.stopped() {
                 self.remember();
-                if unsure && self.is_single(turn) {
+                if unsure && self.is_single(run) {
                     let what = "an index that seems wrong".to_owned();
                     out.problems.push(CollectError::Changing { what });
                 }
-                if self.context.single_turn() && !turn.deep && self.compared.is_none() {
+                if self.context.single_turn() && !run.deep && self.compared.is_none() {
                     out.left_out.push("the vectors of the records");
                 }
                 let looked = self.look.iter().flat_map(|look| &look.problems);
@@ -416,17 +416,17 @@ impl Drop for Hnsw {
 const HOLD_BESIDE_WRITER: Duration = Duration::from_millis(10);
 
 const STATE_KIND: &str = "hnsw";
-/// How long the tables are asked for beside a writer when no turn follows, and the time between two tries.
+/// How long the tables are asked for beside a writer when no run follows, and the time between two tries.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_QUICK: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(100);
 /// Clocks are disciplined by so much while nothing is wrong.
 const CLOCK_SLACK: Duration = Duration::from_mins(1);
 
-/// Time that the first turn gives the walk over small indexes to end within it.
+/// Time that the first run gives the walk over small indexes to end within it.
 const SMALL_WAIT: Duration = Duration::from_millis(200);
 
-/// Looks of a first turn, which nothing follows in `check`.
+/// Looks of a first run, which nothing follows in `check`.
 const LOOKS_MAX: u32 = 4;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whether the SQLite file is whole. Header and journal are looked at in every turn without a lock; schema, `quick_check`
+//! Whether the SQLite file is whole. Header and journal are looked at in every run without a lock; schema, `quick_check`
 //! and `integrity_check` run on a thread of their own, on schedule and after changes, and what they said survives a
 //! restart. Busy is not corrupt, and what was given up is unknown.
 
@@ -35,7 +35,7 @@ use self::{
     schedule::When,
 };
 use super::{
-    CollectError, Collector, Pace, Turn,
+    CollectError, Collector, Pace, Run,
     rhythm::{self, Rhythm},
 };
 use crate::{
@@ -76,7 +76,7 @@ static CODES: [Code; 25] = [
     Code::CheckOverdue,
 ];
 
-/// What the cheap look said, for turns in which nothing changed.
+/// What the cheap look said, for runs in which nothing changed.
 #[derive(Debug)]
 struct Cheap {
     stamps: Stamps,
@@ -140,7 +140,7 @@ impl Integrity {
     }
 
     /// Looks again until two looks in a row say the same of the same bytes, or calls it busy.
-    fn look(&mut self, turn: &Turn) {
+    fn look(&mut self, run: &Run) {
         let path = self.context.database.path().to_owned();
         let quick_interval = self.context.config.collect.quick_check_interval;
         if let Some(cheap) = &self.cheap
@@ -149,12 +149,12 @@ impl Integrity {
             && !cheap.judged.writing
             && cheap.stamps == Stamps::take(&path)
             && cheap.stamps.database.is_some()
-            && !turn.deep
-            && turn.now.since(cheap.at) < quick_interval
+            && !run.deep
+            && run.now.since(cheap.at) < quick_interval
         {
             return;
         }
-        let background = Background { now: turn.now, was_there: self.was_there() };
+        let background = Background { now: run.now, was_there: self.was_there() };
         let take = || {
             let look = Look::take(&self.context.place(), &self.context.database);
             (look.stamps, judge(look, background))
@@ -177,8 +177,8 @@ impl Integrity {
                 judged.journal.make_busy();
             }
         }
-        self.name_the_store(&mut judged, turn.now);
-        self.cheap = Some(Cheap { stamps, judged, at: turn.now });
+        self.name_the_store(&mut judged, run.now);
+        self.cheap = Some(Cheap { stamps, judged, at: run.now });
     }
 
     /// When the path is no store and never was: which directory was meant.
@@ -202,16 +202,16 @@ impl Integrity {
     }
 
     /// What restores have left. It lies beside the store and may change without it.
-    fn look_for_restores(&mut self, turn: &Turn) {
+    fn look_for_restores(&mut self, run: &Run) {
         let known = self.left.as_ref().is_some_and(|(at, left)| {
-            left.findings.is_empty() && turn.now.since(*at) < LEFT_INTERVAL && turn.now >= *at
+            left.findings.is_empty() && run.now.since(*at) < LEFT_INTERVAL && run.now >= *at
         });
-        if known && !turn.deep {
+        if known && !run.deep {
             return;
         }
         let (rootfs, seen) = (&self.context.config.rootfs, &self.context.store.seen_path);
         let dir = links::follow(rootfs, seen).unwrap_or_else(|_| seen.clone());
-        self.left = Some((turn.now, cut_off::look(&dir, turn.now)));
+        self.left = Some((run.now, cut_off::look(&dir, run.now)));
     }
 
     fn was_there(&self) -> bool {
@@ -294,20 +294,20 @@ impl Integrity {
     }
 
     /// Starts what is due and not under way. Gives whether anything was.
-    fn start(&mut self, turn: &Turn) -> bool {
+    fn start(&mut self, run: &Run) -> bool {
         if self.obstacle().is_some() {
             return false;
         }
         let content = self.content();
         let (expensive, light): (Vec<Check>, Vec<Check>) = Check::ALL
             .into_iter()
-            .filter(|check| turn.deep || self.due(*check, content, turn.now) <= turn.now)
-            .filter(|check| !self.left_out(turn, *check))
+            .filter(|check| run.deep || self.due(*check, content, run.now) <= run.now)
+            .filter(|check| !self.left_out(run, *check))
             .partition(|check| check.reads_whole_files());
         let order = Order {
-            now: turn.now,
-            deep: turn.deep,
-            again_after: Some(schedule::again_after(&self.when(), turn.now)),
+            now: run.now,
+            deep: run.deep,
+            again_after: Some(schedule::again_after(&self.when(), run.now)),
             compare: self.compare(),
         };
         let mut started = false;
@@ -423,31 +423,31 @@ impl Collector for Integrity {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         self.recall();
-        self.look(turn);
-        self.look_for_restores(turn);
+        self.look(run);
+        self.look_for_restores(run);
         let there = self.cheap.as_ref().is_some_and(|cheap| cheap.judged.database.is_some());
         if let Some(memory) = self.memory.as_mut().filter(|memory| there && !memory.had_database) {
             memory.had_database = true;
         }
-        self.note_unclean(turn.now);
+        self.note_unclean(run.now);
         self.reap(|_| false);
-        let started = self.start(turn);
-        if turn.deep {
+        let started = self.start(run);
+        if run.deep {
             let steps = if self.compare() == Compare::No { 1 } else { 2 };
-            self.wait(turn, self.context.config.collect.check_deadline * steps);
+            self.wait(run, self.context.config.collect.check_deadline * steps);
         } else if self.context.single_turn() {
-            self.wait(turn, self.quick_time());
+            self.wait(run, self.quick_time());
         } else if started {
             // A small database is checked within a moment; then the first page has its verdict.
             std::thread::sleep(SMALL_WAIT);
         }
         self.reap(|_| false);
-        self.note_overdue(turn.now);
-        let due = |check| self.due(check, self.content(), turn.now);
+        self.note_overdue(run.now);
+        let due = |check| self.due(check, self.content(), run.now);
         let (mut samples, mut checks) =
-            samples::samples(self.cheap.as_ref(), self.memory.as_ref(), due, turn.now);
+            samples::samples(self.cheap.as_ref(), self.memory.as_ref(), due, run.now);
         let mut left_out: Vec<&'static str> = Vec::new();
         for (check, words) in [
             (Check::Quick, "the quick check"),
@@ -455,13 +455,13 @@ impl Collector for Integrity {
             (Check::Decay, "silent decay"),
         ] {
             let never = self.past(check).is_none_or(|past| past.last_run.is_none());
-            if self.left_out(turn, check) && never {
+            if self.left_out(run, check) && never {
                 checks.retain(|(name, _)| *name != check.as_str());
                 left_out.push(words);
             }
         }
         let reasons = self.reasons(&checks);
-        let asked = self.context.paranoid && turn.deep;
+        let asked = self.context.paranoid && run.deep;
         let compared = asked.then(|| Compared::told(self.compared.as_ref()));
         let standing = self.context.progress(CollectorName::Integrity).standing();
         samples.extend(standing.as_ref().map(samples::progress));
@@ -475,7 +475,7 @@ impl Collector for Integrity {
             problems.extend(refused.into_iter().filter_map(|verdict| verdict.problem.take()));
         }
         let mut findings = self.findings();
-        findings.extend(self.overdue_findings(turn.now, turn.deep));
+        findings.extend(self.overdue_findings(run.now, run.deep));
         Observation {
             samples,
             findings,
@@ -491,18 +491,18 @@ impl Collector for Integrity {
 }
 
 impl Integrity {
-    /// Whether a check is none of a turn that no other follows and that is not to read everything: `check --quick`, `guard`.
-    fn left_out(&self, turn: &Turn, check: Check) -> bool {
+    /// Whether a check is none of a run that no other follows and that is not to read everything: `check --quick`, `guard`.
+    fn left_out(&self, run: &Run, check: Check) -> bool {
         let last = self.context.single_turn();
         let long = match check {
             Check::Full | Check::Decay => true,
             Check::Quick => self.context.glance,
             Check::Schema => false,
         };
-        last && !turn.deep && long
+        last && !run.deep && long
     }
 
-    /// How long such a turn waits for the quick check: in time for its own deadline.
+    /// How long such a run waits for the quick check: in time for its own deadline.
     fn quick_time(&self) -> Duration {
         self.context.config.collect.deadline * 2 / 3
     }
@@ -538,10 +538,10 @@ impl Integrity {
     }
 
     /// Until the jobs have ended, `time_max` is over or nobody wants them any more.
-    fn wait(&mut self, turn: &Turn, time_max: Duration) {
+    fn wait(&mut self, run: &Run, time_max: Duration) {
         let began = clock::ticks();
         while self.jobs.iter().any(|job| !job.is_finished()) {
-            if turn.stopped() || began.elapsed() > time_max {
+            if run.stopped() || began.elapsed() > time_max {
                 self.jobs.iter().for_each(Job::stop);
             }
             std::thread::sleep(LOOK_PAUSE);
@@ -558,7 +558,7 @@ const STATE_KIND: &str = "integrity";
 const LEFT_INTERVAL: Duration = Duration::from_mins(1);
 const LOOKS_MAX: u32 = 4;
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-/// Time that a turn gives checks of a small database to end within it.
+/// Time that a run gives checks of a small database to end within it.
 const SMALL_WAIT: Duration = Duration::from_millis(100);
 /// A hot journal that is there for so long is noted again.
 const UNCLEAN_APART: Duration = Duration::from_mins(1);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::tail::Tail;
-use super::{Collector, Pace, Turn, server};
+use super::{Collector, Pace, Run, server};
 use crate::{
     clock::Timestamp,
     config::{CollectorName, Config, Store},
@@ -40,7 +40,7 @@ static CODES: [Code; 2] = [Code::LogPanic, Code::LogError];
 #[derive(Debug)]
 pub struct Logs {
     context: Context,
-    /// Loaded at the first turn.
+    /// Loaded at the first run.
     memory: Option<SavedLogs>,
     /// When it was last written down.
     saved: Option<Timestamp>,
@@ -176,7 +176,7 @@ impl Collector for Logs {
         Self::at_rest(&self.context.config, &self.context.store)
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let mut out = Observation::default();
         if self.context.store.logs.is_empty() {
             return out;
@@ -190,10 +190,10 @@ impl Collector for Logs {
         let shape = memory.tail.shape();
         let mut scanner = Scanner::default();
         let root = &self.context.config.rootfs;
-        let look = memory.tail.read(&self.context.store.logs, root, turn, &mut scanner);
+        let look = memory.tail.read(&self.context.store.logs, root, run, &mut scanner);
         let counted = !scanner.is_empty();
         let file = look.noted_in.as_ref().and_then(|path| path.file_name());
-        memory.note(scanner, &file.unwrap_or_default().to_string_lossy(), turn.now);
+        memory.note(scanner, &file.unwrap_or_default().to_string_lossy(), run.now);
 
         for signature in Signature::ALL {
             let total = memory.total(signature) as f64;
@@ -202,16 +202,16 @@ impl Collector for Logs {
         out.samples.push(FILES.sample(memory.tail.count() as f64));
         out.samples.push(UNREAD.sample(memory.tail.unread_bytes() as f64));
         let mut told: Vec<&Noted> =
-            memory.noted.iter().filter(|noted| noted.holds(turn.now)).collect();
+            memory.noted.iter().filter(|noted| noted.holds(run.now)).collect();
         told.sort_by_key(|noted| noted.signature);
         out.findings.extend(told.into_iter().map(Noted::finding));
         out.problems = look.problems;
 
         // Lines without a signature may be read twice after a crash and count nothing, so their positions can wait.
-        let waited = self.saved.is_none_or(|saved| turn.now.since(saved) >= SAVE_INTERVAL);
+        let waited = self.saved.is_none_or(|saved| run.now.since(saved) >= SAVE_INTERVAL);
         if counted || waited || memory.tail.shape() != shape {
             self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
-            self.saved = Some(turn.now);
+            self.saved = Some(run.now);
         }
         self.memory = Some(memory);
         out

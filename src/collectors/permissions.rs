@@ -2,9 +2,9 @@
 //! Chroma runs as can write what it must: the user of a process that holds the database, now or earlier, or else, as a guess,
 //! who owns most of the store. Of a directory that is no store nothing is said.
 //!
-//! Three looks, by what they cost. The directory itself, the database and its journal are looked at in every turn. A wake
+//! Three looks, by what they cost. The directory itself, the database and its journal are looked at in every run. A wake
 //! brings a walk of everything, or, where the last one was too expensive for that, a look at what lies directly in the
-//! directory. A walk of everything is due at its interval whatever the events said, in slices between which turns go on,
+//! directory. A walk of everything is due at its interval whatever the events said, in slices between which runs go on,
 //! so that it takes a twentieth of a core at most; `check` walks in one go.
 //!
 //! What is not declared is learnt at the first look. Afterwards an entry that nobody knows is held against what Chroma
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
@@ -45,7 +45,7 @@ use self::{
 #[derive(Debug)]
 pub struct Permissions {
     context: Context,
-    /// Read from the state directory at the first turn.
+    /// Read from the state directory at the first run.
     memory: Option<SavedPermissions>,
     /// The walk under way.
     scan: Option<Scan>,
@@ -112,7 +112,7 @@ const HISTORY_DOCUMENT: &str = "permissions-history";
 const SAVED_AT_ONCE_MAX: usize = 8_192;
 const SAVE_PAUSE: Duration = Duration::from_mins(10);
 
-/// Turns of a walk under way follow each other at this distance.
+/// Runs of a walk under way follow each other at this distance.
 const SLICE_PAUSE: Duration = Duration::from_millis(250);
 /// A walk takes this part of a core at most, and this much work at a time: a store of some ten thousand entries is done
 /// in one slice.
@@ -150,7 +150,7 @@ impl Permissions {
 
     fn look(
         &mut self,
-        turn: &Turn,
+        run: &Run,
         memory: &mut SavedPermissions,
     ) -> Result<Observation, CollectError> {
         let root = look::open(&self.context.store.seen_path)?;
@@ -160,11 +160,11 @@ impl Permissions {
             self.scan = None;
             return Ok(Observation { unjudged: CODES.to_vec(), ..Observation::default() });
         }
-        let mut servers = memory.servers.look(core.database_id(), core.owner(), turn.now);
+        let mut servers = memory.servers.look(core.database_id(), core.owner(), run.now);
         memory.baseline.learn_creator(servers.first().map(|s| &s.identity));
         let guessed = servers.is_empty();
         if guessed {
-            servers.extend(self.majority(turn));
+            servers.extend(self.majority(run));
         }
         let readonly = self.readonly(&core, &memory.servers, &servers);
         if self.directory.replace(core.directory_id()) != Some(core.directory_id()) {
@@ -181,27 +181,27 @@ impl Permissions {
             self.scan = None;
         }
         let core_tally = core.judge(&self.context, memory, &users);
-        self.walk(turn, memory, &users)?;
+        self.walk(run, memory, &users)?;
 
         let mut total = None;
         if let (Some(top), Some(below)) = (&self.top, &self.below) {
             let mut sum = core_tally.clone();
             sum.add(top);
             sum.add(below);
-            note_first_seen(&mut memory.history, &sum, turn.now);
+            note_first_seen(&mut memory.history, &sum, run.now);
             total = Some(sum);
         }
         Ok(self.observation(memory, total.as_ref(), &core_tally, &users))
     }
 
     /// As whom Chroma seems to run; asked anew when something happened, and seldom without that.
-    fn majority(&mut self, turn: &Turn) -> Option<Server> {
+    fn majority(&mut self, run: &Run) -> Option<Server> {
         let now = clock::ticks();
         let rest = self.context.config.collect.permissions_interval;
         let known = self
             .majority
             .as_ref()
-            .filter(|(at, _)| turn.wake.is_empty() && !turn.deep && now.since(*at) < rest);
+            .filter(|(at, _)| run.wake.is_empty() && !run.deep && now.since(*at) < rest);
         if let Some((_, server)) = known {
             return server.clone();
         }
@@ -219,35 +219,35 @@ impl Permissions {
     /// Walks as far as events, intervals and the share of a core allow.
     fn walk(
         &mut self,
-        turn: &Turn,
+        run: &Run,
         memory: &mut SavedPermissions,
         users: &Users,
     ) -> Result<(), CollectError> {
-        let woken = !turn.wake.is_empty();
+        let woken = !run.wake.is_empty();
         self.owed |= woken;
         self.next = self.context.config.collect.interval;
         let now = clock::ticks();
-        // A deep turn sees everything itself: it does not go on with slices of earlier ones.
-        if turn.deep || self.scan.is_none() && self.due(turn, now) {
+        // A deep run sees everything itself: it does not go on with slices of earlier ones.
+        if run.deep || self.scan.is_none() && self.due(run, now) {
             self.owed = false;
-            let lists_since = self.lists_since(turn.now);
+            let lists_since = self.lists_since(run.now);
             self.scan =
-                Some(Scan::start(&self.context, memory, users.clone(), lists_since, turn.now)?);
+                Some(Scan::start(&self.context, memory, users.clone(), lists_since, run.now)?);
         }
         if let Some(mut scan) = self.scan.take() {
             let allowance = self.allowance_at(now);
-            let worked = scan.run(memory, turn, if turn.deep { Duration::MAX } else { allowance });
+            let worked = scan.run(memory, run, if run.deep { Duration::MAX } else { allowance });
             self.allowance = allowance.saturating_sub(worked.time);
             if worked.done {
-                self.finish(turn, memory, scan);
-            } else if turn.stopped() {
+                self.finish(run, memory, scan);
+            } else if run.stopped() {
                 self.owed = true;
             } else {
                 self.scan = Some(scan);
             }
         }
         if woken && (self.scan.is_some() || self.owed) {
-            self.look_at_top(turn, memory, users, now);
+            self.look_at_top(run, memory, users, now);
         }
         if self.scan.is_some() {
             self.next = self.next.min(SLICE_PAUSE);
@@ -259,10 +259,10 @@ impl Permissions {
     }
 
     /// Whether a whole walk shall begin.
-    fn due(&self, turn: &Turn, now: Ticks) -> bool {
+    fn due(&self, run: &Run, now: Ticks) -> bool {
         let Some(last) = &self.last else { return true };
         let rested = now.since(last.ended);
-        turn.wake.meets(Wake::RESCAN)
+        run.wake.meets(Wake::RESCAN)
             || self.owed && rested >= last.work * WOKEN_REST
             || rested >= last.work * IDLE_REST
             || rested >= self.context.config.collect.permissions_interval
@@ -281,11 +281,11 @@ impl Permissions {
         Some(last.began_at.min(now).max(read_at).minus(CLOCK_SLACK))
     }
 
-    fn finish(&mut self, turn: &Turn, memory: &mut SavedPermissions, scan: Scan) {
+    fn finish(&mut self, run: &Run, memory: &mut SavedPermissions, scan: Scan) {
         let baseline = &mut memory.baseline;
         let whole = scan.missed.is_empty();
         if baseline.learnt_at.is_none() {
-            baseline.learnt_at = Some(turn.now);
+            baseline.learnt_at = Some(run.now);
             baseline.partial = !whole;
             baseline.changed = true;
         } else if whole {
@@ -301,7 +301,7 @@ impl Permissions {
         (self.top, self.below) = (Some(top), Some(below));
         self.last = Some(Last {
             began_at: scan.began_at,
-            ended_at: turn.now,
+            ended_at: run.now,
             ended: clock::ticks(),
             work: scan.work,
             users: scan.users,
@@ -311,20 +311,14 @@ impl Permissions {
     }
 
     /// A look at what lies directly in the directory, as long as that is cheap.
-    fn look_at_top(
-        &mut self,
-        turn: &Turn,
-        memory: &mut SavedPermissions,
-        users: &Users,
-        now: Ticks,
-    ) {
+    fn look_at_top(&mut self, run: &Run, memory: &mut SavedPermissions, users: &Users, now: Ticks) {
         // Without a whole walk nothing is known to compare with.
         if memory.baseline.learnt_at.is_none()
             || self.last_top.is_some_and(|(ended, work)| now.since(ended) < work * WOKEN_REST)
         {
             return;
         }
-        let (tally, work) = look::at_top(&self.context, memory, users, self.lists_since(turn.now));
+        let (tally, work) = look::at_top(&self.context, memory, users, self.lists_since(run.now));
         self.last_top = Some((clock::ticks(), work));
         if let Some(tally) = tally {
             self.top = Some(tally);
@@ -420,9 +414,9 @@ impl Collector for Permissions {
         Pace { interval: self.next, ..Self::at_rest(&self.context.config, &self.context.store) }
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let mut memory = self.memory.take().unwrap_or_else(|| self.load());
-        let observation = self.look(turn, &mut memory).unwrap_or_else(|problem| {
+        let observation = self.look(run, &mut memory).unwrap_or_else(|problem| {
             self.scan = None;
             self.next = self.context.config.collect.interval;
             Observation { problems: vec![problem], ..Observation::default() }

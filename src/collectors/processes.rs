@@ -28,7 +28,7 @@ use self::{
     samples::{CAPABILITY, CPU, DISCOVERED, LOCK_SECONDS, RESIDENT, STARTED, counts},
     unseen::{Lease, Unseen},
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     clock::{self, Ticks, Timestamp},
     config::{CollectorName, Config, Store},
@@ -51,7 +51,7 @@ static CODES: [Code; 5] = [
 #[derive(Debug)]
 pub struct Processes {
     context: Context,
-    /// Loaded at the first turn.
+    /// Loaded at the first run.
     memory: Option<SavedProcesses>,
     seen: FirstSeen,
     locks: LockWatch,
@@ -141,12 +141,7 @@ impl Processes {
     }
 
     /// With `fresh` no walk from before this turn will do.
-    fn look(
-        &mut self,
-        turn: &Turn,
-        fresh: bool,
-        out: &mut Observation,
-    ) -> Result<(), CollectError> {
+    fn look(&mut self, run: &Run, fresh: bool, out: &mut Observation) -> Result<(), CollectError> {
         let (located, device) = self.locate(&mut out.problems);
         let before = self.memory.clone().unwrap_or_else(|| self.recall());
         let mut memory = before.clone();
@@ -186,24 +181,24 @@ impl Processes {
 
         let holders = union(&held);
         let main = judge::main(&holders);
-        let seen = self.seen_since(&holders, turn.now);
+        let seen = self.seen_since(&holders, run.now);
         let listed = walk.hidden().is_none().then_some(walk.unreadable().len());
         out.samples.extend(counts(&holders, listed, &unseen));
         let second_writer = judge::second_writer(&holders);
         self.doubled = second_writer.is_some();
-        memory.overlap = self.overlap(memory.overlap.as_ref(), &holders, located, turn);
+        memory.overlap = self.overlap(memory.overlap.as_ref(), &holders, located, run);
         let left = memory.overlap.as_ref().and_then(Overlap::finding);
         out.findings.extend(second_writer.or(left));
         out.findings.extend(judge::sqlite_tool(&holders));
         out.findings.extend(judge::store_replaced(&held, located));
-        match judge::serving(memory.served.as_ref(), &holders, &seen, turn.now) {
+        match judge::serving(memory.served.as_ref(), &holders, &seen, run.now) {
             judge::Serving::By(served) => {
                 memory.served = Some(served);
                 out.judged.push(Code::ServerGone);
             }
             _ if unseen.maybe_server() => out.unjudged.push(Code::ServerGone),
             judge::Serving::Nobody(served) => {
-                out.findings.push(served.gone(turn.now));
+                out.findings.push(served.gone(run.now));
                 memory.served = Some(served);
             }
             judge::Serving::Unjudged => out.judged.push(Code::ServerGone),
@@ -214,7 +209,7 @@ impl Processes {
         if let Some(main) = main {
             self.measure(main, out);
         }
-        self.watch_locks(turn, located, &holders, out);
+        self.watch_locks(run, located, &holders, out);
         self.seen = seen;
         if memory != before {
             self.context.host.state.save(STATE_KIND, &self.context.store.subject(), &memory);
@@ -242,7 +237,7 @@ impl Processes {
         before: Option<&Overlap>,
         holders: &[Holder],
         located: Located,
-        turn: &Turn,
+        run: &Run,
     ) -> Option<Overlap> {
         let writers = judge::chromas(holders);
         let table = &self.context.host.processes;
@@ -253,8 +248,8 @@ impl Processes {
             Located::At(file, _) => self.newest.filter(|newest| newest.file == file),
             _ => None,
         };
-        let mut rows = Rows { context: &self.context, turn, earlier, now: None, located };
-        let after = overlap::step(before, &writers, lives, &mut rows, turn.now);
+        let mut rows = Rows { context: &self.context, run, earlier, now: None, located };
+        let after = overlap::step(before, &writers, lives, &mut rows, run.now);
         // What is known now is what was before the next one comes.
         if writers.len() == 1 && rows.due() {
             rows.now();
@@ -353,7 +348,7 @@ impl Processes {
 
     fn watch_locks(
         &mut self,
-        turn: &Turn,
+        run: &Run,
         located: Located,
         holders: &[Holder],
         out: &mut Observation,
@@ -366,7 +361,7 @@ impl Processes {
         let table = &self.context.host.processes;
         let main = judge::main(holders).map(|main| main.pid);
         let read = || table.locks(file, holders);
-        match self.locks.look(turn, version, main, read) {
+        match self.locks.look(run, version, main, read) {
             Ok(held) => {
                 let longest = held.iter().map(|held| held.lasted).max().unwrap_or_default();
                 if !out.unjudged.contains(&Code::LockHeld) {
@@ -435,16 +430,16 @@ impl Collector for Processes {
         Pace { interval: if self.opened { OPENED_AGAIN } else { rest.interval }, ..rest }
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let mut out = Observation::default();
-        let fresh = self.opened || !turn.wake.is_empty();
-        self.opened = turn.wake.meets(Wake::OPENED);
+        let fresh = self.opened || !run.wake.is_empty();
+        self.opened = run.wake.meets(Wake::OPENED);
         out.samples.extend(self.context.host.processes.rights().iter().map(|right| {
             CAPABILITY.with(vec![right.name.into()], f64::from(u8::from(right.held)))
         }));
         let discovered = self.context.found.is_some();
         out.samples.push(DISCOVERED.sample(f64::from(u8::from(discovered))));
-        if let Err(problem) = self.look(turn, fresh, &mut out) {
+        if let Err(problem) = self.look(run, fresh, &mut out) {
             out.problems.push(problem);
         }
         out
@@ -484,7 +479,7 @@ fn union(held: &[Held]) -> Vec<Holder> {
 /// The queue of a store, read when its newest row matters.
 struct Rows<'a> {
     context: &'a Context,
-    turn: &'a Turn,
+    run: &'a Run,
     located: Located,
     earlier: Option<Newest>,
     now: Option<Newest>,
@@ -505,7 +500,7 @@ impl Rows<'_> {
     fn read(&self) -> Option<i64> {
         let mut connection = self.context.database.connect().ok()?;
         let limits =
-            Limits { hold: HOLD, hold_unwaited: HOLD, stop: &self.turn.stop, progress: None };
+            Limits { hold: HOLD, hold_unwaited: HOLD, stop: &self.run.stop, progress: None };
         let newest = "SELECT max(seq_id) FROM embeddings_queue";
         let asked = connection.within(&limits, |connection| {
             connection.query_row(newest, [], |row| row.get::<_, Option<i64>>(0))

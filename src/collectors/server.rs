@@ -14,7 +14,7 @@ use self::{
     ask::{Api, Asked, Asker, Asking, NotAsked, Probe},
     compare::{Listed, Other},
 };
-use super::{CollectError, Collector, Pace, Turn};
+use super::{CollectError, Collector, Pace, Run};
 use crate::{
     clock::{self, Timestamp},
     config::{CollectorName, Config, ServerProbe, Store},
@@ -104,12 +104,12 @@ impl Server {
 
     /// Holds what the server counts against what the directory lists. Both are asked twice when they differ, so that a
     /// collection which is made or deleted in between is no difference.
-    fn compare(&mut self, probe: &ServerProbe, asking: &Asking, served: u64, turn: &Turn) {
-        let listed = || compare::listed(&self.context, &turn.stop);
+    fn compare(&mut self, probe: &ServerProbe, asking: &Asking, served: u64, run: &Run) {
+        let listed = || compare::listed(&self.context, &run.stop);
         let Some(first) = listed() else { return };
         if first.collections == served {
             self.elsewhere = self.elsewhere.take().filter(|elsewhere| elsewhere.other);
-            self.compare_others(probe, asking.api, &first, turn);
+            self.compare_others(probe, asking.api, &first, run);
             return;
         }
         let again = on_this_thread(probe, async |asker| asker.read_again(asking.api).await);
@@ -121,12 +121,12 @@ impl Server {
     }
 
     /// The same for databases that are not the default one: now and then, for each is a question to the server.
-    fn compare_others(&mut self, probe: &ServerProbe, api: Api, listed: &Listed, turn: &Turn) {
-        let recent = |at: &Timestamp| turn.now.since(*at) < OTHERS_INTERVAL;
+    fn compare_others(&mut self, probe: &ServerProbe, api: Api, listed: &Listed, run: &Run) {
+        let recent = |at: &Timestamp| run.now.since(*at) < OTHERS_INTERVAL;
         if self.elsewhere.is_none() && self.others_at.as_ref().is_some_and(recent) {
             return;
         }
-        self.others_at = Some(turn.now);
+        self.others_at = Some(run.now);
         // The first that differs twice, and whether all could be compared.
         let differing = on_this_thread(probe, async |asker| {
             let count = async |other: &Other| {
@@ -135,7 +135,7 @@ impl Server {
             let (began, mut all) = (clock::ticks(), true);
             for other in &listed.others {
                 // A server that is slow has other work.
-                if turn.stopped() || began.elapsed() >= probe.timeout / 2 {
+                if run.stopped() || began.elapsed() >= probe.timeout / 2 {
                     return (None, false);
                 }
                 match count(other).await {
@@ -155,7 +155,7 @@ impl Server {
         });
         match differing {
             Ok((Some((other, served)), _)) => {
-                let still = compare::listed(&self.context, &turn.stop);
+                let still = compare::listed(&self.context, &run.stop);
                 if still.as_ref() == Some(listed) {
                     let url = &probe.url;
                     let finding =
@@ -217,10 +217,10 @@ impl Collector for Server {
         Pace { interval, ..rest }
     }
 
-    fn collect(&mut self, turn: &Turn) -> Observation {
+    fn collect(&mut self, run: &Run) -> Observation {
         let mut out = Observation::default();
         let Some(probe) = self.context.store.server.clone() else { return out };
-        let asking = match self.ask(&probe, turn.now) {
+        let asking = match self.ask(&probe, run.now) {
             Ok(asking) => asking,
             Err(why) => {
                 let why = why.to_string();
@@ -229,7 +229,7 @@ impl Collector for Server {
             }
         };
         let verdict = judge::judge(&probe.url, &asking);
-        self.remember(&asking, verdict.up, turn.now);
+        self.remember(&asking, verdict.up, run.now);
         out.samples.extend(verdict.up.map(|up| UP.sample(f64::from(u8::from(up)))));
         for Asked { probe, took, answer } in &asking.asked {
             let label = || vec![probe.as_str().into()];
@@ -245,7 +245,7 @@ impl Collector for Server {
         let count = asking.of(Probe::Read).and_then(counted);
         out.samples.extend(count.map(|count| COLLECTIONS.sample(count as f64)));
         match count {
-            Some(count) => self.compare(&probe, &asking, count, turn),
+            Some(count) => self.compare(&probe, &asking, count, run),
             // Another one may come in its place.
             None if verdict.up == Some(false) => self.elsewhere = None,
             None => {}
@@ -269,7 +269,7 @@ fn on_this_thread<T>(
         .build()
         .map_err(NotAsked::Runtime)?;
     let answers = runtime.block_on(questions(&asker));
-    // A name that is still being looked up must not hold up the turn.
+    // A name that is still being looked up must not hold up the run.
     runtime.shutdown_background();
     Ok(answers)
 }

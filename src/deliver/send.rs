@@ -163,10 +163,10 @@ impl Sender {
     ) -> Result<T, NoReply> {
         let late = || NoReply::config("a file with a secret or certificate takes too long to read");
         let limit = self.config.timeout;
-        let turn = timeout(limit, Arc::clone(&self.reading).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(late()) };
+        let permit = timeout(limit, Arc::clone(&self.reading).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(late()) };
         let read = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             work()
         });
         match timeout(limit, read).await {

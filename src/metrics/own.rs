@@ -10,7 +10,7 @@ use super::families::Families;
 use crate::{
     alert::report::AlertReport,
     clock::Timestamp,
-    host::turns::Jobs,
+    host::job_queue::Jobs,
     sample::{Desc, Snapshot},
 };
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::{self, Timestamp},
     collectors::{
-        Collector, Turn,
+        Collector, Run,
         contents::Contents,
         hnsw::{Hnsw, Vectors},
         integrity::Integrity,
@@ -98,14 +98,14 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     let began = clock::ticks();
     steps.begin("checking", Some(database_bytes.saturating_add(index_bytes)));
     let context = context_of(dir);
-    let turn = Turn { now, wake: Wake::NONE, deep: true, stop: steps.flag() };
+    let run = Run { now, wake: Wake::NONE, deep: true, stop: steps.flag() };
     // Nobody writes to a copy: what was flushed a moment before it was made has no commit that is still to come.
-    let settled = Turn { now: now.plus(SETTLED), wake: Wake::NONE, deep: true, stop: steps.flag() };
+    let settled = Run { now: now.plus(SETTLED), wake: Wake::NONE, deep: true, stop: steps.flag() };
     let mut hnsw = Hnsw::new(&context);
     let looks = thread::scope(|scope| {
-        let integrity = scope.spawn(|| look(&mut Integrity::new(&context), &turn));
+        let integrity = scope.spawn(|| look(&mut Integrity::new(&context), &run));
         let contents = scope.spawn(|| look(&mut Contents::new(&context), &settled));
-        let indexes = scope.spawn(|| look(&mut hnsw, &turn));
+        let indexes = scope.spawn(|| look(&mut hnsw, &run));
         let mut told = 0;
         while !(integrity.is_finished() && contents.is_finished() && indexes.is_finished()) {
             thread::sleep(PACE);
@@ -130,10 +130,10 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
         return Err(ProofError::Stopped);
     }
     let vectors = hnsw.vectors(now);
-    let tables = records::read(&context.database, &turn.stop);
+    let tables = records::read(&context.database, &run.stop);
     let positions =
         vectors.iter().map(|(collection, of)| (collection.clone(), of.position)).collect();
-    let queued = records::queued(&context.database, &positions, &turn.stop).unwrap_or_default();
+    let queued = records::queued(&context.database, &positions, &run.stop).unwrap_or_default();
     let unread = tables.as_ref().err().map(sqlite_live::database::QueryError::chain);
     let collections = collections(tables.unwrap_or_default(), &vectors, &queued);
     let segments: BTreeMap<Uuid, String> =
@@ -181,16 +181,16 @@ pub(super) fn context_of(dir: &Path) -> Context {
 
 /// Whether the journal beside a database belongs to another one, so that it must not be played.
 pub(super) fn is_foreign(dir: &Path) -> bool {
-    let turn = Turn { now: clock::now(), wake: Wake::NONE, deep: false, stop: Arc::default() };
-    let look = look(&mut Integrity::new(&context_of(dir)), &turn);
+    let run = Run { now: clock::now(), wake: Wake::NONE, deep: false, stop: Arc::default() };
+    let look = look(&mut Integrity::new(&context_of(dir)), &run);
     look.findings.iter().any(|finding| finding.code == Code::JournalForeign)
         || !look.problems.is_empty()
 }
 
 /// One collector over the copy, on its own thread. One that panics proves nothing.
-fn look(collector: &mut dyn Collector, turn: &Turn) -> Observation {
-    let run = catch_unwind(AssertUnwindSafe(|| collector.collect(turn)));
-    run.unwrap_or_else(|panic| {
+fn look(collector: &mut dyn Collector, run: &Run) -> Observation {
+    let caught = catch_unwind(AssertUnwindSafe(|| collector.collect(run)));
+    caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         panicked(text.unwrap_or_else(|| "without a word".to_owned()))

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::plan::{Known, Work, next};
-use super::work::in_turn;
+use super::work::when_permitted;
 use crate::{
     clock::{self, Timestamp},
     collectors::backups::ledger::{Ledger, Newest, Proof, Run},
@@ -37,10 +37,10 @@ pub(crate) fn gate() -> Gate {
 
 /// Makes and opens backups of one store until `stop`. What is under way then ends soon and leaves nothing half done.
 pub(crate) async fn run(context: Context, gate: Gate, stop: CancellationToken) {
-    stop.run_until_cancelled(turns(&context, &gate)).await;
+    stop.run_until_cancelled(run_loop(&context, &gate)).await;
 }
 
-async fn turns(context: &Context, gate: &Gate) {
+async fn run_loop(context: &Context, gate: &Gate) {
     let store = &context.store;
     if store.backup.is_none() && (store.backups.globs.is_empty() || store.backups.drill.is_zero()) {
         return;
@@ -56,7 +56,8 @@ async fn turns(context: &Context, gate: &Gate) {
                 let wait = due.since(clock::now());
                 if wait.is_zero() {
                     let at = context.clone();
-                    in_turn(context, "backup", move |steps| carry_out(&at, work, steps)).await;
+                    when_permitted(context, "backup", move |steps| carry_out(&at, work, steps))
+                        .await;
                 }
                 wait.clamp(LOOK_SOON, LOOK_AGAIN)
             }

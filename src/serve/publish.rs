@@ -217,7 +217,7 @@ impl Maker {
             state_persistent: self.host.state.persistent(),
             state_write_errors: self.host.state.write_errors(),
             watched: self.host.watched(),
-            jobs: self.host.turns.jobs(),
+            jobs: self.host.job_queue.jobs(),
             alerts: Arc::clone(&alerts),
         };
         let metrics = metrics::encode(snapshot, &self.own, &facts, config.limits.series)?;

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    collectors::{self, CollectError, Collector, Pace, Turn},
+    collectors::{self, CollectError, Collector, Pace, Run},
     config::CollectorName,
     findings::Code,
     format::hash::path_hash,
@@ -36,7 +36,7 @@ use crate::{
     watch::{Wake, WakeSlot, Watches},
 };
 
-/// File events are merged for at least and at most this long after the beginning of a turn; see [`Storm`].
+/// File events are merged for at least and at most this long after the beginning of a run; see [`Storm`].
 const WAKE_PAUSE_MIN: Duration = Duration::from_millis(30);
 const WAKE_PAUSE_MAX: Duration = Duration::from_millis(150);
 
@@ -59,7 +59,7 @@ pub async fn run_store(
     for (index, collector) in (0_u32..).zip(collectors) {
         let slot = WakeSlot::new(collector.pace().wakes);
         slots.push(Arc::clone(&slot));
-        // Turns of one store are spread over the interval, and those of different stores among them: no spike.
+        // Runs of one store are spread over the interval, and those of different stores among them: no spike.
         let part = collector.pace().interval / count;
         let phase = part * index + part.mul_f64(share);
         let (context, board) = (context.clone(), board.clone());
@@ -79,8 +79,8 @@ pub fn run_once(
     deep: bool,
     stop: Arc<AtomicBool>,
 ) -> Reading {
-    let turn = Turn { now: clock::now(), wake: Wake::RESCAN, deep, stop };
-    run(collector, context, &turn).0
+    let run = Run { now: clock::now(), wake: Wake::RESCAN, deep, stop };
+    collect_caught(collector, context, &run).0
 }
 
 /// One collector of one store, for as long as that is watched.
@@ -89,17 +89,17 @@ struct CollectorLife {
     board: Board,
     slot: Arc<WakeSlot>,
     workers: Workers,
-    /// How much later than an interval its second turn comes.
+    /// How much later than an interval its second run comes.
     phase: Duration,
 }
 
 impl CollectorLife {
     async fn run(self, collector: Box<dyn Collector>, stop: CancellationToken) {
         // Whatever it waits for, it ends at once when told to.
-        stop.clone().run_until_cancelled(self.turns(collector, stop)).await;
+        stop.clone().run_until_cancelled(self.run_loop(collector, stop)).await;
     }
 
-    async fn turns(self, mut collector: Box<dyn Collector>, stop: CancellationToken) {
+    async fn run_loop(self, mut collector: Box<dyn Collector>, stop: CancellationToken) {
         let Self { context, board, slot, workers, phase } = self;
         let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
         let mut report = Report::default();
@@ -114,15 +114,15 @@ impl CollectorLife {
             }
             let mut held = Some(workers.place().await);
             let started = clock::ticks();
-            let turn = Turn {
+            let run = Run {
                 now: clock::now(),
                 wake: slot.take(),
                 deep: false,
                 stop: Arc::new(AtomicBool::new(false)),
             };
-            // Nobody waits for a turn that is told to stop.
-            let _told = StopOnDrop(&stop, Arc::clone(&turn.stop));
-            let mut job = spawn_run(collector, context.clone(), turn.clone());
+            // Nobody waits for a run that is told to stop.
+            let _told = StopOnDrop(&stop, Arc::clone(&run.stop));
+            let mut job = spawn_run(collector, context.clone(), run.clone());
             let mut patience = pace.deadline;
             let finished = loop {
                 if let Some(finished) = workers.wait(&mut held, patience, &mut job).await {
@@ -131,19 +131,19 @@ impl CollectorLife {
                 held = None;
                 // Its thread is left alone, and no second one starts before it has ended. That it goes on is told again and
                 // again, so that the time for which it fails is known.
-                give_up(&turn);
+                give_up(&run);
                 patience = pace.interval.max(pace.deadline);
                 let overdue = Observation {
                     problems: vec![CollectError::Overdue { deadline: pace.deadline }],
                     ..Observation::default()
                 };
                 let reading =
-                    reading_of(name, descs, codes, overdue, &turn, started.elapsed(), &pace);
-                report.put(&context, &board, name, reading, &pace, &turn);
+                    reading_of(name, descs, codes, overdue, &run, started.elapsed(), &pace);
+                report.put(&context, &board, name, reading, &pace, &run);
             };
             drop(held);
             let Ok((returned, reading, panicked)) = finished else { return }; // the runtime is shutting down
-            report.put(&context, &board, name, reading, &pace, &turn);
+            report.put(&context, &board, name, reading, &pace, &run);
             // After a panic its memory cannot be trusted.
             collector = if panicked { collectors::build(name, &context) } else { returned };
 
@@ -164,7 +164,7 @@ impl CollectorLife {
     }
 }
 
-/// Tells a turn to stop when nobody waits for it any more.
+/// Tells a run to stop when nobody waits for it any more.
 struct StopOnDrop<'a>(&'a CancellationToken, Arc<AtomicBool>);
 
 impl Drop for StopOnDrop<'_> {
@@ -185,27 +185,27 @@ fn share_of(store: &str) -> f64 {
     f64::from(u16::try_from(path_hash(store.as_bytes()) & 0xffff).unwrap_or_default()) / 65536.0
 }
 
-/// How closely turns follow file events. The first event of a quiet time starts a turn at once and the next one soon after,
-/// so that what a long write does is seen when it ends; while events go on and on, turns come less and less often.
+/// How closely runs follow file events. The first event of a quiet time starts a run at once and the next one soon after,
+/// so that what a long write does is seen when it ends; while events go on and on, runs come less and less often.
 #[derive(Debug, Default)]
 struct Storm {
-    turns: u32,
+    runs: u32,
 }
 
 impl Storm {
-    /// Time from the beginning of one turn to that of the next one that events start.
+    /// Time from the beginning of one run to that of the next one that events start.
     fn pause(&self) -> Duration {
-        (WAKE_PAUSE_MIN * (1 << self.turns.min(8))).min(WAKE_PAUSE_MAX)
+        (WAKE_PAUSE_MIN * (1 << self.runs.min(8))).min(WAKE_PAUSE_MAX)
     }
 
     /// An event has come; `late` when the pause had passed without any.
     fn event(&mut self, late: bool) {
-        self.turns = if late { 0 } else { self.turns + 1 };
+        self.runs = if late { 0 } else { self.runs + 1 };
     }
 }
 
-fn give_up(turn: &Turn) {
-    turn.stop.store(true, Ordering::Relaxed);
+fn give_up(run: &Run) {
+    run.stop.store(true, Ordering::Relaxed);
 }
 
 type Finished = (Box<dyn Collector>, Reading, bool);
@@ -213,23 +213,23 @@ type Finished = (Box<dyn Collector>, Reading, bool);
 fn spawn_run(
     mut collector: Box<dyn Collector>,
     context: Context,
-    turn: Turn,
+    run: Run,
 ) -> JoinHandle<Finished> {
     tokio::task::spawn_blocking(move || {
-        let (reading, panicked) = run(&mut *collector, &context, &turn);
+        let (reading, panicked) = collect_caught(&mut *collector, &context, &run);
         (collector, reading, panicked)
     })
 }
 
 /// One run behind the gate of the store's filesystem; a panic becomes a problem.
-fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Reading, bool) {
+fn collect_caught(collector: &mut dyn Collector, context: &Context, run: &Run) -> (Reading, bool) {
     let began = clock::ticks();
     let mut panicked = false;
     let failed = |problem| Observation { problems: vec![problem], ..Observation::default() };
     let mut observation = match gate(&collector.pace(), context) {
         Err(problem) => failed(problem),
         Ok(()) => {
-            catch_unwind(AssertUnwindSafe(|| collector.collect(turn))).unwrap_or_else(|panic| {
+            catch_unwind(AssertUnwindSafe(|| collector.collect(run))).unwrap_or_else(|panic| {
                 panicked = true;
                 let problem = CollectError::Panicked(logging::panic_text(&*panic));
                 Observation { problems: vec![problem], ..Observation::default() }
@@ -242,7 +242,7 @@ fn run(collector: &mut dyn Collector, context: &Context, turn: &Turn) -> (Readin
     }
     let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
     let pace = collector.pace();
-    (reading_of(name, descs, codes, observation, turn, began.elapsed(), &pace), panicked)
+    (reading_of(name, descs, codes, observation, run, began.elapsed(), &pace), panicked)
 }
 
 /// Only a filesystem that hangs closes the gate, or a store that is out of reach; a filesystem that answers with an error is the
@@ -263,7 +263,7 @@ fn reading_of(
     descs: &'static [&'static crate::sample::Desc],
     codes: &'static [Code],
     mut observation: Observation,
-    turn: &Turn,
+    run: &Run,
     duration: Duration,
     pace: &Pace,
 ) -> Reading {
@@ -278,13 +278,13 @@ fn reading_of(
     }
     // Whether it fails is known of every run.
     observation.judged.push(Code::CollectorFailing);
-    let last_success = observation.problems.is_empty().then_some(turn.now);
+    let last_success = observation.problems.is_empty().then_some(run.now);
     Reading {
         collector: name.as_str(),
         descs,
         codes,
         observation,
-        taken_at: turn.now,
+        taken_at: run.now,
         duration,
         last_success,
         next_within: pace.turnaround(),

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{backups::Gate, scheduler::Board, work::in_turn};
+use super::{backups::Gate, scheduler::Board, work::when_permitted};
 use crate::{
     clock::{self, Timestamp},
     facts::trial::{self, Came, Trial},
@@ -22,10 +22,10 @@ use crate::{
 
 /// Tries repairs of one store until `stop`. What is under way then ends soon and leaves nothing.
 pub(crate) async fn run(context: Context, board: Board, gate: Gate, stop: CancellationToken) {
-    stop.run_until_cancelled(turns(&context, &board, &gate)).await;
+    stop.run_until_cancelled(run_loop(&context, &board, &gate)).await;
 }
 
-async fn turns(context: &Context, board: &Board, gate: &Gate) {
+async fn run_loop(context: &Context, board: &Board, gate: &Gate) {
     let config = &context.config;
     let in_container = links::through_process(&config.procfs, &context.store.seen_path).is_some();
     if !config.integrity.try_repairs || context.store.through.is_some() || in_container {
@@ -59,7 +59,7 @@ async fn turns(context: &Context, board: &Board, gate: &Gate) {
         let Ok(_held) = gate.acquire().await else { return };
         let (board, at, host) = (board.clone(), context.clone(), Arc::clone(host));
         let subject = subject.clone();
-        in_turn(context, "trial", move |steps| {
+        when_permitted(context, "trial", move |steps| {
             let (began, ticks) = (clock::now(), clock::ticks());
             let came = child::run(&at, &steps.flag());
             if steps.stopped() {

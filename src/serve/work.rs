@@ -5,13 +5,13 @@ use std::{fs, os::unix::fs::MetadataExt};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    host::turns::{Size, Wanted},
+    host::job_queue::{Size, Wanted},
     repair::steps::Steps,
     store::Context,
 };
 
 /// Waits for a turn, and for the end of `work`. When this is dropped, its steps say that it is to stop.
-pub(super) async fn in_turn(
+pub(super) async fn when_permitted(
     context: &Context,
     name: &'static str,
     work: impl FnOnce(&Steps) + Send + 'static,
@@ -23,8 +23,8 @@ pub(super) async fn in_turn(
     let device = device(context).await;
     let wanted =
         Wanted { size: Size::Large, device, store: &context.store.name, name, stop: &flag };
-    context.host.turns.begin(&wanted, move |turn| {
-        if turn.is_ok() {
+    context.host.job_queue.begin(&wanted, move |permit| {
+        if permit.is_ok() {
             work(&steps);
         }
         drop(done);

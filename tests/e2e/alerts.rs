@@ -102,7 +102,7 @@ fn a_disk_that_fills_past_80_per_cent_is_told_and_its_recovery_too() {
     assert_eq!(hook.count("main", "ChromaDiskUsageHigh", "firing"), 1);
 }
 
-/// Nothing happens in the directory, and no turn comes within the hour.
+/// Nothing happens in the directory, and no run comes within the hour.
 #[test]
 fn a_disk_that_others_fill_is_told_although_nothing_happens_in_the_directory() {
     let scratch = tempfile::tempdir().unwrap();

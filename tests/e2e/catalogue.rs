@@ -89,7 +89,7 @@ fn nothing_is_found_beside_a_busy_chroma() {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        // What a statement had no time for beside the writer is not on the page, until a later turn has it.
+        // What a statement had no time for beside the writer is not on the page, until a later run has it.
         exporter.wait_page("the records", SOON, |page| {
             page.get("chroma_records", &[("store", "main")]).is_some_and(|records| records > 200.0)
         });

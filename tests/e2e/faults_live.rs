@@ -391,7 +391,7 @@ fn what_happens_beside_running_processes_is_told_and_nothing_else_is() {
     }
 }
 
-/// Waits until every collector that looks at each turn has ended so many more of them.
+/// Waits until every collector that looks at each run has ended so many more of them.
 fn further_turns(exporter: &Exporter, turns: u32) {
     let ran = || {
         let page = exporter.page();

@@ -84,7 +84,7 @@ fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
         page.findings("far")
     );
 
-    // Several turns later: still one thread, and the other store is read as before.
+    // Several runs later: still one thread, and the other store is read as before.
     let last_run = |page: &support::Page| {
         page.value(
             "chroma_exporter_collector_last_run_timestamp_seconds",

@@ -37,7 +37,7 @@ fn a_hundred_idle_stores_need_few_threads_and_little_memory() {
         let last = seen.last()?;
         (last.0 <= THREADS_MAX && last.1 <= RESIDENT_KIB_MAX).then_some(())
     });
-    // And it stays so: several turns later no more are needed.
+    // And it stays so: several runs later no more are needed.
     let turns = |page: &support::Page| {
         let disk = [("store", "store-0"), ("collector", "disk")];
         page.value("chroma_exporter_collector_last_run_timestamp_seconds", &disk)

@@ -1,4 +1,4 @@
-//! What `check` finds in its one deep turn, `serve` finds too in its cheap ones, and nothing else: every fault of the table that
+//! What `check` finds in its one deep run, `serve` finds too in its cheap ones, and nothing else: every fault of the table that
 //! needs no configuration, done to what the newest Chroma wrote, all at once and each in a store of its own.
 
 use crate::support::{Exporter, SOON, faults, wait_every};

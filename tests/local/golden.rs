@@ -18,7 +18,7 @@ use chroma_exporter::{
     clock::{self, Timestamp},
     collectors,
     config::{BackupPolicy, Collect, Config, Disk, Store, alerts},
-    host::{Host, turns::Jobs},
+    host::{Host, job_queue::Jobs},
     metrics::{self, Facts, Own, ProcessUsage},
     sample::{Snapshot, StoreReadings},
     scheduler,

@@ -11,7 +11,7 @@ use chroma_exporter::{
     collectors::{self, CollectError},
     config::{Config, Store},
     findings::{Code, Finding, Severity},
-    host::{Host, turns::Jobs},
+    host::{Host, job_queue::Jobs},
     metrics::{self, Facts, Own, Page, ProcessUsage, Route},
     sample::{Desc, Observation, Reading, Sample, SeriesKind, Snapshot, StoreReadings},
     store::Context,

@@ -179,7 +179,7 @@ fn the_level_of_the_log_changes_by_reload_and_its_format_by_a_restart() {
     write("level: info");
     let exporter = Exporter::start(&["--config.file", file.to_str().unwrap()]);
     exporter.ready();
-    let turns = || exporter.log().matches("Turn done.").count();
+    let turns = || exporter.log().matches("Collector run done.").count();
     assert_eq!(turns(), 0, "{}", exporter.log());
     write("level: debug");
     wait_for("debug lines", SOON, || (turns() > 0).then_some(()));
@@ -188,7 +188,7 @@ fn the_level_of_the_log_changes_by_reload_and_its_format_by_a_restart() {
     wait_for("the format to be refused until the restart", SOON, || {
         exporter.log().contains("field=log.format").then_some(())
     });
-    // Lines that were on their way still come; then there are turns of which nothing is heard.
+    // Lines that were on their way still come; then there are runs of which nothing is heard.
     let last = |page: &support::Page| {
         let labels = [("collector", "disk")];
         page.value("chroma_exporter_collector_last_run_timestamp_seconds", &labels)

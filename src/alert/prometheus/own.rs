@@ -26,7 +26,7 @@ pub(super) fn rules(options: &Options) -> Vec<Alerting> {
         "up{{job={}}} == 0\nor (\n  up == 0\n  and on (instance, job) last_over_time(chroma_exporter_build_info[1d])\n)",
         quoted(&options.job)
     );
-    // Three turns of the slowest collector and no less than half an hour.
+    // Three runs of the slowest collector and no less than half an hour.
     let stale = (options.slowest * 3).max(Duration::from_mins(30)).as_secs();
     let last_run =
         format!("time() - chroma_exporter_collector_last_run_timestamp_seconds > {stale}");

@@ -31,12 +31,12 @@ use crate::{
 pub(in crate::cli) struct Look {
     pub(in crate::cli) collector: CollectorName,
     pub(in crate::cli) observation: Observation,
-    pub(in crate::cli) run: Run,
+    pub(in crate::cli) run: RunStats,
 }
 
 /// Which run it was. What it answers for is known after it only.
 #[derive(Debug)]
-pub(in crate::cli) struct Run {
+pub(in crate::cli) struct RunStats {
     began: Timestamp,
     took: Duration,
     descs: &'static [&'static Desc],
@@ -63,7 +63,7 @@ impl Look {
     #[cfg(test)]
     pub(super) fn of(collector: CollectorName, observation: Observation) -> Self {
         let began = Timestamp::from_secs(0);
-        let run = Run { began, took: Duration::ZERO, descs: &[], codes: &[] };
+        let run = RunStats { began, took: Duration::ZERO, descs: &[], codes: &[] };
         Self { collector, observation, run }
     }
 }
@@ -161,7 +161,7 @@ fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Runni
     let Reading { observation, taken_at: began, duration: took, descs, codes, .. } =
         run_bounded(collector, context, deep, deadline, GRACE);
     running.end_of(&context.store.name);
-    Look { collector: name, observation, run: Run { began, took, descs, codes } }
+    Look { collector: name, observation, run: RunStats { began, took, descs, codes } }
 }
 
 const fn reads_whole_files(name: CollectorName) -> bool {
@@ -284,7 +284,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        collectors::{Pace, Turn},
+        collectors::{Pace, Run},
         findings::{Code, Finding},
         sample::Desc,
         watch::Wake,
@@ -294,9 +294,9 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(20);
 
     /// Behaves as it is told.
-    struct Actor<F: FnMut(&Turn) -> Observation + Send>(F);
+    struct Actor<F: FnMut(&Run) -> Observation + Send>(F);
 
-    impl<F: FnMut(&Turn) -> Observation + Send> Collector for Actor<F> {
+    impl<F: FnMut(&Run) -> Observation + Send> Collector for Actor<F> {
         fn name(&self) -> CollectorName {
             CollectorName::Disk
         }
@@ -313,8 +313,8 @@ mod tests {
             Pace { interval: SOON, deadline: SOON, wakes: Wake::NONE, touches_store: false }
         }
 
-        fn collect(&mut self, turn: &Turn) -> Observation {
-            (self.0)(turn)
+        fn collect(&mut self, run: &Run) -> Observation {
+            (self.0)(run)
         }
     }
 
@@ -324,7 +324,7 @@ mod tests {
 
     fn play(
         deadline: Duration,
-        act: impl FnMut(&Turn) -> Observation + Send + 'static,
+        act: impl FnMut(&Run) -> Observation + Send + 'static,
     ) -> Observation {
         let config = Arc::new(Config::default());
         let host = Arc::new(Host::read_only(&config));
@@ -340,8 +340,8 @@ mod tests {
 
     #[test]
     fn a_run_that_ends_gives_what_it_saw() {
-        let seen = play(SOON, |turn| {
-            assert!(turn.deep && !turn.stopped());
+        let seen = play(SOON, |run| {
+            assert!(run.deep && !run.stopped());
             found()
         });
         assert_eq!((seen.findings.len(), seen.problems.len()), (1, 0));
@@ -364,8 +364,8 @@ mod tests {
         let config = Arc::new(Config::default());
         let host = Arc::new(Host::read_only(&config));
         let context = Context::new(&config, &store("a", Path::new("/")), &host);
-        let heeds = Actor(|turn: &Turn| {
-            while !turn.stopped() {
+        let heeds = Actor(|run: &Run| {
+            while !run.stopped() {
                 thread::sleep(Duration::from_millis(1));
             }
             found()

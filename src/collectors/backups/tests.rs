@@ -40,8 +40,8 @@ fn backups_of(store: &Path, dir: &Path, pattern: &str) -> Backups {
 
 fn look(collector: &mut Backups, now: i64) -> (Observation, Vec<&'static str>) {
     let now = Timestamp::from_secs(now);
-    let turn = Turn { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
-    let seen = collector.collect(&turn);
+    let run = Run { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
+    let seen = collector.collect(&run);
     let mut codes: Vec<_> = seen.findings.iter().map(|f| f.code.as_str()).collect();
     codes.retain(|code| *code != "backup_same_disk");
     (seen, codes)

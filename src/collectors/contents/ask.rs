@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::ValueRef};
 
 use crate::{
     clock::{self, Ticks, Timestamp},
-    collectors::Turn,
+    collectors::Run,
     store::database::{Abort, Limits, QueryError, ReadConnection},
 };
 
@@ -86,7 +86,7 @@ pub(super) fn first(connection: &Connection, sql: &str) -> rusqlite::Result<Opti
 #[derive(Debug)]
 pub(super) struct Asker<'a, 'd> {
     connection: &'a mut ReadConnection<'d>,
-    turn: &'a Turn,
+    run: &'a Run,
     /// How long a question may take while no writer waits.
     time: Duration,
     /// Slices end then.
@@ -99,10 +99,10 @@ pub(super) struct Asker<'a, 'd> {
 impl<'a, 'd> Asker<'a, 'd> {
     pub(super) fn new(
         connection: &'a mut ReadConnection<'d>,
-        turn: &'a Turn,
+        run: &'a Run,
         time: Duration,
     ) -> Self {
-        Self { connection, turn, time, until: None, rows: ROWS_FIRST, gave_up: false }
+        Self { connection, run, time, until: None, rows: ROWS_FIRST, gave_up: false }
     }
 
     /// Whether a question took too long, so that its answer is not known.
@@ -110,9 +110,9 @@ impl<'a, 'd> Asker<'a, 'd> {
         self.gave_up
     }
 
-    /// The moment of the turn.
+    /// The moment of the run.
     pub(super) const fn now(&self) -> Timestamp {
-        self.turn.now
+        self.run.now
     }
 
     /// Slices from now on take at most `budget` together.
@@ -139,13 +139,13 @@ impl<'a, 'd> Asker<'a, 'd> {
     }
 
     /// One slice of about so many rows as take a few milliseconds. `None` when the budget is used up; then nothing was
-    /// read, and the next turn goes on from the same place. Errs when SQLite does for another reason.
+    /// read, and the next run goes on from the same place. Errs when SQLite does for another reason.
     pub(super) fn slice<T>(
         &mut self,
         mut question: impl FnMut(&Connection, u32) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, QueryError> {
         loop {
-            if self.turn.stopped() || self.until.is_some_and(|(at, budget)| at.elapsed() > budget) {
+            if self.run.stopped() || self.until.is_some_and(|(at, budget)| at.elapsed() > budget) {
                 return Ok(None);
             }
             let rows = self.rows;
@@ -178,7 +178,7 @@ impl<'a, 'd> Asker<'a, 'd> {
         hold_unwaited: Duration,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<(T, Duration), QueryError> {
-        let limits = Limits { hold, hold_unwaited, stop: &self.turn.stop, progress: None };
+        let limits = Limits { hold, hold_unwaited, stop: &self.run.stop, progress: None };
         let timed = self.connection.within(&limits, question);
         self.connection.rest(timed.held);
         timed.result.map(|answer| (answer, timed.held))

@@ -1,4 +1,4 @@
-//! A walk over the rows of all records, in slices by their key, with the place kept between turns and restarts: whether the
+//! A walk over the rows of all records, in slices by their key, with the place kept between runs and restarts: whether the
 //! two copies of each document agree, whether the full-text table has every document and no other, and which rows belong
 //! to nothing.
 //!
@@ -346,7 +346,7 @@ mod tests {
         *,
     };
     use crate::{
-        collectors::{Turn, testing::patient},
+        collectors::{Run, testing::patient},
         facts::wake::Wake,
         store::database::Database,
     };
@@ -358,9 +358,9 @@ mod tests {
         Database::new(path)
     }
 
-    fn turn() -> Turn {
+    fn run() -> Run {
         let now = Timestamp::from_secs(1000);
-        Turn { now, wake: Wake::RESCAN, deep: false, stop: Arc::default() }
+        Run { now, wake: Wake::RESCAN, deep: false, stop: Arc::default() }
     }
 
     #[test]
@@ -391,9 +391,9 @@ mod tests {
         let database = copy(dir.path());
         let change = "UPDATE embedding_metadata SET string_value='x' WHERE key='chroma:document' AND id IN (2, 130)";
         Connection::open(database.path()).unwrap().execute_batch(change).unwrap();
-        let (turn, collect) = (turn(), patient());
+        let (run, collect) = (run(), patient());
         let mut connection = database.connect().unwrap();
-        let mut asker = Asker::new(&mut connection, &turn, collect.statement_deadline);
+        let mut asker = Asker::new(&mut connection, &run, collect.statement_deadline);
         asker.slices_for(Duration::from_mins(1));
         let catalogue = Catalogue::read(&mut asker).unwrap().unwrap();
         let parts = Parts::of(&catalogue).unwrap();
@@ -411,17 +411,17 @@ mod tests {
         // No budget: nothing is read, and nothing is said to have been.
         let mut walk = Walk::default();
         asker.slices_for(Duration::ZERO);
-        assert!(!walk.go_on(&mut asker, &catalogue, turn.now).unwrap());
+        assert!(!walk.go_on(&mut asker, &catalogue, run.now).unwrap());
         assert!(walk.under_way() && walk.done.is_none() && walk.findings(&catalogue).is_empty());
         // A restart in between.
         let text = serde_json::to_string(&walk).unwrap();
         let mut walk: Walk = serde_json::from_str(&text).unwrap();
         asker.slices_for(Duration::from_mins(1));
-        assert!(walk.go_on(&mut asker, &catalogue, turn.now).unwrap());
-        assert_eq!(walk.done, Some((turn.now, whole)));
+        assert!(walk.go_on(&mut asker, &catalogue, run.now).unwrap());
+        assert_eq!(walk.done, Some((run.now, whole)));
         assert_eq!(walk.findings(&catalogue).len(), 1);
-        assert!(!walk.due(turn.now, Duration::from_secs(10)));
-        assert!(walk.due(turn.now.plus(Duration::from_secs(10)), Duration::from_secs(10)));
+        assert!(!walk.due(run.now, Duration::from_secs(10)));
+        assert!(walk.due(run.now.plus(Duration::from_secs(10)), Duration::from_secs(10)));
 
         // What was found is about that file, and no other.
         walk.about(FileId { device: 1, inode: 2 });

@@ -43,13 +43,13 @@ fn what_was_given_up_is_a_problem_and_what_a_writer_keeps_out_when_no_turn_follo
         let case = format!("{error:?} {partial} {deep} {minutes}");
         (contents.unread, contents.partial) = (error, partial);
         let now = began.plus(Duration::from_mins(minutes));
-        let turn = Turn { now, wake: Wake::NONE, deep, stop: std::sync::Arc::default() };
-        let problem = contents.not_known(&turn).map(|problem| problem.chain());
+        let run = Run { now, wake: Wake::NONE, deep, stop: std::sync::Arc::default() };
+        let problem = contents.not_known(&run).map(|problem| problem.chain());
         assert_eq!(problem.is_some(), told, "{case}: {problem:?}");
     }
 }
 
-/// Turns until everything was walked over: one does for a small store, unless the machine has other work.
+/// Runs until everything was walked over: one does for a small store, unless the machine has other work.
 fn whole(contents: &mut Contents, context: &Context) -> Reading {
     let began = clock::ticks();
     loop {

@@ -21,13 +21,13 @@ fn context(path: &Path) -> Context {
     context_with(path, |_| {})
 }
 
-fn turn(deep: bool) -> Turn {
-    Turn { now: clock::now(), wake: Wake::NONE, deep, stop: Arc::new(AtomicBool::new(false)) }
+fn run(deep: bool) -> Run {
+    Run { now: clock::now(), wake: Wake::NONE, deep, stop: Arc::new(AtomicBool::new(false)) }
 }
 
-/// One deep turn of a new collector.
+/// One deep run of a new collector.
 fn look(path: &Path) -> Observation {
-    Disk::new(&context(path)).collect(&turn(true))
+    Disk::new(&context(path)).collect(&run(true))
 }
 
 fn value(seen: &Observation, desc: &'static Desc, labels: &[&str]) -> Option<f64> {
@@ -169,7 +169,7 @@ fn while_the_database_cannot_be_asked_nothing_is_called_an_orphan() {
     let context = context(&store);
     let mut disk = Disk::new(&context);
     let orphans = |seen: &Observation| value(seen, &APPARENT_BYTES, &["orphan_segments"]);
-    let before = orphans(&disk.collect(&turn(true)));
+    let before = orphans(&disk.collect(&run(true)));
     assert!(before.is_some());
 
     // A writer has it locked: what was known stands, and a new collector knows nothing.
@@ -177,7 +177,7 @@ fn while_the_database_cannot_be_asked_nothing_is_called_an_orphan() {
     let writer = rusqlite::Connection::open(&database).unwrap();
     writer.execute_batch("BEGIN EXCLUSIVE").unwrap();
     disk.survey.asked = None;
-    let seen = disk.collect(&turn(true));
+    let seen = disk.collect(&run(true));
     assert_eq!(orphans(&seen), before);
     assert!(seen.problems.is_empty(), "{:?}", seen.problems);
     let fresh = look(&store);
@@ -189,7 +189,7 @@ fn while_the_database_cannot_be_asked_nothing_is_called_an_orphan() {
     // Another file in its place: what was known holds for it no longer.
     fs::rename(&database, store.join("old")).unwrap();
     fs::write(&database, b"no database").unwrap();
-    assert_eq!(orphans(&disk.collect(&turn(true))), None);
+    assert_eq!(orphans(&disk.collect(&run(true))), None);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn too_many_entries_leave_the_sizes_out_and_the_disk_is_judged_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let store = fixture("chroma-1.5.9", dir.path());
     let context = context_with(&store, |config| config.limits.entries = 4);
-    let seen = Disk::new(&context).collect(&turn(true));
+    let seen = Disk::new(&context).collect(&run(true));
     assert!(bytes_of(&seen, &APPARENT_BYTES).is_empty());
     assert_eq!(value(&seen, &FILES, &[]), None);
     assert!(matches!(seen.problems[..], [CollectError::TooMany { bound: 4, .. }]));
@@ -242,7 +242,7 @@ fn a_restart_keeps_what_was_found() {
             config.state_dir = Some(state.clone());
             (config.disk.warn_ratio, config.disk.recover_ratio) = (warn, recover);
         });
-        let seen = Disk::new(&context).collect(&turn(true));
+        let seen = Disk::new(&context).collect(&run(true));
         seen.findings.iter().any(|finding| finding.code == Code::DiskUsageHigh)
     };
     assert!(with(0.0, 0.0));
@@ -283,7 +283,7 @@ fn a_deleted_file_counts_as_long_as_somebody_holds_it() {
     };
     wait_until("a process to hold it", SOON, holds);
     fs::remove_file(dir.path().join("chroma.sqlite3")).unwrap();
-    let seen = disk.collect(&turn(true));
+    let seen = disk.collect(&run(true));
     let held = value(&seen, &DELETED_OPEN_BYTES, &[]);
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -296,12 +296,12 @@ fn a_small_directory_is_walked_at_every_turn() {
     let store = fixture("chroma-1.5.9", dir.path());
     let context = context_with(&store, |config| config.collect.interval = Duration::from_millis(2));
     let mut disk = Disk::new(&context);
-    let files = disk.collect(&turn(true));
+    let files = disk.collect(&run(true));
     let files = value(&files, &FILES, &[]).unwrap();
     fs::write(store.join("one-more"), b"").unwrap();
     // On a busy host a walk takes long, and the next one comes so many times later.
     wait("one file more", SOON, || {
-        let seen = value(&disk.collect(&turn(false)), &FILES, &[]);
+        let seen = value(&disk.collect(&run(false)), &FILES, &[]);
         if seen == Some(files + 1.0) { Ok(()) } else { Err(format!("{seen:?}")) }
     });
 }

@@ -28,8 +28,8 @@ use crate::{
     findings::Finding,
     format::uuid::Uuid,
     host::{
+        job_queue::{Permit, Size},
         links::Place,
-        turns::{Size, Turn},
     },
     progress::{Phase, Progress},
     store::{
@@ -79,8 +79,8 @@ pub(super) fn size(task: &Task) -> Size {
     if large { Size::Large } else { Size::Small }
 }
 
-/// Does the task, or as much of it as is wanted before `stop`. Nobody waits for one without a turn.
-pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcome {
+/// Does the task, or as much of it as is wanted before `stop`. Nobody waits for one without a permit.
+pub(super) fn run(task: &Task, permit: Option<&Permit>, stop: &AtomicBool) -> Outcome {
     let began = clock::ticks();
     let mut outcome = Outcome {
         segments: BTreeMap::new(),
@@ -96,10 +96,10 @@ pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcom
     let bytes = walked_bytes(task);
     let progress = task.context.progress(CollectorName::Hnsw);
     progress.start(TASK);
-    let (turns, store) = (&task.context.host.turns, &task.context.store.name);
-    let pacer = turn.and_then(Turn::pacer);
-    if pacer.is_some() && turns.used_up(store) {
-        outcome.used_up(turns.day_max());
+    let (job_queue, store) = (&task.context.host.job_queue, &task.context.store.name);
+    let pacer = permit.and_then(Permit::pacer);
+    if pacer.is_some() && job_queue.used_up(store) {
+        outcome.used_up(job_queue.day_max());
         progress.end();
         return outcome;
     }
@@ -132,7 +132,7 @@ pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcom
                 outcome.lost.extend(found.lost.map(|lost| (*uuid, lost)));
                 outcome.reach.extend(found.reach.map(|reach| (*uuid, reach)));
             }
-            // It comes again in a later turn, if there is one.
+            // It comes again in a later run, if there is one.
             Err(Refused::Changed) => {
                 outcome.compared = false;
                 if !task.gentle && outcome.problems.len() < PROBLEMS_MAX {
@@ -151,7 +151,7 @@ pub(super) fn run(task: &Task, turn: Option<&Turn>, stop: &AtomicBool) -> Outcom
         }
     }
     if progress.is_used_up() {
-        outcome.used_up(turns.day_max());
+        outcome.used_up(job_queue.day_max());
     }
     progress.end();
     outcome.duration = began.elapsed();
@@ -323,7 +323,7 @@ fn segment(
             match unsettled {
                 _ if still => None,
                 Unsettled::Index(refused) => return Err(refused),
-                // It comes again in a later turn.
+                // It comes again in a later run.
                 Unsettled::Query(_) | Unsettled::Unsure(_) => return Err(Refused::Changed),
             }
         }

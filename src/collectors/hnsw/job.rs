@@ -8,13 +8,13 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    CollectError, Hnsw, Turn,
+    CollectError, Hnsw, Run,
     deep::{self, Outcome, Task},
 };
 use crate::{
     clock::{self, Timestamp},
     config::CollectorName,
-    host::turns::{NoTurn, Wanted},
+    host::job_queue::{NoPermit, Wanted},
 };
 
 /// An expensive look that works, or waits for its turn.
@@ -30,11 +30,11 @@ pub(super) struct Job {
 
 impl Hnsw {
     /// What an expensive look has to do now; `None` when nothing is due.
-    pub(super) fn task(&mut self, turn: &Turn) -> Option<Task> {
+    pub(super) fn task(&mut self, run: &Run) -> Option<Task> {
         let subjects = self.subjects();
         let look = self.look.as_ref()?;
         let collect = &self.context.config.collect;
-        let full = turn.deep || self.full_due(turn.now);
+        let full = run.deep || self.full_due(run.now);
         let mut walk = BTreeSet::new();
         let (mut changed, mut urgent) = (false, false);
         let mut segments = Vec::new();
@@ -54,7 +54,7 @@ impl Hnsw {
                 let said = known.said.as_ref().is_some_and(|said| said.finding.is_some());
                 known.suspicion.is_some() || said && !walked
             });
-            if full || !walked && folder.quiet(turn.now) {
+            if full || !walked && folder.quiet(run.now) {
                 walk.insert(uuid);
             }
             segments.push((uuid, folder, row));
@@ -62,10 +62,10 @@ impl Hnsw {
         let content = self.catalogue.as_ref().map(|catalogue| catalogue.stamp.modified);
         let compared = self.compared.map(|(_, content)| content);
         let compare = content.is_some() && (full || changed || content != compared);
-        if !turn.deep && walk.is_empty() && !compare && !urgent {
+        if !run.deep && walk.is_empty() && !compare && !urgent {
             return None;
         }
-        if !turn.deep
+        if !run.deep
             && let Some((ended, took)) = self.last_deep
         {
             // Also whoever has never heard anything of this store; an index that cannot be compared stays so.
@@ -81,17 +81,17 @@ impl Hnsw {
             walk,
             compare: content,
             full,
-            gentle: !turn.deep,
-            now: turn.now,
+            gentle: !run.deep,
+            now: run.now,
         })
     }
 
     /// Starts an expensive look when one is due, on a thread of its own.
-    pub(super) fn start(&mut self, turn: &Turn) {
+    pub(super) fn start(&mut self, run: &Run) {
         if self.job.is_some() {
             return;
         }
-        let Some(task) = self.task(turn) else { return };
+        let Some(task) = self.task(run) else { return };
         let (context, device) = (task.context.clone(), deep::device(&task));
         let (about, full) = (task.compare, task.full);
         let given = Arc::new(Mutex::new(None));
@@ -105,14 +105,14 @@ impl Hnsw {
         };
         context.progress(CollectorName::Hnsw).start(deep::TASK);
         let (told, stopped) = (Arc::clone(&given), Arc::clone(&stop));
-        context.host.turns.begin(&wanted, move |turn| {
-            let outcome = match turn {
-                Ok(turn) => Ok(deep::run(&task, Some(&turn), &stopped)),
+        context.host.job_queue.begin(&wanted, move |permit| {
+            let outcome = match permit {
+                Ok(permit) => Ok(deep::run(&task, Some(&permit), &stopped)),
                 Err(refused) => {
                     task.context.progress(CollectorName::Hnsw).end();
                     match refused {
-                        NoTurn::Stopped => return,
-                        NoTurn::NoThread(source) => {
+                        NoPermit::Stopped => return,
+                        NoPermit::NoThread(source) => {
                             let what = "the walk over the indexes";
                             Err(CollectError::NoThread { what, source })
                         }

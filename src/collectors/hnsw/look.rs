@@ -1,4 +1,4 @@
-//! The cheap look that every turn takes: one walk over the names and lengths below the persist directory, and the hundred
+//! The cheap look that every run takes: one walk over the names and lengths below the persist directory, and the hundred
 //! bytes of each header that changed. It asks nobody and keeps nothing open.
 
 use std::{

@@ -50,7 +50,7 @@ fn an_orphan_stays_one_while_the_database_is_written() {
     let database = rusqlite::Connection::open(dir.path().join("chroma.sqlite3")).unwrap();
     let mut orphans = |deep| {
         let now = clock::now();
-        let seen = segments.collect(&Turn { now, wake: Wake::NAMES, deep, stop: Arc::default() });
+        let seen = segments.collect(&Run { now, wake: Wake::NAMES, deep, stop: Arc::default() });
         let found = seen.findings.iter().filter(|finding| finding.code == Code::SegmentOrphan);
         (found.count(), value(&seen, &SEGMENTS, Some("orphan")))
     };
@@ -97,7 +97,7 @@ fn every_family_is_counted() {
     }
 }
 
-/// Runs turns until one is as wanted.
+/// Runs the collector until an observation is as wanted.
 fn turns(
     segments: &mut Hnsw,
     context: &Context,

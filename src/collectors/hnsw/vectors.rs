@@ -1,4 +1,4 @@
-//! How many vectors of each collection would come back, after a turn that read everything: for whoever proves a copy.
+//! How many vectors of each collection would come back, after a run that read everything: for whoever proves a copy.
 
 use super::{Hnsw, judge::Deep, walk::MetadataLook};
 use crate::{clock::Timestamp, findings::Code, format::uuid::Uuid};
@@ -18,7 +18,7 @@ pub(crate) struct Vectors {
 }
 
 impl Hnsw {
-    /// What the last turn knew of each collection, by its id.
+    /// What the last run knew of each collection, by its id.
     pub(crate) fn vectors(&mut self, now: Timestamp) -> Vec<(String, Vectors)> {
         let subjects = self.subjects();
         let replay = self.replay(&subjects, now);

@@ -23,7 +23,7 @@ use crate::{
     clock::{self, Ticks, Timestamp},
     collectors::CollectError,
     config::CollectorName,
-    host::turns::{NoTurn, Size, Turn, Wanted},
+    host::job_queue::{NoPermit, Permit, Size, Wanted},
     sample::CheckState,
     store::Context,
 };
@@ -166,7 +166,7 @@ impl Steps {
             let outcome = full.outcome.covering();
             return Some(Ran { check, outcome, duration: full.duration, ended: full.ended });
         }
-        let used_up_all = || self.context.host.turns.used_up(&self.context.store.name);
+        let used_up_all = || self.context.host.job_queue.used_up(&self.context.store.name);
         (check.reads_whole_files() && used_up_all()).then(|| Ran {
             check,
             outcome: used_up(&self.context),
@@ -188,15 +188,15 @@ impl Steps {
             store: &context.store.name,
             stop: &stop,
         };
-        context.host.turns.begin(&wanted, move |turn| self.step(check, turn));
+        context.host.job_queue.begin(&wanted, move |permit| self.step(check, permit));
     }
 
-    fn step(self, check: Check, turn: Result<Turn, NoTurn>) {
-        let ran = match turn {
-            Ok(turn) => catch_unwind(AssertUnwindSafe(|| self.run(check, &turn)))
+    fn step(self, check: Check, permit: Result<Permit, NoPermit>) {
+        let ran = match permit {
+            Ok(permit) => catch_unwind(AssertUnwindSafe(|| self.run(check, &permit)))
                 .map_err(|_| Some(CollectError::Panicked("in a check".to_owned()))),
-            Err(NoTurn::Stopped) => Err(None),
-            Err(NoTurn::NoThread(source)) => {
+            Err(NoPermit::Stopped) => Err(None),
+            Err(NoPermit::NoThread(source)) => {
                 Err(Some(CollectError::NoThread { what: "the checks", source }))
             }
         };
@@ -212,14 +212,14 @@ impl Steps {
         }
     }
 
-    fn run(&self, check: Check, turn: &Turn) -> Option<Ran> {
+    fn run(&self, check: Check, permit: &Permit) -> Option<Ran> {
         let Self { context, order, stop, .. } = self;
         if stop.load(Ordering::Relaxed) {
             return None;
         }
         let progress = context.progress(CollectorName::Integrity);
         if check.reads_whole_files() {
-            progress.paced_by(turn.pacer());
+            progress.paced_by(permit.pacer());
         }
         let (began, at) = (clock::ticks(), self.now());
         let outcome = match check {
@@ -257,7 +257,7 @@ impl Steps {
 
 /// What is said of a check that did not come to its end because its store had all that one may have in a day.
 fn used_up(context: &Context) -> Outcome {
-    let day_max = context.host.turns.day_max();
+    let day_max = context.host.job_queue.day_max();
     Outcome::given_up(CollectError::UsedUp { what: "the database was", day_max })
 }
 
@@ -290,7 +290,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path());
         let go = AtomicBool::new(false);
-        let others_turn = context.host.turns.take(device(&context), &"other".into(), &go).unwrap();
+        let others_permit =
+            context.host.job_queue.take(device(&context), &"other".into(), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
         let kept = Arc::default();
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept);
@@ -309,7 +310,7 @@ mod tests {
         assert!(job.join().0.is_empty(), "a check that never began said nothing");
         assert_eq!(context.progress(CollectorName::Integrity).standing(), None);
 
-        drop(others_turn);
+        drop(others_permit);
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept);
         let (ran, _) = job.join();
         assert_eq!(ran.len(), 1);
@@ -343,7 +344,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path());
         let go = AtomicBool::new(false);
-        let _others_turn = context.host.turns.take(device(&context), &"other".into(), &go).unwrap();
+        let _others_permit =
+            context.host.job_queue.take(device(&context), &"other".into(), &go).unwrap();
         let now = Timestamp::from_secs(1_795_000_000);
         let job = Job::start(vec![Check::Full], None, &context, order(now), &Arc::default());
         let stop = Arc::clone(&job.stop);

@@ -1,4 +1,4 @@
-//! The cheap look that every turn takes: `stat`, the first bytes of database and journal, and who holds SQLite's write
+//! The cheap look that every run takes: `stat`, the first bytes of database and journal, and who holds SQLite's write
 //! locks. It takes no lock and asks SQLite nothing. What it means is decided in `judge`.
 
 use std::{

@@ -60,17 +60,17 @@ impl Scene {
         Integrity::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
     }
 
-    /// A turn at `now`; what it began has ended when this returns. Gives which checks ran in it.
-    fn turn(&self, collector: &mut Integrity, deep: bool) -> Vec<&'static str> {
+    /// A run at `now`; what it began has ended when this returns. Gives which checks ran in it.
+    fn run(&self, collector: &mut Integrity, deep: bool) -> Vec<&'static str> {
         let runs = |collector: &Integrity| {
             let last = |check| collector.memory.as_ref()?.past(check)?.last_run;
             Check::ALL.map(last)
         };
-        let turn =
-            Turn { now: self.now, wake: Wake::NONE, deep, stop: Arc::new(AtomicBool::new(false)) };
+        let run =
+            Run { now: self.now, wake: Wake::NONE, deep, stop: Arc::new(AtomicBool::new(false)) };
         collector.recall();
         let before = runs(collector);
-        drop(collector.collect(&turn));
+        drop(collector.collect(&run));
         collector.reap(|_| true);
         let after = runs(collector);
         let ran = Check::ALL.iter().zip(before.iter().zip(&after));
@@ -82,14 +82,14 @@ impl Scene {
 
 fn states(collector: &mut Integrity, now: Timestamp) -> Vec<(&'static str, CheckState)> {
     let (wake, stop) = (Wake::NONE, Arc::new(AtomicBool::new(false)));
-    collector.collect(&Turn { now, wake, deep: false, stop }).checks
+    collector.collect(&Run { now, wake, deep: false, stop }).checks
 }
 
 #[test]
 fn a_restart_starts_no_storm_and_forgets_nothing() {
     let mut scene = Scene::new();
     let mut collector = scene.start();
-    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full", "decay"]);
+    assert_eq!(scene.run(&mut collector, false), ["schema", "quick", "full", "decay"]);
     let before = states(&mut collector, scene.now);
     assert!(before.iter().all(|(_, state)| *state == CheckState::Ok), "{before:?}");
     drop(collector);
@@ -98,7 +98,7 @@ fn a_restart_starts_no_storm_and_forgets_nothing() {
         scene.now = scene.now.plus(Duration::from_hours(hours));
         let mut collector = scene.start();
         let want = if hours == 0 { &[][..] } else { &["schema", "quick", "decay"] };
-        assert_eq!(scene.turn(&mut collector, false), want, "after {hours} h");
+        assert_eq!(scene.run(&mut collector, false), want, "after {hours} h");
         assert_eq!(states(&mut collector, scene.now), before);
     }
 }
@@ -113,7 +113,7 @@ fn damage_that_was_proved_is_known_after_a_restart_even_of_a_file_that_is_gone()
         .unwrap();
     drop(sqlite);
     let mut collector = scene.start();
-    assert_eq!(scene.turn(&mut collector, true), ["schema", "quick", "full", "decay"]);
+    assert_eq!(scene.run(&mut collector, true), ["schema", "quick", "full", "decay"]);
     let schema = |collector: &mut Integrity| {
         let seen = states(collector, scene.now);
         seen.into_iter().find(|(check, _)| *check == "schema").unwrap().1
@@ -123,7 +123,7 @@ fn damage_that_was_proved_is_known_after_a_restart_even_of_a_file_that_is_gone()
 
     fs::rename(&database, scene.scratch.path().join("elsewhere")).unwrap();
     let mut collector = scene.start();
-    assert_eq!(scene.turn(&mut collector, false), [""; 0], "there is nothing to check");
+    assert_eq!(scene.run(&mut collector, false), [""; 0], "there is nothing to check");
     assert_eq!(schema(&mut collector), CheckState::Corrupt);
     // The memory knows that there was a database: its absence is damage, not a fresh store.
     let codes: Vec<_> = collector.findings().iter().map(|finding| finding.code).collect();
@@ -134,7 +134,7 @@ fn damage_that_was_proved_is_known_after_a_restart_even_of_a_file_that_is_gone()
 fn clocks_that_jump_bring_checks_forward_once() {
     let mut scene = Scene::new();
     let mut collector = scene.start();
-    scene.turn(&mut collector, false);
+    scene.run(&mut collector, false);
     let all = ["schema", "quick", "full", "decay"];
     let start = scene.now;
     for (moment, want) in [
@@ -147,7 +147,7 @@ fn clocks_that_jump_bring_checks_forward_once() {
         (start, &[]),
     ] {
         scene.now = moment;
-        assert_eq!(scene.turn(&mut collector, false), want, "{moment}");
+        assert_eq!(scene.run(&mut collector, false), want, "{moment}");
     }
 }
 
@@ -159,19 +159,19 @@ fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
         let mut collector = scene.start();
         let host = Arc::clone(&collector.context.host);
         let go = AtomicBool::new(false);
-        let others_turn =
-            host.turns.take(job::device(&collector.context), &"other".into(), &go).unwrap();
+        let others_permit =
+            host.job_queue.take(job::device(&collector.context), &"other".into(), &go).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
-        let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
+        let run = Run { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::clone(&stop) };
         seen = std::thread::scope(|scope| {
-            let work = scope.spawn(|| collector.collect(&turn).checks);
+            let work = scope.spawn(|| collector.collect(&run).checks);
             std::thread::sleep(Duration::from_millis(millis));
             assert!(!work.is_finished(), "a deep turn is patient");
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             // It is another's turn until here: to end at all is to heed the word.
             work.join().unwrap()
         });
-        drop(others_turn);
+        drop(others_permit);
         let state = |check| seen.iter().find(|(name, _)| *name == check).unwrap().1;
         assert_eq!(state("quick"), CheckState::Unknown);
         // What waits for nobody has ended, unless the machine stood still just then.
@@ -186,7 +186,7 @@ fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
 fn overdue(collector: &mut Integrity, now: Timestamp) -> Vec<String> {
     let mut look = || {
         let (wake, stop) = (Wake::NONE, Arc::new(AtomicBool::new(false)));
-        let seen = collector.collect(&Turn { now, wake, deep: false, stop });
+        let seen = collector.collect(&Run { now, wake, deep: false, stop });
         collector.reap(|job| !job.is_expensive());
         seen.findings.into_iter().filter(|finding| finding.code == Code::CheckOverdue)
     };
@@ -203,12 +203,12 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
         ..patient()
     };
     let mut collector = scene.start_with(collect());
-    scene.turn(&mut collector, false);
+    scene.run(&mut collector, false);
     let host = Arc::clone(&collector.context.host);
     let device = job::device(&collector.context);
     let go = AtomicBool::new(false);
     // Others work on this disk: a job that was started lasts.
-    let others_turn = host.turns.take(device, &"other".into(), &go).unwrap();
+    let others_permit = host.job_queue.take(device, &"other".into(), &go).unwrap();
     for (seconds, want) in [
         (46, &[][..]), // due, and started
         (61, &[]),     // twice the interval
@@ -219,10 +219,10 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
         let now = scene.now.plus(Duration::from_secs(seconds));
         assert_eq!(overdue(&mut collector, now), want, "{seconds} s");
     }
-    drop(others_turn);
+    drop(others_permit);
     collector.reap(|_| true);
     scene.now = scene.now.plus(Duration::from_secs(3800));
-    scene.turn(&mut collector, false);
+    scene.run(&mut collector, false);
     assert_eq!(overdue(&mut collector, scene.now), [""; 0]);
     drop((collector, host));
 
@@ -230,7 +230,7 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
     scene.now = scene.now.plus(Duration::from_hours(200));
     let mut collector = scene.start();
     let host = Arc::clone(&collector.context.host);
-    let others_turn = host.turns.take(device, &"other".into(), &go).unwrap();
+    let others_permit = host.job_queue.take(device, &"other".into(), &go).unwrap();
     for minutes in [0, 1, 11, 50] {
         let now = scene.now.plus(Duration::from_mins(minutes));
         assert_eq!(overdue(&mut collector, now), [""; 0], "{minutes} min");
@@ -241,19 +241,19 @@ fn a_check_that_lasts_long_is_not_overdue_while_it_is_under_way() {
         (CheckState::Busy, Some(scene.now.plus(Duration::from_mins(51))));
     let now = scene.now.plus(Duration::from_mins(52));
     assert_eq!(overdue(&mut collector, now), ["quick"]);
-    drop(others_turn);
+    drop(others_permit);
 }
 
 #[test]
 fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
     let mut scene = Scene::new();
     let mut collector = scene.start();
-    scene.turn(&mut collector, false);
+    scene.run(&mut collector, false);
     // Checks that take turns cannot be run any more.
     let host = Arc::clone(&collector.context.host);
     let go = AtomicBool::new(false);
-    let others_turn =
-        host.turns.take(job::device(&collector.context), &"other".into(), &go).unwrap();
+    let others_permit =
+        host.job_queue.take(job::device(&collector.context), &"other".into(), &go).unwrap();
     let start = scene.now;
     for (minutes, want) in [
         (0, &[][..]),
@@ -268,10 +268,10 @@ fn a_check_without_a_verdict_for_long_is_told_once_it_had_its_chance() {
         let now = start.plus(Duration::from_mins(minutes));
         assert_eq!(overdue(&mut collector, now), want, "{minutes} min");
     }
-    drop(others_turn);
+    drop(others_permit);
     collector.reap(|_| true);
     scene.now = start.plus(Duration::from_hours(51));
-    assert_eq!(scene.turn(&mut collector, false), ["schema", "quick", "full", "decay"]);
+    assert_eq!(scene.run(&mut collector, false), ["schema", "quick", "full", "decay"]);
     assert_eq!(overdue(&mut collector, scene.now), [""; 0]);
 
     // A program that comes back after a week runs its checks first.
@@ -299,8 +299,8 @@ fn a_writer_that_is_killed_in_its_transaction_is_seen_although_no_byte_changes()
     }
     let mut collector = scene.start();
     let mut codes = || {
-        let turn = Turn { now: scene.now, wake: Wake::NONE, deep: false, stop: Arc::default() };
-        let findings = collector.collect(&turn).findings;
+        let run = Run { now: scene.now, wake: Wake::NONE, deep: false, stop: Arc::default() };
+        let findings = collector.collect(&run).findings;
         findings.iter().map(|finding| finding.code).collect::<Vec<_>>()
     };
 
@@ -320,10 +320,10 @@ fn a_writer_that_is_killed_in_its_transaction_is_seen_although_no_byte_changes()
     assert!(codes().contains(&Code::HotJournal));
 }
 
-/// The series `name` after a turn in which nothing runs.
+/// The series `name` after a run in which nothing runs.
 fn value(collector: &mut Integrity, now: Timestamp, name: &str) -> Option<f64> {
-    let turn = Turn { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
-    let samples = collector.collect(&turn).samples;
+    let run = Run { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
+    let samples = collector.collect(&run).samples;
     samples.iter().find(|sample| sample.desc.name == name).map(|sample| sample.value)
 }
 
@@ -350,7 +350,7 @@ fn the_twentieth_full_check_asks_sqlite_too_on_a_copy_whatever_restarts_come_bet
         let mut collector = scene.start_with_copies("copies");
         for _ in 0..7 {
             scene.now = scene.now.plus(Duration::from_hours(72));
-            assert!(scene.turn(&mut collector, false).contains(&"full"));
+            assert!(scene.run(&mut collector, false).contains(&"full"));
             assert_eq!(full(&collector).state, CheckState::Ok);
             ways.push(full(&collector).way.clone().unwrap());
             let made = if ways.len() < 20 { "0 0 0" } else { "1 0 0" };
@@ -385,18 +385,18 @@ fn damage_that_only_sqlite_sees_is_told_counted_and_kept_until_sqlite_says_ok() 
         let found = findings.iter().find(|finding| finding.code == Code::SqliteCorrupt);
         found.map(|finding| finding.evidence.clone())
     };
-    let turn = |scene: &mut Scene, collector: &mut Integrity| {
+    let run = |scene: &mut Scene, collector: &mut Integrity| {
         scene.now = scene.now.plus(Duration::from_hours(72));
-        assert!(scene.turn(collector, false).contains(&"full"));
+        assert!(scene.run(collector, false).contains(&"full"));
         scene.now
     };
 
     let mut collector = scene.start_with_copies("copies");
-    turn(&mut scene, &mut collector);
+    run(&mut scene, &mut collector);
     assert_eq!((full(&collector).state, told(&collector)), (CheckState::Ok, None));
 
     collector.context.paranoid = true;
-    let now = turn(&mut scene, &mut collector);
+    let now = run(&mut scene, &mut collector);
     assert_eq!(full(&collector).state, CheckState::Corrupt);
     let evidence = told(&collector).unwrap();
     assert!(evidence.contains("NULL value in other.x"), "{evidence}");
@@ -406,22 +406,22 @@ fn damage_that_only_sqlite_sees_is_told_counted_and_kept_until_sqlite_says_ok() 
 
     // Every check asks again; ours alone would take it back.
     let mut collector = scene.start_with_copies("copies");
-    let now = turn(&mut scene, &mut collector);
+    let now = run(&mut scene, &mut collector);
     assert!(told(&collector).is_some());
     assert_eq!(comparisons(&mut collector, now), "2 2 0");
     drop(collector);
     let mut collector = scene.start_with_copies("no such directory");
-    let now = turn(&mut scene, &mut collector);
+    let now = run(&mut scene, &mut collector);
     assert!(told(&collector).is_some(), "no answer heals nothing");
     assert_eq!(comparisons(&mut collector, now), "2 2 1");
     drop(collector);
 
     sql(&declare("x"));
     let mut collector = scene.start_with_copies("copies");
-    let now = turn(&mut scene, &mut collector);
+    let now = run(&mut scene, &mut collector);
     assert_eq!((full(&collector).state, told(&collector)), (CheckState::Ok, None));
     assert_eq!(comparisons(&mut collector, now), "3 2 1");
-    turn(&mut scene, &mut collector);
+    run(&mut scene, &mut collector);
     assert_eq!(full(&collector).way.as_deref(), Some("file"), "the next one stands alone");
 }
 
@@ -431,7 +431,7 @@ fn nothing_is_compared_without_a_copy_and_that_is_no_disagreement() {
     let mut collector = scene.start_with_copies("no such directory");
     for _ in 0..20 {
         scene.now = scene.now.plus(Duration::from_hours(72));
-        assert!(scene.turn(&mut collector, false).contains(&"full"));
+        assert!(scene.run(&mut collector, false).contains(&"full"));
         // It runs in the file as always, and SQLite's pragma is not among what it does there.
         assert_eq!(full(&collector).state, CheckState::Ok);
         assert_eq!(full(&collector).way.as_deref(), Some("file"));
@@ -441,8 +441,8 @@ fn nothing_is_compared_without_a_copy_and_that_is_no_disagreement() {
 
     // Who asks for it is not told ok.
     collector.context.paranoid = true;
-    let turn = Turn { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::default() };
-    let seen = collector.collect(&turn);
+    let run = Run { now: scene.now, wake: Wake::NONE, deep: true, stop: Arc::default() };
+    let seen = collector.collect(&run);
     let state = |name| seen.checks.iter().find(|(check, _)| *check == name).unwrap().1;
     assert_eq!((state("quick"), state("full")), (CheckState::Ok, CheckState::Unknown));
     let why = &seen.reasons.iter().find(|(check, _)| *check == "full").unwrap().1;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
-    collectors::{CollectError, Turn},
+    collectors::{CollectError, Run},
     format::{
         hash::{FNV_START, fnv1a},
         log::{LINE_BYTES_MAX, Scanner},
@@ -50,7 +50,7 @@ struct Followed {
     fits: bool,
     #[serde(skip)]
     size: u64,
-    /// Its size a turn ago; `None` in the first turn of this process.
+    /// Its size a run ago; `None` in the first run of this process.
     #[serde(skip)]
     size_before: Option<u64>,
 }
@@ -132,7 +132,7 @@ struct Present {
     old: bool,
 }
 
-/// What one turn came to, beside the lines.
+/// What one run came to, beside the lines.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     pub(super) problems: Vec<CollectError>,
@@ -141,14 +141,14 @@ pub(super) struct Look {
 }
 
 impl Tail {
-    /// Reads what was appended to the files of `patterns` since the turn before, at most [`BYTES_MAX`] of it, and gives
+    /// Reads what was appended to the files of `patterns` since the run before, at most [`BYTES_MAX`] of it, and gives
     /// it to `scanner`. A file that is there at the first look at its pattern is read from its end. Targets of links begin at
     /// `root`.
     pub(super) fn read(
         &mut self,
         patterns: &[String],
         root: &Path,
-        turn: &Turn,
+        run: &Run,
         scanner: &mut Scanner,
     ) -> Look {
         let mut look = Look::default();
@@ -168,8 +168,8 @@ impl Tail {
         }
         let mut copies = Vec::new();
         for followed in &mut self.files {
-            match followed.check(turn.now) {
-                Ok(Some(position)) => match followed.copy(position, turn.now) {
+            match followed.check(run.now) {
+                Ok(Some(position)) => match followed.copy(position, run.now) {
                     Ok(copy) => copies.extend(copy),
                     Err(problem) => look.problems.push(problem),
                 },
@@ -181,20 +181,20 @@ impl Tail {
             self.add(copy);
         }
         for present in new {
-            self.begin(present, turn.now, &mut look.problems);
+            self.begin(present, run.now, &mut look.problems);
         }
         let share = BYTES_MAX / u64::try_from(self.files.len().max(1)).unwrap_or(u64::MAX);
         for followed in &mut self.files {
             let before = scanner.counts;
             scanner.begin_file();
-            if let Err(source) = followed.read_on(share, turn, scanner) {
+            if let Err(source) = followed.read_on(share, run, scanner) {
                 look.problems.push(unreadable(&followed.path, source));
             }
             if scanner.counts != before {
                 look.noted_in = Some(followed.path.clone());
             }
         }
-        self.files.retain_mut(|followed| followed.goes_on(turn.now));
+        self.files.retain_mut(|followed| followed.goes_on(run.now));
         look
     }
 
@@ -380,16 +380,16 @@ impl Followed {
     }
 
     /// Reads at most `share` bytes, in whole lines.
-    fn read_on(&mut self, share: u64, turn: &Turn, scanner: &mut Scanner) -> io::Result<()> {
+    fn read_on(&mut self, share: u64, run: &Run, scanner: &mut Scanner) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        // A last line without an end may still be growing; after a turn without growth it is taken as it is.
+        // A last line without an end may still be growing; after a run without growth it is taken as it is.
         let settled = self.size_before == Some(self.size);
         if !settled {
-            self.grew = turn.now;
+            self.grew = run.now;
         }
         let start = self.position.offset;
         let mut chunk = vec![0; CHUNK_BYTES];
-        while self.position.offset - start < share && !turn.stopped() {
+        while self.position.offset - start < share && !run.stopped() {
             let read = read_full(file, &mut chunk, self.position.offset)?;
             let last = read < CHUNK_BYTES && settled;
             let used = self.position.take_lines(&chunk[..read], last, scanner);
@@ -555,7 +555,7 @@ fn unreadable(path: &Path, source: io::Error) -> CollectError {
     CollectError::Unreadable { path: path.to_owned(), source }
 }
 
-/// Most bytes that one turn reads of all files together; what is more waits for the next.
+/// Most bytes that one run reads of all files together; what is more waits for the next.
 pub(super) const BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A line may be cut by the end of a chunk and still be read whole in the next.
 const CHUNK_BYTES: usize = 4 * LINE_BYTES_MAX;

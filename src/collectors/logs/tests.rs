@@ -64,10 +64,10 @@ impl Lab {
         self.now += 5;
         let now = Timestamp::from_secs(self.now);
         let stop = Arc::new(AtomicBool::new(false));
-        self.collector.collect(&Turn { now, wake: Wake::NONE, deep: false, stop })
+        self.collector.collect(&Run { now, wake: Wake::NONE, deep: false, stop })
     }
 
-    /// The lines of a signature so far, after a turn that went well.
+    /// The lines of a signature so far, after a run that went well.
     fn total(&mut self, signature: &str) -> u64 {
         let seen = self.observe();
         assert!(seen.problems.is_empty(), "{:?}", seen.problems);
@@ -181,7 +181,7 @@ fn a_file_that_is_copied_and_emptied_is_not_counted_twice() {
         assert_eq!(lab.total("locked"), 3, "{patterns:?}");
         assert_eq!(lab.total("locked"), 3, "{patterns:?}");
 
-        // The turn falls between the copy and the emptying.
+        // The run falls between the copy and the emptying.
         fs::copy(lab.path("chroma.log"), lab.path("chroma.log.2")).unwrap();
         assert_eq!(lab.total("locked"), 3, "{patterns:?}: the copy holds nothing new");
         lab.append("chroma.log", LOCKED);

@@ -43,7 +43,7 @@ pub(super) enum Place {
 /// The part of a store that a look can cover without the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tier {
-    /// The directory itself, the database and its journal: looked at in every turn.
+    /// The directory itself, the database and its journal: looked at in every run.
     Core,
     /// What else lies in the directory.
     Top,

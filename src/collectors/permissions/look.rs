@@ -1,4 +1,4 @@
-//! The looks themselves: at the core of a store in every turn, at what lies directly in it, and at everything in slices.
+//! The looks themselves: at the core of a store in every run, at what lies directly in it, and at everything in slices.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
-    collectors::{CollectError, Turn},
+    collectors::{CollectError, Run},
     format::{
         access::{self, Identity},
         accounts::Accounts,
@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, CollectError> {
         .map_err(|errno| CollectError::Unreadable { path: path.to_owned(), source: errno.into() })
 }
 
-/// What is looked at in every turn: the directory itself and the files that SQLite works with.
+/// What is looked at in every run: the directory itself and the files that SQLite works with.
 #[derive(Debug)]
 pub(super) struct Core {
     root: OwnedFd,
@@ -335,16 +335,16 @@ impl Scan {
         })
     }
 
-    /// Works for about `allowance`, or until everything is seen or the turn is stopped.
+    /// Works for about `allowance`, or until everything is seen or the run is stopped.
     pub(super) fn run(
         &mut self,
         memory: &mut SavedPermissions,
-        turn: &Turn,
+        run: &Run,
         allowance: Duration,
     ) -> Worked {
         let began = clock::ticks();
         let mut done = false;
-        while !done && !turn.stopped() && began.elapsed() < allowance {
+        while !done && !run.stopped() && began.elapsed() < allowance {
             let Self { walk, judge, missed, .. } = self;
             done = walk
                 .step(&mut |found| {

@@ -82,28 +82,28 @@ impl Stand {
 
     /// A look at everything.
     fn look(&mut self) -> Observation {
-        self.turn(Wake::NONE, true)
+        self.run(Wake::NONE, true)
     }
 
-    /// A turn, and more of them until a walk that it began has ended: on a busy machine it is cut into slices.
+    /// A run, and more of them until a walk that it began has ended: on a busy machine it is cut into slices.
     fn whole(&mut self, wake: Wake) -> Observation {
-        let mut seen = self.turn(wake, false);
+        let mut seen = self.run(wake, false);
         while self.collector.scan.is_some() {
             self.collector.allowance = ALLOWANCE_MAX;
-            seen = self.turn(Wake::NONE, false);
+            seen = self.run(Wake::NONE, false);
         }
         seen
     }
 
-    fn turn(&mut self, wake: Wake, deep: bool) -> Observation {
+    fn run(&mut self, wake: Wake, deep: bool) -> Observation {
         self.now += 5;
-        let turn = Turn {
+        let run = Run {
             now: Timestamp::from_secs(self.now),
             wake,
             deep,
             stop: Arc::new(AtomicBool::new(false)),
         };
-        self.collector.collect(&turn)
+        self.collector.collect(&run)
     }
 }
 

@@ -1,19 +1,19 @@
 //! Locks that last. One look at `/proc/locks` cannot tell a lock that is held from one that comes and goes, so a lock
-//! counts as held without a break only when it is there in every turn, no commit happened in between (none can while
-//! somebody reads), and several looks within the turn all find it.
+//! counts as held without a break only when it is there in every run, no commit happened in between (none can while
+//! somebody reads), and several looks within the run all find it.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Version;
 use crate::{
     clock::Timestamp,
-    collectors::{CollectError, Turn},
+    collectors::{CollectError, Run},
     findings::{Code, Finding},
     host::processes::{Holder, LockHolder},
     store::DATABASE_FILE,
 };
 
-/// Locks that were there at the last turn.
+/// Locks that were there at the last run.
 #[derive(Debug, Default)]
 pub(super) struct LockWatch {
     held: BTreeMap<u32, (Timestamp, Version)>,
@@ -35,7 +35,7 @@ impl LockWatch {
     /// left out, they may be ours. Errs when `/proc/locks` cannot be read.
     pub(super) fn look(
         &mut self,
-        turn: &Turn,
+        run: &Run,
         version: Version,
         main: Option<u32>,
         read: impl Fn() -> Result<Vec<LockHolder>, CollectError>,
@@ -46,13 +46,12 @@ impl LockWatch {
             let Some(pid) = lock.pid.filter(|pid| Some(*pid) != main) else { continue };
             let since = match before.get(&pid) {
                 Some((since, then)) if *then == version => *since,
-                _ => turn.now,
+                _ => run.now,
             };
             self.held.insert(pid, (since, version));
         }
         for _ in 0..LOOKS {
-            if !self.held.values().any(|(since, _)| turn.now.since(*since) >= LONG)
-                || turn.stopped()
+            if !self.held.values().any(|(since, _)| run.now.since(*since) >= LONG) || run.stopped()
             {
                 break;
             }
@@ -60,7 +59,7 @@ impl LockWatch {
             locks = read()?;
             for (pid, (since, _)) in &mut self.held {
                 if !locks.iter().any(|lock| lock.pid == Some(*pid)) {
-                    *since = turn.now;
+                    *since = run.now;
                 }
             }
         }
@@ -70,7 +69,7 @@ impl LockWatch {
             .map(|(pid, (since, _))| HeldLock {
                 pid: *pid,
                 exclusive: locks.iter().any(|lock| lock.pid == Some(*pid) && lock.exclusive),
-                lasted: turn.now.since(*since),
+                lasted: run.now.since(*since),
                 waiting: locks
                     .iter()
                     .find(|lock| lock.pending && lock.pid != Some(*pid))
@@ -106,7 +105,7 @@ pub(super) fn lock_held(held: &[HeldLock], holders: &[Holder]) -> Option<Finding
     Some(Finding::new(Code::LockHeld, DATABASE_FILE, evidence).with_command(Some(command)))
 }
 
-/// Two turns of the default pace, less what the clock may have been slewed by.
+/// Two runs of the default pace, less what the clock may have been slewed by.
 pub(super) const LONG: Duration = Duration::from_millis(4_900);
 const LOOKS: usize = 10;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);

@@ -65,14 +65,14 @@ impl Lab {
         self.collector = collector(&self.config, &self.store);
     }
 
-    fn turn(&mut self, at: i64) -> Observation {
+    fn run(&mut self, at: i64) -> Observation {
         self.collector.context.host.processes.rested();
-        self.collector.collect(&turn(at))
+        self.collector.collect(&run(at))
     }
 
-    /// The findings of a turn that went well.
+    /// The findings of a run that went well.
     fn findings(&mut self, at: i64) -> Vec<Finding> {
-        let observation = self.turn(at);
+        let observation = self.run(at);
         assert!(observation.problems.is_empty(), "{:?}", observation.problems);
         observation.findings
     }
@@ -109,8 +109,8 @@ fn collector(config: &Arc<Config>, dir: &Path) -> Processes {
     Processes::new(&Context::new(config, &store, &Arc::new(Host::new(config))))
 }
 
-fn turn(at: i64) -> Turn {
-    Turn {
+fn run(at: i64) -> Run {
+    Run {
         now: Timestamp::from_secs(at),
         wake: Wake::RESCAN,
         deep: false,
@@ -130,7 +130,7 @@ const WARNING: Severity = Severity::Warning;
 #[test]
 fn holders_are_counted_and_the_server_is_measured() {
     let mut lab = Lab::new();
-    let none = read(&lab.turn(0));
+    let none = read(&lab.run(0));
     assert_eq!(none.get("chroma_processes write"), none.get("chroma_process_servers"));
     assert!(!none.contains_key("chroma_process_resident_memory_bytes"), "nobody to measure");
     assert_eq!(none["chroma_process_lock_seconds"], 0.0);
@@ -138,7 +138,7 @@ fn holders_are_counted_and_the_server_is_measured() {
     let reader = Running::shell("<", &lab.database());
     let embedded = Running::shell("<>", &lab.database());
     let server = lab.server();
-    let observation = lab.turn(5);
+    let observation = lab.run(5);
     let got = read(&observation);
     for (name, want) in [
         ("chroma_processes write", 2.0),
@@ -304,7 +304,7 @@ fn a_server_that_works_on_a_file_that_is_gone_is_named_with_its_descriptor() {
         assert_eq!(lab.findings(10)[0].evidence, want("another file"));
         lab.restart();
         assert_eq!(lab.findings(15)[0].evidence, want("another file"), "{what}: after a restart");
-        assert_eq!(read(&lab.turn(16))["chroma_process_servers"], 1.0, "it is still the server");
+        assert_eq!(read(&lab.run(16))["chroma_process_servers"], 1.0, "it is still the server");
         drop(server);
         assert_eq!(lab.codes(20), [(Code::ServerGone, CRITICAL)]);
         let _server = lab.server();
@@ -358,7 +358,7 @@ fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
     }
     fs::create_dir(process.join("fd")).unwrap();
     symlink(lab.database(), process.join("fd/9")).unwrap();
-    let seen = lab.turn(0);
+    let seen = lab.run(0);
     assert!(seen.findings.is_empty() && seen.problems.is_empty(), "{seen:?}");
     assert_eq!(read(&seen)["chroma_process_servers"], 1.0);
 
@@ -366,7 +366,7 @@ fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
     fs::write(process.join("fd"), "").unwrap();
     // As the server would have it; this process is not in that procfs.
     let own = fs::OpenOptions::new().write(true).open(lab.database()).unwrap();
-    let hidden = lab.turn(5);
+    let hidden = lab.run(5);
     let got = read(&hidden);
     assert_eq!(got["chroma_processes_unreadable"], 1.0);
     for absent in COUNTS {
@@ -384,7 +384,7 @@ fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
 
     // The kernel knows that nobody writes; who has the file open by no name it does not tell.
     drop(own);
-    let nobody = lab.turn(6);
+    let nobody = lab.run(6);
     assert_eq!(nobody.findings[0].code, Code::ServerGone);
     assert!(nobody.problems.is_empty() && nobody.disproves(Code::SecondWriter), "{nobody:?}");
     assert!(!nobody.disproves(Code::StoreReplaced));
@@ -394,7 +394,7 @@ fn what_cannot_be_looked_into_is_neither_nobody_nor_gone() {
 
     // Another process that may not be looked into, but which is no server.
     fs::write(process.join("cmdline"), "sshd").unwrap();
-    let gone = lab.turn(10);
+    let gone = lab.run(10);
     assert_eq!(gone.findings[0].code, Code::ServerGone);
     assert_eq!(read(&gone)["chroma_process_servers"], 0.0);
 }
@@ -407,7 +407,7 @@ fn who_is_alone_in_a_container_does_not_take_it_for_the_host() {
     fs::create_dir(fake.process(1, "chroma_exporter", 0, "chroma_exporter").join("fd")).unwrap();
     assert_eq!(lab.codes(0), [], "the kernel says that nobody has it open for writing");
     let elsewhere = fs::OpenOptions::new().write(true).open(lab.database()).unwrap();
-    let seen = lab.turn(5);
+    let seen = lab.run(5);
     assert!(seen.findings.is_empty(), "{seen:?}");
     assert!(COUNTS.iter().all(|absent| !read(&seen).contains_key(*absent)), "{seen:?}");
     assert!(!read(&seen).contains_key("chroma_processes_unreadable"), "most are not even listed");
@@ -421,13 +421,13 @@ fn who_is_alone_in_a_container_does_not_take_it_for_the_host() {
     }
     fs::create_dir(server.join("fd")).unwrap();
     symlink(lab.database(), server.join("fd/9")).unwrap();
-    let seen = lab.turn(10);
+    let seen = lab.run(10);
     assert!(seen.problems[0].chain().contains("whether two of them write"), "{seen:?}");
     assert!(!read(&seen).contains_key("chroma_process_writers"));
     assert!(seen.disproves(Code::ServerGone), "there it is");
     drop(elsewhere);
     fs::remove_file(fake.dir.path().join("1/stat")).unwrap();
-    let seen = lab.turn(15);
+    let seen = lab.run(15);
     assert!(seen.problems.is_empty(), "nobody writes, whoever is hidden: {seen:?}");
 }
 
@@ -444,7 +444,7 @@ const COUNTS: [&str; 5] = [
 fn without_a_procfs_only_the_capabilities_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut lab = Lab::with_procfs(&dir.path().join("none"), Duration::ZERO);
-    let observation = lab.turn(0);
+    let observation = lab.run(0);
     assert_eq!((observation.problems.len(), observation.judged.len()), (1, 0));
     assert!(
         observation.samples.iter().all(|sample| [&CAPABILITY, &DISCOVERED].contains(&sample.desc))
@@ -469,7 +469,7 @@ fn a_lock_of_somebody_else_that_lasts_is_named() {
         &lab.database(),
     );
     assert_eq!(lab.codes(0), []);
-    let observation = lab.turn(5);
+    let observation = lab.run(5);
     let [finding] = &observation.findings[..] else { panic!("{:?}", observation.findings) };
     assert_eq!((finding.code, finding.subject.as_str()), (Code::LockHeld, DATABASE_FILE));
     let want = format!("(pid {}) has held a read lock for at least 5 s", reader.pid());
@@ -494,7 +494,7 @@ fn a_lock_that_comes_and_goes_is_not_one_that_lasts() {
     let steady = || Ok(vec![lock(7, false), lock(8, true)]);
     let mut watch = LockWatch::default();
     let mut glance = |at, size, read: &dyn Fn() -> Result<Vec<LockHolder>, CollectError>| {
-        let held = watch.look(&turn(at), version(size), Some(8), read).unwrap();
+        let held = watch.look(&run(at), version(size), Some(8), read).unwrap();
         held.first().map(|held| (held.lasted.as_secs(), held.waiting))
     };
     assert_eq!(glance(0, 1, &steady), Some((0, Some(8))));

@@ -94,7 +94,7 @@ pub(super) enum Silence {
     Ours(String),
 }
 
-/// The answers of one turn.
+/// The answers of one run.
 #[derive(Debug, Clone)]
 pub(super) struct Asking {
     pub(super) api: Api,
@@ -130,7 +130,7 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// For one turn: the headers are read anew. Errs when they cannot be read, or no client can be made.
+    /// For one run: the headers are read anew. Errs when they cannot be read, or no client can be made.
     pub(super) fn new(probe: &ServerProbe) -> Result<Self, NotAsked> {
         let client = asking::client(&probe.url)
             .timeout(probe.timeout)

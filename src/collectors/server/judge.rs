@@ -7,7 +7,7 @@ use crate::{
     format::api,
 };
 
-/// The verdict of one turn.
+/// The verdict of one run.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     /// Whether the server is up, when that is known.

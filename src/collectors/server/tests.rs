@@ -112,9 +112,9 @@ fn at(url: String) -> ServerProbe {
     ServerProbe { timeout: Duration::from_secs(30), ..ServerProbe::at(url) }
 }
 
-fn turn(server: &mut Server, at: i64) -> Observation {
+fn run(server: &mut Server, at: i64) -> Observation {
     let (now, stop) = (Timestamp::from_secs(at), Arc::default());
-    server.collect(&Turn { now, wake: Wake::NONE, deep: false, stop })
+    server.collect(&Run { now, wake: Wake::NONE, deep: false, stop })
 }
 
 fn read(observation: &Observation) -> BTreeMap<String, f64> {
@@ -140,7 +140,7 @@ fn a_healthy_server_is_measured_and_its_version_asked_now_and_then() {
     let mut server = server(Some(at(fake.url())));
     for (now, questions) in [(0, 4), (30, 3), (600, 4)] {
         let before = fake.paths().len();
-        let seen = turn(&mut server, now);
+        let seen = run(&mut server, now);
         assert!(seen.findings.is_empty() && seen.problems.is_empty(), "{seen:?}");
         let got = read(&seen);
         for (name, want) in [
@@ -167,11 +167,11 @@ fn a_server_without_the_newer_api_is_asked_by_the_older() {
         ("/api/v1/count_collections", 200, "3"),
     ]);
     let mut server = server(Some(at(fake.url())));
-    let seen = turn(&mut server, 0);
+    let seen = run(&mut server, 0);
     assert!(seen.findings.is_empty() && seen.problems.is_empty(), "{seen:?}");
     assert_eq!(read(&seen)["chroma_server_info 0.4.24,v1"], 1.0);
     let before = fake.paths().len();
-    turn(&mut server, 30);
+    run(&mut server, 30);
     assert_eq!(fake.paths()[before], "/api/v1/heartbeat", "it is remembered");
 }
 
@@ -184,7 +184,7 @@ fn a_heartbeat_does_not_hide_that_reads_fail() {
         "{\"error\":\"InternalError\",\"message\":\"Internal error in getting count\"}",
     );
     let fake = Fake::of(&answers);
-    let seen = turn(&mut server(Some(at(fake.url()))), 0);
+    let seen = run(&mut server(Some(at(fake.url()))), 0);
     assert_eq!(codes(&seen), [Code::ServerFailing]);
     let got = read(&seen);
     assert_eq!((got["chroma_server_up"], got["chroma_server_probe_status read"]), (1.0, 500.0));
@@ -194,7 +194,7 @@ fn a_heartbeat_does_not_hide_that_reads_fail() {
 #[test]
 fn an_address_where_nobody_listens_is_said_and_one_that_hangs_too() {
     // A port that the kernel gives to clients could be somebody's, even our own.
-    let seen = turn(&mut server(Some(at("http://127.0.0.1:1".to_owned()))), 0);
+    let seen = run(&mut server(Some(at("http://127.0.0.1:1".to_owned()))), 0);
     assert_eq!(codes(&seen), [Code::ServerUnreachable]);
     assert!(seen.findings[0].evidence.contains("refused"), "{seen:?}");
     assert_eq!(read(&seen)["chroma_server_up"], 0.0);
@@ -202,7 +202,7 @@ fn an_address_where_nobody_listens_is_said_and_one_that_hangs_too() {
 
     let fake = Fake::new(|_| None);
     let probe = ServerProbe { timeout: Duration::from_millis(300), ..ServerProbe::at(fake.url()) };
-    let seen = turn(&mut server(Some(probe)), 0);
+    let seen = run(&mut server(Some(probe)), 0);
     assert_eq!(codes(&seen), [Code::ServerUnreachable]);
     assert!(seen.findings[0].evidence.ends_with("no answer in time"), "{seen:?}");
 }
@@ -217,7 +217,7 @@ fn a_server_that_is_away_for_a_moment_is_asked_again() {
         let found = V2.iter().find(|(path, ..)| head.starts_with(&format!("GET {path} ")));
         found.map(|(_, status, body)| answer(*status, body))
     });
-    let seen = turn(&mut server(Some(at(fake.url()))), 0);
+    let seen = run(&mut server(Some(at(fake.url()))), 0);
     assert!(seen.findings.is_empty() && seen.problems.is_empty(), "{seen:?}");
 }
 
@@ -234,14 +234,14 @@ fn whatever_answers_neither_redirects_us_nor_floods_us() {
             .collect(),
     ] {
         let fake = Fake::new(move |_| Some(bytes.clone()));
-        let seen = turn(&mut server(Some(at(fake.url()))), 0);
+        let seen = run(&mut server(Some(at(fake.url()))), 0);
         assert_eq!((codes(&seen), seen.problems.len()), (vec![], 1), "{seen:?}");
         assert!(!seen.judged.contains(&Code::ServerFailing));
         assert!(!read(&seen).contains_key("chroma_server_up"));
     }
     for bytes in [&b"SSH-2.0-x\r\n"[..], b"\x00\xff\xfe", b""] {
         let fake = Fake::new(move |_| Some(bytes.to_vec()));
-        let seen = turn(&mut server(Some(at(fake.url()))), 0);
+        let seen = run(&mut server(Some(at(fake.url()))), 0);
         assert_eq!(codes(&seen), [Code::ServerUnreachable], "{bytes:?}");
     }
 }
@@ -254,14 +254,14 @@ fn credentials_go_with_each_request_and_into_no_word_of_ours() {
     let fake = Fake::of(&V2);
     let probe = ServerProbe { headers_file: Some(file.clone()), ..at(fake.url()) };
     let mut asked = server(Some(probe));
-    let seen = turn(&mut asked, 0);
+    let seen = run(&mut asked, 0);
     assert!(seen.problems.is_empty(), "{seen:?}");
     let heads = fake.heads.lock().unwrap().clone();
     assert!(heads.iter().all(|head| head.contains("x-chroma-token: geheim\r\n")), "{heads:?}");
     assert!(!format!("{seen:?} {asked:?}").contains("geheim"));
 
     std::fs::write(&file, "geheim\n").unwrap();
-    let seen = turn(&mut asked, 30);
+    let seen = run(&mut asked, 30);
     assert!(
         seen.findings.is_empty() && seen.problems[0].to_string().contains("NAME: VALUE"),
         "{seen:?}"
@@ -272,7 +272,7 @@ fn credentials_go_with_each_request_and_into_no_word_of_ours() {
 #[test]
 fn a_store_whose_server_is_not_given_asks_nobody() {
     let mut none = server(None);
-    let seen = turn(&mut none, 0);
+    let seen = run(&mut none, 0);
     assert!(seen.samples.is_empty() && seen.problems.is_empty() && none.codes().is_empty());
 }
 
@@ -302,7 +302,7 @@ fn a_server_that_lists_other_collections_serves_another_directory() {
         ("none", "0", None),
     ] {
         let (fake, mut server) = counts(base, count);
-        let seen = turn(&mut server, 0);
+        let seen = run(&mut server, 0);
         let said: Vec<_> = seen.findings.iter().map(|f| (f.code, f.severity)).collect();
         let want: Vec<_> =
             want.map(|severity| (Code::ServerElsewhere, severity)).into_iter().collect();
@@ -328,9 +328,9 @@ fn a_server_that_does_not_answer_is_asked_again_soon() {
         server(Some(ServerProbe { interval: Duration::from_secs(1), ..at(fake.url()) }));
     for (is_down, want) in [(false, 30), (true, 5), (true, 5), (false, 30)] {
         down.store(is_down, Ordering::Relaxed);
-        assert_eq!(codes(&turn(&mut usual, 0)) == [Code::ServerUnreachable], is_down);
+        assert_eq!(codes(&run(&mut usual, 0)) == [Code::ServerUnreachable], is_down);
         assert_eq!(usual.pace().interval, Duration::from_secs(want));
-        turn(&mut often, 0);
+        run(&mut often, 0);
         assert_eq!(often.pace().interval, Duration::from_secs(1));
     }
 }
@@ -338,14 +338,14 @@ fn a_server_that_does_not_answer_is_asked_again_soon() {
 #[test]
 fn what_was_said_of_the_directory_stays_until_it_can_be_compared_again() {
     let (fake, mut server) = counts("chroma-1.5.9", "0");
-    assert_eq!(codes(&turn(&mut server, 0)), [Code::ServerElsewhere]);
+    assert_eq!(codes(&run(&mut server, 0)), [Code::ServerElsewhere]);
     // The database cannot be asked.
     let database = server.context.database.clone();
     server.context.database = Arc::new(crate::store::database::Database::new("/none".into()));
-    assert_eq!(codes(&turn(&mut server, 1)), [Code::ServerElsewhere]);
+    assert_eq!(codes(&run(&mut server, 1)), [Code::ServerElsewhere]);
     server.context.database = database;
     drop(fake);
-    assert_eq!(codes(&turn(&mut server, 2)), [Code::ServerUnreachable]);
+    assert_eq!(codes(&run(&mut server, 2)), [Code::ServerUnreachable]);
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn collections_of_other_tenants_are_compared_too() {
             Arc::new(Store { server: Some(at(fake.url())), ..Store::new("main", dir.path()) });
         let host = Arc::new(Host::read_only(&config));
         let mut server = Server::new(&Context::new(&config, &store, &host));
-        let seen = turn(&mut server, 0);
+        let seen = run(&mut server, 0);
         let said: Vec<_> = seen.findings.iter().map(|f| (f.code, f.severity)).collect();
         let want: Vec<_> =
             want.map(|severity| (Code::ServerElsewhere, severity)).into_iter().collect();
@@ -401,7 +401,7 @@ fn collections_of_other_tenants_are_compared_too() {
         };
         let before = asked(&fake);
         assert!(before > 0, "it is asked");
-        turn(&mut server, 30);
+        run(&mut server, 30);
         let again = asked(&fake) > before;
         assert_eq!(again, !said.is_empty(), "only a difference is looked at in each turn");
     }

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 use super::Board;
 use crate::{
     clock::{self, Ticks},
-    collectors::{CollectError, Pace, Turn},
+    collectors::{CollectError, Pace, Run},
     config::CollectorName,
     findings::{Code, Finding},
     sample::Reading,
@@ -29,12 +29,12 @@ impl Report {
         name: CollectorName,
         mut reading: Reading,
         pace: &Pace,
-        turn: &Turn,
+        run: &Run,
     ) {
         self.log.note(context, &reading);
         let failing = self.failing.note(&reading, pace.interval, clock::ticks());
         reading.observation.findings.extend(failing);
-        board.put(&context.store.name, name, reading, !turn.wake.is_empty());
+        board.put(&context.store.name, name, reading, !run.wake.is_empty());
     }
 }
 
@@ -79,7 +79,7 @@ struct ProblemLog {
 
 impl ProblemLog {
     pub(super) fn note(&mut self, context: &Context, reading: &Reading) {
-        // Durations in a message change with every turn; the variant and the path tell whether it is a new one.
+        // Durations in a message change with every run; the variant and the path tell whether it is a new one.
         let kinds: Vec<String> = reading.observation.problems.iter().map(problem_key).collect();
         for (problem, kind) in reading.observation.problems.iter().zip(&kinds) {
             // The fleet tells once that a store ends, instead of each collector.
@@ -95,7 +95,7 @@ impl ProblemLog {
         if kinds.is_empty() && !self.said.is_empty() {
             info!(store = %context.store.name, collector = reading.collector, "Reading works again.");
         }
-        debug!(store = %context.store.name, collector = reading.collector, seconds = reading.duration.as_secs_f64(), "Turn done.");
+        debug!(store = %context.store.name, collector = reading.collector, seconds = reading.duration.as_secs_f64(), "Collector run done.");
         self.said = kinds;
     }
 }

@@ -40,14 +40,14 @@ fn what_cannot_be_seen_from_here_is_no_failure() {
         let mut observation = observation(&[], &[], other);
         let unseen = |why| CollectError::Unseen { what: "who has it open is not known", why };
         observation.problems.splice(0..0, blinds.iter().cloned().map(unseen));
-        let turn = Turn {
+        let run = Run {
             now: Timestamp::from_secs(1_795_000_000),
             wake: Wake::NONE,
             deep: false,
             stop: Arc::default(),
         };
         let name = CollectorName::Processes;
-        let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO, &PACE);
+        let reading = reading_of(name, &[], &[], observation, &run, Duration::ZERO, &PACE);
         let mut failing = Failing::default();
         let interval = Duration::from_secs(5);
         failing.note(&reading, interval, began);
@@ -81,7 +81,7 @@ fn turns_follow_events_closely_at_first_and_seldom_in_a_storm() {
 
 #[test]
 fn a_collector_that_fails_for_long_is_told_until_it_reads_again() {
-    let turn = Turn {
+    let run = Run {
         now: Timestamp::from_secs(1_795_000_000),
         wake: Wake::NONE,
         deep: false,
@@ -101,7 +101,7 @@ fn a_collector_that_fails_for_long_is_told_until_it_reads_again() {
             let second = at.trim_start_matches("ok").parse().unwrap();
             let observation = observation(&[], &[], failed);
             let name = CollectorName::Disk;
-            let reading = reading_of(name, &[], &[], observation, &turn, Duration::ZERO, &PACE);
+            let reading = reading_of(name, &[], &[], observation, &run, Duration::ZERO, &PACE);
             assert!(reading.judged(Code::CollectorFailing), "{step}");
             let now = began.plus(Duration::from_secs(second));
             let found = failing.note(&reading, Duration::from_secs(interval), now);
@@ -113,13 +113,13 @@ fn a_collector_that_fails_for_long_is_told_until_it_reads_again() {
 }
 
 fn read_at(second: i64, observation: Observation) -> Reading {
-    let turn = Turn {
+    let run = Run {
         now: Timestamp::from_secs(second),
         wake: Wake::NONE,
         deep: false,
         stop: Arc::default(),
     };
-    reading_of(CollectorName::Disk, &[], &[], observation, &turn, Duration::ZERO, &PACE)
+    reading_of(CollectorName::Disk, &[], &[], observation, &run, Duration::ZERO, &PACE)
 }
 
 #[test]
@@ -204,7 +204,7 @@ impl Collector for Patient {
         Pace { interval, deadline, wakes: Wake::NONE, touches_store: false }
     }
 
-    fn collect(&mut self, _: &Turn) -> Observation {
+    fn collect(&mut self, _: &Run) -> Observation {
         self.running.fetch_add(1, Ordering::SeqCst);
         while !self.go.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! The places for turns: a small number for those that are quick, and as many for those that take long.
+//! The places for runs: a small number for those that are quick, and as many for those that take long.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// The places for the turns of all stores. Whoever asks first is first. Cloning shares them.
+/// The places for the runs of all stores. Whoever asks first is first. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Workers {
     quick: Arc<Semaphore>,
@@ -42,21 +42,21 @@ impl Workers {
         self.wait(&mut place, Duration::MAX, &mut job).await?.ok()
     }
 
-    /// Waits for a turn for at most `patience`. What takes long keeps its thread, but not its place among the others, so that no
+    /// Waits for a run for at most `patience`. What takes long keeps its thread, but not its place among the others, so that no
     /// number of stores that hang holds them up.
     pub(super) async fn wait<T>(
         &self,
         place: &mut Option<Place>,
         patience: Duration,
-        turn: &mut JoinHandle<T>,
+        run: &mut JoinHandle<T>,
     ) -> Option<Result<T, JoinError>> {
         if place.is_none() {
-            return timeout(patience, turn).await.ok();
+            return timeout(patience, run).await.ok();
         }
         let mut waited = Duration::ZERO;
         for (until, last) in [(PLACE_FOR, false), (PLACE_FOR_MAX, true)] {
             let piece = until.min(patience).saturating_sub(waited);
-            if let Ok(ended) = timeout(piece, &mut *turn).await {
+            if let Ok(ended) = timeout(piece, &mut *run).await {
                 return Some(ended);
             }
             waited += piece;
@@ -66,19 +66,19 @@ impl Workers {
                 break;
             }
         }
-        timeout(patience.saturating_sub(waited), turn).await.ok()
+        timeout(patience.saturating_sub(waited), run).await.ok()
     }
 }
 
-/// Turns that run at the same time.
+/// Runs that run at the same time.
 pub(super) const WORKERS: usize = 10;
 
-/// Turns that take long: they wait for the walk over all processes, or look a second time at a file that is being written.
+/// Runs that take long: they wait for the walk over all processes, or look a second time at a file that is being written.
 pub(super) const SLOW: usize = 10;
 
-/// A turn that lasts longer is a slow one.
+/// A run that lasts longer is a slow one.
 const PLACE_FOR: Duration = Duration::from_millis(250);
 
-/// Where there is no room for another slow one, a turn keeps its place for this long. Then it counts as one that never ends: it
+/// Where there is no room for another slow one, a run keeps its place for this long. Then it counts as one that never ends: it
 /// has a thread and no place.
 const PLACE_FOR_MAX: Duration = Duration::from_secs(1);

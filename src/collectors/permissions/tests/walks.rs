@@ -50,7 +50,7 @@ fn more_entries_than_the_bound_are_a_problem() {
     assert_eq!(drift(&seen), "");
 }
 
-/// A walk that would exceed its share of a core goes on in the next turns.
+/// A walk that would exceed its share of a core goes on in the next runs.
 #[test]
 fn a_large_store_is_walked_in_slices_between_which_the_core_is_seen() {
     let mut stand = Stand::new();
@@ -62,7 +62,7 @@ fn a_large_store_is_walked_in_slices_between_which_the_core_is_seen() {
     let slice = |stand: &mut Stand, wake: Wake| {
         stand.collector.allowance = Duration::from_micros(1);
         stand.collector.allowed_at = None;
-        stand.turn(wake, false)
+        stand.run(wake, false)
     };
     let to_the_end = |stand: &mut Stand| {
         for turns in 0..10_000 {
@@ -80,7 +80,7 @@ fn a_large_store_is_walked_in_slices_between_which_the_core_is_seen() {
     assert!(turns > 40, "{turns}");
     assert_eq!(value(&seen, &ENTRIES, &[]), Some(total));
 
-    // Events come while a walk is under way: the core is seen in the same turn, and another walk follows.
+    // Events come while a walk is under way: the core is seen in the same run, and another walk follows.
     slice(&mut stand, Wake::RESCAN);
     assert!(stand.collector.scan.is_some());
     set_mode(&stand.path(DATABASE), 0o600);
@@ -132,13 +132,13 @@ fn a_turn_that_is_stopped_leaves_what_was_known() {
     let mut stand = Stand::new();
     stand.look();
     set_mode(&stand.path(SEGMENTS[0]), 0o700);
-    let turn = Turn {
+    let run = Run {
         now: Timestamp::from_secs(2_000),
         wake: Wake::NONE,
         deep: true,
         stop: Arc::new(AtomicBool::new(true)),
     };
-    let stopped = stand.collector.collect(&turn);
+    let stopped = stand.collector.collect(&run);
     assert_eq!(drift(&stopped), "");
     assert_eq!(value(&stopped, &WALK_TIMESTAMP, &[]), Some(1_005.0), "its age shows");
     assert_eq!(drift(&stand.look()), "mode=1");

@@ -76,8 +76,8 @@ fn without_a_server_the_owner_of_most_of_a_store_must_be_able_to_write() {
     let remedy = finding.remedy.clone().unwrap().command.unwrap();
     assert!(remedy.ends_with(&format!("chmod u+rwX {}", database.display())), "{remedy}");
     assert_eq!(remedy.contains(&format!("chown {owner}:")), is_root(), "{remedy}");
-    // The next turn knows it too.
-    assert_eq!(evidence(&stand.turn(Wake::NONE, false), Code::PermissionUnwritable), Some(said));
+    // The next run knows it too.
+    assert_eq!(evidence(&stand.run(Wake::NONE, false), Code::PermissionUnwritable), Some(said));
     // A directory in which its owner may not write is one to read from.
     set_mode(&stand.path(""), 0o555);
     assert_eq!(evidence(&stand.look(), Code::PermissionUnwritable), None);

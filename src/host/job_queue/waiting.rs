@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Hold, STOP_PAUSE, Shared, State, Ticket, Turn, Turns, next, small};
+use super::{Hold, JobQueue, Permit, STOP_PAUSE, Shared, State, Ticket, next, small};
 
 /// Whether work reads so much that it keeps others waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Size {
 
 /// Why work does not begin.
 #[derive(Debug)]
-pub enum NoTurn {
+pub enum NoPermit {
     /// It was told to stop before its turn came.
     Stopped,
     /// The system gave no thread.
@@ -47,7 +47,7 @@ pub struct Wanted<'a> {
     pub stop: &'a Arc<AtomicBool>,
 }
 
-type Work = Box<dyn FnOnce(Result<Turn, NoTurn>) + Send>;
+type Work = Box<dyn FnOnce(Result<Permit, NoPermit>) + Send>;
 
 /// Work on the list.
 pub(super) struct Waiting {
@@ -77,13 +77,13 @@ impl List {
     }
 }
 
-impl Turns {
+impl JobQueue {
     /// Begins `work` on a thread of its own when it is its turn. Whatever happens, it is called once: without a turn it must
     /// end at once, because others wait behind it.
     pub fn begin(
         &self,
         wanted: &Wanted<'_>,
-        work: impl FnOnce(Result<Turn, NoTurn>) + Send + 'static,
+        work: impl FnOnce(Result<Permit, NoPermit>) + Send + 'static,
     ) {
         let shared = &self.shared;
         let mut state = shared.lock();
@@ -99,7 +99,7 @@ impl Turns {
                     let work = state.leave(number);
                     drop(state);
                     if let Some(waiting) = work {
-                        (waiting.work)(Err(NoTurn::NoThread(error)));
+                        (waiting.work)(Err(NoPermit::NoThread(error)));
                     }
                     return;
                 }
@@ -149,7 +149,7 @@ fn attend(shared: &Arc<Shared>) {
             let waiting = state.leave(number);
             MutexGuard::unlocked(&mut state, || {
                 if let Some(waiting) = waiting {
-                    (waiting.work)(Err(NoTurn::Stopped));
+                    (waiting.work)(Err(NoPermit::Stopped));
                 }
                 // Somebody behind it may go now.
                 shared.changed.notify_all();
@@ -157,8 +157,8 @@ fn attend(shared: &Arc<Shared>) {
         } else if state.list.waiting.is_empty() {
             state.list.attended = false;
             return;
-        } else if let Some((turn, waiting)) = shared.first(&mut state) {
-            MutexGuard::unlocked(&mut state, || start(turn, waiting));
+        } else if let Some((permit, waiting)) = shared.first(&mut state) {
+            MutexGuard::unlocked(&mut state, || start(permit, waiting));
         } else {
             shared.changed.wait_for(&mut state, STOP_PAUSE);
         }
@@ -167,36 +167,36 @@ fn attend(shared: &Arc<Shared>) {
 
 impl Shared {
     /// Gives the turn to whoever is next, if that is on the list.
-    fn first(self: &Arc<Self>, state: &mut State) -> Option<(Turn, Waiting)> {
+    fn first(self: &Arc<Self>, state: &mut State) -> Option<(Permit, Waiting)> {
         if let Some(number) = state.small.next() {
             let waiting = state.list.waiting.remove(&number)?;
             state.small.begin(number);
-            let turn = Turn::Small(small::Place { shared: Arc::clone(self), number });
-            return Some((turn, waiting));
+            let permit = Permit::Small(small::Place { shared: Arc::clone(self), number });
+            return Some((permit, waiting));
         }
         let number = next(state, self.at_once, &self.shares)?;
         let waiting = state.list.waiting.remove(&number)?;
         let ticket = self.begin(state, number)?;
-        Some((Turn::Large(Hold::new(self, ticket)), waiting))
+        Some((Permit::Large(Hold::new(self, ticket)), waiting))
     }
 }
 
 /// The work on a thread of its own; where none is to be had, it is told so.
-fn start(turn: Turn, Waiting { name, work, .. }: Waiting) {
-    let both = Arc::new(Mutex::new(Some((turn, work))));
+fn start(permit: Permit, Waiting { name, work, .. }: Waiting) {
+    let both = Arc::new(Mutex::new(Some((permit, work))));
     let taken = Arc::clone(&both);
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         // In a statement of its own: the lock is not held while it works.
         let both = taken.lock().take();
-        if let Some((turn, work)) = both {
-            work(Ok(turn));
+        if let Some((permit, work)) = both {
+            work(Ok(permit));
         }
     });
     if let Err(error) = spawned {
         let both = both.lock().take();
-        if let Some((turn, work)) = both {
-            drop(turn);
-            work(Err(NoTurn::NoThread(error)));
+        if let Some((permit, work)) = both {
+            drop(permit);
+            work(Err(NoPermit::NoThread(error)));
         }
     }
 }

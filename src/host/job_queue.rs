@@ -5,12 +5,12 @@
 //! ([`Hold::checkpoint`]). So a store that could be read for hours takes from the others no more than a short turn at a time. What
 //! one store may have in a day is bounded.
 //!
-//! Who waits has no thread ([`Turns::begin`]). Only work that pauses in the middle keeps its own, and of that there is little.
+//! Who waits has no thread ([`JobQueue::begin`]). Only work that pauses in the middle keeps its own, and of that there is little.
 
 mod small;
 mod waiting;
 
-pub use waiting::{NoTurn, Size, Wanted};
+pub use waiting::{NoPermit, Size, Wanted};
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -30,7 +30,7 @@ use crate::{
 
 /// Who works, and who waits. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Turns {
+pub struct JobQueue {
     shared: Arc<Shared>,
 }
 
@@ -95,7 +95,7 @@ struct Running {
 
 /// The right to work on a device, given back when dropped.
 #[derive(Debug)]
-pub enum Turn {
+pub enum Permit {
     /// Of work that may have to pause.
     Large(Arc<Hold>),
     /// Of work that is over in a moment.
@@ -126,7 +126,7 @@ pub struct Hold {
     paused_since: Mutex<Option<Ticks>>,
 }
 
-impl Turns {
+impl JobQueue {
     /// Turns of which `at_once` may be taken at the same time, on different devices; at least one.
     #[must_use]
     pub fn new(at_once: usize) -> Self {
@@ -142,7 +142,7 @@ impl Turns {
 
     /// Waits on this thread for its turn on `device` (`st_dev`) for work on `store`; `None` when `stop` is set first.
     #[cfg(test)]
-    pub fn take(&self, device: u64, store: &Arc<str>, stop: &AtomicBool) -> Option<Turn> {
+    pub fn take(&self, device: u64, store: &Arc<str>, stop: &AtomicBool) -> Option<Permit> {
         let shared = &self.shared;
         let mut state = shared.lock();
         let number = state.enter(Size::Large, device, store);
@@ -157,7 +157,7 @@ impl Turns {
             if let Some(ticket) = shared.begin(&mut state, number) {
                 drop(state);
                 shared.changed.notify_all();
-                return Some(Turn::Large(Hold::new(shared, ticket)));
+                return Some(Permit::Large(Hold::new(shared, ticket)));
             }
             shared.wait(&mut state);
         }
@@ -249,7 +249,7 @@ fn next(state: &State, at_once: usize, shares: &Shares) -> Option<u64> {
     first.map(|ticket| ticket.number)
 }
 
-impl Turn {
+impl Permit {
     /// What the threads of the work ask; `None` for small work, which never pauses.
     #[must_use]
     pub fn pacer(&self) -> Option<Arc<dyn Pacer>> {
@@ -284,7 +284,7 @@ impl Pacer for Hold {
                     self.used_up.store(true, Ordering::Relaxed);
                     return false;
                 }
-                if !self.is_others_turn(&state, since.elapsed(), had) {
+                if !self.is_others_permit(&state, since.elapsed(), had) {
                     self.look_at.store(elapsed + LOOK_EVERY_MS, Ordering::Relaxed);
                     return true;
                 }
@@ -340,7 +340,7 @@ impl Hold {
         })
     }
 
-    fn is_others_turn(&self, state: &State, ran: Duration, had: Duration) -> bool {
+    fn is_others_permit(&self, state: &State, ran: Duration, had: Duration) -> bool {
         let shares = &self.shared.shares;
         if had < shares.little || ran < shares.short {
             return false;
@@ -378,7 +378,7 @@ impl Hold {
     }
 }
 
-impl Drop for Turn {
+impl Drop for Permit {
     fn drop(&mut self) {
         // The place of a small one gives itself back.
         let Self::Large(hold) = self else { return };

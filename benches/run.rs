@@ -1,7 +1,7 @@
-//! What one turn of each collector costs on an idle store: CPU time of this process over many turns, from a real
+//! What one run of each collector costs on an idle store: CPU time of this process over many runs, from a real
 //! directory of Chroma. Prints a table; the target is 2 ms for all collectors of a store together.
 //!
-//! `cargo bench --bench turn [DIR]`
+//! `cargo bench --bench run [DIR]`
 
 mod support;
 
@@ -16,7 +16,7 @@ use chroma_exporter::{
 };
 use support::cpu_seconds;
 
-const TURNS: u32 = 1000;
+const RUNS: u32 = 1000;
 
 fn main() {
     let dir = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).map_or_else(
@@ -29,18 +29,18 @@ fn main() {
         ..Store::new("bench", dir)
     });
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
-    println!("{:<12} {:>14}", "collector", "CPU ms a turn");
+    println!("{:<12} {:>14}", "collector", "CPU ms a run");
     let mut all = 0.0;
     for mut collector in collectors::registry(&context) {
-        // The first turns learn, check and fill caches.
+        // The first runs learn, check and fill caches.
         for _ in 0..5 {
             drop(scheduler::run_once(&mut *collector, &context, false, Arc::default()));
         }
         let before = cpu_seconds();
-        for _ in 0..TURNS {
+        for _ in 0..RUNS {
             drop(scheduler::run_once(&mut *collector, &context, false, Arc::default()));
         }
-        let cost = (cpu_seconds() - before) * 1000.0 / f64::from(TURNS);
+        let cost = (cpu_seconds() - before) * 1000.0 / f64::from(RUNS);
         all += cost;
         println!("{:<12} {cost:>14.3}", collector.name().as_str());
     }

@@ -60,22 +60,22 @@ fn who_has_had_little_is_before_who_has_had_more_and_few_of_these_begin() {
 
 #[test]
 fn the_queue_is_counted() {
-    let turns = Turns::new(2);
-    assert_eq!(turns.jobs(), Jobs::default());
-    let turn = turns.take(1, &store("a"), &AtomicBool::new(false)).unwrap();
+    let job_queue = JobQueue::new(2);
+    assert_eq!(job_queue.jobs(), Jobs::default());
+    let permit = job_queue.take(1, &store("a"), &AtomicBool::new(false)).unwrap();
     let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let tell = Arc::clone(&ended);
     // On the same device, so that it waits.
     let name = store("b");
     let wanted = Wanted { name: "b", size: Size::Large, device: 1, store: &name, stop: &stop };
-    turns.begin(&wanted, move |turn| {
-        drop(turn);
+    job_queue.begin(&wanted, move |permit| {
+        drop(permit);
         tell.store(true, Ordering::Relaxed);
     });
-    assert_eq!(turns.jobs(), Jobs { running: 1, waiting: 1 });
-    drop(turn);
+    assert_eq!(job_queue.jobs(), Jobs { running: 1, waiting: 1 });
+    drop(permit);
     crate::wait::wait_until("the queue to be empty", crate::wait::SOON, || {
-        ended.load(Ordering::Relaxed) && turns.jobs() == Jobs::default()
+        ended.load(Ordering::Relaxed) && job_queue.jobs() == Jobs::default()
     });
 }
 
@@ -88,29 +88,29 @@ fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
         long: Duration::from_millis(5),
         ..Shares::default()
     };
-    let turns = Turns::with(2, shares);
+    let job_queue = JobQueue::with(2, shares);
     let never = AtomicBool::new(false);
     let stop = AtomicBool::new(false);
     let (begun, after) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let hostile = scope.spawn(|| {
-            let turn = turns.take(1, &store("hostile"), &never).unwrap();
+            let permit = job_queue.take(1, &store("hostile"), &never).unwrap();
             begun.store(true, Ordering::Relaxed);
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_micros(100));
-                assert!(turn.pacer().unwrap().checkpoint(&stop));
+                assert!(permit.pacer().unwrap().checkpoint(&stop));
                 after.fetch_add(1, Ordering::Relaxed);
             }
-            turn.pacer().unwrap().paused()
+            permit.pacer().unwrap().paused()
         });
         crate::wait::wait_until("the long work to begin", crate::wait::SOON, || {
             begun.load(Ordering::Relaxed)
         });
         let small = |n: usize| {
-            let (turns, never) = (&turns, &never);
+            let (job_queue, never) = (&job_queue, &never);
             scope.spawn(move || {
                 for _ in 0..3 {
-                    drop(turns.take(1, &store(&n.to_string()), never).unwrap());
+                    drop(job_queue.take(1, &store(&n.to_string()), never).unwrap());
                 }
             })
         };
@@ -126,7 +126,7 @@ fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
         stop.store(true, Ordering::Relaxed);
         assert!(hostile.join().unwrap() > Duration::ZERO);
     });
-    let state = turns.shared.lock();
+    let state = job_queue.shared.lock();
     assert!(state.running.is_empty() && state.waiting.is_empty());
 }
 
@@ -134,20 +134,20 @@ fn fifty_are_served_while_one_that_would_never_end_goes_on_in_between() {
 fn two_that_are_long_change_places_and_all_threads_of_one_pause() {
     let short = Duration::from_millis(1);
     let shares = Shares { little: Duration::ZERO, short, long: short, ..Shares::default() };
-    let turns = Turns::with(1, shares);
+    let job_queue = JobQueue::with(1, shares);
     let stop = AtomicBool::new(false);
     let at_work = AtomicUsize::new(0);
     let met: [AtomicUsize; 2] = Default::default();
     std::thread::scope(|scope| {
         for (n, mine) in met.iter().enumerate() {
-            let (turns, stop, at_work) = (&turns, &stop, &at_work);
+            let (job_queue, stop, at_work) = (&job_queue, &stop, &at_work);
             scope.spawn(move || {
-                let turn = turns.take(1, &store(&n.to_string()), stop).unwrap();
+                let permit = job_queue.take(1, &store(&n.to_string()), stop).unwrap();
                 std::thread::scope(|scope| {
                     for _ in 0..2 {
                         scope.spawn(|| {
                             while !stop.load(Ordering::Relaxed) {
-                                assert!(turn.pacer().unwrap().checkpoint(stop));
+                                assert!(permit.pacer().unwrap().checkpoint(stop));
                                 mine.fetch_add(1, Ordering::Relaxed);
                                 at_work.store(n, Ordering::Relaxed);
                                 std::thread::sleep(Duration::from_micros(50));
@@ -173,60 +173,60 @@ fn two_that_are_long_change_places_and_all_threads_of_one_pause() {
 #[test]
 fn what_a_store_may_have_in_a_day_is_bounded() {
     let shares = Shares { day_max: Duration::from_millis(5), ..Shares::default() };
-    let turns = Turns::with(1, shares);
+    let job_queue = JobQueue::with(1, shares);
     let stop = AtomicBool::new(false);
-    let turn = turns.take(1, &store("a"), &stop).unwrap();
+    let permit = job_queue.take(1, &store("a"), &stop).unwrap();
     crate::wait::wait_until("the end of its share", crate::wait::SOON, || {
         std::thread::sleep(Duration::from_millis(1));
-        !turn.pacer().unwrap().checkpoint(&stop)
+        !permit.pacer().unwrap().checkpoint(&stop)
     });
-    assert!(turn.pacer().unwrap().is_used_up());
-    drop(turn);
-    assert!(turns.used_up("a") && !turns.used_up("b"));
+    assert!(permit.pacer().unwrap().is_used_up());
+    drop(permit);
+    assert!(job_queue.used_up("a") && !job_queue.used_up("b"));
 }
 
 #[test]
 fn every_one_of_many_gets_its_turn_and_no_two_work_on_one_disk() {
-    let turns = Turns::new(2);
+    let job_queue = JobQueue::new(2);
     let stop = AtomicBool::new(false);
     let at_work: [AtomicUsize; 3] = Default::default();
     let all = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for n in 0..60_usize {
-            let (turns, stop, at_work, all) = (&turns, &stop, &at_work, &all);
+            let (job_queue, stop, at_work, all) = (&job_queue, &stop, &at_work, &all);
             scope.spawn(move || {
-                let turn = turns.take(n as u64 % 3, &store(&n.to_string()), stop).unwrap();
+                let permit = job_queue.take(n as u64 % 3, &store(&n.to_string()), stop).unwrap();
                 assert_eq!(at_work[n % 3].fetch_add(1, Ordering::SeqCst), 0);
                 assert!(all.fetch_add(1, Ordering::SeqCst) < 2);
                 std::thread::sleep(Duration::from_millis(1));
                 at_work[n % 3].fetch_sub(1, Ordering::SeqCst);
                 all.fetch_sub(1, Ordering::SeqCst);
-                drop(turn);
+                drop(permit);
             });
         }
     });
-    let state = turns.shared.lock();
+    let state = job_queue.shared.lock();
     assert!(state.running.is_empty() && state.waiting.is_empty());
 }
 
 #[test]
 fn who_is_told_to_stop_leaves_the_queue() {
-    let turns = Turns::new(4);
+    let job_queue = JobQueue::new(4);
     let go = AtomicBool::new(false);
-    let mine = turns.take(7, &store("a"), &go).unwrap();
+    let mine = job_queue.take(7, &store("a"), &go).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| turns.take(7, &store("b"), &stop).is_none());
+        let first = scope.spawn(|| job_queue.take(7, &store("b"), &stop).is_none());
         crate::wait::wait_until("it to wait", crate::wait::SOON, || {
-            !turns.shared.lock().waiting.is_empty()
+            !job_queue.shared.lock().waiting.is_empty()
         });
         // Another disk is nobody's business.
-        assert!(turns.take(8, &store("c"), &go).is_some());
+        assert!(job_queue.take(8, &store("c"), &go).is_some());
         stop.store(true, Ordering::Relaxed);
         assert!(first.join().unwrap());
     });
     drop(mine);
-    assert!(turns.take(7, &store("a"), &go).is_some());
+    assert!(job_queue.take(7, &store("a"), &go).is_some());
 }
 
 /// Threads of this program that have this name.
@@ -254,7 +254,7 @@ fn work_that_waits_has_no_thread_and_each_begins_once() {
     for (name, size, at_once) in
         [("large-waits", Size::Large, 1), ("small-waits", Size::Small, small::ON_A_DEVICE)]
     {
-        let turns = Turns::new(2);
+        let job_queue = JobQueue::new(2);
         let (stop, go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (at_work, most, done) = (
             Arc::<AtomicUsize>::default(),
@@ -265,14 +265,14 @@ fn work_that_waits_has_no_thread_and_each_begins_once() {
             let store = store(&n.to_string());
             let (go, at_work) = (Arc::clone(&go), Arc::clone(&at_work));
             let (most, done) = (Arc::clone(&most), Arc::clone(&done));
-            turns.begin(&wanted(name, size, 7, &store, &stop), move |turn| {
-                let turn = turn.unwrap();
+            job_queue.begin(&wanted(name, size, 7, &store, &stop), move |permit| {
+                let permit = permit.unwrap();
                 most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 while !go.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 at_work.fetch_sub(1, Ordering::SeqCst);
-                drop(turn);
+                drop(permit);
                 done.fetch_add(1, Ordering::SeqCst);
             });
         }
@@ -286,22 +286,22 @@ fn work_that_waits_has_no_thread_and_each_begins_once() {
         });
         assert_eq!(most.load(Ordering::SeqCst), at_once);
         crate::wait::wait_until("an empty list", crate::wait::SOON, || {
-            !turns.shared.lock().list.is_attended()
+            !job_queue.shared.lock().list.is_attended()
         });
     }
 }
 
 #[test]
 fn work_that_is_told_to_stop_is_told_so_and_nobody_behind_it_waits_longer() {
-    let turns = Turns::new(4);
+    let job_queue = JobQueue::new(4);
     let never = AtomicBool::new(false);
-    let mine = turns.take(7, &store("a"), &never).unwrap();
+    let mine = job_queue.take(7, &store("a"), &never).unwrap();
     let (sender, said) = std::sync::mpsc::channel();
     let stops: Vec<_> = (0..3).map(|_| Arc::new(AtomicBool::new(false))).collect();
     for (n, stop) in stops.iter().enumerate() {
         let sender = sender.clone();
-        turns.begin(&wanted("told", Size::Large, 7, &store("b"), stop), move |turn| {
-            let stopped = matches!(turn, Err(NoTurn::Stopped));
+        job_queue.begin(&wanted("told", Size::Large, 7, &store("b"), stop), move |permit| {
+            let stopped = matches!(permit, Err(NoPermit::Stopped));
             sender.send((n, stopped)).unwrap();
         });
     }
@@ -315,19 +315,19 @@ fn work_that_is_told_to_stop_is_told_so_and_nobody_behind_it_waits_longer() {
 
 #[test]
 fn small_work_that_hangs_counts_for_its_own_device_alone() {
-    let (turns, stop) = (Turns::new(1), Arc::new(AtomicBool::new(false)));
+    let (job_queue, stop) = (JobQueue::new(1), Arc::new(AtomicBool::new(false)));
     let go = Arc::new(AtomicBool::new(false));
     let begun = Arc::<AtomicUsize>::default();
     let all = store("all");
     for device in 0..10 {
         for _ in 0..10 {
             let (go, begun) = (Arc::clone(&go), Arc::clone(&begun));
-            turns.begin(&wanted("hangs", Size::Small, device, &all, &stop), move |turn| {
+            job_queue.begin(&wanted("hangs", Size::Small, device, &all, &stop), move |permit| {
                 begun.fetch_add(1, Ordering::SeqCst);
                 while !go.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                drop(turn);
+                drop(permit);
             });
         }
     }
@@ -335,8 +335,8 @@ fn small_work_that_hangs_counts_for_its_own_device_alone() {
         begun.load(Ordering::SeqCst) == 10 * small::ON_A_DEVICE
     });
     let (sender, said) = std::sync::mpsc::channel();
-    turns.begin(&wanted("works", Size::Small, 99, &all, &stop), move |turn| {
-        sender.send(turn.is_ok()).unwrap();
+    job_queue.begin(&wanted("works", Size::Small, 99, &all, &stop), move |permit| {
+        sender.send(permit.is_ok()).unwrap();
     });
     assert_eq!(said.recv_timeout(crate::wait::SOON), Ok(true));
     assert_eq!(begun.load(Ordering::SeqCst), 10 * small::ON_A_DEVICE);
