@@ -400,8 +400,8 @@ fn write_until_told(path: &Path) {
     if hasty {
         connection.pragma_update(None, "synchronous", "off").expect("pragma");
     }
-    let told = std::sync::Arc::new(AtomicBool::new(false));
-    let tell = std::sync::Arc::clone(&told);
+    let reported = std::sync::Arc::new(AtomicBool::new(false));
+    let tell = std::sync::Arc::clone(&reported);
     std::thread::spawn(move || {
         drop(std::io::stdin().read_to_end(&mut Vec::new()));
         tell.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -410,7 +410,7 @@ fn write_until_told(path: &Path) {
     let mut latencies = Vec::new();
     let mut next: i64 =
         connection.query_row("SELECT max(id)+1 FROM embeddings", [], |row| row.get(0)).expect("id");
-    while !told.load(std::sync::atomic::Ordering::Relaxed) {
+    while !reported.load(std::sync::atomic::Ordering::Relaxed) {
         let began = clock::ticks();
         connection.execute_batch("BEGIN IMMEDIATE").expect("begin");
         add(&connection, next, &mut random);

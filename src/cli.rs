@@ -286,10 +286,10 @@ pub fn run(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Ended
     let matched = command().try_get_matches_from(args);
     let cli = match matched.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(told) => {
-            let written = told.print();
+        Err(reported) => {
+            let written = reported.print();
             // Help and version were asked for and go to standard output.
-            return if told.use_stderr() { Ended::Usage } else { answer(written, Ended::Well) };
+            return if reported.use_stderr() { Ended::Usage } else { answer(written, Ended::Well) };
         }
     };
     let before = cli.flags;

@@ -59,7 +59,7 @@ pub fn encode(
 
 /// The page of one look, for whoever collects files: without counters, and without what a running exporter tells of itself. Its
 /// `process_…` families would meet those of the program that reads the file. Errs when the `prometheus` crate refuses a family.
-pub fn encode_look(snapshot: &Snapshot, series_max: usize) -> prometheus::Result<String> {
+pub fn encode_once(snapshot: &Snapshot, series_max: usize) -> prometheus::Result<String> {
     let mut page = Vec::new();
     Readings::new(snapshot, None, series_max).families().encode(Vec::new(), &mut page)?;
     String::from_utf8(page).map_err(|error| prometheus::Error::Msg(error.to_string()))

@@ -261,10 +261,10 @@ mod tests {
         for code in Code::ALL {
             let Template { words, note, .. } = code.template();
             for word in ["named here", "the evidence", "as found", "shown below"] {
-                let told = [words, note].concat();
+                let reported = [words, note].concat();
                 assert!(
-                    !told.contains(word),
-                    "{code:?} speaks of what an alert does not have: {told}"
+                    !reported.contains(word),
+                    "{code:?} speaks of what an alert does not have: {reported}"
                 );
             }
         }

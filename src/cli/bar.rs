@@ -126,12 +126,12 @@ fn line(about: &str, step: Option<(Step, Duration)>, elapsed: Duration) -> Strin
     if step.done > 0 && seconds > 0.2 {
         let rate = step.done as f64 / seconds;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
-        let told = rate as u64;
-        let told = match step.unit {
-            Unit::Bytes => human::bytes(told),
-            Unit::Records => format!("{} records", human::count(told as f64)),
+        let reported = rate as u64;
+        let reported = match step.unit {
+            Unit::Bytes => human::bytes(reported),
+            Unit::Records => format!("{} records", human::count(reported as f64)),
         };
-        line.extend([", ", &told, "/s"]);
+        line.extend([", ", &reported, "/s"]);
         let left = total.map(|total| total.saturating_sub(step.done) as f64 / rate);
         if let Some(left) = left.and_then(|left| Duration::try_from_secs_f64(left).ok()) {
             line.extend([", ", &human::span(left), " left"]);

@@ -32,7 +32,7 @@ use crate::{
     store,
 };
 use report::{Report, Style};
-use runner::{Depth, Look};
+use runner::{CollectorRun, Depth};
 
 /// What `check` takes beside the flags of every command.
 #[derive(Debug, Clone, clap::Args)]
@@ -114,18 +114,18 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
             }
             let host = Arc::new(Host::read_only(&config));
             let mode = ProgressMode::of(options.progress, options.output == Format::Text);
-            let looks = progress::shown(mode, stores.len(), |running| {
+            let runs = progress::shown(mode, stores.len(), |running| {
                 let depth = match options {
                     Options { quick: true, .. } => Depth::Quick,
                     Options { paranoid: true, .. } => Depth::Paranoid,
                     _ => Depth::Full,
                 };
-                runner::look(&config, &stores, &host, depth, running)
+                runner::run_all(&config, &stores, &host, depth, running)
             });
-            for (store, looks) in stores.iter().zip(looks) {
+            for (store, runs) in stores.iter().zip(runs) {
                 let firsts = host.state.load(firsts::KIND, &store.path).unwrap_or_default();
-                report.add_store(store, &looks, &firsts);
-                seen.stores.push(readings(store, looks, firsts));
+                report.add_store(store, &runs, &firsts);
+                seen.stores.push(readings(store, runs, firsts));
             }
         }
         Err(problem) => report.add_problem(&problem),
@@ -140,7 +140,7 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         (None, Format::Text) => report.text(style(options.color)),
         (None, Format::Json) => report.json(),
         (None, Format::Nagios) => report.nagios(&config, &seen),
-        (None, Format::Prometheus) => match metrics::encode_look(&seen, config.limits.series) {
+        (None, Format::Prometheus) => match metrics::encode_once(&seen, config.limits.series) {
             Ok(page) => page,
             Err(error) => {
                 to_stderr(&format!("error: the series cannot be written: {error}\n"));
@@ -168,12 +168,12 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
 }
 
 /// The looks at one store as a running exporter has them.
-fn readings(store: &Store, looks: Vec<Look>, firsts: Firsts) -> StoreReadings {
+fn readings(store: &Store, runs: Vec<CollectorRun>, firsts: Firsts) -> StoreReadings {
     StoreReadings {
         store: Arc::clone(&store.name),
         path: store.path.as_path().into(),
-        collectors: looks.len(),
-        readings: looks.into_iter().map(|look| Arc::new(look.into_reading())).collect(),
+        collectors: runs.len(),
+        readings: runs.into_iter().map(|run_all| Arc::new(run_all.into_reading())).collect(),
         firsts: Arc::new(firsts),
         trial: None,
     }

@@ -178,7 +178,7 @@ fn text(found: &Difference, notes: &[String]) -> String {
 }
 
 fn not_read(name: &str, unread: &Unread) -> Vec<String> {
-    let told = unread.told.iter().take(TOLD_MAX);
+    let told = unread.told.iter().take(LISTED_MAX);
     let mut lines: Vec<String> =
         told.map(|why| format!("not read of {name}: {}", plain(why))).collect();
     let more = unread.count.saturating_sub(lines.len() as u64);
@@ -223,7 +223,7 @@ fn some(what: &str, ids: &Ids) -> Option<String> {
 }
 
 const IDS_MAX: usize = 5;
-const TOLD_MAX: usize = 10;
+const LISTED_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {

@@ -83,9 +83,9 @@ mod tests {
             ("\u{1b}[2J", "explain lists them all"),
             (&"x".repeat(9000), "explain lists them all"),
         ] {
-            let told = unknown(word);
-            assert!(told.contains(want), "{word:.20}: {told}");
-            assert!(told.len() < 400 && !told.contains('\u{1b}'), "{told}");
+            let reported = unknown(word);
+            assert!(reported.contains(want), "{word:.20}: {reported}");
+            assert!(reported.len() < 400 && !reported.contains('\u{1b}'), "{reported}");
         }
     }
 

@@ -338,8 +338,8 @@ mod tests {
             ("--no-collector.nothing", "unexpected argument"),
             ("--web.config x", "unexpected argument"),
         ] {
-            let told = read(words).expect_err(words).to_string();
-            assert!(told.contains(rule), "{words}: {told}");
+            let reported = read(words).expect_err(words).to_string();
+            assert!(reported.contains(rule), "{words}: {reported}");
         }
     }
 

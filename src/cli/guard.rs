@@ -56,7 +56,7 @@ pub(super) struct Options {
 
     /// Repair nothing by itself, not even without a loss
     #[arg(long, conflicts_with = "on_loss")]
-    only_look: bool,
+    inspect_only: bool,
 
     /// A directory with backups, may be repeated; those that the configuration names are known
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -92,18 +92,18 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         Mender { store, made, on_loss: options.on_loss, backups, processes: &processes, say: &say }
     };
     loop {
-        if !options.only_look
+        if !options.inspect_only
             && let Ok(store) = place(config, &store)
         {
             mender(store).tidy();
         }
-        let refused = match look(config, &store) {
+        let refused = match inspect(config, &store) {
             Ok(ready) => return become_program(&ready, &store, &options.program),
             Err(refused) => refused,
         };
         let (words, about) = (refused.to_string(), refused.about());
         if let Refused::Found(_, findings) = &refused
-            && !options.only_look
+            && !options.inspect_only
             && tried.insert(about.clone())
         {
             // Whatever a look can be taken at has a place.
@@ -218,7 +218,7 @@ fn say(words: &str) {
 }
 
 /// Takes the lock, makes sure that nobody else serves the store, and looks at it.
-fn look(config: &Arc<Config>, store: &Arc<Store>) -> Result<Ready, Refused> {
+fn inspect(config: &Arc<Config>, store: &Arc<Store>) -> Result<Ready, Refused> {
     let place = place(config, store)?;
     let processes = ProcessTable::new(config.procfs.clone());
     let lock = holders::lock_of(&place, &processes).map_err(Refused::Held)?;
@@ -268,9 +268,9 @@ fn place(config: &Config, store: &Store) -> Result<PathBuf, Refused> {
 /// server does not stay down for that.
 fn findings(config: &Arc<Config>, store: &Arc<Store>, notes: &mut Vec<String>) -> Vec<Finding> {
     let enabled: BTreeSet<CollectorName> =
-        config.enabled.iter().copied().filter(|name| LOOKED_AT.contains(name)).collect();
+        config.enabled.iter().copied().filter(|name| CHECKED.contains(name)).collect();
     notes.extend(
-        LOOKED_AT
+        CHECKED
             .iter()
             .filter(|name| !enabled.contains(name))
             .map(|name| format!("{} is switched off, and was not looked at", name.as_str())),
@@ -280,13 +280,14 @@ fn findings(config: &Arc<Config>, store: &Arc<Store>, notes: &mut Vec<String>) -
         Arc::new(Config { enabled, stores: vec![Arc::clone(&store)], ..(**config).clone() });
     let host = Arc::new(Host::read_only(&config));
     let stores = [Arc::clone(&store)];
-    let looks = runner::look(&config, &stores, &host, depth(&config, &store), &Running::default());
+    let runs =
+        runner::run_all(&config, &stores, &host, depth(&config, &store), &Running::default());
     let mut found = Vec::new();
-    for look in looks.into_iter().flatten() {
-        let name = look.collector.as_str();
-        let problems = look.observation.problems.iter();
+    for run in runs.into_iter().flatten() {
+        let name = run.collector.as_str();
+        let problems = run.observation.problems.iter();
         notes.extend(problems.map(|problem| format!("{name} could not be looked at: {problem}")));
-        let findings = look.observation.findings.into_iter();
+        let findings = run.observation.findings.into_iter();
         found.extend(findings.filter(|finding| finding.severity == Severity::Critical));
     }
     if !holds_anything(&store.seen_path) {
@@ -356,7 +357,7 @@ fn become_program(ready: &Ready, store: &Store, program: &[OsString]) -> Ended {
 }
 
 /// What a start meets: the database, what it says, the indexes, and whether the program may write there.
-const LOOKED_AT: [CollectorName; 4] = [
+const CHECKED: [CollectorName; 4] = [
     CollectorName::Integrity,
     CollectorName::Contents,
     CollectorName::Hnsw,

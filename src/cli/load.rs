@@ -216,9 +216,9 @@ fn text(loaded: &Loaded, resumable: bool) -> String {
     if loaded.collections.is_empty() && loaded.broken_off.is_none() {
         lines.push("no collection was loaded: no line begins one".to_owned());
     }
-    let told = loaded.losses.iter().take(TOLD_MAX);
+    let told = loaded.losses.iter().take(LISTED_MAX);
     lines.extend(told.map(|loss| format!("not loaded: {}", plain(loss))));
-    let shown = loaded.losses.len().min(TOLD_MAX) as u64;
+    let shown = loaded.losses.len().min(LISTED_MAX) as u64;
     let more = loaded.lost.saturating_sub(shown);
     lines.extend((more > 0).then(|| format!("not loaded: {} more lines", count(more))));
     lines.extend(loaded.differing.iter().map(|what| format!("differs: {}", plain(what))));
@@ -238,7 +238,7 @@ fn text(loaded: &Loaded, resumable: bool) -> String {
     lines.join("\n") + "\n"
 }
 
-const TOLD_MAX: usize = 20;
+const LISTED_MAX: usize = 20;
 
 #[cfg(test)]
 mod tests {

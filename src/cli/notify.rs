@@ -61,12 +61,12 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         }
     };
     let answer = runtime.block_on(receiver.send(&notification, now));
-    let (text, ended) = told(&wanted.name, wanted.word(), &answer);
+    let (text, ended) = describe(&wanted.name, wanted.word(), &answer);
     to_stdout(&text, ended)
 }
 
 /// `ops (slack): delivered in 0.21 s, it answered 200 ok`
-fn told(name: &str, kind: &str, answer: &Answer) -> (String, Ended) {
+fn describe(name: &str, kind: &str, answer: &Answer) -> (String, Ended) {
     let (verdict, ended) = match &answer.outcome {
         Outcome::Delivered => ("delivered".to_owned(), Ended::Well),
         Outcome::Retry { failure, .. } => (

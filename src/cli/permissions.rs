@@ -81,12 +81,13 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         store = Arc::new(Store { permissions, ..(*store).clone() });
     }
     let answer =
-        if options.undo { undo(config, &store) } else { look(config, &store, options.apply) };
+        if options.undo { undo(config, &store) } else { inspect(config, &store, options.apply) };
     let (text, document, ended) = match answer {
         Ok(answer) => answer,
-        Err(told) => {
-            to_stderr(&format!("error: {}\nhelp: {}\n", told.error, told.help));
-            let document = json!({"status": "unknown", "error": told.error, "help": told.help});
+        Err(reported) => {
+            to_stderr(&format!("error: {}\nhelp: {}\n", reported.error, reported.help));
+            let document =
+                json!({"status": "unknown", "error": reported.error, "help": reported.help});
             (String::new(), document, Ended::Unknown)
         }
     };
@@ -137,7 +138,7 @@ impl From<MendError> for NoAnswer {
     }
 }
 
-fn look(config: &Arc<Config>, store: &Arc<Store>, apply: bool) -> Result<Answer, NoAnswer> {
+fn inspect(config: &Arc<Config>, store: &Arc<Store>, apply: bool) -> Result<Answer, NoAnswer> {
     let host = Arc::new(Host::read_only(config));
     let context = Context::new(config, store, &host);
     let survey = survey::survey(&context, clock::now())?;

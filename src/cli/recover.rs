@@ -23,7 +23,7 @@ use crate::{
     human,
     repair::{
         quarantine::Way,
-        recover::{self, FromBackup, Look, LostRecord, Outcome, Part, Report},
+        recover::{self, FromBackup, LostRecord, Outcome, Part, Report, StoreState},
         restore::{self, Outcome as Undone, Wish},
         steps::Steps,
     },
@@ -88,7 +88,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         Ok(place) => Wish {
             store: place,
             accept_loss: options.accept_loss,
-            told: options.chroma_is_stopped,
+            chroma_is_stopped: options.chroma_is_stopped,
             dry: !options.apply && !options.undo,
             only: None,
         },
@@ -325,7 +325,7 @@ fn from_backup(from: &FromBackup) -> Vec<String> {
 const NAMED_MAX: usize = 10;
 
 /// What each collection has, and had.
-fn counts(before: &Look, after: &Look) -> Vec<String> {
+fn counts(before: &StoreState, after: &StoreState) -> Vec<String> {
     let number = |number: u64| human::count(number as f64);
     let line = |is: &Collection| {
         let was = before.collections.iter().find(|was| was.id == is.id);
@@ -349,7 +349,7 @@ mod tests {
     use super::*;
     use crate::{
         format::manifest::Restores,
-        repair::recover::{Done, Given, Named, NotDone, Told, table::Action},
+        repair::recover::{Done, Given, Named, NotDone, ReportedFinding, table::Action},
     };
 
     fn report() -> Report {
@@ -365,7 +365,7 @@ mod tests {
             vectors: records,
             queued: 0,
         };
-        let look = |restores, records| Look {
+        let state = |restores, records| StoreState {
             restores,
             findings: Vec::new(),
             collections: vec![collection(records)],
@@ -374,11 +374,14 @@ mod tests {
             outcome: Outcome::Repaired,
             store: "/srv/my chroma".into(),
             beside: None,
-            before: Look {
-                findings: vec![Told { code: "fts_corrupt", evidence: "seen".to_owned() }],
-                ..look(Restores::WithLosses, 41_000)
+            before: StoreState {
+                findings: vec![ReportedFinding {
+                    code: "fts_corrupt",
+                    evidence: "seen".to_owned(),
+                }],
+                ..state(Restores::WithLosses, 41_000)
             },
-            after: Some(look(Restores::Whole, 41_233)),
+            after: Some(state(Restores::Whole, 41_233)),
             done: vec![Done { action: Action::FullText, what: "made".to_owned() }],
             not_done: vec![NotDone { code: "wal_mode", why: "No.".to_owned() }],
             losses: Vec::new(),

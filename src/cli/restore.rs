@@ -71,7 +71,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         Ok(store) => Wish {
             store,
             accept_loss: options.accept_loss,
-            told: options.chroma_is_stopped,
+            chroma_is_stopped: options.chroma_is_stopped,
             dry: options.dry_run,
             only: options.path.clone(),
         },

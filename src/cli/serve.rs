@@ -129,10 +129,10 @@ async fn serve(
         "alerts"
     });
     let sources = Sources { pages: pages.clone(), board: board.clone(), own: own.clone() };
-    if let Some(told) = systemd.notifier.telling(sources, config_seen_by_systemd) {
+    if let Some(reported) = systemd.notifier.telling(sources, config_seen_by_systemd) {
         let s = stop.clone();
         parts.spawn(async move {
-            told.run(s).await;
+            reported.run(s).await;
             "systemd"
         });
     }

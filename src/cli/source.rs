@@ -113,14 +113,17 @@ pub(super) fn lines(
     wanted: &Wanted,
     steps: &Steps,
 ) -> Result<(Stream, Vec<String>), Unreadable> {
-    let told = |error| Unreadable::Lines(Box::new(error));
+    let reported = |error| Unreadable::Lines(Box::new(error));
     if from.as_os_str() == "-" {
-        return Ok((Stream::of_file(None, &wanted.collections, steps).map_err(told)?, Vec::new()));
+        return Ok((
+            Stream::of_file(None, &wanted.collections, steps).map_err(reported)?,
+            Vec::new(),
+        ));
     }
     // What cannot be opened is told by whoever opens it as a backup.
     if lines::is_dump(from).unwrap_or_default() {
         return Ok((
-            Stream::of_file(Some(from), &wanted.collections, steps).map_err(told)?,
+            Stream::of_file(Some(from), &wanted.collections, steps).map_err(reported)?,
             Vec::new(),
         ));
     }
@@ -128,7 +131,7 @@ pub(super) fn lines(
         .copied(config, scratch, steps)
         .map_err(|source| Unreadable::Copy { path: from.to_owned(), source })?;
     let notes = copied.notes.clone();
-    Ok((Stream::of_copy(from, copied, wanted, steps).map_err(told)?, notes))
+    Ok((Stream::of_copy(from, copied, wanted, steps).map_err(reported)?, notes))
 }
 
 /// `articles`, or `tenant/database/articles` where those are not the ones that everybody has.

@@ -116,9 +116,9 @@ fn text(stats: &Stats, notes: &[String]) -> String {
         lines.push(String::new());
         lines.extend(collection(one));
     }
-    let told = stats.unread.told.iter().take(TOLD_MAX);
+    let told = stats.unread.told.iter().take(LISTED_MAX);
     lines.extend(told.map(|why| format!("not read: {}", plain(why))));
-    let more = stats.unread.count.saturating_sub(stats.unread.told.len().min(TOLD_MAX) as u64);
+    let more = stats.unread.count.saturating_sub(stats.unread.told.len().min(LISTED_MAX) as u64);
     lines.extend((more > 0).then(|| format!("not read: {} more", count(more))));
     lines.extend(notes.iter().map(|note| format!("note: {}", plain(note))));
     lines.join("\n") + "\n"
@@ -197,7 +197,7 @@ fn described(key: &Key) -> String {
     )
 }
 
-const TOLD_MAX: usize = 20;
+const LISTED_MAX: usize = 20;
 
 #[cfg(test)]
 mod tests {

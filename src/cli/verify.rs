@@ -150,8 +150,8 @@ fn text(verified: &Verified, now: Timestamp) -> String {
             Restores::Unknown => "  Why nothing can be said:".to_owned(),
             _ => "  What does not come back:".to_owned(),
         });
-        let told = verified.losses.iter().take(LOSSES_MAX);
-        lines.extend(told.map(|loss| format!("  - {}", human::plain(&loss.to_string()))));
+        let reported = verified.losses.iter().take(LOSSES_MAX);
+        lines.extend(reported.map(|loss| format!("  - {}", human::plain(&loss.to_string()))));
         let more = verified.losses.len().saturating_sub(LOSSES_MAX);
         lines.extend((more > 0).then(|| format!("  - and {more} more; --output json has all")));
     }

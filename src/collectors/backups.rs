@@ -33,7 +33,7 @@ use self::{
         Backup, Complete, Entry, Fault, NAME_SLACK, Reason, Stamp, beside_a_backup, is_absence,
         name_date, name_of,
     },
-    expand::{Glob, Look},
+    expand::{Glob, Search},
     inspect::{Content, Effort, UNPACK_MAX},
     ledger::{Ledger, Newest},
     log::Log,
@@ -183,7 +183,7 @@ impl Backups {
                 problems.push(hung);
                 continue;
             }
-            glob.look(&mut Look {
+            glob.search(&mut Search {
                 root: &self.context.config.rootfs,
                 entries_left: self.context.config.limits.entries,
                 stopped: &|| run.stopped(),
@@ -194,7 +194,7 @@ impl Backups {
         newest.into_iter().rev().map(|(_, path)| path).collect()
     }
 
-    fn look(&mut self, run: &Run, problems: &mut Vec<CollectError>) -> Vec<Backup> {
+    fn judge_all(&mut self, run: &Run, problems: &mut Vec<CollectError>) -> Vec<Backup> {
         let mut paths = self.newest(run, problems);
         // Of two names of one backup (`latest` and the like) the one with a date tells more.
         paths.sort_by_key(|path| name_date(path).is_none());
@@ -455,7 +455,7 @@ impl Collector for Backups {
             store_device = directory.map(|(device, _)| device);
         }
         self.ledger = Ledger::load(&self.context.host.state, &self.context.store.subject());
-        let backups = self.look(run, &mut out.problems);
+        let backups = self.judge_all(run, &mut out.problems);
         self.note_newest(&backups, run.now);
         if run.stopped() {
             let deadline = self.context.config.collect.deadline;
@@ -508,7 +508,7 @@ fn samples(
 fn problems(backups: &[Backup]) -> impl Iterator<Item = CollectError> {
     let newest = newest_complete(backups).map(|newest| newest.taken);
     let faults = backups.iter().filter_map(|backup| Some((backup, backup.state.as_ref().err()?)));
-    let told = faults.filter_map(move |(backup, fault)| match fault.reason {
+    let reported = faults.filter_map(move |(backup, fault)| match fault.reason {
         Reason::Unreadable => Some(CollectError::Unreadable {
             path: backup.path.clone(),
             source: io::Error::new(fault.kind, fault.words.clone()),
@@ -518,7 +518,7 @@ fn problems(backups: &[Backup]) -> impl Iterator<Item = CollectError> {
         }
         _ => None,
     });
-    told.take(PROBLEMS_MAX)
+    reported.take(PROBLEMS_MAX)
 }
 
 fn newest_complete(backups: &[Backup]) -> Option<&Backup> {

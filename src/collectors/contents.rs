@@ -67,7 +67,7 @@ static CODES: [Code; 17] = [
     Code::FtsCutAtNul,
     Code::SqliteValueMismatch,
 ];
-const CODES_OF_LOOK: usize = 6;
+const CODES_OF_READING: usize = 6;
 const CODES_OF_QUEUE: usize = 13;
 
 /// The collector.
@@ -82,7 +82,7 @@ pub struct Contents {
     /// What was found wrong with the catalogue, by two readings.
     faults: Vec<Finding>,
     /// When the facts were true, and the state of the file that they are about.
-    looked: Option<(Timestamp, Stamp)>,
+    last_read: Option<(Timestamp, Stamp)>,
     /// Whether a question of the last look took too long: it is asked again, although the file is the same.
     partial: bool,
     tried: Option<Timestamp>,
@@ -109,7 +109,7 @@ impl Contents {
             facts: Facts::default(),
             catalogue: None,
             faults: Vec::new(),
-            looked: None,
+            last_read: None,
             partial: false,
             tried: None,
             first_try: None,
@@ -147,7 +147,7 @@ impl Contents {
             self.tried = Some(run.now);
             asker.slices_for(budget);
             self.facts.free = self.free()?;
-            self.look(&mut asker, stamp, run.now, budget)?;
+            self.read(&mut asker, stamp, run.now, budget)?;
         }
         asker.slices_for(budget);
         self.scan_queue(&mut asker, run.now)?;
@@ -162,7 +162,7 @@ impl Contents {
     }
 
     fn is_full_read_due(&mut self, run: &Run, stamp: Stamp) -> bool {
-        if let Some((at, about)) = &mut self.looked
+        if let Some((at, about)) = &mut self.last_read
             && *about == stamp
             && !self.partial
             && !run.deep
@@ -173,11 +173,11 @@ impl Contents {
         let pause = self.context.config.collect.contents_interval;
         // A try in the future means that the clock stepped back. A file that could not be read is tried in every run.
         let soon = self.tried.is_some_and(|at| at <= run.now && run.now.since(at) < pause);
-        !soon || self.looked.is_none() || run.deep
+        !soon || self.last_read.is_none() || run.deep
     }
 
     /// Catalogue and small questions, `budget` for each reading. What took too long stays as it was.
-    fn look(
+    fn read(
         &mut self,
         asker: &mut Asker<'_, '_>,
         stamp: Stamp,
@@ -204,7 +204,7 @@ impl Contents {
             self.scan = Scan::begin(asker, &catalogue, &self.context.place())?;
         }
         self.catalogue = Some(catalogue);
-        self.looked = Some((now, stamp));
+        self.last_read = Some((now, stamp));
         Ok(())
     }
 
@@ -282,7 +282,7 @@ impl Contents {
     /// with its age; for a while only.
     fn not_known(&self, run: &Run) -> Option<CollectError> {
         let single = run.deep || self.context.single_turn();
-        let old = self.looked.is_none_or(|(at, _)| run.now.since(at) > STALE);
+        let old = self.last_read.is_none_or(|(at, _)| run.now.since(at) > STALE);
         let waits = self.first_try.is_some_and(|at| run.now.since(at) > STALE);
         let why = match &self.unread {
             // Told by `integrity`.
@@ -296,7 +296,7 @@ impl Contents {
     }
 
     fn samples(&self, now: Timestamp) -> Vec<Sample> {
-        let Some((at, _)) = &self.looked else { return Vec::new() };
+        let Some((at, _)) = &self.last_read else { return Vec::new() };
         let mut out = vec![AGE.sample(now.since(*at).as_secs_f64())];
         out.extend(series::of_facts(&self.facts));
         out.extend(self.catalogue.iter().flat_map(series::of_catalogue));
@@ -311,7 +311,9 @@ impl Contents {
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let (Some(_), Some(catalogue)) = (&self.looked, &self.catalogue) else { return Vec::new() };
+        let (Some(_), Some(catalogue)) = (&self.last_read, &self.catalogue) else {
+            return Vec::new();
+        };
         let mut out: Vec<Finding> = self.skew(catalogue).into_iter().collect();
         out.extend(catalogue.newer_than_known());
         out.extend(self.faults.iter().cloned());
@@ -328,8 +330,8 @@ impl Contents {
         let release = self.release.as_ref()?;
         let new = |subject, evidence| Finding::new(Code::SchemaNewerThanServer, subject, evidence);
         if let Some(evidence) = schema::skew(release, catalogue.counts) {
-            let told = self.context.store.chroma_version.is_some();
-            return (!told).then(|| new("migrations", evidence));
+            let reported = self.context.store.chroma_version.is_some();
+            return (!reported).then(|| new("migrations", evidence));
         }
         let lists = self.queue.as_ref().and_then(|queue| queue.lists.as_ref())?;
         Some(new("embeddings_queue", schema::lists_skew(release, lists)?))
@@ -337,7 +339,7 @@ impl Contents {
 
     /// Which releases open the store; `None` while nothing was read, or when no known one has all of its migrations.
     fn opened_by(&self) -> Option<String> {
-        let (Some(_), Some(catalogue)) = (&self.looked, &self.catalogue) else { return None };
+        let (Some(_), Some(catalogue)) = (&self.last_read, &self.catalogue) else { return None };
         let made = catalogue.counts.iter().all(|count| *count > 0);
         made.then(|| schema::opened_by(catalogue.counts)).flatten()
     }
@@ -349,7 +351,7 @@ impl Contents {
     /// What a single run that is not to read everything had no time for.
     fn left_out(&self, run: &Run) -> Vec<&'static str> {
         let mut out = Vec::new();
-        if self.context.single_turn() && !run.deep && self.looked.is_some() {
+        if self.context.single_turn() && !run.deep && self.last_read.is_some() {
             if self.queue.is_none() {
                 out.push("the queue");
             }
@@ -363,7 +365,7 @@ impl Contents {
     /// What a deep run should have read and has not.
     fn unfinished(&self, run: &Run) -> Option<CollectError> {
         let whole = self.scan.is_none() && self.walk.as_ref().is_none_or(|walk| !walk.under_way());
-        (run.deep && self.looked.is_some() && !whole)
+        (run.deep && self.last_read.is_some() && !whole)
             .then_some(CollectError::Unfinished { what: "the queue and the documents" })
     }
 }
@@ -412,7 +414,7 @@ impl Collector for Contents {
         let known = match (&self.queue, &self.walk) {
             (Some(_), Some(Walk { done: Some(_), .. })) => CODES.len(),
             (Some(_), _) => CODES_OF_QUEUE,
-            (None, _) => CODES_OF_LOOK,
+            (None, _) => CODES_OF_READING,
         };
         CODES.get(..known).unwrap_or(&CODES)
     }
@@ -436,7 +438,7 @@ impl Collector for Contents {
             Err(error) => {
                 self.unread = None;
                 // Nothing that was read from this file before may pass for its present content.
-                self.looked = None;
+                self.last_read = None;
                 problems.push(self.problem(error));
             }
         }
@@ -444,7 +446,7 @@ impl Collector for Contents {
         problems.extend(unread.map(Unread::problem));
         problems.extend(self.not_known(run));
         problems.extend(self.unfinished(run));
-        if let Some((_, stamp)) = &self.looked {
+        if let Some((_, stamp)) = &self.last_read {
             self.release = self.server.release(&self.context, stamp.id, run.now);
         }
         Observation {

@@ -74,7 +74,7 @@ impl Descriptors {
         Ok((at_work(found), table.blind(&walk).is_none()))
     }
 
-    fn look(&self, out: &mut Observation) -> Result<(), CollectError> {
+    fn read(&self, out: &mut Observation) -> Result<(), CollectError> {
         let (holders, all_seen) = self.holders()?;
         let mut known = Vec::new();
         for holder in holders.iter().take(HOLDERS_MAX) {
@@ -116,7 +116,7 @@ impl Collector for Descriptors {
 
     fn collect(&mut self, _: &Run) -> Observation {
         let mut out = Observation::default();
-        if let Err(problem) = self.look(&mut out) {
+        if let Err(problem) = self.read(&mut out) {
             out.problems.push(problem);
         }
         out
@@ -239,12 +239,12 @@ mod tests {
 
     #[test]
     fn the_one_nearest_to_its_limit_is_told() {
-        let told = |all: &[(u64, Option<u64>)]| {
+        let reported = |all: &[(u64, Option<u64>)]| {
             let holders: Vec<Holder> = all.iter().map(|(open, _)| holder(7, *open)).collect();
             let known: Vec<_> = holders.iter().zip(all).map(|(h, (_, max))| (h, *max)).collect();
             nearest(&known).map(|(holder, max)| (holder.open_descriptors, max))
         };
-        assert_eq!(told(&[]), None);
+        assert_eq!(reported(&[]), None);
         for (all, want) in [
             (&[(90, Some(1000)), (50, Some(100)), (400, None)][..], (50, Some(100))),
             (&[(400, None), (1, Some(1000))], (1, Some(1000))),
@@ -253,7 +253,7 @@ mod tests {
             (&[(u64::MAX, Some(u64::MAX)), (1, Some(2))], (u64::MAX, Some(u64::MAX))),
             (&[(1, Some(2)), (2, Some(4))], (1, Some(2))),
         ] {
-            assert_eq!(told(all), Some(want), "{all:?}");
+            assert_eq!(reported(all), Some(want), "{all:?}");
         }
     }
 

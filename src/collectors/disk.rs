@@ -219,7 +219,7 @@ impl Collector for Disk {
             }
         };
         let mut problems = Vec::new();
-        let survey = match self.survey.look(&self.context, run) {
+        let survey = match self.survey.newest(&self.context, run) {
             Ok(survey) => survey,
             Err(problem) => {
                 problems.push(problem);
@@ -272,7 +272,11 @@ struct Surveys {
 
 impl Surveys {
     /// The newest survey; begins another one when it is due. Waits for it only a moment, unless there is none yet.
-    fn look(&mut self, context: &Context, run: &Run) -> Result<Option<Arc<Survey>>, CollectError> {
+    fn newest(
+        &mut self,
+        context: &Context,
+        run: &Run,
+    ) -> Result<Option<Arc<Survey>>, CollectError> {
         let collect = &context.config.collect;
         // What others write to the filesystem changes nothing in the directory.
         let changed = run.wake.beyond(Wake::SPACE);

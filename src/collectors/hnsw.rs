@@ -7,9 +7,9 @@
 
 mod catalogue;
 mod deep;
+mod directory;
 mod job;
 mod judge;
-mod look;
 mod memory;
 mod moving;
 mod orphans;
@@ -32,10 +32,10 @@ use std::{
 };
 
 use self::{
-    catalogue::{Catalogue, Row, told_elsewhere, told_nowhere},
+    catalogue::{Catalogue, Row, reported_elsewhere, reported_nowhere},
+    directory::{Directory, FileStat, Folder},
     job::Job,
     judge::{Deep, Verdict},
-    look::{FileLook, Folder, Look},
     memory::SavedIndexes,
     moving::Lost,
     orphans::Orphans,
@@ -93,7 +93,7 @@ struct Known {
     /// What the newest searches gave, of whatever state of the files.
     reach: Option<Reach>,
     /// The state of the files in which one of them could not be read.
-    unread: Option<[Option<FileLook>; 5]>,
+    unread: Option<[Option<FileStat>; 5]>,
     /// What was said last.
     said: Option<Verdict>,
     /// Whether lengths and headers alone told it, so that they can end it as well.
@@ -104,7 +104,7 @@ struct Known {
 #[derive(Debug)]
 pub struct Hnsw {
     context: Context,
-    look: Option<Look>,
+    directory: Option<Directory>,
     catalogue: Option<Catalogue>,
     catalogue_tried: Option<Ticks>,
     server: Server,
@@ -133,7 +133,7 @@ impl Hnsw {
     pub fn new(context: &Context) -> Self {
         Self {
             context: context.clone(),
-            look: None,
+            directory: None,
             catalogue: None,
             catalogue_tried: None,
             server: Server::default(),
@@ -186,18 +186,18 @@ impl Hnsw {
 
     /// The rows to be judged: those of the database, or all folders when it cannot be asked.
     fn subjects(&self) -> Vec<(Uuid, Option<Row>)> {
-        match (&self.catalogue, &self.look) {
+        match (&self.catalogue, &self.directory) {
             (Some(catalogue), _) => catalogue
                 .segments
                 .iter()
                 .filter(|(_, row)| row.persisted)
                 .map(|(uuid, row)| (*uuid, Some(row.clone())))
                 .collect(),
-            (None, Some(look)) => {
+            (None, Some(directory)) => {
                 let index = |folder: &Folder| {
-                    folder.file(look::Part::Header).is_some() || folder.unreadable
+                    folder.file(directory::Part::Header).is_some() || folder.unreadable
                 };
-                let folders = look.folders.iter().filter(|(_, folder)| index(folder));
+                let folders = directory.folders.iter().filter(|(_, folder)| index(folder));
                 folders.map(|(uuid, _)| (*uuid, None)).collect()
             }
             (None, None) => Vec::new(),
@@ -221,8 +221,8 @@ impl Hnsw {
             let soon = self.catalogue_tried.is_some_and(|at| at.elapsed() < pause);
             let orphan =
                 |uuid: &Uuid| self.orphaned.as_ref().is_some_and(|known| known.contains(uuid));
-            let unknown = self.look.as_ref().is_some_and(|look| {
-                look.folders.keys().any(|u| !catalogue.segments.contains_key(u) && !orphan(u))
+            let unknown = self.directory.as_ref().is_some_and(|directory| {
+                directory.folders.keys().any(|u| !catalogue.segments.contains_key(u) && !orphan(u))
             });
             if soon && !force && !unknown && catalogue.stamp.id == stamp.id {
                 return None;
@@ -231,11 +231,11 @@ impl Hnsw {
         self.catalogue_tried = Some(clock::ticks());
         match self.ask_catalogue(run) {
             Ok(catalogue) => self.catalogue = Some(catalogue),
-            Err(error) if told_elsewhere(&error) => {
+            Err(error) if reported_elsewhere(&error) => {
                 // The same file knows the same folders, but for the newest; another one may know none of them.
                 let gone = matches!(error, QueryError::Other(_));
                 self.catalogue.take_if(|catalogue| gone || catalogue.stamp.id != stamp.id);
-                if self.is_single(run) && told_nowhere(&error) {
+                if self.is_single(run) && reported_nowhere(&error) {
                     return Some(self.problem(error));
                 }
             }
@@ -263,7 +263,7 @@ impl Hnsw {
         loop {
             match Catalogue::read(&self.context, &self.limits(run)) {
                 Err(error)
-                    if told_nowhere(&error) && !run.stopped() && began.elapsed() < patience =>
+                    if reported_nowhere(&error) && !run.stopped() && began.elapsed() < patience =>
                 {
                     std::thread::sleep(AGAIN);
                 }
@@ -285,12 +285,12 @@ impl Hnsw {
     fn once(&mut self, run: &Run, first: bool, out: &mut Observation) -> bool {
         let root = &self.context.place();
         let entries_max = self.context.config.limits.entries;
-        let recent = self.look.as_ref().is_some_and(Look::recent) && run.wake.is_empty();
+        let recent = self.directory.as_ref().is_some_and(Directory::recent) && run.wake.is_empty();
         if run.deep || !recent {
-            match Look::take(root, entries_max, self.look.as_ref()) {
-                Ok(look) => self.look = Some(look),
+            match Directory::take(root, entries_max, self.directory.as_ref()) {
+                Ok(directory) => self.directory = Some(directory),
                 Err(problem) => {
-                    self.look = None;
+                    self.directory = None;
                     out.problems.push(problem);
                     return false;
                 }
@@ -330,9 +330,9 @@ impl Hnsw {
 
     /// A catalogue that is older than the database may not know the newest folder; what was an orphan before is one still.
     fn orphans(&mut self) -> Option<Orphans> {
-        let (look, catalogue) = (self.look.as_ref()?, self.catalogue.as_ref()?);
+        let (directory, catalogue) = (self.directory.as_ref()?, self.catalogue.as_ref()?);
         let fresh = self.context.database.stamp().is_ok_and(|stamp| stamp == catalogue.stamp);
-        let mut folders: BTreeMap<&Uuid, &Folder> = look.folders.iter().collect();
+        let mut folders: BTreeMap<&Uuid, &Folder> = directory.folders.iter().collect();
         folders.retain(|uuid, _| !catalogue.segments.contains_key(uuid));
         if folders.values().any(|folder| folder.unreadable) {
             return None; // whether it has an index nobody knows
@@ -378,14 +378,14 @@ impl Collector for Hnsw {
 
     fn collect(&mut self, run: &Run) -> Observation {
         self.recall();
-        let first = self.look.is_none();
-        let mut looks = 0;
+        let first = self.directory.is_none();
+        let mut readings = 0;
         loop {
             let mut out = Observation::default();
             let unsure = self.once(run, first, &mut out);
-            looks += 1;
+            readings += 1;
             // A run that others follow leaves the second reading to the next one.
-            if !unsure || !first || looks >= LOOKS_MAX || run.stopped() {
+            if !unsure || !first || readings >= READINGS_MAX || run.stopped() {
                 self.remember();
                 if unsure && self.is_single(run) {
                     let what = "an index that seems wrong".to_owned();
@@ -394,8 +394,8 @@ impl Collector for Hnsw {
                 if self.context.single_turn() && !run.deep && self.compared.is_none() {
                     out.left_out.push("the vectors of the records");
                 }
-                let looked = self.look.iter().flat_map(|look| &look.problems);
-                let kept = self.problems.iter().chain(looked).cloned();
+                let scanned = self.directory.iter().flat_map(|directory| &directory.problems);
+                let kept = self.problems.iter().chain(scanned).cloned();
                 out.problems.extend(kept.map(CollectError::Kept));
                 return out;
             }
@@ -427,7 +427,7 @@ const CLOCK_SLACK: Duration = Duration::from_mins(1);
 const SMALL_WAIT: Duration = Duration::from_millis(200);
 
 /// Looks of a first run, which nothing follows in `check`.
-const LOOKS_MAX: u32 = 4;
+const READINGS_MAX: u32 = 4;
 
 #[cfg(test)]
 mod tests;

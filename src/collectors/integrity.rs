@@ -6,9 +6,9 @@ pub mod checks;
 mod compare;
 mod cut_off;
 mod decay;
+mod inspection;
 mod job;
 mod judge;
-mod look;
 mod memory;
 mod nearby;
 mod overdue;
@@ -27,9 +27,9 @@ use self::{
     compare::{Compare, Compared},
     cut_off::Left,
     decay::Ledger,
+    inspection::{Inspection, Stamps},
     job::{Job, Order, Ran},
     judge::{Background, Judged, Obstacle, judge},
-    look::{Look, Stamps},
     memory::{Content, SavedChecks},
     nearby::Nearby,
     schedule::When,
@@ -140,7 +140,7 @@ impl Integrity {
     }
 
     /// Looks again until two looks in a row say the same of the same bytes, or calls it busy.
-    fn look(&mut self, run: &Run) {
+    fn inspect(&mut self, run: &Run) {
         let path = self.context.database.path().to_owned();
         let quick_interval = self.context.config.collect.quick_check_interval;
         if let Some(cheap) = &self.cheap
@@ -156,22 +156,22 @@ impl Integrity {
         }
         let background = Background { now: run.now, was_there: self.was_there() };
         let take = || {
-            let look = Look::take(&self.context.place(), &self.context.database);
-            (look.stamps, judge(look, background))
+            let inspection = Inspection::take(&self.context.place(), &self.context.database);
+            (inspection.stamps, judge(inspection, background))
         };
         let (mut stamps, mut judged) = take();
-        for attempt in 0..LOOKS_MAX {
+        for attempt in 0..READINGS_MAX {
             if judged.calm() {
                 break;
             }
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(READING_PAUSE);
             let (stamps_again, again) = take();
             let settled = stamps == stamps_again && judged.says_the_same(&again);
             (stamps, judged) = (stamps_again, again);
             if settled {
                 break;
             }
-            if attempt + 1 == LOOKS_MAX {
+            if attempt + 1 == READINGS_MAX {
                 // Something is at work on it: nothing can be said this time.
                 judged.header.make_busy();
                 judged.journal.make_busy();
@@ -202,7 +202,7 @@ impl Integrity {
     }
 
     /// What restores have left. It lies beside the store and may change without it.
-    fn look_for_restores(&mut self, run: &Run) {
+    fn find_restores(&mut self, run: &Run) {
         let known = self.left.as_ref().is_some_and(|(at, left)| {
             left.findings.is_empty() && run.now.since(*at) < LEFT_INTERVAL && run.now >= *at
         });
@@ -211,7 +211,7 @@ impl Integrity {
         }
         let (rootfs, seen) = (&self.context.config.rootfs, &self.context.store.seen_path);
         let dir = links::follow(rootfs, seen).unwrap_or_else(|_| seen.clone());
-        self.left = Some((run.now, cut_off::look(&dir, run.now)));
+        self.left = Some((run.now, cut_off::find(&dir, run.now)));
     }
 
     fn was_there(&self) -> bool {
@@ -353,7 +353,7 @@ impl Integrity {
         // A header that is damaged explains what SQLite says; twice the same would only be noise.
         let explained = findings.iter().any(|finding| finding.code != Code::WalMode);
         let checks = self.memory.iter().flat_map(|memory| memory.checks.values());
-        for finding in checks.flat_map(memory::Past::told) {
+        for finding in checks.flat_map(memory::Past::findings) {
             // Other files than the database are explained by nothing in it.
             if explained && finding.code != Code::SegmentInconsistent {
                 continue;
@@ -425,8 +425,8 @@ impl Collector for Integrity {
 
     fn collect(&mut self, run: &Run) -> Observation {
         self.recall();
-        self.look(run);
-        self.look_for_restores(run);
+        self.inspect(run);
+        self.find_restores(run);
         let there = self.cheap.as_ref().is_some_and(|cheap| cheap.judged.database.is_some());
         if let Some(memory) = self.memory.as_mut().filter(|memory| there && !memory.had_database) {
             memory.had_database = true;
@@ -462,7 +462,7 @@ impl Collector for Integrity {
         }
         let reasons = self.reasons(&checks);
         let asked = self.context.paranoid && run.deep;
-        let compared = asked.then(|| Compared::told(self.compared.as_ref()));
+        let compared = asked.then(|| Compared::describe(self.compared.as_ref()));
         let standing = self.context.progress(CollectorName::Integrity).standing();
         samples.extend(standing.as_ref().map(samples::progress));
         let restores: Vec<Restored> =
@@ -544,7 +544,7 @@ impl Integrity {
             if run.stopped() || began.elapsed() > time_max {
                 self.jobs.iter().for_each(Job::stop);
             }
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(READING_PAUSE);
         }
         self.reap(|_| true);
     }
@@ -556,8 +556,8 @@ const NEARBY_INTERVAL: Duration = Duration::from_mins(1);
 const STATE_KIND: &str = "integrity";
 /// Looks beside a writer before it is called busy, and the time between them.
 const LEFT_INTERVAL: Duration = Duration::from_mins(1);
-const LOOKS_MAX: u32 = 4;
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+const READINGS_MAX: u32 = 4;
+const READING_PAUSE: Duration = Duration::from_millis(20);
 /// Time that a run gives checks of a small database to end within it.
 const SMALL_WAIT: Duration = Duration::from_millis(100);
 /// A hot journal that is there for so long is noted again.

@@ -190,9 +190,9 @@ impl Collector for Logs {
         let shape = memory.tail.shape();
         let mut scanner = Scanner::default();
         let root = &self.context.config.rootfs;
-        let look = memory.tail.read(&self.context.store.logs, root, run, &mut scanner);
+        let appended = memory.tail.read(&self.context.store.logs, root, run, &mut scanner);
         let counted = !scanner.is_empty();
-        let file = look.noted_in.as_ref().and_then(|path| path.file_name());
+        let file = appended.noted_in.as_ref().and_then(|path| path.file_name());
         memory.note(scanner, &file.unwrap_or_default().to_string_lossy(), run.now);
 
         for signature in Signature::ALL {
@@ -201,11 +201,11 @@ impl Collector for Logs {
         }
         out.samples.push(FILES.sample(memory.tail.count() as f64));
         out.samples.push(UNREAD.sample(memory.tail.unread_bytes() as f64));
-        let mut told: Vec<&Noted> =
+        let mut reported: Vec<&Noted> =
             memory.noted.iter().filter(|noted| noted.holds(run.now)).collect();
-        told.sort_by_key(|noted| noted.signature);
-        out.findings.extend(told.into_iter().map(Noted::finding));
-        out.problems = look.problems;
+        reported.sort_by_key(|noted| noted.signature);
+        out.findings.extend(reported.into_iter().map(Noted::finding));
+        out.problems = appended.problems;
 
         // Lines without a signature may be read twice after a crash and count nothing, so their positions can wait.
         let waited = self.saved.is_none_or(|saved| run.now.since(saved) >= SAVE_INTERVAL);

@@ -14,8 +14,8 @@
 mod baseline;
 mod judge;
 mod lists;
-mod look;
 mod report;
+mod scan;
 mod servers;
 pub mod survey;
 
@@ -37,7 +37,7 @@ use crate::{
 use self::{
     baseline::Baseline,
     judge::{DriftKind, Tally},
-    look::{Core, Scan},
+    scan::{Core, Scan},
     servers::{Server, Servers, Users},
 };
 
@@ -81,7 +81,7 @@ struct Last {
     /// For whom access was judged, and whether the filesystem was read-only for them.
     users: Users,
     /// What it could not look at.
-    problems: Vec<look::Missed>,
+    problems: Vec<scan::Missed>,
     /// Access lists of everything were read by a walk that began then.
     lists_at: Option<Timestamp>,
 }
@@ -148,19 +148,19 @@ impl Permissions {
         }
     }
 
-    fn look(
+    fn inspect(
         &mut self,
         run: &Run,
         memory: &mut SavedPermissions,
     ) -> Result<Observation, CollectError> {
-        let root = look::open(&self.context.store.seen_path)?;
+        let root = scan::open(&self.context.store.seen_path)?;
         let core = Core::read(root, &self.context.store.seen_path)?;
         if !core.is_store(&self.context.store.seen_path) && memory.baseline.learnt_at.is_none() {
             // A path that was mistyped: whatever is to be said of `/tmp`, nobody wants commands for it.
             self.scan = None;
             return Ok(Observation { unjudged: CODES.to_vec(), ..Observation::default() });
         }
-        let mut servers = memory.servers.look(core.database_id(), core.owner(), run.now);
+        let mut servers = memory.servers.find(core.database_id(), core.owner(), run.now);
         memory.baseline.learn_creator(servers.first().map(|s| &s.identity));
         let guessed = servers.is_empty();
         if guessed {
@@ -205,7 +205,7 @@ impl Permissions {
         if let Some((_, server)) = known {
             return server.clone();
         }
-        let server = look::majority(&self.context);
+        let server = scan::majority(&self.context);
         self.majority = Some((now, server.clone()));
         server
     }
@@ -247,7 +247,7 @@ impl Permissions {
             }
         }
         if woken && (self.scan.is_some() || self.owed) {
-            self.look_at_top(run, memory, users, now);
+            self.inspect_top(run, memory, users, now);
         }
         if self.scan.is_some() {
             self.next = self.next.min(SLICE_PAUSE);
@@ -290,7 +290,7 @@ impl Permissions {
             baseline.changed = true;
         } else if whole {
             baseline.changed |= std::mem::replace(&mut baseline.partial, false);
-            baseline.forget_unseen(&look::core_hashes());
+            baseline.forget_unseen(&scan::core_hashes());
         }
         let lists_at = match scan.judge.lists_since {
             _ if scan.judge.learning || !whole => None,
@@ -311,14 +311,14 @@ impl Permissions {
     }
 
     /// A look at what lies directly in the directory, as long as that is cheap.
-    fn look_at_top(&mut self, run: &Run, memory: &mut SavedPermissions, users: &Users, now: Ticks) {
+    fn inspect_top(&mut self, run: &Run, memory: &mut SavedPermissions, users: &Users, now: Ticks) {
         // Without a whole walk nothing is known to compare with.
         if memory.baseline.learnt_at.is_none()
             || self.last_top.is_some_and(|(ended, work)| now.since(ended) < work * WOKEN_REST)
         {
             return;
         }
-        let (tally, work) = look::at_top(&self.context, memory, users, self.lists_since(run.now));
+        let (tally, work) = scan::at_top(&self.context, memory, users, self.lists_since(run.now));
         self.last_top = Some((clock::ticks(), work));
         if let Some(tally) = tally {
             self.top = Some(tally);
@@ -416,7 +416,7 @@ impl Collector for Permissions {
 
     fn collect(&mut self, run: &Run) -> Observation {
         let mut memory = self.memory.take().unwrap_or_else(|| self.load());
-        let observation = self.look(run, &mut memory).unwrap_or_else(|problem| {
+        let observation = self.inspect(run, &mut memory).unwrap_or_else(|problem| {
             self.scan = None;
             self.next = self.context.config.collect.interval;
             Observation { problems: vec![problem], ..Observation::default() }

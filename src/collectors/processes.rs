@@ -141,7 +141,7 @@ impl Processes {
     }
 
     /// With `fresh` no walk from before this turn will do.
-    fn look(&mut self, run: &Run, fresh: bool, out: &mut Observation) -> Result<(), CollectError> {
+    fn read(&mut self, run: &Run, fresh: bool, out: &mut Observation) -> Result<(), CollectError> {
         let (located, device) = self.locate(&mut out.problems);
         let before = self.memory.clone().unwrap_or_else(|| self.recall());
         let mut memory = before.clone();
@@ -162,7 +162,7 @@ impl Processes {
         let doubled = judge::second_writer(&union(&held)).is_some();
         if doubled && !self.doubled {
             // A child on its way from fork to exec holds what its parent holds and looks like a stranger for a moment.
-            std::thread::sleep(SECOND_LOOK);
+            std::thread::sleep(SECOND_READING_AFTER);
             walk = table.walk(&memory.files(), &devices, Duration::ZERO)?;
             held = self.held(&walk, &memory, located, &named);
         }
@@ -361,7 +361,7 @@ impl Processes {
         let table = &self.context.host.processes;
         let main = judge::main(holders).map(|main| main.pid);
         let read = || table.locks(file, holders);
-        match self.locks.look(run, version, main, read) {
+        match self.locks.check(run, version, main, read) {
             Ok(held) => {
                 let longest = held.iter().map(|held| held.lasted).max().unwrap_or_default();
                 if !out.unjudged.contains(&Code::LockHeld) {
@@ -439,7 +439,7 @@ impl Collector for Processes {
         }));
         let discovered = self.context.found.is_some();
         out.samples.push(DISCOVERED.sample(f64::from(u8::from(discovered))));
-        if let Err(problem) = self.look(run, fresh, &mut out) {
+        if let Err(problem) = self.read(run, fresh, &mut out) {
             out.problems.push(problem);
         }
         out
@@ -449,7 +449,7 @@ impl Collector for Processes {
 /// Time to the look that comes after the one that an opening of the database has started.
 const OPENED_AGAIN: Duration = Duration::from_millis(100);
 /// Time between the first sight of a second writer and the look that confirms it.
-const SECOND_LOOK: Duration = Duration::from_millis(20);
+const SECOND_READING_AFTER: Duration = Duration::from_millis(20);
 
 /// The file itself is asked, without waiting for a filesystem that would have to ask a server.
 fn stat(path: &std::path::Path) -> Result<Statx, Errno> {

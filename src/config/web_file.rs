@@ -483,7 +483,7 @@ mod tests {
                       cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]\n  curve_preferences: [CurveP521]\nbasic_auth_users:\n  bob: hunter2\n  \
                       eve: $2y$31$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG\nhttp_server_config:\n  headers:\n    X-Frame-Options: maybe\n    \
                       Server: x\nbasic_auth: {}\n";
-        let told = problems(source).join("\n");
+        let reported = problems(source).join("\n");
         for part in [
             "web.yml:2: tls_server_config.cert_file: stands beside cert",
             "key_file: must be given",
@@ -497,9 +497,9 @@ mod tests {
             "Server: unknown key",
             "basic_auth: unknown key; known here: basic_auth_users",
         ] {
-            assert!(told.contains(part), "{part} in\n{told}");
+            assert!(reported.contains(part), "{part} in\n{reported}");
         }
-        assert!(!told.contains("hunter2") && !told.contains("X0h1"), "{told}");
+        assert!(!reported.contains("hunter2") && !reported.contains("X0h1"), "{reported}");
         for (source, part) in [
             (
                 "tls_server_config: {cert_file: a, key_file: b, client_auth_type: RequireAndVerifyClientCert}",
@@ -517,8 +517,8 @@ mod tests {
             ("tls_server_config: {}", "cert_file: must be given"),
             ("a: [", "is not YAML"),
         ] {
-            let told = problems(source).join("\n");
-            assert!(told.contains(part), "{part} in {told}");
+            let reported = problems(source).join("\n");
+            assert!(reported.contains(part), "{part} in {reported}");
         }
     }
 }

@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_came_of_it_is_told_in_words() {
-        let told = |came| {
+        let reported = |came| {
             let at = Timestamp::from_secs(1_700_000_000);
             Trial { at, seconds: 12.4, codes: vec!["fts_corrupt".to_owned()], came }.words()
         };
@@ -117,7 +117,7 @@ mod tests {
                 "The repair could not be tried on a copy at 2023-11-14 22:13 UTC: no room",
             ),
         ] {
-            assert_eq!(told(came), want);
+            assert_eq!(reported(came), want);
         }
         let quick = Trial {
             at: Timestamp::from_secs(0),

@@ -142,8 +142,8 @@ mod tests {
         assert!(!format!("{headers:?}").contains("geheim"));
         for wrong in ["geheim", "a b: geheim", ": geheim", "ok: 1\nName: ge\u{1}heim"] {
             std::fs::write(&file, wrong).unwrap();
-            let told = read_headers(&file).unwrap_err().to_string();
-            assert!(told.contains("NAME: VALUE") && !told.contains("heim"), "{told}");
+            let reported = read_headers(&file).unwrap_err().to_string();
+            assert!(reported.contains("NAME: VALUE") && !reported.contains("heim"), "{reported}");
         }
         std::fs::write(&file, "x: 1\n".repeat(10_000)).unwrap();
         assert!(read_headers(&file).unwrap_err().to_string().contains("too large"));

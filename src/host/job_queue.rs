@@ -285,7 +285,7 @@ impl Pacer for Hold {
                     return false;
                 }
                 if !self.is_others_permit(&state, since.elapsed(), had) {
-                    self.look_at.store(elapsed + LOOK_EVERY_MS, Ordering::Relaxed);
+                    self.look_at.store(elapsed + POLL_INTERVAL_MS, Ordering::Relaxed);
                     return true;
                 }
                 self.note_pause(true);
@@ -394,7 +394,7 @@ impl Drop for Permit {
 /// How soon a stop is seen by who waits.
 const STOP_PAUSE: Duration = Duration::from_millis(250);
 /// How often who works looks whether somebody waits.
-const LOOK_EVERY_MS: u64 = 20;
+const POLL_INTERVAL_MS: u64 = 20;
 /// Work that may have begun and pause, on one device.
 const BEGUN_MAX: usize = 4;
 const DAY: Duration = Duration::from_hours(24);

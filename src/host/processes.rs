@@ -464,7 +464,7 @@ impl Shared {
         let mut memory = self.memory.lock();
         let cost = clock::thread_cpu();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            look(&self.procfs, began, files, devices, &mut memory).map(Arc::new)
+            read_all(&self.procfs, began, files, devices, &mut memory).map(Arc::new)
         }))
         .unwrap_or_else(|_| {
             *memory = LastWalk::default();
@@ -481,7 +481,7 @@ impl Shared {
     }
 }
 
-fn look(
+fn read_all(
     procfs: &Path,
     began: Ticks,
     files: &[FileId],

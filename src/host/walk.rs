@@ -161,7 +161,7 @@ pub struct Walk {
     /// The filesystem that it stays within.
     device: u64,
     /// Entries looked at so far.
-    looked_at: usize,
+    entries_seen: usize,
     /// Folders from the directory itself to the one that is being read.
     stack: Vec<Folder>,
     /// Path of the folder on top, with a slash at the end unless it is empty; scratch beyond that.
@@ -212,7 +212,7 @@ impl Walk {
         Ok(Self {
             bounds,
             device: meta.device,
-            looked_at: 1,
+            entries_seen: 1,
             stack: vec![folder],
             path: Vec::new(),
             batch: vec![(0..0, meta)],
@@ -247,7 +247,7 @@ impl Walk {
         if let Some(name) = folder.folders.pop() {
             self.enter(name);
         } else if folder.at < folder.names.len() {
-            return self.look();
+            return self.read_batch();
         } else if folder.more {
             self.list();
         } else {
@@ -265,9 +265,9 @@ impl Walk {
     }
 
     /// Looks at the next names of the folder on top.
-    fn look(&mut self) -> ControlFlow<()> {
+    fn read_batch(&mut self) -> ControlFlow<()> {
         let Some(folder) = self.stack.last_mut() else { return ControlFlow::Break(()) };
-        let allowed = self.bounds.entries_max.saturating_sub(self.looked_at).min(BATCH);
+        let allowed = self.bounds.entries_max.saturating_sub(self.entries_seen).min(BATCH);
         let mut taken = 0;
         while taken < allowed && folder.at < folder.names.len() {
             let Ok(name) = CStr::from_bytes_until_nul(&folder.names[folder.at..]) else { break };
@@ -295,7 +295,7 @@ impl Walk {
                 }
             }
         }
-        self.looked_at += taken; // names that vanished do not count
+        self.entries_seen += taken; // names that vanished do not count
         if allowed < BATCH && folder.at < folder.names.len() {
             self.summary.truncated = true;
         }
@@ -366,14 +366,14 @@ impl Walk {
 
     /// Tells what the present step found.
     fn tell(&mut self, visit: &mut dyn FnMut(Visit<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
-        let told = self.tell_batch(visit);
+        let reported = self.tell_batch(visit);
         self.batch.clear();
         self.problems.clear();
-        if told.is_break() {
+        if reported.is_break() {
             self.summary.stopped = true;
             self.stack.clear();
         }
-        told
+        reported
     }
 
     fn tell_batch(
@@ -384,15 +384,15 @@ impl Walk {
             self.summary.problems += 1;
             visit(Err(problem))?;
         }
-        let (mut told, mut entries) = (ControlFlow::Continue(()), 0);
+        let (mut reported, mut entries) = (ControlFlow::Continue(()), 0);
         self.each(|entry| {
-            if told.is_continue() {
+            if reported.is_continue() {
                 entries += 1;
-                told = visit(Ok(entry));
+                reported = visit(Ok(entry));
             }
         });
         self.summary.entries += entries;
-        told
+        reported
     }
 
     /// The entries that the present step looked at.

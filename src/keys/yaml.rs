@@ -115,11 +115,11 @@ fn syntax_error(mut error: &Error) -> SyntaxError {
             "too large, too deep or too many aliases for a configuration".to_owned()
         }
         _ => {
-            let told = DefaultMessageFormatter.format_message(error);
+            let reported = DefaultMessageFormatter.format_message(error);
             // Without a tree nobody knows in which section a text stands.
             let word = |word| if looks_like_address(word) { SHOWN } else { word };
-            let told: Vec<&str> = told.split(' ').map(word).collect();
-            format!("is not YAML: {}", told.join(" "))
+            let reported: Vec<&str> = reported.split(' ').map(word).collect();
+            format!("is not YAML: {}", reported.join(" "))
         }
     };
     SyntaxError { line, message }

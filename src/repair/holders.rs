@@ -131,7 +131,7 @@ impl Holds {
                     .to_owned()
             }
             Self::Unknown { .. } => format!(
-                "run it as root on the host; or, when you are sure that no Chroma runs on this directory, add {TOLD_FLAG}"
+                "run it as root on the host; or, when you are sure that no Chroma runs on this directory, add {CHROMA_STOPPED_FLAG}"
             ),
         }
     }
@@ -148,29 +148,36 @@ impl Holds {
     }
 }
 
-/// Makes sure that nobody uses the store in `dir`, a path without links, and keeps it so. `told` is that the operator says so,
+/// Makes sure that nobody uses the store in `dir`, a path without links, and keeps it so. `chroma_is_stopped` is that the operator says so,
 /// which counts where it cannot be seen, and not against what is seen.
-pub fn free(dir: &Path, processes: &ProcessTable, told: bool) -> Result<Free, Holds> {
+pub fn free(dir: &Path, processes: &ProcessTable, chroma_is_stopped: bool) -> Result<Free, Holds> {
     let locks = match fs::symlink_metadata(dir) {
         Ok(_) => lock_of(dir, processes)?.into_iter().collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(unknown(dir, &error)),
     };
-    let lease = unused(dir, processes, told)?;
+    let lease = unused(dir, processes, chroma_is_stopped)?;
     Ok(Free { lease, _locks: locks })
 }
 
 /// Makes sure that nobody uses the store in `dir`, whoever has its lock. Nobody begins to without being noticed as long as the
 /// lease lives, where the kernel gives one. Errs when somebody does, and when that cannot be told.
-pub fn unused(dir: &Path, processes: &ProcessTable, told: bool) -> Result<Option<Lease>, Holds> {
+pub fn unused(
+    dir: &Path,
+    processes: &ProcessTable,
+    chroma_is_stopped: bool,
+) -> Result<Option<Lease>, Holds> {
     let database = dir.join(DATABASE_FILE);
     match fs::symlink_metadata(&database) {
-        Ok(meta) if meta.is_file() => held(&database, Stamp::of(&meta).id, processes, told)
-            .map_err(|obstacle| obstacle.of(dir)),
+        Ok(meta) if meta.is_file() => {
+            held(&database, Stamp::of(&meta).id, processes, chroma_is_stopped)
+                .map_err(|obstacle| obstacle.of(dir))
+        }
         // What stands in place of the database is nothing that a Chroma could have open.
         Ok(_) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            deleted(dir, &database, processes, told).map_err(|obstacle| obstacle.of(dir))?;
+            deleted(dir, &database, processes, chroma_is_stopped)
+                .map_err(|obstacle| obstacle.of(dir))?;
             Ok(None)
         }
         Err(error) => Err(unknown(dir, &error)),
@@ -243,7 +250,7 @@ fn held(
     database: &Path,
     file: FileId,
     processes: &ProcessTable,
-    told: bool,
+    chroma_is_stopped: bool,
 ) -> Result<Option<Lease>, Obstacle> {
     let walk = processes.walk(&[file], &[], Duration::ZERO);
     if let Ok(walk) = &walk {
@@ -265,7 +272,7 @@ fn held(
         }
         Writers::Unknown(reason) => reason,
     };
-    if told {
+    if chroma_is_stopped {
         return Ok(None);
     }
     match (reason, walk) {
@@ -280,7 +287,7 @@ fn deleted(
     dir: &Path,
     database: &Path,
     processes: &ProcessTable,
-    told: bool,
+    chroma_is_stopped: bool,
 ) -> Result<(), Obstacle> {
     // Where the directory is missing too, files of it were on the filesystem of the one above.
     let above = dir.ancestors().find_map(|dir| fs::metadata(dir).ok());
@@ -288,7 +295,7 @@ fn deleted(
     let Some(device) = device else { return Ok(()) };
     let walk = match processes.walk(&[], &[device], Duration::ZERO) {
         Ok(walk) => walk,
-        Err(_) if told => return Ok(()),
+        Err(_) if chroma_is_stopped => return Ok(()),
         Err(error) => return Err(Obstacle::Unknown(error.to_string())),
     };
     let mut pids: Vec<u32> = walk
@@ -299,7 +306,7 @@ fn deleted(
         .collect();
     pids.dedup();
     if pids.is_empty() {
-        return if told { Ok(()) } else { seen_all(processes, &walk) };
+        return if chroma_is_stopped { Ok(()) } else { seen_all(processes, &walk) };
     }
     let users = pids
         .into_iter()
@@ -318,7 +325,7 @@ fn user(processes: &ProcessTable, holder: &Holder) -> User {
 }
 
 /// How the operator says that no Chroma uses the directory.
-pub const TOLD_FLAG: &str = "--chroma-is-stopped";
+pub const CHROMA_STOPPED_FLAG: &str = "--chroma-is-stopped";
 
 #[cfg(test)]
 mod tests {
@@ -371,8 +378,8 @@ mod tests {
         let processes = ProcessTable::new("/proc".into());
         drop(must_be_free(&dir, &processes));
         let child = writer(&dir.join(DATABASE_FILE));
-        for told in [false, true] {
-            let held = free(&dir, &processes, told).unwrap_err();
+        for chroma_is_stopped in [false, true] {
+            let held = free(&dir, &processes, chroma_is_stopped).unwrap_err();
             let said = held.to_string();
             assert!(
                 said.contains(&format!("process {} (a chroma 600) has ", child.0.id())),
@@ -392,8 +399,8 @@ mod tests {
         fs::create_dir_all(empty.path().join("sys/kernel")).unwrap();
         let processes = ProcessTable::new(empty.path().to_owned());
         let child = writer(&dir.join(DATABASE_FILE));
-        let told = free(&dir, &processes, true).unwrap_err();
-        assert!(matches!(told, Holds::Elsewhere { .. }), "{told}");
+        let chroma_is_stopped = free(&dir, &processes, true).unwrap_err();
+        assert!(matches!(chroma_is_stopped, Holds::Elsewhere { .. }), "{chroma_is_stopped}");
         drop(child);
         must_be_free(&dir, &processes);
     }

@@ -437,12 +437,12 @@ fn followed<T: Send>(progress: &Progress, steps: &Steps, work: impl FnOnce() -> 
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut told = 0;
+            let mut reported = 0;
             while !done.load(Ordering::Relaxed) {
                 std::thread::sleep(FOLLOW_EVERY);
                 let done = progress.standing().map_or(0, |standing| standing.done);
-                steps.add(done.saturating_sub(told));
-                told = told.max(done);
+                steps.add(done.saturating_sub(reported));
+                reported = reported.max(done);
             }
         });
         let result = work();

@@ -102,11 +102,11 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     // Nobody writes to a copy: what was flushed a moment before it was made has no commit that is still to come.
     let settled = Run { now: now.plus(SETTLED), wake: Wake::NONE, deep: true, stop: steps.flag() };
     let mut hnsw = Hnsw::new(&context);
-    let looks = thread::scope(|scope| {
-        let integrity = scope.spawn(|| look(&mut Integrity::new(&context), &run));
-        let contents = scope.spawn(|| look(&mut Contents::new(&context), &settled));
-        let indexes = scope.spawn(|| look(&mut hnsw, &run));
-        let mut told = 0;
+    let observations = thread::scope(|scope| {
+        let integrity = scope.spawn(|| observe(&mut Integrity::new(&context), &run));
+        let contents = scope.spawn(|| observe(&mut Contents::new(&context), &settled));
+        let indexes = scope.spawn(|| observe(&mut hnsw, &run));
+        let mut reported = 0;
         while !(integrity.is_finished() && contents.is_finished() && indexes.is_finished()) {
             thread::sleep(PACE);
             let done = |name, bytes: u64| {
@@ -118,8 +118,8 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
             // A share of what is there: no less than nothing, and no more than all of it.
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let done = done as u64;
-            steps.add(done.saturating_sub(told));
-            told = told.max(done);
+            steps.add(done.saturating_sub(reported));
+            reported = reported.max(done);
         }
         let join = |thread: thread::ScopedJoinHandle<'_, Observation>| {
             thread.join().unwrap_or_else(|_| panicked("its thread ended".to_owned()))
@@ -138,7 +138,7 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
     let collections = collections(tables.unwrap_or_default(), &vectors, &queued);
     let segments: BTreeMap<Uuid, String> =
         vectors.iter().map(|(collection, of)| (of.segment, collection.clone())).collect();
-    let [integrity, contents, indexes] = looks;
+    let [integrity, contents, indexes] = observations;
     let opened_by = contents.opened_by.clone();
     let verdict = judge(&[&integrity, &contents, &indexes], &collections, &segments, unread);
     let mut checks: BTreeMap<String, String> = integrity
@@ -146,12 +146,15 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
         .iter()
         .map(|(name, state)| ((*name).to_owned(), state.as_str().to_owned()))
         .collect();
-    for (name, look) in [("tables", &contents), ("indexes", &indexes)] {
-        let state = if look.problems.is_empty() { CheckState::Ok } else { CheckState::Unknown };
+    for (name, observation) in [("tables", &contents), ("indexes", &indexes)] {
+        let state =
+            if observation.problems.is_empty() { CheckState::Ok } else { CheckState::Unknown };
         checks.insert(name.to_owned(), state.as_str().to_owned());
     }
-    let mut findings: Vec<Finding> =
-        [integrity, contents, indexes].into_iter().flat_map(|look| look.findings).collect();
+    let mut findings: Vec<Finding> = [integrity, contents, indexes]
+        .into_iter()
+        .flat_map(|observation| observation.findings)
+        .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let codes = findings
         .iter()
@@ -182,13 +185,13 @@ pub(super) fn context_of(dir: &Path) -> Context {
 /// Whether the journal beside a database belongs to another one, so that it must not be played.
 pub(super) fn is_foreign(dir: &Path) -> bool {
     let run = Run { now: clock::now(), wake: Wake::NONE, deep: false, stop: Arc::default() };
-    let look = look(&mut Integrity::new(&context_of(dir)), &run);
-    look.findings.iter().any(|finding| finding.code == Code::JournalForeign)
-        || !look.problems.is_empty()
+    let observation = observe(&mut Integrity::new(&context_of(dir)), &run);
+    observation.findings.iter().any(|finding| finding.code == Code::JournalForeign)
+        || !observation.problems.is_empty()
 }
 
 /// One collector over the copy, on its own thread. One that panics proves nothing.
-fn look(collector: &mut dyn Collector, run: &Run) -> Observation {
+fn observe(collector: &mut dyn Collector, run: &Run) -> Observation {
     let caught = catch_unwind(AssertUnwindSafe(|| collector.collect(run)));
     caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -253,17 +256,17 @@ struct Verdict {
     losses: Vec<Loss>,
 }
 
-/// What the looks mean together. `unread` says why the tables could not be read.
+/// What the observations mean together. `unread` says why the tables could not be read.
 fn judge(
-    looks: &[&Observation],
+    observations: &[&Observation],
     collections: &[Collection],
     segments: &BTreeMap<Uuid, String>,
     unread: Option<String>,
 ) -> Verdict {
     let (mut fatal, mut lost, mut open) = (Vec::new(), Vec::new(), Vec::new());
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     let name_of = |id: &str| collections.iter().find(|collection| collection.id == id);
-    for finding in looks.iter().flat_map(|look| &look.findings) {
+    for finding in observations.iter().flat_map(|observation| &observation.findings) {
         let collection = parse_uuid(finding.subject.as_bytes())
             .and_then(|segment| segments.get(&segment))
             .and_then(|id| name_of(id));
@@ -272,8 +275,8 @@ fn judge(
             // The loss says of which collection it is.
             let before = name.as_ref().map(|name| format!("collection {name}: "));
             let evidence = finding.evidence.as_str();
-            let told = before.and_then(|before| evidence.strip_prefix(before.as_str()));
-            let words = format!("{words} ({})", told.unwrap_or(evidence));
+            let reported = before.and_then(|before| evidence.strip_prefix(before.as_str()));
+            let words = format!("{words} ({})", reported.unwrap_or(evidence));
             Loss { collection: name, words }
         };
         // What the evidence made harmless: all vectors of a folder that is gone may still be in the queue.
@@ -282,7 +285,7 @@ fn judge(
             Meaning::Nothing => {}
             Meaning::Loss(_) | Meaning::Fatal(_) if harmless => {}
             Meaning::Loss(words) => {
-                told.extend(collection.map(|collection| collection.id.as_str()));
+                reported.extend(collection.map(|collection| collection.id.as_str()));
                 lost.push(loss_of(words));
             }
             Meaning::Fatal(words) => fatal.push(loss_of(words)),
@@ -291,7 +294,7 @@ fn judge(
     }
     for collection in collections {
         let without = collection.records.saturating_sub(collection.vectors);
-        if without > 0 && !told.contains(collection.id.as_str()) {
+        if without > 0 && !reported.contains(collection.id.as_str()) {
             let words = format!(
                 "{without} of {} records have no vector: no search by vector finds them",
                 collection.records
@@ -299,9 +302,9 @@ fn judge(
             lost.push(Loss { collection: Some(collection.name.clone()), words });
         }
     }
-    for look in looks {
-        for (check, state) in &look.checks {
-            let why = look.reasons.iter().find(|(name, _)| name == check);
+    for observation in observations {
+        for (check, state) in &observation.checks {
+            let why = observation.reasons.iter().find(|(name, _)| name == check);
             let why = why.map_or(String::new(), |(_, why)| format!(": {why}"));
             match state {
                 CheckState::Ok => {}
@@ -313,7 +316,7 @@ fn judge(
                 }
             }
         }
-        open.extend(look.problems.iter().map(|problem| whole(chain(problem))));
+        open.extend(observation.problems.iter().map(|problem| whole(chain(problem))));
     }
     open.extend(unread.map(|why| whole(format!("the tables could not be read: {why}"))));
     let (restores, mut losses) = match (fatal.is_empty(), open.is_empty(), lost.is_empty()) {
@@ -433,7 +436,7 @@ const fn meaning(code: Code) -> Meaning {
         | Code::IndexLag
         | Code::RecordsUnreachable
         | Code::SegmentOrphan
-        // Where a `-wal` is there, the checks say that they could not look.
+        // Where a `-wal` is there, the checks say that they could not observation.
         | Code::WalMode
         // Which Chroma is to open it is a choice, not a loss.
         | Code::SchemaNewerThanServer

@@ -71,9 +71,9 @@ pub struct Report {
     /// Who uses the store: the copy that was tried is of one moment.
     pub beside: Option<String>,
     /// The store as it was found.
-    pub before: Look,
+    pub before: StoreState,
     /// The repaired copy; absent when nothing was done.
-    pub after: Option<Look>,
+    pub after: Option<StoreState>,
     /// What was done to the copy, in this order.
     pub done: Vec<Done>,
     /// What was not repaired, and why.
@@ -118,18 +118,18 @@ pub enum Outcome {
 
 /// What all checks say of a store.
 #[derive(Debug, Clone, Serialize)]
-pub struct Look {
+pub struct StoreState {
     /// Whether Chroma gets everything out of it.
     pub restores: Restores,
     /// Findings that are at least a warning, gravest first.
-    pub findings: Vec<Told>,
+    pub findings: Vec<ReportedFinding>,
     /// Every collection; empty when the tables cannot be read.
     pub collections: Vec<Collection>,
 }
 
 /// A finding of a look.
 #[derive(Debug, Clone, Serialize)]
-pub struct Told {
+pub struct ReportedFinding {
     /// Its code.
     pub code: &'static str,
     /// What was seen.
@@ -240,7 +240,7 @@ pub fn recover(
     } else {
         report.settled = restore::settle(wish, processes, true, now)?.settled;
     }
-    let holds = match holders::free(store, processes, wish.told) {
+    let holds = match holders::free(store, processes, wish.chroma_is_stopped) {
         // Whoever comes while it is being copied does not wait: what was copied is compared before the exchange.
         Ok(_) => None,
         // What is only tried needs no more than a copy of one moment.
@@ -265,7 +265,9 @@ pub fn recover(
         })?;
         report.beside = Some(holds.to_string());
     } else {
-        inventory.copy(store, &copy, steps).map_err(|error| told(error, steps, unwritable))?;
+        inventory
+            .copy(store, &copy, steps)
+            .map_err(|error| or_stopped(error, steps, unwritable))?;
         unchanged(store, &inventory)?;
     }
     repair(&copy, scratch.path(), means, &mut report, steps, now)?;
@@ -291,7 +293,7 @@ fn repair(
     now: Timestamp,
 ) -> Result<(), RestoreError> {
     let mut proven = prove(dir, steps, now)?;
-    report.before = Look::of(&proven);
+    report.before = StoreState::of(&proven);
     // What is compared with the end: a transaction that was cut off is no part of the store.
     let mut counted = proven.collections.clone();
     let mut tried: BTreeSet<Action> = BTreeSet::new();
@@ -374,7 +376,7 @@ fn repair(
     }
     say_what_stays(report, &choice, &stays);
     if !report.done.is_empty() {
-        report.after = Some(Look::of(&proven));
+        report.after = Some(StoreState::of(&proven));
     }
     losses.extend(fewer(&counted, &proven.collections));
     losses.extend(proven.losses.iter().map(ToString::to_string));
@@ -525,7 +527,7 @@ fn scratch_place(store: &Path, dry: bool) -> io::Result<PathBuf> {
 }
 
 /// A stop is no failure of the disk.
-fn told(
+fn or_stopped(
     error: io::Error,
     steps: &Steps,
     otherwise: impl FnOnce(io::Error) -> RestoreError,
@@ -533,13 +535,16 @@ fn told(
     if steps.stopped() { RestoreError::Stopped } else { otherwise(error) }
 }
 
-impl Look {
+impl StoreState {
     fn of(proven: &Proven) -> Self {
         let grave = proven.findings.iter().filter(|one| one.severity >= Severity::Warning);
-        let told = |one: &Finding| Told { code: one.code.as_str(), evidence: one.evidence.clone() };
+        let or_stopped = |one: &Finding| ReportedFinding {
+            code: one.code.as_str(),
+            evidence: one.evidence.clone(),
+        };
         Self {
             restores: proven.proof.restores,
-            findings: grave.map(told).collect(),
+            findings: grave.map(or_stopped).collect(),
             collections: proven.collections.clone(),
         }
     }
@@ -563,8 +568,11 @@ impl Report {
     }
 
     fn new(store: &Path) -> Self {
-        let before =
-            Look { restores: Restores::Unknown, findings: Vec::new(), collections: Vec::new() };
+        let before = StoreState {
+            restores: Restores::Unknown,
+            findings: Vec::new(),
+            collections: Vec::new(),
+        };
         Self {
             outcome: Outcome::CannotTell,
             store: store.to_owned(),

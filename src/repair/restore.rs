@@ -36,7 +36,7 @@ pub struct Wish {
     /// Whether losses that are told, or records written since, are accepted.
     pub accept_loss: bool,
     /// The operator says that no Chroma uses the store.
-    pub told: bool,
+    pub chroma_is_stopped: bool,
     /// Only says what would be done.
     pub dry: bool,
     /// Of several stores in the backup that whose path ends with this.
@@ -278,7 +278,7 @@ pub fn restore(
         report.quarantine = newest(&wish.store, State::Restored).map(|one| one.path);
         return Ok(report);
     }
-    let nobody = holders::free(&wish.store, processes, wish.told)?;
+    let nobody = holders::free(&wish.store, processes, wish.chroma_is_stopped)?;
     let needed = stage::bytes(&source).map_err(unreadable)?;
     room(&wish.store, needed)?;
     if wish.dry {
@@ -329,7 +329,7 @@ pub fn empty(
     let path = quarantine.incoming().join(DATABASE_FILE);
     fs::File::create_new(&path).map_err(|source| RestoreError::Unwritable { path, source })?;
     exchange(quarantine, wish, processes, &mut report)?;
-    let free = holders::free(&wish.store, processes, wish.told)?;
+    let free = holders::free(&wish.store, processes, wish.chroma_is_stopped)?;
     swap::take_unwritten(&wish.store, &free)?;
     report.outcome = Outcome::Restored;
     Ok(report)
@@ -345,7 +345,7 @@ fn exchange(
     let unreadable = |source| RestoreError::Unreadable { path: wish.store.clone(), source };
     let files = stage::files(&quarantine.incoming()).map_err(unreadable)?;
     let plan = swap::plan(quarantine, &own_mounts(), &processes.mounts())?;
-    let free = match holders::free(&wish.store, processes, wish.told) {
+    let free = match holders::free(&wish.store, processes, wish.chroma_is_stopped) {
         Ok(free) => free,
         Err(holds) => {
             // What is left is named by the next run.
@@ -396,7 +396,7 @@ pub fn undo(wish: &Wish, processes: &ProcessTable, now: Timestamp) -> Result<Rep
         }
     }
     if wish.dry {
-        drop(holders::free(&wish.store, processes, wish.told)?);
+        drop(holders::free(&wish.store, processes, wish.chroma_is_stopped)?);
         let (way, reason) = swap::preview(&wish.store, &own_mounts(), &processes.mounts())?;
         (report.way, report.reason) = (way, reason);
         report.quarantine = Some(last.path);
@@ -477,7 +477,7 @@ pub(super) fn settle(
 ) -> Result<Left, RestoreError> {
     let mut all = Left::default();
     for left in swap::interrupted(&wish.store) {
-        let free: Free = holders::free(&wish.store, processes, wish.told)?;
+        let free: Free = holders::free(&wish.store, processes, wish.chroma_is_stopped)?;
         let (path, record) = (left.path.clone(), left.record.clone());
         // An undo that was cut off is wanted by whoever undoes.
         let how = swap::settle(left, onward || record.undo, &free, now)?;

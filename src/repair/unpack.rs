@@ -524,10 +524,10 @@ fn make_scratch(
         }
         match Scratch::new(place) {
             Ok((scratch, swept)) => {
-                let told = |dir: PathBuf| {
+                let reported = |dir: PathBuf| {
                     format!("{} was left by a run that was killed, and was removed", dir.display())
                 };
-                return Ok((scratch, swept.into_iter().map(told).collect()));
+                return Ok((scratch, swept.into_iter().map(reported).collect()));
             }
             Err(error) => {
                 refused.get_or_insert(failed(error));

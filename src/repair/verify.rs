@@ -96,7 +96,7 @@ impl Verified {
 #[must_use]
 pub fn run(backup: &Path, options: &Options, steps: &Steps, now: Timestamp) -> Verified {
     match unpack::open(backup, &options.unpack, steps) {
-        Ok(opened) => look(backup, &opened, options, steps, now),
+        Ok(opened) => prove_opened(backup, &opened, options, steps, now),
         Err(error) => {
             let loss = Loss { collection: None, words: error.chain() };
             nothing(backup, error.restores(), loss)
@@ -106,7 +106,7 @@ pub fn run(backup: &Path, options: &Options, steps: &Steps, now: Timestamp) -> V
 
 /// Proves what was opened: for whoever goes on with the directory.
 #[must_use]
-pub fn look(
+pub fn prove_opened(
     backup: &Path,
     opened: &Opened,
     options: &Options,
@@ -123,23 +123,23 @@ pub fn look(
     };
     let Proven { proof, collections, opened_by, findings, losses } = proven;
     let mut restores = proof.restores;
-    let mut told: Vec<Loss> = opened
+    let mut reported: Vec<Loss> = opened
         .damage
         .iter()
         .map(|words| Loss { collection: None, words: words.clone() })
         .chain(opened.manifest.iter().flat_map(|manifest| differences(manifest, &collections)))
         .collect();
-    if !told.is_empty() && restores == Restores::Whole {
+    if !reported.is_empty() && restores == Restores::Whole {
         restores = Restores::WithLosses;
     }
-    told.extend(losses);
+    reported.extend(losses);
     let mut chroma = None;
     if let Some(python) = &options.chroma
         && restores != Restores::Not
     {
         let answer = asked(python, opened, &collections, options, steps);
         restores = worse(restores, answer.restores);
-        told.extend(answer.losses.iter().cloned());
+        reported.extend(answer.losses.iter().cloned());
         chroma = Some(answer);
     }
     Verified {
@@ -150,7 +150,7 @@ pub fn look(
         bytes: opened.bytes,
         collections,
         opened_by,
-        losses: told,
+        losses: reported,
         notes: opened.notes.clone(),
         findings,
         proof: Some(proof),

@@ -50,8 +50,8 @@ async fn run_loop(context: &Context, gate: &Gate) {
         // Whoever looks holds the gate, so that a thousand stores look one after the other.
         let Ok(held) = gate.acquire().await else { return };
         let asked = context.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&asked, started)).await;
-        let wait = match looked {
+        let next = tokio::task::spawn_blocking(move || next_work(&asked, started)).await;
+        let wait = match next {
             Ok(Some((due, work))) => {
                 let wait = due.since(clock::now());
                 if wait.is_zero() {
@@ -59,9 +59,9 @@ async fn run_loop(context: &Context, gate: &Gate) {
                     when_permitted(context, "backup", move |steps| carry_out(&at, work, steps))
                         .await;
                 }
-                wait.clamp(LOOK_SOON, LOOK_AGAIN)
+                wait.clamp(RETRY_SOON, RETRY_AFTER)
             }
-            _ => LOOK_AGAIN,
+            _ => RETRY_AFTER,
         };
         drop(held);
         sleep(wait).await;
@@ -69,7 +69,7 @@ async fn run_loop(context: &Context, gate: &Gate) {
 }
 
 /// What is next, and when, by what was written down.
-fn look(context: &Context, started: Timestamp) -> Option<(Timestamp, Work)> {
+fn next_work(context: &Context, started: Timestamp) -> Option<(Timestamp, Work)> {
     let (state, store) = (&context.host.state, &context.store);
     let known = Known {
         job: store.backup.as_ref(),
@@ -140,7 +140,7 @@ fn make(context: &Context, job: &BackupJob, steps: &Steps, ledger: &mut Ledger) 
 /// Empty when nothing is.
 fn what_is_wrong(done: &Done) -> String {
     if !done.is_proven() {
-        let losses: Vec<&str> = done.losses.iter().take(TOLD_MAX).map(String::as_str).collect();
+        let losses: Vec<&str> = done.losses.iter().take(LISTED_MAX).map(String::as_str).collect();
         let what = match done.restores() {
             Restores::Unknown => "it could not be told whether it restores",
             _ => "it was made, but it does not restore whole",
@@ -186,9 +186,9 @@ fn drill(context: &Context, newest: &Newest, steps: &Steps, ledger: &mut Ledger)
 }
 
 /// What has just ended may have made something else due.
-const LOOK_SOON: Duration = Duration::from_secs(1);
+const RETRY_SOON: Duration = Duration::from_secs(1);
 /// The collector may have found another backup by then.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// So many losses are written down, and so many told in a sentence.
 const LOSSES_MAX: usize = 1000;
-const TOLD_MAX: usize = 5;
+const LISTED_MAX: usize = 5;

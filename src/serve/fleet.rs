@@ -55,18 +55,18 @@ pub async fn run(
     };
     let mut config: Option<Arc<Config>> = None;
     loop {
-        let looks = config.as_ref().is_some_and(|c| c.stores.is_empty() || is_below(c));
+        let searches = config.as_ref().is_some_and(|c| c.stores.is_empty() || is_below(c));
         tokio::select! {
             () = stop.cancelled() => break,
             next = configs.recv() => {
                 let Some(next) = next else { break };
                 fleet.said_none = false;
-                fleet.look(&next).await;
+                fleet.refresh(&next).await;
                 config = Some(next);
             }
-            () = tokio::time::sleep(DISCOVERY_INTERVAL), if looks => {
+            () = tokio::time::sleep(DISCOVERY_INTERVAL), if searches => {
                 if let Some(config) = &config {
-                    fleet.look(config).await;
+                    fleet.refresh(config).await;
                 }
             }
         }
@@ -101,7 +101,7 @@ struct Running {
 
 impl Fleet {
     /// Finds out which stores there are now, and watches them.
-    async fn look(&mut self, config: &Arc<Config>) {
+    async fn refresh(&mut self, config: &Arc<Config>) {
         if config.stores.is_empty() {
             self.discover(config).await;
             return;
@@ -153,7 +153,7 @@ impl Fleet {
             timeout: config.collect.device_timeout,
             devices: answers.collect(),
         };
-        let looked = tokio::task::spawn_blocking(move || {
+        let searched = tokio::task::spawn_blocking(move || {
             let names = roster.names().to_vec();
             let changes = discover::found(&procfs, &rootfs)
                 .map(|found| roster.update(found, &eyes, max, clock::ticks()));
@@ -161,7 +161,7 @@ impl Fleet {
             (roster, changes, renamed)
         });
         // The runtime is shutting down.
-        let Ok((roster, changes, renamed)) = looked.await else { return };
+        let Ok((roster, changes, renamed)) = searched.await else { return };
         self.roster = roster;
         match changes {
             Ok(changes) => changes.iter().for_each(|change| say(change, max)),

@@ -40,7 +40,7 @@ async fn run_loop(context: &Context, board: &Board, gate: &Gate) {
     board.tried(name, kept.ok().flatten().map(Arc::new));
     let mut wanted: Option<(BTreeSet<Code>, Timestamp)> = None;
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
         let Some(readings) = board.readings_of(name) else { continue };
         let Some(codes) = to_repair(&readings) else { continue };
         if codes.is_empty() {
@@ -107,7 +107,7 @@ fn is_due(last: Option<&Trial>, codes: &BTreeSet<Code>, now: Timestamp) -> bool 
 
 /// The document of the state directory.
 const KEPT: &str = "trial";
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// What breaks shows one finding after the other.
 const SETTLED: Duration = Duration::from_secs(10);
 /// After one that could not be made; after one that did not know of all that is found; after any other.
@@ -142,8 +142,8 @@ mod tests {
                 vec![Code::FtsCorrupt, Code::FtsOutOfStep],
             ),
         ] {
-            let told = found(&findings).unwrap();
-            assert_eq!(told, want.into_iter().collect(), "{findings:?}");
+            let reported = found(&findings).unwrap();
+            assert_eq!(reported, want.into_iter().collect(), "{findings:?}");
         }
         let incomplete = StoreReadings {
             collectors: 2,

@@ -136,8 +136,8 @@ impl Watches {
 impl Instance {
     fn new() -> notify::Result<Self> {
         let routes: Arc<Mutex<Routes>> = Arc::default();
-        let told = Arc::clone(&routes);
-        let handler = move |event: notify::Result<Event>| lock(&told).tell(event.ok().as_ref());
+        let reported = Arc::clone(&routes);
+        let handler = move |event: notify::Result<Event>| lock(&reported).tell(event.ok().as_ref());
         // A link out of the directory must not make us watch a whole disk.
         let config = notify::Config::default().with_follow_symlinks(false);
         Ok(Self { watcher: Mutex::new(RecommendedWatcher::new(handler, config)?), routes })
@@ -157,9 +157,9 @@ impl Routes {
             return;
         };
         let root_of = |path: &PathBuf| path.ancestors().find_map(|dir| self.0.get_key_value(dir));
-        let mut told: Option<&Path> = None;
+        let mut reported: Option<&Path> = None;
         for (root, slots) in event.paths.iter().filter_map(root_of) {
-            if told.replace(root) != Some(root) {
+            if reported.replace(root) != Some(root) {
                 let wake = classify(event, root);
                 for slot in slots {
                     slot.add(wake);

@@ -30,7 +30,7 @@ struct Shared {
     state: Mutex<State>,
     answered: Condvar,
     /// The same for those who wait without a thread.
-    told: Notify,
+    reported: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +62,7 @@ impl Device {
         let now = clock::ticks();
         let recent = self.lock().recent(now, max_age);
         match recent {
-            Some(answer) => self.told(answer),
+            Some(answer) => self.checked(answer),
             None => self.ask_since(now, timeout),
         }
     }
@@ -72,11 +72,11 @@ impl Device {
     pub async fn ready(&self, max_age: Duration, timeout: Duration) {
         for _ in 0..=WAIT_PIECES {
             // Before the look: an answer in between wakes whoever has this.
-            let told = self.shared.told.notified();
+            let reported = self.shared.reported.notified();
             if self.need_not_wait(max_age, timeout) {
                 return;
             }
-            drop(tokio::time::timeout(timeout / WAIT_PIECES, told).await);
+            drop(tokio::time::timeout(timeout / WAIT_PIECES, reported).await);
         }
     }
 
@@ -105,7 +105,7 @@ impl Device {
                 drop(state);
                 // Should it hang after all, because something else is mounted there by now, that costs this thread, and
                 // everybody else is told.
-                return self.told(self.shared.answer(&self.path));
+                return self.checked(self.shared.answer(&self.path));
             }
             None => {
                 self.spawn_question().map_err(|source| CollectError::Unreadable {
@@ -122,7 +122,7 @@ impl Device {
             if let Some((at, answer)) = state.answer
                 && at >= asked
             {
-                return self.told(answer);
+                return self.checked(answer);
             }
             let left = piece.min(timeout.saturating_sub(waited));
             if left.is_zero() {
@@ -143,7 +143,7 @@ impl Device {
         Ok(())
     }
 
-    fn told(&self, answer: Result<Space, Errno>) -> Result<Space, CollectError> {
+    fn checked(&self, answer: Result<Space, Errno>) -> Result<Space, CollectError> {
         answer.map_err(|errno| CollectError::Unreadable {
             path: self.path.clone(),
             source: errno.into(),
@@ -168,7 +168,7 @@ impl Shared {
         *state = State { asked: None, answer: Some((clock::ticks(), answer)), local };
         drop(state);
         self.answered.notify_all();
-        self.told.notify_waiters();
+        self.reported.notify_waiters();
         answer
     }
 

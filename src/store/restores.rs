@@ -255,23 +255,23 @@ pub fn is_gate(database: &Path) -> bool {
 /// The folders of a store, newest first, and those that cannot be read, with the reason.
 #[must_use]
 pub fn all(store: &Path) -> (Vec<Found>, Vec<(PathBuf, RecordError)>) {
-    look(store, |record, _| record.store == *store)
+    find(store, |record, _| record.store == *store)
 }
 
 /// The folders of the store that is seen at `dir`, newest first. It may have another path where the restore ran, as in a container: a
 /// folder beside it counts by the name of the store. Those that cannot be read are left out.
 #[must_use]
 pub fn seen(dir: &Path) -> Vec<Found> {
-    look(dir, |record, inside| inside || record.store.file_name() == dir.file_name()).0
+    find(dir, |record, inside| inside || record.store.file_name() == dir.file_name()).0
 }
 
-fn look(
+fn find(
     store: &Path,
     is_of: impl Fn(&Record, bool) -> bool,
 ) -> (Vec<Found>, Vec<(PathBuf, RecordError)>) {
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     let name = store.file_name().unwrap_or_default().as_bytes();
-    let mut look = |dir: &Path, inside: bool, prefixes: [Vec<u8>; 2]| {
+    let mut collect = |dir: &Path, inside: bool, prefixes: [Vec<u8>; 2]| {
         let Ok(entries) = fs::read_dir(dir) else { return };
         for entry in entries.filter_map(Result::ok) {
             let named = entry.file_name();
@@ -294,10 +294,10 @@ fn look(
         [dot.as_bytes(), name, b".", word.as_bytes(), b"."].concat()
     };
     if let Some(parent) = store.parent() {
-        look(parent, false, [prefix(".", name, WORKING), prefix("", name, KEPT)]);
+        collect(parent, false, [prefix(".", name, WORKING), prefix("", name, KEPT)]);
     }
     let own = INSIDE.as_bytes();
-    look(store, true, [prefix("", own, WORKING), prefix("", own, KEPT)]);
+    collect(store, true, [prefix("", own, WORKING), prefix("", own, KEPT)]);
     // The path tells apart what began in one second.
     found.sort_by(|a, b| {
         let key = |one: &Found| (one.record.began, one.path.clone());

@@ -117,7 +117,7 @@ fn message() -> Notification {
 
 /// The last post with this status, once the webhook was told it of so many alerts. Alertmanager may tell of the first ones
 /// before it has the last, and of an end it tells once.
-fn told(hook: &Loopback, status: &str, count: usize) -> Option<Value> {
+fn reported(hook: &Loopback, status: &str, count: usize) -> Option<Value> {
     let bodies = hook.seen().into_iter().map(|seen| serde_json::from_str(&seen.body).unwrap());
     let bodies: Vec<Value> = bodies.collect();
     let alerts = bodies.iter().flat_map(|body| body["alerts"].as_array().unwrap());
@@ -142,7 +142,7 @@ async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
     let sent = until_taken(&receiver, &message).await;
     assert_eq!(sent, Outcome::Delivered);
     let body = until("the webhook to hear of the beginning", || {
-        told(&hook, "firing", count)
+        reported(&hook, "firing", count)
             .filter(|body| body["alerts"].as_array().is_some_and(|all| all.len() == count))
     })
     .await;
@@ -161,7 +161,7 @@ async fn alertmanager_takes_alerts_and_tells_of_their_beginning_and_end() {
         alert.ended = Some(clock::now());
     }
     assert_eq!(until_taken(&receiver, &message).await, Outcome::Delivered);
-    let body = until("the webhook to hear of the end", || told(&hook, "resolved", count)).await;
+    let body = until("the webhook to hear of the end", || reported(&hook, "resolved", count)).await;
     assert!(body["alerts"].as_array().unwrap().iter().all(|alert| alert["status"] == "resolved"));
 
     // The same fingerprints, groups and words as our own webhook of this message has.

@@ -255,7 +255,8 @@ fn a_state_disk_that_is_read_only_at_a_restart_doubles_nothing_and_loses_nothing
     set_open(&stores[2].1, true);
     let on_its_way = |hook: &Hook| {
         let posts = hook.posts();
-        let post = posts.into_iter().find(|post| post.told().iter().any(|t| t.store == "three"));
+        let post =
+            posts.into_iter().find(|post| post.received().iter().any(|t| t.store == "three"));
         post.map(|post| post.headers["webhook-id"].clone())
     };
     let id = wait_for("the attempt", SOON, || on_its_way(&hook));
@@ -272,8 +273,10 @@ fn a_state_disk_that_is_read_only_at_a_restart_doubles_nothing_and_loses_nothing
     let exporter = start();
     wait_told(&hook, "two", OPEN, "resolved");
     wait_told(&hook, "three", OPEN, "firing");
-    let again =
-        hook.posts().into_iter().rfind(|p| p.taken && p.told().iter().any(|t| t.store == "three"));
+    let again = hook
+        .posts()
+        .into_iter()
+        .rfind(|p| p.taken && p.received().iter().any(|t| t.store == "three"));
     assert!(
         hook.posts().iter().any(|post| post.taken && post.headers["webhook-id"] == id),
         "the same id as before the restart: {again:?}"
@@ -513,11 +516,11 @@ fn kills_at_random_points_lose_nothing_and_double_nothing() {
         let id = post.headers["webhook-id"].clone();
         let before = texts.entry(id.clone()).or_insert_with(|| post.text.clone());
         assert_eq!(*before, post.text, "one id, two texts");
-        for told in post.told().into_iter().filter(|told| told.name == OPEN) {
-            let key = (told.store.clone(), told.starts_at.clone());
+        for reported in post.received().into_iter().filter(|reported| reported.name == OPEN) {
+            let key = (reported.store.clone(), reported.starts_at.clone());
             // An alert that stands beside the news of its group is no second telling.
-            if seen.insert((key.clone(), told.status.clone())) {
-                order.entry(key).or_default().push(told.status);
+            if seen.insert((key.clone(), reported.status.clone())) {
+                order.entry(key).or_default().push(reported.status);
             }
         }
     }

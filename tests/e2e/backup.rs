@@ -100,15 +100,15 @@ fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
                 .unwrap();
             assert!(writer.0.try_wait().unwrap().is_none(), "the writer ended");
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let told: serde_json::Value = serde_json::from_str(&text).expect(&text);
-            let told = &told["backups"][0];
+            let reported: serde_json::Value = serde_json::from_str(&text).expect(&text);
+            let reported = &reported["backups"][0];
             if output.status.code() != Some(0) {
                 println!("{version} {number}: {text}");
-                said.push(told["error"].as_str().unwrap_or("not proven").to_owned());
+                said.push(reported["error"].as_str().unwrap_or("not proven").to_owned());
                 continue;
             }
-            tries += told["tries"].as_u64().unwrap();
-            let backup = PathBuf::from(told["backup"].as_str().unwrap());
+            tries += reported["tries"].as_u64().unwrap();
+            let backup = PathBuf::from(reported["backup"].as_str().unwrap());
             let copy = scratch.path().join("copy");
             unpack(&backup, &copy);
             let mut restored = chroma::script(version);
@@ -123,8 +123,8 @@ fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
                 "{version} {number}: {operation} is before {before}"
             );
             assert!(
-                answer["records"].as_u64() > Some(0) && told["records"].as_u64() > Some(0),
-                "{answer} {told}"
+                answer["records"].as_u64() > Some(0) && reported["records"].as_u64() > Some(0),
+                "{answer} {reported}"
             );
             fs::remove_dir_all(&copy).unwrap();
             proven += 1;

@@ -23,12 +23,12 @@ fn run(scratch: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn told(out: &Output) -> String {
+fn reported(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
 fn report(out: &Output) -> Value {
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", told(out)))
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", reported(out)))
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_store_its_backup_and_its_dump_are_the_same_and_a_change_is_not() {
     tar.arg("-C").arg(scratch.path()).args(["-czf", &path("store.tar.gz"), "store"]);
     assert!(tar.status().unwrap().success());
     let out = run(scratch.path(), &["dump", &path("store"), "--to", &path("store.jsonl.zst")]);
-    assert!(out.status.success(), "{}", told(&out));
+    assert!(out.status.success(), "{}", reported(&out));
     for (a, b) in [
         ("store", "store.tar.gz"),
         ("store.jsonl.zst", "store"),
@@ -89,13 +89,13 @@ fn a_store_its_backup_and_its_dump_are_the_same_and_a_change_is_not() {
     );
     assert_eq!(changed["differing_collections"], 2, "{changed:#}");
     let out = run(scratch.path(), &["diff", &path("store"), &path("changed")]);
-    assert!(told(&out).ends_with("They differ.\n"), "{}", told(&out));
+    assert!(reported(&out).ends_with("They differ.\n"), "{}", reported(&out));
     // What is not there is not the same as anything.
     let out = run(scratch.path(), &["diff", &path("store"), &path("nothing")]);
-    assert_eq!(out.status.code(), Some(2), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(2), "{}", reported(&out));
     let out =
         run(scratch.path(), &["diff", &path("store"), &path("store"), "--collection", "none"]);
-    assert_eq!(out.status.code(), Some(2), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(2), "{}", reported(&out));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn stores_of_all_releases_are_described() {
         let store = scratch.path().join("store");
         made(version, &store);
         let out = run(scratch.path(), &["stats", store.to_str().unwrap(), "--output", "json"]);
-        assert_eq!(out.status.code(), Some(0), "{version}: {}", told(&out));
+        assert_eq!(out.status.code(), Some(0), "{version}: {}", reported(&out));
         let report = report(&out);
         let names: Vec<&str> = report["collections"]
             .as_array()
@@ -163,9 +163,10 @@ fn stores_of_all_releases_are_described() {
         assert!(added.starts_with("20") && added.len() == 19, "{version}: {added}");
         let out = run(scratch.path(), &["stats", store.to_str().unwrap()]);
         assert!(
-            told(&out).contains("second: ") && told(&out).contains("    n: integer in 87 records"),
+            reported(&out).contains("second: ")
+                && reported(&out).contains("    n: integer in 87 records"),
             "{}",
-            told(&out)
+            reported(&out)
         );
     }
 }

@@ -141,17 +141,18 @@ fn a_bit_that_flips_on_the_disk_is_found_in_a_vector_and_in_a_blob_of_the_queue(
     // A restart neither forgets nor takes the bad bytes for good ones.
     drop(exporter);
     let exporter = Exporter::start(&args);
-    let told = |page: &support::Page| {
+    let reported = |page: &support::Page| {
         let findings = page.findings("main");
         (
             findings.contains(&"sqlite_corrupt".to_owned()),
             findings.contains(&"segment_inconsistent".to_owned()),
         )
     };
-    exporter.wait_page("both findings after a restart", LONG, |page| told(page) == (true, true));
+    exporter
+        .wait_page("both findings after a restart", LONG, |page| reported(page) == (true, true));
     // The folder comes from a backup: that finding ends, the other stays.
     fs::write(&vectors[0], &good).unwrap();
-    exporter.wait_page("the end of one finding", LONG, |page| told(page) == (true, false));
+    exporter.wait_page("the end of one finding", LONG, |page| reported(page) == (true, false));
 }
 
 const LONG: Duration = Duration::from_mins(4);

@@ -15,7 +15,7 @@ fn made(version: &str, dir: &Path) {
 }
 
 /// What Chroma gives; it opens a copy, because opening writes.
-fn told(version: &str, dir: &Path, condition: &str) -> Vec<Value> {
+fn reported(version: &str, dir: &Path, condition: &str) -> Vec<Value> {
     let scratch = tempfile::tempdir().unwrap();
     let copy = scratch.path().join("copy");
     copy_tree(dir, &copy);
@@ -44,9 +44,9 @@ fn dump(from: &Path, scratch: &Path, more: &[&str]) -> Vec<u8> {
 
 /// Record by record, and vectors number by number. With the space cosine Chroma makes unit vectors and multiplies them again: of what is
 /// still in the queue, `dump` gives the numbers that were added.
-fn same(version: &str, dumped: &[Value], told: &[Value]) {
-    assert_eq!(dumped.len(), told.len(), "{version}");
-    for (ours, theirs) in dumped.iter().zip(told) {
+fn same(version: &str, dumped: &[Value], reported: &[Value]) {
+    assert_eq!(dumped.len(), reported.len(), "{version}");
+    for (ours, theirs) in dumped.iter().zip(reported) {
         for key in ["id", "document", "metadata"] {
             assert_eq!(ours[key], theirs[key], "{version}: {key} of {}", theirs["id"]);
         }
@@ -98,7 +98,7 @@ fn every_record_is_what_chroma_gives() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("store");
         made(version, &dir);
-        let told = told(version, &dir, "all");
+        let reported = reported(version, &dir, "all");
         let lines = dump(&dir, scratch.path(), &[]);
         let collections: Vec<String> = values(&lines)
             .iter()
@@ -106,7 +106,7 @@ fn every_record_is_what_chroma_gives() {
             .collect();
         assert_eq!(collections, ["first", "second", "third"], "{version}");
         assert_eq!(dump(&dir, scratch.path(), &[]), lines, "{version}: twice");
-        same(version, &records(&lines), &told);
+        same(version, &records(&lines), &reported);
     }
 }
 
@@ -115,9 +115,13 @@ fn what_is_rare_is_kept_and_what_no_line_can_hold_is_told() {
     for version in ["0.4.24", "0.6.3", "1.1.1", "1.5.9"] {
         let scratch = tempfile::tempdir().unwrap();
         let dir = scratch.path().join("store");
-        let told = chroma::script(version).arg("strange").arg(&dir).output().unwrap();
-        assert!(told.status.success(), "{version}: {}", String::from_utf8_lossy(&told.stderr));
-        let told = values(&told.stdout);
+        let reported = chroma::script(version).arg("strange").arg(&dir).output().unwrap();
+        assert!(
+            reported.status.success(),
+            "{version}: {}",
+            String::from_utf8_lossy(&reported.stderr)
+        );
+        let reported = values(&reported.stdout);
         let out = Command::new(binary())
             .args(["dump", "--state.dir", "", "--scratch"])
             .args([scratch.path(), &dir])
@@ -125,9 +129,9 @@ fn what_is_rare_is_kept_and_what_no_line_can_hold_is_told() {
             .unwrap();
         let lines = values(&out.stdout);
         let records: Vec<&Value> = lines.iter().filter(|line| line.get("id").is_some()).collect();
-        assert!(told.len() > 12, "{version}: {}", told.len());
-        assert_eq!(records.len(), told.len(), "{version}");
-        for (ours, theirs) in records.iter().zip(&told) {
+        assert!(reported.len() > 12, "{version}: {}", reported.len());
+        assert_eq!(records.len(), reported.len(), "{version}");
+        for (ours, theirs) in records.iter().zip(&reported) {
             for key in ["id", "document", "metadata"] {
                 assert_eq!(ours[key], theirs[key], "{version}: {key} of {}", theirs["id"]);
             }
@@ -138,7 +142,7 @@ fn what_is_rare_is_kept_and_what_no_line_can_hold_is_told() {
         // From 1.0 on Chroma forgets such a number in metadata; not every release takes one in a vector.
         let stderr = String::from_utf8_lossy(&out.stderr);
         let number = version.starts_with("0.");
-        let vector = told.iter().any(|record| record["id"] == "no end");
+        let vector = reported.iter().any(|record| record["id"] == "no end");
         assert_eq!(out.status.code(), Some(i32::from(number || vector)), "{version}: {stderr}");
         for (said, is_there) in [
             ("record infinite: metadata.k: ", number),
@@ -212,9 +216,9 @@ fn conditions_choose_what_chroma_chooses() {
         r#"{"halves": {"$contains": 7.0}}"#,
         r#"{"flags": {"$contains": false}}"#,
     ] {
-        let told = told("1.5.9", &dir, condition);
+        let reported = reported("1.5.9", &dir, condition);
         let lines = dump(&dir, scratch.path(), &["--collection", "first", "--where", condition]);
-        assert!(!told.is_empty(), "{condition}");
-        same(condition, &records(&lines), &told);
+        assert!(!reported.is_empty(), "{condition}");
+        same(condition, &records(&lines), &reported);
     }
 }

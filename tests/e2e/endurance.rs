@@ -99,7 +99,7 @@ struct Soak {
     posts: usize,
     taken: usize,
     /// When the episodes began that were told, by receiver, store, alert and status.
-    told: BTreeMap<(String, String, String, String), BTreeSet<String>>,
+    reported: BTreeMap<(String, String, String, String), BTreeSet<String>>,
     /// All that was told of an alert of a store, for whoever reads why the test failed.
     stories: BTreeMap<(String, String), Vec<(Instant, String)>>,
     /// How often something was broken.
@@ -127,7 +127,7 @@ impl Soak {
             dice,
             posts: 0,
             taken: 0,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             stories: BTreeMap::new(),
             broken: 0,
             reloads: 0,
@@ -183,12 +183,13 @@ impl Soak {
             self.posts += 1;
             if post.taken {
                 self.taken += 1;
-                for told in post.told() {
-                    let line = format!("{} {} since {}", post.path, told.status, told.starts_at);
-                    let story = self.stories.entry((told.store.clone(), told.name.clone()));
+                for reported in post.received() {
+                    let line =
+                        format!("{} {} since {}", post.path, reported.status, reported.starts_at);
+                    let story = self.stories.entry((reported.store.clone(), reported.name.clone()));
                     story.or_default().push((post.at, line));
-                    let of = (post.path.clone(), told.store, told.name, told.status);
-                    self.told.entry(of).or_default().insert(told.starts_at);
+                    let of = (post.path.clone(), reported.store, reported.name, reported.status);
+                    self.reported.entry(of).or_default().insert(reported.starts_at);
                 }
             }
         }
@@ -200,7 +201,7 @@ impl Soak {
             let newest = |status: &str| {
                 let of =
                     (format!("/{name}"), store.to_owned(), alert.to_owned(), status.to_owned());
-                self.told.get(&of).and_then(|episodes| episodes.last())
+                self.reported.get(&of).and_then(|episodes| episodes.last())
             };
             newest("firing") > newest("resolved")
         })

@@ -420,13 +420,15 @@ fn play(case: &Live) -> Row {
     let exporter = scene.watch();
     exporter.ready();
     scene.exporter = Some(exporter);
-    let told = |scene: &Scene| findings(scene.exporter.as_ref().unwrap(), case.disk);
+    let reported = |scene: &Scene| findings(scene.exporter.as_ref().unwrap(), case.disk);
     let calm = |codes: &[String]| codes.is_empty() || case.disk;
-    wait_for(&format!("{}: nothing before", case.what), SOON, || calm(&told(&scene)).then_some(()));
+    wait_for(&format!("{}: nothing before", case.what), SOON, || {
+        calm(&reported(&scene)).then_some(())
+    });
     (case.strike)(&mut scene);
     let log = |scene: &Scene| scene.exporter.as_ref().unwrap().log();
     support::wait(case.what, 2 * SOON, || {
-        let seen = told(&scene);
+        let seen = reported(&scene);
         if seen == case.codes {
             return Ok(());
         }
@@ -434,7 +436,7 @@ fn play(case: &Live) -> Row {
     });
     // What comes after it is not wanted either.
     further_turns(scene.exporter.as_ref().unwrap(), 3);
-    assert_eq!(told(&scene), case.codes, "{}: it does not stay\n{}", case.what, log(&scene));
+    assert_eq!(reported(&scene), case.codes, "{}: it does not stay\n{}", case.what, log(&scene));
     let sqlite = faults::sqlite_says(&scene.dir);
     let chroma = scene.server_says();
     Row { sqlite, chroma, codes: codes_cell(case.codes) }

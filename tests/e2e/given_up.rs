@@ -56,11 +56,11 @@ fn a_filesystem_without_locks_is_told_at_once_and_nothing_of_it_is_ok() {
         assert_eq!(out.status.code(), Some(3), "{errno}: {store:#}");
         assert_eq!(store["status"], "unknown");
         for collector in ["contents", "hnsw"] {
-            let told = store["problems"].as_array().unwrap().iter().any(|problem| {
+            let reported = store["problems"].as_array().unwrap().iter().any(|problem| {
                 problem["collector"] == collector
                     && problem["problem"].as_str().unwrap().contains("gives no locks")
             });
-            assert!(told, "{errno}, {collector}: {store:#}");
+            assert!(reported, "{errno}, {collector}: {store:#}");
         }
         // Nobody holds the file: a copy answers for the database itself.
         for check in ["schema", "quick", "full"] {

@@ -127,8 +127,8 @@ fn must_tell_no_numbers(exporter: &Exporter, of_finding: bool) {
     if of_finding {
         let codes = ["second_writer", "store_replaced", "server_gone", "descriptors_low"];
         for code in codes {
-            let told = page.all("chroma_finding", &[("code", code)]).count();
-            assert_eq!(told, 0, "{code} in\n{}", page.text);
+            let reported = page.all("chroma_finding", &[("code", code)]).count();
+            assert_eq!(reported, 0, "{code} in\n{}", page.text);
         }
     }
     let shown = support::get(exporter.address, "/").body;

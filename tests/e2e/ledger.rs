@@ -109,13 +109,13 @@ fn said(post: &Post) -> Vec<Said> {
     let json: Value = serde_json::from_str(&post.text).unwrap_or_default();
     match kind {
         "webhook" => post
-            .told()
+            .received()
             .into_iter()
-            .filter(|told| told.name == OPEN)
-            .map(|told| Said {
-                key: told.store,
-                firing: told.status == "firing",
-                since: told.starts_at,
+            .filter(|reported| reported.name == OPEN)
+            .map(|reported| Said {
+                key: reported.store,
+                firing: reported.status == "firing",
+                since: reported.starts_at,
             })
             .collect(),
         "pagerduty" => vec![Said {
@@ -264,8 +264,8 @@ impl Lab {
                 page.get("chroma_alert_firing", &[("store", store), ("alert", OPEN)])
                     == want.contains(store).then_some(1.0)
             });
-            let told = page.all("chroma_exporter_notification_queue_length", &[]);
-            let queued: Vec<f64> = told.map(|(_, length)| length).collect();
+            let reported = page.all("chroma_exporter_notification_queue_length", &[]);
+            let queued: Vec<f64> = reported.map(|(_, length)| length).collect();
             firing
                 && queued.len() == KINDS.len() + 1
                 && queued.iter().all(|length| *length == 0.0)

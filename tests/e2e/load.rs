@@ -24,7 +24,7 @@ fn run(arguments: &[impl AsRef<OsStr>]) -> Output {
     Command::new(binary()).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-fn told(out: &Output) -> String {
+fn reported(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
@@ -38,7 +38,7 @@ fn dump(dir: &Path, scratch: &Path) -> Vec<u8> {
         scratch.to_str().unwrap(),
         dir.to_str().unwrap(),
     ]);
-    assert!(out.status.success(), "{}", told(&out));
+    assert!(out.status.success(), "{}", reported(&out));
     out.stdout
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn load_to(port: u16, lines: &Path, more: &[&str]) -> Output {
 }
 
 pub(crate) fn report(out: &Output) -> Value {
-    serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", told(out)))
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", reported(out)))
 }
 
 pub(crate) fn values(lines: &[u8]) -> Vec<Value> {
@@ -199,7 +199,7 @@ fn what_is_dumped_and_loaded_gives_the_same_lines_again() {
             "--output",
             "json",
         ]);
-        assert_eq!(out.status.code(), Some(i32::from(lists)), "{from} to {to}: {}", told(&out));
+        assert_eq!(out.status.code(), Some(i32::from(lists)), "{from} to {to}: {}", reported(&out));
         for differing in self::report(&out)["differing"].as_array().unwrap() {
             assert_eq!(differing["settings"], json!([]), "{from} to {to}: {differing:#}");
         }
@@ -218,7 +218,7 @@ fn what_is_rare_arrives_and_what_a_server_does_not_take_is_told() {
     let mut stand = Stand::new("1.5.9");
     let store = stand.path("store");
     let made = chroma::script("0.6.3").arg("strange").arg(&store).output().unwrap();
-    assert!(made.status.success(), "{}", told(&made));
+    assert!(made.status.success(), "{}", reported(&made));
     let out = run(&[
         "dump",
         "--state.dir",
@@ -279,19 +279,19 @@ fn a_load_that_is_killed_goes_on() {
     child.wait().unwrap();
     // Whoever has no such file is told how to go on.
     let out = load(&stand.server, &file, &[]);
-    assert_eq!(out.status.code(), Some(3), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(3), "{}", reported(&out));
     assert!(
-        told(&out).contains("already: first, many") && told(&out).contains("--merge"),
+        reported(&out).contains("already: first, many") && reported(&out).contains("--merge"),
         "{}",
-        told(&out)
+        reported(&out)
     );
     // Other lines are not taken for these.
     let other = stand.path("other.jsonl");
     fs::write(&other, fs::read_to_string(&file).unwrap().replace("document 1", "document x"))
         .unwrap();
     let out = load(&stand.server, &other, &["--resume", progress.to_str().unwrap()]);
-    assert_eq!(out.status.code(), Some(3), "{}", told(&out));
-    assert!(told(&out).contains("the lines are others"), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(3), "{}", reported(&out));
+    assert!(reported(&out).contains("the lines are others"), "{}", reported(&out));
     let out = run(&arguments);
     let report = report(&out);
     assert_eq!(report["status"], "loaded", "{report:#}");
@@ -308,7 +308,7 @@ fn a_load_that_is_killed_goes_on() {
     assert!(!progress.exists());
     // The same once more changes nothing.
     let out = load(&stand.server, &file, &["--merge", "--output", "json"]);
-    assert_eq!(self::report(&out)["status"], "loaded", "{}", told(&out));
+    assert_eq!(self::report(&out)["status"], "loaded", "{}", reported(&out));
     let lines = stand.dumped();
     let records = |lines: &[u8]| -> Vec<Value> {
         values(lines).into_iter().filter(|line| line.get("id").is_some()).collect()
@@ -424,18 +424,18 @@ fn two_stores_become_one() {
     gzip.finish().unwrap();
     // Asked before, nothing is changed.
     let out = load(&stand.server, &one, &["--dry-run"]);
-    assert!(out.status.success(), "{}", told(&out));
-    assert_eq!(told(&out), "many: would be made, 300 records would be loaded\n");
+    assert!(out.status.success(), "{}", reported(&out));
+    assert_eq!(reported(&out), "many: would be made, 300 records would be loaded\n");
     assert!(load(&stand.server, &one, &[]).status.success());
     // One that is there is refused before anything is changed.
     let out = load(&stand.server, &two, &[]);
-    assert_eq!(out.status.code(), Some(3), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(3), "{}", reported(&out));
     let out = load(
         &stand.server,
         &two,
         &["--rename", "many=more", "--collection", "many", "--output", "json"],
     );
-    assert_eq!(report(&out)["status"], "loaded", "{}", told(&out));
+    assert_eq!(report(&out)["status"], "loaded", "{}", reported(&out));
     let out = load(&stand.server, &two, &["--merge", "--output", "json"]);
     let merged = report(&out);
     assert_eq!(merged["status"], "loaded", "{merged:#}");
@@ -455,15 +455,15 @@ fn two_stores_become_one() {
     let file = stand.path("both.jsonl");
     fs::write(&file, both.join("\n")).unwrap();
     let out = load(&stand.server, &file, &["--rename", "left=right"]);
-    assert_eq!(out.status.code(), Some(3), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(3), "{}", reported(&out));
     let words = ["--rename", "left=right", "--merge", "--output", "json"];
     let out = load(&stand.server, &file, &words);
     let joined = report(&out);
     assert_eq!(joined["status"], "loaded", "{joined:#}");
     for (number, part) in [(true, 0, 2), (false, 2, 3)].into_iter().enumerate() {
-        let told = &joined["collections"][number];
-        let told = (&told["made"], &told["before"], &told["after"]);
-        assert_eq!(told, (&json!(part.0), &json!(part.1), &json!(part.2)), "{joined:#}");
+        let reported = &joined["collections"][number];
+        let reported = (&reported["made"], &reported["before"], &reported["after"]);
+        assert_eq!(reported, (&json!(part.0), &json!(part.1), &json!(part.2)), "{joined:#}");
     }
     let lines = values(&stand.dumped());
     let documents: Vec<&Value> = {
@@ -529,8 +529,12 @@ fn nothing_but_the_server_that_is_named_is_asked_and_no_secret_is_told() {
         .unwrap();
     let request = server.join().unwrap();
     assert!(request.to_lowercase().contains("authorization: bearer canary-of-a-load"), "{request}");
-    assert_eq!(out.status.code(), Some(2), "{}", told(&out));
-    assert!(told(&out).contains("<secret>") && !told(&out).contains("canary"), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(2), "{}", reported(&out));
+    assert!(
+        reported(&out).contains("<secret>") && !reported(&out).contains("canary"),
+        "{}",
+        reported(&out)
+    );
     let out = run(&["load", file.to_str().unwrap(), "--to", "http://me:canary@127.0.0.1:1"]);
-    assert_eq!(out.status.code(), Some(64), "{}", told(&out));
+    assert_eq!(out.status.code(), Some(64), "{}", reported(&out));
 }

@@ -248,7 +248,7 @@ fn broken(scratch: &Path) -> Exporter {
     ];
     let added = run(&silence);
     assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
-    for told in [
+    for reported in [
         "segment_truncated",
         "sqlite_truncated",
         "hot_journal",
@@ -257,7 +257,9 @@ fn broken(scratch: &Path) -> Exporter {
         "silenced by",
         "pending<br>",
     ] {
-        wait_for(told, SOON, || get(exporter.address, "/").body.contains(told).then_some(()));
+        wait_for(reported, SOON, || {
+            get(exporter.address, "/").body.contains(reported).then_some(())
+        });
     }
     exporter
 }

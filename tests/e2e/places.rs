@@ -182,7 +182,7 @@ fn a_segment_folder_that_is_an_absolute_link_lies_in_the_container_too() {
     symlink(at.join(&target), inside.join("data").join(&folder)).unwrap();
     fs::create_dir_all(at.join("elsewhere")).unwrap();
     support::copy_tree(&seed.join(&folder), &at.join(&target));
-    let told = || {
+    let reported = || {
         let document = check_at(&inside.join("data"));
         let findings = document["stores"][0]["findings"].as_array().unwrap().clone();
         let codes =
@@ -194,10 +194,10 @@ fn a_segment_folder_that_is_an_absolute_link_lies_in_the_container_too() {
         fs::OpenOptions::new().write(true).open(file).unwrap().set_len(100).unwrap();
     };
     cut(&at);
-    assert_eq!(told(), [""; 0], "the host's is cut, the container's is whole");
+    assert_eq!(reported(), [""; 0], "the host's is cut, the container's is whole");
     cut(&inside);
     support::copy_tree(&seed.join(&folder), &at.join(&target));
-    assert_eq!(told(), ["segment_truncated"], "the container's is cut, the host's is whole");
+    assert_eq!(reported(), ["segment_truncated"], "the container's is cut, the host's is whole");
 }
 
 #[test]
@@ -341,13 +341,13 @@ fn a_container_that_starts_anew_keeps_its_name_and_leaves_nothing_behind() {
         page.has("chroma_integrity_state", &labels, |value| value > 0.0)
     });
     drop(first);
-    let told = |page: &support::Page| -> Vec<String> {
+    let reported = |page: &support::Page| -> Vec<String> {
         let mut codes = page.findings("data");
         codes.retain(|code| code != "collector_failing" && !code.starts_with("disk_"));
         codes
     };
     exporter.wait_page("the store to end with its process", SOON, |page| {
-        assert_eq!(told(page), [""; 0], "nothing is said of what is out of reach");
+        assert_eq!(reported(page), [""; 0], "nothing is said of what is out of reach");
         found(page).is_empty()
     });
     let again = start();
@@ -439,16 +439,21 @@ fn a_filesystem_that_does_not_keep_what_is_written_is_told() {
     let codes = |path: &Path| -> Vec<String> {
         let document = check_at(path);
         let findings = document["stores"][0]["findings"].as_array().unwrap().iter();
-        let told = findings.map(|f| format!("{}: {}", f["code"], f["evidence"]));
-        told.filter(|told| told.contains("disk_") && !told.contains("disk_usage")).collect()
+        let reported = findings.map(|f| format!("{}: {}", f["code"], f["evidence"]));
+        reported
+            .filter(|reported| reported.contains("disk_") && !reported.contains("disk_usage"))
+            .collect()
     };
     assert_eq!(codes(&seed), [""; 0], "a disk of the host");
     let mnt = root.join("mnt");
     fs::create_dir(&mnt).unwrap();
     let container = Container::start(&mnt, "data", &seed);
-    let told = codes(&container.seen(&mnt.join("data")));
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("disk_temporary") && told[0].contains("in a container"), "{told:?}");
+    let reported = codes(&container.seen(&mnt.join("data")));
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(
+        reported[0].contains("disk_temporary") && reported[0].contains("in a container"),
+        "{reported:?}"
+    );
     // The layer of a container, as this host sees it where Docker mounts it.
     for name in ["lower", "upper", "work", "merged"] {
         fs::create_dir(root.join(name)).unwrap();
@@ -463,8 +468,8 @@ fn a_filesystem_that_does_not_keep_what_is_written_is_told() {
     };
     assert!(mount(&merged).success(), "mount (needs root)");
     support::copy_tree(&seed, &merged.join("data"));
-    let told = codes(&merged.join("data"));
+    let reported = codes(&merged.join("data"));
     drop(Command::new("umount").arg("-l").arg(&merged).status());
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("the layer of a container"), "{told:?}");
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert!(reported[0].contains("the layer of a container"), "{reported:?}");
 }

@@ -89,10 +89,10 @@ fn chroma_finds_everything_in_what_was_repaired() {
         );
         zero(&dir, "sqlite_autoindex_embeddings_1");
         let broken = fs::read(dir.join("chroma.sqlite3")).unwrap();
-        let told = recover(&dir, "--apply");
-        assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
-        assert_eq!(told["report"]["after"]["findings"], serde_json::json!([]), "{version}");
-        let kept = Path::new(told["report"]["quarantine"].as_str().unwrap()).join("old");
+        let reported = recover(&dir, "--apply");
+        assert_eq!(reported["report"]["outcome"], "repaired", "{version}: {reported:#}");
+        assert_eq!(reported["report"]["after"]["findings"], serde_json::json!([]), "{version}");
+        let kept = Path::new(reported["report"]["quarantine"].as_str().unwrap()).join("old");
         assert!(fs::read(kept.join("chroma.sqlite3")).unwrap() == broken, "{version}");
         assert!(
             ask(version, &dir) == ask(version, &healthy),
@@ -112,10 +112,10 @@ fn a_repair_is_tried_beside_a_running_chroma_and_put_in_place_when_it_has_stoppe
         "UPDATE embedding_fulltext_search_data SET block=x'ff00ff00ff00ff00' WHERE id>10",
     );
     let broken = fs::read(dir.join("chroma.sqlite3")).unwrap();
-    let told = recover_with(&dir, &[]);
-    assert_eq!(told["report"]["outcome"], "would_repair", "{told:#}");
-    assert_eq!(told["report"]["losses"], serde_json::json!([]), "{told:#}");
-    assert!(told["report"]["beside"].as_str().unwrap().contains("chroma"), "{told:#}");
+    let reported = recover_with(&dir, &[]);
+    assert_eq!(reported["report"]["outcome"], "would_repair", "{reported:#}");
+    assert_eq!(reported["report"]["losses"], serde_json::json!([]), "{reported:#}");
+    assert!(reported["report"]["beside"].as_str().unwrap().contains("chroma"), "{reported:#}");
     let words = ["recover", "--output", "json", "--state.dir", "", "--apply", "--store.path"];
     let refused = support::run(&[&words[..], &[dir.to_str().unwrap()]].concat());
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
@@ -205,8 +205,8 @@ fn chroma_finds_every_vector_that_was_still_there() {
             let scratch = tempfile::tempdir().unwrap();
             let whole = fixtures.join(format!("chroma-{base}"));
             let dir = fault.strike(base, scratch.path());
-            let told = recover(&dir, "--apply");
-            let mut report = told["report"].clone();
+            let reported = recover(&dir, "--apply");
+            let mut report = reported["report"].clone();
             let outcome = report["outcome"].as_str().unwrap_or("none").to_owned();
             let lost = report["lost_records"].as_array().unwrap().len();
             let lossy = LOSSY.contains(&fault.what) && base != "0.4.24";
@@ -288,9 +288,9 @@ fn an_index_that_was_written_anew_takes_more_and_is_opened_again() {
         faults::cut(&faults::articles(&dir, "header.bin"), 40);
         faults::cut(&faults::articles(&dir, "link_lists.bin"), 9);
         faults::overwrite(&faults::folder(&dir, "notes").join("header.bin"), 0, &[0; 100]);
-        let told = recover(&dir, "--apply");
-        assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
-        assert_eq!(told["report"]["losses"], serde_json::json!([]), "{version}");
+        let reported = recover(&dir, "--apply");
+        assert_eq!(reported["report"]["outcome"], "repaired", "{version}: {reported:#}");
+        assert_eq!(reported["report"]["losses"], serde_json::json!([]), "{version}");
         assert!(ask(version, &dir) == ask(version, &healthy), "{version}: before and after");
         // The same once more, with what came after.
         for more in ["once", "twice"] {

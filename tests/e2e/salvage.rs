@@ -86,9 +86,12 @@ fn chroma_finds_everything_that_other_pages_still_have() {
             let place = scratch.path().join(nth.to_string());
             let dir = fixture(&format!("chroma-{version}"), &place);
             damage(&dir);
-            let told = recover_with(&dir, &["--apply"]);
-            assert_eq!(told["report"]["outcome"], "repaired", "{version}: {what}: {told:#}");
-            assert_eq!(told["report"]["losses"], serde_json::json!([]), "{version}: {what}");
+            let reported = recover_with(&dir, &["--apply"]);
+            assert_eq!(
+                reported["report"]["outcome"], "repaired",
+                "{version}: {what}: {reported:#}"
+            );
+            assert_eq!(reported["report"]["losses"], serde_json::json!([]), "{version}: {what}");
             assert!(ask(version, &dir) == truth, "{version}: {what}: Chroma answers otherwise");
         }
     }
@@ -106,12 +109,12 @@ fn chroma_finds_everything_without_half_of_the_schema() {
             let place = scratch.path().join(nth.to_string());
             let dir = fixture(&format!("chroma-{version}"), &place);
             zero(&dir, leaves(&dir, "sqlite_schema")[nth]);
-            let told = recover_with(&dir, &["--apply", "--accept-loss"]);
-            assert_eq!(told["report"]["outcome"], "repaired", "{version}, {nth}: {told:#}");
-            assert_eq!(told["report"]["lost_rows"], serde_json::json!([]), "{version}, {nth}");
+            let reported = recover_with(&dir, &["--apply", "--accept-loss"]);
+            assert_eq!(reported["report"]["outcome"], "repaired", "{version}, {nth}: {reported:#}");
+            assert_eq!(reported["report"]["lost_rows"], serde_json::json!([]), "{version}, {nth}");
             assert!(
                 ask(version, &dir) == truth,
-                "{version}, {nth}: Chroma answers otherwise: {told:#}"
+                "{version}, {nth}: Chroma answers otherwise: {reported:#}"
             );
         }
     }
@@ -133,10 +136,10 @@ fn what_chroma_misses_is_what_was_named() {
             assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
         }
         let flags: &[&str] = if lost { &["--apply", "--accept-loss"] } else { &["--apply"] };
-        let told = recover_with(&dir, flags);
-        assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
+        let reported = recover_with(&dir, flags);
+        assert_eq!(reported["report"]["outcome"], "repaired", "{version}: {reported:#}");
         let mut named: BTreeMap<(String, String), usize> = BTreeMap::new();
-        for row in told["report"]["lost_rows"].as_array().unwrap() {
+        for row in reported["report"]["lost_rows"].as_array().unwrap() {
             let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
             assert_eq!(text("table"), "embedding_metadata", "{version}: {row}");
             *named.entry((text("collection"), text("id"))).or_default() += 1;
@@ -177,12 +180,12 @@ fn collections_keep_their_records_when_their_settings_are_lost() {
         zero(&dir, root(&dir, "collections"));
         let refused = recover_with(&dir, &["--apply"]);
         assert_eq!(refused["report"]["outcome"], "not_accepted", "{version}: {refused:#}");
-        let told = recover_with(&dir, &["--apply", "--accept-loss"]);
-        assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
-        let losses = told["report"]["losses"].as_array().unwrap();
+        let reported = recover_with(&dir, &["--apply", "--accept-loss"]);
+        assert_eq!(reported["report"]["outcome"], "repaired", "{version}: {reported:#}");
+        let losses = reported["report"]["losses"].as_array().unwrap();
         let settings =
             |loss: &&Value| loss.as_str().unwrap().starts_with("the settings of the collection ");
-        assert_eq!(losses.iter().filter(settings).count(), 2, "{version}: {told:#}");
+        assert_eq!(losses.iter().filter(settings).count(), 2, "{version}: {reported:#}");
         let found = ask(version, &dir);
         for name in ["articles", "notes"] {
             for what in ["count", "found"] {
@@ -237,20 +240,23 @@ fn collections_without_a_name_keep_all_their_records() {
             let place = scratch.path().join(nth.to_string());
             let dir = fixture(&format!("chroma-{version}"), &place);
             damage(&dir);
-            let told = recover_with(&dir, flags);
-            assert_eq!(told["report"]["outcome"], "repaired", "{version}: {told:#}");
-            let losses = told["report"]["losses"].as_array().unwrap();
+            let reported = recover_with(&dir, flags);
+            assert_eq!(reported["report"]["outcome"], "repaired", "{version}: {reported:#}");
+            let losses = reported["report"]["losses"].as_array().unwrap();
             let name =
                 |loss: &&Value| loss.as_str().unwrap().starts_with("the name of the collection ");
-            assert_eq!(losses.iter().filter(name).count(), 2, "{version}: {told:#}");
+            assert_eq!(losses.iter().filter(name).count(), 2, "{version}: {reported:#}");
             run_python(version, &rename, &dir);
-            assert!(ask(version, &dir) == truth, "{version}: Chroma answers otherwise: {told:#}");
+            assert!(
+                ask(version, &dir) == truth,
+                "{version}: Chroma answers otherwise: {reported:#}"
+            );
         }
         // It may also be what Chroma left of a database that was deleted: that comes back on demand only.
         let dir = fixture(&format!("chroma-{version}"), &scratch.path().join("deleted"));
         rows(&dir);
-        let told = recover_with(&dir, &["--apply", "--accept-loss"]);
-        assert_eq!(told["report"]["outcome"], "nothing_to_do", "{version}: {told:#}");
+        let reported = recover_with(&dir, &["--apply", "--accept-loss"]);
+        assert_eq!(reported["report"]["outcome"], "nothing_to_do", "{version}: {reported:#}");
     }
 }
 
@@ -266,8 +272,11 @@ fn what_is_left_of_a_cut_file_is_as_it_was() {
             let database = dir.join("chroma.sqlite3");
             let length = std::fs::metadata(&database).unwrap().len();
             faults::cut(&database, length * part / 100);
-            let told = recover_with(&dir, &["--apply", "--accept-loss"]);
-            assert_eq!(told["report"]["outcome"], "repaired", "{version}, {part} %: {told:#}");
+            let reported = recover_with(&dir, &["--apply", "--accept-loss"]);
+            assert_eq!(
+                reported["report"]["outcome"], "repaired",
+                "{version}, {part} %: {reported:#}"
+            );
             let found = ask(version, &dir);
             for name in ["articles", "notes"] {
                 let (was, is) = (&truth[0][name]["records"], &found[0][name]["records"]);

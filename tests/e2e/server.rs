@@ -132,10 +132,10 @@ fn a_server_is_followed_from_health_over_damage_to_its_end() {
         });
         assert_eq!(page.get("chroma_server_info", &[("api", api)]), Some(1.0), "{}", page.text);
         assert_eq!(page.get("chroma_server_up", &[]), Some(1.0));
-        let told = page.findings("main");
+        let reported = page.findings("main");
         assert!(
-            told.iter().all(|code| !code.starts_with("server_") && !code.starts_with("log_")),
-            "{told:?}"
+            reported.iter().all(|code| !code.starts_with("server_") && !code.starts_with("log_")),
+            "{reported:?}"
         );
 
         zero_first_page(&dir.join("chroma.sqlite3"));

@@ -97,7 +97,8 @@ fn a_fault_reaches_the_receiver_and_so_does_its_end() {
     exporter.wait_page("the alert on the page", SOON, |page| {
         page.get("chroma_alert_firing", &labels) == Some(1.0)
     });
-    let post = hook.posts().into_iter().find(|p| p.told().iter().any(|t| t.name == OPEN)).unwrap();
+    let post =
+        hook.posts().into_iter().find(|p| p.received().iter().any(|t| t.name == OPEN)).unwrap();
     assert!(post.headers["content-type"].starts_with("application/json"));
     assert_eq!(post.headers["webhook-id"].len(), 32);
     let json = post.json();

@@ -22,7 +22,7 @@ const ROOMY: &str = "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n";
 fn backup(store: &Path, to: &Path, more: &[&str]) -> (i32, Value) {
     let (store, to) = (store.to_str().unwrap(), to.to_str().unwrap());
     let words = ["backup", "--output", "json", "--config.file", &roomy(), "--to", to, store];
-    told(&run(&[&words[..], more].concat()))
+    reported(&run(&[&words[..], more].concat()))
 }
 
 /// A configuration file that lets disks be as full as they like.
@@ -36,7 +36,7 @@ fn roomy() -> String {
     file.path().to_str().unwrap().to_owned()
 }
 
-fn told(output: &Output) -> (i32, Value) {
+fn reported(output: &Output) -> (i32, Value) {
     let text = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
     let mut document: Value =
@@ -44,8 +44,8 @@ fn told(output: &Output) -> (i32, Value) {
     (output.status.code().unwrap(), document["backups"][0].take())
 }
 
-fn path_of(told: &Value) -> PathBuf {
-    PathBuf::from(told["backup"].as_str().unwrap_or_else(|| panic!("{told}")))
+fn path_of(reported: &Value) -> PathBuf {
+    PathBuf::from(reported["backup"].as_str().unwrap_or_else(|| panic!("{reported}")))
 }
 
 /// Everything in an archive, in its order.
@@ -109,9 +109,13 @@ fn stores_of_every_release_are_copied_whole_in_both_forms() {
         let (store, to) = rooms(scratch.path(), name);
         let before = tree(&store);
         for form in ["archive", "directory"] {
-            let (code, told) = backup(&store, &to, &["--form", form]);
-            assert_eq!((code, told["status"].as_str()), (0, Some("proven")), "{name}: {told}");
-            let path = path_of(&told);
+            let (code, reported) = backup(&store, &to, &["--form", form]);
+            assert_eq!(
+                (code, reported["status"].as_str()),
+                (0, Some("proven")),
+                "{name}: {reported}"
+            );
+            let path = path_of(&reported);
             let files: BTreeMap<String, Vec<u8>> =
                 if form == "archive" { unpacked(&path).into_iter().collect() } else { tree(&path) };
             let manifest = manifest(&path);
@@ -127,7 +131,7 @@ fn stores_of_every_release_are_copied_whole_in_both_forms() {
             } else {
                 files["manifest.json"].clone()
             };
-            assert_eq!(told["sha256"].as_str().unwrap(), sum(&whole), "{name}");
+            assert_eq!(reported["sha256"].as_str().unwrap(), sum(&whole), "{name}");
             // No writer: every byte is that of the store.
             for (path, bytes) in files.iter().filter(|(path, _)| *path != "manifest.json") {
                 assert!(before[path] == *bytes, "{name}: {path} is another");
@@ -163,10 +167,10 @@ fn a_transaction_that_was_cut_off_is_rolled_back_in_the_copy_alone() {
     let scratch = tempfile::tempdir().unwrap();
     let (store, to) = rooms(scratch.path(), "chroma-1.5.9-hot-journal");
     let before = tree(&store);
-    let (code, told) = backup(&store, &to, &["--form", "directory"]);
-    assert_eq!(code, 0, "{told}");
-    assert!(told["notes"].to_string().contains("journal was played"), "{told}");
-    let copy = tree(&path_of(&told));
+    let (code, reported) = backup(&store, &to, &["--form", "directory"]);
+    assert_eq!(code, 0, "{reported}");
+    assert!(reported["notes"].to_string().contains("journal was played"), "{reported}");
+    let copy = tree(&path_of(&reported));
     assert!(!copy.contains_key("chroma.sqlite3-journal"));
     assert!(copy["chroma.sqlite3"] != before["chroma.sqlite3"], "nothing was rolled back");
     assert!(tree(&store) == before, "the store was changed");
@@ -189,16 +193,16 @@ fn a_damaged_store_is_kept_but_counts_as_nothing_and_removes_nothing() {
     level0.set_len(100).unwrap();
     let hook = scratch.path().join("ran");
     let touch = ["--after", "touch", hook.to_str().unwrap()];
-    let (code, told) = backup(&store, &to, &[&["--keep-last", "1"][..], &touch].concat());
-    assert_eq!((code, told["status"].as_str()), (1, Some("with_losses")), "{told}");
-    assert!(!told["losses"].as_array().unwrap().is_empty(), "{told}");
-    assert_ne!(manifest(&path_of(&told))["proof"]["restores"], "whole");
+    let (code, reported) = backup(&store, &to, &[&["--keep-last", "1"][..], &touch].concat());
+    assert_eq!((code, reported["status"].as_str()), (1, Some("with_losses")), "{reported}");
+    assert!(!reported["losses"].as_array().unwrap().is_empty(), "{reported}");
+    assert_ne!(manifest(&path_of(&reported))["proof"]["restores"], "whole");
     let names = names(&to);
     assert!(whole.is_subset(&names) && names.len() == 3, "{names:?}");
     assert!(!hook.exists(), "the program ran for a backup that is not proven");
     let (dir, out) = (store.to_str().unwrap(), to.to_str().unwrap());
-    let told = run(&["backup", dir, "--to", out, "--config.file", &roomy()]);
-    let text = String::from_utf8(told.stdout).unwrap();
+    let reported = run(&["backup", dir, "--to", out, "--config.file", &roomy()]);
+    let text = String::from_utf8(reported.stdout).unwrap();
     assert!(text.contains("not proven") && text.contains("missing: "), "{text}");
 }
 
@@ -222,11 +226,15 @@ fn what_no_rule_keeps_is_removed_and_names_of_others_are_left_alone() {
     fs::write(to.join(".chroma-1.1.1.backup.20200101_020000.tar.zst.partial"), "x").unwrap();
     let mut made = Vec::new();
     for form in ["archive", "directory", "archive", "archive"] {
-        let (code, told) = backup(&store, &to, &["--form", form, "--keep-last", "2"]);
-        assert_eq!(code, 0, "{told}");
-        made.push(path_of(&told).file_name().unwrap().to_str().unwrap().to_owned());
+        let (code, reported) = backup(&store, &to, &["--form", form, "--keep-last", "2"]);
+        assert_eq!(code, 0, "{reported}");
+        made.push(path_of(&reported).file_name().unwrap().to_str().unwrap().to_owned());
         if made.len() > 2 {
-            assert_eq!(told["pruned"][0].as_str(), Some(made[made.len() - 3].as_str()), "{told}");
+            assert_eq!(
+                reported["pruned"][0].as_str(),
+                Some(made[made.len() - 3].as_str()),
+                "{reported}"
+            );
         }
     }
     let mut want: BTreeSet<String> = others.iter().map(ToString::to_string).collect();
@@ -246,9 +254,9 @@ fn a_backup_that_was_just_made_is_never_removed_whatever_its_name_says() {
         fs::rename(made, to.join(&later)).unwrap();
         want.insert(later);
     }
-    let (code, told) = backup(&store, &to, &["--keep-last", "2"]);
-    assert_eq!((code, told["pruned"].as_array().map(Vec::len)), (0, Some(0)), "{told}");
-    want.insert(path_of(&told).file_name().unwrap().to_str().unwrap().to_owned());
+    let (code, reported) = backup(&store, &to, &["--keep-last", "2"]);
+    assert_eq!((code, reported["pruned"].as_array().map(Vec::len)), (0, Some(0)), "{reported}");
+    want.insert(path_of(&reported).file_name().unwrap().to_str().unwrap().to_owned());
     assert_eq!(names(&to), want);
 }
 
@@ -260,22 +268,22 @@ fn a_directory_shares_what_did_not_change_with_the_one_before() {
     let all = tree(&store).len() as u64;
     assert_eq!(backup(&store, &to, &form).1["files_shared"], 0);
     // What was written a moment ago may be written again within the same tick of a clock.
-    let (_, told) =
+    let (_, reported) =
         crate::support::wait_for("a store that is at rest", crate::support::SOON, || {
-            let (code, told) = backup(&store, &to, &form);
-            assert_eq!(code, 0, "{told}");
-            (told["files_shared"] == all).then_some((code, told))
+            let (code, reported) = backup(&store, &to, &form);
+            assert_eq!(code, 0, "{reported}");
+            (reported["files_shared"] == all).then_some((code, reported))
         });
-    let copy = path_of(&told);
+    let copy = path_of(&reported);
     assert_eq!(manifest(&copy)["proof"]["restores"], "whole");
     assert!(fs::metadata(copy.join("chroma.sqlite3")).unwrap().nlink() > 1 || reflinks(&to));
     // Another store in its place: nothing of it is the same.
     let sqlite = rusqlite::Connection::open(store.join("chroma.sqlite3")).unwrap();
     sqlite.execute_batch("CREATE TABLE more(x); DROP TABLE more").unwrap();
     drop(sqlite);
-    let (code, told) = backup(&store, &to, &form);
-    assert_eq!((code, told["files_shared"].as_u64()), (0, Some(all - 1)), "{told}");
-    let new = fs::metadata(path_of(&told).join("chroma.sqlite3")).unwrap();
+    let (code, reported) = backup(&store, &to, &form);
+    assert_eq!((code, reported["files_shared"].as_u64()), (0, Some(all - 1)), "{reported}");
+    let new = fs::metadata(path_of(&reported).join("chroma.sqlite3")).unwrap();
     assert_eq!(new.nlink(), 1);
 }
 
@@ -300,9 +308,12 @@ fn no_backup_goes_into_the_store_by_whatever_way() {
     let mut folders = fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
     let folder = folders.find(|path| path.is_dir()).unwrap();
     for to in [&store, &link, &folder, &link.join(".")] {
-        let (code, told) = backup(&store, to, &[]);
-        assert_eq!((code, told["status"].as_str()), (2, Some("not_made")), "{told}");
-        assert!(told["error"].as_str().unwrap().contains("which is to be backed up"), "{told}");
+        let (code, reported) = backup(&store, to, &[]);
+        assert_eq!((code, reported["status"].as_str()), (2, Some("not_made")), "{reported}");
+        assert!(
+            reported["error"].as_str().unwrap().contains("which is to be backed up"),
+            "{reported}"
+        );
     }
     assert!(tree(&store) == before);
 }
@@ -332,10 +343,10 @@ fn a_destination_that_cannot_be_used_is_refused_with_the_reason() {
         (&scratch.path().join("gone"), &to, &[], "no directory of Chroma"),
         (&store, &to, &full, "not enough room"),
     ] {
-        let (code, told) = backup(store, to, more);
-        assert_eq!((code, told["status"].as_str()), (2, Some("not_made")), "{told}");
-        assert!(told["error"].as_str().unwrap().contains(said), "{said}: {told}");
-        assert!(!told["hint"].as_str().unwrap().is_empty());
+        let (code, reported) = backup(store, to, more);
+        assert_eq!((code, reported["status"].as_str()), (2, Some("not_made")), "{reported}");
+        assert!(reported["error"].as_str().unwrap().contains(said), "{said}: {reported}");
+        assert!(!reported["hint"].as_str().unwrap().is_empty());
     }
     assert!(names(&to).is_empty(), "something was left");
 }
@@ -347,11 +358,11 @@ fn the_program_after_it_is_told_which_backup_it_is_about() {
     for form in ["archive", "directory"] {
         let script = "cat \"$1\" > \"$2.copy\"; echo \"$3\"; exit 3";
         let after = ["--after", "sh", "-c", script, "sh", "{manifest}", "{path}", "{sha256}"];
-        let (code, told) = backup(&store, &to, &[&["--form", form][..], &after].concat());
+        let (code, reported) = backup(&store, &to, &[&["--form", form][..], &after].concat());
         // The backup is there and proven, whatever the program says.
-        assert_eq!((code, told["after"]["exit_code"].as_i64()), (0, Some(3)), "{told}");
-        let path = path_of(&told);
-        assert_eq!(told["after"]["output"], told["sha256"]);
+        assert_eq!((code, reported["after"]["exit_code"].as_i64()), (0, Some(3)), "{reported}");
+        let path = path_of(&reported);
+        assert_eq!(reported["after"]["output"], reported["sha256"]);
         let copy = fs::read(format!("{}.copy", path.display())).unwrap();
         let copy: Value = serde_json::from_slice(&copy).unwrap();
         assert_eq!(copy, manifest(&path), "{form}");

@@ -12,7 +12,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-fn told(output: &Output) -> (i32, String, String) {
+fn reported(output: &Output) -> (i32, String, String) {
     (output.status.code().expect("a code"), text(&output.stdout), text(&output.stderr))
 }
 
@@ -21,7 +21,7 @@ fn help_and_version_are_answers_and_wrong_words_are_not() {
     for words in
         [&["--help"][..], &["-h"], &["--version"], &["check", "--help"], &["config", "print", "-h"]]
     {
-        let (code, out, err) = told(&run(words));
+        let (code, out, err) = reported(&run(words));
         assert_eq!((code, err.as_str()), (0, ""), "{words:?}");
         assert!(
             out.contains(if words[0] == "--version" {
@@ -41,7 +41,7 @@ fn help_and_version_are_answers_and_wrong_words_are_not() {
         &["check", "--output", "xml"],
         &["completions", "tcsh"],
     ] {
-        let (code, out, err) = told(&run(words));
+        let (code, out, err) = reported(&run(words));
         assert_eq!((code, out.as_str()), (64, ""), "{words:?}");
         assert!(err.starts_with("error: ") || err.contains("Usage: "), "{err}");
     }
@@ -50,7 +50,7 @@ fn help_and_version_are_answers_and_wrong_words_are_not() {
 #[test]
 fn the_help_of_a_command_shows_what_changes_what_it_does() {
     let help = |words: &[&str]| {
-        let (code, out, err) = told(&run(&[words, &["--help"]].concat()));
+        let (code, out, err) = reported(&run(&[words, &["--help"]].concat()));
         assert_eq!((code, err.as_str()), (0, ""), "{words:?}");
         out
     };
@@ -98,7 +98,7 @@ fn the_help_of_a_command_shows_what_changes_what_it_does() {
         }
     }
     // They are taken all the same.
-    let (code, _, err) = told(&run(&["rules", "--web.listen-address=:0", "--log.level=warn"]));
+    let (code, _, err) = reported(&run(&["rules", "--web.listen-address=:0", "--log.level=warn"]));
     assert_eq!((code, err.as_str()), (0, ""));
 }
 
@@ -116,28 +116,29 @@ fn silences_take_the_state_directory_anywhere_and_refuse_unknown_alerts() {
     .iter()
     .enumerate()
     {
-        let (code, out, err) = told(&run(words));
+        let (code, out, err) = reported(&run(words));
         assert_eq!((code, out.trim().len(), err.as_str()), (0, 8, ""), "{words:?}: {out}");
         let id = out.trim();
         for words in [["silence", "list", &state], ["silence", &state, "list"]] {
-            let (code, out, _) = told(&run(&words));
+            let (code, out, _) = reported(&run(&words));
             assert_eq!((code, out.lines().count()), (0, at + 1), "{words:?}: {out}");
             assert!(out.contains(&format!("{id}  store=* alert=ChromaSecondWriter  ")), "{out}");
         }
     }
-    let (_, out, _) = told(&run(&["silence", "list", &state]));
+    let (_, out, _) = reported(&run(&["silence", "list", &state]));
     for line in out.lines() {
         let id = line.split(' ').next().unwrap();
         assert_eq!(
-            told(&run(&["silence", "expire", id, &state])),
+            reported(&run(&["silence", "expire", id, &state])),
             (0, String::new(), String::new())
         );
     }
-    let refused = told(&run(&["silence", "add", "--alert=ChromaSecondWritr", "--for=2h", &state]));
+    let refused =
+        reported(&run(&["silence", "add", "--alert=ChromaSecondWritr", "--for=2h", &state]));
     let want =
         "error: no alert is called ChromaSecondWritr\nhelp: did you mean ChromaSecondWriter? ";
     assert!(refused.0 == 64 && refused.2.starts_with(want), "{refused:?}");
-    let (_, out, _) = told(&run(&["silence", "list", &state]));
+    let (_, out, _) = reported(&run(&["silence", "list", &state]));
     assert_eq!(out, "no silence is in force\n");
 
     // An alert of one's own is known with the file that defines it, and so are the stores.
@@ -149,10 +150,10 @@ fn silences_take_the_state_directory_anywhere_and_refuse_unknown_alerts() {
     )
     .unwrap();
     let own = ["silence", "add", "--alert=LongQueue", "--for=1h", &state];
-    let (code, _, err) = told(&run(&own));
+    let (code, _, err) = reported(&run(&own));
     assert!(code == 64 && err.contains("--config.file that defines it"), "{err}");
     let file = format!("--config.file={}", file.display());
-    let (code, _, err) = told(&run(&[&own[..], &[&file, "--store=mian"]].concat()));
+    let (code, _, err) = reported(&run(&[&own[..], &[&file, "--store=mian"]].concat()));
     assert_eq!(code, 0);
     assert_eq!(err, "warning: no store of this configuration is called mian; there are main\n");
 }
@@ -160,7 +161,7 @@ fn silences_take_the_state_directory_anywhere_and_refuse_unknown_alerts() {
 #[test]
 fn completions_know_our_words() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let (code, out, _) = told(&run(&["completions", shell]));
+        let (code, out, _) = reported(&run(&["completions", shell]));
         assert_eq!(code, 0);
         assert!(out.contains("chroma_exporter") && out.contains("store.path"), "{shell}");
         let named = ["second_writer", "ChromaSecondWriter"];
@@ -181,7 +182,7 @@ const TYPED: [(&str, &str); 6] = [
 
 #[test]
 fn bash_completes_findings_alerts_and_flags() {
-    let (_, script, _) = told(&run(&["completions", "bash"]));
+    let (_, script, _) = reported(&run(&["completions", "bash"]));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("completions");
     fs::write(&file, script).unwrap();
@@ -201,7 +202,7 @@ fn bash_completes_findings_alerts_and_flags() {
 #[cfg(feature = "e2e")]
 #[test]
 fn fish_completes_findings_alerts_and_flags() {
-    let (_, script, _) = told(&run(&["completions", "fish"]));
+    let (_, script, _) = reported(&run(&["completions", "fish"]));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("completions");
     fs::write(&file, script).unwrap();
@@ -233,7 +234,7 @@ fn a_bad_configuration_is_told_whole_and_stops_every_command() {
         &["serve", "--config.file", file],
         &["--config.file", file],
     ] {
-        assert_eq!(told(&run(words)), (78, String::new(), want.clone()), "{words:?}");
+        assert_eq!(reported(&run(words)), (78, String::new(), want.clone()), "{words:?}");
     }
 }
 
@@ -251,13 +252,13 @@ fn what_is_printed_checks_out_and_prints_the_same() {
         "--log.level=debug",
         "--web.listen-address=:0",
     ];
-    let (code, first, err) = told(&run(&words));
+    let (code, first, err) = reported(&run(&words));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(first.contains("level: debug") && first.contains("/srv/chroma"), "{first}");
     fs::write(&path, &first).unwrap();
-    let (_, second, _) = told(&run(&["config", "print", "--config.file", file]));
+    let (_, second, _) = reported(&run(&["config", "print", "--config.file", file]));
     assert_eq!(first, second);
-    let checked = told(&run(&["config", "check", "--config.file", file]));
+    let checked = reported(&run(&["config", "check", "--config.file", file]));
     assert_eq!(checked, (0, format!("{file} is valid\n"), String::new()));
 }
 
@@ -271,7 +272,7 @@ fn check_names_each_store_and_answers_with_its_exit_code() {
     let store = |name: &str, path: &Path| format!("--store.path={name}={}", path.display());
     let (good, gone) = (store("good", &good), store("gone", &missing));
 
-    let (code, out, _) = told(&run(&[
+    let (code, out, _) = reported(&run(&[
         "--no-collector.backups",
         &state_flag,
         "check",
@@ -292,7 +293,7 @@ fn check_names_each_store_and_answers_with_its_exit_code() {
     assert_eq!(Some(usize::try_from(code).unwrap()), worst, "{document}");
 
     let (same, out, _) =
-        told(&run(&["check", &state_flag, &good, &gone, "--no-collector.backups"]));
+        reported(&run(&["check", &state_flag, &good, &gone, "--no-collector.backups"]));
     assert_eq!(same, code);
     assert!(
         out.contains("good  ") && out.contains("\n2 stores: ") && !out.contains('\u{1b}'),
@@ -312,7 +313,7 @@ fn check_paranoid_says_in_a_line_that_sqlite_agrees() {
     let text = format!("{room}integrity:\n  scratch_dir: {}\n", copies.display());
     fs::write(&config, text).unwrap();
     let (config, words) = (config.to_str().unwrap(), ["check", "--state.dir=", "--config.file"]);
-    let check = |more: &[&str]| told(&run(&[&words[..], &[config], more, &[path]].concat()));
+    let check = |more: &[&str]| reported(&run(&[&words[..], &[config], more, &[path]].concat()));
 
     let (_, out, _) = check(&["--paranoid"]);
     assert!(
@@ -348,9 +349,9 @@ fn check_takes_directories_as_they_are() {
     for path in [one, two] {
         assert!(paths.contains(&path.to_str().unwrap()), "{paths:?}");
     }
-    let (code, _, err) = told(&run(&["check", "a%b=/x"]));
+    let (code, _, err) = reported(&run(&["check", "a%b=/x"]));
     assert!(code == 64 && err.contains("the name before ="), "{err}");
-    let (_, help, _) = told(&run(&["check", "--help"]));
+    let (_, help, _) = reported(&run(&["check", "--help"]));
     assert!(help.contains("[[NAME=]DIR]..."), "{help}");
 }
 
@@ -365,7 +366,7 @@ fn check_names_the_directory_that_was_meant() {
     for given in
         [store.join("chroma.sqlite3"), segment.clone(), segment.join("header.bin"), root.clone()]
     {
-        let (code, out, _) = told(&run(&["check", "--state.dir=", given.to_str().unwrap()]));
+        let (code, out, _) = reported(&run(&["check", "--state.dir=", given.to_str().unwrap()]));
         assert!(matches!(code, 1..=3), "{given:?}: {out}");
         let words = out.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(&format!("; the store is {}", store.display())), "{given:?}: {out}");
@@ -373,25 +374,25 @@ fn check_names_the_directory_that_was_meant() {
         assert!(!out.contains("dmesg"), "{given:?}: {out}");
     }
     let wrong = store.with_file_name("chroma-1.5.8");
-    let (code, out, _) = told(&run(&["check", "--state.dir=", wrong.to_str().unwrap()]));
+    let (code, out, _) = reported(&run(&["check", "--state.dir=", wrong.to_str().unwrap()]));
     assert!(code == 2 && out.contains(&meant), "{out}");
 }
 
 #[test]
 fn explain_prints_the_page_and_names_what_was_meant() {
-    let (code, out, err) = told(&run(&["explain", "store_replaced"]));
+    let (code, out, err) = reported(&run(&["explain", "store_replaced"]));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(
         out.starts_with("# store_replaced\n") && out.contains("\n## What not to do\n"),
         "{out}"
     );
-    let (code, out, _) = told(&run(&["explain"]));
+    let (code, out, _) = reported(&run(&["explain"]));
     assert!(code == 0 && out.contains("\n  hot_journal ") && out.contains("\nJournal\n"), "{out}");
-    let (code, out, err) = told(&run(&["explain", "hot_jurnal"]));
+    let (code, out, err) = reported(&run(&["explain", "hot_jurnal"]));
     assert_eq!((code, out.as_str()), (64, ""));
     assert!(err.contains("did you mean hot_journal?"), "{err}");
-    let by_code = told(&run(&["explain", "second_writer"]));
-    assert_eq!(told(&run(&["explain", "ChromaSecondWriter"])), by_code);
+    let by_code = reported(&run(&["explain", "second_writer"]));
+    assert_eq!(reported(&run(&["explain", "ChromaSecondWriter"])), by_code);
     assert_eq!(by_code.0, 0);
 }
 
@@ -400,11 +401,11 @@ fn check_says_how_to_learn_more_and_colours_when_told() {
     let dir = tempfile::tempdir().unwrap();
     let store = format!("--store.path={}", dir.path().join("gone").display());
     let words = ["check", "--state.dir=", &store];
-    let (code, plain, _) = told(&run(&words));
+    let (code, plain, _) = reported(&run(&words));
     assert_eq!(code, 2);
     assert!(plain.contains("\n    more    chroma_exporter explain store_missing\n"), "{plain}");
     assert!(!plain.contains('\u{1b}'));
-    let (_, painted, _) = told(&run(&[&words[..], &["--color=always"]].concat()));
+    let (_, painted, _) = reported(&run(&[&words[..], &["--color=always"]].concat()));
     assert!(painted.contains("\u{1b}[1;31mcritical\u{1b}[0m"), "{painted}");
 }
 
@@ -412,10 +413,10 @@ fn check_says_how_to_learn_more_and_colours_when_told() {
 fn no_store_at_all_is_unknown_and_said() {
     let dir = tempfile::tempdir().unwrap();
     let procfs = format!("--path.procfs={}", dir.path().display());
-    let (code, out, _) = told(&run(&["check", &procfs]));
+    let (code, out, _) = reported(&run(&["check", &procfs]));
     assert_eq!(code, 3);
     assert!(out.starts_with("unknown  "), "{out}");
-    let (code, out, _) = told(&run(&["check", &procfs, "--output", "json"]));
+    let (code, out, _) = reported(&run(&["check", &procfs, "--output", "json"]));
     let document: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(
         (code, &document["status"], &document["stores"]),
@@ -454,7 +455,7 @@ fn steady(dir: &Path) -> Vec<String> {
 
 fn with(words: &[String], more: &[&str]) -> (i32, String, String) {
     let more = more.iter().map(|word| (*word).to_owned());
-    told(&run(&words.iter().cloned().chain(more).collect::<Vec<_>>()))
+    reported(&run(&words.iter().cloned().chain(more).collect::<Vec<_>>()))
 }
 
 #[test]
@@ -541,7 +542,8 @@ fn config_init_writes_what_it_finds_and_overwrites_nothing() {
         format!("--path.procfs={}", root.join("proc").display()),
         format!("--path.rootfs={}", root.display()),
     );
-    let init = |more: &[&str]| told(&run(&[&["config", "init", &procfs, &rootfs], more].concat()));
+    let init =
+        |more: &[&str]| reported(&run(&[&["config", "init", &procfs, &rootfs], more].concat()));
     let (code, out, err) = init(&[]);
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("path: \"/srv/data/chroma\" # nobody has it open now"), "{out}");
@@ -553,7 +555,7 @@ fn config_init_writes_what_it_finds_and_overwrites_nothing() {
     assert!(code == 0 && out.contains("is written, with 1 store. Read it, and start:"), "{out}");
     let written = fs::read_to_string(&file).unwrap();
     let check = ["config", "check", "--config.file", file.to_str().unwrap()];
-    assert_eq!(told(&run(&check)).0, 0);
+    assert_eq!(reported(&run(&check)).0, 0);
     // What is there stays, also a link that leads nowhere.
     let (code, _, err) = init(&[&to, "other=/srv/other"]);
     assert!(code == 74 && err.contains("is there already; nothing was written"), "{code} {err}");
@@ -575,10 +577,10 @@ fn a_health_check_tells_an_exporter_that_lives_from_one_that_is_gone() {
     // A proxy of the environment has no part in it.
     let mut command = Command::new(binary());
     command.args(["healthcheck", &listens]).env("http_proxy", "http://127.0.0.1:1");
-    let (code, out, err) = told(&command.output().unwrap());
+    let (code, out, err) = reported(&command.output().unwrap());
     assert_eq!((code, out, err), (0, format!("{url} answers with 200\n"), String::new()));
     assert!(exporter.stop().success());
-    let (code, out, err) = told(&run(&["healthcheck", &listens]));
+    let (code, out, err) = reported(&run(&["healthcheck", &listens]));
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.starts_with(&format!("error: no answer from {url}: ")), "{err}");
     assert!(err.contains("Connection refused") && err.contains("\nhelp: "), "{err}");

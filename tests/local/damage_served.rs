@@ -27,7 +27,7 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
     let pause = Duration::from_millis(200);
     wait_every(pause, "what check says of every fault", 5 * SOON, || {
         let page = exporter.page();
-        let told = |at: usize| {
+        let reported = |at: usize| {
             let mut codes = page.findings(&at.to_string());
             codes.retain(|code| !faults::HOST.iter().any(|host| code.starts_with(host)));
             // Comes in addition where something could not be read for a minute, which depends on how long all this takes.
@@ -41,9 +41,9 @@ fn a_running_exporter_comes_to_what_check_says_of_every_fault() {
                 let mut want: Vec<&str> =
                     fault.codes.iter().filter_map(|code| code.split(' ').next()).collect();
                 want.dedup();
-                let told = told(at);
-                (told != want)
-                    .then(|| format!("{class}: {}: {told:?} instead of {want:?}", fault.what))
+                let reported = reported(at);
+                (reported != want)
+                    .then(|| format!("{class}: {}: {reported:?} instead of {want:?}", fault.what))
             })
             .collect();
         if wrong.is_empty() {

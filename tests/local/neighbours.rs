@@ -139,8 +139,8 @@ fn fifty_stores_are_checked_beside_one_that_could_be_read_for_hours() {
         let of_store = [("store", name)];
         let failing = page.all("chroma_exporter_collector_success", &of_store);
         let failing = failing.filter(|(_, value)| *value == 0.0).count();
-        let told = !page.findings(name).is_empty() || failing > 0 || name == "many_tables";
-        assert!(told, "{name} is called whole");
+        let reported = !page.findings(name).is_empty() || failing > 0 || name == "many_tables";
+        assert!(reported, "{name} is called whole");
     }
     assert!(exporter.stop().success());
 }

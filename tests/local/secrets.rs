@@ -124,8 +124,8 @@ fn no_secret_is_ever_seen() {
         .then_some(())
     });
     wait_for("a message about the server", SOON, || {
-        let told = hooks[4].posts();
-        told.iter().any(|post| post.text.contains("ChromaServer")).then_some(())
+        let reported = hooks[4].posts();
+        reported.iter().any(|post| post.text.contains("ChromaServer")).then_some(())
     });
     let receivers = ["inline", "file", "env", "pager", "refused", "proxied", "gone", "command"];
     let page = exporter.wait_page("every receiver to have failed", SOON, |page| {

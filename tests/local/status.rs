@@ -26,17 +26,17 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// What of a finding does not change with the moment. That a collector has been failing for a minute does.
-fn told(store: &Value) -> Vec<[String; 6]> {
+fn reported(store: &Value) -> Vec<[String; 6]> {
     let findings = store["findings"].as_array().unwrap().iter();
-    let mut told: Vec<_> = findings
+    let mut reported: Vec<_> = findings
         .filter(|finding| finding["code"] != "collector_failing")
         .map(|finding| {
             ["code", "severity", "collector", "subject", "remedy", "runbook"]
                 .map(|key| finding[key].as_str().unwrap().to_owned())
         })
         .collect();
-    told.sort();
-    told
+    reported.sort();
+    reported
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn the_document_says_what_check_says_and_more() {
         for key in ["store", "path", "status"] {
             assert_eq!(live[key], check[key]);
         }
-        assert_eq!(told(live), told(check), "{}", live["store"]);
+        assert_eq!(reported(live), reported(check), "{}", live["store"]);
         for key in check.as_object().unwrap().keys() {
             assert!(live.get(key).is_some(), "{key}");
         }

@@ -236,10 +236,10 @@ fn a_backup_is_compared_with_its_manifest() {
     let verified = verified(&dir);
     assert_eq!(verified.restores, Restores::WithLosses);
     let words = words(&verified);
-    for told in
+    for reported in
         ["the manifest says", "gone is in the manifest and not in the backup", "records, the"]
     {
-        assert!(words.contains(told), "{told}: {words}");
+        assert!(words.contains(reported), "{reported}: {words}");
     }
 }
 
@@ -253,8 +253,8 @@ fn of_several_stores_one_is_named() {
     for backup in [both.clone(), pack(&both, "tar.gz"), pack(&both, "zip")] {
         let several = verified(&backup);
         assert_eq!(several.restores, Restores::Unknown);
-        let told = words(&several);
-        assert!(told.contains("chroma-0.6.3") && told.contains("--path"), "{told}");
+        let reported = words(&several);
+        assert!(reported.contains("chroma-0.6.3") && reported.contains("--path"), "{reported}");
         let unpack =
             unpack::Options { only: Some("chroma-1.5.9".to_owned()), ..Default::default() };
         let one = verified_with(&backup, &Options { unpack, ..Options::default() });

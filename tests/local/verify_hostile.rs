@@ -421,15 +421,15 @@ fn hostile_archives_get_an_answer_and_nothing_else() {
             let without = status_kib("VmRSS");
             let verified = answer(&path);
             let peak = status_kib("VmHWM").saturating_sub(without);
-            let told: Vec<String> = verified.losses.iter().map(ToString::to_string).collect();
-            let told = told.join("; ");
-            println!("{what}: {:?}, {} MiB: {told}", verified.restores, peak / 1024);
+            let reported: Vec<String> = verified.losses.iter().map(ToString::to_string).collect();
+            let reported = reported.join("; ");
+            println!("{what}: {:?}, {} MiB: {reported}", verified.restores, peak / 1024);
             assert!(
                 restores.contains(&verified.restores),
-                "{what}: {:?} {told}",
+                "{what}: {:?} {reported}",
                 verified.restores
             );
-            assert!(told.contains(words), "{what}: {told}");
+            assert!(reported.contains(words), "{what}: {reported}");
             assert_eq!(tree(place.path()), before, "{what}: something was written, or left");
             assert!(peak <= PEAK_KIB_MAX, "{what}: {peak} KiB");
             count += 1;
@@ -460,8 +460,8 @@ fn a_journal_that_names_another_file_is_not_played() {
     for backup in [dir.clone(), pack(&dir, "tar")] {
         let verified = answer(&backup);
         assert_ne!(verified.restores, Restores::Whole);
-        let told: Vec<String> = verified.losses.iter().map(ToString::to_string).collect();
-        assert!(told.iter().any(|words| words.contains("names another file")), "{told:?}");
+        let reported: Vec<String> = verified.losses.iter().map(ToString::to_string).collect();
+        assert!(reported.iter().any(|words| words.contains("names another file")), "{reported:?}");
         assert_eq!(fs::read_to_string(&victim).unwrap(), "dear");
     }
 }

@@ -205,12 +205,12 @@ async fn users_are_asked_for_their_password_and_changes_count_at_once() {
     // What a full disk or an editor leaves of the file takes no password away.
     let rate = "rate_limit: {interval: 1h, burst: 2}\n";
     for less in ["", "# nothing\n", rate] {
-        let told = exporter.log().matches("has no basic_auth_users any more").count();
+        let reported = exporter.log().matches("has no basic_auth_users any more").count();
         support::replace_file(&dir.path().join("web.yml"), less);
         wait_within(&format!("a word about {less:?}"), SOON, async || {
             let log = exporter.log();
             let now = log.matches("has no basic_auth_users any more").count();
-            if now == told { Err(log) } else { Ok(()) }
+            if now == reported { Err(log) } else { Ok(()) }
         })
         .await;
         assert_eq!(ask("/metrics", None).await.status(), 401, "{less:?}");
@@ -229,7 +229,7 @@ fn what_is_wrong_is_told_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("web.yml");
     let named = file.to_str().unwrap();
-    for (content, told) in [
+    for (content, reported) in [
         (
             "tls_server_config: {cert_file: no.crt, key_file: no.key}\n",
             "no.crt: cannot be read: No such file",
@@ -249,7 +249,7 @@ fn what_is_wrong_is_told_before_anything_starts() {
             let out = run(&[words, &["--web.config.file", named]].concat());
             let stderr = String::from_utf8(out.stderr).unwrap();
             assert_eq!(out.status.code(), Some(78), "{words:?} {content} {stderr}");
-            assert!(stderr.contains(told), "{told} in {stderr}");
+            assert!(stderr.contains(reported), "{reported} in {stderr}");
             assert!(!stderr.contains("secret-word"), "{stderr}");
         }
     }

@@ -67,7 +67,7 @@ impl Browser {
             profile,
         };
         // Read to its end: a full pipe would stop it.
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, reported) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if let Some((_, rest)) = line.split_once("successfully on port ") {
@@ -75,7 +75,7 @@ impl Browser {
                 }
             }
         });
-        let port = told.recv_timeout(SOON).map_err(|_| "chromedriver does not say its port")?;
+        let port = reported.recv_timeout(SOON).map_err(|_| "chromedriver does not say its port")?;
         browser.address.set_port(port.map_err(|error| error.to_string())?);
         let profile = browser.profile.path().display();
         let capabilities = json!({"capabilities": {"alwaysMatch": {

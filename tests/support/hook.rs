@@ -25,7 +25,7 @@ pub struct Post {
     /// Whether a good answer was cut off in the middle: the status alone says that it was taken, where no more is asked for.
     pub cut: bool,
     /// Its alerts, read once, because tests ask for them again and again; `None` of what is no JSON.
-    alerts: Option<Vec<Told>>,
+    alerts: Option<Vec<ReceivedAlert>>,
 }
 
 /// What it answers.
@@ -56,7 +56,7 @@ pub struct Hook {
 
 /// One alert of one post of Alertmanager's webhook form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Told {
+pub struct ReceivedAlert {
     pub name: String,
     pub store: String,
     pub status: String,
@@ -104,22 +104,22 @@ impl Hook {
     }
 
     /// Every alert of every post that was taken, doubles by id taken once, in the order of arrival.
-    pub fn told(&self) -> Vec<Told> {
+    pub fn received(&self) -> Vec<ReceivedAlert> {
         let ledger = self.ledger.lock().expect("ledger");
         let mut seen = BTreeSet::new();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for post in ledger.iter().filter(|post| post.taken) {
             if post.headers.get("webhook-id").is_none_or(|id| seen.insert(id)) {
-                told.extend(post.told());
+                reported.extend(post.received());
             }
         }
-        told
+        reported
     }
 
     /// How many episodes of an alert were told with this status; one that stands beside news of its group counts once.
     pub fn count(&self, store: &str, name: &str, status: &str) -> usize {
-        let fits = |t: &Told| t.store == store && t.name == name && t.status == status;
-        self.told().into_iter().filter(fits).collect::<BTreeSet<_>>().len()
+        let fits = |t: &ReceivedAlert| t.store == store && t.name == name && t.status == status;
+        self.received().into_iter().filter(fits).collect::<BTreeSet<_>>().len()
     }
 }
 
@@ -128,12 +128,12 @@ impl Post {
         serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {}", self.text))
     }
 
-    pub fn told(&self) -> Vec<Told> {
+    pub fn received(&self) -> Vec<ReceivedAlert> {
         self.alerts.clone().unwrap_or_else(|| panic!("no JSON: {}", self.text))
     }
 }
 
-impl Told {
+impl ReceivedAlert {
     fn all(json: &Value) -> Vec<Self> {
         let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let alerts = json["alerts"].as_array().cloned().unwrap_or_default();
@@ -181,7 +181,7 @@ fn serve(stream: &TcpStream, ledger: &Mutex<Vec<Post>>, mood: &Mutex<Mood>) -> s
     let cut = matches!(reply, Reply::Cut);
     let later = |status: u16| matches!(status, 408 | 425 | 429);
     let refused = matches!(reply, Reply::Say(status @ 300..=499, ..) if !later(status));
-    let alerts = serde_json::from_str(&text).ok().map(|json: Value| Told::all(&json));
+    let alerts = serde_json::from_str(&text).ok().map(|json: Value| ReceivedAlert::all(&json));
     let post = Post { at: crate::support::now(), path, headers, text, taken, refused, cut, alerts };
     ledger.lock().expect("ledger").push(post);
     let mut stream = stream;

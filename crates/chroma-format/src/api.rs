@@ -28,11 +28,11 @@ pub fn is_heartbeat(body: &[u8]) -> bool {
 #[must_use]
 pub fn message(body: &[u8]) -> String {
     let answer = serde_json::from_slice::<serde_json::Value>(body).ok();
-    let told = answer.as_ref().and_then(|answer| {
+    let reported = answer.as_ref().and_then(|answer| {
         ["message", "error", "detail"].iter().find_map(|key| answer.get(key)?.as_str())
     });
     let raw = String::from_utf8_lossy(&body[..body.len().min(4 * MESSAGE_CHARS_MAX)]);
-    let text = told.unwrap_or_else(|| raw.trim());
+    let text = reported.unwrap_or_else(|| raw.trim());
     text.chars().take(MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

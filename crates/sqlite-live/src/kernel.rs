@@ -84,7 +84,7 @@ pub(super) fn set_scheduling(policy: libc::c_int, param: libc::sched_param) -> i
 }
 
 /// How long a turn of this thread on a processor is, in nanoseconds; zero is what is usual. Errs when the kernel refuses.
-pub(super) fn set_turns(nanos: u64) -> io::Result<()> {
+pub(super) fn set_slice(nanos: u64) -> io::Result<()> {
     // Its niceness is set by the same call, and must stay. The number 0 is this thread.
     let nice = rustix::process::getpriority_process(None)?;
     let size = size_of::<libc::sched_attr>();

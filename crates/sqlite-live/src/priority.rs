@@ -6,7 +6,7 @@ mod quietly;
 use std::io;
 
 use super::kernel::{
-    IOPRIO_IDLE, IOPRIO_NONE, scheduling, set_disk_class, set_scheduling, set_turns,
+    IOPRIO_IDLE, IOPRIO_NONE, scheduling, set_disk_class, set_scheduling, set_slice,
 };
 
 pub use quietly::{Quiet, quietly};
@@ -36,7 +36,7 @@ impl Prompt {
         };
         let usual = before.is_some_and(|(policy, _)| policy == libc::SCHED_OTHER);
         let before = before.filter(raised);
-        let short = before.is_none() && usual && set_turns(TURN_NANOS).is_ok();
+        let short = before.is_none() && usual && set_slice(SLICE_NANOS).is_ok();
         Self { before, short, _here: std::marker::PhantomData }
     }
 
@@ -60,7 +60,7 @@ impl Drop for Prompt {
             tracing::debug!(%error, "A thread stays prompt.");
         }
         if self.short
-            && let Err(error) = set_turns(0)
+            && let Err(error) = set_slice(0)
         {
             tracing::debug!(%error, "A thread keeps its short turns.");
         }
@@ -111,7 +111,7 @@ pub fn idle() -> io::Result<()> {
 }
 
 /// The shortest that Linux takes.
-const TURN_NANOS: u64 = 100_000;
+const SLICE_NANOS: u64 = 100_000;
 
 #[cfg(test)]
 mod tests {

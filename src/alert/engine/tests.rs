@@ -360,8 +360,11 @@ fn how_long_a_run_took_is_judged_although_it_read_the_same() {
         assert!(host.at(0).is_empty());
         host.read(used(0.1));
         Arc::get_mut(&mut host.readings[0]).unwrap().duration = Duration::from_secs(6);
-        let told = host.at(1);
-        assert_eq!(told, if rules { vec!["fired Slow warning".to_owned()] } else { Vec::new() });
+        let reported = host.at(1);
+        assert_eq!(
+            reported,
+            if rules { vec!["fired Slow warning".to_owned()] } else { Vec::new() }
+        );
     }
 }
 

@@ -63,7 +63,7 @@ impl Post {
         match self.next(at) {
             Next::Send(notification) => {
                 self.queue.record(outcome, 1.0, Timestamp::from_secs(at));
-                told(&notification)
+                reported(&notification)
             }
             Next::WaitUntil(until) => format!("wait {}", until.as_secs()),
             Next::Idle => "idle".to_owned(),
@@ -88,7 +88,7 @@ impl Post {
     }
 }
 
-fn told(notification: &Notification) -> String {
+fn reported(notification: &Notification) -> String {
     let mut text = format!("{}:", notification.reason.as_str());
     for alert in &notification.alerts {
         let mark = match (alert.status(), alert.known) {
@@ -302,7 +302,7 @@ fn an_older_end_is_not_told_after_a_newer_beginning_that_has_ended_too() {
         assert_eq!(post.deliver(100), "firing: a/X+", "{name}: word for word");
         let Next::Send(end) = post.next(101) else { panic!("{name}: the end is not told") };
         let since: Vec<i64> = end.alerts.iter().map(|alert| alert.since.as_secs()).collect();
-        assert_eq!((told(&end), since), ("resolved: a/X-".to_owned(), vec![2]), "{name}");
+        assert_eq!((reported(&end), since), ("resolved: a/X-".to_owned(), vec![2]), "{name}");
     }
 }
 
@@ -341,7 +341,7 @@ fn unheard_episodes_are_counted_by_the_one_that_overtakes_them() {
     }
     post.fire("a", "X", 3);
     let Next::Send(notification) = post.next(3) else { panic!("nothing sent") };
-    assert_eq!(told(&notification), "firing: a/X+");
+    assert_eq!(reported(&notification), "firing: a/X+");
     assert_eq!(notification.alerts[0].merged, 3);
     post.queue.record(&Outcome::Delivered, 1.0, Timestamp::from_secs(3));
     post.next(4);

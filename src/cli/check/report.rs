@@ -7,7 +7,7 @@ mod text;
 use serde::Serialize;
 
 pub(super) use self::text::Style;
-use super::runner::Look;
+use super::runner::CollectorRun;
 use crate::{
     collectors::CollectError,
     config::Store,
@@ -28,8 +28,8 @@ pub(super) struct Report {
 
 impl Report {
     /// Adds what was seen in one store. `firsts`: since when a running exporter has known of what.
-    pub(super) fn add_store(&mut self, store: &Store, looks: &[Look], firsts: &Firsts) {
-        let seen = looks.iter().map(|look| (look.collector.as_str(), &look.observation));
+    pub(super) fn add_store(&mut self, store: &Store, runs: &[CollectorRun], firsts: &Firsts) {
+        let seen = runs.iter().map(|run| (run.collector.as_str(), &run.observation));
         let report = StoreReport::new(&store.name, &store.path, seen, usize::MAX, firsts);
         self.status = self.status.max(report.status);
         self.stores.push(report);
@@ -59,7 +59,7 @@ mod tests {
         sample::{CheckState, Observation},
     };
 
-    fn look(codes: &[Code], checks: &[CheckState], failed: bool) -> Look {
+    fn run(codes: &[Code], checks: &[CheckState], failed: bool) -> CollectorRun {
         let observation = Observation {
             findings: codes
                 .iter()
@@ -72,7 +72,7 @@ mod tests {
                 .collect(),
             ..Observation::default()
         };
-        Look::of(CollectorName::Integrity, observation)
+        CollectorRun::of(CollectorName::Integrity, observation)
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
             let mut report = Report::default();
             report.add_store(
                 &Store::new("a", "/a"),
-                &[look(codes, checks, failed)],
+                &[run(codes, checks, failed)],
                 &Firsts::default(),
             );
             assert_eq!(report.status, want, "{codes:?} {checks:?} {failed}");
@@ -114,7 +114,7 @@ mod tests {
         let mut report = Report::default();
         report.add_store(
             &Store::new("docs", "/srv/docs"),
-            &[look(&[Code::HotJournal], &[CheckState::Busy], true)],
+            &[run(&[Code::HotJournal], &[CheckState::Busy], true)],
             &Firsts::default(),
         );
         let document: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_check_without_a_verdict_says_why_and_what_was_left_out_is_named() {
-        let mut seen = look(&[], &[CheckState::Ok, CheckState::Unknown], false);
+        let mut seen = run(&[], &[CheckState::Ok, CheckState::Unknown], false);
         seen.observation.reasons = vec![("quick", "given up after 250 ms".to_owned())];
         seen.observation.left_out = vec!["the full check", "documents"];
         let mut report = Report::default();
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn names_from_disk_do_not_drive_the_terminal() {
         let nasty = "a\u{1b}[2J\u{9b}1m\n\u{202e}b";
-        let mut failed = look(&[], &[], false);
+        let mut failed = run(&[], &[], false);
         failed.observation.problems.push(CollectError::OutOfReach(nasty.to_owned()));
         failed.observation.findings.push(Finding::new(Code::PermissionDrift, nasty, nasty));
         let mut report = Report::default();

@@ -28,7 +28,7 @@ use crate::{
 
 /// What one collector saw in one store.
 #[derive(Debug)]
-pub(in crate::cli) struct Look {
+pub(in crate::cli) struct CollectorRun {
     pub(in crate::cli) collector: CollectorName,
     pub(in crate::cli) observation: Observation,
     pub(in crate::cli) run: RunStats,
@@ -43,7 +43,7 @@ pub(in crate::cli) struct RunStats {
     codes: &'static [Code],
 }
 
-impl Look {
+impl CollectorRun {
     /// The same as a running exporter knows it.
     pub(super) fn into_reading(self) -> Reading {
         let Self { collector, observation, run } = self;
@@ -82,13 +82,13 @@ pub(in crate::cli) enum Depth {
 }
 
 /// Looks at every store with every collector that is on. Gives the looks of each store in the order of the registry.
-pub(in crate::cli) fn look(
+pub(in crate::cli) fn run_all(
     config: &Arc<Config>,
     stores: &[Arc<Store>],
     host: &Arc<Host>,
     depth: Depth,
     running: &Running,
-) -> Vec<Vec<Look>> {
+) -> Vec<Vec<CollectorRun>> {
     let (glance, paranoid) = (depth == Depth::Glance, depth == Depth::Paranoid);
     let deep = matches!(depth, Depth::Full | Depth::Paranoid);
     let context = |store| Context { paranoid, glance, ..Context::new(config, store, host) };
@@ -97,33 +97,33 @@ pub(in crate::cli) fn look(
     // begin when their turn comes.
     let (heavy, cheap): (Vec<_>, Vec<_>) =
         config.enabled.iter().copied().partition(|name| deep && reads_whole_files(*name));
-    let mut looks = side_by_side(
+    let mut runs = side_by_side(
         &contexts,
         |context| {
-            cheap.iter().map(|name| look_once(*name, context, deep, running)).collect::<Vec<_>>()
+            cheap.iter().map(|name| run_one(*name, context, deep, running)).collect::<Vec<_>>()
         },
         running,
     );
     running.start_over();
     let mut host = Arc::clone(host);
-    for (context, looks) in contexts.iter().zip(&mut looks) {
+    for (context, runs) in contexts.iter().zip(&mut runs) {
         for name in &heavy {
-            let look = look_once(
+            let run = run_one(
                 *name,
                 &Context { host: Arc::clone(&host), ..context.clone() },
                 deep,
                 running,
             );
-            if look.observation.problems.iter().any(|p| matches!(p, CollectError::Overdue { .. })) {
+            if run.observation.problems.iter().any(|p| matches!(p, CollectError::Overdue { .. })) {
                 // The thread that was left behind may hold what all stores of a host share.
                 host = Arc::new(Host::read_only(config));
             }
-            looks.push(look);
+            runs.push(run);
         }
-        looks.sort_by_key(|look| look.collector);
+        runs.sort_by_key(|run| run.collector);
         running.finished();
     }
-    looks
+    runs
 }
 
 /// `work` over all contexts, a few at a time, with the results in their order.
@@ -149,7 +149,7 @@ fn side_by_side<T: Send>(
     done.into_inner().into_values().collect()
 }
 
-fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Running) -> Look {
+fn run_one(name: CollectorName, context: &Context, deep: bool, running: &Running) -> CollectorRun {
     let collector = collectors::build(name, context);
     let mut deadline = collector.pace().deadline;
     if deep && reads_whole_files(name) {
@@ -161,7 +161,7 @@ fn look_once(name: CollectorName, context: &Context, deep: bool, running: &Runni
     let Reading { observation, taken_at: began, duration: took, descs, codes, .. } =
         run_bounded(collector, context, deep, deadline, GRACE);
     running.end_of(&context.store.name);
-    Look { collector: name, observation, run: RunStats { began, took, descs, codes } }
+    CollectorRun { collector: name, observation, run: RunStats { began, took, descs, codes } }
 }
 
 const fn reads_whole_files(name: CollectorName) -> bool {
@@ -180,11 +180,11 @@ fn run_bounded(
     let (send, receive) = mpsc::channel();
     let (name, descs, codes) = (collector.name(), collector.descs(), collector.codes());
     let (taken_at, began) = (clock::now(), clock::ticks());
-    let (context, told) = (context.clone(), Arc::clone(&stop));
+    let (context, reported) = (context.clone(), Arc::clone(&stop));
     let started =
         thread::Builder::new().name(format!("check {}", name.as_str())).spawn(move || {
             // Nobody listens any more when it comes too late.
-            drop(send.send(scheduler::run_once(&mut *collector, &context, deep, told)));
+            drop(send.send(scheduler::run_once(&mut *collector, &context, deep, reported)));
         });
     let failed = |problems| Reading {
         collector: name.as_str(),
@@ -400,10 +400,10 @@ mod tests {
         let host = Arc::new(Host::read_only(&config));
         for depth in [Depth::Quick, Depth::Full, Depth::Paranoid] {
             let running = Running::default();
-            let looks = look(&config, &stores, &host, depth, &running);
-            assert_eq!(looks.len(), stores.len());
-            for looks in looks {
-                let names: Vec<_> = looks.iter().map(|look| look.collector).collect();
+            let runs = run_all(&config, &stores, &host, depth, &running);
+            assert_eq!(runs.len(), stores.len());
+            for runs in runs {
+                let names: Vec<_> = runs.iter().map(|run| run.collector).collect();
                 assert_eq!(names, CollectorName::ALL);
             }
             assert_eq!((running.stores_done(), running.now().len()), (20, 0));

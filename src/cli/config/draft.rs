@@ -241,8 +241,8 @@ mod tests {
             let Some(rest) = line.trim_start().strip_prefix('#') else {
                 return Some(line.to_owned());
             };
-            let told = prose(rest.strip_prefix(' ').unwrap_or(rest));
-            (!told).then(|| " ".repeat(indent) + rest)
+            let reported = prose(rest.strip_prefix(' ').unwrap_or(rest));
+            (!reported).then(|| " ".repeat(indent) + rest)
         };
         let text = draft.text();
         let text: Vec<String> = text.lines().filter_map(uncommented).collect();

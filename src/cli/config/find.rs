@@ -38,7 +38,7 @@ const STORES_MAX: usize = 100;
 const DESCRIPTORS_MAX: usize = 4096;
 
 /// What is on this host, as `config` sees it. With stores in it, only those are looked at.
-pub(super) fn look(config: &Config) -> Draft {
+pub(super) fn search(config: &Config) -> Draft {
     let mut draft = Draft {
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         at: clock::now().to_string(),
@@ -253,13 +253,13 @@ impl Walked {
                     self.cut_short = true;
                     return;
                 }
-                self.look_into(rootfs, &dir, depth, &mut below);
+                self.search_dir(rootfs, &dir, depth, &mut below);
             }
             level = below;
         }
     }
 
-    fn look_into(&mut self, rootfs: &Path, dir: &Path, depth: usize, below: &mut Vec<PathBuf>) {
+    fn search_dir(&mut self, rootfs: &Path, dir: &Path, depth: usize, below: &mut Vec<PathBuf>) {
         let Ok(entries) = fs::read_dir(rules::below_root(rootfs, dir)) else { return };
         let left = ENTRIES_MAX.saturating_sub(self.entries);
         for entry in entries.take(left).filter_map(Result::ok) {

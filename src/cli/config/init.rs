@@ -36,7 +36,7 @@ pub(in crate::cli) struct Options {
 
 /// Looks, and writes what was found.
 pub(in crate::cli) fn run(config: &Config, options: &Options) -> Ended {
-    let draft = look(config);
+    let draft = search(config);
     for note in &draft.notes {
         to_stderr(&format!("{note}\n"));
     }
@@ -65,12 +65,12 @@ pub(in crate::cli) fn run(config: &Config, options: &Options) -> Ended {
 }
 
 /// A filesystem that hangs keeps a thread, and not the command.
-fn look(config: &Config) -> Draft {
+fn search(config: &Config) -> Draft {
     let (send, receive) = mpsc::channel();
     let config = config.clone();
     let started = thread::Builder::new().name("look around".to_owned()).spawn(move || {
         // Nobody listens any more when it comes too late.
-        drop(send.send(find::look(&config)));
+        drop(send.send(find::search(&config)));
     });
     let nothing = |why: &str| Draft { notes: vec![why.to_owned()], ..Draft::default() };
     match started.map(|_| receive.recv_timeout(find::PATIENCE)) {

@@ -75,7 +75,13 @@ impl Mender<'_> {
     }
 
     fn wish(&self) -> Wish {
-        Wish { store: self.store.clone(), accept_loss: false, told: false, dry: false, only: None }
+        Wish {
+            store: self.store.clone(),
+            accept_loss: false,
+            chroma_is_stopped: false,
+            dry: false,
+            only: None,
+        }
     }
 
     fn recover(&self) -> bool {

@@ -27,7 +27,7 @@ enum Part {
 }
 
 /// How far a look goes, and who hears of what it finds.
-pub(super) struct Look<'a> {
+pub(super) struct Search<'a> {
     /// Where the host's root is seen: targets of links begin there.
     pub(super) root: &'a Path,
     /// Entries that may still be looked at.
@@ -39,7 +39,7 @@ pub(super) struct Look<'a> {
     pub(super) problems: &'a mut Vec<CollectError>,
 }
 
-impl Look<'_> {
+impl Search<'_> {
     /// Where `path` leads for the host.
     fn placed(&self, path: PathBuf) -> PathBuf {
         links::placed(self.root, path)
@@ -86,9 +86,9 @@ impl Glob {
 
     /// Looks for it. Below another root than ours, what is found is told by its path without links. What cannot be read is told as a problem, and the rest goes on; a folder that is not there holds
     /// nothing.
-    pub(super) fn look(&self, look: &mut Look<'_>) {
+    pub(super) fn search(&self, search: &mut Search<'_>) {
         // Whether it was stopped or reached a bound is among the problems, or known to the caller.
-        drop(self.descend(&look.placed(self.root.clone()), &self.parts, 0, look));
+        drop(self.descend(&search.placed(self.root.clone()), &self.parts, 0, search));
     }
 
     fn descend(
@@ -96,29 +96,29 @@ impl Glob {
         folder: &Path,
         parts: &[Part],
         depth: usize,
-        look: &mut Look<'_>,
+        search: &mut Search<'_>,
     ) -> Result<(), Ended> {
         let Some((part, rest)) = parts.split_first() else { return Ok(()) };
         match part {
             Part::Plain(name) => {
                 let path = folder.join(name);
                 if !rest.is_empty() {
-                    return self.descend(&look.placed(path), rest, depth, look);
+                    return self.descend(&search.placed(path), rest, depth, search);
                 }
-                let path = look.placed(path);
+                let path = search.placed(path);
                 match fs::symlink_metadata(&path) {
-                    Ok(_) => (look.found)(path),
-                    Err(error) => tell(error, &path, look),
+                    Ok(_) => (search.found)(path),
+                    Err(error) => tell(error, &path, search),
                 }
                 Ok(())
             }
-            Part::Wild(pattern) => self.each(folder, look, &mut |entry, look| {
+            Part::Wild(pattern) => self.each(folder, search, &mut |entry, search| {
                 if !pattern.matches(&entry.file_name().to_string_lossy()) {
                     return Ok(());
                 }
                 if rest.is_empty() {
-                    let path = look.placed(entry.path());
-                    (look.found)(path);
+                    let path = search.placed(entry.path());
+                    (search.found)(path);
                     return Ok(());
                 }
                 // A link may lead to a folder; `each` tells of what is none.
@@ -126,21 +126,21 @@ impl Glob {
                 if file {
                     return Ok(());
                 }
-                self.descend(&look.placed(entry.path()), rest, depth, look)
+                self.descend(&search.placed(entry.path()), rest, depth, search)
             }),
             Part::Deep => {
-                self.descend(folder, rest, depth, look)?;
+                self.descend(folder, rest, depth, search)?;
                 if depth >= DEPTH_MAX {
                     return Ok(());
                 }
-                self.each(folder, look, &mut |entry, look| {
+                self.each(folder, search, &mut |entry, search| {
                     if !entry.file_type().is_ok_and(|is| is.is_dir()) {
                         return Ok(());
                     }
                     if rest.is_empty() {
-                        (look.found)(entry.path());
+                        (search.found)(entry.path());
                     }
-                    self.descend(&entry.path(), parts, depth + 1, look)
+                    self.descend(&entry.path(), parts, depth + 1, search)
                 })
             }
         }
@@ -149,30 +149,32 @@ impl Glob {
     fn each(
         &self,
         folder: &Path,
-        look: &mut Look<'_>,
-        visit: &mut dyn FnMut(&DirEntry, &mut Look<'_>) -> Result<(), Ended>,
+        search: &mut Search<'_>,
+        visit: &mut dyn FnMut(&DirEntry, &mut Search<'_>) -> Result<(), Ended>,
     ) -> Result<(), Ended> {
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => {
-                tell(error, folder, look);
+                tell(error, folder, search);
                 return Ok(());
             }
         };
         for entry in entries {
-            if (look.stopped)() {
+            if (search.stopped)() {
                 return Err(Ended);
             }
-            if look.entries_left == 0 {
-                look.problems.push(CollectError::PatternTooWide { pattern: self.pattern.clone() });
+            if search.entries_left == 0 {
+                search
+                    .problems
+                    .push(CollectError::PatternTooWide { pattern: self.pattern.clone() });
                 return Err(Ended);
             }
-            look.entries_left -= 1;
+            search.entries_left -= 1;
             match entry {
-                Ok(entry) => visit(&entry, look)?,
+                Ok(entry) => visit(&entry, search)?,
                 Err(error) => {
                     // What comes after it in the folder is not known either.
-                    tell(error, folder, look);
+                    tell(error, folder, search);
                     break;
                 }
             }
@@ -181,11 +183,11 @@ impl Glob {
     }
 }
 
-fn tell(source: io::Error, path: &Path, look: &mut Look<'_>) {
+fn tell(source: io::Error, path: &Path, search: &mut Search<'_>) {
     let nothing_there =
         matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-    if !nothing_there && look.problems.len() < PROBLEMS_MAX {
-        look.problems.push(CollectError::Unreadable { path: path.to_owned(), source });
+    if !nothing_there && search.problems.len() < PROBLEMS_MAX {
+        search.problems.push(CollectError::Unreadable { path: path.to_owned(), source });
     }
 }
 
@@ -218,9 +220,9 @@ const PROBLEMS_MAX: usize = 10;
 mod tests {
     use super::*;
 
-    fn look(pattern: &str, entries_left: usize) -> (Vec<String>, usize) {
+    fn search(pattern: &str, entries_left: usize) -> (Vec<String>, usize) {
         let (mut found, mut problems) = (Vec::new(), Vec::new());
-        Glob::new(pattern).unwrap().look(&mut Look {
+        Glob::new(pattern).unwrap().search(&mut Search {
             root: Path::new("/"),
             entries_left,
             stopped: &|| false,
@@ -275,7 +277,7 @@ mod tests {
             // A link below `**` may lead in a circle.
             want.retain(|path| !pattern.contains("**") || !path.contains("/link/"));
             want.sort();
-            let (mut found, problems) = look(&pattern, 1000);
+            let (mut found, problems) = search(&pattern, 1000);
             found.dedup();
             assert_eq!((found, problems), (want, 0), "{pattern}");
         }
@@ -301,7 +303,7 @@ mod tests {
         for n in 0..20 {
             fs::write(dir.path().join(n.to_string()), "").unwrap();
         }
-        let (found, problems) = look(&format!("{}/*", dir.path().display()), 10);
+        let (found, problems) = search(&format!("{}/*", dir.path().display()), 10);
         assert_eq!((found.len(), problems), (10, 1));
     }
 }

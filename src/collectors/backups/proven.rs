@@ -88,7 +88,7 @@ impl Backups {
                 Restores::Unknown => "could not be told to restore",
                 _ => "restores with losses",
             };
-            let losses = told(&proof.losses);
+            let losses = list_losses(&proof.losses);
             let evidence = format!("the backup {} {what}{losses}", last.path.display());
             return Some(finding(last, evidence).with_items(&proof.losses));
         }
@@ -144,12 +144,12 @@ impl Backups {
 pub(super) fn does_not_restore(proof: &Proof) -> Fault {
     Fault::new(
         Reason::Damaged,
-        format!("it was opened and does not restore{}", told(&proof.losses)),
+        format!("it was opened and does not restore{}", list_losses(&proof.losses)),
     )
 }
 
 /// What is missing, as the end of a sentence.
-fn told(losses: &[String]) -> String {
+fn list_losses(losses: &[String]) -> String {
     if losses.is_empty() { String::new() } else { format!(": {}", losses.join(", ")) }
 }
 

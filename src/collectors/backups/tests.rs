@@ -38,7 +38,7 @@ fn backups_of(store: &Path, dir: &Path, pattern: &str) -> Backups {
     Backups::new(&Context::new(&config, &store, &Arc::new(Host::new(&config))))
 }
 
-fn look(collector: &mut Backups, now: i64) -> (Observation, Vec<&'static str>) {
+fn observe(collector: &mut Backups, now: i64) -> (Observation, Vec<&'static str>) {
     let now = Timestamp::from_secs(now);
     let run = Run { now, wake: Wake::NONE, deep: false, stop: Arc::default() };
     let seen = collector.collect(&run);
@@ -97,19 +97,19 @@ fn reason(said: &Result<u64, Fault>) -> Option<Reason> {
 fn the_newest_complete_archive_counts() {
     let dir = tempfile::tempdir().unwrap();
     let mut collector = backups(dir.path(), "chroma_db.backup.*");
-    assert_eq!(look(&mut collector, NOW).1, ["backup_missing"]);
+    assert_eq!(observe(&mut collector, NOW).1, ["backup_missing"]);
     archive(dir.path(), "chroma_db.backup.20261117.tar.gz", NOW - 30 * 3600);
     let newest = archive(dir.path(), "chroma_db.backup.20261118.tar.gz", NOW - 6 * 3600);
-    let (seen, codes) = look(&mut collector, NOW);
+    let (seen, codes) = observe(&mut collector, NOW);
     assert_eq!(codes, [""; 0]);
     assert_eq!(value(&seen, &NEWEST), Some((NOW - 6 * 3600) as f64));
     assert_eq!(value(&seen, &AGE), Some(6.0 * 3600.0));
     assert_eq!(value(&seen, &COUNT), Some(2.0));
     assert_eq!(value(&seen, &SIZE), Some(newest.metadata().unwrap().len() as f64));
 
-    let (later, codes) = look(&mut collector, NOW + 21 * 3600);
+    let (later, codes) = observe(&mut collector, NOW + 21 * 3600);
     assert_eq!((codes, later.findings[0].severity), (vec!["backup_stale"], Severity::Warning));
-    let (later, codes) = look(&mut collector, NOW + 45 * 3600);
+    let (later, codes) = observe(&mut collector, NOW + 45 * 3600);
     let both = vec!["backup_stale", "backup_unverified"];
     assert_eq!((codes, later.findings[0].severity), (both, Severity::Critical));
 }
@@ -131,18 +131,18 @@ fn growing_empty_cut_off_and_future_ones_are_no_success() {
     ] {
         fs::write(&other, content).unwrap();
         touch(&other, at);
-        let (seen, codes) = look(&mut collector, NOW);
+        let (seen, codes) = observe(&mut collector, NOW);
         assert_eq!(codes, want, "{reason}");
         assert!((incomplete(&seen, reason) - 1.0).abs() < f64::EPSILON, "{reason}");
         assert_eq!(value(&seen, &NEWEST), Some(good_at), "{reason}");
     }
     fs::remove_file(&other).unwrap();
     let future = archive(dir.path(), "chroma_db.backup.20990101.tar.gz", NOW - 3600);
-    assert!((incomplete(&look(&mut collector, NOW).0, "future") - 1.0).abs() < f64::EPSILON);
+    assert!((incomplete(&observe(&mut collector, NOW).0, "future") - 1.0).abs() < f64::EPSILON);
     fs::remove_file(future).unwrap();
     // A copy made today of an archive from last year is a year old.
     archive(dir.path(), "chroma_db.backup.20251101.tar.gz", NOW - 60);
-    assert_eq!(value(&look(&mut collector, NOW).0, &NEWEST), Some(good_at));
+    assert_eq!(value(&observe(&mut collector, NOW).0, &NEWEST), Some(good_at));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn what_cannot_be_told_is_a_failed_reading_and_no_finding() {
     let dir = tempfile::tempdir().unwrap();
     let mut collector = backups(dir.path(), "chroma*");
     archive(dir.path(), "chroma.1.tar.gz", NOW - 90 * 3600);
-    assert_eq!(look(&mut collector, NOW).1, ["backup_stale"]);
+    assert_eq!(observe(&mut collector, NOW).1, ["backup_stale"]);
     let other = dir.path().join("chroma.2");
     for (what, reason) in [("a loop of links", "unreadable"), ("encrypted", "unknown")] {
         if reason == "unreadable" {
@@ -160,7 +160,7 @@ fn what_cannot_be_told_is_a_failed_reading_and_no_finding() {
             fs::write(&other, "age-encryption.org/v1").unwrap();
             touch(&other, NOW - 3600);
         }
-        let (seen, codes) = look(&mut collector, NOW);
+        let (seen, codes) = observe(&mut collector, NOW);
         assert_eq!((codes, seen.problems.len()), (vec![], 1), "{what}");
         assert!((incomplete(&seen, reason) - 1.0).abs() < f64::EPSILON, "{what}");
         assert_eq!(value(&seen, &AGE), None, "{what}: there may be a younger one");
@@ -168,11 +168,11 @@ fn what_cannot_be_told_is_a_failed_reading_and_no_finding() {
     }
     // One that is older than a complete one says nothing about the newest.
     touch(&other, NOW - 91 * 3600);
-    let (seen, codes) = look(&mut collector, NOW);
+    let (seen, codes) = observe(&mut collector, NOW);
     assert_eq!((codes, seen.problems.len()), (vec!["backup_stale"], 0));
     archive(dir.path(), "chroma.3.tar.gz", NOW - 3600);
     touch(&other, NOW - 1800);
-    let (seen, codes) = look(&mut collector, NOW);
+    let (seen, codes) = observe(&mut collector, NOW);
     assert_eq!((codes, seen.problems.len()), (vec![], 1));
     assert_eq!(
         seen.judged,
@@ -191,22 +191,22 @@ fn a_copied_directory_is_judged_by_its_database() {
     let made = fs::metadata(&database).unwrap().ctime();
     touch(&database, made - 7200);
     let mut collector = backups(dir.path(), "chroma_db.backup.*");
-    let (seen, codes) = look(&mut collector, made + 3);
+    let (seen, codes) = observe(&mut collector, made + 3);
     assert!((incomplete(&seen, "growing") - 1.0).abs() < f64::EPSILON, "a copy that keeps times");
     assert_eq!(codes, ["backup_missing"]);
     let now = made + 3600;
-    let (seen, codes) = look(&mut collector, now);
+    let (seen, codes) = observe(&mut collector, now);
     assert_eq!((codes, value(&seen, &COUNT)), (vec![], Some(1.0)));
     assert_eq!(value(&seen, &AGE), Some(3.0 * 3600.0));
 
     let whole = fs::read(&database).unwrap();
     fs::write(&database, &whole[..whole.len() - 8192]).unwrap();
     touch(&database, made - 7200);
-    let (seen, codes) = look(&mut collector, now);
+    let (seen, codes) = observe(&mut collector, now);
     assert_eq!(codes, ["backup_invalid", "backup_missing"]);
     assert!((incomplete(&seen, "damaged") - 1.0).abs() < f64::EPSILON);
     fs::remove_file(&database).unwrap();
-    assert_eq!(look(&mut collector, now).1, ["backup_invalid", "backup_missing"]);
+    assert_eq!(observe(&mut collector, now).1, ["backup_invalid", "backup_missing"]);
 }
 
 #[test]
@@ -221,15 +221,15 @@ fn neither_a_new_name_nor_a_new_mode_makes_a_directory_young() {
     let now = fs::metadata(&database).unwrap().ctime() + 10 * 86_400;
     touch(&database, now - 12 * 86_400);
     let twelve_days = Some(12.0 * 86_400.0);
-    assert_eq!(value(&look(&mut collector, now).0, &AGE), twelve_days);
+    assert_eq!(value(&observe(&mut collector, now).0, &AGE), twelve_days);
     fs::rename(dir.path().join("chroma"), dir.path().join("chroma.old")).unwrap();
-    assert_eq!(value(&look(&mut collector, now).0, &AGE), twelve_days, "renamed");
+    assert_eq!(value(&observe(&mut collector, now).0, &AGE), twelve_days, "renamed");
     for path in [dir.path().join("chroma.old"), inner.clone(), database.clone()] {
         let path = path.to_string_lossy().replace("chroma/data", "chroma.old/data");
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
     }
     let changed = fs::metadata(dir.path().join("chroma.old/data/chroma.sqlite3")).unwrap().ctime();
-    let (seen, codes) = look(&mut collector, changed + 1);
+    let (seen, codes) = observe(&mut collector, changed + 1);
     assert_eq!(codes, ["backup_stale"], "known already, so that its new mode is no growth");
     assert_eq!(value(&seen, &COUNT), Some(1.0));
 
@@ -240,7 +240,7 @@ fn neither_a_new_name_nor_a_new_mode_makes_a_directory_young() {
         let named = dir.path().join(format!("chroma_db.backup.{stamp}"));
         let before = dir.path().join("chroma.old");
         fs::rename(&before, &named).unwrap();
-        assert_eq!(value(&look(&mut collector, now).0, &AGE), Some(days * 86_400.0), "{stamp}");
+        assert_eq!(value(&observe(&mut collector, now).0, &AGE), Some(days * 86_400.0), "{stamp}");
         fs::rename(&named, &before).unwrap();
     }
 }
@@ -256,7 +256,7 @@ fn the_newest_of_very_many_are_kept() {
         fs::write(&path, if day == 0 { &database[..] } else { b"" }).unwrap();
         touch(&path, NOW - 4 * 3600 - day * 86_400);
     }
-    let (seen, codes) = look(&mut collector, NOW);
+    let (seen, codes) = observe(&mut collector, NOW);
     assert_eq!((codes, value(&seen, &AGE)), (vec![], Some(4.0 * 3600.0)));
     assert_eq!(value(&seen, &COUNT), Some(1.0));
     assert!((incomplete(&seen, "empty") - (BACKUPS_MAX - 1) as f64).abs() < f64::EPSILON);
@@ -269,11 +269,11 @@ fn one_backup_with_two_names_is_one() {
     let first = archive(dir.path(), "chroma.20261118.tar.gz", NOW - 3600);
     symlink(&first, dir.path().join("chroma.latest")).unwrap();
     fs::hard_link(&first, dir.path().join("chroma.weekly.tar.gz")).unwrap();
-    let (seen, codes) = look(&mut backups(dir.path(), "chroma.*"), NOW);
+    let (seen, codes) = observe(&mut backups(dir.path(), "chroma.*"), NOW);
     assert_eq!((codes, value(&seen, &COUNT)), (vec![], Some(1.0)));
     // The name with a date decides, whichever comes first: this one was copied here an hour ago.
     fs::rename(&first, dir.path().join("chroma.20251118.tar.gz")).unwrap();
-    let (seen, codes) = look(&mut backups(dir.path(), "chroma.*"), NOW);
+    let (seen, codes) = observe(&mut backups(dir.path(), "chroma.*"), NOW);
     assert_eq!((codes, value(&seen, &COUNT)), (vec!["backup_stale"], Some(1.0)));
 }
 
@@ -288,7 +288,7 @@ fn a_backup_that_lost_most_of_its_data_is_told() {
         fs::write(dir.path().join(name), bytes).unwrap();
         touch(&dir.path().join(name), NOW - at);
     }
-    assert_eq!(look(&mut backups(dir.path(), "*.db"), NOW).1, ["backup_shrunk"]);
+    assert_eq!(observe(&mut backups(dir.path(), "*.db"), NOW).1, ["backup_shrunk"]);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn the_store_itself_and_checksums_are_no_backups() {
         fs::copy(dir.path().join("chroma.sqlite3"), copy.join("chroma.sqlite3")).unwrap();
     }
     for pattern in ["", "*"] {
-        let (seen, codes) = look(&mut backups_of(dir.path(), dir.path(), pattern), NOW * 2);
+        let (seen, codes) = observe(&mut backups_of(dir.path(), dir.path(), pattern), NOW * 2);
         assert_eq!(
             (codes, value(&seen, &COUNT)),
             (vec!["backup_missing"], Some(0.0)),
@@ -322,7 +322,7 @@ fn without_patterns_nothing_is_expected() {
     store.backups.globs.clear();
     context.store = Arc::new(store);
     let mut collector = Backups::new(&context);
-    let (seen, codes) = look(&mut collector, NOW);
+    let (seen, codes) = observe(&mut collector, NOW);
     assert!(seen.samples.is_empty() && codes.is_empty() && collector.codes().is_empty());
 }
 
@@ -369,16 +369,16 @@ fn what_git_left_in_place_of_a_file_is_no_backup() {
     pack(&store, &copy, "cp -R $S $B", NOW);
     let now = clock::now().as_secs() + 3600;
     let mut collector = backups_of(&store, &place, "*");
-    assert!(!look(&mut collector, now).1.contains(&"backup_incomplete"));
+    assert!(!observe(&mut collector, now).1.contains(&"backup_incomplete"));
     for folder in fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().path()) {
         if folder.is_dir() {
             fs::write(folder.join("header.bin"), POINTER).unwrap();
         }
     }
-    assert!(look(&mut backups_of(&store, &place, "*"), now).1.contains(&"backup_incomplete"));
+    assert!(observe(&mut backups_of(&store, &place, "*"), now).1.contains(&"backup_incomplete"));
     fs::write(copy.join("chroma.sqlite3"), POINTER).unwrap();
     touch(&copy.join("chroma.sqlite3"), NOW);
-    let (seen, codes) = look(&mut collector, now);
+    let (seen, codes) = observe(&mut collector, now);
     assert!(codes.contains(&"backup_invalid"), "{codes:?}");
     assert!(seen.findings[0].evidence.contains("git lfs pull"), "{}", seen.findings[0].evidence);
 }

@@ -73,8 +73,8 @@ mod tests {
         ] {
             let mut still = BTreeMap::new();
             let mut named = Vec::new();
-            for look in looks.split(' ') {
-                let (minute, rest) = look.split_once(':').unwrap();
+            for read in looks.split(' ') {
+                let (minute, rest) = read.split_once(':').unwrap();
                 let n: Vec<i64> = rest.split('/').map(|n| n.parse().unwrap()).collect();
                 let lag = Lag {
                     segment: "s".to_owned(),

@@ -29,7 +29,7 @@ fn what_was_given_up_is_a_problem_and_what_a_writer_keeps_out_when_no_turn_follo
     let began = Timestamp::from_secs(1_795_000_000);
     contents.first_try = Some(began);
     let slow = || Aborted(Abort::Deadline(Duration::from_millis(250)));
-    for (error, partial, deep, minutes, told) in [
+    for (error, partial, deep, minutes, reported) in [
         (None, false, true, 0, false),
         (None, true, true, 0, true),
         (None, true, false, 0, true),
@@ -45,7 +45,7 @@ fn what_was_given_up_is_a_problem_and_what_a_writer_keeps_out_when_no_turn_follo
         let now = began.plus(Duration::from_mins(minutes));
         let run = Run { now, wake: Wake::NONE, deep, stop: std::sync::Arc::default() };
         let problem = contents.not_known(&run).map(|problem| problem.chain());
-        assert_eq!(problem.is_some(), told, "{case}: {problem:?}");
+        assert_eq!(problem.is_some(), reported, "{case}: {problem:?}");
     }
 }
 
@@ -73,9 +73,13 @@ fn lists_in_the_queue_are_told_to_releases_that_cannot_read_them() {
         let mut contents = Contents::new(&context);
         let reading = whole(&mut contents, &context);
         let findings = reading.observation.findings;
-        let told: Vec<&str> = findings.iter().map(|finding| finding.evidence.as_str()).collect();
-        assert_eq!(told.len(), want.iter().len(), "{release}: {told:?}");
-        assert!(told.iter().zip(want).all(|(told, want)| told.contains(want)), "{told:?}");
+        let reported: Vec<&str> =
+            findings.iter().map(|finding| finding.evidence.as_str()).collect();
+        assert_eq!(reported.len(), want.iter().len(), "{release}: {reported:?}");
+        assert!(
+            reported.iter().zip(want).all(|(reported, want)| reported.contains(want)),
+            "{reported:?}"
+        );
     }
 }
 
@@ -99,9 +103,9 @@ fn records_of_a_deleted_collection_are_no_loss_unless_a_collection_lacks_its_own
         let (mut contents, context) = contents(dir.path());
         let reading = whole(&mut contents, &context);
         let findings = &reading.observation.findings;
-        let told =
+        let reported =
             findings.iter().find(|f| f.code == Code::OrphanRows && f.subject == "embeddings");
-        assert_eq!(told.map(|finding| finding.severity), Some(want), "{more:?}: {findings:?}");
+        assert_eq!(reported.map(|finding| finding.severity), Some(want), "{more:?}: {findings:?}");
     }
 }
 

@@ -26,7 +26,7 @@ fn run(deep: bool) -> Run {
 }
 
 /// One deep run of a new collector.
-fn look(path: &Path) -> Observation {
+fn observe(path: &Path) -> Observation {
     Disk::new(&context(path)).collect(&run(true))
 }
 
@@ -104,7 +104,7 @@ fn bytes_are_what_du_says() {
     symlink("/", store.join("root")).unwrap();
     symlink(".", store.join("foreign/round")).unwrap();
 
-    let seen = look(&store);
+    let seen = observe(&store);
     assert!(seen.problems.is_empty(), "{:?}", seen.problems);
     let sum = |desc| bytes_of(&seen, desc).iter().map(|(_, bytes)| bytes).sum::<u64>();
     let du = output("du", &["-s", "-x", "-B1"], &store);
@@ -146,20 +146,20 @@ fn folders_that_no_row_names_are_orphans() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["chroma-0.4.24", "chroma-0.6.3", "chroma-1.1.1", "chroma-1.5.9"] {
         let dir = tempfile::tempdir().unwrap();
-        let seen = look(&fixture(name, dir.path()));
+        let seen = observe(&fixture(name, dir.path()));
         assert_eq!(value(&seen, &APPARENT_BYTES, &["orphan_segments"]), Some(0.0), "{name}");
         assert!(value(&seen, &APPARENT_BYTES, &["segments"]).unwrap() > 0.0, "{name}");
     }
     // One of its two collections was deleted: Chroma left the folder.
     let store = fixture("chroma-1.5.9-deleted", dir.path());
-    let seen = look(&store);
+    let seen = observe(&store);
     let orphans = value(&seen, &APPARENT_BYTES, &["orphan_segments"]).unwrap();
     assert!(orphans > 0.0 && value(&seen, &APPARENT_BYTES, &["segments"]).unwrap() > 0.0);
     // A folder without an index, or one whose name is no segment's, is no orphan.
     fs::create_dir(store.join("3f2504e0-4f89-41d3-9a0c-0305e82c3301")).unwrap();
     fs::create_dir(store.join("not-a-segment")).unwrap();
     fs::write(store.join("not-a-segment/header.bin"), [0; 100]).unwrap();
-    assert_eq!(value(&look(&store), &APPARENT_BYTES, &["orphan_segments"]), Some(orphans));
+    assert_eq!(value(&observe(&store), &APPARENT_BYTES, &["orphan_segments"]), Some(orphans));
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn while_the_database_cannot_be_asked_nothing_is_called_an_orphan() {
     let seen = disk.collect(&run(true));
     assert_eq!(orphans(&seen), before);
     assert!(seen.problems.is_empty(), "{:?}", seen.problems);
-    let fresh = look(&store);
+    let fresh = observe(&store);
     assert_eq!(orphans(&fresh), None);
     let all = value(&fresh, &APPARENT_BYTES, &["segments"]).unwrap();
     assert_eq!(all, value(&seen, &APPARENT_BYTES, &["segments"]).unwrap() + before.unwrap());
@@ -201,7 +201,7 @@ fn a_database_in_write_ahead_mode_is_not_asked_because_that_makes_files() {
     drop(writer);
     let names = || fs::read_dir(&store).unwrap().count();
     let before = names();
-    let seen = look(&store);
+    let seen = observe(&store);
     assert_eq!(value(&seen, &APPARENT_BYTES, &["orphan_segments"]), None);
     assert_eq!(names(), before);
 }
@@ -221,7 +221,7 @@ fn too_many_entries_leave_the_sizes_out_and_the_disk_is_judged_all_the_same() {
 
 #[test]
 fn a_directory_that_is_not_there_is_no_error_of_a_device() {
-    let seen = look(Path::new("/does/not/exist"));
+    let seen = observe(Path::new("/does/not/exist"));
     assert!(matches!(seen.problems[..], [CollectError::Unreadable { .. }]));
     assert!(seen.samples.is_empty() && seen.judged.is_empty());
     let unreadable = |errno: Errno| {
@@ -254,10 +254,10 @@ fn a_restart_keeps_what_was_found() {
 #[test]
 fn a_large_database_on_a_small_rest_lacks_headroom() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(!look(dir.path()).findings.iter().any(|f| f.code == Code::HeadroomLow));
+    assert!(!observe(dir.path()).findings.iter().any(|f| f.code == Code::HeadroomLow));
     // Holes make it large without taking any room.
     fs::File::create(dir.path().join("chroma.sqlite3")).unwrap().set_len(1 << 43).unwrap();
-    let seen = look(dir.path());
+    let seen = observe(dir.path());
     let finding = seen.findings.iter().find(|f| f.code == Code::HeadroomLow).unwrap();
     assert!(finding.evidence.ends_with("chroma.sqlite3 has 8.8 TB"), "{}", finding.evidence);
 }
@@ -308,7 +308,7 @@ fn a_small_directory_is_walked_at_every_turn() {
 
 #[test]
 fn the_mount_is_told_as_the_host_knows_it() {
-    let seen = look(Path::new("/dev/shm"));
+    let seen = observe(Path::new("/dev/shm"));
     let info = seen.samples.iter().find(|s| s.desc == &INFO).unwrap();
     assert_eq!(info.values[1..], ["tmpfs", "/dev/shm"]);
     assert_eq!(host_path(Path::new("/host/srv"), Path::new("/host")), "/srv");
@@ -320,7 +320,7 @@ fn the_mount_is_told_as_the_host_knows_it() {
 #[test]
 fn every_sample_is_of_a_family_that_was_announced() {
     let dir = tempfile::tempdir().unwrap();
-    let seen = look(&fixture("chroma-1.5.9", dir.path()));
+    let seen = observe(&fixture("chroma-1.5.9", dir.path()));
     for sample in &seen.samples {
         assert!(DESCS.contains(&sample.desc), "{}", sample.desc.name);
     }

@@ -55,7 +55,7 @@ pub(super) enum Distance {
 }
 
 /// Whether an answer is no failure of ours: Chroma was at work, or `integrity` tells what is wrong.
-pub(super) fn told_elsewhere(error: &QueryError) -> bool {
+pub(super) fn reported_elsewhere(error: &QueryError) -> bool {
     match error {
         QueryError::Busy
         | QueryError::HotJournal
@@ -67,8 +67,8 @@ pub(super) fn told_elsewhere(error: &QueryError) -> bool {
 }
 
 /// Whether nothing else says why there is no answer: whoever looks once must say it.
-pub(super) fn told_nowhere(error: &QueryError) -> bool {
-    told_elsewhere(error) && !matches!(error, QueryError::HotJournal | QueryError::Other(_))
+pub(super) fn reported_nowhere(error: &QueryError) -> bool {
+    reported_elsewhere(error) && !matches!(error, QueryError::HotJournal | QueryError::Other(_))
 }
 
 /// What the tables say, and of which state of the file.
@@ -185,14 +185,14 @@ fn purged(connection: &Connection, family: Option<Family>) -> rusqlite::Result<b
         return Ok(false);
     }
     let sql = "SELECT config_json_str FROM embeddings_queue_config ORDER BY id LIMIT 1";
-    let mut told = None;
+    let mut reported = None;
     if connection.prepare(sql).is_ok() {
         each(connection, sql, |row| {
-            told = text(row, 0)?.and_then(|text| judge_queue_config(&text).ok().flatten());
+            reported = text(row, 0)?.and_then(|text| judge_queue_config(&text).ok().flatten());
             Ok(())
         })?;
     }
-    Ok(told != Some(false))
+    Ok(reported != Some(false))
 }
 
 /// Whether nothing is left of a collection but its segments: neither a position nor a record.

@@ -13,13 +13,13 @@ use std::{
 };
 
 use super::{
-    catalogue::{Row, told_elsewhere, told_nowhere},
+    catalogue::{Row, reported_elsewhere, reported_nowhere},
+    directory::{Directory, FileStat, Folder, Part},
     judge::{Case, Deep, judge},
-    look::{FileLook, Folder, Look, Part},
     moving::{Lost, Moving, Unsettled},
     reach::{Reach, reach},
     records::{self, Asker, Comparison, Queue, Replay},
-    walk::{self, MetadataLook, ReadMode, Refused, Walked, quietly},
+    walk::{self, MetadataState, ReadMode, Refused, Walked, quietly},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -63,7 +63,7 @@ pub(super) struct Outcome {
     /// How well searches find what is in those that were searched.
     pub(super) reach: BTreeMap<Uuid, Reach>,
     /// Those of which a file may not be read, and in which state that was so.
-    pub(super) unread: BTreeMap<Uuid, [Option<FileLook>; 5]>,
+    pub(super) unread: BTreeMap<Uuid, [Option<FileStat>; 5]>,
     pub(super) problems: Vec<CollectError>,
     pub(super) duration: Duration,
     pub(super) began: Timestamp,
@@ -162,11 +162,11 @@ pub(super) fn run(task: &Task, permit: Option<&Permit>, stop: &AtomicBool) -> Ou
 /// at.
 pub fn walk_once(root: &Path) -> Result<Vec<Finding>, CollectError> {
     let place = &Place::own(root);
-    let look = Look::take(place, usize::MAX, None)?;
+    let directory = Directory::take(place, usize::MAX, None)?;
     let (stop, progress) = (AtomicBool::new(false), Progress::default());
     let mode = ReadMode { stop: &stop, gentle: false, progress: &progress };
     let mut findings = Vec::new();
-    for folder in look.folders.values() {
+    for folder in directory.folders.values() {
         let (walked, _) =
             walk::walk(place, folder, None, mode).map_err(|refused| match refused {
                 Refused::Io(part, source) => {
@@ -204,16 +204,16 @@ fn positions(task: &Task, mode: ReadMode<'_>) -> BTreeMap<Uuid, i64> {
     let mut positions = BTreeMap::new();
     for (uuid, folder, row) in &task.segments {
         let Some(row) = row else { continue };
-        let told = row.position.or_else(|| {
+        let reported = row.position.or_else(|| {
             let root = &task.context.place();
             match quietly(folder, &METADATA, mode, |mode| walk::metadata(root, folder, mode)) {
-                Ok((MetadataLook::Sound(metadata), _)) => {
+                Ok((MetadataState::Sound(metadata), _)) => {
                     metadata.max_seq_id.and_then(|at| i64::try_from(at).ok())
                 }
                 _ => None,
             }
         });
-        positions.extend(told.map(|at| (*uuid, at)));
+        positions.extend(reported.map(|at| (*uuid, at)));
     }
     positions
 }
@@ -274,7 +274,7 @@ fn segment(
             still = false;
             let (metadata, pairs) =
                 quietly(folder, &METADATA, mode, |mode| walk::newest_ids(root, folder, mode))?;
-            (MetadataLook::Sound(metadata), pairs, None)
+            (MetadataState::Sound(metadata), pairs, None)
         }
         read => read?,
     };
@@ -283,7 +283,7 @@ fn segment(
         _ => None,
     };
     let mut deep = Deep { stamps: folder.stamps(), walked, compared: None };
-    let readable = matches!(metadata, MetadataLook::Sound(_) | MetadataLook::Absent);
+    let readable = matches!(metadata, MetadataState::Sound(_) | MetadataState::Absent);
     let Some(((asker, queue), row)) = tables.filter(|_| readable) else {
         // What was read of files that changed meanwhile is about no state of theirs.
         walk::unchanged(root, folder)?;
@@ -339,7 +339,7 @@ fn searched(
     walked: &Walked,
     mode: ReadMode<'_>,
 ) -> Result<Option<Reach>, Refused> {
-    let sound = matches!(walked.metadata, MetadataLook::Sound(_)) && !walked.labels.contradict();
+    let sound = matches!(walked.metadata, MetadataState::Sound(_)) && !walked.labels.contradict();
     // Norms of another distance than cosine are numbers or not.
     let damaged = walked.damage.iter().any(|(part, _)| *part != Part::Lengths);
     if !sound || damaged {
@@ -366,7 +366,7 @@ impl Outcome {
     /// Notes that the tables gave no answer. Busy is no fault.
     fn refused(&mut self, task: &Task, error: QueryError) {
         self.compared = false;
-        if !told_elsewhere(&error) || !task.gentle && told_nowhere(&error) {
+        if !reported_elsewhere(&error) || !task.gentle && reported_nowhere(&error) {
             self.problems.push(CollectError::of_query(error, task.context.database.path()));
         }
     }

@@ -32,14 +32,14 @@ impl Hnsw {
     /// What an expensive look has to do now; `None` when nothing is due.
     pub(super) fn task(&mut self, run: &Run) -> Option<Task> {
         let subjects = self.subjects();
-        let look = self.look.as_ref()?;
+        let directory = self.directory.as_ref()?;
         let collect = &self.context.config.collect;
         let full = run.deep || self.full_due(run.now);
         let mut walk = BTreeSet::new();
         let (mut changed, mut urgent) = (false, false);
         let mut segments = Vec::new();
         for (uuid, row) in subjects {
-            let folder = look.folders.get(&uuid).cloned().unwrap_or_default();
+            let folder = directory.folders.get(&uuid).cloned().unwrap_or_default();
             // What may not be looked at is no reason to look again.
             if folder.unreadable {
                 continue;
@@ -104,7 +104,7 @@ impl Hnsw {
             stop: &stop,
         };
         context.progress(CollectorName::Hnsw).start(deep::TASK);
-        let (told, stopped) = (Arc::clone(&given), Arc::clone(&stop));
+        let (reported, stopped) = (Arc::clone(&given), Arc::clone(&stop));
         context.host.job_queue.begin(&wanted, move |permit| {
             let outcome = match permit {
                 Ok(permit) => Ok(deep::run(&task, Some(&permit), &stopped)),
@@ -119,7 +119,7 @@ impl Hnsw {
                     }
                 }
             };
-            *told.lock() = Some(outcome);
+            *reported.lock() = Some(outcome);
         });
         self.job = Some(Job { given, about, full, stop });
     }

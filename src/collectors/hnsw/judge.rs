@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::{
     catalogue::{Distance, Row},
-    look::{FileLook, Folder, Part},
+    directory::{FileStat, Folder, Part},
     moving::Lost,
     records::{Compared, Replay},
     state::State,
-    walk::{MetadataLook, Readable, Walked},
+    walk::{MetadataState, Readable, Walked},
 };
 use crate::{
     findings::{Code, FETCH_FROM_GIT, Finding, Severity, Template},
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct Deep {
     /// The state of the files that it is about.
-    pub(super) stamps: [Option<FileLook>; 5],
+    pub(super) stamps: [Option<FileStat>; 5],
     /// `None` when it was not asked for.
     pub(super) walked: Option<Arc<Walked>>,
     /// `None` when the tables could not be asked.
@@ -162,7 +162,7 @@ fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
     if folder.unreadable {
         return Ok(State::Unreadable);
     }
-    if let Some(MetadataLook::Hostile(does)) = walked.map(|walked| &walked.metadata) {
+    if let Some(MetadataState::Hostile(does)) = walked.map(|walked| &walked.metadata) {
         let evidence = format!("{}: {does}", Part::Metadata.name());
         return Err(fault(State::Torn, Code::SegmentMetadataHostile, evidence));
     }
@@ -245,17 +245,17 @@ fn anew(case: &Case<'_>, state: State, code: Code, what: &str, compared: &Compar
     let (least, most, ids) = compared.lost(case.replay);
     let records = compared.records;
     let at_risk = case.row.is_none_or(|row| row.position.is_some() && row.purged);
-    let told = match (least, most) {
+    let reported = match (least, most) {
         // The position stays, and what is not above it goes from the queue at the next purge.
         (0, 0) if at_risk => format!(
             "all {records} vectors are still in the queue, but the first start of Chroma may take them out of it before they are in an index again"
         ),
         (0, 0) => {
-            let told = format!(
+            let reported = format!(
                 "all {records} vectors are still in the queue: Chroma makes the index anew from it"
             );
             let (severity, remedy) = (Some(Severity::Info), Some(MADE_ANEW));
-            return Fault { severity, remedy, ..fault(state, code, format!("{what}; {told}")) };
+            return Fault { severity, remedy, ..fault(state, code, format!("{what}; {reported}")) };
         }
         (least, most) if least == most => {
             format!("{most} of {records} records have no vector any more ({})", named(ids, most))
@@ -267,7 +267,7 @@ fn anew(case: &Case<'_>, state: State, code: Code, what: &str, compared: &Compar
             named(ids, most)
         ),
     };
-    fault(state, code, format!("{what}; {told}")).about(ids, most)
+    fault(state, code, format!("{what}; {reported}")).about(ids, most)
 }
 
 /// Files that git has in place of the real ones.
@@ -393,9 +393,9 @@ fn contents(
         fault(State::Torn, Code::SegmentMetadataInvalid, evidence)
     };
     let metadata = match &walked.metadata {
-        MetadataLook::Sound(metadata) => metadata,
-        MetadataLook::Invalid(what) => return Err(invalid(what)),
-        MetadataLook::Absent | MetadataLook::Hostile(_) => return Ok(false),
+        MetadataState::Sound(metadata) => metadata,
+        MetadataState::Invalid(what) => return Err(invalid(what)),
+        MetadataState::Absent | MetadataState::Hostile(_) => return Ok(false),
     };
     if !metadata.inverse {
         return Err(invalid("id_to_label and label_to_id do not agree"));
@@ -412,8 +412,8 @@ fn contents(
     let dimension = header.dimension;
     // With the ids of the collection it is the catalogue that is wrong, and the vectors in the queue tell so.
     let own = compared.is_some_and(|compared| compared.known > 0 && compared.pending_adds > 0);
-    let told = |stated: &u64| *stated == dimension || *stated == 0 || own;
-    if let Some(stated) = row.and_then(|row| row.dimension).filter(|stated| !told(stated)) {
+    let reported = |stated: &u64| *stated == dimension || *stated == 0 || own;
+    if let Some(stated) = row.and_then(|row| row.dimension).filter(|stated| !reported(stated)) {
         return Err(torn(format!(
             "its vectors have {dimension} numbers, those of the collection {stated}: it may be the folder of another one"
         )));
@@ -463,7 +463,7 @@ fn contents(
 
 /// Ids against the records of the tables.
 fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
-    let MetadataLook::Sound(metadata) = &walked.metadata else { return Ok(()) };
+    let MetadataState::Sound(metadata) = &walked.metadata else { return Ok(()) };
     let Compared { records, missing, known, strays, .. } = *compared;
     if strays > 0 && strays == metadata.ids && records > 0 {
         let evidence = format!(

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Known,
+    directory::FileStat,
     judge::{Deep, Verdict},
-    look::FileLook,
     reach::Reach,
     records::{self, Compared},
     state::State,
@@ -34,7 +34,7 @@ pub(super) struct SavedIndexes {
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     /// The state of the files that `walked` is about, and `compared` when `current`.
-    stamps: [Option<FileLook>; 5],
+    stamps: [Option<FileStat>; 5],
     walked: Option<Walked>,
     compared: Option<Compared>,
     /// Whether the newest comparison is about that state.

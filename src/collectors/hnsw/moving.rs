@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 use super::{
     catalogue::Row,
-    look::{Folder, Part},
+    directory::{Folder, Part},
     records::{Asker, Compared, Queue, Suspect, ids_of},
     walk::{self, ReadMode, Refused},
 };
@@ -103,10 +103,10 @@ impl Moving<'_> {
         suspects: &mut Vec<Suspect>,
         newest_ids: impl FnOnce() -> Result<(Option<i64>, Vec<Pair>), Refused>,
     ) -> Result<(), Unsettled> {
-        let (told, _) = asker.ask(|connection| self.positions(connection))?;
+        let (reported, _) = asker.ask(|connection| self.positions(connection))?;
         let (own, mut pairs) = newest_ids().map_err(Unsettled::Index)?;
         let at =
-            told.or(own).ok_or(Unsettled::Unsure("nothing says how far the queue is in it"))?;
+            reported.or(own).ok_or(Unsettled::Unsure("nothing says how far the queue is in it"))?;
         // Sorted in place: a set of two million ids takes three times their memory.
         pairs.sort_unstable_by_key(|pair| pair.id);
         suspects
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn whatever_is_written_meanwhile_what_is_lost_is_told_and_nothing_else() {
-        let (mut told, mut suspected) = (0, 0);
+        let (mut reported, mut suspected) = (0, 0);
         for seed in 0..60 {
             let dir = tempfile::tempdir().unwrap();
             let mut model = Model::new(dir.path(), seed);
@@ -258,8 +258,8 @@ mod tests {
             assert!(found.is_subset(&lost), "{seed}: {suspects:?}");
             let untouched: BTreeSet<u64> = lost.difference(&touched).copied().collect();
             assert!(untouched.is_subset(&found), "{seed}: {untouched:?} {suspects:?}");
-            told += found.len();
+            reported += found.len();
         }
-        assert!(told > 20 && suspected > 2 * told, "{told} of {suspected}");
+        assert!(reported > 20 && suspected > 2 * reported, "{reported} of {suspected}");
     }
 }

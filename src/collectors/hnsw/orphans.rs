@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::look::{Folder, Part};
+use super::directory::{Folder, Part};
 use crate::{
     findings::{Code, Finding},
     format::uuid::Uuid,

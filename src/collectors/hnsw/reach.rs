@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     catalogue::Distance,
-    look::{Folder, Part},
+    directory::{Folder, Part},
     walk::{ReadMode, Refused, open, rest},
 };
 use crate::{
@@ -74,8 +74,8 @@ pub(super) fn reach(
     deleted: u64,
     mode: ReadMode<'_>,
 ) -> Result<Option<Reach>, Refused> {
-    let looks = folder.file(Part::Level0).zip(folder.file(Part::Links));
-    let Some((header, (level0, links))) = folder.sound_header().zip(looks) else {
+    let readings = folder.file(Part::Level0).zip(folder.file(Part::Links));
+    let Some((header, (level0, links))) = folder.sound_header().zip(readings) else {
         return Ok(None);
     };
     let live = header.elements.saturating_sub(deleted);
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_a_healthy_index_has_is_no_finding() {
-        for (unreachable, live, neighbours, told) in [
+        for (unreachable, live, neighbours, reported) in [
             (0, 1000, 16, false),
             (49, 1000, 16, false),
             (50, 1000, 16, true),
@@ -293,7 +293,7 @@ mod tests {
                 unreachable: Some((unreachable, neighbours)),
             };
             let case = format!("{unreachable} of {live}, {neighbours} links");
-            assert_eq!(of(40).finding("segment").is_some(), told, "{case}");
+            assert_eq!(of(40).finding("segment").is_some(), reported, "{case}");
             assert!(of(39).finding("segment").is_none(), "{case}: searches find them");
         }
         let reach = Reach { tried: 400, unfound: 390, live: 1000, unreachable: None };

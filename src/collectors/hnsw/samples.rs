@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hnsw, look::Folder, orphans::Orphans, reach::Reach, state::State};
+use super::{Hnsw, directory::Folder, orphans::Orphans, reach::Reach, state::State};
 use crate::sample::{Desc, Sample};
 
 pub(super) static SEGMENTS: Desc = Desc::gauge(
@@ -91,9 +91,9 @@ impl Hnsw {
             }
         }
         let subjects = self.subjects();
-        if let Some(look) = &self.look {
+        if let Some(directory) = &self.directory {
             let headers = || {
-                let folders = subjects.iter().filter_map(|(uuid, _)| look.folders.get(uuid));
+                let folders = subjects.iter().filter_map(|(uuid, _)| directory.folders.get(uuid));
                 folders.filter_map(Folder::sound_header)
             };
             out.push(ELEMENTS.sample(headers().map(|h| h.elements as f64).sum()));
@@ -133,10 +133,10 @@ impl Hnsw {
 
     /// Over all indexes with an element; `None` while it is not known of one of them.
     fn share_of(&self, share: impl Fn(&Reach) -> Option<f64>) -> Option<f64> {
-        let look = self.look.as_ref()?;
+        let directory = self.directory.as_ref()?;
         let (mut sum, mut live) = (0.0, 0.0);
         for (uuid, _) in self.subjects() {
-            let header = look.folders.get(&uuid).and_then(Folder::sound_header);
+            let header = directory.folders.get(&uuid).and_then(Folder::sound_header);
             if header.is_none_or(|header| header.elements == 0) {
                 continue;
             }

@@ -98,7 +98,7 @@ fn every_family_is_counted() {
 }
 
 /// Runs the collector until an observation is as wanted.
-fn turns(
+fn run_until(
     segments: &mut Hnsw,
     context: &Context,
     what: &str,
@@ -115,7 +115,7 @@ fn what_looks_torn_for_a_moment_is_a_flush_and_what_stays_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let (mut segments, context) = segments("chroma-1.5.9", dir.path());
     let sound = |seen: &Observation| value(seen, &SEGMENTS, Some("ok")) == Some(2.0);
-    turns(&mut segments, &context, "health", |seen| {
+    run_until(&mut segments, &context, "health", |seen| {
         sound(seen) && value(seen, &WITHOUT_VECTOR, None) == Some(0.0)
     });
     let path = header_of(dir.path(), 80);
@@ -126,13 +126,14 @@ fn what_looks_torn_for_a_moment_is_a_flush_and_what_stays_is_said() {
     assert_eq!(seen.findings, [], "one reading is no proof");
     assert_eq!(value(&seen, &SEGMENTS, Some("flushing")), Some(1.0));
     file.write_all_at(&good, 0).unwrap();
-    turns(&mut segments, &context, "the end of the flush", sound);
+    run_until(&mut segments, &context, "the end of the flush", sound);
     file.set_len(40).unwrap();
-    let told = |seen: &Observation| seen.findings.iter().any(|f| f.code == Code::SegmentTruncated);
-    let seen = turns(&mut segments, &context, "the finding", told);
+    let reported =
+        |seen: &Observation| seen.findings.iter().any(|f| f.code == Code::SegmentTruncated);
+    let seen = run_until(&mut segments, &context, "the finding", reported);
     assert_eq!(value(&seen, &SEGMENTS, Some("truncated")), Some(1.0));
     file.write_all_at(&good, 0).unwrap();
-    turns(&mut segments, &context, "the end of the finding", |seen| {
+    run_until(&mut segments, &context, "the end of the finding", |seen| {
         seen.findings.is_empty() && sound(seen)
     });
 }
@@ -144,13 +145,13 @@ fn a_finding_stays_while_its_files_are_not_walked_over_again() {
     let path = header_of(dir.path(), 80).with_file_name("data_level0.bin");
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(&[0xff; 4], 4).unwrap();
-    let told =
+    let reported =
         |seen: &Observation| seen.findings.iter().any(|f| f.code == Code::SegmentInconsistent);
-    turns(&mut segments, &context, "the finding", told);
+    run_until(&mut segments, &context, "the finding", reported);
     // A flush writes other parts of the file: it is not quiet, so nobody has looked at its bytes.
     file.write_all_at(&[0xff; 4], 4).unwrap();
     let seen = scheduler::run_once(&mut segments, &context, false, Arc::default()).observation;
-    assert!(told(&seen), "{seen:?}");
+    assert!(reported(&seen), "{seen:?}");
 }
 
 #[test]
@@ -185,11 +186,16 @@ fn verdict(change: impl FnOnce(&mut Row, &mut Compared, &mut LabelProblems)) -> 
         .subjects()
         .into_iter()
         .find(|(uuid, _)| {
-            let folder = segments.look.as_ref().and_then(|look| look.folders.get(uuid)).unwrap();
+            let folder = segments
+                .directory
+                .as_ref()
+                .and_then(|directory| directory.folders.get(uuid))
+                .unwrap();
             folder.sound_header().unwrap().elements == 80
         })
         .unwrap();
-    let folder = segments.look.as_ref().and_then(|look| look.folders.get(&uuid)).unwrap();
+    let folder =
+        segments.directory.as_ref().and_then(|directory| directory.folders.get(&uuid)).unwrap();
     let mut deep = segments.known[&uuid].deep.clone().unwrap();
     let mut row = row.unwrap();
     let mut compared = Compared::clone(deep.compared.as_ref().unwrap());
@@ -277,21 +283,21 @@ fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
     let path = header_of(&dir.path().join("store"), 80).with_file_name("data_level0.bin");
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(&[0xff; 4], 4).unwrap();
-    let told = |seen: &Observation| {
+    let reported = |seen: &Observation| {
         let torn = seen.findings.iter().find(|f| f.code == Code::SegmentInconsistent);
         torn.map(|finding| finding.evidence.clone())
     };
     let (mut before, context) = start();
-    let seen = turns(&mut before, &context, "the finding", |seen| {
-        told(seen).is_some() && value(seen, &WITHOUT_VECTOR, None).is_some()
+    let seen = run_until(&mut before, &context, "the finding", |seen| {
+        reported(seen).is_some() && value(seen, &WITHOUT_VECTOR, None).is_some()
     });
-    let (evidence, lost) = (told(&seen), value(&seen, &WITHOUT_VECTOR, None));
+    let (evidence, lost) = (reported(&seen), value(&seen, &WITHOUT_VECTOR, None));
     drop((before, context));
 
     for _ in 0..2 {
         let (mut after, context) = start();
         let seen = scheduler::run_once(&mut after, &context, false, Arc::default()).observation;
-        assert_eq!(told(&seen), evidence, "in the first turn");
+        assert_eq!(reported(&seen), evidence, "in the first turn");
         assert_eq!(value(&seen, &WITHOUT_VECTOR, None), lost);
         assert_eq!(value(&seen, &SEGMENTS, Some("torn")), Some(1.0));
         assert_eq!(after.deep_runs, 0, "nobody wrote the files");
@@ -307,12 +313,12 @@ fn a_restart_neither_ends_nor_begins_anything_and_reads_no_index_twice() {
     .unwrap();
     let (mut after, context) = start();
     let seen = scheduler::run_once(&mut after, &context, false, Arc::default()).observation;
-    assert!(told(&seen).is_some(), "not looked at yet");
-    turns(&mut after, &context, "the end of the finding", |seen| told(seen).is_none());
+    assert!(reported(&seen).is_some(), "not looked at yet");
+    run_until(&mut after, &context, "the end of the finding", |seen| reported(seen).is_none());
     drop((after, context));
     let (mut newest, context) = start();
     let seen = scheduler::run_once(&mut newest, &context, false, Arc::default()).observation;
-    assert_eq!(told(&seen), None);
+    assert_eq!(reported(&seen), None);
 }
 
 #[test]
@@ -321,7 +327,7 @@ fn a_server_that_flushes_all_the_time_is_never_called_damaged() {
     let (mut segments, context) = segments("chroma-1.5.9", dir.path());
     let level0 = header_of(dir.path(), 80).with_file_name("data_level0.bin");
     let whole = std::fs::read(&level0).unwrap();
-    let mut look = || {
+    let mut codes = || {
         let codes: Vec<Code> = scheduler::run_once(&mut segments, &context, false, Arc::default())
             .observation
             .findings
@@ -331,23 +337,23 @@ fn a_server_that_flushes_all_the_time_is_never_called_damaged() {
         std::thread::sleep(Duration::from_millis(120));
         codes
     };
-    assert_eq!(look(), []);
+    assert_eq!(codes(), []);
     // The header is written first: for a moment the elements are too few for it, another time and place at each flush.
     for round in 0..12 {
         std::fs::write(&level0, &whole[..5000 - 8 * round]).unwrap();
-        assert_eq!(look(), [], "round {round}");
+        assert_eq!(codes(), [], "round {round}");
         std::fs::write(&level0, &whole).unwrap();
-        assert_eq!(look(), [], "round {round}");
+        assert_eq!(codes(), [], "round {round}");
     }
     // The same file in the same state is damage, and ends with the next flush, before anything is quiet.
     std::fs::write(&level0, &whole[..4000]).unwrap();
     let mut rounds = 0;
-    while look() != [Code::SegmentTruncated] {
+    while codes() != [Code::SegmentTruncated] {
         rounds += 1;
         assert!(rounds < 100, "waited for the finding");
     }
     std::fs::write(&level0, &whole).unwrap();
-    assert_eq!(look(), []);
+    assert_eq!(codes(), []);
 }
 
 #[test]
@@ -419,8 +425,9 @@ fn what_may_not_be_read_is_told_as_that_and_never_as_damage() {
         assert_eq!(value(&seen, &SEGMENTS, Some("unreadable")), Some(1.0), "{what}");
         assert_eq!(value(&seen, &SEGMENTS, Some("ok")), Some(1.0), "{what}");
         assert_eq!(value(&seen, &WITHOUT_VECTOR, None), None, "{what}: nobody knows");
-        let told = seen.problems.iter().any(|problem| problem.chain().contains("ermission denied"));
-        assert!(told, "{what}: {:?}", seen.problems);
+        let reported =
+            seen.problems.iter().any(|problem| problem.chain().contains("ermission denied"));
+        assert!(reported, "{what}: {:?}", seen.problems);
     }
 }
 
@@ -459,8 +466,8 @@ fn the_room_on_the_disk_does_not_make_it_another_file() {
     let dir = tempfile::tempdir().unwrap();
     copy_fixture("chroma-1.5.9", dir.path());
     let place = crate::host::links::Place::own(dir.path());
-    let look = Look::take(&place, usize::MAX, None).unwrap();
-    let file = look.folders.values().next().unwrap().file(look::Part::Level0).unwrap();
+    let directory = Directory::take(&place, usize::MAX, None).unwrap();
+    let file = directory.folders.values().next().unwrap().file(directory::Part::Level0).unwrap();
     let mut later = file;
     later.allocated_bytes += 4096;
     assert_eq!(file, later);

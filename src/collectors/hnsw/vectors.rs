@@ -1,6 +1,6 @@
 //! How many vectors of each collection would come back, after a run that read everything: for whoever proves a copy.
 
-use super::{Hnsw, judge::Deep, walk::MetadataLook};
+use super::{Hnsw, judge::Deep, walk::MetadataState};
 use crate::{clock::Timestamp, findings::Code, format::uuid::Uuid};
 
 /// The vectors of one collection.
@@ -59,7 +59,7 @@ const fn is_refused(code: Code) -> bool {
 /// Before 0.5 the metadata says how far the queue is in an index.
 fn position(deep: &Deep) -> Option<i64> {
     match &deep.walked.as_ref()?.metadata {
-        MetadataLook::Sound(metadata) => metadata.max_seq_id.and_then(|at| i64::try_from(at).ok()),
+        MetadataState::Sound(metadata) => metadata.max_seq_id.and_then(|at| i64::try_from(at).ok()),
         _ => None,
     }
 }

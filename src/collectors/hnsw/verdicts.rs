@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     Hnsw, Known,
     catalogue::Row,
+    directory::{FileStat, Folder},
     judge::{Case, Verdict, judge, judge_lost},
-    look::{FileLook, Folder},
     orphans::Orphans,
     records::Replay,
     state::State,
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Suspicion {
     code: Code,
-    stamps: [Option<FileLook>; 5],
+    stamps: [Option<FileStat>; 5],
     since: Ticks,
     runs: u64,
 }
@@ -39,13 +39,13 @@ impl Hnsw {
         let mut unsure = false;
         let subjects = self.subjects();
         let replay = self.replay(&subjects, now);
-        let Some(look) = &self.look else { return (states, findings, unsure) };
+        let Some(directory) = &self.directory else { return (states, findings, unsure) };
         self.known.retain(|uuid, _| subjects.iter().any(|(subject, _)| subject == uuid));
         let mut settle = None;
         for (uuid, row) in subjects {
-            let folder = look.folders.get(&uuid);
+            let folder = directory.folders.get(&uuid);
             let known = self.known.entry(uuid).or_default();
-            if folder.is_none() && !look.complete {
+            if folder.is_none() && !directory.complete {
                 continue; // it may be there
             }
             let stamps = folder.map(Folder::stamps).unwrap_or_default();
@@ -160,7 +160,8 @@ impl Hnsw {
 
     /// Whether the database is that of another store: then its folders are not here, and others are.
     pub(super) fn tell_exchange(&self, findings: &mut [Finding], orphans: Option<&Orphans>) {
-        let (Some(catalogue), Some(look), Some(orphans)) = (&self.catalogue, &self.look, orphans)
+        let (Some(catalogue), Some(directory), Some(orphans)) =
+            (&self.catalogue, &self.directory, orphans)
         else {
             return;
         };
@@ -168,7 +169,7 @@ impl Hnsw {
         let is_missing = |finding: &&mut Finding| finding.code == Code::SegmentMissing;
         let missing = findings.iter_mut().filter(is_missing).count();
         let lossy = findings.iter_mut().filter(is_missing).any(|f| f.severity > Severity::Info);
-        let own = catalogue.segments.keys().any(|uuid| look.folders.contains_key(uuid));
+        let own = catalogue.segments.keys().any(|uuid| directory.folders.contains_key(uuid));
         if unknown == 0 || missing == 0 || (own || !lossy) && (missing < 2 || unknown < 2) {
             return;
         }
@@ -179,9 +180,9 @@ impl Hnsw {
                 "{}; {unknown} folders with an index are here that the database does not know{and}: chroma.sqlite3 was exchanged for that of another store, or the folders were",
                 finding.evidence
             );
-            let told = Finding::new(finding.code, finding.subject.clone(), evidence)
+            let reported = Finding::new(finding.code, finding.subject.clone(), evidence)
                 .with_items_of(&finding.items, finding.items_total);
-            *finding = told.with_severity(severity).with_remedy(EXCHANGED);
+            *finding = reported.with_severity(severity).with_remedy(EXCHANGED);
         }
     }
 }

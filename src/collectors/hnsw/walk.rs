@@ -12,7 +12,7 @@ use std::{
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
-use super::look::{FileLook, Folder, Part};
+use super::directory::{FileStat, Folder, Part};
 use crate::{
     clock,
     findings::ITEMS_BYTES_MAX,
@@ -66,7 +66,7 @@ pub(super) enum Refused {
 
 /// What `index_metadata.pickle` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum MetadataLook {
+pub(super) enum MetadataState {
     /// Not there, or without bytes.
     Absent,
     Sound(Metadata),
@@ -78,7 +78,7 @@ pub(super) enum MetadataLook {
 /// What a walk found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Walked {
-    pub(super) metadata: MetadataLook,
+    pub(super) metadata: MetadataState,
     /// The first thing wrong in each file, and how many more.
     pub(super) damage: Vec<(Part, String)>,
     /// Whether `link_lists.bin` ends in the middle.
@@ -123,10 +123,10 @@ pub(super) fn metadata(
     root: &Place,
     folder: &Folder,
     mode: ReadMode<'_>,
-) -> Result<(MetadataLook, Vec<Pair>), Refused> {
+) -> Result<(MetadataState, Vec<Pair>), Refused> {
     let part = Part::Metadata;
     let Some(source) = Pieces::of_metadata(root, folder, mode)? else {
-        return Ok((MetadataLook::Absent, Vec::new()));
+        return Ok((MetadataState::Absent, Vec::new()));
     };
     let mut pairs = Vec::new();
     let mut overflown = false;
@@ -141,21 +141,21 @@ pub(super) fn metadata(
         let error = io::Error::other(format!("it names more than {PAIRS_MAX} ids"));
         return Err(Refused::Io(part, error));
     }
-    let look = match found {
-        Ok(metadata) => MetadataLook::Sound(metadata),
+    let state = match found {
+        Ok(metadata) => MetadataState::Sound(metadata),
         Err(_) if mode.is_over() => {
             return Err(Refused::Stopped);
         }
         Err(ReadError::Source(error)) => return Err(Refused::Io(part, error)),
         Err(ReadError::Content(error @ PickleError::Hostile { .. })) => {
-            MetadataLook::Hostile(error.to_string())
+            MetadataState::Hostile(error.to_string())
         }
-        Err(ReadError::Content(error)) => MetadataLook::Invalid(error.to_string()),
+        Err(ReadError::Content(error)) => MetadataState::Invalid(error.to_string()),
     };
-    if !matches!(look, MetadataLook::Sound(_)) {
+    if !matches!(state, MetadataState::Sound(_)) {
         pairs.clear();
     }
-    Ok((look, pairs))
+    Ok((state, pairs))
 }
 
 /// The ids of a metadata file that have these hashes, in its order, as far as a finding has room for them. Errs when the
@@ -195,7 +195,7 @@ pub(super) fn newest_ids(
     for _ in 0..TRIES_MAX {
         let before = now()?;
         match metadata(root, &before, mode) {
-            Ok((MetadataLook::Sound(metadata), pairs))
+            Ok((MetadataState::Sound(metadata), pairs))
                 if now()?.file(part) == before.file(part) =>
             {
                 return Ok((metadata, pairs));
@@ -230,7 +230,7 @@ pub(super) fn walk(
     };
     // Elements without metadata are a first flush that did not come to its end: there is nothing to hold them against.
     let total = match &walked.metadata {
-        MetadataLook::Sound(metadata) => Some(metadata.total_elements_added),
+        MetadataState::Sound(metadata) => Some(metadata.total_elements_added),
         _ => None,
     };
     let mut labels = Labels::new(pairs, total.unwrap_or(0));
@@ -293,14 +293,14 @@ pub(super) fn walk(
 fn readable(
     root: &Place,
     folder: &Folder,
-    metadata: &MetadataLook,
+    metadata: &MetadataState,
     pairs: &[Pair],
     dimension: Option<u64>,
     mode: ReadMode<'_>,
 ) -> Result<Option<Readable>, Refused> {
     let Some(file) = folder.file(Part::Level0) else { return Ok(None) };
     let known = match metadata {
-        MetadataLook::Sound(metadata) => Some(metadata),
+        MetadataState::Sound(metadata) => Some(metadata),
         _ => None,
     };
     let ids = known.map(|_| pairs.len() as u64);
@@ -381,20 +381,20 @@ fn each_piece(
     unit: impl Fn() -> u64,
     mut visit: impl FnMut(&[u8]) -> bool,
 ) -> Result<Option<u64>, Refused> {
-    let Some(look) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
+    let Some(stat) = folder.file(part).filter(|file| file.regular && file.size_bytes > 0) else {
         return Ok(None);
     };
-    let file = open(root, folder, part, look)?;
+    let file = open(root, folder, part, stat)?;
     let mut buffer =
-        vec![0; PIECE_BYTES.min(usize::try_from(look.size_bytes).unwrap_or(PIECE_BYTES))];
+        vec![0; PIECE_BYTES.min(usize::try_from(stat.size_bytes).unwrap_or(PIECE_BYTES))];
     let mut holes = Holes::of(&file);
     let (mut at, mut zeros) = (0, 0);
-    while at < look.size_bytes {
+    while at < stat.size_bytes {
         if mode.is_over() {
             return Err(Refused::Stopped);
         }
         let began = clock::ticks();
-        let hole = holes.data_from(at).min(look.size_bytes).saturating_sub(at);
+        let hole = holes.data_from(at).min(stat.size_bytes).saturating_sub(at);
         let read = if hole > 0 {
             let unit = unit();
             let skipped = hole.checked_div(unit).unwrap_or(0) * unit;
@@ -446,7 +446,7 @@ pub(super) fn open(
     root: &Place,
     folder: &Folder,
     part: Part,
-    look: FileLook,
+    stat: FileStat,
 ) -> Result<File, Refused> {
     let file = match folder.path(root, part).and_then(|path| open_bytes(&path)) {
         Ok(file) => file,
@@ -455,8 +455,8 @@ pub(super) fn open(
     };
     let meta = file.metadata().map_err(|error| Refused::Io(part, error))?;
     let now = Stamp::of(&meta);
-    let same = same_file(now.id, look.id) && now.size_bytes == look.size_bytes && meta.is_file();
-    if !same || now.modified != look.modified {
+    let same = same_file(now.id, stat.id) && now.size_bytes == stat.size_bytes && meta.is_file();
+    if !same || now.modified != stat.modified {
         return Err(Refused::Changed);
     }
     // The kernel reads further ahead. Where it does not take advice, it only reads as it did.
@@ -474,9 +474,9 @@ pub(super) fn unchanged(root: &Place, folder: &Folder) -> Result<(), Refused> {
     for part in Part::ALL {
         let now = folder.path(root, part).and_then(std::fs::metadata);
         let same = match (now, folder.file(part)) {
-            (Ok(now), Some(look)) => {
+            (Ok(now), Some(stat)) => {
                 let now = Stamp::of(&now);
-                now.size_bytes == look.size_bytes && now.modified == look.modified
+                now.size_bytes == stat.size_bytes && now.modified == stat.modified
             }
             (Err(error), None) => error.kind() == io::ErrorKind::NotFound,
             (Err(error), Some(_)) if error.kind() != io::ErrorKind::NotFound => {

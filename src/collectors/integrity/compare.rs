@@ -40,7 +40,7 @@ impl Compared {
     }
 
     /// One line for `check`.
-    pub(super) fn told(this: Option<&Self>) -> String {
+    pub(super) fn describe(this: Option<&Self>) -> String {
         match this {
             None => format!("{PRAGMA} was not run: the full check did not say ok by itself"),
             Some(Self::Agreed) => format!("{PRAGMA} of a copy agrees: it found nothing either"),

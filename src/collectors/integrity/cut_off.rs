@@ -30,7 +30,7 @@ pub(super) struct Left {
 }
 
 /// What restores of the store in `dir` have left.
-pub(super) fn look(dir: &Path, now: Timestamp) -> Left {
+pub(super) fn find(dir: &Path, now: Timestamp) -> Left {
     let found = restores::seen(dir);
     let done = found.iter().filter_map(done).take(DONE_MAX).collect();
     Left { findings: cut_off(dir, found, now), done }
@@ -158,14 +158,15 @@ mod tests {
             if gate {
                 symlink(".", store.join(DATABASE_FILE)).unwrap();
             }
-            let Left { findings: found, done } = look(&store, NOW);
+            let Left { findings: found, done } = find(&store, NOW);
             assert_eq!(done.len(), usize::from(name == "chroma.quarantine.1"), "{name} {state}");
             if let [done] = &done[..] {
                 assert_eq!(done.kept, Path::new("/data").join(name), "as where the restore ran");
                 assert!(!done.undone && !done.undoable, "there was no database: {done:?}");
             }
-            let told = found.first().map(|finding| (finding.severity, finding.evidence.as_str()));
-            match (told, want) {
+            let reported =
+                found.first().map(|finding| (finding.severity, finding.evidence.as_str()));
+            match (reported, want) {
                 (None, None) => {}
                 (Some((severity, words)), Some((as_grave, part))) => {
                     assert_eq!(severity, as_grave, "{name} {state}");
@@ -184,8 +185,8 @@ mod tests {
         leave(&folder, &store, "swapping");
         let lock = fs::File::open(&folder).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-        assert_eq!(look(&store, NOW), Left::default());
+        assert_eq!(find(&store, NOW), Left::default());
         drop(lock);
-        assert_eq!(look(&store, NOW).findings.len(), 1);
+        assert_eq!(find(&store, NOW).findings.len(), 1);
     }
 }

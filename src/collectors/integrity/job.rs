@@ -116,7 +116,7 @@ impl Job {
     /// What has come of it, and why the rest did not run. Waits for the end.
     pub(super) fn join(self) -> (Vec<Ran>, Option<CollectError>) {
         while !self.is_finished() {
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(READING_PAUSE);
         }
         let Results { ran, failed } = std::mem::take(&mut *self.said.lock());
         (ran, failed)
@@ -267,7 +267,7 @@ pub(super) fn device(context: &Context) -> u64 {
 }
 
 /// Between two looks whether it has ended.
-const LOOK_PAUSE: Duration = Duration::from_millis(5);
+const READING_PAUSE: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {

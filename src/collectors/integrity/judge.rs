@@ -2,7 +2,9 @@
 //! a file that is growing under a commit, is never called damage: it is `busy`, and the caller looks again.
 
 use super::cut_off;
-use super::look::{DatabaseLook, JournalLook, Look, PageOne, Refused, WalLook, Writer};
+use super::inspection::{
+    DatabaseState, Inspection, JournalState, PageOne, Refused, WalState, Writer,
+};
 use crate::{
     clock::Timestamp,
     collectors::CollectError,
@@ -116,11 +118,11 @@ impl Judged {
     }
 }
 
-/// Judges `look`. What it finds is to be said only when a second look, with the same stamps, says the same.
-pub(super) fn judge(look: Look, background: Background) -> Judged {
-    let Look { stamps: _, database, journal, wal, writer } = look;
+/// Judges `inspection`. What it finds is to be said only when a second look, with the same stamps, says the same.
+pub(super) fn judge(inspection: Inspection, background: Background) -> Judged {
+    let Inspection { stamps: _, database, journal, wal, writer } = inspection;
     let (stamp, head) = match database {
-        DatabaseLook::File(stamp, head) => (stamp, head),
+        DatabaseState::File(stamp, head) => (stamp, head),
         other => return judge_absence(other, &journal, &wal, background),
     };
     let parsed = SqliteHeader::parse(head.as_bytes());
@@ -151,9 +153,9 @@ enum Rollback {
 
 /// What it means that no database is there, or none with bytes.
 fn judge_absence(
-    look: DatabaseLook,
-    journal: &JournalLook,
-    wal: &WalLook,
+    state: DatabaseState,
+    journal: &JournalState,
+    wal: &WalState,
     background: Background,
 ) -> Judged {
     use CheckState::{Busy, Corrupt, Unreadable};
@@ -162,16 +164,16 @@ fn judge_absence(
         Verdict::found(Unreadable, Finding::new(code, subject, evidence))
     };
     let beside = beside(journal, wal);
-    let header = match look {
-        DatabaseLook::NoDirectory(what) => unreadable(Code::StoreMissing, format!("it is {what}")),
-        DatabaseLook::NotRegular(what) => {
+    let header = match state {
+        DatabaseState::NoDirectory(what) => unreadable(Code::StoreMissing, format!("it is {what}")),
+        DatabaseState::NotRegular(what) => {
             unreadable(Code::SqliteNotRegular, format!("it is {what}"))
         }
-        DatabaseLook::Gate { at_work: true } => {
+        DatabaseState::Gate { at_work: true } => {
             Verdict::open(Busy, "a restore is exchanging its files")
         }
-        DatabaseLook::Gate { at_work: false } => Verdict::found(Unreadable, cut_off::gate()),
-        DatabaseLook::Missing(remains)
+        DatabaseState::Gate { at_work: false } => Verdict::found(Unreadable, cut_off::gate()),
+        DatabaseState::Missing(remains)
             if remains.folders + remains.torn > 0 || beside.is_some() || background.was_there =>
         {
             let before = if background.was_there { "; a database was there before" } else { "" };
@@ -180,7 +182,7 @@ fn judge_absence(
                 format!("there is no {DATABASE_FILE}; {}{beside}{before}", remains.describe());
             unreadable(Code::SqliteMissing, evidence)
         }
-        DatabaseLook::Missing(remains) => {
+        DatabaseState::Missing(remains) => {
             let what = match (remains.ancient, remains.entries) {
                 (true, _) => "it holds files of Chroma 0.3 or older".to_owned(),
                 (false, 0) => "it is empty".to_owned(),
@@ -189,13 +191,13 @@ fn judge_absence(
             unreadable(Code::NotAStore, what)
         }
         // SQLite makes a new database as an empty file and fills it a moment later.
-        DatabaseLook::Empty(stamp, remains)
+        DatabaseState::Empty(stamp, remains)
             if remains.folders == 0
                 && background.now.since(stamp.modified).as_secs() < YOUNG_SECS =>
         {
             Verdict::open(Busy, "the file was made a moment ago and has no bytes yet")
         }
-        DatabaseLook::Empty(_, ref remains)
+        DatabaseState::Empty(_, ref remains)
             if remains.with_vectors.is_empty()
                 && !background.was_there
                 && let Some(stamp) = first_transaction(journal) =>
@@ -208,9 +210,9 @@ fn judge_absence(
                 writing: false,
             };
         }
-        DatabaseLook::Empty(_, remains) => {
+        DatabaseState::Empty(_, remains) => {
             let mut evidence = format!("{DATABASE_FILE} has no bytes; {}", remains.describe());
-            if let JournalLook::File { start: Start::Hot(header), .. } = journal
+            if let JournalState::File { start: Start::Hot(header), .. } = journal
                 && header.initial_pages > 0
             {
                 evidence = format!(
@@ -220,8 +222,8 @@ fn judge_absence(
             }
             Verdict::found(Corrupt, Finding::new(Code::SqliteEmpty, DATABASE_FILE, evidence))
         }
-        DatabaseLook::Refused(refused) => refused_verdict(refused),
-        DatabaseLook::File(..) => Verdict::open(CheckState::Unknown, "it was not read"),
+        DatabaseState::Refused(refused) => refused_verdict(refused),
+        DatabaseState::File(..) => Verdict::open(CheckState::Unknown, "it was not read"),
     };
     let journal = Verdict::open(CheckState::Unknown, Obstacle::NoFile.why());
     let obstacle = Some(Obstacle::NoFile);
@@ -229,15 +231,15 @@ fn judge_absence(
 }
 
 /// What of a database lies there although it is not, in words.
-fn beside(journal: &JournalLook, wal: &WalLook) -> Option<String> {
+fn beside(journal: &JournalState, wal: &WalState) -> Option<String> {
     let journal = match journal {
-        JournalLook::File { stamp, .. } => {
+        JournalState::File { stamp, .. } => {
             Some(format!("{DATABASE_FILE}{JOURNAL_SUFFIX} of {} bytes is there", stamp.size_bytes))
         }
         _ => None,
     };
     let wal = match wal {
-        WalLook::Log { stamp, .. } | WalLook::Unusable(stamp) => {
+        WalState::Log { stamp, .. } | WalState::Unusable(stamp) => {
             Some(format!("{DATABASE_FILE}-wal of {} bytes is there", stamp.size_bytes))
         }
         _ => None,
@@ -247,8 +249,8 @@ fn beside(journal: &JournalLook, wal: &WalLook) -> Option<String> {
 }
 
 /// The journal of a transaction that was to make the database; `None` for any other.
-fn first_transaction(journal: &JournalLook) -> Option<Stamp> {
-    let JournalLook::File { stamp, start, unsynced_pages, .. } = journal else { return None };
+fn first_transaction(journal: &JournalState) -> Option<Stamp> {
+    let JournalState::File { stamp, start, unsynced_pages, .. } = journal else { return None };
     let is_first = match start {
         Start::Empty => true,
         Start::Zeroed => *unsynced_pages == Some(0),
@@ -336,7 +338,7 @@ fn judge_header(file: &File<'_>, rollback: Rollback, writer: &Writer) -> Verdict
 }
 
 /// Adds what the log means. SQLite plays it whatever the header says of the mode.
-fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
+fn judge_wal(file: &File<'_>, wal: WalState, header: &mut Verdict) {
     let Ok(parsed) = file.parsed else { return };
     let mode = if parsed.wal {
         ""
@@ -344,13 +346,13 @@ fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
         "; its header says that it is not in WAL mode, and SQLite plays the log all the same"
     };
     let words = match wal {
-        WalLook::Refused(refused) => {
+        WalState::Refused(refused) => {
             if header.findings.is_empty() && header.problem.is_none() {
                 *header = refused_verdict(refused);
             }
             return;
         }
-        WalLook::Log { committed, page_bytes, .. } if committed.transactions > 0 => {
+        WalState::Log { committed, page_bytes, .. } if committed.transactions > 0 => {
             let at_least = if committed.whole { "" } else { "at least " };
             let size = if page_bytes == parsed.page_bytes {
                 String::new()
@@ -363,14 +365,14 @@ fn judge_wal(file: &File<'_>, wal: WalLook, header: &mut Verdict) {
                 committed.transactions, committed.frames
             )
         }
-        WalLook::Log { committed, stamp, .. } if !committed.whole => format!(
+        WalState::Log { committed, stamp, .. } if !committed.whole => format!(
             "{DATABASE_FILE}-wal of {} is too long to be read in full, and SQLite applies what was committed \
              in it{mode}",
             human::bytes(stamp.size_bytes)
         ),
         _ if !parsed.wal => return,
-        WalLook::Absent => "there is no -wal file with rows beside it".to_owned(),
-        WalLook::Log { stamp, .. } | WalLook::Unusable(stamp) => format!(
+        WalState::Absent => "there is no -wal file with rows beside it".to_owned(),
+        WalState::Log { stamp, .. } | WalState::Unusable(stamp) => format!(
             "{DATABASE_FILE}-wal has {}, and no committed transaction",
             human::bytes(stamp.size_bytes)
         ),
@@ -384,16 +386,16 @@ fn no_locks(error: &std::io::Error) -> String {
     )
 }
 
-fn judge_journal(file: &File<'_>, journal: JournalLook, writer: &Writer) -> (Verdict, Rollback) {
+fn judge_journal(file: &File<'_>, journal: JournalState, writer: &Writer) -> (Verdict, Rollback) {
     let (stamp, start, page_one) = match &journal {
-        JournalLook::Absent => return (Verdict::fine(), Rollback::No),
-        JournalLook::Refused(_) => {
-            let JournalLook::Refused(refused) = journal else {
+        JournalState::Absent => return (Verdict::fine(), Rollback::No),
+        JournalState::Refused(_) => {
+            let JournalState::Refused(refused) = journal else {
                 return (Verdict::fine(), Rollback::No);
             };
             return (refused_verdict(refused), Rollback::No);
         }
-        JournalLook::File { stamp, start, page_one, .. } => (*stamp, *start, *page_one),
+        JournalState::File { stamp, start, page_one, .. } => (*stamp, *start, *page_one),
     };
     let subject = format!("{DATABASE_FILE}{JOURNAL_SUFFIX}");
     let pending = Rollback::Pending { page_one: matches!(page_one, PageOne::Found(_)) };

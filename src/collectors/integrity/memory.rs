@@ -126,7 +126,7 @@ impl SavedChecks {
 
 impl Past {
     /// What it found, as far as the catalogue still knows the codes.
-    pub(super) fn told(&self) -> impl Iterator<Item = Finding> {
+    pub(super) fn findings(&self) -> impl Iterator<Item = Finding> {
         self.findings.iter().enumerate().filter_map(|(at, (code, subject, evidence))| {
             let code = Code::parse(code)?;
             let severity = self.severities.get(at).copied().flatten().unwrap_or(code.severity());

@@ -72,14 +72,14 @@ impl Nearby {
         if let Some(stores) = stores {
             evidence = format!("{evidence}; {stores}");
         }
-        let told =
+        let reported =
             Finding::new(finding.code, finding.subject, evidence).with_severity(finding.severity);
         match remedy {
             Some((store, words)) => {
                 let command = command("chroma_exporter check {store}", &[("store", store)]);
-                told.with_remedy(Remedy::new(words).with_command(command))
+                reported.with_remedy(Remedy::new(words).with_command(command))
             }
-            None => told,
+            None => reported,
         }
     }
 }
@@ -244,14 +244,14 @@ mod tests {
             fs::write(dir.path().join(store).join("chroma.sqlite3"), "x").unwrap();
         }
         let finding = Finding::new(Code::NotAStore, "", "x");
-        let told =
+        let reported =
             Nearby::of(Path::new("/"), dir.path(), Path::new("/srv")).add_to(finding.clone());
-        assert_eq!(told.evidence, "x; stores are /srv/b, /srv/c, /srv/d, /srv/e, …");
+        assert_eq!(reported.evidence, "x; stores are /srv/b, /srv/c, /srv/d, /srv/e, …");
         for store in ["b", "c", "d", "e"] {
             fs::remove_dir_all(dir.path().join(store)).unwrap();
         }
-        let told = Nearby::of(Path::new("/"), dir.path(), Path::new("/srv")).add_to(finding);
-        let command = told.remedy.unwrap().command;
+        let reported = Nearby::of(Path::new("/"), dir.path(), Path::new("/srv")).add_to(finding);
+        let command = reported.remedy.unwrap().command;
         assert_eq!(command.as_deref(), Some("chroma_exporter check '/srv/my data'"));
     }
 }

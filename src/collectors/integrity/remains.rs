@@ -71,7 +71,7 @@ impl Remains {
             0 => String::new(),
             count => format!("; {count} of them may not be looked into"),
         };
-        let told = match (self.folders, self.with_vectors.len()) {
+        let reported = match (self.folders, self.with_vectors.len()) {
             (0, _) if self.torn > 0 => {
                 format!("{} segment folder(s) without header.bin are there", self.torn)
             }
@@ -84,7 +84,7 @@ impl Remains {
                 self.vectors
             ),
         };
-        told + &unreadable
+        reported + &unreadable
     }
 }
 

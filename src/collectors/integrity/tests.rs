@@ -184,14 +184,14 @@ fn a_deep_turn_that_waits_for_its_turn_ends_when_told() {
 
 /// The checks that are told to be overdue. What reads no whole file is run all the while.
 fn overdue(collector: &mut Integrity, now: Timestamp) -> Vec<String> {
-    let mut look = || {
+    let mut findings = || {
         let (wake, stop) = (Wake::NONE, Arc::new(AtomicBool::new(false)));
         let seen = collector.collect(&Run { now, wake, deep: false, stop });
         collector.reap(|job| !job.is_expensive());
         seen.findings.into_iter().filter(|finding| finding.code == Code::CheckOverdue)
     };
-    drop(look());
-    look().map(|finding| finding.subject).collect()
+    drop(findings());
+    findings().map(|finding| finding.subject).collect()
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn damage_that_only_sqlite_sees_is_told_counted_and_kept_until_sqlite_says_ok() 
     sql("CREATE TABLE other(x); INSERT INTO other VALUES(NULL)");
     sql(&declare("x NOT NULL"));
     checks::blindness::IN.lock().unwrap().push(database.clone());
-    let told = |collector: &Integrity| {
+    let reported = |collector: &Integrity| {
         let findings = collector.findings();
         let found = findings.iter().find(|finding| finding.code == Code::SqliteCorrupt);
         found.map(|finding| finding.evidence.clone())
@@ -393,12 +393,12 @@ fn damage_that_only_sqlite_sees_is_told_counted_and_kept_until_sqlite_says_ok() 
 
     let mut collector = scene.start_with_copies("copies");
     run(&mut scene, &mut collector);
-    assert_eq!((full(&collector).state, told(&collector)), (CheckState::Ok, None));
+    assert_eq!((full(&collector).state, reported(&collector)), (CheckState::Ok, None));
 
     collector.context.paranoid = true;
     let now = run(&mut scene, &mut collector);
     assert_eq!(full(&collector).state, CheckState::Corrupt);
-    let evidence = told(&collector).unwrap();
+    let evidence = reported(&collector).unwrap();
     assert!(evidence.contains("NULL value in other.x"), "{evidence}");
     assert!(evidence.contains("only SQLite's own integrity_check sees this"), "{evidence}");
     assert_eq!(comparisons(&mut collector, now), "1 1 0");
@@ -407,19 +407,19 @@ fn damage_that_only_sqlite_sees_is_told_counted_and_kept_until_sqlite_says_ok() 
     // Every check asks again; ours alone would take it back.
     let mut collector = scene.start_with_copies("copies");
     let now = run(&mut scene, &mut collector);
-    assert!(told(&collector).is_some());
+    assert!(reported(&collector).is_some());
     assert_eq!(comparisons(&mut collector, now), "2 2 0");
     drop(collector);
     let mut collector = scene.start_with_copies("no such directory");
     let now = run(&mut scene, &mut collector);
-    assert!(told(&collector).is_some(), "no answer heals nothing");
+    assert!(reported(&collector).is_some(), "no answer heals nothing");
     assert_eq!(comparisons(&mut collector, now), "2 2 1");
     drop(collector);
 
     sql(&declare("x"));
     let mut collector = scene.start_with_copies("copies");
     let now = run(&mut scene, &mut collector);
-    assert_eq!((full(&collector).state, told(&collector)), (CheckState::Ok, None));
+    assert_eq!((full(&collector).state, reported(&collector)), (CheckState::Ok, None));
     assert_eq!(comparisons(&mut collector, now), "3 2 1");
     run(&mut scene, &mut collector);
     assert_eq!(full(&collector).way.as_deref(), Some("file"), "the next one stands alone");

@@ -282,13 +282,13 @@ fn findings_hold_for_a_while_after_the_last_line_and_no_longer() {
     );
     lab.append("chroma.log", &LOCKED.repeat(2));
     lab.append("chroma.log", "No space left on device\n");
-    let told = |seen: &Observation| -> Vec<(Code, String)> {
+    let reported = |seen: &Observation| -> Vec<(Code, String)> {
         seen.findings.iter().map(|f| (f.code, f.subject.clone())).collect()
     };
     let seen = lab.observe();
     let error = |subject: &str| (Code::LogError, subject.to_owned());
     let panic = (Code::LogPanic, "panic".to_owned());
-    assert_eq!(told(&seen), [panic.clone(), error("disk_full"), error("locked")]);
+    assert_eq!(reported(&seen), [panic.clone(), error("disk_full"), error("locked")]);
     assert_eq!(
         seen.findings[0].evidence,
         "at 1970-01-01T00:00:10Z in chroma.log: thread 'main' panicked at src/x.rs:1:2: token=<redacted> broken"
@@ -300,12 +300,12 @@ fn findings_hold_for_a_while_after_the_last_line_and_no_longer() {
     lab.append("chroma.log", LOCKED);
     assert!(lab.observe().findings[2].evidence.starts_with("3 lines since 1970-01-01T00:00:10Z"));
     lab.now += 14 * 60;
-    assert_eq!(told(&lab.observe()), [panic.clone(), error("locked")]);
+    assert_eq!(reported(&lab.observe()), [panic.clone(), error("locked")]);
     lab.restart();
     lab.now += 60;
-    assert_eq!(told(&lab.observe()), [panic]);
+    assert_eq!(reported(&lab.observe()), [panic]);
     lab.now += 3600;
-    assert_eq!(told(&lab.observe()), []);
+    assert_eq!(reported(&lab.observe()), []);
     lab.append("chroma.log", LOCKED);
     assert!(lab.observe().findings[0].evidence.starts_with("at 1970-01-01T"), "a new episode");
 }
@@ -333,14 +333,14 @@ fn a_rotated_log_that_may_not_be_read_is_a_problem() {
         close(&lab.path("chroma.log.1"), true);
         let lab = as_nobody(move || {
             let seen = lab.observe();
-            let told = seen
+            let reported = seen
                 .problems
                 .iter()
                 .map(crate::collectors::CollectError::chain)
                 .collect::<Vec<_>>()
                 .join("; ");
-            let named = told.contains("chroma.log.1") && told.contains("ermission denied");
-            assert!(named, "copied: {copied}: {told}");
+            let named = reported.contains("chroma.log.1") && reported.contains("ermission denied");
+            assert!(named, "copied: {copied}: {reported}");
             lab
         });
         close(&lab.path("chroma.log.1"), false);

@@ -7,7 +7,7 @@ use super::{
     Last,
     baseline::Shape,
     judge::{DriftKind, Drifted, Refused, Tally},
-    look::Missed,
+    scan::Missed,
 };
 use crate::{
     clock::Timestamp,

@@ -57,7 +57,7 @@ impl Servers {
     }
 
     /// The users that Chroma runs as, those of the processes that hold `database` first of all. Empty when none is known.
-    pub(super) fn look(
+    pub(super) fn find(
         &mut self,
         database: Option<FileId>,
         owner: (u32, u32),

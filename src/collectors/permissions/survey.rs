@@ -18,7 +18,7 @@ use super::{
     Permissions, SavedPermissions,
     baseline::{List, Shape},
     judge::{DriftKind, Drifted, Judge, LISTED_MAX, Place, Refused, Tally},
-    look::{self, Core},
+    scan::{self, Core},
     servers::{Server, Users},
 };
 
@@ -114,17 +114,17 @@ pub enum SurveyError {
 pub fn survey(context: &Context, now: Timestamp) -> Result<Survey, SurveyError> {
     context.within_reach()?;
     let path = &context.store.seen_path;
-    let core = Core::read(look::open(path)?, path)?;
+    let core = Core::read(scan::open(path)?, path)?;
     if !core.is_store(path) {
         return Err(SurveyError::NoStore(context.store.path.clone()));
     }
     let collector = Permissions::new(context);
     let mut memory = collector.load();
-    let mut servers = memory.servers.look(core.database_id(), core.owner(), now);
+    let mut servers = memory.servers.find(core.database_id(), core.owner(), now);
     let running = servers.clone();
     let guessed = servers.is_empty();
     if guessed {
-        servers.extend(look::majority(context));
+        servers.extend(scan::majority(context));
     }
     let readonly = collector.readonly(&core, &memory.servers, &servers);
     let users = Users { servers, readonly, guessed };
@@ -140,10 +140,10 @@ pub fn survey(context: &Context, now: Timestamp) -> Result<Survey, SurveyError> 
         _ => None,
     };
 
-    let mut judge = look::judge(context, &memory, &users, None);
+    let mut judge = scan::judge(context, &memory, &users, None);
     let mut foreign: Vec<(Vec<u8>, Shape)> = Vec::new();
     let (mut problems, mut unlisted) = (Vec::new(), 0_u64);
-    let bounds = Bounds { entries_max: context.config.limits.entries, depth_max: look::DEPTH_MAX };
+    let bounds = Bounds { entries_max: context.config.limits.entries, depth_max: scan::DEPTH_MAX };
     let summary = walk::walk(path, bounds, &mut |found| {
         match found {
             Ok(entry) => {

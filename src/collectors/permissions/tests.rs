@@ -81,7 +81,7 @@ impl Stand {
     }
 
     /// A look at everything.
-    fn look(&mut self) -> Observation {
+    fn observe(&mut self) -> Observation {
         self.run(Wake::NONE, true)
     }
 
@@ -181,7 +181,7 @@ fn me() -> (u32, u32) {
 #[test]
 fn the_first_look_learns_and_finds_nothing() {
     let mut stand = Stand::new();
-    let first = stand.look();
+    let first = stand.observe();
     assert_eq!(drift(&first), "");
     assert_eq!(value(&first, &ENTRIES, &[]), Some(ENTRIES_MADE as f64));
     assert_eq!(value(&first, &WORLD_WRITABLE, &[]), Some(0.0));
@@ -228,14 +228,14 @@ fn every_change_is_seen_by_its_kind_and_its_end_too() {
     ];
     for (path, change, kinds) in cases {
         let mut stand = Stand::new();
-        stand.look();
+        stand.observe();
         let path = stand.path(path);
         let mode = fs::metadata(&path).unwrap().mode();
         change(&path);
-        let seen = stand.look();
+        let seen = stand.observe();
         assert_eq!(drift(&seen), kinds, "{}", path.display());
         assert!(evidence(&seen, Code::PermissionDrift).is_some());
-        assert_eq!(drift(&stand.look()), kinds, "it does not become a habit");
+        assert_eq!(drift(&stand.observe()), kinds, "it does not become a habit");
 
         if fs::symlink_metadata(&path).unwrap().is_dir() && kinds.starts_with("type") {
             fs::remove_dir(&path).unwrap();
@@ -245,7 +245,7 @@ fn every_change_is_seen_by_its_kind_and_its_end_too() {
             write(&path, 0o644);
         }
         set_mode(&path, mode & 0o7777);
-        assert_eq!(drift(&stand.look()), "", "{}", path.display());
+        assert_eq!(drift(&stand.observe()), "", "{}", path.display());
     }
 }
 
@@ -255,7 +255,7 @@ fn owners_and_groups_are_compared() {
         return; // only root may give a file away
     }
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     let header = stand.path(SEGMENTS[0]).join("header.bin");
     for (path, uid, gid, kinds) in [
         (stand.path(DATABASE), Some(1_234), None, "owner=1"),
@@ -263,14 +263,14 @@ fn owners_and_groups_are_compared() {
         (header, Some(1_234), Some(1_234), "owner=1 group=1"),
     ] {
         chown(&path, uid, gid).unwrap();
-        let seen = stand.look();
+        let seen = stand.observe();
         assert_eq!(drift(&seen), kinds);
         let evidence = evidence(&seen, Code::PermissionDrift).unwrap();
         assert!(evidence.contains("1234"), "{evidence}");
         let command = format!("chown 0:0 {}", path.display());
         assert!(command_of(&seen, Code::PermissionDrift).unwrap().starts_with(&command));
         chown(&path, Some(0), Some(0)).unwrap();
-        assert_eq!(drift(&stand.look()), "");
+        assert_eq!(drift(&stand.observe()), "");
     }
 }
 
@@ -300,25 +300,25 @@ fn access_lists_are_compared() {
         return; // a filesystem without them
     }
     set_mode(&stand.path(SEGMENTS[1]), 0o755);
-    stand.look();
-    stand.look(); // the lists below the core are read at the second look
+    stand.observe();
+    stand.observe(); // the lists below the core are read at the second look
     let header = stand.path(SEGMENTS[0]).join("header.bin");
     set(&header, lists::ACCESS).unwrap();
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!(drift(&seen), "mode=1 acl=1", "the mask shows in the mode");
     assert!(evidence(&seen, Code::PermissionDrift).unwrap().contains("getfacl"));
     set_mode(&header, 0o644);
-    assert_eq!(drift(&stand.look()), "acl=1");
+    assert_eq!(drift(&stand.observe()), "acl=1");
     rustix::fs::removexattr(&header, lists::ACCESS).unwrap();
     set_mode(&header, 0o644);
-    assert_eq!(drift(&stand.look()), "");
+    assert_eq!(drift(&stand.observe()), "");
     // What new entries of a folder would get, and the list of the database that was there from the beginning.
     set(&stand.path(SEGMENTS[0]), "system.posix_acl_default").unwrap();
-    assert_eq!(drift(&stand.look()), "acl=1");
+    assert_eq!(drift(&stand.observe()), "acl=1");
     rustix::fs::removexattr(stand.path(SEGMENTS[0]), "system.posix_acl_default").unwrap();
     rustix::fs::removexattr(stand.path(DATABASE), lists::ACCESS).unwrap();
     set_mode(&stand.path(DATABASE), 0o664);
-    assert_eq!(drift(&stand.look()), "acl=1");
+    assert_eq!(drift(&stand.observe()), "acl=1");
 }
 
 #[test]
@@ -329,22 +329,22 @@ fn what_chroma_makes_and_deletes_is_no_drift() {
         for entry in walkdir(&stand.path("")) {
             set_mode(&entry, mode);
         }
-        stand.look();
+        stand.observe();
         let folder = stand.path("11111111-2222-4333-8444-555555555555");
         make_segment(&folder);
         set_mode(&folder, 0o750);
         write(&stand.path("chroma.sqlite3-journal"), 0o644);
-        let seen = stand.look();
+        let seen = stand.observe();
         assert_eq!(drift(&seen), "");
         assert_eq!(value(&seen, &ENTRIES, &[]), Some((ENTRIES_MADE + 6) as f64));
         fs::remove_dir_all(stand.path(SEGMENTS[0])).unwrap();
         fs::remove_file(stand.path("chroma.sqlite3-journal")).unwrap();
         write(&stand.path("notes.txt"), 0o755); // nothing of Chroma's
-        assert_eq!(drift(&stand.look()), "");
+        assert_eq!(drift(&stand.observe()), "");
         // Now they are known.
         set_mode(&folder.join("header.bin"), 0o600);
         set_mode(&stand.path("notes.txt"), 0o700);
-        assert_eq!(drift(&stand.look()), "mode=2");
+        assert_eq!(drift(&stand.observe()), "mode=2");
     }
 }
 
@@ -352,33 +352,33 @@ fn what_chroma_makes_and_deletes_is_no_drift() {
 fn what_chroma_would_not_make_is_drift_although_nobody_knew_it() {
     let folder = "11111111-2222-4333-8444-555555555555";
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     make_segment(&stand.path(folder));
     set_mode(&stand.path(folder).join("header.bin"), 0o755);
     set_mode(&stand.path(folder).join("length.bin"), 0o4644);
     fs::remove_file(stand.path(folder).join("link_lists.bin")).unwrap();
     symlink("/dev/null", stand.path(folder).join("link_lists.bin")).unwrap();
-    assert_eq!(drift(&stand.look()), "mode=2 type=1");
+    assert_eq!(drift(&stand.observe()), "mode=2 type=1");
     if is_root() {
         chown(stand.path(folder), Some(99), Some(99)).unwrap();
-        assert_eq!(drift(&stand.look()), "owner=1 group=1 mode=2 type=1");
+        assert_eq!(drift(&stand.observe()), "owner=1 group=1 mode=2 type=1");
     }
 }
 
 #[test]
 fn a_database_that_was_away_is_still_known() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     fs::remove_file(stand.path(DATABASE)).unwrap();
-    assert_eq!(drift(&stand.look()), "");
+    assert_eq!(drift(&stand.observe()), "");
     write(&stand.path(DATABASE), 0o640);
-    assert_eq!(drift(&stand.look()), "mode=1");
+    assert_eq!(drift(&stand.observe()), "mode=1");
 }
 
 #[test]
 fn a_store_that_was_restored_with_the_same_modes_is_as_it_was() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     let copy = stand.scratch.path().join("copy");
     let status = std::process::Command::new("cp")
         .args(["-a", "--"])
@@ -387,11 +387,11 @@ fn a_store_that_was_restored_with_the_same_modes_is_as_it_was() {
         .unwrap();
     assert!(status.success());
     fs::remove_dir_all(stand.path("")).unwrap();
-    let gone = stand.look();
+    let gone = stand.observe();
     assert!(gone.samples.is_empty() && gone.judged.is_empty(), "unknown is not healthy");
     assert!(matches!(&gone.problems[..], [CollectError::Unreadable { .. }]));
     fs::rename(&copy, stand.path("")).unwrap();
-    let back = stand.look();
+    let back = stand.observe();
     assert_eq!(drift(&back), "");
     assert_eq!(value(&back, &ENTRIES, &[]), Some(ENTRIES_MADE as f64));
 }
@@ -401,7 +401,7 @@ fn what_is_not_a_directory_is_a_problem() {
     let mut stand = Stand::new();
     fs::remove_dir_all(stand.path("")).unwrap();
     fs::write(stand.path(""), b"").unwrap();
-    let seen = stand.look();
+    let seen = stand.observe();
     assert!(seen.samples.is_empty() && seen.problems.len() == 1);
     assert!(seen.problems[0].chain().contains("directory"), "{}", seen.problems[0].chain());
 }
@@ -410,51 +410,51 @@ fn what_is_not_a_directory_is_a_problem() {
 fn a_declaration_is_held_against_the_first_look_and_learnt_when_it_comes_later() {
     let policy = PermissionPolicy { file_mode: Some(0o600), ..PermissionPolicy::default() };
     let mut stand = Stand::with(policy.clone());
-    assert_eq!(drift(&stand.look()), "mode=11", "every file");
+    assert_eq!(drift(&stand.observe()), "mode=11", "every file");
     stand.policy = PermissionPolicy { directory_mode: Some(0o755), ..policy };
     stand.restart();
     for entry in walkdir(&stand.path("")).into_iter().filter(|path| path.is_file()) {
         set_mode(&entry, 0o600);
     }
-    assert_eq!(drift(&stand.look()), "");
+    assert_eq!(drift(&stand.observe()), "");
     stand.policy = PermissionPolicy::default();
     stand.restart();
-    assert_eq!(drift(&stand.look()), "", "what was declared has been learnt");
+    assert_eq!(drift(&stand.observe()), "", "what was declared has been learnt");
     set_mode(&stand.path(DATABASE), 0o644);
-    assert_eq!(drift(&stand.look()), "mode=1");
+    assert_eq!(drift(&stand.observe()), "mode=1");
 
     let (uid, gid) = me();
     stand.policy =
         PermissionPolicy { uid: Some(uid + 1), gid: Some(gid + 1), ..PermissionPolicy::default() };
     stand.restart();
-    assert_eq!(drift(&stand.look()), "owner=14 group=14 mode=1");
+    assert_eq!(drift(&stand.observe()), "owner=14 group=14 mode=1");
 }
 
 #[test]
 fn drift_and_its_beginning_survive_a_restart() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     set_mode(&stand.path(DATABASE), 0o600);
-    let since = value(&stand.look(), &FIRST_SEEN, &["mode"]);
+    let since = value(&stand.observe(), &FIRST_SEEN, &["mode"]);
     assert_eq!(since, Some(1_010.0));
     stand.restart();
     stand.now += 1_000;
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!(drift(&seen), "mode=1");
     assert_eq!(value(&seen, &FIRST_SEEN, &["mode"]), since);
     // The clock is set back before that moment.
     stand.now = 100;
-    assert_eq!(value(&stand.look(), &FIRST_SEEN, &["mode"]), Some(105.0));
+    assert_eq!(value(&stand.observe(), &FIRST_SEEN, &["mode"]), Some(105.0));
     set_mode(&stand.path(DATABASE), 0o644);
-    assert_eq!(value(&stand.look(), &FIRST_SEEN, &["mode"]), None);
+    assert_eq!(value(&stand.observe(), &FIRST_SEEN, &["mode"]), None);
     set_mode(&stand.path(DATABASE), 0o600);
-    assert_eq!(value(&stand.look(), &FIRST_SEEN, &["mode"]), Some(115.0));
+    assert_eq!(value(&stand.observe(), &FIRST_SEEN, &["mode"]), Some(115.0));
 }
 
 #[test]
 fn a_damaged_state_document_means_learning_anew() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     let state = stand.scratch.path().join("state");
     for entry in fs::read_dir(&state).unwrap() {
         let path = entry.unwrap().path();
@@ -464,7 +464,7 @@ fn a_damaged_state_document_means_learning_anew() {
     }
     set_mode(&stand.path(DATABASE), 0o600);
     stand.restart();
-    assert_eq!(drift(&stand.look()), "");
+    assert_eq!(drift(&stand.observe()), "");
 }
 
 #[test]
@@ -474,26 +474,26 @@ fn a_state_directory_that_cannot_be_written_costs_nothing_but_memory() {
     fs::remove_dir_all(stand.scratch.path().join("state")).ok();
     symlink("elsewhere", stand.scratch.path().join("state")).unwrap();
     stand.restart();
-    stand.look();
+    stand.observe();
     set_mode(&stand.path(DATABASE), 0o600);
-    assert_eq!(drift(&stand.look()), "mode=1");
+    assert_eq!(drift(&stand.observe()), "mode=1");
 }
 
 #[test]
 fn names_may_be_any_bytes() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     let folder = stand.path(SEGMENTS[0]);
     let names: [&[u8]; 4] = [b"a\nb", b"\x1b[31mred", b"\xff\xfe", b"$(reboot)"];
     for name in names {
         write(&folder.join(std::ffi::OsStr::from_bytes(name)), 0o644);
     }
     symlink(".", folder.join("loop")).unwrap();
-    stand.look();
+    stand.observe();
     for name in names {
         set_mode(&folder.join(std::ffi::OsStr::from_bytes(name)), 0o666);
     }
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!(drift(&seen), "mode=4");
     for finding in &seen.findings {
         assert!(finding.evidence.chars().all(|c| !c.is_control()), "{}", finding.evidence);

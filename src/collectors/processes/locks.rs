@@ -33,7 +33,7 @@ pub(super) struct HeldLock {
 impl LockWatch {
     /// Looks at the locks of everybody but `main`: the server's own are its work. Locks that belong to no process are
     /// left out, they may be ours. Errs when `/proc/locks` cannot be read.
-    pub(super) fn look(
+    pub(super) fn check(
         &mut self,
         run: &Run,
         version: Version,
@@ -50,12 +50,12 @@ impl LockWatch {
             };
             self.held.insert(pid, (since, version));
         }
-        for _ in 0..LOOKS {
+        for _ in 0..SAMPLES {
             if !self.held.values().any(|(since, _)| run.now.since(*since) >= LONG) || run.stopped()
             {
                 break;
             }
-            std::thread::sleep(BETWEEN_LOOKS);
+            std::thread::sleep(BETWEEN_SAMPLES);
             locks = read()?;
             for (pid, (since, _)) in &mut self.held {
                 if !locks.iter().any(|lock| lock.pid == Some(*pid)) {
@@ -107,5 +107,5 @@ pub(super) fn lock_held(held: &[HeldLock], holders: &[Holder]) -> Option<Finding
 
 /// Two runs of the default pace, less what the clock may have been slewed by.
 pub(super) const LONG: Duration = Duration::from_millis(4_900);
-const LOOKS: usize = 10;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+const SAMPLES: usize = 10;
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(10);

@@ -494,7 +494,7 @@ fn a_lock_that_comes_and_goes_is_not_one_that_lasts() {
     let steady = || Ok(vec![lock(7, false), lock(8, true)]);
     let mut watch = LockWatch::default();
     let mut glance = |at, size, read: &dyn Fn() -> Result<Vec<LockHolder>, CollectError>| {
-        let held = watch.look(&run(at), version(size), Some(8), read).unwrap();
+        let held = watch.check(&run(at), version(size), Some(8), read).unwrap();
         held.first().map(|held| (held.lasted.as_secs(), held.waiting))
     };
     assert_eq!(glance(0, 1, &steady), Some((0, Some(8))));

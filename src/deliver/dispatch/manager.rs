@@ -86,8 +86,8 @@ impl Manager {
         self.about = about(config);
         let rules = alerts::rules(&config.disk, &config.alerts.rules);
         self.engine.set_rules(rules, runbooks(config, &self.about));
-        let told = config.receivers.iter().filter(|r| r.hears() == Hears::Alerts);
-        self.kinds = told.clone().map(|r| (r.name.to_string(), r.word())).collect();
+        let reported = config.receivers.iter().filter(|r| r.hears() == Hears::Alerts);
+        self.kinds = reported.clone().map(|r| (r.name.to_string(), r.word())).collect();
         self.failures.retain(|name, _| self.kinds.contains_key(name));
         let mut dropped = Vec::new();
         let gone: Vec<String> =
@@ -105,7 +105,7 @@ impl Manager {
                 self.rows.push(Row::Delivery { receiver: name, data: None });
             }
         }
-        for receiver in told {
+        for receiver in reported {
             let policy = receiver.policy();
             if let Some(queue) = self.queues.get_mut(&*receiver.name) {
                 queue.set_policy(policy);

@@ -99,8 +99,8 @@ fn from_file(path: &Path, warned: Option<&Warned>) -> Result<String, SecretError
     if bytes.len() as u64 > SECRET_BYTES_MAX {
         return Err(unusable("must be at most 16 KiB"));
     }
-    if let Some(Warned(told)) = warned.filter(|_| facts.mode() & 0o077 != 0)
-        && told.lock().insert(path.to_owned())
+    if let Some(Warned(reported)) = warned.filter(|_| facts.mode() & 0o077 != 0)
+        && reported.lock().insert(path.to_owned())
     {
         warn!(path = %path.display(), mode = format!("{:04o}", facts.mode() & 0o7777),
             "A file with a secret can be read by others than its owner.");
@@ -239,12 +239,15 @@ mod tests {
         let path = dir.path().join("secret");
         fs::write(&path, "x").unwrap();
         let warned = Warned::default();
-        let told = |mode: u32| {
+        let reported = |mode: u32| {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert!(read(&Secret::file(&path), &warned).is_ok());
             warned.0.lock().len()
         };
-        assert_eq!([told(0o600), told(0o400), told(0o640), told(0o644)], [0, 0, 1, 1]);
+        assert_eq!(
+            [reported(0o600), reported(0o400), reported(0o640), reported(0o644)],
+            [0, 0, 1, 1]
+        );
     }
 
     #[test]

@@ -159,7 +159,7 @@ const RULES: &[(Act, &[Code], &str)] = &[
 mod tests {
     use super::*;
 
-    fn told(code: Code, present: &[Code]) -> String {
+    fn reported(code: Code, present: &[Code]) -> String {
         let present: Present = present.iter().copied().chain([code]).collect();
         ordered(code, Remedy::new(code.template().words), &present).words
     }
@@ -219,7 +219,7 @@ mod tests {
                 Some("do what sqlite_value_mismatch says"),
             ),
         ] {
-            let (got, remedy) = (told(code, present), code.template().words);
+            let (got, remedy) = (reported(code, present), code.template().words);
             match first {
                 None => assert_eq!(got, remedy, "{code:?} beside {present:?}"),
                 Some(first) => {
@@ -228,7 +228,7 @@ mod tests {
                 }
             }
         }
-        let doubled = told(C::SecondWriter, &[C::SchemaNewerThanServer]);
+        let doubled = reported(C::SecondWriter, &[C::SchemaNewerThanServer]);
         assert!(doubled.starts_with("Stop all but one of them now"), "not put off: {doubled}");
         assert!(doubled.contains(" Before the new start: upgrade chromadb as"), "{doubled}");
     }
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn no_finding_waits_for_one_that_waits_for_it() {
-        let waits = |code: Code, other: Code| told(code, &[other]) != code.template().words;
+        let waits = |code: Code, other: Code| reported(code, &[other]) != code.template().words;
         for code in Code::ALL {
             for other in Code::ALL {
                 assert!(

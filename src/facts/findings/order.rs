@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    fn told(findings: &[(Code, Severity)]) -> Vec<&'static str> {
+    fn reported(findings: &[(Code, Severity)]) -> Vec<&'static str> {
         order(findings).into_iter().map(|at| findings[at].0.as_str()).collect()
     }
 
@@ -289,11 +289,11 @@ mod tests {
             ),
             (&[], &[]),
         ] {
-            assert_eq!(told(&usual(codes)), want);
+            assert_eq!(reported(&usual(codes)), want);
         }
         // A shell that only reads is a warning and loses nothing.
         let shell = [(SecondWriter, Severity::Warning), (RecordsWithoutVector, Severity::Critical)];
-        assert_eq!(told(&shell), ["records_without_vector", "second_writer"]);
+        assert_eq!(reported(&shell), ["records_without_vector", "second_writer"]);
     }
 
     proptest! {

@@ -136,8 +136,8 @@ impl State {
 
     fn told_to_stop(&self) -> Option<u64> {
         let mut all = self.list.waiting.iter();
-        let told = all.find(|(_, waiting)| waiting.stop.load(Ordering::Relaxed));
-        told.map(|(number, _)| *number)
+        let reported = all.find(|(_, waiting)| waiting.stop.load(Ordering::Relaxed));
+        reported.map(|(number, _)| *number)
     }
 }
 

@@ -129,7 +129,7 @@ pub(crate) fn walk(
         if Some(pid) == except {
             continue;
         }
-        match look_into(&root, pid, &mut numbers, visitor) {
+        match read_process(&root, pid, &mut numbers, visitor) {
             Ok(()) | Err(Errno::NOENT | Errno::SRCH) => {} // done, or it has ended
             Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
                 return Err(unreadable(errno));
@@ -149,7 +149,7 @@ pub(crate) fn walk(
     if any { Ok(walked) } else { Err(WalkError::NoProcess { path: procfs.to_owned() }) }
 }
 
-fn look_into(
+fn read_process(
     root: &OwnedFd,
     pid: u32,
     buffer: &mut [MaybeUninit<u8>],

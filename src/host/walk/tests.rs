@@ -118,15 +118,15 @@ fn bounds_hold_to_the_entry() {
         }
     }
     let all = 1 + 3 + 300;
-    for (entries_max, told, truncated) in
+    for (entries_max, reported, truncated) in
         [(1, 1, true), (4, 4, true), (all - 1, all - 1, true), (all, all, false)]
     {
         let (found, _, summary) = collect(dir.path(), Bounds { entries_max, ..WIDE });
-        assert_eq!((found.len(), summary.truncated), (told, truncated), "{entries_max}");
+        assert_eq!((found.len(), summary.truncated), (reported, truncated), "{entries_max}");
     }
-    for (depth_max, told, too_deep) in [(0, 1, 0), (1, 4, 3), (2, all, 0)] {
+    for (depth_max, reported, too_deep) in [(0, 1, 0), (1, 4, 3), (2, all, 0)] {
         let (found, _, summary) = collect(dir.path(), Bounds { depth_max, ..WIDE });
-        assert_eq!((found.len(), summary.too_deep), (told, too_deep), "{depth_max}");
+        assert_eq!((found.len(), summary.too_deep), (reported, too_deep), "{depth_max}");
     }
 }
 
@@ -150,19 +150,19 @@ fn a_visitor_can_stop_and_a_walk_can_pause_between_steps() {
     for file in 0..200 {
         fs::write(dir.path().join(file.to_string()), b"").unwrap();
     }
-    let mut told = 0;
+    let mut reported = 0;
     let summary = walk(dir.path(), WIDE, &mut |_| {
-        told += 1;
-        if told == 100 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        reported += 1;
+        if reported == 100 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
     .unwrap();
-    assert_eq!((told, summary.stopped, summary.complete()), (100, true, false));
+    assert_eq!((reported, summary.stopped, summary.complete()), (100, true, false));
 
     let mut walk = Walk::start(dir.path(), WIDE).unwrap();
-    let (mut steps, mut told) = (0, 0);
+    let (mut steps, mut reported) = (0, 0);
     while walk
         .step(&mut |_| {
-            told += 1;
+            reported += 1;
             ControlFlow::Continue(())
         })
         .is_continue()
@@ -170,7 +170,7 @@ fn a_visitor_can_stop_and_a_walk_can_pause_between_steps() {
         steps += 1;
     }
     assert!(steps > 3, "{steps}");
-    assert_eq!(told, 201);
+    assert_eq!(reported, 201);
 }
 
 #[test]
@@ -182,9 +182,9 @@ fn entries_that_vanish_between_steps_are_no_problem() {
         fs::write(folder.join("file"), b"").unwrap();
     }
     let mut walk = Walk::start(dir.path(), WIDE).unwrap();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut visit = |visit: Visit<'_>| {
-        told.push(visit.unwrap().path.to_vec());
+        reported.push(visit.unwrap().path.to_vec());
         ControlFlow::Continue(())
     };
     // The directory itself, its names, its five folders; then one folder is entered and everything is deleted.
@@ -196,7 +196,7 @@ fn entries_that_vanish_between_steps_are_no_problem() {
     }
     while walk.step(&mut visit).is_continue() {}
     let summary = walk.summary();
-    assert_eq!((told.len(), summary.problems, summary.vanished), (6, 0, 4));
+    assert_eq!((reported.len(), summary.problems, summary.vanished), (6, 0, 4));
     assert!(summary.complete());
 }
 
@@ -233,9 +233,9 @@ fn a_folder_that_may_not_be_read_is_told_and_the_rest_goes_on() {
     mode("closed", 0o700);
     mode("listed", 0o700);
     assert_eq!(found.len(), 3);
-    let told: BTreeMap<_, _> = problems.into_iter().map(|p| (p.path, p.errno)).collect();
+    let reported: BTreeMap<_, _> = problems.into_iter().map(|p| (p.path, p.errno)).collect();
     let refused = |path: &str| (path.into(), Errno::ACCESS);
-    assert_eq!(told, BTreeMap::from([refused("closed"), refused("listed/file")]));
+    assert_eq!(reported, BTreeMap::from([refused("closed"), refused("listed/file")]));
     assert!(!summary.complete());
 }
 

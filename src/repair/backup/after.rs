@@ -112,7 +112,7 @@ pub fn run(after: &After, about: About<'_>, steps: &Steps) -> Ran {
     let since = clock::ticks();
     let reading = || readers.iter().flatten().any(|reader| !reader.is_finished());
     while reading() && since.elapsed() < OUTPUT_GRACE {
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     let (code, ended) = match ended {
         Ok(Some(status)) => (status.code(), status.to_string()),
@@ -137,7 +137,7 @@ fn wait(child: &mut Child, deadline: Duration, steps: &Steps) -> io::Result<Opti
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     // A program such as restic takes its lock away when it is asked.
     tell(Signal::TERM);
@@ -146,7 +146,7 @@ fn wait(child: &mut Child, deadline: Duration, steps: &Steps) -> io::Result<Opti
         if child.try_wait()?.is_some() {
             return Ok(None);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     tell(Signal::KILL);
     child.wait().map(|_| None)
@@ -166,7 +166,7 @@ fn read(mut from: impl Read + Send + 'static, kept: Arc<Mutex<Vec<u8>>>) -> Join
 }
 
 const SAID_BYTES_MAX: usize = 4096;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 const TERM_GRACE: Duration = Duration::from_secs(10);
 const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 

@@ -50,7 +50,7 @@ pub(super) fn content(
     place.seek(SeekFrom::Start(at))?;
     let packed = encoder(BufWriter::with_capacity(CHUNK_BYTES, place))?;
     let mut tar = Hashed { inner: packed, hash: XxHash3_64::with_seed(0) };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut buffer = vec![0; CHUNK_BYTES];
     for path in files {
         let mut from = File::open(root.join(path))?;
@@ -70,7 +70,7 @@ pub(super) fn content(
             go_on(stop)?;
         }
         tar.write_all(padding(bytes))?;
-        told.push(manifest::File {
+        reported.push(manifest::File {
             path: path.clone(),
             bytes,
             sha256: human::hex(&sum.finalize()),
@@ -80,7 +80,7 @@ pub(super) fn content(
     tar.write_all(&[0; 2 * BLOCK])?;
     let Hashed { inner, hash } = tar;
     inner.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    Ok(Content { files: told, hash: hash.finish() })
+    Ok(Content { files: reported, hash: hash.finish() })
 }
 
 /// Puts the manifest into the first `room` bytes of `out`. Whether it went in.

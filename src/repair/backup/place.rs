@@ -58,7 +58,7 @@ impl Place {
             if began.elapsed() >= WAIT_MAX {
                 return Err(BackupError::Locked { to: to.to_owned(), waited: began.elapsed() });
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(POLL_INTERVAL);
         }
         let name = context.store.path.file_name().unwrap_or("chroma".as_ref());
         let directory = name.to_string_lossy().into_owned();
@@ -308,4 +308,4 @@ const ENTRIES_MAX: usize = 100_000;
 /// Two of them stay in the cache of a processor.
 const CHUNK_BYTES: usize = 128 << 10;
 const WAIT_MAX: Duration = Duration::from_mins(10);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -54,8 +54,8 @@ pub(crate) fn about(dir: &Path) -> Vec<About> {
 /// The first and the last moment at which a record of a segment was added.
 fn added(connection: &Connection, segment: &str) -> (Option<String>, Option<String>) {
     let sql = "SELECT min(created_at), max(created_at) FROM embeddings WHERE segment_id = ?1";
-    let told = connection.query_row(sql, [segment], |row| Ok((row.get(0)?, row.get(1)?)));
-    told.unwrap_or_else(|error| {
+    let reported = connection.query_row(sql, [segment], |row| Ok((row.get(0)?, row.get(1)?)));
+    reported.unwrap_or_else(|error| {
         tracing::debug!(%error, "Nobody knows how old the records are.");
         (None, None)
     })

@@ -73,8 +73,8 @@ pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<C
     let mut out = Vec::new();
     for CollectionRow { id, name, tenant, database, dimension, schema, config } in rows {
         let metadata = metadata.remove(&id).unwrap_or_default();
-        let told = metadata.get("hnsw:space").and_then(Value::as_str);
-        let space = space_of(schema.as_deref(), config.as_deref(), told);
+        let reported = metadata.get("hnsw:space").and_then(Value::as_str);
+        let space = space_of(schema.as_deref(), config.as_deref(), reported);
         let parsed = |text: Option<String>| {
             let value: Value = serde_json::from_str(&text?).ok()?;
             (value.as_object().is_some_and(|object| !object.is_empty())).then_some(value)

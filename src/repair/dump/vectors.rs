@@ -89,8 +89,8 @@ impl Index {
         let lengths = if cosine { Some(open(LENGTHS_FILE)?) } else { None };
         let places = places(&elements, header)
             .map_err(|source| IndexError::File { path: path(LEVEL0_FILE), source })?;
-        let told = metadata.max_seq_id.and_then(|at| i64::try_from(at).ok());
-        let position = collection.vectors_position.or(told).unwrap_or(i64::MIN);
+        let reported = metadata.max_seq_id.and_then(|at| i64::try_from(at).ok());
+        let position = collection.vectors_position.or(reported).unwrap_or(i64::MIN);
         Ok(Some(Self { position, header, elements, lengths, ids, places }))
     }
 

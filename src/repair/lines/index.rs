@@ -14,15 +14,15 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn of(collection: &Collection) -> Self {
-        let Some(told) = &collection.configuration else { return Self::default() };
-        let vector = &told["keys"]["#embedding"]["float_list"]["vector_index"]["config"];
+        let Some(reported) = &collection.configuration else { return Self::default() };
+        let vector = &reported["keys"]["#embedding"]["float_list"]["vector_index"]["config"];
         let (mut hnsw, function) = if vector.is_object() {
             (vector["hnsw"].clone(), &vector["embedding_function"])
-        } else if told["vector_index"].is_object() {
-            (told["vector_index"]["hnsw"].clone(), &told["embedding_function"])
-        } else if told["hnsw"].is_object() {
+        } else if reported["vector_index"].is_object() {
+            (reported["vector_index"]["hnsw"].clone(), &reported["embedding_function"])
+        } else if reported["hnsw"].is_object() {
             // As somebody may write it by hand: the form in which 1.x takes it.
-            (told["hnsw"].clone(), &told["embedding_function"])
+            (reported["hnsw"].clone(), &reported["embedding_function"])
         } else {
             // Of 0.6: what stands there is not what its index is like; the metadata says that.
             return Self::default();

@@ -103,24 +103,24 @@ fn metadata(metadata: Option<Metadata>) -> Result<Metadata, Bad> {
     let mut metadata = metadata.unwrap_or_default();
     metadata.retain(|_, value| !value.is_null());
     for (key, value) in &metadata {
-        let told = |why| bad(&format!("metadata.{}", short(key)), why);
+        let reported = |why| bad(&format!("metadata.{}", short(key)), why);
         if key.starts_with("chroma:") {
-            return Err(told("keys that begin with chroma: belong to Chroma itself"));
+            return Err(reported("keys that begin with chroma: belong to Chroma itself"));
         }
         match value {
             Value::Array(list) => {
                 let kind = list.first().map(kind);
                 if list.iter().any(|one| Some(self::kind(one)) != kind || !scalar(one)) {
-                    return Err(told(
+                    return Err(reported(
                         "the values of a list are texts, numbers or truths, all of one kind",
                     ));
                 }
             }
             value if scalar(value) => {}
             Value::Number(_) => {
-                return Err(told("it is a whole number that does not fit into 64 bits"));
+                return Err(reported("it is a whole number that does not fit into 64 bits"));
             }
-            _ => return Err(told("it is none of text, number, truth and list")),
+            _ => return Err(reported("it is none of text, number, truth and list")),
         }
     }
     Ok(metadata)

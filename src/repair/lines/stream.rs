@@ -108,7 +108,7 @@ pub struct Unread {
 impl Unread {
     fn tell(&mut self, count: u64, why: String) {
         self.count += count;
-        if self.told.len() < TOLD_MAX {
+        if self.told.len() < LISTED_MAX {
             self.told.push(why);
         }
     }
@@ -294,8 +294,8 @@ impl Stream {
         self.unread.count += dumped.unreadable;
         let whole = u64::from(dumped.unreadable == 0 && !dumped.losses.is_empty());
         self.unread.count += whole;
-        self.unread.told.extend(dumped.losses.into_iter().take(TOLD_MAX));
-        self.unread.told.truncate(TOLD_MAX);
+        self.unread.told.extend(dumped.losses.into_iter().take(LISTED_MAX));
+        self.unread.told.truncate(LISTED_MAX);
         Ok(())
     }
 
@@ -380,6 +380,6 @@ impl Read for Taker {
 
 const PIECE_BYTES: usize = 256 << 10;
 const PIECES: usize = 4;
-const TOLD_MAX: usize = 100;
+const LISTED_MAX: usize = 100;
 /// After so many lines that are none, and no other, it is a file of another kind.
 const HOPELESS: u64 = 100;

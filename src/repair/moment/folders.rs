@@ -222,11 +222,11 @@ impl Copying<'_> {
         let began = clock::ticks();
         while began.elapsed() < FLUSH_WAIT_MAX {
             self.go_on()?;
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
             for folder in moved {
                 if Some(&self.stamps(folder)?) != since.get(folder) {
                     // The rest of the flush.
-                    std::thread::sleep(5 * LOOK_EVERY);
+                    std::thread::sleep(5 * POLL_INTERVAL);
                     return Ok(());
                 }
             }
@@ -264,4 +264,4 @@ pub(super) const BOUND_MIN_BYTES: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
 /// How long a flush is waited for, and how often it is looked for.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(1);
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);

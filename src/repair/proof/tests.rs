@@ -258,8 +258,8 @@ fn a_check_that_panics_or_cannot_read_proves_nothing() {
         (CheckState::Unreadable, Restores::Unknown),
         (CheckState::Unknown, Restores::Unknown),
     ] {
-        let look = Observation { checks: vec![("full", state)], ..fine() };
-        assert_eq!(judge(&[&look], &[], &BTreeMap::new(), None).restores, want, "{state:?}");
+        let observation = Observation { checks: vec![("full", state)], ..fine() };
+        assert_eq!(judge(&[&observation], &[], &BTreeMap::new(), None).restores, want, "{state:?}");
     }
 }
 
@@ -267,8 +267,8 @@ fn a_check_that_panics_or_cannot_read_proves_nothing() {
 #[test]
 fn every_finding_has_its_meaning_in_plain_words() {
     let verdict = |finding: Finding| {
-        let look = Observation { findings: vec![finding], ..Observation::default() };
-        judge(&[&look], &[], &BTreeMap::new(), None)
+        let observation = Observation { findings: vec![finding], ..Observation::default() };
+        judge(&[&observation], &[], &BTreeMap::new(), None)
     };
     for code in Code::ALL {
         let found = || Finding::new(*code, "", "the evidence");

@@ -2,9 +2,9 @@
 //! one that is gone comes back when the queue proves that nothing was done to it since. Nothing else is taken: what was changed or
 //! deleted since the backup, or may have been, is named.
 
+mod outcome;
 mod plan;
 mod rule;
-mod told;
 mod write;
 
 use std::{
@@ -137,7 +137,7 @@ impl Backup {
         let opened = unpack::open(path, &options, steps)
             .map_err(|error| Failure::Damaged(format!("it cannot be opened: {}", error.chain())))?;
         let options = verify::Options { unpack: options, ..verify::Options::default() };
-        let found = verify::look(path, &opened, &options, steps, now);
+        let found = verify::prove_opened(path, &opened, &options, steps, now);
         let grave = |code: Code, severity: Severity| {
             severity >= Severity::Warning && code != Code::RecordsWithoutVector
         };
@@ -227,7 +227,7 @@ fn give(
                 other += usize::try_from(collection.records).unwrap_or(usize::MAX);
                 continue;
             };
-            let lost = told::lost(report, damage, &collection.name);
+            let lost = outcome::lost(report, damage, &collection.name);
             let plan = plan::plan(&store, &collection, &backup, mine, &lost, steps)?;
             all.push((collection, plan));
         }
@@ -251,7 +251,12 @@ fn give(
         one.vectors = got.iter().filter(|(name, _)| *name == collection.name).count();
     }
     let newer = other + all.iter().map(|(_, plan)| plan.newer).sum::<usize>();
-    told::tell(from, report, losses, &told::Told { all: &all, got: &got, damage, newer, covered });
+    outcome::report(
+        from,
+        report,
+        losses,
+        &outcome::Outcome { all: &all, got: &got, damage, newer, covered },
+    );
     given.retain(|one| one.records + one.metadata + one.vectors > 0);
     from.collections = given;
     Ok(())

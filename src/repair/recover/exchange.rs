@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Report, copy::Inventory, told};
+use super::{Report, copy::Inventory, or_stopped};
 use crate::{
     clock,
     format::manifest::Collection,
@@ -33,10 +33,10 @@ pub(super) fn exchange(
     if let Err(error) = stage(copy, &incoming, steps) {
         // What is left is named by the next run.
         drop(swap::discard(quarantine));
-        return Err(told(error, steps, unwritable));
+        return Err(or_stopped(error, steps, unwritable));
     }
     let mark = restore::mark::of(&incoming.join(DATABASE_FILE));
-    let collections = report.after.iter().flat_map(|look| &look.collections);
+    let collections = report.after.iter().flat_map(|state| &state.collections);
     let came = |one: &Collection| Came {
         name: one.name.clone(),
         records: one.records,
@@ -46,7 +46,7 @@ pub(super) fn exchange(
     let done = report.done.iter().map(|done| done.what.clone()).collect();
     swap::made(&mut quarantine, Origin::Repair, done);
     let plan = swap::plan(quarantine, &restore::own_mounts(), &processes.mounts())?;
-    let free = match holders::free(store, processes, wish.told) {
+    let free = match holders::free(store, processes, wish.chroma_is_stopped) {
         Ok(free) => free,
         Err(holds) => {
             drop(plan.discard());

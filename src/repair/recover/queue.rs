@@ -56,11 +56,11 @@ pub(super) fn mend(dir: &Path) -> Result<Effect, Failure> {
     }
     transaction.commit()?;
     connection.close().map_err(|(_, error)| error)?;
-    effect.what = told(&words);
+    effect.what = describe(&words);
     Ok(effect)
 }
 
-fn told(words: &[String]) -> String {
+fn describe(words: &[String]) -> String {
     let mut what = format!("{} rows of the queue were mended: ", human::count(words.len() as f64));
     what.push_str(&words[..words.len().min(NAMED_MAX)].join("; "));
     if words.len() > NAMED_MAX {

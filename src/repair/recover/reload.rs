@@ -240,8 +240,8 @@ fn other_in_indexes(connection: &Connection, table: &str) -> Result<Vec<LostRow>
                 for (row, said) in rows {
                     let what = format!("an index says {said}");
                     let (collection, id) = whose(connection, table, row)?;
-                    let told = LostRow { table: table.to_owned(), row, collection, id, what };
-                    out.entry(row).or_insert(told);
+                    let reported = LostRow { table: table.to_owned(), row, collection, id, what };
+                    out.entry(row).or_insert(reported);
                 }
             }
             Err(error) if of_stop(&error) => return Err(error.into()),
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn every_row_keeps_its_number_type_and_schema() {
         let (_scratch, path) = database(TABLES);
-        let looks = [
+        let queries = [
             "SELECT type||name||tbl_name||coalesce(sql,'') FROM sqlite_schema ORDER BY 1",
             "SELECT id||typeof(v)||quote(v) FROM a",
             "SELECT rowid||k||quote(v) FROM b ORDER BY rowid",
@@ -370,9 +370,9 @@ mod tests {
             "SELECT name||seq FROM sqlite_sequence",
             "SELECT CAST(user_version AS TEXT) FROM pragma_user_version",
         ];
-        let before = looks.map(|sql| all(&path, sql));
+        let before = queries.map(|sql| all(&path, sql));
         let effect = reload(&path, false, &Steps::default()).unwrap();
-        assert_eq!(looks.map(|sql| all(&path, sql)), before);
+        assert_eq!(queries.map(|sql| all(&path, sql)), before);
         assert_eq!(effect.what, "6 rows of 4 tables were copied into a new database");
         assert!(effect.losses.is_empty(), "{:?}", effect.losses);
         assert_eq!(all(&path, "PRAGMA integrity_check"), ["ok"]);

@@ -137,7 +137,7 @@ fn fill(
     effect: &mut Effect,
 ) -> Result<Option<String>, Failure> {
     let family = rows::family(transaction)?;
-    let told = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+    let reported = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
     Ok(match table {
         "embeddings_queue" => {
             keep_the_last_number(transaction)?;
@@ -150,14 +150,14 @@ fn fill(
             transaction.execute(sql, [settings::queue_config(purges, family)])?;
             None
         }
-        "max_seq_id" => told(positions(dir, transaction, family)?, "positions"),
+        "max_seq_id" => reported(positions(dir, transaction, family)?, "positions"),
         "segment_metadata" => {
             let columns = value_columns(transaction, "segment_metadata")?;
             let sql = format!(
                 "INSERT INTO segment_metadata(segment_id, {columns}) SELECT s.id, {columns} FROM segments AS s \
                  JOIN collection_metadata AS c ON c.collection_id = s.collection WHERE s.scope = 'VECTOR' AND c.key LIKE 'hnsw:%'"
             );
-            told(transaction.execute(&sql, [])?, "settings of indexes")
+            reported(transaction.execute(&sql, [])?, "settings of indexes")
         }
         "collection_metadata" => {
             let columns = value_columns(transaction, "collection_metadata")?;
@@ -168,13 +168,13 @@ fn fill(
             effect.losses.push(
                 "metadata that the collections themselves had are lost; their records are not touched".to_owned(),
             );
-            told(transaction.execute(&sql, [])?, "settings of indexes")
+            reported(transaction.execute(&sql, [])?, "settings of indexes")
         }
         "tenants" => {
             let sql = "INSERT OR IGNORE INTO tenants(id) SELECT DISTINCT tenant_id FROM databases";
             let sql =
                 if has(transaction, "databases", "tenant_id")? { sql } else { return Ok(None) };
-            told(transaction.execute(sql, [])?, "tenants")
+            reported(transaction.execute(sql, [])?, "tenants")
         }
         "databases" => {
             // The default one is put back by its own id. The name of another one is in no file.
@@ -190,7 +190,7 @@ fn fill(
         "embedding_metadata" => Some(metadata::put_back(transaction, family, effect)?),
         "embedding_metadata_array" => {
             let lists = metadata::put_back_lists(transaction, effect)?;
-            told(lists, "values")
+            reported(lists, "values")
         }
         _ => None,
     })

@@ -50,7 +50,8 @@ impl Stand {
         let scratch = tempfile::tempdir().unwrap();
         let store = scratch.path().canonicalize().unwrap().join("chroma");
         copy_tree(&fixture(name), &store);
-        let wish = Wish { store, accept_loss: false, told: false, dry: true, only: None };
+        let wish =
+            Wish { store, accept_loss: false, chroma_is_stopped: false, dry: true, only: None };
         Self { scratch, wish, processes: ProcessTable::new("/proc".into()) }
     }
 

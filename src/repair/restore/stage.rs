@@ -76,9 +76,9 @@ pub(super) fn prove(
         },
         ..verify::Options::default()
     };
-    let opened =
-        unpack::open(backup, &options.unpack, steps).map_err(|error| told(error, backup))?;
-    let verified = verify::look(backup, &opened, &options, steps, clock::now());
+    let opened = unpack::open(backup, &options.unpack, steps)
+        .map_err(|error| restore_error(error, backup))?;
+    let verified = verify::prove_opened(backup, &opened, &options, steps, clock::now());
     if steps.stopped() {
         return Err(RestoreError::Stopped);
     }
@@ -98,7 +98,7 @@ pub(super) fn prove(
 }
 
 /// What keeps a backup from being unpacked.
-fn told(error: UnpackError, backup: &Path) -> RestoreError {
+fn restore_error(error: UnpackError, backup: &Path) -> RestoreError {
     let words = error.chain();
     let restores = error.restores();
     let backup = backup.to_owned();

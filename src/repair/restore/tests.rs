@@ -34,7 +34,8 @@ impl Stand {
         let (store, backup) = (root.join("chroma"), root.join("chroma.backup"));
         copy_tree(&fixture("chroma-1.5.9"), &store);
         copy_tree(&fixture("chroma-1.5.9-deleted"), &backup);
-        let wish = Wish { store, accept_loss: false, told: false, dry: false, only: None };
+        let wish =
+            Wish { store, accept_loss: false, chroma_is_stopped: false, dry: false, only: None };
         let processes = ProcessTable::new("/proc".into());
         Self { _scratch: scratch, backup, wish, processes }
     }
@@ -88,10 +89,10 @@ fn a_backup_goes_in_and_the_old_content_comes_back() {
     let stand = Stand::new();
     let before = stand.content();
     let dry = Wish { dry: true, ..stand.wish.clone() };
-    let told = Stand::settled(|| {
+    let reported = Stand::settled(|| {
         restore(&stand.backup, &dry, &stand.processes, &Steps::default(), clock::now())
     });
-    assert_eq!(told.unwrap().outcome, Outcome::WouldRestore);
+    assert_eq!(reported.unwrap().outcome, Outcome::WouldRestore);
     assert_eq!(stand.content(), before);
     stand.must_be_clean();
 
@@ -140,12 +141,12 @@ fn records_that_were_written_since_are_not_put_away_unasked() {
     let record = &newest(&stand.wish.store, State::Restored).unwrap().record;
     assert_eq!(written_since(&stand.wish.store, record), None);
     write("INSERT INTO embeddings_queue(operation, topic, id) VALUES(0, 't', 'x')");
-    let told = stand.undo().unwrap_err();
-    assert!(told.to_string().contains("records were written since"), "{told}");
-    assert!(told.is_refusal());
+    let reported = stand.undo().unwrap_err();
+    assert!(reported.to_string().contains("records were written since"), "{reported}");
+    assert!(reported.is_refusal());
     write("DELETE FROM embeddings_queue WHERE id = 'x'; UPDATE collections SET name = name || 'x'");
-    let told = stand.undo().unwrap_err();
-    assert!(told.to_string().contains("collections were changed since"), "{told}");
+    let reported = stand.undo().unwrap_err();
+    assert!(reported.to_string().contains("collections were changed since"), "{reported}");
     let accepting = Stand { wish: Wish { accept_loss: true, ..stand.wish.clone() }, ..stand };
     accepting.undo().unwrap();
 }
@@ -157,8 +158,8 @@ fn what_does_not_restore_changes_nothing() {
     let database = stand.backup.join(DATABASE_FILE);
     let good = fs::read(&database).unwrap();
     fs::write(&database, "not a database").unwrap();
-    let told = stand.restore().unwrap_err();
-    assert!(matches!(told, RestoreError::NotRestorable { .. }), "{told}");
+    let reported = stand.restore().unwrap_err();
+    assert!(matches!(reported, RestoreError::NotRestorable { .. }), "{reported}");
     fs::remove_file(&database).unwrap();
     assert!(stand.restore().is_err());
     fs::write(&database, good).unwrap();
@@ -166,8 +167,8 @@ fn what_does_not_restore_changes_nothing() {
     let folders: Vec<_> = stage::files(&stand.backup).unwrap().into_keys().collect();
     let folder = folders.iter().find_map(|name| name.split_once('/')).unwrap().0;
     fs::remove_dir_all(stand.backup.join(folder)).unwrap();
-    let told = stand.restore().unwrap_err();
-    assert!(matches!(told, RestoreError::Losses { .. }) && told.is_refusal(), "{told}");
+    let reported = stand.restore().unwrap_err();
+    assert!(matches!(reported, RestoreError::Losses { .. }) && reported.is_refusal(), "{reported}");
     assert_eq!(stand.content(), before);
     stand.must_be_clean();
     let accepting = Stand { wish: Wish { accept_loss: true, ..stand.wish.clone() }, ..stand };

@@ -54,7 +54,7 @@ pub fn plan(
     own: &[Mount],
     others: &[(u32, Vec<Mount>)],
 ) -> Result<Plan, SwapError> {
-    match look(&mut quarantine, own, others) {
+    match inspect(&mut quarantine, own, others) {
         Ok(reason) => Ok(Plan { quarantine, reason }),
         Err(error) => {
             // What is left is named by the next run.
@@ -73,19 +73,19 @@ pub fn preview(
 ) -> Result<(Way, Option<String>), SwapError> {
     let before = || SwapError::before(store);
     let place = Place::of(store).map_err(before())?;
-    let seen = Contents::look(store, Path::new("")).map_err(before())?;
+    let seen = Contents::inspect(store, Path::new("")).map_err(before())?;
     let bound = bound(store, own, others);
     decide(&Facts { store, inside: place.is_inside(), seen: &seen, bound })
 }
 
-fn look(
+fn inspect(
     quarantine: &mut Quarantine,
     own: &[Mount],
     others: &[(u32, Vec<Mount>)],
 ) -> Result<Option<String>, SwapError> {
     let store = quarantine.record.store.clone();
     let before = || SwapError::before(&store);
-    let seen = Contents::look(&store, &quarantine.path).map_err(before())?;
+    let seen = Contents::inspect(&store, &quarantine.path).map_err(before())?;
     let facts = Facts {
         inside: quarantine.inside,
         bound: bound(&store, own, others),
@@ -121,7 +121,7 @@ struct Contents {
 }
 
 impl Contents {
-    fn look(store: &Path, working: &Path) -> io::Result<Self> {
+    fn inspect(store: &Path, working: &Path) -> io::Result<Self> {
         let mut seen = Self::default();
         let entries = match fs::read_dir(store) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(seen),
@@ -331,8 +331,8 @@ mod tests {
                 "something is mounted on /srv/chroma/11f4c994",
             ),
         ] {
-            let told = way(false, &seen, &others).unwrap_err().to_string();
-            assert!(told.contains(word), "{told}");
+            let reported = way(false, &seen, &others).unwrap_err().to_string();
+            assert!(reported.contains(word), "{reported}");
         }
         let part = other("9 8 254:0 /srv/chroma/notes /x rw - ext4 /dev/vda rw\n");
         assert_eq!(way(false, &seen, &part).unwrap(), (Way::Directory, None), "not Chroma's");

@@ -344,6 +344,6 @@ fn what_is_given_for_the_database_is_looked_at_first() {
     let database = stand.store.join(DATABASE_FILE);
     fs::rename(&database, stand.store.join("elsewhere")).unwrap();
     std::os::unix::fs::symlink("elsewhere", &database).unwrap();
-    let told = plan(stand.stage(false), &[], &[]).unwrap_err();
-    assert!(told.to_string().ends_with("chroma.sqlite3 is a link"), "{told}");
+    let reported = plan(stand.stage(false), &[], &[]).unwrap_err();
+    assert!(reported.to_string().ends_with("chroma.sqlite3 is a link"), "{reported}");
 }

@@ -74,30 +74,32 @@ pub(super) fn compare(
     files: &BTreeMap<String, FileSeen>,
     damage: &mut Vec<String>,
 ) {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for file in &manifest.files {
         let name = human::plain(&file.path);
         match files.get(&file.path) {
-            None => told.push(format!("{name} is in the manifest and not in the backup")),
-            Some(found) if found.bytes != file.bytes => told.push(format!(
+            None => reported.push(format!("{name} is in the manifest and not in the backup")),
+            Some(found) if found.bytes != file.bytes => reported.push(format!(
                 "{name} has {}, the manifest says {}",
                 human::exact_bytes(found.bytes),
                 human::exact_bytes(file.bytes)
             )),
             Some(FileSeen { sha256: Some(sha256), .. }) if *sha256 != file.sha256 => {
-                told.push(format!("{name} is not what was backed up: its SHA-256 is another one"));
+                reported
+                    .push(format!("{name} is not what was backed up: its SHA-256 is another one"));
             }
             Some(_) => {}
         }
     }
     for path in files.keys().filter(|path| *path != MANIFEST_FILE) {
         if !manifest.files.iter().any(|file| file.path == *path) {
-            told.push(format!("{} is in the backup and not in the manifest", human::plain(path)));
+            reported
+                .push(format!("{} is in the backup and not in the manifest", human::plain(path)));
         }
     }
-    let more = told.len().saturating_sub(TOLD_MAX);
-    told.truncate(TOLD_MAX);
-    damage.append(&mut told);
+    let more = reported.len().saturating_sub(LISTED_MAX);
+    reported.truncate(LISTED_MAX);
+    damage.append(&mut reported);
     if more > 0 {
         damage.push(format!("{more} more files differ from the manifest"));
     }
@@ -105,4 +107,4 @@ pub(super) fn compare(
 
 const LINE_MAX: u64 = 8 * 1024;
 const BASE: u64 = 4 << 20;
-const TOLD_MAX: usize = 10;
+const LISTED_MAX: usize = 10;

@@ -115,10 +115,10 @@ fn run(
         .process_group(0)
         .spawn()?;
     let group = Group(&mut child);
-    let told = serde_json::to_vec(collections)?;
+    let reported = serde_json::to_vec(collections)?;
     if let Some(mut stdin) = group.0.stdin.take() {
         // One that ends at once says why on its own.
-        drop(stdin.write_all(&told));
+        drop(stdin.write_all(&reported));
     }
     let (send, receive) = mpsc::channel();
     let stdout = group.0.stdout.take();
@@ -319,7 +319,7 @@ mod tests {
         };
         let (restores, words) = answer(&[version, &done(100, 100, 95)], End::Well);
         assert_eq!((restores, words.as_str()), (Restores::Whole, ""));
-        for (line, end, want, told) in [
+        for (line, end, want, reported) in [
             (done(99, 100, 100), End::Well, Restores::WithLosses, "counts 99 records, 100"),
             (done(100, 40, 100), End::Well, Restores::WithLosses, "gives 40 of 100 vectors"),
             (done(100, 100, 94), End::Well, Restores::WithLosses, "finds 94 of 100 by"),
@@ -344,7 +344,7 @@ mod tests {
         ] {
             let (restores, words) = answer(&[version, &line], end);
             assert_eq!(restores, want, "{line}: {words}");
-            assert!(words.contains(told) && words.contains("name of a"), "{words}");
+            assert!(words.contains(reported) && words.contains("name of a"), "{words}");
         }
         let (restores, words) =
             answer(&[r#"{"step":"import","error":"ModuleNotFoundError: x"}"#], End::Well);

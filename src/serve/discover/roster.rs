@@ -163,7 +163,7 @@ impl Roster {
         }
         let known = std::mem::take(&mut self.known);
         for (mut known, seen) in known.into_iter().zip(seen) {
-            match known.look(seen, eyes, now) {
+            match known.still_watched(seen, eyes, now) {
                 Ok(change) => {
                     changes.extend(change);
                     self.known.push(known);
@@ -290,7 +290,12 @@ impl Known {
     }
 
     /// Whether it is still watched.
-    fn look(&mut self, seen: bool, eyes: &impl Eyes, now: Ticks) -> Result<Option<Change>, Why> {
+    fn still_watched(
+        &mut self,
+        seen: bool,
+        eyes: &impl Eyes,
+        now: Ticks,
+    ) -> Result<Option<Change>, Why> {
         let through = self.through();
         if through.is_some_and(|by| !eyes.runs(by)) {
             return Err(Why::Container);

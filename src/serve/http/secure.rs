@@ -119,10 +119,10 @@ impl Secure {
     /// Keeps it up to date until `stop`.
     pub(super) async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let mut said: Vec<Option<Stamp>> = Vec::new();
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
             let secure = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || secure.refresh(&said));
-            let Some(Ok(now)) = stop.run_until_cancelled(looked).await else { return };
+            let known = tokio::task::spawn_blocking(move || secure.refresh(&said));
+            let Some(Ok(now)) = stop.run_until_cancelled(known).await else { return };
             said = now;
         }
     }
@@ -395,5 +395,5 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
 }
 
 /// Time between two looks whether anything has changed.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const PEM_BYTES_MAX: u64 = 1024 * 1024;

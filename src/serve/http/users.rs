@@ -57,7 +57,7 @@ impl BasicAuth {
         let Some((user, password)) = credentials(headers) else { return Admission::Refused };
         let Some((hash, is_user)) = hash_for(users, &user) else { return Admission::Refused };
         let seen = seen(&user, hash, &password);
-        if let Some(known) = self.known().look(&user, &seen) {
+        if let Some(known) = self.known().admission(&user, &seen) {
             return known;
         }
         let Some(verdict) = self.ask(Job::of(password, hash.to_owned()), is_user) else {
@@ -201,7 +201,7 @@ impl Waiting {
 }
 
 impl Known {
-    fn look(&self, user: &str, seen: &Fingerprint) -> Option<Admission> {
+    fn admission(&self, user: &str, seen: &Fingerprint) -> Option<Admission> {
         if self.good.get(user) == Some(seen) {
             return Some(Admission::Granted);
         }

@@ -51,7 +51,7 @@ mod tests {
     fn this_process_is_what_the_kernel_says() {
         // Other tests of this binary run meanwhile, so sizes are near, not equal; and one may take or give much just now.
         let near = |a: u64, b: u64| a.abs_diff(b) <= a.max(b) / 2;
-        let look = || {
+        let usage_now = || {
             let usage = OwnProcess::new().unwrap().read().unwrap();
             let status = fs::read_to_string("/proc/self/status").unwrap();
             let bytes = |key: &str| -> u64 {
@@ -62,7 +62,7 @@ mod tests {
                 && near(usage.virtual_bytes, bytes("VmSize:"));
             fits.then_some(usage)
         };
-        let usage = (0..20).find_map(|_| look()).expect("what the kernel says");
+        let usage = (0..20).find_map(|_| usage_now()).expect("what the kernel says");
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         assert_eq!(usage.max_fds, limit);
         assert!(usage.open_fds.unwrap() >= 3, "{usage:?}");

@@ -52,8 +52,8 @@ fn what_cannot_be_seen_from_here_is_no_failure() {
         let interval = Duration::from_secs(5);
         failing.note(&reading, interval, began);
         let later = began.plus(Duration::from_hours(1));
-        let told = failing.note(&reading, interval, later).is_some();
-        assert_eq!((told, reading.limited_by_place()), (fails, limited), "{blinds:?} {other}");
+        let reported = failing.note(&reading, interval, later).is_some();
+        assert_eq!((reported, reading.limited_by_place()), (fails, limited), "{blinds:?} {other}");
         assert_eq!(reading.success(), blinds.is_empty() && !other, "it is not called well");
     }
 }

@@ -33,10 +33,10 @@ pub(super) async fn keep_watching(
         let (context_, watches_, slots_) =
             (Arc::clone(&context), Arc::clone(&watches), slots.clone());
         let before = current.take();
-        let looked = workers.run(move || rewatch(&context_, &watches_, slots_, before));
+        let found = workers.run(move || rewatch(&context_, &watches_, slots_, before));
         // A filesystem that hangs has this thread; the watch ends with it.
-        let Some(Some(looked)) = stop.run_until_cancelled(looked).await else { return };
-        match looked {
+        let Some(Some(found)) = stop.run_until_cancelled(found).await else { return };
+        match found {
             Ok(found) => current = found,
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {

@@ -156,17 +156,17 @@ fn parse(said: &[u8]) -> Result<Came, String> {
         return Err(said.error.unwrap_or_else(|| "it gave no reason".to_owned()));
     };
     let why = || {
-        let told = report.not_done.iter().map(|one| format!("{}: {}", one.code, one.why));
-        let mut told: Vec<String> = told.take(TOLD_MAX).collect();
-        if told.is_empty() {
-            told.extend(report.losses.iter().take(TOLD_MAX).cloned());
+        let reported = report.not_done.iter().map(|one| format!("{}: {}", one.code, one.why));
+        let mut reported: Vec<String> = reported.take(LISTED_MAX).collect();
+        if reported.is_empty() {
+            reported.extend(report.losses.iter().take(LISTED_MAX).cloned());
         }
-        told.join(" ")
+        reported.join(" ")
     };
     match report.outcome.as_str() {
         "would_repair" if report.losses.is_empty() => Ok(Came::Whole),
         "would_repair" => {
-            let first = report.losses.iter().take(TOLD_MAX).cloned().collect();
+            let first = report.losses.iter().take(LISTED_MAX).cloned().collect();
             Ok(Came::WithLosses { first, count: report.losses.len() })
         }
         "not_repaired" => Ok(Came::NotRepaired { why: why() }),
@@ -179,7 +179,7 @@ const WAIT: Duration = Duration::from_millis(50);
 /// A report names every record that is lost.
 const SAID_MAX: u64 = 64 << 20;
 /// So many losses or reasons are told.
-const TOLD_MAX: usize = 3;
+const LISTED_MAX: usize = 3;
 const MEMORY_MIN: u64 = 256 << 20;
 
 #[cfg(test)]

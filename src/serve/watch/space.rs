@@ -46,7 +46,7 @@ struct Shared {
 struct State {
     stores: BTreeMap<Place, (PathBuf, Vec<Arc<WakeSlot>>)>,
     /// What was last told of each filesystem.
-    told: BTreeMap<u64, Level>,
+    reported: BTreeMap<u64, Level>,
     next: u64,
     running: bool,
     closed: bool,
@@ -77,7 +77,7 @@ impl SpaceWatch {
         state.next += 1;
         state.stores.insert(place, (dir.to_owned(), slots.to_vec()));
         // Whoever looked before it was registered must look once more.
-        state.told.remove(&device);
+        state.reported.remove(&device);
         if !state.running {
             let shared = Arc::clone(&self.shared);
             thread::Builder::new()
@@ -103,8 +103,9 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.stores.remove(&self.place);
-        let State { stores, told, .. } = &mut *state;
-        told.retain(|device, _| stores.range((*device, 0)..=(*device, u64::MAX)).next().is_some());
+        let State { stores, reported, .. } = &mut *state;
+        reported
+            .retain(|device, _| stores.range((*device, 0)..=(*device, u64::MAX)).next().is_some());
     }
 }
 
@@ -149,10 +150,10 @@ impl State {
     }
 
     fn note(&mut self, device: u64, now: Level) {
-        if self.told.get(&device).is_some_and(|told| !told.moved(&now)) {
+        if self.reported.get(&device).is_some_and(|reported| !reported.moved(&now)) {
             return;
         }
-        self.told.insert(device, now);
+        self.reported.insert(device, now);
         let stores = self.stores.range((device, 0)..=(device, u64::MAX));
         for slot in stores.flat_map(|(_, (_, slots))| slots) {
             slot.add(Wake::SPACE);

@@ -202,12 +202,12 @@ async fn connections_over_the_cap_are_told_and_the_others_go_on() {
             })
         })
         .collect();
-    let mut told = 0;
+    let mut reported = 0;
     for one in crowd {
         match one.await.unwrap() {
             Ok(status) => {
                 assert_eq!(status, 503);
-                told += 1;
+                reported += 1;
             }
             Err(error) => assert!(
                 matches!(
@@ -220,7 +220,7 @@ async fn connections_over_the_cap_are_told_and_the_others_go_on() {
             ),
         }
     }
-    assert!(told > 0);
+    assert!(reported > 0);
     assert_eq!(server.own.connections().get(), 4);
     for client in &mut inside {
         assert_eq!(client.get("/metrics").await.status, 200);

@@ -120,7 +120,7 @@ impl<S: Source> Segment<S> {
     /// when a page cannot be read, or is not as FTS5 writes it.
     pub(super) fn next_term(&mut self) -> Result<bool, S::Error> {
         if self.number < self.first {
-            if !self.turn()? || self.first_row != 0 || self.next_term != HEAD {
+            if !self.turn_page()? || self.first_row != 0 || self.next_term != HEAD {
                 return Err(Unrecognised("a segment that does not begin with a term").into());
             }
             self.at = HEAD;
@@ -193,7 +193,7 @@ impl<S: Source> Segment<S> {
     /// Goes to the next row of the term; `false` when there is none. Errs as [`Self::next_term`] does.
     pub(super) fn next_row(&mut self) -> Result<bool, S::Error> {
         if self.at == self.content {
-            if !self.turn()? {
+            if !self.turn_page()? {
                 self.ended = true;
                 self.run.end(&mut self.source)?;
                 if self.source.split(self.first, &mut self.split)? {
@@ -283,7 +283,7 @@ impl<S: Source> Segment<S> {
         let mut spilled = Vec::with_capacity(len);
         spilled.extend_from_slice(&self.leaf[at..self.content]);
         while spilled.len() < len {
-            if !self.turn()? {
+            if !self.turn_page()? {
                 return Err(Unrecognised("positions that end with the segment").into());
             }
             let end = self.content.min(HEAD + len - spilled.len());
@@ -302,7 +302,7 @@ impl<S: Source> Segment<S> {
     }
 
     /// Takes the next leaf; `false` after the last.
-    fn turn(&mut self) -> Result<bool, S::Error> {
+    fn turn_page(&mut self) -> Result<bool, S::Error> {
         if self.number >= self.last {
             return Ok(false);
         }

@@ -102,7 +102,8 @@ fn watch(
     loop {
         // In time for the first moment at which it may have to stop.
         let until_then = in_time_for(limits.hold).saturating_sub(began.elapsed());
-        let pause = if until_then.is_zero() { LOOK_EVERY } else { until_then.min(LOOK_EVERY) };
+        let pause =
+            if until_then.is_zero() { POLL_INTERVAL } else { until_then.min(POLL_INTERVAL) };
         match done.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return reason,
@@ -149,4 +150,4 @@ fn in_time_for(limit: Duration) -> Duration {
 
 const STOPPING: Duration = Duration::from_millis(2);
 /// How exactly a deadline is kept.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);

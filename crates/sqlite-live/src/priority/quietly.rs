@@ -104,7 +104,7 @@ fn watch(
     end: &mpsc::Receiver<()>,
 ) {
     let (mut since, mut before) = (clock::ticks(), None);
-    while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(LOOK_EVERY) {
+    while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(POLL_INTERVAL) {
         if stop.load(Ordering::Relaxed) {
             own_stop.store(true, Ordering::Relaxed);
         }
@@ -186,7 +186,7 @@ fn is_told() -> bool {
 
 /// For so long a check may get nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// It gets nothing when it waits for so many times as long as it runs: a fiftieth of a processor.
 const STARVED: u64 = 50;
 const NICE_MOST: i32 = 19;

@@ -384,7 +384,7 @@ impl Source for Records<'_> {
         leaf.clear();
         leaf.extend_from_slice(blob(row.get_ref(1)?)?);
         self.read += 1;
-        if self.read == TOLD_AT_ONCE {
+        if self.read == REPORT_EVERY {
             self.progress.add(std::mem::take(&mut self.read), self.leaves_all);
         }
         Ok(())
@@ -417,7 +417,7 @@ const LONG_BYTES: i64 = 1 << 20;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Few enough to be seen moving, and so many that telling takes no time.
-const TOLD_AT_ONCE: u64 = 64;
+const REPORT_EVERY: u64 = 64;
 
 /// Small enough that two who share them end at about the same time.
 const PARTS: i64 = 64;

@@ -29,7 +29,7 @@ impl Meeting {
             return Ok(false);
         }
         loop {
-            match self.other.recv_timeout(LOOK_EVERY) {
+            match self.other.recv_timeout(POLL_INTERVAL) {
                 Ok(()) => return Ok(true),
                 Err(RecvTimeoutError::Disconnected) => return Ok(false),
                 Err(RecvTimeoutError::Timeout) if connection.is_interrupted() => {
@@ -47,7 +47,7 @@ pub(super) fn interrupted() -> rusqlite::Error {
 }
 
 /// How soon an interrupt is seen.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -80,7 +80,7 @@ mod tests {
             let first = scope.spawn(move || reader(one));
             while !first.is_finished() && writer.execute_batch("UPDATE t SET x = x + 1").is_ok() {
                 // A reader comes in between.
-                std::thread::sleep(LOOK_EVERY);
+                std::thread::sleep(POLL_INTERVAL);
             }
             let second = scope.spawn(move || reader(other));
             let ((first, _held), (second, _)) = (first.join().unwrap(), second.join().unwrap());
@@ -95,7 +95,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (over, until) = mpsc::channel::<()>();
             scope.spawn(move || {
-                while until.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                while until.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                     interrupt.interrupt();
                 }
             });

@@ -94,7 +94,7 @@ pub(super) fn read(
             if connection.is_interrupted() {
                 stop.store(true, Ordering::Relaxed);
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(POLL_INTERVAL);
         }
         both.map(|thread| thread.map(thread::ScopedJoinHandle::join))
     });
@@ -140,7 +140,7 @@ fn agree(trees: &[Tree<'_>], sums: &[(u32, Vec<Entries>)]) -> Result<(), Doubt> 
 /// UTF-8 in the header of a database.
 const UTF_8: u32 = 1;
 /// How soon an interrupt is seen.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests;

@@ -57,7 +57,7 @@ impl<'a> Gate<'a> {
     /// Keeps the gate until `stop` is set, handling all events, and tells the longest time for which it was shut.
     pub(super) fn run(mut self, catcher: &Catcher<'_>, stop: &AtomicBool) -> Duration {
         while !stop.load(Ordering::Acquire) {
-            if let Err(error) = self.turn(catcher) {
+            if let Err(error) = self.work_once(catcher) {
                 tracing::debug!(%error, "The gate cannot be kept.");
                 catcher.break_by(Unproven::EventsLost);
                 break;
@@ -68,7 +68,7 @@ impl<'a> Gate<'a> {
         self.lock.longest
     }
 
-    fn turn(&mut self, catcher: &Catcher<'_>) -> io::Result<()> {
+    fn work_once(&mut self, catcher: &Catcher<'_>) -> io::Result<()> {
         // Whoever has the chain may be put aside by the scheduler: nobody waits for it with the lock in hand.
         let Some(chain) = catcher.try_drained() else {
             if self.is_over()? {

@@ -50,7 +50,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::{
-        cli::check::runner::Look,
+        cli::check::runner::CollectorRun,
         config::{CollectorName, Store},
         findings::Finding,
         firsts::Firsts,
@@ -65,9 +65,9 @@ mod tests {
         let nothing = Finding::new(Code::HotJournal, "chroma.sqlite3-journal", "it is there");
         let observation =
             Observation { findings: vec![nothing, orphans, lost], ..Observation::default() };
-        let look = Look::of(CollectorName::Hnsw, observation);
+        let run = CollectorRun::of(CollectorName::Hnsw, observation);
         let mut report = Report::default();
-        report.add_store(&Store::new("docs", "/srv/docs"), &[look], &Firsts::default());
+        report.add_store(&Store::new("docs", "/srv/docs"), &[run], &Firsts::default());
         let all = report.ids(None);
         assert_eq!(all.out.lines().count(), 701);
         assert!(all.out.starts_with("doc 0\ndoc 1\n") && all.out.ends_with("doc 699\nx\n"));

@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::check::runner::Look,
+        cli::check::runner::CollectorRun,
         clock::Timestamp,
         collectors::CollectError,
         config::CollectorName,
@@ -112,8 +112,8 @@ mod tests {
                 ..Observation::default()
             };
             let store = Store::new(*name, "/srv");
-            let look = Look::of(CollectorName::Disk, observation());
-            report.add_store(&store, &[look], &Firsts::default());
+            let run = CollectorRun::of(CollectorName::Disk, observation());
+            report.add_store(&store, &[run], &Firsts::default());
             seen.stores.push(StoreReadings::of_one(name, "/srv", "disk", observation()));
             config.stores.push(Arc::new(store));
         }

@@ -255,7 +255,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::check::runner::Look,
+        cli::check::runner::CollectorRun,
         collectors::CollectError,
         config::{CollectorName, Store},
         findings::Finding,
@@ -263,8 +263,8 @@ mod tests {
         sample::Observation,
     };
 
-    fn look(collector: CollectorName, findings: Vec<Finding>) -> Look {
-        Look::of(collector, Observation { findings, ..Observation::default() })
+    fn run(collector: CollectorName, findings: Vec<Finding>) -> CollectorRun {
+        CollectorRun::of(collector, Observation { findings, ..Observation::default() })
     }
 
     /// One of everything that can stand in a report.
@@ -278,11 +278,11 @@ mod tests {
         );
         report.add_store(
             &Store::new("notes", "/srv/notes"),
-            &[look(CollectorName::Backups, vec![info.clone()])],
+            &[run(CollectorName::Backups, vec![info.clone()])],
             &Firsts::default(),
         );
         let long = "page 12: btree page says that it has more cells than fit, and ".repeat(12);
-        let mut integrity = look(
+        let mut integrity = run(
             CollectorName::Integrity,
             vec![
                 Finding::new(Code::HotJournal, "chroma.sqlite3-journal", "it names 12 pages"),
@@ -310,17 +310,17 @@ mod tests {
             "chroma (pid 7) uses a chroma.sqlite3 that was deleted, through descriptor 9",
         );
         let command = Some("cp /proc/7/fd/9 /var/tmp/x".to_owned());
-        let mut disk = look(CollectorName::Disk, Vec::new());
+        let mut disk = run(CollectorName::Disk, Vec::new());
         disk.observation.problems =
             vec![CollectError::Overdue { deadline: std::time::Duration::from_secs(30) }];
-        let looks = [
+        let runs = [
             disk,
             integrity,
-            look(CollectorName::Hnsw, vec![lost]),
-            look(CollectorName::Processes, vec![writers, replaced.with_command(command)]),
-            look(CollectorName::Backups, vec![info]),
+            run(CollectorName::Hnsw, vec![lost]),
+            run(CollectorName::Processes, vec![writers, replaced.with_command(command)]),
+            run(CollectorName::Backups, vec![info]),
         ];
-        report.add_store(&Store::new("docs", "/srv/my docs"), &looks, &Firsts::default());
+        report.add_store(&Store::new("docs", "/srv/my docs"), &runs, &Firsts::default());
         report
     }
 
@@ -346,30 +346,29 @@ mod tests {
     #[test]
     fn a_directory_that_is_missing_is_said_once() {
         let unread = |collector, path: &str| {
-            let mut look = look(collector, Vec::new());
+            let mut run = run(collector, Vec::new());
             let source = std::io::ErrorKind::NotFound.into();
-            look.observation.problems =
-                vec![CollectError::Unreadable { path: path.into(), source }];
-            look
+            run.observation.problems = vec![CollectError::Unreadable { path: path.into(), source }];
+            run
         };
         let missing = Finding::new(Code::StoreMissing, "", "it is missing");
-        let mut looks = vec![
+        let mut runs = vec![
             unread(CollectorName::Disk, "/srv/docs"),
-            look(CollectorName::Integrity, vec![missing]),
+            run(CollectorName::Integrity, vec![missing]),
             unread(CollectorName::Contents, "/srv/docs/chroma.sqlite3"),
             unread(CollectorName::Hnsw, "/srv/docs"),
             unread(CollectorName::Logs, "/var/log/chroma.log"),
         ];
-        let text = |looks: &[Look]| {
+        let text = |runs: &[CollectorRun]| {
             let mut report = Report::default();
-            report.add_store(&Store::new("docs", "/srv/docs"), looks, &Firsts::default());
+            report.add_store(&Store::new("docs", "/srv/docs"), runs, &Firsts::default());
             report.text(Style::default())
         };
-        let shown = text(&looks);
+        let shown = text(&runs);
         let blocks: Vec<&str> = shown.lines().filter(|line| line.contains("unknown  ")).collect();
         assert_eq!(blocks, ["  unknown  disk, contents, hnsw", "  unknown  logs"], "{shown}");
-        looks.remove(1);
-        let shown = text(&looks);
+        runs.remove(1);
+        let shown = text(&runs);
         assert_eq!(shown.matches("  unknown  ").count(), 3, "{shown}");
         assert!(shown.contains("  unknown  disk, hnsw\n"), "{shown}");
     }

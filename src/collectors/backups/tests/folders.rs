@@ -19,7 +19,7 @@ fn a_backup_without_the_folders_of_a_purged_store_is_not_complete() {
         // A directory must have been at rest for a moment of the real clock.
         let now = if name == "a.copy" { clock::now().as_secs() + 3600 } else { NOW };
         let mut collector = backups_of(&store, &place, "*");
-        let (seen, codes) = look(&mut collector, now);
+        let (seen, codes) = observe(&mut collector, now);
         assert_eq!(codes, ["backup_incomplete", "backup_missing"], "{name}");
         assert!((incomplete(&seen, "without_vectors") - 1.0).abs() < f64::EPSILON, "{name}");
         assert_eq!((value(&seen, &AGE), value(&seen, &COUNT)), (None, Some(0.0)), "{name}");
@@ -33,7 +33,7 @@ fn a_backup_without_the_folders_of_a_purged_store_is_not_complete() {
         assert_eq!(seen.findings[0].items, items, "{name}");
         if !with.is_empty() {
             pack(&store, &place.join("whole").with_extension(name), with, NOW - 2 * 3600);
-            let (seen, codes) = look(&mut collector, now);
+            let (seen, codes) = observe(&mut collector, now);
             assert!(!codes.contains(&"backup_incomplete"), "{name}: {codes:?}");
             assert_eq!(value(&seen, &COUNT), Some(1.0), "{name}");
         }
@@ -52,7 +52,7 @@ fn what_is_in_other_archives_is_told_too() {
             let (_scratch, store, place) = old_store("chroma-1.5.9");
             let command = format!("python3 -c \"{script}\" {all}");
             pack(&store, &place.join(name), &command, NOW - 3 * 3600);
-            assert_eq!(look(&mut backups_of(&store, &place, "*"), NOW).1, want, "{name} {all}");
+            assert_eq!(observe(&mut backups_of(&store, &place, "*"), NOW).1, want, "{name} {all}");
         }
     }
 }
@@ -62,7 +62,7 @@ fn a_store_that_never_purged_needs_no_folders() {
     for base in ["chroma-0.4.24", "chroma-0.5.5", "chroma-1.5.9-fresh"] {
         let (_scratch, store, place) = old_store(base);
         pack(&store, &place.join("a.sqlite3"), "cp $S/chroma.sqlite3 $B", NOW - 3 * 3600);
-        assert_eq!(look(&mut backups_of(&store, &place, "*"), NOW).1, [""; 0], "{base}");
+        assert_eq!(observe(&mut backups_of(&store, &place, "*"), NOW).1, [""; 0], "{base}");
     }
 }
 
@@ -73,7 +73,7 @@ fn a_backup_is_held_against_the_folders_of_its_time() {
     pack(&store, &bare, "cp $S/chroma.sqlite3 $B", NOW - 120 * 3600);
     let mut collector = backups_of(&store, &place, "*");
     // A time that somebody gave it does not make it older than the folders.
-    assert_eq!(look(&mut collector, NOW).1, ["backup_incomplete", "backup_missing"]);
+    assert_eq!(observe(&mut collector, NOW).1, ["backup_incomplete", "backup_missing"]);
     let lacks = |collector: &Backups, hours: i64| {
         let content = collector.seen[&bare].content.clone().unwrap();
         let by = Timestamp::from_secs(NOW - hours * 3600);
@@ -84,7 +84,7 @@ fn a_backup_is_held_against_the_folders_of_its_time() {
     assert_eq!(lacks(&collector, 1), Some(Reason::WithoutVectors));
     // Unless one that is older still has the folders.
     pack(&store, &place.join("b.tar"), "tar -cf $B -C $S .", NOW - 130 * 3600);
-    assert_eq!(look(&mut collector, NOW).1, ["backup_incomplete", "backup_stale"]);
+    assert_eq!(observe(&mut collector, NOW).1, ["backup_incomplete", "backup_stale"]);
     assert_eq!(lacks(&collector, 120), Some(Reason::WithoutVectors));
     // A folder with a file missing or without a byte brings nothing back either.
     for command in [
@@ -93,11 +93,11 @@ fn a_backup_is_held_against_the_folders_of_its_time() {
         "mkdir $B.d; for f in $S/*; do ln -s $f $B.d; done; rm $B.d/chroma.sqlite3; cp $S/chroma.sqlite3 $B.d; tar -cf $B -C $B.d .; rm -r $B.d",
     ] {
         pack(&store, &place.join("c.tar"), command, NOW - 3600);
-        let codes = look(&mut collector, NOW).1;
+        let codes = observe(&mut collector, NOW).1;
         assert_eq!(codes, ["backup_incomplete", "backup_stale"], "{command}");
     }
     pack(&store, &place.join("c.tar"), "tar -cf $B -C $S .", NOW - 1800);
-    assert_eq!(look(&mut collector, NOW).1, [""; 0]);
+    assert_eq!(observe(&mut collector, NOW).1, [""; 0]);
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn folders_that_come_late_make_a_directory_complete() {
     pack(&store, &copy, "mkdir $B; cp $S/chroma.sqlite3 $B", NOW);
     let now = clock::now().as_secs() + 3600;
     let mut collector = backups_of(&store, &place, "*");
-    assert!(look(&mut collector, now).1.contains(&"backup_incomplete"));
+    assert!(observe(&mut collector, now).1.contains(&"backup_incomplete"));
     pack(&store, &copy, "cp -R $S/*-*-*-*-* $B", NOW);
-    assert!(!look(&mut collector, now).1.contains(&"backup_incomplete"));
+    assert!(!observe(&mut collector, now).1.contains(&"backup_incomplete"));
 }
 
 #[test]
@@ -126,14 +126,14 @@ fn what_the_store_had_is_known_when_it_is_gone_and_after_a_restart() {
     };
     let want = ["backup_incomplete", "backup_missing"];
     let mut collector = new();
-    assert_eq!(look(&mut collector, NOW).1, want);
+    assert_eq!(observe(&mut collector, NOW).1, want);
     fs::remove_file(store.join("chroma.sqlite3")).unwrap();
-    assert_eq!(look(&mut collector, NOW).1, want);
+    assert_eq!(observe(&mut collector, NOW).1, want);
     drop(collector);
-    assert_eq!(look(&mut new(), NOW).1, want);
+    assert_eq!(observe(&mut new(), NOW).1, want);
     // A store that was never seen tells nothing of a backup without folders.
     let mut stranger = backups_of(&store, &place, "*");
-    let (seen, codes) = look(&mut stranger, NOW);
+    let (seen, codes) = observe(&mut stranger, NOW);
     assert_eq!((codes, seen.problems.len()), (vec![], 1));
 }
 
@@ -142,7 +142,7 @@ fn what_is_too_large_to_be_unpacked_is_unknown_unless_it_is_larger_than_the_data
     let content = |bytes| Content { bytes, holds: None, stated: None };
     let (_scratch, store, place) = old_store("chroma-1.5.9");
     let mut collector = backups_of(&store, &place, "*");
-    look(&mut collector, NOW);
+    observe(&mut collector, NOW);
     let taken = Timestamp::from_secs(NOW - 3600);
     let lacking = |bytes| collector.vectors.lacking(taken, &content(bytes)).map(|f| f.reason);
     assert_eq!(lacking(4096), Some(Reason::Unknown));
@@ -161,8 +161,8 @@ fn a_backup_without_the_log_of_the_store_is_not_called_complete() {
         let (_scratch, store, place) = old_store("chroma-1.5.9");
         let now = clock::now().as_secs() + 3600;
         let pack = |name: &str| pack(&store, &place.join(name), command, now - 3 * 3600);
-        let told = || {
-            let (seen, _) = look(&mut backups_of(&store, &place, "*"), now);
+        let reported = || {
+            let (seen, _) = observe(&mut backups_of(&store, &place, "*"), now);
             (value(&seen, &COUNT), incomplete(&seen, "unknown") > 0.0)
         };
         let database = rusqlite::Connection::open(store.join("chroma.sqlite3")).unwrap();
@@ -170,10 +170,10 @@ fn a_backup_without_the_log_of_the_store_is_not_called_complete() {
         database.pragma_update(None, "wal_autocheckpoint", 0).unwrap();
         database.execute_batch("INSERT INTO tenants(id) VALUES('new')").unwrap();
         pack(name);
-        assert_eq!(told(), (Some(f64::from(complete)), !complete), "{name}");
+        assert_eq!(reported(), (Some(f64::from(complete)), !complete), "{name}");
         // What SQLite has put back into the database is in a copy of that.
         database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         pack(&format!("later-{name}"));
-        assert!(told().0 >= Some(1.0) && !told().1, "{name}");
+        assert!(reported().0 >= Some(1.0) && !reported().1, "{name}");
     }
 }

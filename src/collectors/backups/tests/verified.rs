@@ -48,11 +48,11 @@ fn a_backup_that_nobody_opened_is_told_when_the_drill_had_its_time() {
     let dir = tempfile::tempdir().unwrap();
     let mut collector = backups(dir.path(), "chroma_db.backup.*");
     archive(dir.path(), "chroma_db.backup.tar.gz", NOW - 3600);
-    let (seen, _) = look(&mut collector, NOW);
+    let (seen, _) = observe(&mut collector, NOW);
     assert_eq!(unverified(&seen), None, "it is about to be opened");
     assert_eq!(value(&seen, &proven::PROVEN_COUNT), Some(0.0));
     assert_eq!(value(&seen, &proven::PROVEN), None);
-    let (later, _) = look(&mut collector, NOW + 27 * 3600);
+    let (later, _) = observe(&mut collector, NOW + 27 * 3600);
     let (severity, evidence) = unverified(&later).unwrap();
     assert_eq!(severity, Severity::Warning);
     assert!(evidence.ends_with("chroma_db.backup.tar.gz was never opened"), "{evidence}");
@@ -78,7 +78,7 @@ fn a_manifest_says_how_a_backup_was_proven_in_a_directory_and_in_an_archive() {
         let mut collector = backups(dir.path(), pattern);
         // All of it was written a moment ago, whatever its times say.
         let now = clock::now().plus(Duration::from_mins(1)).as_secs();
-        let (seen, _) = look(&mut collector, now);
+        let (seen, _) = observe(&mut collector, now);
         assert_eq!(value(&seen, &proven::PROVEN_COUNT), Some(1.0), "{pattern}");
         assert_eq!(value(&seen, &proven::PROVEN_RECORDS), Some(7.0), "{pattern}");
         assert_eq!(value(&seen, &proven::PROOF_SECONDS), Some(2.5), "{pattern}");
@@ -87,7 +87,7 @@ fn a_manifest_says_how_a_backup_was_proven_in_a_directory_and_in_an_archive() {
     fs::write(copy.join("manifest.json"), manifest(Restores::Not, at)).unwrap();
     let mut collector = backups(dir.path(), "chroma.backup.20261118");
     let now = clock::now().plus(Duration::from_mins(1)).as_secs();
-    let (seen, codes) = look(&mut collector, now);
+    let (seen, codes) = observe(&mut collector, now);
     assert_eq!(codes, ["backup_invalid", "backup_missing"], "{:?}", seen.findings);
 }
 
@@ -102,7 +102,7 @@ fn what_the_exporter_has_opened_itself_counts_as_long_as_the_bytes_are_the_same(
     let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
     let mut collector = Backups::new(&context);
     let path = archive(dir.path(), "a.tar.gz", NOW - 3600);
-    look(&mut collector, NOW);
+    observe(&mut collector, NOW);
     let newest = Newest::load(&context.host.state, &store.path).unwrap();
     assert_eq!((&newest.path, newest.since), (&path, Timestamp::from_secs(NOW)));
     let mut ledger = Ledger::default();
@@ -115,17 +115,17 @@ fn what_the_exporter_has_opened_itself_counts_as_long_as_the_bytes_are_the_same(
     };
     ledger.note(&newest, proof(Restores::Whole, &[]));
     ledger.save(&context.host.state, &store.path);
-    let (seen, _) = look(&mut collector, NOW + 60);
+    let (seen, _) = observe(&mut collector, NOW + 60);
     assert_eq!(unverified(&seen), None);
     assert_eq!(value(&seen, &proven::PROVEN_RECORDS), Some(3.0));
-    let (seen, _) = look(&mut collector, NOW + 9 * 86_400);
+    let (seen, _) = observe(&mut collector, NOW + 9 * 86_400);
     let (severity, evidence) = unverified(&seen).unwrap();
     assert!(evidence.starts_with("no backup was opened for 9 days"), "{evidence}");
     assert_eq!(severity, Severity::Warning);
 
     ledger.note(&newest, proof(Restores::WithLosses, &["docs: 2 records have no vector"]));
     ledger.save(&context.host.state, &store.path);
-    let (seen, _) = look(&mut collector, NOW + 120);
+    let (seen, _) = observe(&mut collector, NOW + 120);
     let (_, evidence) = unverified(&seen).unwrap();
     assert!(
         evidence.ends_with("restores with losses: docs: 2 records have no vector"),
@@ -133,10 +133,10 @@ fn what_the_exporter_has_opened_itself_counts_as_long_as_the_bytes_are_the_same(
     );
     ledger.note(&newest, proof(Restores::Not, &["its database is cut off"]));
     ledger.save(&context.host.state, &store.path);
-    assert_eq!(look(&mut collector, NOW + 180).1, ["backup_invalid", "backup_missing"]);
+    assert_eq!(observe(&mut collector, NOW + 180).1, ["backup_invalid", "backup_missing"]);
 
     touch(&path, NOW - 1800);
-    let (seen, codes) = look(&mut collector, NOW + 240);
+    let (seen, codes) = observe(&mut collector, NOW + 240);
     assert_eq!(codes, [""; 0], "another file than the one that was opened: {:?}", seen.findings);
 }
 
@@ -162,7 +162,7 @@ fn a_backup_of_the_exporter_that_failed_is_told_with_the_reason() {
     };
     ledger.save(&context.host.state, &store.path);
     let mut collector = Backups::new(&context);
-    let (seen, codes) = look(&mut collector, NOW + 10);
+    let (seen, codes) = observe(&mut collector, NOW + 10);
     assert_eq!(codes, ["backup_missing", "backup_failed"], "its own place is looked at");
     assert!(seen.findings[1].evidence.contains("not enough room"));
     assert_eq!(value(&seen, &proven::JOB_SUCCESS), Some(0.0));
@@ -172,6 +172,6 @@ fn a_backup_of_the_exporter_that_failed_is_told_with_the_reason() {
         run.fault.clear();
     }
     ledger.save(&context.host.state, &store.path);
-    let (seen, codes) = look(&mut collector, NOW + 20);
+    let (seen, codes) = observe(&mut collector, NOW + 20);
     assert_eq!((codes, value(&seen, &proven::JOB_SUCCESS)), (vec!["backup_missing"], Some(1.0)));
 }

@@ -366,11 +366,11 @@ impl Asking<'_> {
             store = %self.context.store.name,
             "SQLite found damage in a copy that the check of this program found whole; please report this."
         );
-        let told = |mut finding: Finding| {
+        let reported = |mut finding: Finding| {
             finding.evidence.push_str(UNSEEN);
             finding
         };
-        (Compared::Disagreed, found.into_iter().map(told).collect())
+        (Compared::Disagreed, found.into_iter().map(reported).collect())
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn findings(context: &Context, seen: &SchemaRead) -> Result<Vec<Findi
     let place = context.place();
     let remains = match Remains::of(&place) {
         Ok(remains) => remains,
-        Err(error) if findings.is_empty() => return Err(not_looked_at(place.dir(), &error)),
+        Err(error) if findings.is_empty() => return Err(unreadable_dir(place.dir(), &error)),
         Err(_) => return Ok(findings),
     };
     let mut unread = None;
@@ -102,14 +102,14 @@ pub(super) fn findings(context: &Context, seen: &SchemaRead) -> Result<Vec<Findi
         Some(error) if findings.is_empty() => Err(error),
         _ if findings.is_empty() && remains.unreadable > 0 => {
             let error = io::Error::from(io::ErrorKind::PermissionDenied);
-            Err(not_looked_at(place.dir(), &error))
+            Err(unreadable_dir(place.dir(), &error))
         }
         _ => Ok(findings),
     }
 }
 
 /// No collection is listed, and the folders that could contradict it may not be looked into.
-fn not_looked_at(path: &Path, error: &io::Error) -> QueryError {
+fn unreadable_dir(path: &Path, error: &io::Error) -> QueryError {
     let words = format!("{} may not be looked into: {error}", path.display());
     QueryError::File(io::Error::new(error.kind(), words))
 }
@@ -139,7 +139,7 @@ fn older_than_database(context: &Context, folders: &[String]) -> Result<bool, Qu
         match place.at(&name).and_then(fs::metadata).and_then(|meta| meta.modified()) {
             Ok(written) if written < made => return Ok(true),
             Err(error) if !is_absent(&error) => {
-                refused.get_or_insert_with(|| not_looked_at(&place.dir().join(name), &error));
+                refused.get_or_insert_with(|| unreadable_dir(&place.dir().join(name), &error));
             }
             _ => {}
         }

@@ -5,11 +5,11 @@ use super::*;
 #[test]
 fn much_that_drifted_is_counted_and_mended_by_one_command() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     for entry in walkdir(&stand.path("")) {
         set_mode(&entry, 0o770);
     }
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!(drift(&seen), "mode=14");
     let said = evidence(&seen, Code::PermissionDrift).unwrap();
     assert!(said.starts_with("14 entries are not as before, first seen 1970-01-01T00:16:50Z: "));
@@ -27,19 +27,19 @@ fn what_was_learnt_wrong_and_is_mended_is_no_drift() {
     }
     set_mode(&stand.path(SEGMENTS[0]), 0o777);
     set_mode(&stand.path(DATABASE), 0o444);
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!((drift(&seen), value(&seen, &UNWRITABLE, &[])), (String::new(), Some(1.0)));
     for (path, mode) in [(DATABASE, 0o644), (SEGMENTS[0], 0o775)] {
         set_mode(&stand.path(path), mode);
     }
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!((drift(&seen), value(&seen, &UNWRITABLE, &[])), (String::new(), Some(0.0)));
     // From now on it should be so.
     set_mode(&stand.path(DATABASE), 0o444);
-    assert_eq!(drift(&stand.look()), "mode=1");
+    assert_eq!(drift(&stand.observe()), "mode=1");
     // More for everybody mends nothing.
     set_mode(&stand.path(DATABASE), 0o666);
-    assert_eq!(drift(&stand.look()), "mode=1");
+    assert_eq!(drift(&stand.observe()), "mode=1");
 }
 
 /// What the command would change, as `path mode uid`.
@@ -58,7 +58,7 @@ fn the_command_gives_back_what_was_learnt_and_no_more() {
     let (uid, gid) = me();
     let mut stand = Stand::served_by(uid, gid);
     write(&stand.path("readme"), 0o600);
-    stand.look();
+    stand.observe();
     assert_eq!(wanted(&stand), [""; 0]);
     set_mode(&stand.path(DATABASE), 0o400);
     set_mode(&stand.path("readme"), 0o644);
@@ -70,8 +70,8 @@ fn the_command_gives_back_what_was_learnt_and_no_more() {
     assert!(seen[0].starts_with(&header) && seen[0].contains("something else stood"), "{seen:?}");
     assert_eq!(seen[1..], [format!("{DATABASE} 0644 {uid}"), format!("readme 0600 {uid}")]);
     // The collector learns nothing by that.
-    let (before, _) = (drift(&stand.look()), wanted(&stand));
-    assert_eq!(drift(&stand.look()), before);
+    let (before, _) = (drift(&stand.observe()), wanted(&stand));
+    assert_eq!(drift(&stand.observe()), before);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn what_was_learnt_locked_is_opened_for_its_server_alone() {
     let mut stand = Stand::with(policy);
     let group_may = stand.path(SEGMENTS[1]);
     set_mode(&group_may, 0o777);
-    stand.look();
+    stand.observe();
     let seen = wanted(&stand);
     assert_eq!(seen.len() as u64, ENTRIES_MADE, "{seen:?}");
     assert!(seen.iter().all(|one| one.ends_with(&format!(" {}", uid + 1_000))), "{seen:?}");

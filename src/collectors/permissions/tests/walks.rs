@@ -35,7 +35,7 @@ fn a_folder_that_may_not_be_read_is_a_problem_and_the_rest_goes_on() {
     // What comes into sight later is not new.
     set_mode(&stand.path(SEGMENTS[0]), 0o700);
     set_mode(&stand.path(SEGMENTS[0]).join("header.bin"), 0o755);
-    let seen = stand.look();
+    let seen = stand.observe();
     assert_eq!(seen.problems.len(), 0);
     assert_eq!(drift(&seen), if is_root() { "mode=1" } else { "mode=2" });
 }
@@ -45,7 +45,7 @@ fn more_entries_than_the_bound_are_a_problem() {
     let mut stand = Stand::new();
     stand.config.limits.entries = 10;
     stand.restart();
-    let seen = stand.look();
+    let seen = stand.observe();
     assert!(matches!(&seen.problems[..], [CollectError::TooMany { bound: 10, .. }]));
     assert_eq!(drift(&seen), "");
 }
@@ -65,10 +65,10 @@ fn a_large_store_is_walked_in_slices_between_which_the_core_is_seen() {
         stand.run(wake, false)
     };
     let to_the_end = |stand: &mut Stand| {
-        for turns in 0..10_000 {
+        for runs in 0..10_000 {
             let seen = slice(stand, Wake::NONE);
             if stand.collector.scan.is_none() {
-                return (turns, seen);
+                return (runs, seen);
             }
             assert_eq!(stand.collector.pace().interval, SLICE_PAUSE);
         }
@@ -76,8 +76,8 @@ fn a_large_store_is_walked_in_slices_between_which_the_core_is_seen() {
     };
     let first = slice(&mut stand, Wake::NONE);
     assert_eq!(value(&first, &ENTRIES, &[]), None, "not known before the first walk has ended");
-    let (turns, seen) = to_the_end(&mut stand);
-    assert!(turns > 40, "{turns}");
+    let (runs, seen) = to_the_end(&mut stand);
+    assert!(runs > 40, "{runs}");
     assert_eq!(value(&seen, &ENTRIES, &[]), Some(total));
 
     // Events come while a walk is under way: the core is seen in the same run, and another walk follows.
@@ -130,7 +130,7 @@ fn walks_are_due_by_events_by_interval_and_by_overflow() {
 #[test]
 fn a_turn_that_is_stopped_leaves_what_was_known() {
     let mut stand = Stand::new();
-    stand.look();
+    stand.observe();
     set_mode(&stand.path(SEGMENTS[0]), 0o700);
     let run = Run {
         now: Timestamp::from_secs(2_000),
@@ -141,5 +141,5 @@ fn a_turn_that_is_stopped_leaves_what_was_known() {
     let stopped = stand.collector.collect(&run);
     assert_eq!(drift(&stopped), "");
     assert_eq!(value(&stopped, &WALK_TIMESTAMP, &[]), Some(1_005.0), "its age shows");
-    assert_eq!(drift(&stand.look()), "mode=1");
+    assert_eq!(drift(&stand.observe()), "mode=1");
 }

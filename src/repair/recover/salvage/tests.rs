@@ -145,8 +145,8 @@ fn whichever_page_is_damaged_everything_else_is_there_and_what_is_lost_is_told()
                 let mut damaged = healthy.clone();
                 let at = (page as usize - 1) * PAGE;
                 damaged[at..at + PAGE].copy_from_slice(&bytes);
-                if let Err(told) = judge(&damaged, &truth, &used, &original) {
-                    wrong.push(format!("{what}: {told}"));
+                if let Err(reported) = judge(&damaged, &truth, &used, &original) {
+                    wrong.push(format!("{what}: {reported}"));
                 }
             }
         }
@@ -245,8 +245,8 @@ fn judge(
         if !["embeddings_queue", "embeddings_queue_config", "acquire_write"].contains(&&**name) {
             lost += missing;
         }
-        let told = name != "embeddings_queue" || missing == 0 || !effect.losses.is_empty();
-        if !told && applied_before(original) < *is.keys().max().unwrap() {
+        let reported = name != "embeddings_queue" || missing == 0 || !effect.losses.is_empty();
+        if !reported && applied_before(original) < *is.keys().max().unwrap() {
             return Err(format!("{missing} rows of the queue are lost: {effect:#?}"));
         }
     }

@@ -86,7 +86,7 @@ pub(super) fn render(h: &mut Html, store: &LiveStore, now: Timestamp) {
         h.text(what).raw("</dd><dd><progress max=\"1\" value=\"").show(part.clamp(0.0, 1.0));
         h.raw("\" aria-label=\"").text(what).raw("\"></progress></dd></div>\n");
     }
-    looked(h, store, now);
+    last_run(h, store, now);
     h.raw("</dl>\n");
 }
 
@@ -321,7 +321,7 @@ fn permissions(h: &mut Html, f: &Figures) {
 }
 
 /// When it was last looked: the oldest reading counts.
-fn looked(h: &mut Html, store: &LiveStore, now: Timestamp) {
+fn last_run(h: &mut Html, store: &LiveStore, now: Timestamp) {
     let Some(oldest) = store.collectors.values().map(|collector| collector.last_run).min() else {
         return;
     };

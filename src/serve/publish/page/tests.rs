@@ -142,9 +142,9 @@ fn restores_are_told_with_the_line_that_undoes_the_last_one() {
     assert!(text.find(undo) > text.find("quarantine.3"), "{text}");
     assert!(text.find(undo) < text.find("quarantine.30"), "{text}");
     let document = serde_json::to_value(&live).unwrap();
-    let told = &document["stores"][0]["restores"];
-    assert_eq!(told[1]["kept"], "/srv/docs.quarantine.3");
-    assert!(told[0].get("undo").is_none() && told[1].get("undo").is_some(), "{told}");
+    let reported = &document["stores"][0]["restores"];
+    assert_eq!(reported[1]["kept"], "/srv/docs.quarantine.3");
+    assert!(reported[0].get("undo").is_none() && reported[1].get("undo").is_some(), "{reported}");
 }
 
 #[test]

@@ -47,17 +47,17 @@ impl Stamps {
 
 /// All facts of one look.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct Inspection {
     pub(super) stamps: Stamps,
-    pub(super) database: DatabaseLook,
-    pub(super) journal: JournalLook,
-    pub(super) wal: WalLook,
+    pub(super) database: DatabaseState,
+    pub(super) journal: JournalState,
+    pub(super) wal: WalState,
     pub(super) writer: Writer,
 }
 
 /// What stands at `chroma.sqlite3`.
 #[derive(Debug)]
-pub(super) enum DatabaseLook {
+pub(super) enum DatabaseState {
     /// The persist directory is missing or is none.
     NoDirectory(&'static str),
     /// No such name in it.
@@ -95,7 +95,7 @@ impl Writer {
 
 /// What stands at `chroma.sqlite3-wal`.
 #[derive(Debug)]
-pub(super) enum WalLook {
+pub(super) enum WalState {
     /// No such file, or one without bytes, which SQLite passes over.
     Absent,
     /// SQLite takes it for a log.
@@ -124,7 +124,7 @@ impl Head {
 
 /// What stands at `chroma.sqlite3-journal`.
 #[derive(Debug)]
-pub(super) enum JournalLook {
+pub(super) enum JournalState {
     Absent,
     File {
         stamp: Stamp,
@@ -160,43 +160,46 @@ impl Refused {
     }
 }
 
-impl Look {
+impl Inspection {
     /// Looks at the database in the directory `place`.
     pub(super) fn take(place: &Place, database: &Database) -> Self {
-        let mut look = Self {
+        let mut inspection = Self {
             stamps: Stamps::default(),
-            database: DatabaseLook::NoDirectory(""),
-            journal: JournalLook::Absent,
-            wal: WalLook::Absent,
+            database: DatabaseState::NoDirectory(""),
+            journal: JournalState::Absent,
+            wal: WalState::Absent,
             writer: Writer::No,
         };
-        match look_at_database(place, database) {
+        match inspect_database(place, database) {
             Ok((seen, writer_before)) => {
-                look.database = seen;
+                inspection.database = seen;
                 let written = !matches!(writer_before, Writer::No);
-                look.journal = look_at_journal(database, &look.database, written);
-                look.wal = look_at_wal(&beside(&database.real_path(), WAL_SUFFIX));
+                inspection.journal = inspect_journal(database, &inspection.database, written);
+                inspection.wal = inspect_wal(&beside(&database.real_path(), WAL_SUFFIX));
                 // Asked again after the journal was read: one that belongs to a transaction of this moment is normal.
-                look.writer = match writer_before {
+                inspection.writer = match writer_before {
                     Writer::No => writer(database),
                     known => known,
                 };
             }
-            Err(refused) => look.database = DatabaseLook::Refused(refused),
+            Err(refused) => inspection.database = DatabaseState::Refused(refused),
         }
-        look.stamps = Stamps::take(&database.real_path());
-        look
+        inspection.stamps = Stamps::take(&database.real_path());
+        inspection
     }
 }
 
-fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook, Writer), Refused> {
+fn inspect_database(
+    place: &Place,
+    database: &Database,
+) -> Result<(DatabaseState, Writer), Refused> {
     let dir = place.dir();
     let refused = |path: &Path, error| Refused { path: path.to_owned(), error };
     match fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => {}
-        Ok(meta) => return Ok((DatabaseLook::NoDirectory(kind_of(&meta)), Writer::No)),
+        Ok(meta) => return Ok((DatabaseState::NoDirectory(kind_of(&meta)), Writer::No)),
         Err(error) if absent(&error) => {
-            return Ok((DatabaseLook::NoDirectory("missing"), Writer::No));
+            return Ok((DatabaseState::NoDirectory("missing"), Writer::No));
         }
         Err(error) => return Err(refused(dir, error)),
     }
@@ -206,19 +209,21 @@ fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook,
         Ok(meta) if meta.is_file() => {}
         Ok(_) if restores::is_gate(database.path()) => {
             let at_work = restores::seen(dir).iter().any(|one| one.is_at_work() == Some(true));
-            return Ok((DatabaseLook::Gate { at_work }, Writer::No));
+            return Ok((DatabaseState::Gate { at_work }, Writer::No));
         }
-        Ok(meta) => return Ok((DatabaseLook::NotRegular(kind_of(&meta)), Writer::No)),
+        Ok(meta) => return Ok((DatabaseState::NotRegular(kind_of(&meta)), Writer::No)),
         Err(error) if !absent(&error) => return Err(refused(path, error)),
         Err(_) if fs::symlink_metadata(database.path()).is_ok() => {
-            return Ok((DatabaseLook::NotRegular("a link that leads nowhere"), Writer::No));
+            return Ok((DatabaseState::NotRegular("a link that leads nowhere"), Writer::No));
         }
-        Err(_) => return Ok((DatabaseLook::Missing(remains()?), Writer::No)),
+        Err(_) => return Ok((DatabaseState::Missing(remains()?), Writer::No)),
     }
     let file = match database.open_plain() {
         Ok(file) => file,
         // It vanished in between; the next look will tell.
-        Err(error) if absent(&error) => return Ok((DatabaseLook::Missing(remains()?), Writer::No)),
+        Err(error) if absent(&error) => {
+            return Ok((DatabaseState::Missing(remains()?), Writer::No));
+        }
         Err(error) => return Err(refused(path, error)),
     };
     let writer = Writer::of(file.writer());
@@ -226,9 +231,9 @@ fn look_at_database(place: &Place, database: &Database) -> Result<(DatabaseLook,
     head.len = file.read_up_to(&mut head.bytes, 0).map_err(|error| refused(path, error))?;
     let meta = file.metadata().map_err(|error| refused(path, error))?;
     let seen = match (meta.is_file(), meta.len()) {
-        (false, _) => DatabaseLook::NotRegular(kind_of(&meta)),
-        (true, 0) => DatabaseLook::Empty(Stamp::of(&meta), remains()?),
-        (true, _) => DatabaseLook::File(Stamp::of(&meta), head),
+        (false, _) => DatabaseState::NotRegular(kind_of(&meta)),
+        (true, 0) => DatabaseState::Empty(Stamp::of(&meta), remains()?),
+        (true, _) => DatabaseState::File(Stamp::of(&meta), head),
     };
     Ok((seen, writer))
 }
@@ -240,15 +245,15 @@ fn writer(database: &Database) -> Writer {
     }
 }
 
-fn look_at_wal(path: &Path) -> WalLook {
+fn inspect_wal(path: &Path) -> WalState {
     match read_wal(path) {
-        Ok(look) => look,
-        Err(error) if absent(&error) => WalLook::Absent,
-        Err(error) => WalLook::Refused(Refused { path: path.to_owned(), error }),
+        Ok(state) => state,
+        Err(error) if absent(&error) => WalState::Absent,
+        Err(error) => WalState::Refused(Refused { path: path.to_owned(), error }),
     }
 }
 
-fn read_wal(path: &Path) -> io::Result<WalLook> {
+fn read_wal(path: &Path) -> io::Result<WalState> {
     let file = open_bytes(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
@@ -256,12 +261,12 @@ fn read_wal(path: &Path) -> io::Result<WalLook> {
     }
     let stamp = Stamp::of(&meta);
     if stamp.size_bytes == 0 {
-        return Ok(WalLook::Absent);
+        return Ok(WalState::Absent);
     }
     let mut head = [0; wal::HEADER_LEN];
     let len = read_up_to(&file, &mut head, 0)?;
     let Some(header) = wal::WalHeader::parse(&head[..len]) else {
-        return Ok(WalLook::Unusable(stamp));
+        return Ok(WalState::Unusable(stamp));
     };
     let read =
         |at: u64, buffer: &mut [u8]| read_up_to(&file, buffer, at).map(|read| read == buffer.len());
@@ -270,19 +275,23 @@ fn read_wal(path: &Path) -> io::Result<WalLook> {
         // The end of its first transaction is further on.
         committed = wal::walk(&header, FRAMES_OF_FIRST_MAX, read, |_| Ok(()))?;
     }
-    Ok(WalLook::Log { stamp, page_bytes: header.page_bytes, committed })
+    Ok(WalState::Log { stamp, page_bytes: header.page_bytes, committed })
 }
 
-fn look_at_journal(database: &Database, seen: &DatabaseLook, writer: bool) -> JournalLook {
+fn inspect_journal(database: &Database, seen: &DatabaseState, writer: bool) -> JournalState {
     let path = beside(&database.real_path(), JOURNAL_SUFFIX);
     match read_journal(&path, seen, writer) {
-        Ok(Some(look)) => look,
-        Ok(None) => JournalLook::Absent,
-        Err(error) => JournalLook::Refused(Refused { path, error }),
+        Ok(Some(state)) => state,
+        Ok(None) => JournalState::Absent,
+        Err(error) => JournalState::Refused(Refused { path, error }),
     }
 }
 
-fn read_journal(path: &Path, seen: &DatabaseLook, writer: bool) -> io::Result<Option<JournalLook>> {
+fn read_journal(
+    path: &Path,
+    seen: &DatabaseState,
+    writer: bool,
+) -> io::Result<Option<JournalState>> {
     let file = match open_bytes(path) {
         Ok(file) => file,
         Err(error) if absent(&error) => return Ok(None),
@@ -296,14 +305,14 @@ fn read_journal(path: &Path, seen: &DatabaseLook, writer: bool) -> io::Result<Op
     let len = read_up_to(&file, &mut bytes, 0)?;
     let start = journal::Start::parse(&bytes[..len]);
     let page_one = match (&start, seen) {
-        (journal::Start::Hot(header), DatabaseLook::File(_, head)) if !writer => {
+        (journal::Start::Hot(header), DatabaseState::File(_, head)) if !writer => {
             let page_bytes = sqlite::SqliteHeader::parse(head.as_bytes()).map(|h| h.page_bytes);
             find_page_one(&file, header, meta.len(), page_bytes.unwrap_or(4096))?
         }
         _ => PageOne::Unknown,
     };
     let unsynced_pages = journal::initial_pages_unsynced(&bytes[..len]);
-    Ok(Some(JournalLook::File { stamp: Stamp::of(&meta), start, page_one, unsynced_pages }))
+    Ok(Some(JournalState::File { stamp: Stamp::of(&meta), start, page_one, unsynced_pages }))
 }
 
 fn find_page_one(

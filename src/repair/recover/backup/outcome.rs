@@ -31,7 +31,7 @@ pub(super) fn lost(report: &Report, damage: &Damage, name: &str) -> Lost {
 }
 
 /// What came of it.
-pub(super) struct Told<'a> {
+pub(super) struct Outcome<'a> {
     pub(super) all: &'a [(Collection, Plan)],
     /// Collection and id of the records that got a vector.
     pub(super) got: &'a HashSet<(String, String)>,
@@ -43,14 +43,14 @@ pub(super) struct Told<'a> {
 }
 
 /// Takes out of `report` and `losses` what is not lost any more, and says in `from` of what the backup has another version.
-pub(super) fn tell(
+pub(super) fn report(
     from: &mut FromBackup,
     report: &mut Report,
     losses: &mut Vec<String>,
-    told: &Told<'_>,
+    outcome: &Outcome<'_>,
 ) {
     let mut relations: BTreeMap<&str, BTreeMap<&str, Relation>> = BTreeMap::new();
-    for (collection, plan) in told.all {
+    for (collection, plan) in outcome.all {
         let of = relations.entry(&collection.name).or_default();
         of.extend(plan.relations.iter().map(|(id, relation)| (&**id, *relation)));
     }
@@ -62,7 +62,7 @@ pub(super) fn tell(
     report.lost_records.retain(|one| match one.part {
         Part::Operation => true,
         part if of_tables(part) => !whole(&one.collection, &one.id),
-        _ => !told.got.contains(&(one.collection.clone(), one.id.clone())),
+        _ => !outcome.got.contains(&(one.collection.clone(), one.id.clone())),
     });
     report.lost_rows.retain(|one| {
         let of_metadata = METADATA.contains(&&*one.table);
@@ -72,11 +72,11 @@ pub(super) fn tell(
         match (&one.collection, &one.id) {
             (Some(collection), Some(id)) => !whole(collection, id),
             // Of every record all is known that the tables had.
-            _ => !of_metadata || told.newer > 0,
+            _ => !of_metadata || outcome.newer > 0,
         }
     });
     let mut since = Vec::new();
-    for (collection, plan) in told.all {
+    for (collection, plan) in outcome.all {
         since.extend(plan.lost_since.iter().map(|id| LostRecord {
             collection: collection.name.clone(),
             id: id.clone(),
@@ -87,16 +87,16 @@ pub(super) fn tell(
     }
     let lost_since = since.len();
     lost::add_once(&mut report.lost_records, since);
-    words(report, losses, told, lost_since);
-    name_versions(from, report, told, &related);
+    words(report, losses, outcome, lost_since);
+    name_versions(from, report, outcome, &related);
 }
 
 /// What is said in words: what rows of tables were about is known record by record now.
-fn words(report: &Report, losses: &mut Vec<String>, told: &Told<'_>, lost_since: usize) {
+fn words(report: &Report, losses: &mut Vec<String>, outcome: &Outcome<'_>, lost_since: usize) {
     let answered = |table: &str| {
-        METADATA.contains(&table) || table == INDEX || table == RECORDS && told.covered
+        METADATA.contains(&table) || table == INDEX || table == RECORDS && outcome.covered
     };
-    let old: BTreeSet<&str> = told
+    let old: BTreeSet<&str> = outcome
         .damage
         .words
         .iter()
@@ -111,7 +111,7 @@ fn words(report: &Report, losses: &mut Vec<String>, told: &Told<'_>, lost_since:
     };
     let rows = |table: &str| report.lost_rows.iter().filter(|one| one.table == table).count();
     let parts = |part: Part| report.lost_records.iter().filter(|one| one.part == part).count();
-    if told.damage.of(&METADATA) {
+    if outcome.damage.of(&METADATA) {
         say(rows(METADATA[0]), "rows of the table embedding_metadata");
         say(rows(METADATA[1]), "rows of the table embedding_metadata_array");
         say(
@@ -123,15 +123,15 @@ fn words(report: &Report, losses: &mut Vec<String>, told: &Told<'_>, lost_since:
             "documents of which two copies differ, or that only the full text has",
         );
         say(
-            told.newer,
+            outcome.newer,
             "records that the backup has not in this version: whether rows that nothing names were theirs is not known",
         );
     }
-    if told.covered && told.damage.of(&[RECORDS]) {
+    if outcome.covered && outcome.damage.of(&[RECORDS]) {
         say(rows(RECORDS), "rows of the table embeddings");
         say(lost_since, "records that were made after the backup");
     }
-    if told.damage.of(&[INDEX]) {
+    if outcome.damage.of(&[INDEX]) {
         say(parts(Part::NewestVector), "vectors that may be older than their records");
         say(parts(Part::Length), "lengths of vectors");
     }
@@ -140,7 +140,7 @@ fn words(report: &Report, losses: &mut Vec<String>, told: &Told<'_>, lost_since:
 fn name_versions(
     from: &mut FromBackup,
     report: &Report,
-    told: &Told<'_>,
+    outcome: &Outcome<'_>,
     related: &dyn Fn(&str, &str) -> Option<Relation>,
 ) {
     let mut older: BTreeSet<(&str, &str)> = BTreeSet::new();
@@ -154,7 +154,7 @@ fn name_versions(
         }
     }
     let mut uncertain = Vec::new();
-    for (collection, plan) in told.all {
+    for (collection, plan) in outcome.all {
         for (id, relation) in &plan.absent {
             if *relation == Relation::Older {
                 older.insert((&collection.name, id));

@@ -58,7 +58,7 @@ impl Part {
 
 /// What `stat` says of one of them. Equal ones have the same bytes, to the granularity of the filesystem's clock.
 #[derive(Debug, Clone, Copy, Eq, Serialize, Deserialize)]
-pub(super) struct FileLook {
+pub(super) struct FileStat {
     pub(super) id: FileId,
     pub(super) size_bytes: u64,
     pub(super) allocated_bytes: u64,
@@ -69,14 +69,14 @@ pub(super) struct FileLook {
 
 /// Without what it takes on the disk: the filesystem decides that some seconds after the write, and what was read of the file
 /// would be void.
-impl PartialEq for FileLook {
+impl PartialEq for FileStat {
     fn eq(&self, other: &Self) -> bool {
-        let bytes = |look: &Self| (look.id, look.size_bytes, look.modified, look.changed);
+        let bytes = |stat: &Self| (stat.id, stat.size_bytes, stat.modified, stat.changed);
         bytes(self) == bytes(other) && self.regular == other.regular
     }
 }
 
-impl FileLook {
+impl FileStat {
     fn of(meta: &Meta) -> Self {
         Self {
             id: FileId { device: meta.device, inode: meta.inode },
@@ -108,7 +108,7 @@ impl FileLook {
 pub(super) struct Folder {
     /// Its name on disk.
     pub(super) name: String,
-    files: [Option<FileLook>; 5],
+    files: [Option<FileStat>; 5],
     /// Bytes on disk of all that lies in it.
     pub(super) allocated_bytes: u64,
     /// `None` when there is no regular `header.bin`, or when it could not be read.
@@ -120,7 +120,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    pub(super) const fn file(&self, part: Part) -> Option<FileLook> {
+    pub(super) const fn file(&self, part: Part) -> Option<FileStat> {
         self.files[part as usize]
     }
 
@@ -137,16 +137,16 @@ impl Folder {
 
     /// The same with one of its files as it is now. Errs when that file cannot be read.
     pub(super) fn with_now(mut self, root: &Place, part: Part) -> io::Result<Self> {
-        let look = match self.path(root, part).and_then(|path| FileLook::at(&path)) {
+        let stat = match self.path(root, part).and_then(|path| FileStat::at(&path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            look => Some(look?),
+            stat => Some(stat?),
         };
-        self.files[part as usize] = look;
+        self.files[part as usize] = stat;
         Ok(self)
     }
 
     /// Equal ones hold the same index.
-    pub(super) const fn stamps(&self) -> [Option<FileLook>; 5] {
+    pub(super) const fn stamps(&self) -> [Option<FileStat>; 5] {
         self.files
     }
 
@@ -154,7 +154,7 @@ impl Folder {
     fn add(&mut self, entry: &Entry<'_>) {
         self.allocated_bytes = self.allocated_bytes.saturating_add(entry.meta.allocated_bytes);
         if let Some(part) = Part::ALL.into_iter().find(|p| p.name().as_bytes() == entry.name()) {
-            self.files[part as usize] = Some(FileLook::of(entry.meta));
+            self.files[part as usize] = Some(FileStat::of(entry.meta));
         }
     }
 
@@ -180,7 +180,7 @@ impl Folder {
 
 /// What lies in the directory.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct Directory {
     /// When it began, and how long it took.
     at: Ticks,
     took: Duration,
@@ -194,7 +194,7 @@ pub(super) struct Look {
     elsewhere: Vec<(Uuid, String)>,
 }
 
-impl Look {
+impl Directory {
     /// Looks at the directory `root`. Headers that have not changed since `before` are not read again. Errs when the
     /// directory cannot be read.
     pub(super) fn take(
@@ -203,7 +203,7 @@ impl Look {
         before: Option<&Self>,
     ) -> Result<Self, CollectError> {
         let root = place.dir();
-        let mut look = Self {
+        let mut directory = Self {
             at: clock::ticks(),
             took: Duration::ZERO,
             folders: BTreeMap::new(),
@@ -216,30 +216,30 @@ impl Look {
         let bounds = Bounds { entries_max, depth_max: 2 };
         let walked = walk::walk(root, bounds, &mut |visit| {
             match visit {
-                Ok(entry) => look.add(&entry),
-                Err(problem) => look.fail(root, &problem),
+                Ok(entry) => directory.add(&entry),
+                Err(problem) => directory.fail(root, &problem),
             }
             ControlFlow::Continue(())
         });
         let summary =
             walked.map_err(|source| CollectError::Unreadable { path: root.to_owned(), source })?;
-        if summary.truncated || look.overflown {
-            look.complete = false;
-            let (what, bound) = if look.overflown {
+        if summary.truncated || directory.overflown {
+            directory.complete = false;
+            let (what, bound) = if directory.overflown {
                 ("segment folders", FOLDERS_MAX)
             } else {
                 ("entries", entries_max)
             };
-            look.problems.push(Arc::new(CollectError::TooMany {
+            directory.problems.push(Arc::new(CollectError::TooMany {
                 path: root.to_owned(),
                 what,
                 bound,
             }));
         }
-        look.read_elsewhere(place);
-        look.read_heads(place, before);
-        look.took = look.at.elapsed();
-        Ok(look)
+        directory.read_elsewhere(place);
+        directory.read_heads(place, before);
+        directory.took = directory.at.elapsed();
+        Ok(directory)
     }
 
     /// Whether it is so recent that another one would cost too much: looks take one part in fifty of the time.
