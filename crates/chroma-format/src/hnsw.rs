@@ -10,14 +10,18 @@
 use alloc::{format, string::String};
 
 mod build;
+mod connect;
 mod labels;
 mod lengths;
 mod level0;
 mod links;
+mod lists;
 mod order;
 mod reachable;
 mod readable;
 mod search;
+mod vectors;
+mod workers;
 mod write;
 
 pub use build::{BuildError, Builder, Graph, Metric, Options};
@@ -28,7 +32,9 @@ pub use links::LinkWalk;
 pub use order::{Exchange, Order};
 pub use reachable::Reachable;
 pub use readable::{ReadableWalk, Shape};
-pub use search::{Elements, Read, Search, Space, UpperLinks};
+pub use search::{Elements, Read, Search, UpperLinks};
+pub use vectors::Space;
+pub use workers::{Alone, Workers};
 
 /// Counts, sizes and where the search begins.
 pub const HEADER_FILE: &str = "header.bin";

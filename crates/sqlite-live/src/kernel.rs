@@ -8,6 +8,7 @@
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
     io,
+    mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::{
         OnceLock,
@@ -35,6 +36,19 @@ pub fn give_memory_back() {
 
 #[cfg(target_env = "gnu")]
 const GIVEN_BACK_BYTES: c_int = 64 * 1024;
+
+/// Asks the kernel for large pages behind memory that is about to be read in no order: most of such a read is else finding the page. What
+/// the kernel makes of it is its own affair.
+pub fn large_pages<T>(memory: &mut [MaybeUninit<T>]) {
+    let page = rustix::param::page_size();
+    let all = memory.as_mut_ptr_range();
+    let (start, end) = (all.start.addr().next_multiple_of(page), all.end.addr() / page * page);
+    if start < end {
+        let first = all.start.cast::<c_void>().with_addr(start);
+        // SAFETY: whole pages that are borrowed by us alone, and what stands in them stays as it is.
+        unsafe { libc::madvise(first, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
 
 /// Takes over the `count` descriptors from 3 on that whoever started this program has opened for it (`sd_listen_fds(3)`). They are
 /// closed in programs that this one starts. To be called before anything else opens a descriptor. Errs when one of them is not open,

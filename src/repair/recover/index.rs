@@ -14,6 +14,7 @@ mod made;
 mod reading;
 mod settings;
 pub(super) mod subject;
+mod threads;
 mod writers;
 
 use std::{
@@ -33,6 +34,7 @@ use self::{
     reading::Reading,
     settings::Settings,
     subject::{Subject, exchanged, subjects},
+    threads::Threads,
 };
 use super::{Effect, Failure, LostRecord, Part, rows};
 use crate::{
@@ -453,7 +455,7 @@ impl Store<'_> {
         };
         let bytes = 4 * dimension as u64;
         self.steps.begin("writing an index anew", Some(bytes * vectors.len() as u64));
-        let mut builder = Builder::new(options, vectors.len()).map_err(refused)?;
+        let mut builder = Builder::with(options, vectors.len(), Threads::new()).map_err(refused)?;
         let mut without_norm = HashSet::new();
         for vector in vectors {
             if self.steps.stopped() {

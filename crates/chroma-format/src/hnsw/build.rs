@@ -1,17 +1,22 @@
-//! Builds the graph of an HNSW index as hnswlib does: `addPoint`, `searchBaseLayer`, `mutuallyConnectNewElement` and
-//! `getNeighborsByHeuristic2` of chroma-core/hnswlib (`hnswalg.h`), with one thread. With the same vectors in the same order and
-//! the same seed the graph is the same, but for distances that rounding makes different.
+//! Builds the graph of an HNSW index as `addPoint` of chroma-core/hnswlib does (`hnswalg.h`). With one worker, the same vectors in the same
+//! order and the same seed the graph is the same, but for distances that rounding makes different.
 //!
 //! The order of elements is the order in which they are pushed. What was deleted is left out by not being pushed.
 
 use alloc::{
-    collections::{BTreeSet, BinaryHeap, TryReserveError},
+    collections::{BTreeSet, TryReserveError},
     vec::Vec,
 };
 
-use core::{cmp::Reverse, ops::ControlFlow};
+use core::ops::ControlFlow;
 
-use super::{DIMENSION_MAX, Space};
+use super::{
+    DIMENSION_MAX, Space,
+    connect::Scratch,
+    lists::Lists,
+    vectors::Vectors,
+    workers::{Alone, Workers},
+};
 
 /// How an index compares vectors: `hnsw:space` of Chroma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +134,7 @@ impl Options {
     /// About how many bytes a graph of so many elements takes while it is built. `None` when that is more than 64 bits count.
     #[must_use]
     pub fn memory_bytes(&self, elements: u64) -> Option<u64> {
-        let links = (self.neighbours as u64).checked_mul(2)?.checked_add(1)?;
+        let links = (self.neighbours as u64).checked_mul(4)?;
         let words = links.checked_add(self.dimension as u64)?;
         elements.checked_mul(words.checked_mul(4)?.checked_add(BESIDES)?)
     }
@@ -151,14 +156,17 @@ impl Options {
     }
 }
 
-/// A graph that grows.
+/// A graph that grows. With several workers it does not matter how many there are, and the graph is as good as hnswlib's and not the same.
 #[derive(Debug)]
-pub struct Builder {
+pub struct Builder<W = Alone> {
     graph: Graph,
     room: usize,
     seen: BTreeSet<u64>,
     levels: Levels,
-    search: Scratch,
+    workers: W,
+    scratches: Vec<Scratch>,
+    /// Elements of the graph that are linked.
+    linked: usize,
 }
 
 /// A graph that can be written. Its parts are [`Self::header`], [`Self::level0`], [`Self::lengths`] and [`Self::links`].
@@ -168,41 +176,52 @@ pub struct Graph {
     pub(super) labels: Vec<u64>,
     /// Before vectors were normalised; 0 where they are not.
     pub(super) norms: Vec<f32>,
-    vectors: Vec<f32>,
-    /// For each element the number of its neighbours at level 0, and room for all that it may have.
-    base: Vec<u32>,
-    /// The same for the levels above, level by level, of the elements that have any.
-    upper: Vec<u32>,
-    /// Where the levels of an element begin in `upper`.
-    places: Vec<usize>,
-    levels: Vec<u8>,
+    pub(super) vectors: Vectors,
+    /// Neighbours at level 0: a list for each element.
+    pub(super) base: Lists,
+    /// Neighbours on the levels above: as many lists for an element as it has levels.
+    pub(super) upper: Lists,
+    /// Where the lists of an element begin in `upper`.
+    pub(super) places: Vec<usize>,
+    pub(super) levels: Vec<u8>,
     pub(super) max_level: Option<u8>,
     pub(super) entry: u32,
 }
 
 impl Builder {
-    /// An empty graph with room for so many elements, all of which is taken at once. Errs when a number is out of its range, and
-    /// when there is no memory.
+    /// An empty graph with room for so many elements, all of which is taken at once, that is built as hnswlib builds it. Errs when a
+    /// number is out of its range, and when there is no memory.
     pub fn new(options: Options, elements: usize) -> Result<Self, BuildError> {
+        Self::with(options, elements, Alone)
+    }
+}
+
+impl<W: Workers> Builder<W> {
+    /// The same with workers who do the work. Errs as [`Builder::new`] does.
+    pub fn with(options: Options, elements: usize, workers: W) -> Result<Self, BuildError> {
         options.check(elements)?;
         let options =
             Options { ef_construction: options.ef_construction.max(options.neighbours), ..options };
-        let graph = Graph {
+        let memory = |error: TryReserveError| BuildError::from((error, elements));
+        let (space, dimension) = (options.metric.space(), options.dimension);
+        let mut graph = Graph {
             options,
-            labels: room(elements, 1)?,
-            norms: room(elements, 1)?,
-            vectors: room(elements, options.dimension)?,
-            base: room(elements, 2 * options.neighbours + 1)?,
-            upper: Vec::new(),
-            places: room(elements, 1)?,
-            levels: room(elements, 1)?,
+            labels: room(elements)?,
+            norms: room(elements)?,
+            vectors: Vectors::new(space, dimension, elements).map_err(memory)?,
+            base: Lists::new(2 * options.neighbours, elements).map_err(memory)?,
+            upper: Lists::new(options.neighbours, 0).map_err(memory)?,
+            places: room(elements)?,
+            levels: room(elements)?,
             max_level: None,
             entry: u32::MAX,
         };
-        let mut search = Scratch { marks: room(elements, 1)?, ..Scratch::default() };
-        search.marks.resize(elements, 0);
-        let levels = Levels::new(options);
-        Ok(Self { graph, room: elements, seen: BTreeSet::new(), levels, search })
+        workers.prepare(graph.vectors.spare());
+        workers.prepare(graph.base.spare());
+        let scratches = (0..workers.count().max(1)).map(|_| Scratch::new(elements));
+        let scratches = scratches.collect::<Result<_, _>>().map_err(memory)?;
+        let (levels, seen) = (Levels::new(options), BTreeSet::new());
+        Ok(Self { graph, room: elements, seen, levels, workers, scratches, linked: 0 })
     }
 
     /// Adds a vector as a user gave it to Chroma. Errs when it does not fit; the graph is as before then, and may grow on.
@@ -256,7 +275,8 @@ impl Builder {
 
     /// The graph as it is now.
     #[must_use]
-    pub fn finish(self) -> Graph {
+    pub fn finish(mut self) -> Graph {
+        self.link();
         self.graph
     }
 
@@ -283,24 +303,36 @@ impl Builder {
         vector: impl Iterator<Item = f32>,
         norm: f32,
     ) -> Result<(), BuildError> {
-        let graph = &mut self.graph;
-        let elements = graph.labels.len();
-        let Ok(index) = u32::try_from(elements) else {
-            return Err(BuildError::Full { room: elements });
-        };
+        let elements = self.len();
         let level = self.levels.next();
-        let upper = (graph.options.neighbours + 1) * usize::from(level);
-        graph.upper.try_reserve(upper).map_err(|error| (error, elements))?;
-        graph.places.push(graph.upper.len());
-        graph.upper.resize(graph.upper.len() + upper, 0);
-        graph.base.resize(graph.base.len() + 2 * graph.options.neighbours + 1, 0);
-        graph.vectors.extend(vector);
+        let is_higher = self.graph.max_level.is_none_or(|highest| level > highest);
+        if is_higher {
+            self.link();
+        }
+        let graph = &mut self.graph;
+        graph.upper.grow(usize::from(level)).map_err(|error| (error, elements))?;
+        graph.base.grow(1).map_err(|error| (error, elements))?;
+        graph.places.push(graph.upper.len() - usize::from(level));
+        graph.vectors.push(vector);
         graph.levels.push(level);
         graph.labels.push(label);
         graph.norms.push(norm);
         self.seen.insert(label);
-        graph.connect(index, level, &mut self.search);
+        // A batch is small beside the graph: its elements hardly know each other.
+        let batch = if self.workers.count() > 1 { self.linked / BATCHES_MIN } else { 1 };
+        if is_higher || self.len() - self.linked >= batch.min(BATCH_MAX) {
+            self.link();
+        }
         Ok(())
+    }
+
+    fn link(&mut self) {
+        if let Ok(first) = u32::try_from(self.linked)
+            && self.linked < self.graph.len()
+        {
+            self.graph.link(first, &self.workers, &mut self.scratches);
+            self.linked = self.graph.len();
+        }
     }
 }
 
@@ -318,223 +350,20 @@ impl Graph {
     }
 
     pub(super) fn vector(&self, index: u32) -> &[f32] {
-        let dimension = self.options.dimension;
-        &self.vectors[index as usize * dimension..][..dimension]
+        self.vectors.of(index)
     }
 
-    /// The number of neighbours at level 0, and the room for them.
-    pub(super) fn base_record(&self, index: u32) -> &[u32] {
-        let words = 2 * self.options.neighbours + 1;
-        &self.base[index as usize * words..][..words]
-    }
-
-    /// The same for all levels above.
-    pub(super) fn upper_records(&self, index: u32) -> &[u32] {
-        let words = (self.options.neighbours + 1) * usize::from(self.levels[index as usize]);
-        &self.upper[self.places[index as usize]..][..words]
-    }
-
-    fn neighbours(&self, index: u32, level: u8) -> &[u32] {
-        let words = self.options.neighbours + 1;
-        let record = match usize::from(level).checked_sub(1) {
-            None => self.base_record(index),
-            Some(above) => &self.upper_records(index)[above * words..][..words],
-        };
-        &record[1..][..record[0] as usize]
-    }
-
-    fn record_mut(&mut self, index: u32, level: u8) -> &mut [u32] {
-        let m = self.options.neighbours;
-        match usize::from(level).checked_sub(1) {
-            None => &mut self.base[index as usize * (2 * m + 1)..][..=2 * m],
-            Some(above) => &mut self.upper[self.places[index as usize] + above * (m + 1)..][..=m],
-        }
-    }
-
-    /// An overflow makes a distance infinite, or no number: as far as can be then.
-    fn distance(&self, a: &[f32], b: &[f32]) -> f32 {
-        let distance = self.options.metric.space().distance(a, b);
-        if distance.is_nan() { f32::INFINITY } else { distance }
-    }
-
-    fn connect(&mut self, index: u32, level: u8, search: &mut Scratch) {
-        let Some(max_level) = self.max_level else {
-            (self.max_level, self.entry) = (Some(level), index);
-            return;
-        };
-        let mut at = self.descend(index, max_level, level);
-        for level in (0..=level.min(max_level)).rev() {
-            self.candidates(index, at, level, search);
-            at = self.link(index, level, search);
-        }
-        if level > max_level {
-            (self.max_level, self.entry) = (Some(level), index);
-        }
-    }
-
-    /// From the entry point to the nearest element that is found above `level`.
-    fn descend(&self, index: u32, max_level: u8, level: u8) -> u32 {
-        let query = self.vector(index);
-        let mut at = self.entry;
-        let mut nearest = self.distance(query, self.vector(at));
-        for level in (level + 1..=max_level).rev() {
-            loop {
-                let before = at;
-                for neighbour in self.neighbours(before, level) {
-                    let distance = self.distance(query, self.vector(*neighbour));
-                    if distance < nearest {
-                        (nearest, at) = (distance, *neighbour);
-                    }
-                }
-                if at == before {
-                    break;
-                }
-            }
-        }
-        at
-    }
-
-    /// Finds the elements nearest to `index` at `level`, nearest first.
-    fn candidates(&self, index: u32, start: u32, level: u8, search: &mut Scratch) {
-        let query = self.vector(index);
-        let ef = self.options.ef_construction;
-        let Scratch { marks, mark, waiting, best, sorted, .. } = search;
-        *mark = mark.wrapping_add(1);
-        if *mark == 0 {
-            marks.fill(0);
-            *mark = 1;
-        }
-        let first = Near::new(self.distance(query, self.vector(start)), start);
-        marks[start as usize] = *mark;
-        waiting.clear();
-        best.clear();
-        waiting.push(Reverse(first));
-        best.push(first);
-        let mut bound = first.distance();
-        while let Some(Reverse(near)) = waiting.pop() {
-            if near.distance() > bound && best.len() == ef {
-                break;
-            }
-            for neighbour in self.neighbours(near.index(), level) {
-                if core::mem::replace(&mut marks[*neighbour as usize], *mark) == *mark {
-                    continue;
-                }
-                let distance = self.distance(query, self.vector(*neighbour));
-                if best.len() < ef || bound > distance {
-                    let near = Near::new(distance, *neighbour);
-                    waiting.push(Reverse(near));
-                    best.push(near);
-                    if best.len() > ef {
-                        best.pop();
-                    }
-                    bound = best.peek().map_or(bound, |farthest| farthest.distance());
-                }
-            }
-        }
-        sorted.clear();
-        sorted.extend(best.drain());
-        sorted.sort_unstable();
-    }
-
-    /// Links an element with the best of those found, and these with it. Gives the nearest.
-    fn link(&mut self, index: u32, level: u8, search: &mut Scratch) -> u32 {
-        let m = self.options.neighbours;
-        self.select(search, m);
-        let chosen = core::mem::take(&mut search.chosen);
-        set(self.record_mut(index, level), &chosen);
-        let most = if level == 0 { 2 * m } else { m };
-        for near in chosen.iter().rev() {
-            let other = near.index();
-            let record = self.record_mut(other, level);
-            let count = record[0] as usize;
-            if count < most {
-                record[count + 1] = index;
-                record[0] += 1;
-                continue;
-            }
-            let centre = self.vector(other);
-            let near = |index| Near::new(self.distance(self.vector(index), centre), index);
-            search.sorted.clear();
-            search.sorted.push(near(index));
-            search.sorted.extend(self.neighbours(other, level).iter().map(|index| near(*index)));
-            search.sorted.sort_unstable();
-            self.select(search, most);
-            set(self.record_mut(other, level), &search.chosen);
-        }
-        let nearest = chosen.first().map_or(self.entry, |near| near.index());
-        search.chosen = chosen;
-        nearest
-    }
-
-    /// Chooses at most so many of `sorted`: those that are nearer to the element than to any chosen before.
-    fn select(&self, search: &mut Scratch, most: usize) {
-        let Scratch { sorted, chosen, .. } = search;
-        chosen.clear();
-        if sorted.len() < most {
-            chosen.extend_from_slice(sorted);
-            return;
-        }
-        for near in sorted.iter() {
-            if chosen.len() >= most {
-                break;
-            }
-            let vector = self.vector(near.index());
-            let nearer =
-                |other: &Near| self.distance(self.vector(other.index()), vector) < near.distance();
-            if !chosen.iter().any(nearer) {
-                chosen.push(*near);
-            }
-        }
+    /// How many levels above 0 an element is on, and where its lists begin in `upper`.
+    pub(super) fn upper_lists(&self, index: u32) -> core::ops::Range<usize> {
+        let first = self.places[index as usize];
+        first..first + usize::from(self.levels[index as usize])
     }
 }
 
-/// Writes a list of neighbours as hnswlib does: the farthest first, and what stands behind them is left.
-fn set(record: &mut [u32], chosen: &[Near]) {
-    record[0] = u32::try_from(chosen.len()).unwrap_or(0);
-    for (slot, near) in record[1..].iter_mut().zip(chosen.iter().rev()) {
-        *slot = near.index();
-    }
-}
-
-fn room<T>(elements: usize, each: usize) -> Result<Vec<T>, BuildError> {
+fn room<T>(elements: usize) -> Result<Vec<T>, BuildError> {
     let mut room = Vec::new();
-    let count = elements.checked_mul(each).ok_or(BuildError::Memory { elements })?;
-    room.try_reserve_exact(count).map_err(|error| (error, elements))?;
+    room.try_reserve_exact(elements).map_err(|error| (error, elements))?;
     Ok(room)
-}
-
-/// What a search needs, kept so that it is not made anew for each.
-#[derive(Debug, Default)]
-struct Scratch {
-    /// Which search has seen an element last.
-    marks: Vec<u32>,
-    mark: u32,
-    waiting: BinaryHeap<Reverse<Near>>,
-    best: BinaryHeap<Near>,
-    sorted: Vec<Near>,
-    chosen: Vec<Near>,
-}
-
-/// An element and its distance, ordered by that; of equal ones the greater index comes first, as in hnswlib.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Near(u64);
-
-impl Near {
-    const fn new(distance: f32, index: u32) -> Self {
-        let bits = distance.to_bits();
-        let ordered = if bits & SIGN == 0 { bits | SIGN } else { !bits };
-        Self((ordered as u64) << 32 | !index as u64)
-    }
-
-    const fn distance(self) -> f32 {
-        let ordered = (self.0 >> 32) as u32;
-        f32::from_bits(if ordered & SIGN == 0 { !ordered } else { ordered & !SIGN })
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
-    const fn index(self) -> u32 {
-        !(self.0 as u32)
-    }
 }
 
 /// The levels of elements: `minstd_rand0` and `uniform_real_distribution` of libstdc++, of which Chroma's builds take them.
@@ -569,10 +398,13 @@ pub(super) fn multiplier(neighbours: usize) -> f64 {
     1.0 / libm::log(neighbours as f64)
 }
 
-/// The label twice, norm, level, place and mark of an element, and its share of the levels above 0.
-const BESIDES: u64 = 58;
+/// The label twice, norm, level, place, marks of some workers, and the share of the levels above 0 of an element.
+const BESIDES: u64 = 90;
+/// A batch is at most so small a part of the graph, one in so many.
+const BATCHES_MIN: usize = 64;
+/// Enough for many workers at once.
+const BATCH_MAX: usize = 128;
 const MODULUS: u64 = (1 << 31) - 1;
-const SIGN: u32 = 1 << 31;
 /// As high as a header is believed; hnswlib's own levels end at 62.
 const LEVEL_MAX: f64 = 64.0;
 /// The limit of hnswlib.

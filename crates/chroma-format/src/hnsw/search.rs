@@ -12,45 +12,7 @@ use alloc::{
 
 use core::cmp::Ordering;
 
-use super::Header;
-
-/// How far two vectors are from each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Space {
-    /// The square of the distance.
-    L2,
-    /// One less the product: of normalised vectors the cosine distance.
-    Product,
-}
-
-impl Space {
-    /// Smaller is nearer. Vectors of different length are compared as far as both go.
-    #[must_use]
-    pub fn distance(self, a: &[f32], b: &[f32]) -> f32 {
-        match self {
-            Self::L2 => sum(a, b, |a, b| (a - b) * (a - b)),
-            Self::Product => 1.0 - sum(a, b, |a, b| a * b),
-        }
-    }
-}
-
-/// Adds up many terms at a time, each in its lane: the compiler may not change the order in which numbers are added.
-fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let length = a.len().min(b.len());
-    let (a, a_rest) = a[..length].as_chunks::<LANES>();
-    let (b, b_rest) = b[..length].as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += term(*a, *b);
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| term(*a, *b)).sum();
-    lanes.iter().sum::<f32>() + rest
-}
-
-/// Four registers of the least processor that 64-bit programs run on.
-const LANES: usize = 16;
+use super::{Header, Space};
 
 /// Where elements come from: `index` is below the number of elements, and `into` as long as one of them.
 pub trait Elements {

@@ -43,8 +43,8 @@ impl Graph {
     /// `data_level0.bin`. Errs when `write` does.
     pub fn level0<E>(&self, write: Write<'_, E>) -> Result<(), E> {
         let mut out = Pieces::new(write);
-        for (index, label) in (0..).zip(&self.labels) {
-            for word in self.base_record(index) {
+        for (index, label) in (0_u32..).zip(&self.labels) {
+            for word in self.base.record(index as usize) {
                 out.push(&word.to_le_bytes())?;
             }
             for number in self.vector(index) {
@@ -69,11 +69,11 @@ impl Graph {
     pub fn links<E>(&self, write: Write<'_, E>) -> Result<(), E> {
         let mut out = Pieces::new(write);
         for (index, _) in (0..).zip(&self.labels) {
-            let records = self.upper_records(index);
+            let lists = self.upper_lists(index);
             // 64 levels of 10,001 words at the most.
-            let length = u32::try_from(4 * records.len()).unwrap_or(0);
+            let length = u32::try_from(4 * lists.len() * (self.upper.room() + 1)).unwrap_or(0);
             out.push(&length.to_le_bytes())?;
-            for word in records {
+            for word in lists.flat_map(|list| self.upper.record(list)) {
                 out.push(&word.to_le_bytes())?;
             }
         }

@@ -3,8 +3,8 @@ use std::{collections::BTreeSet, ops::ControlFlow};
 use proptest::prelude::*;
 
 use crate::hnsw::{
-    BuildError, Builder, Elements, Graph, Header, LengthWalk, Level0Walk, LinkWalk, Metric,
-    Options, Read, Search, UpperLinks,
+    Alone, BuildError, Builder, Elements, Graph, Header, LengthWalk, Level0Walk, LinkWalk, Metric,
+    Options, Read, Search, UpperLinks, Workers,
 };
 
 fn options(dimension: usize, metric: Metric) -> Options {
@@ -23,8 +23,37 @@ fn vectors(count: usize, dimension: usize) -> Vec<Vec<f32>> {
     (0..count).map(|_| (0..dimension).map(|_| noise(&mut state)).collect()).collect()
 }
 
+/// What several threads would do, one after the other.
+struct Several(usize);
+
+impl Workers for Several {
+    fn count(&self) -> usize {
+        self.0
+    }
+
+    fn map<S: Send, R: Send>(
+        &self,
+        states: &mut [S],
+        tasks: usize,
+        work: &(impl Fn(&mut S, usize) -> R + Sync),
+    ) -> Vec<R> {
+        let mut done: Vec<(usize, R)> = Vec::new();
+        for (first, state) in states.iter_mut().enumerate() {
+            // Not in order.
+            let own = (0..tasks).rev().filter(|task| task % self.0 == first);
+            done.extend(own.map(|task| (task, work(state, task))));
+        }
+        done.sort_by_key(|(task, _)| *task);
+        done.into_iter().map(|(_, result)| result).collect()
+    }
+}
+
 fn built(options: Options, vectors: &[Vec<f32>]) -> Graph {
-    let mut builder = Builder::new(options, vectors.len()).unwrap();
+    built_by(Alone, options, vectors)
+}
+
+fn built_by(workers: impl Workers, options: Options, vectors: &[Vec<f32>]) -> Graph {
+    let mut builder = Builder::with(options, vectors.len(), workers).unwrap();
     let labelled = (1..).zip(vectors.iter().map(Vec::as_slice));
     builder.extend(labelled, &mut |_| ControlFlow::Continue(())).unwrap();
     builder.finish()
@@ -158,20 +187,24 @@ fn our_own_readers_read_what_was_written() {
 fn every_level_is_connected() {
     for (neighbours, metric) in [(16, Metric::L2), (16, Metric::Cosine), (8, Metric::L2)] {
         let options = Options { neighbours, ef_construction: 50, ..options(8, metric) };
-        let files = files(&built(options, &vectors(1000, 8)));
-        assert!(files.header.max_level >= 1, "{neighbours}");
-        for level in 0..=usize::try_from(files.header.max_level).unwrap() {
-            let (reached, there) = files.reached(level);
-            assert_eq!(reached, there, "level {level} with {neighbours} neighbours, {metric:?}");
-            assert!(level > 0 || there == 1000);
+        let vectors = vectors(1000, 8);
+        let graphs = [built(options, &vectors), built_by(Several(2), options, &vectors)];
+        for files in graphs.iter().map(files) {
+            assert!(files.header.max_level >= 1, "{neighbours}");
+            for level in 0..=usize::try_from(files.header.max_level).unwrap() {
+                let (reached, there) = files.reached(level);
+                let case = format!("level {level} with {neighbours} neighbours, {metric:?}");
+                assert_eq!(reached, there, "{case}");
+                assert!(level > 0 || there == 1000);
+            }
         }
     }
 }
 
 /// How many of the ten nearest, of all that there are, searches with these `ef` find: in hundredths.
-fn recalls(metric: Metric, efs: [usize; 3]) -> [usize; 3] {
+fn recalls(workers: impl Workers, metric: Metric, efs: [usize; 3]) -> [usize; 3] {
     let (stored, queries) = (vectors(2000, 32), &vectors(2100, 32)[2000..]);
-    let files = files(&built(options(32, metric), &stored));
+    let files = files(&built_by(workers, options(32, metric), &stored));
     let upper = files.links();
     let bytes = Bytes(&files.level0);
     let mut search = Search::new(files.header, metric.space(), &upper, bytes).unwrap();
@@ -192,10 +225,27 @@ fn recalls(metric: Metric, efs: [usize; 3]) -> [usize; 3] {
 #[test]
 fn searches_find_what_looking_at_all_finds() {
     for metric in [Metric::L2, Metric::Cosine] {
-        let recalls = recalls(metric, [10, 30, 100]);
-        assert!(recalls[0] < recalls[1] && recalls[1] < recalls[2], "{metric:?}: {recalls:?}");
-        assert!(recalls[2] >= 95, "{metric:?}: {recalls:?}");
+        let efs = [10, 30, 100];
+        let [alone, together] = [recalls(Alone, metric, efs), recalls(Several(3), metric, efs)];
+        for recalls in [alone, together] {
+            assert!(recalls[0] < recalls[1] && recalls[1] < recalls[2], "{metric:?}: {recalls:?}");
+            assert!(recalls[2] >= 95, "{metric:?}: {recalls:?}");
+        }
+        let worse = alone.iter().zip(together).any(|(alone, together)| together + 1 < *alone);
+        assert!(!worse, "{metric:?}: {alone:?}, {together:?}");
     }
+}
+
+#[test]
+fn the_graph_does_not_depend_on_how_many_build_it() {
+    // Enough for batches of more than one.
+    let vectors = vectors(1000, 16);
+    let (files, other) = (
+        files(&built_by(Several(2), options(16, Metric::L2), &vectors)),
+        files(&built_by(Several(5), options(16, Metric::L2), &vectors)),
+    );
+    assert!(files.level0 == other.level0 && files.links == other.links);
+    assert_eq!(files.problems(), Vec::<String>::new());
 }
 
 #[test]
@@ -213,7 +263,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         let found = Builder::new(bad, elements).unwrap_err().to_string();
         assert!(found.contains(says), "{found}");
     }
-    assert_eq!(options(384, Metric::L2).memory_bytes(100_000), Some(172_600_000));
+    assert_eq!(options(384, Metric::L2).memory_bytes(100_000), Some(188_200_000));
     assert_eq!(good.memory_bytes(u64::MAX), None);
     assert_eq!(Options { neighbours: usize::MAX, ..good }.memory_bytes(1), None);
     let mut builder = Builder::new(good, 2).unwrap();
