@@ -133,7 +133,9 @@ impl Contents {
         if run.deep {
             walk.start_over();
         }
-        let walk_due = run.deep || walk.due(run.now, collect.full_check_interval);
+        // A server that is to start waits for no walk over all records.
+        let walk_due =
+            run.deep || !context.glance && walk.due(run.now, collect.full_check_interval);
         self.walk = Some(walk);
         let is_full_read_due = self.is_full_read_due(run, stamp);
         if !is_full_read_due && self.scan.is_none() && !(walk_due && self.catalogue.is_some()) {

@@ -308,7 +308,7 @@ impl Hnsw {
             // Small indexes are walked over within a moment; then the first page has its verdict.
             let began = clock::ticks();
             while first && self.job.is_some() && began.elapsed() < SMALL_WAIT && !run.stopped() {
-                std::thread::sleep(SMALL_WAIT / 20);
+                std::thread::sleep(SMALL_WAIT / 100);
                 self.reap();
             }
         }

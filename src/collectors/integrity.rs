@@ -540,11 +540,14 @@ impl Integrity {
     /// Until the jobs have ended, `time_max` is over or nobody wants them any more.
     fn wait(&mut self, run: &Run, time_max: Duration) {
         let began = clock::ticks();
+        // What is small ends within a moment.
+        let mut pause = READING_PAUSE / 20;
         while self.jobs.iter().any(|job| !job.is_finished()) {
             if run.stopped() || began.elapsed() > time_max {
                 self.jobs.iter().for_each(Job::stop);
             }
-            std::thread::sleep(READING_PAUSE);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(READING_PAUSE);
         }
         self.reap(|_| true);
     }

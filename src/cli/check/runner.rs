@@ -100,7 +100,9 @@ pub(in crate::cli) fn run_all(
     let mut runs = side_by_side(
         &contexts,
         |context| {
-            cheap.iter().map(|name| run_one(*name, context, deep, running)).collect::<Vec<_>>()
+            let run = |name: &CollectorName| run_one(*name, context, deep, running);
+            // A server waits, and nobody else uses the store.
+            if glance { at_once(&cheap, run) } else { cheap.iter().map(run).collect() }
         },
         running,
     );
@@ -147,6 +149,22 @@ fn side_by_side<T: Send>(
         }
     });
     done.into_inner().into_values().collect()
+}
+
+/// `run` by all at the same time, in their order.
+fn at_once(
+    names: &[CollectorName],
+    run: impl Fn(&CollectorName) -> CollectorRun + Sync,
+) -> Vec<CollectorRun> {
+    let run = &run;
+    thread::scope(|scope| {
+        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || run(name))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, CollectorRun>| match thread.join() {
+            Ok(run) => run,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().map(join).collect()
+    })
 }
 
 fn run_one(name: CollectorName, context: &Context, deep: bool, running: &Running) -> CollectorRun {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::{
     CollectError, Hnsw, Run,
     deep::{self, Outcome, Task},
+    directory::Part,
 };
 use crate::{
     clock::{self, Timestamp},
@@ -75,13 +76,17 @@ impl Hnsw {
                 return None;
             }
         }
+        let glance = self.context.glance;
+        let metadata = segments.iter().filter_map(|(_, folder, _)| folder.file(Part::Metadata));
+        let ids = metadata.fold(0, |sum: u64, file| sum.saturating_add(file.size_bytes));
         Some(Task {
             context: self.context.clone(),
             segments,
             walk,
-            compare: content,
-            full,
-            gentle: !run.deep,
+            // A server that is to start waits for the walk, and not for a question about each of many records.
+            compare: content.filter(|_| !glance || ids <= GLANCE_IDS_BYTES),
+            full: full && !glance,
+            gentle: !run.deep && !glance,
             now: run.now,
         })
     }
@@ -188,3 +193,6 @@ const DUTY: u32 = 50;
 
 /// Expensive looks after which a first comparison is no longer hurried.
 const FIRST_RUNS_MAX: u64 = 5;
+
+/// The ids of some 5,000 records.
+const GLANCE_IDS_BYTES: u64 = 256 << 10;
