@@ -1,10 +1,16 @@
 //! The stack machine. Dictionaries are not built: a pair goes where its dictionary leads as soon as the next value shows
 //! that it is whole.
 
+mod facts;
+mod value;
+
 use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
-use alloc::collections::BTreeMap;
-
+pub(super) use self::value::{CLASS, MODULE};
+use self::{
+    facts::Facts,
+    value::{Memo, Name, OTHERS_MAX, Role, Value},
+};
 use super::{
     Family, Input, Limits, Map, Metadata, PickleError, ReadError, Source, hash,
     opcodes::{
@@ -15,60 +21,6 @@ use super::{
     },
     too_much,
 };
-
-/// A value, as far as it matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Value {
-    None,
-    Int(i64),
-    Text { hash: u64, name: Name },
-    Dict(Role),
-    Tuple,
-    Class,
-    Object,
-}
-
-/// What a dictionary is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Root,
-    IdToLabel,
-    LabelToId,
-    IdToSeqId,
-}
-
-/// The words that mean something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Name {
-    Module,
-    Class,
-    Dimensionality,
-    TotalElementsAdded,
-    MaxSeqId,
-    IdToLabel,
-    LabelToId,
-    IdToSeqId,
-    Other,
-}
-
-pub(super) const MODULE: &[u8] = b"chromadb.segment.impl.vector.local_persistent_hnsw";
-pub(super) const CLASS: &[u8] = b"PersistentData";
-
-impl Name {
-    fn of(text: &[u8]) -> Self {
-        match text {
-            MODULE => Self::Module,
-            CLASS => Self::Class,
-            b"dimensionality" => Self::Dimensionality,
-            b"total_elements_added" => Self::TotalElementsAdded,
-            b"max_seq_id" => Self::MaxSeqId,
-            b"id_to_label" => Self::IdToLabel,
-            b"label_to_id" => Self::LabelToId,
-            b"id_to_seq_id" => Self::IdToSeqId,
-            _ => Self::Other,
-        }
-    }
-}
 
 /// Gets each string with its hash.
 type Naming<'a> = &'a mut dyn FnMut(u64, &[u8]);
@@ -116,49 +68,6 @@ pub(super) struct Stated {
     pub(super) max_seq_id: Option<u64>,
 }
 
-/// What was remembered: eight bytes for each id, of which there may be millions.
-#[derive(Default)]
-struct Memo {
-    /// Hashes of texts that are no word.
-    hashes: Vec<u64>,
-    /// What else stands in these places.
-    others: BTreeMap<usize, Value>,
-}
-
-impl Memo {
-    fn len(&self) -> usize {
-        self.hashes.len()
-    }
-
-    /// Puts a value into a place, or behind the last one; `false` when there are too many that are no ids.
-    fn set(&mut self, place: usize, value: Value) -> bool {
-        let hash = match value {
-            Value::Text { hash, name: Name::Other } => {
-                self.others.remove(&place);
-                hash
-            }
-            other => {
-                self.others.insert(place, other);
-                0
-            }
-        };
-        match self.hashes.get_mut(place) {
-            Some(before) => *before = hash,
-            None => self.hashes.push(hash),
-        }
-        self.others.len() <= OTHERS_MAX
-    }
-
-    fn get(&self, place: usize) -> Option<Value> {
-        let hash = *self.hashes.get(place)?;
-        let other = self.others.get(&place).copied();
-        Some(other.unwrap_or(Value::Text { hash, name: Name::Other }))
-    }
-}
-
-/// Chroma's own files have some twenty.
-const OTHERS_MAX: usize = 10_000;
-
 struct Machine<'a> {
     limits: Limits,
     stack: Vec<Value>,
@@ -171,23 +80,6 @@ struct Machine<'a> {
     visit: Visit<'a>,
     /// Gets each string with its hash, where somebody wants to name ids.
     naming: Option<Naming<'a>>,
-}
-
-#[derive(Debug, Default)]
-struct Facts {
-    object: bool,
-    built: bool,
-    dimensionality: Option<u64>,
-    seen_dimensionality: bool,
-    total: Option<u64>,
-    max_seq_id: Option<u64>,
-    newest_seq_id: Option<u64>,
-    seen_maps: [bool; 2],
-    ids: u64,
-    labels: u64,
-    label_max: u64,
-    /// Sums over the pairs of both maps: equal when the maps are each other's inverse, whatever their order.
-    sums: [u64; 2],
 }
 
 impl<'a> Machine<'a> {
@@ -528,97 +420,6 @@ impl<'a> Machine<'a> {
             Some(value) => self.push(value, at),
             None => Err(foreign(at, format!("memo place {place} before it was filled"))),
         }
-    }
-}
-
-impl Facts {
-    fn pair(
-        &mut self,
-        role: Role,
-        key: &Value,
-        value: &Value,
-        visit: &mut dyn FnMut(Map, u64, u64),
-        at: u64,
-    ) -> Result<(), PickleError> {
-        match (role, key, value) {
-            (Role::Root, Value::Text { name, .. }, value) => self.root(*name, value, at),
-            (Role::IdToLabel, Value::Text { hash, .. }, Value::Int(label)) => {
-                let label = number(*label, at)?;
-                self.ids += 1;
-                self.label_max = self.label_max.max(label);
-                self.sums[0] = self.sums[0].wrapping_add(mix(*hash, label));
-                visit(Map::IdToLabel, *hash, label);
-                Ok(())
-            }
-            (Role::LabelToId, Value::Int(label), Value::Text { hash, .. }) => {
-                let label = number(*label, at)?;
-                self.labels += 1;
-                self.sums[1] = self.sums[1].wrapping_add(mix(*hash, label));
-                visit(Map::LabelToId, *hash, label);
-                Ok(())
-            }
-            (Role::IdToSeqId, Value::Text { hash, .. }, Value::Int(row)) => {
-                // One that is no number of a row says nothing.
-                if let Ok(row) = u64::try_from(*row) {
-                    self.newest_seq_id = self.newest_seq_id.max(Some(row));
-                    visit(Map::IdToSeqId, *hash, row);
-                }
-                Ok(())
-            }
-            (role, key, value) => {
-                let (key, value) = (kind(key), kind(value));
-                Err(foreign(at, format!("a pair of {key} and {value} in {role:?}")))
-            }
-        }
-    }
-
-    /// A field of the outer dictionary.
-    fn root(&mut self, name: Name, value: &Value, at: u64) -> Result<(), PickleError> {
-        let number = || match value {
-            Value::None => Ok(None),
-            Value::Int(value) => number(*value, at).map(Some),
-            other => Err(foreign(at, format!("{} for a number", kind(other)))),
-        };
-        match (name, value) {
-            (Name::Dimensionality, _) => {
-                self.dimensionality = number()?;
-                self.seen_dimensionality = true;
-            }
-            (Name::TotalElementsAdded, _) => self.total = number()?,
-            (Name::MaxSeqId, _) => self.max_seq_id = number()?,
-            (Name::IdToLabel, Value::Dict(Role::IdToLabel)) => self.seen_maps[0] = true,
-            (Name::LabelToId, Value::Dict(Role::LabelToId)) => self.seen_maps[1] = true,
-            // 0.5.5 counts updates and invalid operations too, and what read its files until 0.6.3 kept that. Another release
-            // may add a field; one whose name is damaged is missed at the end.
-            (Name::IdToSeqId, Value::Dict(Role::IdToSeqId))
-            | (Name::Other, Value::None | Value::Int(_) | Value::Text { .. }) => {}
-            _ => return Err(foreign(at, "a field that Chroma does not write".to_owned())),
-        }
-        Ok(())
-    }
-}
-
-fn number(value: i64, at: u64) -> Result<u64, PickleError> {
-    u64::try_from(value).map_err(|_| foreign(at, format!("the number {value}")))
-}
-
-/// Spreads a pair over 64 bits (the finalizer of `SplitMix64`).
-fn mix(hash: u64, label: u64) -> u64 {
-    let mut x = hash.wrapping_add(label.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-const fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::None => "None",
-        Value::Int(_) => "a number",
-        Value::Text { .. } => "a text",
-        Value::Dict(_) => "a dictionary",
-        Value::Tuple => "a tuple",
-        Value::Class => "a class",
-        Value::Object => "an object",
     }
 }
 
