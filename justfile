@@ -41,6 +41,6 @@ faults:
 fuzz SECONDS="60":
     fuzz/run {{ SECONDS }}
 
-# Measure: alert, backup, beside, dump, hnsw, integrity, neighbours, recover, scrape, stores, turn, verdict or verify.
+# Measure: alert, backup, beside, dump, hnsw, integrity, neighbours, recover, run, scrape, stores, verdict or verify.
 bench NAME:
     cargo bench --locked --bench {{ NAME }}

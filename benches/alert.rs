@@ -93,8 +93,8 @@ fn main() {
 fn heard(hook: &Hook, alert: &str, status: &str, at: Instant) -> Duration {
     wait_for(&format!("{alert} {status}"), SOON, || {
         hook.posts().into_iter().filter(|post| post.at > at).find_map(|post| {
-            let fits = |t: &hook::Told| t.name == alert && t.status == status;
-            post.reported().iter().any(fits).then(|| post.at.duration_since(at))
+            let fits = |t: &hook::ReceivedAlert| t.name == alert && t.status == status;
+            post.received().iter().any(fits).then(|| post.at.duration_since(at))
         })
     })
 }
