@@ -34,6 +34,15 @@ pub struct Header<'a> {
     pub modified: Option<u64>,
 }
 
+impl Header<'_> {
+    /// The path of the entry, when none before it gave a longer one.
+    #[must_use]
+    pub fn path(&self) -> Vec<u8> {
+        let separator: &[u8] = if self.prefix.is_empty() { b"" } else { b"/" };
+        [self.prefix, separator, self.name].concat()
+    }
+}
+
 /// What an entry is, as far as it matters for stepping over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
@@ -108,6 +117,42 @@ pub fn pax_records(data: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 #[must_use]
 pub fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// What entries before an entry say of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// Its name, when the header has no room for it.
+    pub name: Option<Vec<u8>>,
+    /// Bytes of its data, when the header has no room for the number.
+    pub data_bytes: Option<u64>,
+    /// Whether the data are only the parts of a file between its holes (pax).
+    pub sparse: bool,
+}
+
+impl Ahead {
+    /// Takes in the data of an entry of `kind` [`EntryKind::LongName`] or [`EntryKind::Pax`].
+    pub fn take_in(&mut self, kind: EntryKind, data: &[u8]) {
+        if kind == EntryKind::LongName {
+            self.name = Some(until_nul(data).to_vec());
+            return;
+        }
+        for (key, value) in pax_records(data) {
+            match key {
+                // The path of a sparse file is one that was made up.
+                b"GNU.sparse.name" => {
+                    self.name = Some(value.to_vec());
+                    self.sparse = true;
+                }
+                b"path" if !self.sparse => self.name = Some(value.to_vec()),
+                b"size" => {
+                    self.data_bytes = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                }
+                key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Whether a block of a sparse map is followed by another one.

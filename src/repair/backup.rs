@@ -262,16 +262,13 @@ impl Making<'_> {
             (proven, packed)
         });
         let (files, content) = packed.map_err(wrong)?;
-        let proven = proven.map_err(wrong)?.map_err(|error| match error {
-            ProofError::Stopped => BackupError::Stopped,
-            error @ ProofError::Unreadable { .. } => BackupError::Proof(error),
-        })?;
-        Ok(Copied { shared: shared.len(), taken, files, content, proven })
+        Ok(Copied { shared: shared.len(), taken, files, content, proven: proven? })
     }
 
-    /// Looks at a copy. It can be stopped and begun again without the rest of the job.
-    fn prove(&self, staged: &Path, moment: Timestamp) -> io::Result<Result<Proven, ProofError>> {
-        self.quietly(|stop| {
+    /// Looks at a copy. It can be stopped and begun again without the rest of the job. Errs when it cannot be read, or when the
+    /// steps were stopped.
+    fn prove(&self, staged: &Path, moment: Timestamp) -> Result<Proven, BackupError> {
+        let ended = self.quietly(|stop| {
             let (part, done) = (self.steps.part(), AtomicBool::new(false));
             Ok(thread::scope(|scope| {
                 scope.spawn(|| {
@@ -286,6 +283,11 @@ impl Making<'_> {
                 done.store(true, Ordering::Relaxed);
                 proven
             }))
+        });
+        let ended = ended.map_err(|source| BackupError::write(&self.place.dir, source))?;
+        ended.map_err(|error| match error {
+            ProofError::Stopped => BackupError::Stopped,
+            error @ ProofError::Unreadable { .. } => BackupError::Proof(error),
         })
     }
 

@@ -136,7 +136,7 @@ fn what_an_index_that_is_gone_costs_is_what_the_chroma_that_opens_it_cannot_give
 }
 
 /// All elements of an index, read into memory.
-struct Bytes(Vec<u8>);
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
 
 impl Elements for Bytes {
     type Error = ();

@@ -10,9 +10,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::chroma;
+use crate::{index::Bytes, support::chroma};
 use chroma_exporter::format::{
-    hnsw::{Builder, Elements, Graph, Header, Metric, Options, Search, UpperLinks},
+    hnsw::{Builder, Graph, Header, Metric, Options, Search, UpperLinks},
     pickle::{self, Entry, Family, NewMetadata},
 };
 
@@ -39,19 +39,6 @@ fn check(version: &str, dir: &Path, truth: &serde_json::Value) -> serde_json::Va
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{version} does not find everything in {}", dir.display());
     serde_json::from_slice(&out.stdout).unwrap()
-}
-
-/// All elements of an index.
-struct Bytes(Vec<u8>);
-
-impl Elements for Bytes {
-    type Error = ();
-
-    fn read(&mut self, index: u32, into: &mut [u8]) -> Result<(), ()> {
-        let at = usize::try_from(index).unwrap() * into.len();
-        into.copy_from_slice(&self.0[at..at + into.len()]);
-        Ok(())
-    }
 }
 
 fn write_graph(graph: &Graph, folder: &Path) {

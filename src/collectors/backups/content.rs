@@ -14,9 +14,7 @@ use crate::{
     format::{
         archive::ArchiveKind,
         sqlite::{HEADER_LEN, SqliteHeader},
-        tar::{
-            BLOCK_LEN, Block, EntryKind, Header, padded, pax_records, sparse_map_goes_on, until_nul,
-        },
+        tar::{Ahead, BLOCK_LEN, Block, EntryKind, padded, sparse_map_goes_on},
     },
     human,
     store::database::read_up_to,
@@ -29,6 +27,27 @@ pub(super) enum Walked {
     Whole(Holds),
     /// It was stopped at a limit.
     GivenUp,
+}
+
+/// Why a walk did not come to its end.
+#[derive(Debug)]
+enum WalkError {
+    /// What was read shows that the backup does not restore.
+    Fault(Fault),
+    /// Reading or unpacking ended.
+    Io(io::Error),
+}
+
+impl From<Fault> for WalkError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<io::Error> for WalkError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// A file that is read where it must be.
@@ -51,7 +70,7 @@ impl Blocks for Plain<'_> {
     }
 }
 
-/// Walks a plain tar of `size` bytes, header by header.
+/// Walks a plain tar of `size` bytes, header by header. Errs when it is damaged or cannot be read.
 pub(super) fn walk_tar(
     file: &File,
     size: u64,
@@ -64,6 +83,7 @@ pub(super) fn walk_tar(
 
 /// Unpacks a file to its end, keeping nothing, and walks the tar in it; of a database the header is looked at, of a dump
 /// the end, of anything else the checksum is proof enough. Gives up when more than `bytes_max` come out.
+/// Errs when it is damaged or cannot be read.
 pub(super) fn walk_packed(
     file: &File,
     kind: ArchiveKind,
@@ -76,32 +96,31 @@ pub(super) fn walk_packed(
     }
 }
 
-fn unpack(
-    stream: &mut Unpacked<'_>,
-    stopped: &dyn Fn() -> bool,
-) -> io::Result<Result<Walked, Fault>> {
+fn unpack(stream: &mut Unpacked<'_>, stopped: &dyn Fn() -> bool) -> Result<Walked, WalkError> {
     let mut first = [0; BLOCK_LEN];
     let filled = stream.fill(&mut first)?;
     let kind = ArchiveKind::of_bytes(&first[..filled]);
     if kind == Some(ArchiveKind::Tar) {
         let walked = walk(stream, Some(&first), stopped)?;
-        if matches!(walked, Ok(Walked::Whole(_))) {
+        if matches!(walked, Walked::Whole(_)) {
             stream.drain()?;
         }
         return Ok(walked);
     }
     let unpacked = stream.drain()? + filled as u64;
-    let alone = || Walked::Whole(Holds::database_alone());
-    Ok(match kind {
-        _ if unpacked == 0 => Err(Fault::new(Reason::Empty, "nothing is packed in it")),
-        Some(ArchiveKind::Sqlite) => {
-            whole_database(&first[..filled.min(HEADER_LEN)], unpacked).map(|()| alone())
+    match kind {
+        _ if unpacked == 0 => {
+            return Err(Fault::new(Reason::Empty, "nothing is packed in it").into());
         }
-        None if is_dump(&first[..filled]) => whole_dump(stream.last()).map(|()| alone()),
-        None => Ok(alone()),
+        Some(ArchiveKind::Sqlite) => {
+            whole_database(&first[..filled.min(HEADER_LEN)], unpacked)?;
+        }
+        None if is_dump(&first[..filled]) => whole_dump(stream.last())?,
+        None => {}
         // An archive in an archive: what is in that one is not looked at.
-        Some(_) => Ok(Walked::GivenUp),
-    })
+        Some(_) => return Ok(Walked::GivenUp),
+    }
+    Ok(Walked::Whole(Holds::database_alone()))
 }
 
 /// Whether a text begins as `sqlite3 .dump` does.
@@ -110,7 +129,7 @@ pub(super) fn is_dump(head: &[u8]) -> bool {
 }
 
 /// Whether a dump came to its end, by its last bytes. SQLite writes ROLLBACK when it met damage, and such a dump restores
-/// nothing.
+/// nothing. Errs when it did not.
 pub(super) fn whole_dump(last: &[u8]) -> Result<(), Fault> {
     let last = last.trim_ascii_end();
     if last.ends_with(b"COMMIT;") {
@@ -142,8 +161,13 @@ fn whole_database(header: &[u8], bytes: u64) -> Result<(), Fault> {
 }
 
 /// What an error while unpacking means: the bytes are wrong, a bound was reached, or they cannot be read.
-fn finish(walked: io::Result<Result<Walked, Fault>>, kind: ArchiveKind) -> Result<Walked, Fault> {
-    walked.unwrap_or_else(|error| match (error.kind(), kind) {
+fn finish(walked: Result<Walked, WalkError>, kind: ArchiveKind) -> Result<Walked, Fault> {
+    let error = match walked {
+        Ok(walked) => return Ok(walked),
+        Err(WalkError::Fault(fault)) => return Err(fault),
+        Err(WalkError::Io(error)) => error,
+    };
+    match (error.kind(), kind) {
         (io::ErrorKind::TimedOut, _) => Ok(Walked::GivenUp),
         _ if error.raw_os_error().is_some() => Err(Fault::unreadable(&error)),
         (io::ErrorKind::UnexpectedEof, _) => Err(Fault::new(Reason::Damaged, "it is cut off")),
@@ -156,29 +180,22 @@ fn finish(walked: io::Result<Result<Walked, Fault>>, kind: ArchiveKind) -> Resul
             format!("it cannot be unpacked here ({error}): its content is not known"),
         )),
         _ => Err(Fault::unreadable(&error)),
-    })
-}
-
-/// What entries before an entry say of it.
-#[derive(Default)]
-struct Ahead {
-    name: Option<Vec<u8>>,
-    data_bytes: Option<u64>,
+    }
 }
 
 fn walk(
     blocks: &mut impl Blocks,
     first: Option<&[u8; BLOCK_LEN]>,
     stopped: &dyn Fn() -> bool,
-) -> io::Result<Result<Walked, Fault>> {
-    let damaged = |words: &str| Ok(Err(Fault::new(Reason::Damaged, words)));
+) -> Result<Walked, WalkError> {
+    let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words).into());
     let mut block = [0; BLOCK_LEN];
     let mut first = first;
     let mut holds = Holds::default();
     let mut ahead = Ahead::default();
     for _ in 0..ENTRIES_MAX {
         if stopped() {
-            return Ok(Ok(Walked::GivenUp));
+            return Ok(Walked::GivenUp);
         }
         match first.take() {
             Some(known) => block = *known,
@@ -197,7 +214,7 @@ fn walk(
                     return damaged("it is cut off: a tar ends with two empty blocks");
                 }
                 return if holds.database {
-                    Ok(Ok(Walked::Whole(holds)))
+                    Ok(Walked::Whole(holds))
                 } else {
                     damaged("no database is in it")
                 };
@@ -217,8 +234,8 @@ fn walk(
             }
             EntryKind::LongName | EntryKind::Pax | EntryKind::Aside => {}
             EntryKind::File | EntryKind::Link | EntryKind::Other => {
-                let Ahead { name, data_bytes: stated } = std::mem::take(&mut ahead);
-                let path = name.unwrap_or_else(|| path_of(&header));
+                let Ahead { name, data_bytes: stated, .. } = std::mem::take(&mut ahead);
+                let path = name.unwrap_or_else(|| header.path());
                 match kind {
                     EntryKind::File => {
                         data_bytes = stated.unwrap_or(data_bytes);
@@ -244,32 +261,7 @@ fn walk(
             return damaged("it is cut off within a file");
         }
     }
-    Ok(Ok(Walked::GivenUp))
-}
-
-impl Ahead {
-    fn take_in(&mut self, kind: EntryKind, data: &[u8]) {
-        if kind == EntryKind::LongName {
-            self.name = Some(until_nul(data).to_vec());
-            return;
-        }
-        for (key, value) in pax_records(data) {
-            match key {
-                // The first is that of a sparse file, whose header has a name that was made up.
-                b"GNU.sparse.name" => self.name = Some(value.to_vec()),
-                b"path" if self.name.is_none() => self.name = Some(value.to_vec()),
-                b"size" => {
-                    self.data_bytes = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn path_of(header: &Header<'_>) -> Vec<u8> {
-    let separator: &[u8] = if header.prefix.is_empty() { b"" } else { b"/" };
-    [header.prefix, separator, header.name].concat()
+    Ok(Walked::GivenUp)
 }
 
 const ROLLBACK: &[u8] = b"ROLLBACK;";

@@ -152,8 +152,7 @@ fn judge(flavour: Flavour, reply: &Reply) -> Outcome {
     if good {
         return Outcome::Delivered;
     }
-    let failure = if reply.whole { Failure::Answer } else { Failure::Broken };
-    Outcome::Retry { failure, after: reply.after, unclear: true }
+    reply.unclear()
 }
 
 #[cfg(test)]

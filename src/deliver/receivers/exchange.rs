@@ -54,6 +54,13 @@ impl Reply {
         String::from_utf8_lossy(&self.body)
     }
 
+    /// What a good status without the answer of this kind of server says: half a body, or the page of something that stands
+    /// between. Nobody knows whether the message arrived.
+    pub(crate) const fn unclear(&self) -> Outcome {
+        let failure = if self.whole { Failure::Answer } else { Failure::Broken };
+        Outcome::Retry { failure, after: self.after, unclear: true }
+    }
+
     /// What the status alone says.
     pub(crate) fn outcome(&self) -> Outcome {
         let retry = |failure, unclear| Outcome::Retry { failure, after: self.after, unclear };

@@ -21,7 +21,7 @@ use super::{
     words,
 };
 use crate::{
-    alert::message::{Failure, Notification, Outcome, Reason, Status},
+    alert::message::{Notification, Outcome, Reason, Status},
     findings::Severity,
     keys::{
         key::{self, Declared as _, Written, keys},
@@ -149,16 +149,18 @@ fn judge(reply: &Reply) -> Outcome {
     if kept.as_ref().and_then(|kept| kept.get("event")).is_some_and(|event| event == "message") {
         return Outcome::Delivered;
     }
-    let failure = if reply.whole { Failure::Answer } else { Failure::Broken };
-    Outcome::Retry { failure, after: reply.after, unclear: true }
+    reply.unclear()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deliver::receivers::{
-        golden,
-        samples::{self, hostile},
+    use crate::{
+        alert::message::Failure,
+        deliver::receivers::{
+            golden,
+            samples::{self, hostile},
+        },
     };
 
     #[test]

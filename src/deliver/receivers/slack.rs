@@ -187,12 +187,7 @@ fn judge(reply: &Reply) -> Verdict {
             unclear: false,
         }),
         _ => match reply.outcome() {
-            // Half a body, or the page of something that stands between: nobody knows whether Slack has it.
-            Outcome::Delivered => Verdict::Is(Outcome::Retry {
-                failure: if reply.whole { Failure::Answer } else { Failure::Broken },
-                after: reply.after,
-                unclear: true,
-            }),
+            Outcome::Delivered => Verdict::Is(reply.unclear()),
             outcome => Verdict::Is(outcome),
         },
     }

@@ -68,7 +68,7 @@ impl Batch {
         without_lists(&mut self.records, loaded);
     }
 
-    /// The request.
+    /// The request. Errs when it cannot be written as JSON.
     pub(super) fn body(&self) -> Result<Bytes, NoAnswer> {
         body(&self.records, self.bytes, self.base64)
     }

@@ -12,7 +12,7 @@ use super::{
     proof::Proof,
     server::{Asked, NoAnswer, Pending, Server, There},
     settings, shown,
-    state::{Mark, Resumed, State},
+    state::{Mark, OtherLines, Resumed, State},
 };
 use crate::{
     human::plain,
@@ -119,21 +119,23 @@ impl<'a> Loading<'a> {
         }
     }
 
+    /// Loads all lines. Errs when the server does, the lines cannot be read, or it was stopped.
     pub(super) fn all(&mut self, lines: Lines) -> Result<(), Ended> {
         let mut lines = Ahead::of(lines, self.state.hashes()).map_err(Ended::Read)?;
         while let Some(Hashed { line, hash }) = lines.next().map_err(Ended::Read)? {
             if self.steps.stopped() {
                 return Err(NoAnswer::Stopped.into());
             }
-            self.state.saw(line.number, hash).map_err(|why| self.others(why))?;
+            self.state.saw(line.number, hash).map_err(|error| self.others(error))?;
             self.line(line)?;
         }
-        self.state.saw_all().map_err(|why| self.others(why))?;
+        self.state.saw_all().map_err(|error| self.others(error))?;
         self.finish()
     }
 
-    fn others(&self, why: String) -> Ended {
-        Ended::Before(LoadError::Resume { path: self.wish.resume.clone().unwrap_or_default(), why })
+    fn others(&self, error: OtherLines) -> Ended {
+        let path = self.wish.resume.clone().unwrap_or_default();
+        Ended::Before(LoadError::Resume { path, why: error.to_string() })
     }
 
     fn line(&mut self, Numbered { number, line, .. }: Numbered) -> Result<(), Ended> {
@@ -429,6 +431,7 @@ impl<'a> Loading<'a> {
         Ok(())
     }
 
+    /// Says what came of it. Errs when the server was not changed and a refusal ended it.
     pub(super) fn end(mut self, ended: Result<(), Ended>) -> Result<Loaded, LoadError> {
         // When it ended for another reason, what is in the air may still arrive.
         let ended = ended.inspect_err(|_| drop(self.land_all()));

@@ -154,7 +154,7 @@ impl Server {
         })
     }
 
-    /// Whether there is a collection, and what it is like.
+    /// Whether there is a collection, and what it is like. Errs when the server gives another answer than that or its absence.
     pub(super) fn collection(
         &self,
         place: Place<'_>,
@@ -169,7 +169,7 @@ impl Server {
         }
     }
 
-    /// Makes a tenant and a database where there is none.
+    /// Makes a tenant and a database where there is none. Errs when the server gives no good answer.
     pub(super) fn make_place(&self, place: Place<'_>) -> Result<(), NoAnswer> {
         let version = self.able.api.word();
         let tenants = ["api", version, "tenants"];
@@ -223,7 +223,7 @@ impl Server {
     }
 
     /// Adds records, or changes those that are there. `body` is that of the request. A server that has no time is waited for as
-    /// `asked` says.
+    /// `asked` says. Errs when the address cannot be made; what the server says comes later.
     pub(super) fn upsert(
         &self,
         place: Place<'_>,
@@ -239,7 +239,7 @@ impl Server {
         ))
     }
 
-    /// Waits for the answer to a batch.
+    /// Waits for the answer to a batch. Errs when the server gave no good answer, or it was stopped.
     pub(super) fn answered(&self, sent: Pending) -> Result<(), NoAnswer> {
         match self.runtime.block_on(sent.0) {
             Ok(answer) => answer.map(drop),
@@ -260,14 +260,14 @@ impl Server {
         self.runtime.block_on(self.exchange.ask(asked, method, url, body))
     }
 
-    /// How many records there are.
+    /// How many records there are. Errs when the server gives no good answer.
     pub(super) fn count(&self, place: Place<'_>, id: &str) -> Result<u64, NoAnswer> {
         let (path, query) = self.within(place, id, "count");
         let told = self.get(&path, &query)?;
         told.as_u64().ok_or_else(|| NoAnswer::Strange("the count is no number".to_owned()))
     }
 
-    /// What it has of some records.
+    /// What it has of some records. Errs when the server gives no good answer.
     pub(super) fn records(
         &self,
         place: Place<'_>,

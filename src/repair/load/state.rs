@@ -65,6 +65,11 @@ struct CurrentSent {
     sent: Sent,
 }
 
+/// The lines of this run are not those of the run that it would go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lines are others than those of the load that was cut off")]
+pub(super) struct OtherLines;
+
 impl Own {
     fn is(&self, target: &Target) -> bool {
         (&self.tenant, &self.database, &self.name)
@@ -78,7 +83,7 @@ impl Resumed {
     }
 }
 
-/// Reads the file that the wish names. `None` when there is none yet.
+/// Reads the file that the wish names. `None` when there is none yet. Errs when it cannot be read, or is of another load.
 pub(super) fn read(wish: &Wish) -> Result<Option<Resumed>, LoadError> {
     let Some(path) = &wish.resume else { return Ok(None) };
     let wrong = |why: String| LoadError::Resume { path: path.clone(), why };
@@ -140,18 +145,18 @@ impl State {
     }
 
     /// A line was read; `hash` is that of all lines up to it. Errs when the lines are not those of the run before.
-    pub(super) fn saw(&mut self, line: u64, hash: u64) -> Result<(), String> {
+    pub(super) fn saw(&mut self, line: u64, hash: u64) -> Result<(), OtherLines> {
         (self.line, self.hash) = (line, hash);
         if self.done.is_some_and(|(last, of_last)| line == last && hash != of_last) {
-            return Err(OTHERS.to_owned());
+            return Err(OtherLines);
         }
         Ok(())
     }
 
     /// There are no more lines. Errs when the run before has seen more of them.
-    pub(super) fn saw_all(&self) -> Result<(), String> {
+    pub(super) fn saw_all(&self) -> Result<(), OtherLines> {
         if self.done.is_some_and(|(last, _)| last > self.line) {
-            return Err(OTHERS.to_owned());
+            return Err(OtherLines);
         }
         Ok(())
     }
@@ -221,7 +226,7 @@ impl State {
         })
     }
 
-    /// This collection is being made, or was made with this id.
+    /// This collection is being made, or was made with this id. Errs when the file cannot be written.
     pub(super) fn owns(&mut self, target: &Target, id: Option<&str>) -> Result<(), Ended> {
         self.now.own.retain(|own| !own.is(target));
         self.now.own.push(Own {
@@ -257,7 +262,7 @@ impl State {
         Ok(())
     }
 
-    /// Keeps how far it is.
+    /// Keeps how far it is. Errs when the file cannot be written.
     pub(super) fn keep(&mut self) -> Result<(), Ended> {
         // Whoever has not begun has nothing to go on from.
         if self.now.own.is_empty() && self.now.line == 0 { Ok(()) } else { self.write() }
@@ -289,7 +294,6 @@ impl State {
 }
 
 const VERSION: u32 = 2;
-const OTHERS: &str = "the lines are others than those of the load that was cut off";
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// A power cut costs no more than this.
 const EVERY: Duration = Duration::from_secs(1);

@@ -6,22 +6,13 @@ use crate::{
     clock::Timestamp,
     format::{
         parts::{Named, Part},
-        tar::{
-            BLOCK_LEN, Block, EntryKind, Header, padded, pax_records, sparse_map_goes_on, until_nul,
-        },
+        tar::{Ahead, BLOCK_LEN, Block, EntryKind, Header, padded, sparse_map_goes_on},
     },
     human,
 };
 
-/// What entries before an entry say of it.
-#[derive(Default)]
-struct Ahead {
-    name: Option<Vec<u8>>,
-    bytes: Option<u64>,
-    sparse: bool,
-}
-
 /// Walks a tar that begins with the block `first`. Gives why it has no proper end, when it has none.
+/// Errs when it cannot be read or written, or holds what no backup does.
 pub(super) fn walk(
     source: &mut impl Source,
     first: &[u8; BLOCK_LEN],
@@ -68,10 +59,10 @@ pub(super) fn walk(
             EntryKind::File | EntryKind::Link | EntryKind::Other => std::mem::take(&mut ahead),
             EntryKind::LongName | EntryKind::Pax | EntryKind::Aside => Ahead::default(),
         };
-        let mut left = about.bytes.filter(|_| kind == EntryKind::File).unwrap_or(data_bytes);
+        let mut left = about.data_bytes.filter(|_| kind == EntryKind::File).unwrap_or(data_bytes);
         let stored = padded(left);
         if matches!(kind, EntryKind::File | EntryKind::Link | EntryKind::Other) {
-            let path = about.name.clone().unwrap_or_else(|| path_of(&header));
+            let path = about.name.clone().unwrap_or_else(|| header.path());
             match Named::parse(&path) {
                 Named::Hostile => sink.hostile += 1,
                 Named::Other => {}
@@ -120,36 +111,6 @@ pub(super) fn walk(
             return Ok(Some("it is cut off within a file".to_owned()));
         }
     }
-}
-
-impl Ahead {
-    fn take_in(&mut self, kind: EntryKind, data: &[u8]) {
-        if kind == EntryKind::LongName {
-            self.name = Some(until_nul(data).to_vec());
-            return;
-        }
-        for (key, value) in pax_records(data) {
-            match key {
-                b"GNU.sparse.name" => {
-                    self.name = Some(value.to_vec());
-                    self.sparse = true;
-                }
-                b"path" if !self.sparse => self.name = Some(value.to_vec()),
-                b"size" => {
-                    self.bytes = str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-                }
-                key if key.starts_with(b"GNU.sparse.") => self.sparse = true,
-                _ => {}
-            }
-        }
-    }
-}
-
-fn path_of(header: &Header<'_>) -> Vec<u8> {
-    if header.prefix.is_empty() {
-        return header.name.to_vec();
-    }
-    [header.prefix, b"/", header.name].concat()
 }
 
 const LONG_NAME_MAX: u64 = 64 * 1024;

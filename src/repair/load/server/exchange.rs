@@ -103,6 +103,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Asks until there is an answer, or patience is at its end.
+    /// Errs when the server says no, is silent for too long, or the steps were stopped.
     pub(super) async fn ask(
         &self,
         asked: Asked,
