@@ -191,7 +191,7 @@ fn written(file: &Path, text: &str, ended: Ended) -> Ended {
     }
 }
 
-/// The stores that are configured; without any, the directories that running Chroma processes hold.
+/// The stores that are configured; without any, the directories that running Chroma processes hold. Errs when `/proc` cannot be read.
 pub(super) fn stores(config: &Config) -> Result<Vec<Arc<Store>>, CollectError> {
     if !config.stores.is_empty() {
         return Ok(config

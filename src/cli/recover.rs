@@ -349,7 +349,7 @@ mod tests {
     use super::*;
     use crate::{
         format::manifest::Restores,
-        repair::recover::{Done, Given, Named, NotDone, ReportedFinding, table::Action},
+        repair::recover::{Done, Given, Named, NotDone, Reported, table::Action},
     };
 
     fn report() -> Report {
@@ -375,10 +375,7 @@ mod tests {
             store: "/srv/my chroma".into(),
             beside: None,
             before: StoreState {
-                findings: vec![ReportedFinding {
-                    code: "fts_corrupt",
-                    evidence: "seen".to_owned(),
-                }],
+                findings: vec![Reported { code: "fts_corrupt", evidence: "seen".to_owned() }],
                 ..state(Restores::WithLosses, 41_000)
             },
             after: Some(state(Restores::Whole, 41_233)),

@@ -38,7 +38,7 @@ pub(super) enum SourceError {
     Several(String),
 }
 
-/// What is named, or else the one store that there is.
+/// What is named, or else the one store that there is. Errs when there is no store, or there are several.
 pub(super) fn of(config: &Arc<Config>, from: Option<&Path>) -> Result<Source, SourceError> {
     if let Some(from) = from {
         return Ok(Source::named(from));
@@ -65,7 +65,7 @@ impl Source {
         }
     }
 
-    /// A copy of it, below `scratch` or where there is room.
+    /// A copy of it, below `scratch` or where there is room. Errs when it cannot be opened or copied, or the steps were stopped.
     pub(super) fn copied(
         &self,
         config: &Arc<Config>,
@@ -106,6 +106,7 @@ pub(super) enum Unreadable {
 }
 
 /// The records of a store, of a backup, or of the lines of a dump, with what is to be noted of its copy.
+/// Errs when what is named cannot be opened, copied or read.
 pub(super) fn lines(
     config: &Arc<Config>,
     from: &Path,

@@ -362,7 +362,7 @@ pub(crate) fn shown(value: &Value) -> String {
 
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// A duration in Prometheus' syntax.
+/// A duration in Prometheus' syntax. Errs when it is none, or out of range.
 pub(crate) fn duration(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&Value) -> Result<Duration, BadValue> {
@@ -383,7 +383,7 @@ pub(crate) fn ratio(value: &Value) -> Result<f64, BadValue> {
         .ok_or(BadValue::Rule("must be a ratio from 0 to 1, such as 0.8"))
 }
 
-/// A whole number.
+/// A whole number. Errs when it is none, or out of range.
 pub(crate) fn count(range: RangeInclusive<usize>) -> impl Fn(&Value) -> Result<usize, BadValue> {
     move |value| {
         word(value)
@@ -424,7 +424,7 @@ pub(crate) fn texts<T>(
     items.iter().filter_map(|item| section.judged(item, &parse)).collect()
 }
 
-/// One of `choices`.
+/// One of `choices`. Errs when it is none of them.
 pub(crate) fn choice<T: Copy>(
     choices: &[T],
     name: impl Fn(T) -> &'static str,

@@ -32,7 +32,7 @@ impl Attributes {
         Self::of_file(&open(path)?)
     }
 
-    /// Those of an open file.
+    /// Those of an open file. Errs when they cannot be read.
     pub(super) fn of_file(file: impl AsFd) -> io::Result<Self> {
         let meta = rustix::fs::fstat(&file)?;
         Ok(Self {
@@ -104,7 +104,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Gives everything in `new` owner, mode and access lists: those of what has the same name in `old`; else those of its database,
 /// of one of its folders, or of the directory. Without an old directory the owner is that of `above`, and modes are those with
-/// which Chroma makes files. Everything is synced.
+/// which Chroma makes files. Everything is synced. Errs when something cannot be read, or given away.
 pub(super) fn adopt(old: Option<&Path>, above: &Path, new: &Path) -> io::Result<()> {
     let whole = match old {
         Some(old) => Attributes::of(old)?,
@@ -169,7 +169,8 @@ fn is_plain(path: &Path, dir: bool) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| if dir { meta.is_dir() } else { meta.is_file() })
 }
 
-/// Whether everything in `path` could be given away: what belongs to another user is root's alone to give.
+/// The user that `path` belongs to: what belongs to another one is root's alone to give away.
+/// Errs when it cannot be looked at.
 pub(super) fn owner(path: &Path) -> io::Result<u32> {
     fs::symlink_metadata(path).map(|meta| meta.uid())
 }

@@ -41,18 +41,19 @@ pub(super) struct Poor {
 pub(super) struct Dir(OwnedFd);
 
 impl Dir {
+    /// Opens a directory, which is no link. Errs when it cannot be opened.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         Ok(Self(rustix::fs::open(path, flags, Mode::empty())?))
     }
 
-    /// A directory in it, which is no link.
+    /// A directory in it, which is no link. Errs when it cannot be opened, or is none.
     pub(super) fn below(&self, name: &str) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         Ok(Self(rustix::fs::openat(&self.0, name, flags, Mode::empty())?))
     }
 
-    /// What stands under this name.
+    /// What stands under this name. Errs when it cannot be looked at; an absent one is `None`.
     pub(super) fn kind(&self, name: &str) -> io::Result<Option<FileType>> {
         match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
@@ -61,11 +62,12 @@ impl Dir {
         }
     }
 
+    /// Whether anything stands under this name. Errs when it cannot be looked at.
     pub(super) fn has(&self, name: &str) -> io::Result<bool> {
         self.kind(name).map(|kind| kind.is_some())
     }
 
-    /// Whether a link to [`GATE_TARGET`] stands under this name.
+    /// Whether a link to [`GATE_TARGET`] stands under this name. Errs when it cannot be read; what is absent or no link is none.
     pub(super) fn is_gate(&self, name: &str) -> io::Result<bool> {
         match rustix::fs::readlinkat(&self.0, name, Vec::new()) {
             Ok(target) => Ok(target.as_bytes() == GATE_TARGET.as_bytes()),
@@ -88,6 +90,7 @@ impl Dir {
         self.has("notes.txt").unwrap_or(false) && read.is_ok() && text == "old"
     }
 
+    /// The names in it, in no order. Errs when it cannot be read.
     pub(super) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         use std::os::unix::ffi::OsStringExt;
         let mut out = Vec::new();
@@ -113,6 +116,7 @@ impl Hands {
         not(test),
         expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests count")
     )]
+    /// Counts a call that changes the store. Errs in tests only: they stop after each of them.
     pub(crate) fn step(&self) -> io::Result<()> {
         #[cfg(test)]
         if let Some(left) = self.left.get() {
@@ -132,6 +136,7 @@ impl Hands {
         hands
     }
 
+    /// Renames across directories. Errs when the kernel does.
     pub(super) fn rename(&self, from: (&Dir, &str), to: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         #[cfg(test)]
@@ -144,6 +149,7 @@ impl Hands {
         Ok(rustix::fs::renameat(from.0, from.1, to.0, to.1)?)
     }
 
+    /// Lets two names change places. Errs when the kernel or the filesystem cannot.
     pub(super) fn exchange(&self, one: (&Dir, &str), other: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         #[cfg(test)]
@@ -153,6 +159,7 @@ impl Hands {
         Ok(rustix::fs::renameat_with(one.0, one.1, other.0, other.1, RenameFlags::EXCHANGE)?)
     }
 
+    /// Gives a file a second name. Errs when the kernel or the filesystem cannot.
     pub(super) fn link(&self, from: (&Dir, &str), to: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         #[cfg(test)]
@@ -162,7 +169,7 @@ impl Hands {
         Ok(rustix::fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())?)
     }
 
-    /// A file as long as another, with its bytes and holes, owner, mode and all; synced.
+    /// A file as long as another, with its bytes and holes, owner, mode and all; synced. Errs when it cannot be read or written.
     pub(super) fn copy(&self, from: (&Dir, &str), to: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -175,41 +182,48 @@ impl Hands {
         target.sync_all()
     }
 
+    /// Puts the link that nobody can open. Errs when the kernel does.
     pub(super) fn gate(&self, at: (&Dir, &str)) -> io::Result<()> {
         self.symlink(GATE_TARGET, at)
     }
 
+    /// Makes a link. Errs when the kernel does.
     pub(super) fn symlink(&self, target: &str, at: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         Ok(rustix::fs::symlinkat(target, at.0, at.1)?)
     }
 
+    /// Makes a directory for its owner alone. Errs when the kernel does.
     pub(super) fn make_dir(&self, at: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         Ok(rustix::fs::mkdirat(at.0, at.1, Mode::RWXU)?)
     }
 
+    /// Removes a file. Errs when the kernel does.
     pub(super) fn remove(&self, at: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         Ok(rustix::fs::unlinkat(at.0, at.1, AtFlags::empty())?)
     }
 
+    /// Removes an empty directory. Errs when the kernel does.
     pub(super) fn remove_dir(&self, at: (&Dir, &str)) -> io::Result<()> {
         self.step()?;
         Ok(rustix::fs::unlinkat(at.0, at.1, AtFlags::REMOVEDIR)?)
     }
 
+    /// Gives the names in a directory to the disk. Errs when the disk does.
     pub(super) fn sync(&self, dir: &Dir) -> io::Result<()> {
         self.step()?;
         synced(rustix::fs::fsync(dir))
     }
 
+    /// The same by its path. Errs when it cannot be opened, or the disk does.
     pub(crate) fn sync_path(&self, path: &Path) -> io::Result<()> {
         self.step()?;
         synced(rustix::fs::fsync(File::open(path)?))
     }
 
-    /// Writes a file that is there as a whole or as it was before.
+    /// Writes a file that is there as a whole or as it was before. Errs when it cannot be written; then the old one stands.
     pub(crate) fn write_whole(&self, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         let beside = dir.join(format!("{name}.new"));
         self.step()?;

@@ -189,6 +189,7 @@ fn unknown(dir: &Path, error: &io::Error) -> Holds {
 }
 
 /// Takes the lock of a directory, and waits for it no longer than half a second. `None` where the filesystem has no such locks.
+/// Errs when the directory cannot be opened, or stays locked.
 pub(super) fn lock(dir: &Path) -> Result<Option<File>, Holds> {
     let locked = File::open(dir).map_err(|error| unknown(dir, &error))?;
     for _ in 0..LOCK_TRIES {

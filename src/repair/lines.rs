@@ -100,12 +100,13 @@ impl std::fmt::Debug for Lines {
 }
 
 impl Lines {
-    /// Those of a file; what is read of it counts as a part of the step.
+    /// Those of a file; what is read of it counts as a part of the step. Errs when it cannot be opened or read.
     pub(crate) fn open(path: &Path, steps: &Steps) -> io::Result<Self> {
         Self::new(Counted { from: File::open(path)?, steps: steps.clone() })
     }
 
     /// Those that come out of `from`, which may be packed: that is told by its first bytes, whatever its name is.
+    /// Errs when its first bytes cannot be read, or the unpacker does not begin.
     pub(crate) fn new(from: impl Read + Send + 'static) -> io::Result<Self> {
         let mut from = BufReader::with_capacity(PIECE_BYTES, from);
         // A pipe gives as much as is there: four bytes may come in several pieces.
@@ -150,6 +151,7 @@ impl Lines {
     }
 
     /// The next line as it stands, without its end; `None` at the end. Of one that is too long the rest is passed over.
+    /// Errs when it cannot be read or unpacked.
     pub(crate) fn next_raw(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         Ok(self.fill()?.map(|_| (self.number, self.buffer.trim_ascii())))
     }
@@ -170,7 +172,7 @@ impl Lines {
         }
     }
 
-    /// What stands in a line.
+    /// What stands in a line. Errs when it is none of a dump.
     pub(crate) fn parsed(text: &[u8]) -> Result<Line, Bad> {
         parse::line(text)
     }

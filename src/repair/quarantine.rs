@@ -113,20 +113,21 @@ impl Quarantine {
         &self.record
     }
 
-    /// Writes what it says of itself: wholly or not at all.
+    /// Writes what it says of itself: wholly or not at all. Errs when it cannot be written.
     pub(super) fn save(&self, hands: &Hands) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(&self.record).map_err(io::Error::other)?;
         text.push(b'\n');
         hands.write_whole(&self.path, RECORD_FILE, &text)
     }
 
+    /// Notes a new state. Errs when it cannot be written.
     pub(super) fn enter(&mut self, hands: &Hands, state: State, now: Timestamp) -> io::Result<()> {
         self.record.state = state;
         self.record.changed = now;
         self.save(hands)
     }
 
-    /// Gives it the name that it keeps.
+    /// Gives it the name that it keeps. Errs when it cannot be renamed, or the disk does.
     pub(super) fn keep(&mut self, hands: &Hands) -> io::Result<()> {
         let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Ok(());
@@ -145,7 +146,7 @@ impl Quarantine {
         self.path.file_name().and_then(kept_name).is_some()
     }
 
-    /// Takes its record away: what is staged in it is nobody's any more.
+    /// Takes its record away: what is staged in it is nobody's any more. Errs when it cannot be removed; an absent one is no error.
     pub(super) fn forget(&self, hands: &Hands) -> io::Result<()> {
         hands.step()?;
         absent_is_fine(fs::remove_file(self.path.join(RECORD_FILE)))
@@ -261,7 +262,7 @@ fn may_write(dir: &Path) -> bool {
     rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Whether something is mounted at `path` itself.
+/// Whether something is mounted at `path` itself. Errs when it cannot be looked at.
 pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
     let seen = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;

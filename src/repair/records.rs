@@ -23,6 +23,7 @@ pub(super) struct Tables {
 }
 
 /// Reads all collections, in the order of their ids, at most [`COLLECTIONS_MAX`].
+/// Errs when the database cannot be opened, SQLite does, or `stop` is set.
 pub(super) fn read(database: &Database, stop: &AtomicBool) -> Result<Vec<Tables>, QueryError> {
     let mut connection = database.connect()?;
     let limits = Limits { hold: PATIENCE, hold_unwaited: PATIENCE, stop, progress: None };
@@ -30,6 +31,7 @@ pub(super) fn read(database: &Database, stop: &AtomicBool) -> Result<Vec<Tables>
 }
 
 /// Rows of the queue behind `position` of the index, by the id of the collection.
+/// Errs when the database cannot be opened, SQLite does, or `stop` is set.
 pub(super) fn queued(
     database: &Database,
     positions: &BTreeMap<String, Option<i64>>,
@@ -108,7 +110,7 @@ fn ask(connection: &Connection) -> rusqlite::Result<Vec<Tables>> {
 }
 
 /// The question for all collections: id, name, tenant, database, dimension, `schema_str` and `config_json_str`, with null for columns
-/// that this release has not.
+/// that this release has not. Errs when SQLite does.
 pub(super) fn collections_sql(connection: &Connection) -> rusqlite::Result<String> {
     let column = |name: &str| -> rusqlite::Result<String> {
         Ok(if has(connection, "collections", name)? {
@@ -131,7 +133,7 @@ pub(super) fn collections_sql(connection: &Connection) -> rusqlite::Result<Strin
     ))
 }
 
-/// Whether the table is there and has this column.
+/// Whether the table is there and has this column. Errs when SQLite does.
 pub(super) fn has(connection: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
     let sql = "SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2";
     let found = connection.query_row(sql, (table, column), |_| Ok(())).optional()?;
@@ -147,7 +149,7 @@ fn counts(connection: &Connection, sql: &str) -> rusqlite::Result<BTreeMap<Strin
     Ok(out)
 }
 
-/// A text; what else may stand in its place is told by the checks.
+/// A text; what else may stand in its place is told by the checks. Errs when there is no such column.
 pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
     Ok(row.get_ref(column)?.as_str().unwrap_or_default().to_owned())
 }

@@ -122,14 +122,14 @@ pub struct StoreState {
     /// Whether Chroma gets everything out of it.
     pub restores: Restores,
     /// Findings that are at least a warning, gravest first.
-    pub findings: Vec<ReportedFinding>,
+    pub findings: Vec<Reported>,
     /// Every collection; empty when the tables cannot be read.
     pub collections: Vec<Collection>,
 }
 
 /// A finding of a look.
 #[derive(Debug, Clone, Serialize)]
-pub struct ReportedFinding {
+pub struct Reported {
     /// Its code.
     pub code: &'static str,
     /// What was seen.
@@ -538,13 +538,11 @@ fn or_stopped(
 impl StoreState {
     fn of(proven: &Proven) -> Self {
         let grave = proven.findings.iter().filter(|one| one.severity >= Severity::Warning);
-        let or_stopped = |one: &Finding| ReportedFinding {
-            code: one.code.as_str(),
-            evidence: one.evidence.clone(),
-        };
         Self {
             restores: proven.proof.restores,
-            findings: grave.map(or_stopped).collect(),
+            findings: grave
+                .map(|one| Reported { code: one.code.as_str(), evidence: one.evidence.clone() })
+                .collect(),
             collections: proven.collections.clone(),
         }
     }

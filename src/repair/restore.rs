@@ -468,7 +468,7 @@ pub(super) struct Left {
     back: Option<Record>,
 }
 
-/// Ends what earlier runs left half-way.
+/// Ends what earlier runs left half-way. Errs when the store is in use, or one cannot be ended.
 pub(super) fn settle(
     wish: &Wish,
     processes: &ProcessTable,

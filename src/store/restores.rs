@@ -141,6 +141,7 @@ impl Record {
     }
 
     /// Reads it. What it names are single names: whoever may write here must not lead anybody elsewhere.
+    /// Errs when it is no such record, is of a newer release, or names what is no single name.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
         let record: Self = serde_json::from_slice(bytes).map_err(RecordError::Json)?;
         if record.format > FORMAT {

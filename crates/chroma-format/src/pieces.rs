@@ -16,6 +16,7 @@ impl<'a, E> Pieces<'a, E> {
         Self { gathered: Vec::with_capacity(PIECE_BYTES), write }
     }
 
+    /// Gathers bytes, and writes them out by the piece. Errs when writing does.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), E> {
         self.gathered.extend_from_slice(bytes);
         if self.gathered.len() < PIECE_BYTES {
@@ -26,6 +27,7 @@ impl<'a, E> Pieces<'a, E> {
         Ok(())
     }
 
+    /// Writes what is left. Errs when writing does.
     pub(crate) fn finish(self) -> Result<(), E> {
         if self.gathered.is_empty() { Ok(()) } else { (self.write)(&self.gathered) }
     }

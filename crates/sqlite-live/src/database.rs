@@ -251,7 +251,7 @@ impl Database {
     }
 }
 
-/// Whether programs of other hosts can write to `file`.
+/// Whether programs of other hosts can write to `file`. Errs when the filesystem does not answer `fstatfs`.
 pub(crate) fn is_remote(file: &File) -> io::Result<bool> {
     let kind = i128::from(rustix::fs::fstatfs(file)?.f_type);
     Ok(REMOTE_MAGICS.iter().any(|magic| i128::from(*magic) == kind))

@@ -156,6 +156,7 @@ pub(super) fn take_read_lease(file: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Whether a read lease on this descriptor stands unchallenged: nobody waits for the file, and the kernel has not taken it back.
+/// Errs when the kernel or the filesystem knows no leases.
 pub(super) fn read_lease_stands(file: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(lease_call(file, libc::F_GETLEASE, 0)? == libc::F_RDLCK)
 }

@@ -123,7 +123,7 @@ fn database_of(entry: &Entry) -> Result<(), Fault> {
     sqlite(&open(database)?, meta.len())
 }
 
-/// Looks into a file.
+/// Looks into a file. Errs when it is no backup that restores, or cannot be read.
 pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<Content, Fault> {
     if !meta.is_file() {
         return Err(Fault::new(Reason::Damaged, "it is neither a file nor a directory"));

@@ -62,7 +62,7 @@ impl<'a> Unpacked<'a> {
         Ok(read)
     }
 
-    /// Reads to the end, where checksums are compared. Gives the bytes that it read.
+    /// Reads to the end, where checksums are compared. Gives the bytes that it read. Errs when it cannot be read or unpacked.
     pub(super) fn drain(&mut self) -> io::Result<u64> {
         let mut bytes = 0_u64;
         loop {

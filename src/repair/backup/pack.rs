@@ -37,7 +37,7 @@ pub(super) fn room_for(files: usize, bytes: u64) -> u64 {
     if bytes < LARGE_BYTES { 0 } else { MANIFEST_ROOM_BYTES + files as u64 * 128 }
 }
 
-/// Packs `files` of `root` into `out`, from the byte `at` on.
+/// Packs `files` of `root` into `out`, from the byte `at` on. Errs when a file cannot be read, `out` cannot be written, or `stop` is set.
 pub(super) fn content(
     out: &File,
     at: u64,
@@ -83,7 +83,7 @@ pub(super) fn content(
     Ok(Content { files: reported, hash: hash.finish() })
 }
 
-/// Puts the manifest into the first `room` bytes of `out`. Whether it went in.
+/// Puts the manifest into the first `room` bytes of `out`. Whether it went in. Errs when `out` cannot be written.
 pub(super) fn head(out: &File, room: u64, manifest: &Manifest) -> io::Result<bool> {
     let frame = packed_head(manifest)?;
     let rest = room.checked_sub(frame.len() as u64);
@@ -98,7 +98,7 @@ pub(super) fn head(out: &File, room: u64, manifest: &Manifest) -> io::Result<boo
     Ok(true)
 }
 
-/// The entry of the manifest as a frame of its own.
+/// The entry of the manifest as a frame of its own. Errs when it cannot be packed.
 pub(super) fn packed_head(manifest: &Manifest) -> io::Result<Vec<u8>> {
     let mut packed = encoder(Vec::new())?;
     packed.write_all(&head_entry(manifest)?)?;
@@ -161,7 +161,7 @@ fn unpack(
     Ok(())
 }
 
-/// The manifest of an archive of ours. Reads no more than its first entry.
+/// The manifest of an archive of ours. Reads no more than its first entry. Errs when that cannot be read, or is no manifest.
 pub(super) fn manifest_of(archive: &Path) -> io::Result<Manifest> {
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut unpacked = zstd::stream::read::Decoder::new(File::open(archive)?)?;
@@ -178,7 +178,7 @@ pub(super) fn manifest_of(archive: &Path) -> io::Result<Manifest> {
     Manifest::parse(&text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// SHA-256 of a file.
+/// SHA-256 of a file. Errs when it cannot be read, or `stop` is set.
 pub(super) fn sum_of(path: &Path, stop: &AtomicBool) -> io::Result<manifest::File> {
     let mut from = File::open(path)?;
     let (mut sum, mut buffer, mut bytes) = (Sha256::new(), vec![0; CHUNK_BYTES], 0);
@@ -262,7 +262,7 @@ impl Read for Counted<'_> {
     }
 }
 
-/// Gives an archive to the disk.
+/// Gives an archive to the disk. Errs when the disk does.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new().read(true).open(path)?.sync_all()
 }

@@ -38,6 +38,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Takes the directory `to` for a backup of the store. Waits for a run that is at work there.
+    /// Errs when it is no directory, lies in the store, stays locked, cannot be used, or the steps were stopped.
     pub(super) fn claim(context: &Context, to: &Path, steps: &Steps) -> Result<Self, BackupError> {
         let unusable = |source| BackupError::Destination { path: to.to_owned(), source };
         let dir = to.canonicalize().map_err(unusable)?;
@@ -86,7 +87,7 @@ impl Place {
         Ok(out)
     }
 
-    /// The newest moment before `end` in the name of a backup of this directory, whoever made it.
+    /// The newest moment before `end` in the name of a backup of this directory, whoever made it. Errs when the directory cannot be read.
     pub(super) fn newest_before(&self, end: Timestamp) -> io::Result<Option<Timestamp>> {
         let entries = self.entries()?.into_iter();
         let moments = entries.filter_map(|name| Some(names::parse(&name, &self.directory)?.0));
@@ -141,7 +142,7 @@ impl Place {
     }
 
     /// Removes the backups that nothing keeps, each in one step; gives their names. `made` stays, whatever its name says: a clock
-    /// that was set back makes it older than those before.
+    /// that was set back makes it older than those before. Errs when one cannot be renamed or removed.
     pub(super) fn prune(
         &self,
         store: &str,
@@ -171,13 +172,13 @@ impl Place {
         Ok(pruned)
     }
 
-    /// Gives the names in it to the disk.
+    /// Gives the names in it to the disk. Errs when the disk does.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.held.sync_all()
     }
 }
 
-/// The manifest of a backup of ours.
+/// The manifest of a backup of ours. Errs when it cannot be read, or is none.
 pub(super) fn manifest_of(path: &Path, form: Form) -> io::Result<Manifest> {
     if form == Form::Archive {
         return pack::manifest_of(path);
@@ -213,6 +214,7 @@ fn inside(dir: &Path, store: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// Removes a file, or a directory with all that is in it. Links are removed, not followed.
+/// Errs when it cannot be removed; an absent one is no error.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),

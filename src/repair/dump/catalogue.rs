@@ -45,7 +45,7 @@ impl Collection {
     }
 }
 
-/// Reads all of them.
+/// Reads all of them. Errs when SQLite does.
 pub(in crate::repair) fn read(connection: &Connection) -> rusqlite::Result<Vec<Collection>> {
     let positions = positions(connection)?;
     let mut segments: BTreeMap<(String, bool), String> = BTreeMap::new();
@@ -169,6 +169,7 @@ pub(in crate::repair) struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
+    /// Prepares the questions. Errs when SQLite does.
     pub(in crate::repair) fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
         let boolean = column_or_null(connection, METADATA, "bool_value")?;
         let metadata = connection.prepare(&asks(METADATA, boolean))?;
@@ -193,6 +194,7 @@ impl<'a> Asker<'a> {
     }
 
     /// What the tables have of the record in row `rowid`. When an index of theirs is damaged, they are read to their end once.
+    /// Errs when SQLite does, and reading to the end does not help.
     pub(in crate::repair) fn record(&mut self, rowid: i64) -> rusqlite::Result<Record> {
         match self.ask(rowid) {
             Err(error) if self.copied.is_none() => {
@@ -296,7 +298,7 @@ impl<'a> Asker<'a> {
         Ok(map)
     }
 
-    /// The vector of a row of the queue; `None` when it has none that can be read.
+    /// The vector of a row of the queue; `None` when it has none that can be read. Errs when SQLite does.
     pub(in crate::repair) fn vector(&mut self, seq_id: i64) -> rusqlite::Result<Option<Vec<f32>>> {
         let mut rows = self.vector.query([seq_id])?;
         let Some(row) = rows.next()? else { return Ok(None) };

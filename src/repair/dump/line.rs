@@ -17,7 +17,7 @@ struct CollectionLine<'a> {
     configuration: &'a Option<serde_json::Value>,
 }
 
-/// Begins a collection: the records that follow are its own.
+/// Begins a collection: the records that follow are its own. Errs when it cannot be written as JSON.
 pub(super) fn collection(collection: &Collection) -> io::Result<Vec<u8>> {
     let line = CollectionLine {
         collection: &collection.name,
@@ -69,7 +69,7 @@ struct RecordLine<'a> {
 }
 
 impl Line<'_> {
-    /// Appends it, with its end.
+    /// Appends it, with its end. Errs when it cannot be written as JSON.
     pub(super) fn write(&self, out: &mut Vec<u8>) -> io::Result<()> {
         let line = RecordLine {
             id: self.id,

@@ -91,6 +91,7 @@ impl Onward {
 }
 
 /// Lets `read` give records, and writes them to `out`. `embeddings`: whether lines speak of vectors.
+/// Errs when `read` does, `out` cannot be written, or the system gives no thread.
 pub(super) fn run(
     out: &mut dyn Write,
     embeddings: bool,

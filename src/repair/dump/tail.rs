@@ -54,7 +54,7 @@ pub(in crate::repair) struct Tail {
 }
 
 impl Tail {
-    /// Reads what is behind either of the positions: that of the tables, and that of the index.
+    /// Reads what is behind either of the positions: that of the tables, and that of the index. Errs when SQLite does.
     pub(in crate::repair) fn read(
         connection: &Connection,
         collection: &str,
@@ -100,7 +100,7 @@ impl Tail {
 }
 
 /// A record after one more operation, as Chroma's tables take it in: an addition of what is there and an update of what is not
-/// there change nothing. `queued` gives the metadata of the row.
+/// there change nothing. `queued` gives the metadata of the row. Errs when `queued` does.
 pub(in crate::repair) fn applied<E>(
     record: Option<Record>,
     kind: Kind,

@@ -46,6 +46,7 @@ pub(in crate::repair) enum IndexError {
 
 impl Index {
     /// Opens the folder of a collection; `None` when there is none yet: nothing was flushed.
+    /// Errs when its files cannot be read, or hold no index.
     pub(in crate::repair) fn open(
         dir: &Path,
         collection: &Collection,
@@ -103,7 +104,7 @@ impl Index {
         Some(self.places[place].1)
     }
 
-    /// The vector at a place, as it was given to Chroma.
+    /// The vector at a place, as it was given to Chroma. Errs when it cannot be read.
     pub(super) fn read(&self, place: u64) -> io::Result<Vec<f32>> {
         let (mut vector, length) = self.stored(place)?;
         if let Some(length) = length {
@@ -114,7 +115,7 @@ impl Index {
         Ok(vector)
     }
 
-    /// The vector at a place as the index holds it, and with cosine the length that it had.
+    /// The vector at a place as the index holds it, and with cosine the length that it had. Errs when it cannot be read.
     pub(in crate::repair) fn stored(&self, place: u64) -> io::Result<(Vec<f32>, Option<f32>)> {
         let offset = place * self.header.element_bytes + 4 + 8 * self.header.neighbours;
         // The header was read, and states what a vector takes.

@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for EmbeddingField {
     }
 }
 
-/// What stands in a line.
+/// What stands in a line. Errs when it is none of a dump.
 pub(super) fn line(text: &[u8]) -> Result<Line, Bad> {
     // Most lines are records.
     if let Ok(record) = serde_json::from_slice::<RecordLine>(text) {

@@ -200,6 +200,7 @@ impl Stream {
     }
 
     /// The next collection. Records of the one before that were not read are passed over.
+    /// Errs when the lines cannot be read or are out of order, a wanted collection is not there, or the steps were stopped.
     pub(crate) fn collection(&mut self) -> Result<Option<Collection>, StreamError> {
         loop {
             while self.record()?.is_some() {}
@@ -230,6 +231,7 @@ impl Stream {
     }
 
     /// The next record of the collection; `None` at its end.
+    /// Errs when the lines cannot be read or are out of order, or the steps were stopped.
     pub(crate) fn record(&mut self) -> Result<Option<Record>, StreamError> {
         if self.next.is_some() {
             return Ok(None);

@@ -28,7 +28,7 @@ use crate::{
 };
 
 impl Copying<'_> {
-    /// The stamps of all folders whose names may be those of segments.
+    /// The stamps of all folders whose names may be those of segments. Errs when the directory cannot be read.
     pub(super) fn all_stamps(&self) -> Result<BTreeMap<String, Stamps>, MomentError> {
         let dir = self.place.dir();
         let wrong = |source| MomentError::File { path: dir.to_owned(), source };
@@ -44,6 +44,7 @@ impl Copying<'_> {
         Ok(out)
     }
 
+    /// The stamps of the five files of a folder. Errs when one cannot be looked at; an absent one has none.
     pub(super) fn stamps(&self, folder: &str) -> Result<Stamps, MomentError> {
         let mut out = [None; 5];
         for (stamp, name) in out.iter_mut().zip(INDEX_FILES) {
@@ -55,7 +56,7 @@ impl Copying<'_> {
         Ok(out)
     }
 
-    /// Copies the folders that are not copied as they are now.
+    /// Copies the folders that are not copied as they are now. Errs when a file cannot be read or copied, or it was stopped.
     pub(super) fn refresh_all(&mut self, wanted: &BTreeSet<String>) -> Result<(), MomentError> {
         let now = self.all_stamps()?;
         let stale: Vec<&String> = wanted
@@ -155,6 +156,7 @@ impl Copying<'_> {
     }
 
     /// Copies what a file has up to `bound`, with holes where it has holes. What is longer is cut.
+    /// Errs when it is no regular file, cannot be read or written, or `stop` is set.
     pub(super) fn copy_file(
         &self,
         from: &File,
@@ -213,7 +215,7 @@ impl Copying<'_> {
         if half.is_empty() || !self.is_held() { Vec::new() } else { half }
     }
 
-    /// Waits until one of `moved` is flushed again, or for a moment.
+    /// Waits until one of `moved` is flushed again, or for a moment. Errs when a folder cannot be looked at, or it was stopped.
     pub(super) fn wait_for_flush(
         &self,
         moved: &[String],
@@ -234,6 +236,7 @@ impl Copying<'_> {
         Ok(())
     }
 
+    /// Removes the copies of folders that nobody wants any more. Errs when one cannot be removed.
     pub(super) fn drop_unwanted(&mut self, wanted: &BTreeSet<String>) -> Result<(), MomentError> {
         let gone: Vec<String> =
             self.copied.keys().filter(|folder| !wanted.contains(*folder)).cloned().collect();

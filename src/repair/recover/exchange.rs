@@ -18,6 +18,7 @@ use crate::{
 };
 
 /// Puts the copy in place of the content of the store.
+/// Errs when it cannot be staged or exchanged, the store is in use, or the steps were stopped.
 pub(super) fn exchange(
     copy: &Path,
     inventory: &Inventory,

@@ -18,7 +18,7 @@ pub(super) fn is_part(name: &str) -> bool {
 }
 
 /// Makes the full text of the new database `main` from `old`, whose other tables are copied. `sql` is what the old schema says of it.
-/// Says what was done.
+/// Says what was done. Errs when the schema says something else, or SQLite does.
 pub(super) fn make(
     connection: &Connection,
     sql: Option<&str>,
@@ -59,7 +59,7 @@ pub(super) fn make(
 
 /// Texts of live records that have no document, and that are not the document of another one either: a table that has texts at wrong
 /// numbers has lost none. The upgrade from Chroma before 0.4.6 also puts every other text of the metadata there, by the number of its row.
-/// It may be the document that they lost, or one that a deleted record left.
+/// It may be the document that they lost, or one that a deleted record left. Errs when SQLite does.
 pub(super) fn only_there(connection: &Connection) -> Result<Vec<LostDocument>, Failure> {
     let sql = format!(
         "WITH documents(text, number) AS (SELECT string_value, count(*) FROM main.embedding_metadata \

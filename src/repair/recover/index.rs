@@ -113,12 +113,14 @@ pub(super) fn rebuild(
     Ok(effect)
 }
 
+/// Opens the database of a copy to read. Errs when SQLite does.
 pub(super) fn opened(dir: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Connection::open_with_flags(dir.join(DATABASE_FILE), flags)
 }
 
 /// The records of these collections that have a vector neither in the folder nor in what of the queue is still to be applied.
+/// Errs when SQLite does, or a folder cannot be read.
 pub(super) fn without_vector(
     dir: &Path,
     of: &BTreeSet<&str>,
@@ -151,6 +153,7 @@ pub(super) fn without_vector(
 }
 
 /// Hashes of the ids of which the folder of a collection has a vector, and how far it is in the queue where it says so itself.
+/// Errs when the folder cannot be read.
 pub(super) fn ids_of(
     dir: &Path,
     collection: &Collection,
@@ -162,12 +165,13 @@ pub(super) fn ids_of(
     Ok((ids.labels.into_keys().collect(), ids.position))
 }
 
-/// Hashes of the ids of which this folder has a vector; it may be that of the collection.
+/// Hashes of the ids of which this folder has a vector; it may be that of the collection. Errs when the folder cannot be read.
 pub(super) fn ids_in(folder: &Path, collection: &Collection) -> Result<HashSet<u64>, Failure> {
     Ok(read_ids(folder, collection)?.labels.into_keys().collect())
 }
 
 /// Numbers per vector as the header of the folder of a collection states them; `None` when it holds none.
+/// Errs when the folder cannot be read.
 pub(super) fn stated_dimension(
     dir: &Path,
     collection: &Collection,
@@ -177,7 +181,7 @@ pub(super) fn stated_dimension(
     Ok(stated.map(|dimension| dimension as u64))
 }
 
-/// The folder of a collection, when it is there.
+/// The folder of a collection, when it is there. Errs when the directory cannot be read.
 pub(super) fn folder_of(dir: &Path, collection: &Collection) -> Result<Option<PathBuf>, Failure> {
     let segment = collection.vectors_segment.as_ref().and_then(|id| parse_uuid(id.as_bytes()));
     let mut folders = folders(dir)?;
@@ -185,7 +189,7 @@ pub(super) fn folder_of(dir: &Path, collection: &Collection) -> Result<Option<Pa
     Ok(folders.pop().map(|(_, path)| path))
 }
 
-/// The folders with names that Chroma gives. The same name in other letters is another folder.
+/// The folders with names that Chroma gives. The same name in other letters is another folder. Errs when the directory cannot be read.
 pub(super) fn folders(dir: &Path) -> io::Result<Vec<(Uuid, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(dir)? {

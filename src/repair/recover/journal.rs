@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Rolls back what was cut off, as the next start of Chroma would. A journal of another database is never played: it stays with the
-/// old content.
+/// old content. Errs when the journal names another file, or cannot be played or removed.
 pub(super) fn settle(dir: &Path) -> Result<Effect, Failure> {
     let database = dir.join(DATABASE_FILE);
     let journal = beside(&database, "-journal");

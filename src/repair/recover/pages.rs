@@ -85,6 +85,7 @@ impl Pages {
     }
 
     /// Reads a page into `into`: fewer bytes than a page has when it is cut off, none when it is not there.
+    /// Errs when the file cannot be read.
     pub(super) fn read(&self, number: u32, into: &mut Vec<u8>) -> io::Result<()> {
         if !(1..=self.count).contains(&number) {
             into.clear();
@@ -95,7 +96,7 @@ impl Pages {
 
     /// Reads the whole payload of a cell into `into`. `false` when its chain of overflow pages does not hold: a page is missing, has
     /// another use, or is all zeroes, which no part of a text and hardly one of a vector is. `chained` are the pages that were read
-    /// so, and `room` is for one of them.
+    /// so, and `room` is for one of them. Errs when the file cannot be read.
     pub(super) fn payload(
         &self,
         cell: &Cell<'_>,
@@ -135,6 +136,7 @@ impl Pages {
     }
 
     /// The free pages, and whether the list of them holds: every page of it was read, and there are as many as the header says.
+    /// Errs when the file cannot be read.
     pub(super) fn free(&self) -> io::Result<(Bits, bool)> {
         let mut free = Bits::new(self.count);
         let Some(header) = &self.header else { return Ok((free, false)) };

@@ -13,6 +13,7 @@ use crate::{
 
 /// Puts positions where a segment has none: that of the newest record for its records, and for its index what the folder says. One that
 /// is behind a deletion does no harm: Chroma passes over what is not there. Says how many.
+/// Errs when SQLite does, or a folder cannot be read.
 pub(super) fn put_back(transaction: &Transaction<'_>, dir: &Path) -> Result<usize, Failure> {
     let newest = "INSERT INTO max_seq_id(segment_id, seq_id) SELECT s.id, max(e.seq_id) FROM segments AS s \
          JOIN embeddings AS e ON e.segment_id = s.id WHERE s.id NOT IN (SELECT segment_id FROM max_seq_id) GROUP BY s.id";
@@ -28,7 +29,7 @@ pub(super) fn put_back(transaction: &Transaction<'_>, dir: &Path) -> Result<usiz
     Ok(put)
 }
 
-/// The newest row of the queue that anything names; 0 when nothing does.
+/// The newest row of the queue that anything names; 0 when nothing does. Errs when SQLite does.
 pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
     let sql = "SELECT max(seq_id) FROM main.embeddings UNION ALL SELECT max(seq_id) FROM main.max_seq_id UNION ALL SELECT max(seq_id) FROM main.embeddings_queue";
     let mut statement = connection.prepare(sql)?;
@@ -37,7 +38,7 @@ pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(positions.into_iter().flatten().max().unwrap_or(0))
 }
 
-/// Writes a position, with this number of its row or the next one. Says how many rows that are.
+/// Writes a position, with this number of its row or the next one. Says how many rows that are. Errs when SQLite does.
 pub(super) fn insert(
     connection: &Connection,
     row: Option<i64>,
@@ -48,7 +49,7 @@ pub(super) fn insert(
     connection.execute(sql, (row, segment, value(connection, position)?))
 }
 
-/// A position in the form in which this release keeps them: bytes before 1.0.
+/// A position in the form in which this release keeps them: bytes before 1.0. Errs when SQLite does.
 pub(super) fn value(connection: &Connection, position: i64) -> rusqlite::Result<Value> {
     let sql = "SELECT upper(type) FROM pragma_table_info('max_seq_id') WHERE name = 'seq_id'";
     let kind: Option<String> = connection.query_row(sql, [], |row| row.get(0)).optional()?;

@@ -57,6 +57,7 @@ fn is_missing(connection: &Connection, sql: &str) -> rusqlite::Result<bool> {
 }
 
 /// Opens the database of a copy to change rows of it. What its schema would run is not run, and rows go in any order.
+/// Errs when SQLite does.
 pub(super) fn open(database: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(database)?;
     connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA foreign_keys=OFF;")?;
@@ -74,7 +75,7 @@ pub(super) fn known_family(connection: &Connection, what: &str) -> Result<Family
     }
 }
 
-/// Which releases of Chroma wrote the database last.
+/// Which releases of Chroma wrote the database last. Errs when SQLite does.
 pub(super) fn family(connection: &Connection) -> rusqlite::Result<Family> {
     let mut counts = BTreeMap::new();
     let mut statement = connection.prepare("SELECT dir, count(*) FROM migrations GROUP BY dir")?;
@@ -85,7 +86,7 @@ pub(super) fn family(connection: &Connection) -> rusqlite::Result<Family> {
     Ok(Family::of(Dir::ALL.map(|dir| counts.get(dir.as_str()).copied().unwrap_or(0))))
 }
 
-/// Names of the collection and of the record with this number in `embeddings`, as far as they are known.
+/// Names of the collection and of the record with this number in `embeddings`, as far as they are known. Errs when SQLite does.
 pub(super) fn whose(
     connection: &Connection,
     number: i64,

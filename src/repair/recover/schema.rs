@@ -13,7 +13,7 @@ pub(super) type Counts = [u32; 3];
 /// Columns of each table, with their declared types in capitals; the full text left out.
 pub(super) type Tables = BTreeMap<String, BTreeSet<(String, String)>>;
 
-/// An empty database, as these migrations make it.
+/// An empty database, as these migrations make it. Errs when SQLite does.
 pub(super) fn model(counts: Counts) -> Result<Connection, Failure> {
     let model = Connection::open_in_memory()?;
     model.execute_batch("PRAGMA foreign_keys=OFF")?;
@@ -34,6 +34,7 @@ pub(super) fn is_within(dir: Dir, version: i64, counts: Counts) -> bool {
     version <= i64::from(of)
 }
 
+/// The tables of a database, with names and types of their columns. Errs when SQLite does.
 pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Tables> {
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
     let mut statement = connection.prepare(sql)?;
@@ -51,7 +52,7 @@ pub(super) fn tables(connection: &Connection) -> rusqlite::Result<Tables> {
 }
 
 /// Which migrations made the tables of a database, of which some may be gone. `recorded` are the highest ones that it says itself, 0
-/// where it says nothing. `None` when no release has such tables, or several do.
+/// where it says nothing. `None` when no release has such tables, or several do. Errs when SQLite does.
 pub(super) fn made_by(found: &Tables, recorded: Counts) -> Result<Option<Counts>, Failure> {
     let all = tables(&model(schema::newest_known().1)?)?;
     let mut best: Option<(usize, Counts)> = None;
@@ -81,6 +82,7 @@ pub(super) fn made_by(found: &Tables, recorded: Counts) -> Result<Option<Counts>
 }
 
 /// The highest migrations that are recorded, and whether rows of directories or with numbers are there that are not known.
+/// Errs when SQLite does.
 pub(super) fn recorded(connection: &Connection) -> Result<(Counts, bool), Failure> {
     if !tables(connection)?.contains_key("migrations") {
         return Ok(([0; 3], false));

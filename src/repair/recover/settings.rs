@@ -86,6 +86,7 @@ pub(super) fn put_right(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
 }
 
 /// The settings of a collection that its index proves, as Chroma since 1.0 writes them; `None` when it does not prove them.
+/// Errs when the files cannot be read, or the steps were stopped.
 pub(super) fn of_index(
     dir: &Path,
     collection: &Collection,
@@ -250,7 +251,7 @@ pub(super) fn queue_config(purges: bool, family: Family) -> String {
     )
 }
 
-/// Whether the queue is purged by itself, by whether rows are left in it that every segment has applied.
+/// Whether the queue is purged by itself, by whether rows are left in it that every segment has applied. Errs when SQLite does.
 pub(super) fn purges(transaction: &Transaction<'_>) -> Result<bool, Failure> {
     let collections = catalogue::read(transaction)?;
     let positions: BTreeMap<&str, i64> = collections

@@ -20,6 +20,7 @@ use crate::{
 };
 
 /// Every file of a store below `dir`, with its length: the database, and what lies in folders of segments.
+/// Errs when a directory cannot be read.
 pub(super) fn files(dir: &Path) -> io::Result<BTreeMap<String, u64>> {
     let mut out = BTreeMap::new();
     for entry in fs::read_dir(dir)? {
@@ -47,7 +48,7 @@ fn is_database(name: &str) -> bool {
     end.is_some_and(|end| ["", JOURNAL_SUFFIX, WAL_SUFFIX].contains(&end))
 }
 
-/// Bytes that it needs at least on the filesystem of the store.
+/// Bytes that it needs at least on the filesystem of the store. Errs when it cannot be looked at.
 pub(super) fn bytes(backup: &Path) -> io::Result<u64> {
     let meta = fs::metadata(backup)?;
     if meta.is_dir() {

@@ -22,7 +22,7 @@ fn above(store: &Path) -> io::Result<(Dir, String)> {
     }
 }
 
-/// Whether they have changed places.
+/// Whether they have changed places. Errs when the directories cannot be read.
 pub(super) fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
     let (parent, name) = above(&quarantine.record.store)?;
     let case = Dir::open(&quarantine.path)?;
@@ -69,7 +69,7 @@ pub(super) fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io
     Ok(())
 }
 
-/// Exchanges back, however far it was.
+/// Exchanges back, however far it was. Errs when a call does; the next run goes on from there.
 pub(super) fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     let record = &quarantine.record;
     let (incoming, outgoing) = (record.incoming(), record.outgoing());
@@ -103,7 +103,7 @@ pub(super) fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()>
     Ok(())
 }
 
-/// Puts the new directory where none is.
+/// Puts the new directory where none is. Errs when a call does; the next run goes on from there.
 pub(super) fn put(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     let record = &quarantine.record;
     let (parent, name) = above(&record.store)?;
@@ -116,7 +116,7 @@ pub(super) fn put(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes it away again.
+/// Takes it away again. Errs when a call does; the next run goes on from there.
 pub(super) fn take(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     let record = &quarantine.record;
     let (parent, name) = above(&record.store)?;

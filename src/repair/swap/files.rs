@@ -53,12 +53,12 @@ impl Places {
     }
 }
 
-/// Whether anything has moved.
+/// Whether anything has moved. Errs when the directories cannot be read.
 pub(super) fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
     Ok(Dir::open(&quarantine.record.store)?.is_gate(DATABASE)? || is_in_place(quarantine)?)
 }
 
-/// Whether the new database is in its place.
+/// Whether the new database is in its place. Errs when the directories cannot be read.
 pub(super) fn is_in_place(quarantine: &Quarantine) -> io::Result<bool> {
     let record = &quarantine.record;
     let store = Dir::open(&record.store)?;
@@ -99,7 +99,7 @@ pub(super) fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io
     at.sync(hands)
 }
 
-/// Goes back, however far it was, as long as the new database is not in its place.
+/// Goes back, however far it was, as long as the new database is not in its place. Errs when a call does; the next run goes on from there.
 pub(super) fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     let record = &quarantine.record;
     let at = Places::open(hands, quarantine)?;

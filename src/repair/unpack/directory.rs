@@ -23,7 +23,7 @@ use crate::{
     store::{DATABASE_FILE, database::open_bytes},
 };
 
-/// A directory that is a store, or has one in it.
+/// A directory that is a store, or has one in it. Errs when there is none or there are several, it is in use, or cannot be read.
 pub(super) fn open(dir: &Path, options: &Options, steps: &Steps) -> Result<Opened, UnpackError> {
     let found = find(dir)?;
     let wanted = |path: &&PathBuf| options.only.as_ref().is_none_or(|only| path.ends_with(only));
@@ -71,6 +71,7 @@ pub(super) fn open(dir: &Path, options: &Options, steps: &Steps) -> Result<Opene
 }
 
 /// Makes what is looked at where it lies a copy in scratch.
+/// Errs when there is no room, a file cannot be read or written, or the steps were stopped.
 pub(super) fn copy(
     opened: &mut Opened,
     options: &Options,

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use super::UnpackError;
 use crate::format::parts::{Named, is_folder};
 
-/// Files of the store in `dir`, by their path below it.
+/// Files of the store in `dir`, by their path below it. Errs when a directory cannot be read.
 pub(super) fn entries(dir: &Path) -> Result<Vec<(String, fs::Metadata)>, UnpackError> {
     let mut out = Vec::new();
     for entry in list(dir)? {
@@ -28,6 +28,7 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<(String, fs::Metadata)>, UnpackE
     Ok(out)
 }
 
+/// What lies in a directory, up to a bound. Errs when it cannot be read.
 pub(super) fn list(dir: &Path) -> Result<Vec<fs::DirEntry>, UnpackError> {
     let unreadable = |source| UnpackError::Unreadable { path: dir.to_owned(), source };
     let entries = fs::read_dir(dir).map_err(unreadable)?;

@@ -40,7 +40,7 @@ pub(super) fn read(dir: &Path, files: usize, damage: &mut Vec<String>) -> Option
     }
 }
 
-/// Lengths and hashes of the files that the manifest names.
+/// Lengths and hashes of the files that the manifest names. Errs when a file cannot be read, or the steps were stopped.
 pub(super) fn hash(
     dir: &Path,
     manifest: &Manifest,

@@ -22,6 +22,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// Makes one in `place`, and removes what killed runs left there. Gives it with the names of those.
+    /// Errs when none can be made or locked.
     pub(in crate::repair) fn new(place: &Path) -> io::Result<(Self, Vec<PathBuf>)> {
         let swept = sweep(place);
         for _ in 0..TRIES {
@@ -112,6 +113,7 @@ fn remove(dir: &Path) -> io::Result<()> {
 }
 
 /// Bytes that may be written to the filesystem of `dir`: what is free, without a reserve for everybody else.
+/// Errs when the filesystem does not say.
 pub(super) fn room(dir: &Path) -> io::Result<u64> {
     let space = Space::of(&rustix::fs::statvfs(dir)?);
     let reserve = (space.size_bytes / RESERVE_PART).min(RESERVE_MAX);

@@ -61,7 +61,7 @@ pub(super) fn settle(
     Ok(())
 }
 
-/// Opens the database for writing, which plays what is beside it.
+/// Opens the database for writing, which plays what is beside it. Errs when SQLite does.
 pub(in crate::repair) fn play(database: &Path) -> rusqlite::Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags)?;

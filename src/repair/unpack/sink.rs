@@ -67,6 +67,7 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Writes below `root`; of several stores only that whose prefix ends with `only`.
+    /// Errs when its filesystem does not say how much is free.
     pub(super) fn new(root: &Path, only: Option<&str>) -> Result<Self, UnpackError> {
         let free = room(root)
             .map_err(|source| UnpackError::Unreadable { path: root.to_owned(), source })?;
@@ -99,7 +100,7 @@ impl Sink {
         }
     }
 
-    /// Writes all that comes out of `source` as one file.
+    /// Writes all that comes out of `source` as one file. Errs when it cannot be unpacked or written, or there is no room.
     pub(super) fn write_all(
         &mut self,
         source: &mut impl Source,
@@ -109,6 +110,7 @@ impl Sink {
     }
 
     /// Writes one file of `bytes` bytes from `source`, which stands at its first byte. `false` when the source ends within it.
+    /// Errs when it cannot be unpacked or written, or there is no room.
     pub(super) fn write(
         &mut self,
         source: &mut impl Source,

@@ -69,6 +69,7 @@ pub(super) struct Unpacked {
 
 impl Unpacked {
     /// Unpacks `file` from its beginning, `bytes` long. `None` when it is not packed in a known way.
+    /// Errs when the unpacker does not begin, or the system gives no thread.
     pub(super) fn new(
         file: File,
         bytes: u64,
@@ -185,7 +186,7 @@ impl Read for Counted {
     }
 }
 
-/// Reads until the buffer is full or the end is there.
+/// Reads until the buffer is full or the end is there. Errs when it cannot be read.
 pub(super) fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     match fill_until(from, buffer) {
         (filled, None) => Ok(filled),

@@ -23,6 +23,7 @@ use crate::{
 };
 
 /// Unpacks what belongs to a store. Gives what is wrong with the archive, when something is.
+/// Errs when it cannot be read or written, is encrypted, or packed in an unknown way.
 pub(super) fn walk(
     file: &File,
     bytes: u64,

@@ -46,6 +46,7 @@ pub(super) fn dimension_of_index(dir: &Place, segment: &str) -> Result<Option<u6
 }
 
 /// Whether a segment was flushed, and not just now: the position is written after the files.
+/// Errs when the metadata file cannot be looked at; an absent one is no error.
 pub(super) fn flushed_before(dir: &Place, segment: &str, now: Timestamp) -> Result<bool, Unread> {
     let name = Path::new(segment).join(hnsw::METADATA_FILE);
     let written = || {

@@ -37,7 +37,7 @@ impl Parts {
         })
     }
 
-    /// The records behind `after`, in about `rows` rows of each table.
+    /// The records behind `after`, in about `rows` rows of each table. Errs when SQLite does.
     pub(super) fn read(
         self,
         connection: &Connection,

@@ -52,6 +52,7 @@ impl Asking<'_> {
         self.context.progress(CollectorName::Integrity)
     }
 
+    /// Answers one check, in the file or in copies of it. Errs when SQLite could not be asked, or gave no answer.
     pub(super) fn ask(&mut self, check: Check) -> Result<Answer, QueryError> {
         match self.ask_file(check) {
             // SQLite may not be asked in the file itself.

@@ -90,7 +90,7 @@ impl Source {
         }
     }
 
-    /// Reads it; `None` when there is no such record, or it has a number that is none.
+    /// Reads it; `None` when there is no such record, or it has a number that is none. Errs when SQLite does.
     pub(super) fn read(&self, asker: &mut Asker<'_>) -> rusqlite::Result<Option<Record>> {
         drop(asker.take_infinite());
         let mut record = self.row.map(|row| asker.record(row)).transpose()?;

@@ -313,7 +313,7 @@ fn header(folder: &Path) -> io::Result<Option<Header>> {
     }
 }
 
-/// Numbers per vector as a sound header states them.
+/// Numbers per vector as a sound header states them. Errs when it cannot be read.
 pub(super) fn stated_dimension(folder: &Path) -> io::Result<Option<usize>> {
     let header = header(folder)?.filter(|header| header.elements > 0);
     Ok(header.and_then(|header| usize::try_from(header.dimension).ok()))

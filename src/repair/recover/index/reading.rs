@@ -34,6 +34,7 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// The elements of a folder that have one of these ids. Errs when its files cannot be read.
     pub(super) fn elements(
         &self,
         folder: &Path,
@@ -46,7 +47,7 @@ impl Reading<'_> {
         Elements::find(folder, shape, self.settings.metric, (ids.total(), &given), steps)
     }
 
-    /// What is certain of an index to which two processes wrote.
+    /// What is certain of an index to which two processes wrote. Errs when SQLite does.
     pub(super) fn of_last(&self, ids: Ids, elements: Option<Elements>) -> Result<Source, Failure> {
         let in_order = self.store.family == Family::Rust;
         let (mut named, mut hashes) = (Vec::new(), HashMap::new());
@@ -104,6 +105,7 @@ impl Reading<'_> {
     }
 
     /// Of how many ids the elements have the vector that the queue still has too, and of how many another one.
+    /// Errs when SQLite does, or the elements cannot be read.
     pub(super) fn compare(
         &self,
         ids: &Ids,

@@ -95,6 +95,7 @@ impl Subject {
         })
     }
 
+    /// What is lost of it, with what the tables have. Errs when SQLite does.
     pub(super) fn lost(
         &self,
         collection: &Collection,
@@ -112,7 +113,7 @@ impl Subject {
     }
 }
 
-/// The records of the tables, and what the queue has beside them, in the order of their ids.
+/// The records of the tables, and what the queue has beside them, in the order of their ids. Errs when SQLite does.
 pub(in crate::repair::recover) fn subjects(
     connection: &Connection,
     collection: &Collection,

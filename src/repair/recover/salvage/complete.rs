@@ -21,6 +21,7 @@ use crate::{
 };
 
 /// Writes the rows that are known enough, of the database in the directory `store`. `with_text` says whether there is a full text. Says how many rows were written.
+/// Errs when SQLite does, or a folder cannot be read.
 pub(super) fn complete(
     connection: &Connection,
     store: &Path,
@@ -228,7 +229,7 @@ fn embeddings(connection: &Connection, table: &Table) -> Result<u64, Failure> {
     Ok(count)
 }
 
-/// A position before every other.
+/// A position before every other. Errs when SQLite does.
 pub(super) fn first_position(connection: &Connection) -> Result<Value, Failure> {
     Ok(positions::value(connection, 0)?)
 }
@@ -304,7 +305,7 @@ fn collections(
     take(connection, table, &known, &[("topic", topic)])
 }
 
-/// Puts a dimension into the collections that were put together.
+/// Puts a dimension into the collections that were put together. Errs when SQLite does, or a folder cannot be read.
 pub(in crate::repair::recover) fn dimensions(
     connection: &Connection,
     store: &Path,

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Puts back what the indexes beside the database in `store` name, and says so in `effect`. Where rows of the queue are lost as well,
-/// such a record may have been deleted: it is named, and not put back.
+/// such a record may have been deleted: it is named, and not put back. Errs when SQLite does, or a folder cannot be read.
 pub(super) fn put_back(
     connection: &Connection,
     store: &Path,

@@ -11,7 +11,7 @@ use crate::{
     store::position,
 };
 
-/// Says in `effect` what is lost. Returns whether a document is.
+/// Says in `effect` what is lost. Returns whether a document is. Errs when SQLite does.
 pub(super) fn tell(
     connection: &Connection,
     effect: &mut Effect,
@@ -91,7 +91,7 @@ fn bare(connection: &Connection, effect: &mut Effect) -> Result<(), Failure> {
 }
 
 /// Takes out metadata of records that are lost themselves: Chroma would give it to the next new records, which get their numbers. Says
-/// in `effect` what that was, and returns whether a document is among it.
+/// in `effect` what that was, and returns whether a document is among it. Errs when SQLite does.
 pub(super) fn strays(
     connection: &Connection,
     effect: &mut Effect,
@@ -146,7 +146,7 @@ pub(super) fn strays(
 }
 
 /// Keeps the last number of the queue when its last rows are lost: without that, Chroma gives the numbers once more, and passes over what
-/// is written under them. The row belongs to no collection, so that nobody applies it.
+/// is written under them. The row belongs to no collection, so that nobody applies it. Errs when SQLite does.
 pub(super) fn keep_the_last_number(
     connection: &Connection,
     all: &[Found<'_>],
@@ -244,7 +244,7 @@ fn queue(connection: &Connection, found: &Found<'_>) -> Result<Option<String>, F
     })
 }
 
-/// Up to where every segment has applied the queue; 0 when that is not known of one.
+/// Up to where every segment has applied the queue; 0 when that is not known of one. Errs when SQLite does.
 pub(super) fn applied(connection: &Connection) -> Result<i64, Failure> {
     let sql = "SELECT s.id, m.seq_id FROM main.segments AS s LEFT JOIN main.max_seq_id AS m ON m.segment_id = s.id";
     let mut statement = connection.prepare(sql)?;

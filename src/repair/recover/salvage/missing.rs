@@ -18,6 +18,7 @@ use crate::repair::recover::schema::{self, Counts};
 const NOWHERE: u32 = u32::MAX;
 
 /// Adds the entries that the release of the database has beside `entries`; none when it is not known which release that is.
+/// Errs when the file cannot be read, SQLite does, or the steps were stopped.
 pub(super) fn add(salvage: &Salvage<'_>, entries: &mut Vec<Entry>) -> Result<(), Failure> {
     let Some(counts) = recorded(salvage)? else { return Ok(()) };
     let model = schema::model(counts)?;
@@ -86,7 +87,7 @@ fn recorded(salvage: &Salvage<'_>) -> Result<Option<Counts>, Failure> {
     Ok(chroma_format::schema::known_counts().any(|known| known == counts).then_some(counts))
 }
 
-/// Which of several tables a leaf is of, when all its rows could be those of each. `None` when nothing tells.
+/// Which of several tables a leaf is of, when all its rows could be those of each. `None` when nothing tells. Errs when SQLite does.
 pub(super) fn whose(
     salvage: &mut Salvage<'_>,
     page: &Page<'_>,

@@ -129,6 +129,7 @@ impl Column {
 }
 
 /// Reads the schema from the first page on, and from leaves that nothing leads to any more. Says whether some may be missing.
+/// Errs when the file cannot be read, or the steps were stopped while leaves were searched for.
 pub(super) fn entries(salvage: &mut Salvage<'_>) -> Result<(Vec<Entry>, bool), Failure> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut holes = false;
@@ -262,6 +263,7 @@ fn is_kind(text: &[u8]) -> bool {
 }
 
 /// The tables of a schema, those of the full text too, with their columns and indexes.
+/// Errs when SQLite does, or the schema says what Chroma's never does.
 pub(super) fn tables(entries: &[Entry]) -> Result<Vec<Table>, Failure> {
     let model = Connection::open_in_memory()?;
     model.execute_batch("PRAGMA trusted_schema=OFF")?;
@@ -337,7 +339,7 @@ pub(super) fn row_of(fields: &Fields, record: &[u8], index: &Index) -> Option<i6
     }
 }
 
-/// Makes what the old schema says, in the new database.
+/// Makes what the old schema says, in the new database. Errs when SQLite does, or it says something else.
 pub(super) fn create(connection: &Connection, entry: &Entry, begins: &str) -> Result<(), Failure> {
     let sql = entry.sql.as_deref().unwrap_or_default();
     if !sql.starts_with(begins) {
@@ -347,7 +349,7 @@ pub(super) fn create(connection: &Connection, entry: &Entry, begins: &str) -> Re
     Ok(())
 }
 
-/// Makes the full-text table, with the tables that SQLite keeps for it.
+/// Makes the full-text table, with the tables that SQLite keeps for it. Errs when SQLite does, or it says something else.
 pub(super) fn create_full_text(connection: &Connection, sql: &str) -> Result<(), Failure> {
     if !sql.starts_with("CREATE VIRTUAL TABLE ") || !sql.to_ascii_lowercase().contains("fts5") {
         return Err(Failure::Damaged("The full-text table is none that Chroma makes.".to_owned()));

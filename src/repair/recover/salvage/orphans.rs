@@ -11,7 +11,7 @@ use super::{
     writer::Writer,
 };
 
-/// Finds the leaves for all tables that lack rows.
+/// Finds the leaves for all tables that lack rows. Errs when the file cannot be read, SQLite does, or the steps were stopped.
 pub(super) fn take(salvage: &mut Salvage<'_>, all: &mut [Found<'_>]) -> Result<(), Failure> {
     if all.iter().all(|found| found.holes.is_empty()) {
         return Ok(());

@@ -56,6 +56,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes a row. `false` when the rules of the table forbid it, such as a key that is there already.
+    /// Errs when SQLite does for another reason.
     pub(super) fn row(
         &mut self,
         number: i64,
@@ -87,7 +88,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Puts a row aside that an index has to name.
+    /// Puts a row aside that an index has to name. Errs when SQLite does.
     pub(super) fn doubtful(
         &mut self,
         number: i64,
@@ -112,7 +113,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Keeps what an index says of a row that is missing.
+    /// Keeps what an index says of a row that is missing. Errs when SQLite does.
     pub(super) fn named(
         &mut self,
         number: i64,
@@ -148,7 +149,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the rows that were put aside and that an index names with the same values. Where two differ, neither is taken. Says how
-    /// many were.
+    /// many were. Errs when SQLite does.
     pub(super) fn take_doubtful(&mut self) -> Result<u64, Failure> {
         self.wait()?;
         let same =
@@ -163,7 +164,7 @@ impl<'a> Writer<'a> {
         self.take(&of)
     }
 
-    /// Writes every row that was put aside, where no two of a number differ. Says how many.
+    /// Writes every row that was put aside, where no two of a number differ. Says how many. Errs when SQLite does.
     pub(super) fn take_all_doubtful(&mut self) -> Result<u64, Failure> {
         self.wait()?;
         let of =
@@ -191,7 +192,7 @@ impl<'a> Writer<'a> {
         Ok(count)
     }
 
-    /// Makes the tables beside, once.
+    /// Makes the tables beside, once. Errs when SQLite does.
     pub(super) fn wait(&mut self) -> Result<(), Failure> {
         if self.waits {
             return Ok(());

@@ -26,6 +26,7 @@ pub(in crate::repair::recover) const fn name(metric: Metric) -> &'static str {
 }
 
 /// The distance that nothing but the index of a collection says; `None` when it does not prove one.
+/// Errs when the files cannot be read, or the steps were stopped.
 pub(in crate::repair::recover) fn proven(
     dir: &Path,
     collection: &Collection,

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Fills `embedding_metadata`. Says with what.
+/// Fills `embedding_metadata`. Says with what. Errs when SQLite does.
 pub(super) fn put_back(
     transaction: &Transaction<'_>,
     family: Family,
@@ -60,7 +60,7 @@ pub(super) fn put_back(
     ))
 }
 
-/// Fills `embedding_metadata_array`. Gives the number of values.
+/// Fills `embedding_metadata_array`. Gives the number of values. Errs when SQLite does.
 pub(super) fn put_back_lists(
     transaction: &Transaction<'_>,
     effect: &mut Effect,
@@ -174,7 +174,7 @@ fn played(
     Ok(record)
 }
 
-/// Writes the lists of a record. Gives the number of values.
+/// Writes the lists of a record. Gives the number of values. Errs when SQLite does.
 pub(in crate::repair::recover) fn write_lists(
     transaction: &Transaction<'_>,
     rowid: i64,
@@ -190,7 +190,7 @@ pub(in crate::repair::recover) fn write_lists(
     Ok(values)
 }
 
-/// Writes all values of a record. Its document may be there already.
+/// Writes all values of a record. Its document may be there already. Errs when SQLite does.
 pub(in crate::repair::recover) fn write(
     transaction: &Transaction<'_>,
     rowid: i64,
