@@ -23,7 +23,9 @@ use crate::{
     human,
     repair::{
         quarantine::Way,
-        recover::{self, FromBackup, LostRecord, Outcome, Part, Report, StoreState},
+        recover::{
+            self, FromBackup, GoneCollection, LostRecord, Outcome, Part, Report, StoreState,
+        },
         restore::{self, Outcome as Undone, Wish},
         steps::Steps,
     },
@@ -47,7 +49,7 @@ pub(super) struct Options {
     accept_loss: bool,
 
     /// Also give segments whose collection is gone a new one, named after its id: where the list of collections was lost. What is left
-    /// of databases that Chroma before 1.0.15 deleted comes back too
+    /// of databases that Chroma before 1.0.15 deleted comes back too, and so does every collection that only the backup has
     #[arg(long, conflicts_with = "undo")]
     adopt_orphans: bool,
 
@@ -227,6 +229,7 @@ fn text(report: &Report) -> String {
     }
     lines.extend(lost_records(&report.lost_records));
     lines.extend(report.from_backup.iter().flat_map(from_backup));
+    lines.extend(report.gone_collections.iter().filter_map(gone_collection));
     if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
         lines.push(format!("Files are exchanged one by one: {}.", plain(reason)));
     }
@@ -321,6 +324,23 @@ fn from_backup(from: &FromBackup) -> Vec<String> {
     lines
 }
 
+/// A collection that only a backup has.
+fn gone_collection(gone: &GoneCollection) -> Option<String> {
+    if gone.is_back {
+        return None;
+    }
+    let of = gone.moment.as_ref().map_or_else(String::new, |moment| format!(" of {moment}"));
+    let why = gone.why_not.as_ref().map_or_else(
+        || "deleted since, or lost. --adopt-orphans brings it back as the backup has it".to_owned(),
+        |why| format!("it cannot come back: {}", plain(why)),
+    );
+    Some(format!(
+        "  only in the backup{of}: the collection {} with {} records: {why}",
+        plain(&gone.name),
+        human::count(gone.records as f64)
+    ))
+}
+
 /// Records that are named on a terminal.
 const NAMED_MAX: usize = 10;
 
@@ -385,6 +405,7 @@ mod tests {
             lost_documents: Vec::new(),
             lost_records: Vec::new(),
             lost_rows: Vec::new(),
+            gone_collections: Vec::new(),
             from_backup: None,
             quarantine: Some("/srv/my chroma.quarantine.1".into()),
             way: Way::Directory,

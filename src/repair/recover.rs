@@ -32,7 +32,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use self::backup::{FromBackup, Given, Named};
+pub use self::backup::{FromBackup, Given, GoneCollection, Named};
 pub use self::lost::{LostDocument, LostRecord, LostRow, Part};
 use self::{
     backup::Damage,
@@ -86,6 +86,8 @@ pub struct Report {
     pub lost_records: Vec<LostRecord>,
     /// Rows of damaged pages that stand nowhere else, as far as anything still names them.
     pub lost_rows: Vec<LostRow>,
+    /// Collections that the newest backup has, and the store has not.
+    pub gone_collections: Vec<GoneCollection>,
     /// What a backup gave back, when one was named and something was lost.
     pub from_backup: Option<FromBackup>,
     /// Where the old content is, when the copy is in place.
@@ -176,6 +178,8 @@ struct Effect {
     losses: Vec<String>,
     /// Those of them that are about rows of a table, by the name of the table.
     of_tables: Vec<(String, String)>,
+    /// Those that are about a collection whose row was put together, by its id.
+    remade: Vec<(String, String)>,
     lost_documents: Vec<LostDocument>,
     lost_records: Vec<LostRecord>,
     lost_rows: Vec<LostRow>,
@@ -351,12 +355,19 @@ fn repair(
     let named = !report.lost_records.is_empty();
     name_the_rest(dir, &proven, report, steps);
     let lacks = !losses.is_empty() || report.names_losses();
+    if proven.proof.restores != Restores::Unknown {
+        let all = means.backups.iter();
+        let mut named =
+            all.map(|backup| backup::named_in(backup, &report.store, &proven.collections));
+        report.gone_collections = named.find(|gone| !gone.is_empty()).unwrap_or_default();
+    }
     let is_broken = !report.not_done.is_empty() || proven.proof.restores == Restores::Not;
     if let Some(first) = means.backups.first().filter(|_| is_broken) {
         report.from_backup = Some(FromBackup::instead(first));
-    } else if lacks {
+    } else if lacks || means.adopt && !report.gone_collections.is_empty() {
         for backup in means.backups {
-            let wanted = backup::Wanted { backup, dir, scratch, damage: &damage };
+            let adopt = means.adopt;
+            let wanted = backup::Wanted { backup, dir, scratch, damage: &damage, adopt };
             if backup::fill(&wanted, report, &mut losses, steps, now)? {
                 proven = prove(dir, steps, now)?;
             }
@@ -583,6 +594,7 @@ impl Report {
             lost_documents: Vec::new(),
             lost_records: Vec::new(),
             lost_rows: Vec::new(),
+            gone_collections: Vec::new(),
             from_backup: None,
             quarantine: None,
             way: Way::default(),

@@ -44,6 +44,9 @@ elif MODE in ["few", "many"]:
         c.delete(ids=ids(150))
         put(c.add, c, range(150, 150 + step), "again")
         put(c.add, c, range(300, 300 + 4 * step), "new")
+elif MODE == "drop":
+    client.delete_collection("angles")
+    del names["angles"]
 out = {}
 for name in names:
     c = client.get_collection(name)
@@ -264,6 +267,57 @@ fn what_was_not_changed_since_the_backup_is_whole_again() {
     for version in ["1.5.9", "0.6.3"] {
         given_back(version, "many", &DAMAGE[..2]);
         given_back(version, "few", &DAMAGE[1..]);
+    }
+}
+
+#[test]
+fn a_collection_that_only_the_backup_has_is_named_and_comes_back_when_that_is_asked_for() {
+    for version in ["1.5.9", "0.6.3"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = scratch.path().join("store");
+        let before = chroma(version, "make", &store);
+        let backup = backup(&store, &scratch.path().join("backups"));
+        let given = ["--backup", backup.to_str().unwrap()];
+        let same = |dir: &Path, about: &str| {
+            let none = serde_json::json!([]);
+            let is = chroma(version, "show", dir);
+            let report = serde_json::json!({"losses": none});
+            let (wrong, lost) = compare((&before, &before, &is), &report, true);
+            assert!(wrong.is_empty() && lost == 0, "{version}, {about}: {}", wrong.join("\n"));
+        };
+        let unnamed = scratch.path().join("unnamed");
+        support::copy_tree(&store, &unnamed);
+
+        chroma(version, "drop", &store);
+        let report = recover_with(&store, &given)["report"].clone();
+        assert_eq!(report["outcome"], "nothing_to_do", "{version}: {report:#}");
+        let gone = &report["gone_collections"];
+        assert_eq!(gone.as_array().map(Vec::len), Some(1), "{version}: {report:#}");
+        assert_eq!(gone[0]["name"], "angles", "{version}");
+        assert_eq!(gone[0]["records"], 300, "{version}");
+        assert_eq!(gone[0]["is_back"], false, "{version}");
+        let words = [&["recover", "--store.path", store.to_str().unwrap()][..], &given].concat();
+        let said = String::from_utf8(support::run(&words).stdout).unwrap();
+        assert!(said.contains("the collection angles with 300 records"), "{version}: {said}");
+
+        let flags = [&["--apply", "--adopt-orphans"][..], &given].concat();
+        let report = recover_with(&store, &flags)["report"].clone();
+        assert_eq!(report["outcome"], "repaired", "{version}: {report:#}");
+        assert_eq!(report["gone_collections"][0]["is_back"], true, "{version}: {report:#}");
+        same(&store, "deleted");
+        let more = chroma(version, "few", &store);
+        assert!(more["angles"].get("r300").is_some() && more["angles"].get("r0").is_none());
+
+        // Of this one the row is lost, and everything else is there: its name and settings are in the backup.
+        faults::execute(
+            &unnamed,
+            "PRAGMA foreign_keys = OFF; DELETE FROM collection_metadata; DELETE FROM collections WHERE name = 'angles'",
+        );
+        let flags = [&["--apply", "--adopt-orphans", "--accept-loss"][..], &given].concat();
+        let report = recover_with(&unnamed, &flags)["report"].clone();
+        assert_eq!(report["outcome"], "repaired", "{version}: {report:#}");
+        assert_eq!(report["gone_collections"], serde_json::json!([]), "{version}: {report:#}");
+        same(&unnamed, "without a row");
     }
 }
 

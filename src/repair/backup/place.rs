@@ -178,6 +178,12 @@ impl Place {
     }
 }
 
+/// The manifest of a backup at `path`; `None` when there is none that can be read.
+pub(in crate::repair) fn manifest(path: &Path) -> Option<Manifest> {
+    let form = if path.is_dir() { Form::Directory } else { Form::Archive };
+    manifest_of(path, form).ok()
+}
+
 /// The manifest of a backup of ours. Errs when it cannot be read, or is none.
 pub(super) fn manifest_of(path: &Path, form: Form) -> io::Result<Manifest> {
     if form == Form::Archive {

@@ -2,6 +2,7 @@
 //! one that is gone comes back when the queue proves that nothing was done to it since. Nothing else is taken: what was changed or
 //! deleted since the backup, or may have been, is named.
 
+mod gone;
 mod outcome;
 mod plan;
 mod rule;
@@ -9,13 +10,16 @@ mod write;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use rusqlite::Connection;
 use serde::Serialize;
 
+pub use self::gone::GoneCollection;
+pub(super) use self::gone::named as named_in;
 use self::plan::{Plan, Store};
 use super::{
     Done, Effect, Failure, LostRecord, Part, Report,
@@ -93,12 +97,17 @@ pub(super) struct Damage {
     /// Records of which it is not known what was done to them last.
     operations: BTreeSet<(String, String)>,
     queue_mended: bool,
+    /// Collections whose row was put together, and the words about what is lost of it.
+    remade: BTreeMap<String, Vec<String>>,
 }
 
 impl Damage {
     /// Takes in what an action has done.
     pub(super) fn add(&mut self, action: Action, effect: &Effect) {
         self.words.extend(effect.of_tables.iter().cloned());
+        for (collection, words) in &effect.remade {
+            self.remade.entry(collection.clone()).or_default().push(words.clone());
+        }
         if action == Action::Queue {
             self.queue_mended = true;
             let of = |one: &LostRecord| (one.collection.clone(), one.id.clone());
@@ -171,6 +180,8 @@ pub(super) struct Wanted<'a> {
     /// Where it may be unpacked.
     pub(super) scratch: &'a Path,
     pub(super) damage: &'a Damage,
+    /// Whether collections that only the backup has are to come back.
+    pub(super) adopt: bool,
 }
 
 /// Gives the copy what the backup has, and takes out of `report` and `losses` what is not lost any more. Says whether the copy was changed.
@@ -208,20 +219,26 @@ fn give(
     steps: &Steps,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let Wanted { dir, damage, .. } = *wanted;
+    let Wanted { dir, damage, adopt, .. } = *wanted;
     let (backup, moment) = Backup::open(wanted.backup, wanted.scratch, steps, now)?;
     from.moment = moment.map(|moment| moment.to_string());
     let (mut all, mut other) = (Vec::new(), 0);
     let lost_records = damage.of(&["embeddings"]);
     let lost_metadata =
         damage.of(&["embedding_metadata", "embedding_metadata_array"]) || lost_records;
-    let covered;
+    let (covered, mut gone);
     {
         let connection = index::opened(dir)?;
         covered = is_covered(&connection, backup.newest, damage)?;
         let repeated = repeated(&connection)?;
-        let store =
-            Store { connection: &connection, lost_metadata, lost_records, covered, repeated };
+        let mut store = Store {
+            connection: &connection,
+            lost_metadata,
+            lost_records,
+            covered,
+            repeated,
+            is_gone: false,
+        };
         for collection in catalogue::read(&connection)? {
             let Some(mine) = backup.collections.iter().find(|one| one.id == collection.id) else {
                 other += usize::try_from(collection.records).unwrap_or(usize::MAX);
@@ -231,8 +248,39 @@ fn give(
             let plan = plan::plan(&store, &collection, &backup, mine, &lost, steps)?;
             all.push((collection, plan));
         }
+        gone = gone::among(&connection, &backup, moment, wanted.backup)?;
+        store.is_gone = true;
+        for one in gone.iter_mut().filter(|one| adopt && one.why_not.is_none()) {
+            let Some(mine) = backup.collections.iter().find(|mine| mine.id == one.id) else {
+                continue;
+            };
+            let collection =
+                Collection { records: 0, records_position: backup.newest, ..mine.clone() };
+            let plan =
+                plan::plan(&store, &collection, &backup, mine, &plan::Lost::default(), steps)?;
+            all.push((collection, plan));
+            one.is_back = true;
+        }
     }
-    let mut given = write::write(dir, &backup, &all, steps)?;
+    let back: Vec<&str> = gone.iter().filter(|one| one.is_back).map(|one| &*one.id).collect();
+    let mut given = write::write(dir, &backup, &all, &back, steps)?;
+    // What Chroma left of their indexes may be newer than records that are all from the backup.
+    let is_whole = |plan: &Plan| plan.newer == 0 && plan.fills.len() == plan.places.of.len();
+    let emptied = all.iter().filter(|(one, plan)| back.contains(&&*one.id) && is_whole(plan));
+    for (collection, _) in emptied {
+        let segment =
+            collection.vectors_segment.as_deref().filter(|id| parse_uuid(id.as_bytes()).is_some());
+        match segment.map(|segment| fs::remove_dir_all(dir.join(segment))) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    for one in gone.iter().filter(|one| one.is_back) {
+        done.push(format!("the collection {} was made anew as the backup has it", one.name));
+    }
+    if !gone.is_empty() {
+        report.gone_collections.clone_from(&gone);
+    }
     let sum =
         |of: &dyn Fn(&Given) -> usize| human::count(given.iter().map(of).sum::<usize>() as f64);
     if given.iter().any(|one| one.records + one.metadata > 0) {
@@ -243,10 +291,11 @@ fn give(
         ));
     }
     // No folder was changed then; what the tables got stays.
-    let got = vectors(&backup, dir, &mut all, report, done, steps).unwrap_or_else(|failure| {
-        losses.push(format!("vectors of the backup cannot be taken: {failure}"));
-        HashSet::new()
-    });
+    let got =
+        vectors(&backup, dir, (&mut all, &back), report, done, steps).unwrap_or_else(|failure| {
+            losses.push(format!("vectors of the backup cannot be taken: {failure}"));
+            HashSet::new()
+        });
     for (one, (collection, _)) in given.iter_mut().zip(&all) {
         one.vectors = got.iter().filter(|(name, _)| *name == collection.name).count();
     }
@@ -259,6 +308,19 @@ fn give(
     );
     given.retain(|one| one.records + one.metadata + one.vectors > 0);
     from.collections = given;
+    let named = gone::name(dir, &backup, damage.remade.keys())?;
+    for one in &named {
+        losses.retain(|loss| !damage.remade[&one.id].contains(loss));
+        losses.push(format!(
+            "changes of the metadata and the settings of the collection {} since the backup, from which it has them, and its name where that was lost",
+            one.now
+        ));
+        outcome::rename(from, report, &one.before, &one.now);
+    }
+    if !named.is_empty() {
+        let count = human::count(named.len() as f64);
+        done.push(format!("the backup gave back the settings of {count} collections, and the name where it was lost"));
+    }
     Ok(())
 }
 
@@ -266,17 +328,15 @@ fn give(
 fn vectors(
     backup: &Backup,
     dir: &Path,
-    all: &mut [(Collection, Plan)],
+    (all, back): (&mut [(Collection, Plan)], &[&str]),
     report: &Report,
     done: &mut Vec<String>,
     steps: &Steps,
 ) -> Result<HashSet<(String, String)>, Failure> {
     let of: BTreeSet<&str> = all.iter().map(|(collection, _)| &*collection.id).collect();
     let lacking = index::without_vector(dir, &of, steps)?;
-    let mut gifts = Gifts {
-        asker: RefCell::new(Asker::new(&backup.connection)?),
-        of: std::collections::BTreeMap::new(),
-    };
+    let mut gifts =
+        Gifts { asker: RefCell::new(Asker::new(&backup.connection)?), of: BTreeMap::new() };
     let (mut wanted, mut segments) = (HashSet::new(), BTreeSet::new());
     for (collection, plan) in &mut *all {
         let mut places = std::mem::take(&mut plan.places);
@@ -296,7 +356,7 @@ fn vectors(
             }
         }
         let segment = collection.vectors_segment.as_ref().and_then(|id| parse_uuid(id.as_bytes()));
-        if let Some(segment) = segment.filter(|_| any) {
+        if let Some(segment) = segment.filter(|_| any || back.contains(&&*collection.id)) {
             segments.insert(segment);
             gifts.of.insert(collection.id.clone(), places);
         }

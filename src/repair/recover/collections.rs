@@ -31,7 +31,9 @@ pub(super) fn put_back(dir: &Path, gone: &Gone, steps: &Steps) -> Result<Effect,
     if gone.rows {
         for id in orphans(&transaction)? {
             let name = insert(&transaction, &id)?;
-            effect.losses.push(format!("the name of the collection {id}: it is called {name} now"));
+            let lost = format!("the name of the collection {id}: it is called {name} now");
+            effect.losses.push(lost.clone());
+            effect.remade.push((id.clone(), lost));
             words.push(format!("the collection {id} has a row again, and the name {name}"));
             without_settings.insert(id);
         }
@@ -52,7 +54,9 @@ pub(super) fn put_back(dir: &Path, gone: &Gone, steps: &Steps) -> Result<Effect,
                 "all but its distance, which its index proves"
             }
         };
-        effect.losses.push(format!("the settings of the collection {name}: {lost}"));
+        let lost = format!("the settings of the collection {name}: {lost}");
+        effect.losses.push(lost.clone());
+        effect.remade.push((collection.id.clone(), lost));
     }
     transaction.commit()?;
     connection.close().map_err(|(_, error)| error)?;
@@ -93,10 +97,10 @@ fn insert(connection: &Connection, id: &str) -> Result<String, Failure> {
         ));
     };
     let taken = "SELECT 1 FROM collections WHERE name = ?1 AND database_id = ?2";
-    let short = format!("recovered-{}", id.get(..8).unwrap_or(id));
+    let short = format!("{UNNAMED}{}", id.get(..8).unwrap_or(id));
     let is_taken =
         connection.query_row(taken, [&short, &database], |_| Ok(())).optional()?.is_some();
-    let name = if is_taken { format!("recovered-{id}") } else { short };
+    let name = if is_taken { format!("{UNNAMED}{id}") } else { short };
     if has(connection, "collections", "topic")? {
         let sql = "INSERT INTO collections(id, name, database_id, topic) VALUES(?1, ?2, ?3, 'persistent://default/default/' || ?1)";
         connection.execute(sql, params![id, name, database])?;
@@ -144,3 +148,6 @@ fn put_settings(
         }
     }
 }
+
+/// What the name of a collection begins with whose own name is lost.
+pub(super) const UNNAMED: &str = "recovered-";

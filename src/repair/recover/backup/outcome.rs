@@ -173,6 +173,20 @@ fn name_versions(
     from.uncertain = uncertain.into_iter().map(named).collect();
 }
 
+/// A collection has another name now.
+pub(super) fn rename(from: &mut FromBackup, report: &mut Report, before: &str, now: &str) {
+    let given = from.collections.iter_mut().map(|one| &mut one.collection);
+    let named = from.older.iter_mut().chain(&mut from.uncertain).map(|one| &mut one.collection);
+    let records = report.lost_records.iter_mut().map(|one| &mut one.collection);
+    let documents = report.lost_documents.iter_mut().map(|one| &mut one.collection);
+    let rows = report.lost_rows.iter_mut().filter_map(|one| one.collection.as_mut());
+    for name in given.chain(named).chain(records).chain(documents).chain(rows) {
+        if name == before {
+            now.clone_into(name);
+        }
+    }
+}
+
 /// Whether it is a part that stands in the tables.
 const fn of_tables(part: Part) -> bool {
     matches!(part, Part::Metadata | Part::AllMetadata | Part::Record)

@@ -36,6 +36,8 @@ pub(super) struct Store<'a> {
     pub(super) covered: bool,
     /// Numbers that several records have: an earlier repair did not know them, and took that of a neighbour.
     pub(super) repeated: HashSet<i64>,
+    /// Whether the collections that are planned are gone as a whole, and are to come back as the backup has them.
+    pub(super) is_gone: bool,
 }
 
 /// Records of one collection, by name, that are said to have lost something.
@@ -157,6 +159,7 @@ pub(super) fn plan(
         let related = match relation(version, backup.newest, seen) {
             Relation::Foreign => return Err(foreign(&subject.id)),
             _ if lost.operations.contains(id) => Relation::Unknown,
+            Relation::Unknown if store.is_gone => Relation::Gone,
             related => related,
         };
         if seen.version != Version::Absent && related != Relation::Same {
@@ -233,7 +236,7 @@ impl Content<'_> {
         };
         if related == Relation::Gone {
             // Where no row of the tables is lost, a record that nothing deleted is there.
-            return Ok(store.lost_records.then_some((related, true)));
+            return Ok((store.lost_records || store.is_gone).then_some((related, true)));
         }
         let Some(is) = self.is.map(|is| is.read(ours)).transpose()?.flatten() else {
             return Ok(Some((Relation::Unknown, false)));

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     super::{Failure, fulltext, positions, rows, tables::metadata},
-    Backup, Given,
+    Backup, Given, gone,
     plan::Plan,
 };
 use crate::{
@@ -18,11 +18,13 @@ use crate::{
     store::DATABASE_FILE,
 };
 
-/// Writes what was planned, in one transaction. Says what each collection got. Errs without a change.
+/// Writes what was planned, in one transaction, and makes the collections `back` anew before. Says what each collection got. Errs without a
+/// change.
 pub(super) fn write(
     dir: &Path,
     backup: &Backup,
     all: &[(Collection, Plan)],
+    back: &[&str],
     steps: &Steps,
 ) -> Result<Vec<Given>, Failure> {
     let named = |(collection, _): &(Collection, Plan)| Given {
@@ -30,11 +32,14 @@ pub(super) fn write(
         ..Given::default()
     };
     let mut given: Vec<Given> = all.iter().map(named).collect();
-    if all.iter().all(|(_, plan)| plan.fills.is_empty()) {
+    if back.is_empty() && all.iter().all(|(_, plan)| plan.fills.is_empty()) {
         return Ok(given);
     }
     let mut connection = rows::open(&dir.join(DATABASE_FILE))?;
     let transaction = connection.transaction()?;
+    for id in back {
+        gone::insert(&transaction, &backup.connection, id, backup.newest)?;
+    }
     let mut asker = Asker::new(&backup.connection)?;
     let lists = has(&transaction, "embedding_metadata_array", "key")?;
     for ((collection, plan), given) in all.iter().zip(&mut given) {
