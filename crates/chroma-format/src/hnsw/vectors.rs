@@ -31,7 +31,7 @@ impl Space {
 
 /// The vectors of a graph.
 #[derive(Debug)]
-pub struct Vectors {
+pub(super) struct Vectors {
     space: Space,
     dimension: usize,
     numbers: Vec<f32>,
