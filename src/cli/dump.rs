@@ -145,6 +145,7 @@ enum Failed {
 }
 
 /// Writes under another name, which a dump that is not whole keeps to nobody: it is removed.
+/// Errs when it cannot be written, or `write` errs.
 fn to_file(
     to: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<Dumped, DumpError>,

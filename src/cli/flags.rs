@@ -254,6 +254,7 @@ fn pattern_flag(word: &str) -> Result<PatternFlag, BadValue> {
 }
 
 /// Splits `NAME=PATH`. A path may hold `=` itself: what has a slash before it or starts with a dot is no name.
+/// Errs when the name is none that a store may have.
 fn named(word: &str) -> Result<(Option<String>, &str), BadValue> {
     match word.split_once('=') {
         Some((name, path)) if !name.contains('/') && !name.starts_with('.') => {

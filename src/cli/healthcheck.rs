@@ -57,7 +57,7 @@ fn ask(config: &Config, secure: Option<&Secure>) -> Result<String, String> {
     }
 }
 
-/// An exporter that wants to know who asks, or not so often, is alive.
+/// An exporter that wants to know who asks, or not so often, is alive. Errs when another program answers, or it is not well.
 fn judge(url: &str, status: StatusCode) -> Result<String, String> {
     match status {
         StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS => {
@@ -67,7 +67,7 @@ fn judge(url: &str, status: StatusCode) -> Result<String, String> {
     }
 }
 
-/// Where an exporter that listens on these is reached from here.
+/// Where an exporter that listens on these is reached from here. Errs when there is no address, or its port is not known.
 fn asked(addresses: &[SocketAddr]) -> Result<SocketAddr, String> {
     let mut address = *addresses.first().ok_or("no address to ask is configured")?;
     if address.port() == 0 {

@@ -152,6 +152,7 @@ fn inspect(config: &Arc<Config>, store: &Arc<Store>, apply: bool) -> Result<Answ
 }
 
 /// The directory as it is changed; one that is seen through a process has no path here.
+/// Errs when there is no such directory, or no path to it.
 fn place(config: &Config, store: &Store) -> Result<PathBuf, NoAnswer> {
     if store.through.is_some() || links::through_process(&config.procfs, &store.seen_path).is_some()
     {

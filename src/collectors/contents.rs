@@ -124,6 +124,7 @@ impl Contents {
     }
 
     /// Does what is due: a look when the file changed and the last try is long enough ago, the rest of a walk.
+    /// Errs when the database cannot be opened, or SQLite does.
     fn work(&mut self, run: &Run) -> Result<(), QueryError> {
         let stamp = self.context.database.stamp().map_err(QueryError::File)?;
         let context = self.context.clone();
@@ -178,7 +179,7 @@ impl Contents {
         !soon || self.last_read.is_none() || run.deep
     }
 
-    /// Catalogue and small questions, `budget` for each reading. What took too long stays as it was.
+    /// Catalogue and small questions, `budget` for each reading. What took too long stays as it was. Errs when SQLite does.
     fn read(
         &mut self,
         asker: &mut Asker<'_, '_>,
@@ -256,7 +257,7 @@ impl Contents {
         }))
     }
 
-    /// Tries again for a while beside a writer when this is the only run that there will be.
+    /// Tries again for a while beside a writer when this is the only run that there will be. Errs when the last try did.
     fn work_patiently(&mut self, run: &Run) -> Result<(), QueryError> {
         let began = clock::ticks();
         loop {

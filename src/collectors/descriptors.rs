@@ -54,7 +54,7 @@ impl Descriptors {
         }
     }
 
-    /// Who writes to the store or serves it, and whether nobody else may.
+    /// Who writes to the store or serves it, and whether nobody else may. Errs when the path or `/proc` cannot be read.
     fn holders(&self) -> Result<(Vec<Holder>, bool), CollectError> {
         let context = &self.context;
         let path = context.database.real_path();
@@ -123,7 +123,7 @@ impl Collector for Descriptors {
     }
 }
 
-/// The file that `path` leads to; `None` when it leads to nothing, or to something that is no file.
+/// The file that `path` leads to; `None` when it leads to nothing, or to something that is no file. Errs when it cannot be looked at.
 fn file_at(path: &Path) -> Result<Option<FileId>, CollectError> {
     match fs::metadata(path) {
         Ok(meta) => Ok(meta.is_file().then(|| Stamp::of(&meta).id)),

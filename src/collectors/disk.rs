@@ -272,6 +272,7 @@ struct Surveys {
 
 impl Surveys {
     /// The newest survey; begins another one when it is due. Waits for it only a moment, unless there is none yet.
+    /// Errs when the walk hangs or panicked, or the system gives no thread.
     fn newest(
         &mut self,
         context: &Context,

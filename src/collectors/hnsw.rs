@@ -252,7 +252,7 @@ impl Hnsw {
         run.deep || self.context.single_turn()
     }
 
-    /// Asks again for a while beside a writer when no run follows.
+    /// Asks again for a while beside a writer when no run follows. Errs when the last try did.
     fn ask_catalogue(&self, run: &Run) -> Result<Catalogue, QueryError> {
         let began = clock::ticks();
         let patience = match (run.deep, self.is_single(run)) {

@@ -216,7 +216,7 @@ impl Permissions {
         space.is_ok_and(|s| s.readonly) && known.readonly_for(servers, core.mount_id())
     }
 
-    /// Walks as far as events, intervals and the share of a core allow.
+    /// Walks as far as events, intervals and the share of a core allow. Errs when the directory cannot be opened.
     fn walk(
         &mut self,
         run: &Run,

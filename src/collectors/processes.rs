@@ -140,7 +140,7 @@ impl Processes {
         }
     }
 
-    /// With `fresh` no walk from before this turn will do.
+    /// With `fresh` no walk from before this turn will do. Errs when `/proc` cannot be read.
     fn read(&mut self, run: &Run, fresh: bool, out: &mut Observation) -> Result<(), CollectError> {
         let (located, device) = self.locate(&mut out.problems);
         let before = self.memory.clone().unwrap_or_else(|| self.recall());
@@ -451,7 +451,7 @@ const OPENED_AGAIN: Duration = Duration::from_millis(100);
 /// Time between the first sight of a second writer and the look that confirms it.
 const SECOND_READING_AFTER: Duration = Duration::from_millis(20);
 
-/// The file itself is asked, without waiting for a filesystem that would have to ask a server.
+/// The file itself is asked, without waiting for a filesystem that would have to ask a server. Errs when the kernel does not say.
 fn stat(path: &std::path::Path) -> Result<Statx, Errno> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::BASIC_STATS)

@@ -379,7 +379,7 @@ fn read_client_auth(value: &yaml::Value) -> Result<ClientAuth, BadValue> {
     }
 }
 
-/// `None` for one of TLS 1.3, all of which are always on.
+/// `None` for one of TLS 1.3, all of which are always on. Errs when it is none that this program knows.
 fn suite(name: &str) -> Result<Option<&'static str>, BadValue> {
     if name.starts_with("TLS_AES_") || name.starts_with("TLS_CHACHA20_") {
         return Ok(None);
@@ -409,7 +409,7 @@ fn header_value(value: &str, allowed: &[&'static str]) -> Result<String, BadValu
 }
 
 /// A hash as `htpasswd -nBC 10 ""` makes it. A cost above the bound would keep a processor busy for minutes at each new
-/// password that is tried.
+/// password that is tried. Errs when it is none, or its cost is out of range.
 fn bcrypt_hash(text: &str) -> Result<&str, BadValue> {
     let mut parts = text.splitn(4, '$');
     let (empty, kind, cost, rest) = (parts.next(), parts.next(), parts.next(), parts.next());

@@ -156,7 +156,7 @@ impl Sender {
         self.read(move || client.ready(&config, &url, &others)).await
     }
 
-    /// Reads secrets and certificates on a thread that may block.
+    /// Reads secrets and certificates on a thread that may block. Errs when that takes too long, panics, or `work` errs.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, NoReply> + Send + 'static,

@@ -256,6 +256,7 @@ struct Document<T> {
 }
 
 /// Documents are read and written piece by piece: the text of a large one is never held whole.
+/// Errs when it cannot be opened, or is too long.
 fn read_bounded(dir: &OwnedFd, name: &OsStr) -> io::Result<impl Read> {
     let file = place::read(dir, name)?;
     if file.metadata()?.len() > DOCUMENT_BYTES_MAX {
@@ -268,7 +269,7 @@ fn read_bounded(dir: &OwnedFd, name: &OsStr) -> io::Result<impl Read> {
 }
 
 /// Temporary name in the same directory, write, sync, rename, sync of the directory: after a crash there is the old
-/// document or the new one.
+/// document or the new one. Errs when it cannot be written; then the old one stands.
 fn write_whole(
     dir: &OwnedFd,
     name: &OsStr,

@@ -95,7 +95,7 @@ fn extended(file: &impl AsFd) -> io::Result<BTreeMap<CString, Vec<u8>>> {
     Ok(out)
 }
 
-/// A file or directory that is no link.
+/// A file or directory that is no link. Errs when it cannot be opened, or is a link.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;

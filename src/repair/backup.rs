@@ -229,6 +229,7 @@ impl Making<'_> {
     }
 
     /// One moment of the store, and what would come back of it. Packing goes on while it is looked at.
+    /// Errs when it cannot be copied, read or packed, or the steps were stopped.
     fn copy(
         &self,
         staged: &Path,
@@ -292,7 +293,7 @@ impl Making<'_> {
         })
     }
 
-    /// Hashes all files. What becomes a large archive is packed by the way.
+    /// Hashes all files. What becomes a large archive is packed by the way. Errs when one cannot be read or packed, or it was stopped.
     fn pack(
         &self,
         staged: &Path,
@@ -323,6 +324,7 @@ impl Making<'_> {
     }
 
     /// Puts the manifest at the beginning, and proves that all of it can be unpacked again. Gives the hash of the archive.
+    /// Errs when it cannot be written or read back, or is not what was packed.
     fn finish_archive(
         &self,
         archive: &Path,
@@ -357,7 +359,7 @@ impl Making<'_> {
         self.quietly(|stop| pack::read_back(archive, manifest, &content, self.steps, stop))
     }
 
-    /// Writes the manifest of a directory, and gives all of it to the disk. Gives the hash of the manifest.
+    /// Writes the manifest of a directory, and gives all of it to the disk. Gives the hash of the manifest. Errs when it cannot be written.
     fn finish_directory(staged: &Path, manifest: &Manifest) -> io::Result<String> {
         let text = manifest.to_json();
         let path = staged.join(MANIFEST_FILE);
@@ -375,7 +377,7 @@ impl Making<'_> {
         Ok(pack::sum_of_bytes(&text))
     }
 
-    /// Beside somebody who writes to the store, what takes long yields to everybody.
+    /// Beside somebody who writes to the store, what takes long yields to everybody. Errs when `work` does, or the system gives no thread.
     fn quietly<T: Send>(
         &self,
         work: impl Fn(&AtomicBool) -> io::Result<T> + Send + Sync,
@@ -400,6 +402,7 @@ impl Making<'_> {
     }
 
     /// What may be needed in the destination while it is made: the copy, and beside it the archive.
+    /// Errs when the database or the directory cannot be read.
     fn need_bytes(&self) -> io::Result<u64> {
         let place = self.context.place();
         let database = self.context.database.stamp()?.size_bytes;
@@ -430,6 +433,7 @@ impl Making<'_> {
     }
 
     /// A name that nothing has: two backups of one second are a second apart, and the later one has the later name.
+    /// Errs when the directory cannot be read, or no name is free.
     fn free_name(&self) -> io::Result<String> {
         let soon = self.now.plus(Duration::from_secs(NAMES_MAX));
         let second = Duration::from_secs(1);

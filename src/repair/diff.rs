@@ -192,7 +192,7 @@ fn place(collection: &Collection) -> (&str, &str, &str) {
     (&collection.tenant, &collection.database, &collection.name)
 }
 
-/// Counts what is left of a collection.
+/// Counts what is left of a collection. Errs when the lines cannot be read.
 fn rest(stream: &mut Stream, steps: &Steps) -> Result<u64, StreamError> {
     let mut count = 0;
     while stream.record()?.is_some() {
@@ -239,7 +239,7 @@ fn settings(a: &Collection, b: &Collection) -> Vec<String> {
     out
 }
 
-/// The records of one collection: a merge of two lists that are in order.
+/// The records of one collection: a merge of two lists that are in order. Errs when the lines cannot be read.
 fn records(
     a: &mut Stream,
     b: &mut Stream,

@@ -132,7 +132,7 @@ fn read(dir: &Path, wanted: &Wanted, out: &mut Onward, steps: &Steps) -> Result<
     Ok(dumped)
 }
 
-/// Leaves those that are wanted, in the order of tenant, database and name.
+/// Leaves those that are wanted, in the order of tenant, database and name. Errs when a wanted one is not there.
 fn chosen(collections: &mut Vec<Collection>, names: &[String]) -> Result<(), DumpError> {
     if let Some(name) = names.iter().find(|name| !collections.iter().any(|c| c.name == **name)) {
         let there: Vec<String> =
@@ -191,6 +191,7 @@ impl Reading<'_> {
     }
 
     /// The records of the table and those that only the queue has, in the order of their ids.
+    /// Errs when SQLite does, `out` takes no more, or the steps were stopped.
     fn all(
         &self,
         index: Option<&Index>,
@@ -239,6 +240,7 @@ impl Reading<'_> {
     }
 
     /// Visits the rows of the table in the order of their ids. Gives what keeps the index from being read to its end.
+    /// Errs when `visit` does, or SQLite refuses the question.
     fn by_index(&self, visit: &mut Visit<'_>) -> Result<Option<rusqlite::Error>, Stopped> {
         let mut statement = self.connection.prepare(BY_INDEX)?;
         let mut rows = statement.query([&self.collection.records_segment])?;
@@ -254,7 +256,7 @@ impl Reading<'_> {
         }
     }
 
-    /// A row of the table, and before it what only the queue has.
+    /// A row of the table, and before it what only the queue has. Errs when `out` takes no more, or the steps were stopped.
     #[expect(clippy::too_many_arguments, reason = "all of it is one reading, and lives as long")]
     fn row(
         &self,
@@ -276,7 +278,7 @@ impl Reading<'_> {
         self.record(id, Some(rowid), &operations, index, asker, out, dumped)
     }
 
-    /// One id: what it is after its operations, if it still is, and if it is wanted.
+    /// One id: what it is after its operations, if it still is, and if it is wanted. Errs when `out` takes no more.
     #[expect(clippy::too_many_arguments, reason = "all of it is one reading, and lives as long")]
     fn record(
         &self,

@@ -246,7 +246,7 @@ impl Obstacle {
 }
 
 /// The lease on a database that nobody has open; `None` where there are no leases, but all processes were seen or somebody says
-/// that none uses it.
+/// that none uses it. Errs when somebody has, or that cannot be told.
 fn held(
     database: &Path,
     file: FileId,

@@ -156,7 +156,7 @@ impl Lines {
         Ok(self.fill()?.map(|_| (self.number, self.buffer.trim_ascii())))
     }
 
-    /// The first byte that is no white space, without taking it; `None` at the end.
+    /// The first byte that is no white space, without taking it; `None` at the end. Errs when it cannot be read or unpacked.
     fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
             let part = match self.from.fill_buf() {
@@ -184,7 +184,7 @@ impl Lines {
         }
     }
 
-    /// Reads one line into the buffer, and says whether it is whole.
+    /// Reads one line into the buffer, and says whether it is whole. Errs when it cannot be read or unpacked.
     fn fill(&mut self) -> io::Result<Option<bool>> {
         self.buffer.clear();
         let mut whole = true;

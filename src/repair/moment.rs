@@ -101,6 +101,7 @@ pub enum MomentError {
 /// Which files a copy may take from elsewhere instead: those of a backup that is known to be whole.
 pub trait Known {
     /// Puts the file with this path below the store to `to`, when it has the very bytes of `file`. Whether it did.
+    /// Errs when it cannot be read or written.
     fn put(&self, path: &str, file: &File, to: &Path) -> io::Result<bool>;
     /// The file is copied anew, from the store.
     fn forget(&self, path: &str);
@@ -199,6 +200,7 @@ impl Copying<'_> {
     }
 
     /// Copies the database; gives the ids of the segments with vectors, or `None` when the tables do not say.
+    /// Errs when it cannot be read or copied, or it was stopped.
     fn database(&mut self) -> Result<Option<BTreeSet<String>>, MomentError> {
         let to = self.into.join(DATABASE_FILE);
         remove(&to)?;
@@ -256,6 +258,7 @@ impl Copying<'_> {
     }
 
     /// Takes the database from the known backup when nobody has written to it lately, nor does while it is compared.
+    /// Errs when one of them cannot be read or written.
     fn put_still(&self, to: &Path) -> Result<bool, MomentError> {
         let Some(known) = self.known else { return Ok(false) };
         known.forget(DATABASE_FILE);
@@ -274,6 +277,7 @@ impl Copying<'_> {
     }
 
     /// What `stat` says of a database that has no journal and no log with bytes, and was not written to in the last moments.
+    /// Errs when it cannot be looked at.
     fn still(&self) -> io::Result<Option<Stamp>> {
         let path = self.context.database.real_path();
         for suffix in [JOURNAL_SUFFIX, WAL_SUFFIX] {
@@ -336,7 +340,7 @@ impl Copying<'_> {
         if held { self.context.config.integrity.read_rate_bytes_max } else { u64::MAX }
     }
 
-    /// The paths of all that was copied.
+    /// The paths of all that was copied. Errs when a folder cannot be read.
     fn files(&self, wanted: &BTreeSet<String>) -> Result<Vec<String>, MomentError> {
         let mut out = vec![DATABASE_FILE.to_owned()];
         for folder in wanted {

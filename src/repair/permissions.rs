@@ -219,6 +219,7 @@ fn change_one(root: &OwnedFd, change: &Change, back: bool) -> Outcome {
 }
 
 /// The entry itself, whatever it is, by folders that are no links.
+/// Errs when one of them cannot be opened, or the path leads out of the store.
 fn open(root: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = root.try_clone()?;
@@ -278,7 +279,7 @@ fn change_open(entry: &OwnedFd, from: &Owned, to: &Owned, back: bool) -> io::Res
     }
 }
 
-/// What an open entry is, and how many names it has.
+/// What an open entry is, and how many names it has. Errs when the kernel does not say.
 fn owned(entry: &OwnedFd) -> io::Result<(Owned, u64)> {
     let found = rustix::fs::statat(entry, "", AtFlags::EMPTY_PATH)?;
     let mode = u16::try_from(found.st_mode).map_err(io::Error::other)?;
@@ -320,7 +321,7 @@ fn write(dir: &Path, record: &Record, now: Timestamp) -> Result<PathBuf, MendErr
     Ok(path)
 }
 
-/// The newest record that was not undone.
+/// The newest record that was not undone. Errs when there is none, or the directory cannot be read.
 fn newest(dir: &Path) -> Result<PathBuf, MendError> {
     let prefix = prefix(dir);
     let fits = |name: &[u8]| name.starts_with(&prefix) && name.ends_with(END.as_bytes());
@@ -334,6 +335,7 @@ fn newest(dir: &Path) -> Result<PathBuf, MendError> {
 }
 
 /// Reads a record. One that somebody else could have written is not believed.
+/// Errs when it cannot be read, or somebody else could have written it.
 fn read(dir: &Path, path: &Path) -> Result<Record, MendError> {
     let untrusted = |why: String| MendError::Untrusted { path: path.to_owned(), why };
     let of_system = |error: io::Error| untrusted(error.to_string());

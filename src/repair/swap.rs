@@ -216,7 +216,7 @@ fn execute_by(
     finish(hands, quarantine, now)
 }
 
-/// What is staged gets owner and modes of what it replaces, and is on the disk.
+/// What is staged gets owner and modes of what it replaces, and is on the disk. Errs when it cannot be read, given away or synced.
 fn prepare(quarantine: &Quarantine) -> io::Result<()> {
     let record = &quarantine.record;
     if record.undo {
@@ -243,7 +243,7 @@ fn needs_files(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|code| codes.contains(&code))
 }
 
-/// Does what is left to do.
+/// Does what is left to do. Errs when a call does; the next run goes on from there.
 fn forward(hands: &Hands, quarantine: &mut Quarantine, free: &Free) -> io::Result<()> {
     match quarantine.record.way {
         Way::Directory => match exchange::forward(hands, quarantine, free) {
@@ -270,7 +270,7 @@ fn is<E: std::error::Error + 'static>(error: &io::Error) -> bool {
 #[error("directories cannot be exchanged here: {0}")]
 struct NoExchange(io::Error);
 
-/// Undoes what was done.
+/// Undoes what was done. Errs when a call does; the next run goes on from there.
 fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     match quarantine.record.way {
         Way::Directory => exchange::backward(hands, quarantine),
@@ -305,7 +305,7 @@ fn go_back(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> io::Res
     }
 }
 
-/// Everything is in place: says so, and gives the folder the name that it keeps.
+/// Everything is in place: says so, and gives the folder the name that it keeps. Errs when that cannot be written.
 fn finish(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> Result<Done, SwapError> {
     let way = quarantine.record.way;
     let path = quarantine.path.clone();
@@ -316,6 +316,7 @@ fn finish(hands: &Hands, mut quarantine: Quarantine, now: Timestamp) -> Result<D
 }
 
 /// Folders that are empty go, and the rest gets the name that it keeps; when there is no rest, everything goes.
+/// Errs when one cannot be removed or renamed.
 fn tidy(hands: &Hands, mut quarantine: Quarantine) -> io::Result<Option<PathBuf>> {
     let case = Dir::open(&quarantine.path)?;
     for name in [restores::UNPACKED, restores::NEW, restores::OLD, restores::UNDONE] {
@@ -415,7 +416,7 @@ fn settle_by(
     }
 }
 
-/// Whether anything of the store was changed.
+/// Whether anything of the store was changed. Errs when the directories cannot be read.
 fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
     match quarantine.record.way {
         Way::Files => files::has_begun(quarantine),
@@ -424,7 +425,7 @@ fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
     }
 }
 
-/// Whether the new content is all in place, and only the word for it is missing.
+/// Whether the new content is all in place, and only the word for it is missing. Errs when the directories cannot be read.
 fn is_in_place(quarantine: &Quarantine) -> io::Result<bool> {
     match quarantine.record.way {
         Way::Files => files::is_in_place(quarantine),

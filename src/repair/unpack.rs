@@ -245,7 +245,7 @@ pub fn open(backup: &Path, options: &Options, steps: &Steps) -> Result<Opened, U
     Ok(opened)
 }
 
-/// A file that is a database or has stores in it.
+/// A file that is a database or has stores in it. Errs when it is neither, is in use, or cannot be read or unpacked.
 fn archive(
     path: &Path,
     bytes: u64,
@@ -334,7 +334,7 @@ fn no_archive(bytes: u64, head: &[u8], name: &str) -> UnpackError {
     })
 }
 
-/// What is packed by gzip, bzip2, xz or zstd: a tar, or a database alone.
+/// What is packed by gzip, bzip2, xz or zstd: a tar, or a database alone. Errs when nothing of a store comes out, or it cannot be written.
 fn packed(
     file: File,
     bytes: u64,
@@ -395,6 +395,7 @@ fn drain(source: &mut impl Source) -> Result<(), UnpackError> {
 }
 
 /// A database without anything beside it; its first bytes were read already. Of a stream nobody knows the length.
+/// Errs when it cannot be read or written, or there is no room.
 fn alone(
     source: &mut impl Source,
     first: &[u8],
@@ -430,7 +431,7 @@ impl<S: Source> Source for Joined<'_, S> {
     }
 }
 
-/// The journal and the log beside a database that was copied alone.
+/// The journal and the log beside a database that was copied alone. Errs when they cannot be read or written, or there is no room.
 fn beside(path: &Path, sink: &mut Sink, steps: &Steps) -> Result<(), UnpackError> {
     for (suffix, part) in [(JOURNAL_SUFFIX, Part::Journal), (WAL_SUFFIX, Part::Wal)] {
         let path = database::beside(path, suffix);
@@ -442,7 +443,7 @@ fn beside(path: &Path, sink: &mut Sink, steps: &Steps) -> Result<(), UnpackError
     Ok(())
 }
 
-/// The one store of an archive, with notes on what was left out.
+/// The one store of an archive, with notes on what was left out. Errs when there is none, or there are several.
 fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(StoreSeen, Vec<String>), UnpackError> {
     let has = |store: &StoreSeen| store.files.contains_key(DATABASE_FILE);
     let mut with: Vec<StoreSeen> = Vec::new();
@@ -474,7 +475,7 @@ fn choose(sink: &mut Sink, end: Option<&str>) -> Result<(StoreSeen, Vec<String>)
     }
 }
 
-/// A scratch directory with enough room, as far as that can be told before.
+/// A scratch directory with enough room, as far as that can be told before. Errs when there is no room, or none can be made.
 fn scratch_for(
     backup: &Path,
     bytes: u64,

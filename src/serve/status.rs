@@ -290,7 +290,7 @@ fn as_parts<S: Serializer>(remedy: &Remedy, serializer: S) -> Result<S::Ok, S::E
     map.end()
 }
 
-/// RFC 3339 in UTC, whole seconds.
+/// RFC 3339 in UTC, whole seconds. Errs when the serializer does.
 #[expect(clippy::ref_option, reason = "serde gives a reference")]
 fn moment<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match at {

@@ -115,7 +115,7 @@ impl Watches {
     }
 
     /// The instance of the filesystem, or one of its own for a directory within one that is watched, or around one: an
-    /// instance knows a directory by one path only.
+    /// instance knows a directory by one path only. Errs when the system gives none.
     fn instance(&self, dir: &Path, device: u64) -> notify::Result<Arc<Instance>> {
         let mut by_device = lock(&self.by_device);
         by_device.retain(|_, instance| instance.strong_count() > 0);

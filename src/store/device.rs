@@ -160,7 +160,7 @@ impl Device {
 }
 
 impl Shared {
-    /// Asks on this thread, and tells everybody.
+    /// Asks on this thread, and tells everybody. Errs when the filesystem does.
     fn answer(&self, path: &Path) -> Result<Space, Errno> {
         let answer = statvfs(path);
         let local = answer.is_ok() && is_local(path).unwrap_or(false);

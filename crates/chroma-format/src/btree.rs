@@ -201,7 +201,7 @@ impl<'a> Page<'a> {
         found.into_iter().filter(|(start, _)| !shared(*start)).map(|(_, cell)| cell).collect()
     }
 
-    /// Adds the free blocks to `extents`.
+    /// Adds the free blocks to `extents`. Errs when a block is out of place.
     fn free_blocks(
         &self,
         first: usize,
@@ -222,7 +222,7 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// Bytes from `content` on that belong to none of `extents`.
+    /// Bytes from `content` on that belong to none of `extents`. Errs when they overlap, or go beyond the page.
     fn gaps(&self, content: usize, extents: &mut [(usize, usize)]) -> Result<usize, Unrecognised> {
         extents.sort_unstable();
         let (mut gaps, mut end) = (0, content);

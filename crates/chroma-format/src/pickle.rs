@@ -245,6 +245,7 @@ impl<R: Source> Input<R> {
     }
 
     /// The next bytes, where they stand: most strings are hashed without being copied.
+    /// Errs when the source does, they are cut off, or the file is too long.
     fn next(&mut self, length: usize) -> Result<&[u8], ReadError<R::Error>> {
         if self.ahead.len() < length {
             self.read_ahead(length)?;
@@ -261,7 +262,7 @@ impl<R: Source> Input<R> {
         Ok(bytes)
     }
 
-    /// A line of text without its end.
+    /// A line of text without its end. Errs when the source does, or the line is cut off or too long.
     fn line(&mut self, bound: usize) -> Result<Vec<u8>, ReadError<R::Error>> {
         let at = self.at;
         let mut line = Vec::new();
@@ -274,7 +275,7 @@ impl<R: Source> Input<R> {
         }
     }
 
-    /// Whether nothing follows.
+    /// Whether nothing follows. Errs when the source does.
     fn ended(&mut self) -> Result<bool, ReadError<R::Error>> {
         match self.read_ahead(1) {
             Err(ReadError::Content(PickleError::Truncated { .. })) => Ok(true),
@@ -282,7 +283,7 @@ impl<R: Source> Input<R> {
         }
     }
 
-    /// Reads until `length` bytes are there.
+    /// Reads until `length` bytes are there. Errs when the source does, they are cut off, or the file is too long.
     #[cold]
     fn read_ahead(&mut self, length: usize) -> Result<(), ReadError<R::Error>> {
         self.buffer.copy_within(self.ahead.clone(), 0);

@@ -296,6 +296,7 @@ const VALUE_BYTES_MAX: i32 = 24 << 20;
 const SQL_BYTES_MAX: i32 = 1 << 20;
 
 /// SQLite opens what has the name of its journal, and would wait for ever for the other end of a FIFO there.
+/// Errs when something else is there, or a log is.
 fn only_files_beside(database: &Path) -> Result<(), QueryError> {
     for suffix in sqlite::SUFFIXES {
         match std::fs::metadata(beside(database, suffix)) {
@@ -421,20 +422,21 @@ impl ReadConnection<'_> {
 }
 
 /// Whether somebody has a write lock on one of SQLite's bytes: PENDING, RESERVED and the shared range, where a reader's lock
-/// is a read lock that does not conflict with the one asked for (`os_unix.c`, "Posix Advisory Locking").
+/// is a read lock that does not conflict with the one asked for (`os_unix.c`, "Posix Advisory Locking"). Errs when the kernel does not say.
 fn writer(file: &File) -> io::Result<bool> {
     conflict(file, PENDING_BYTE, LOCK_BYTES)
 }
 
 /// Whether a read lock on these bytes would meet the write lock of another process, or of another file description. Takes none.
 /// By nix: with rustix debug builds panic where the lock belongs to a file description, which has no process.
+/// Errs when the kernel does not say.
 fn conflict(file: &File, start: u64, len: u64) -> io::Result<bool> {
     let mut lock = lock_of(libc::F_RDLCK, start, len)?;
     fcntl(file, FcntlArg::F_GETLK(&mut lock))?;
     Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
 }
 
-/// A lock of this kind on these bytes, as `fcntl` wants it told.
+/// A lock of this kind on these bytes, as `fcntl` wants it told. Errs when a number is too large for the kernel.
 fn lock_of(kind: libc::c_int, start: u64, len: u64) -> io::Result<libc::flock> {
     let signed = |at: u64| libc::off_t::try_from(at).map_err(|_| io::Error::other("no lock byte"));
     Ok(libc::flock {

@@ -134,7 +134,7 @@ pub fn of_sqlite<R: Reader>(
     Timed { result, held }
 }
 
-/// Lets SQLite pause within a statement while it is the turn of others.
+/// Lets SQLite pause within a statement while it is the turn of others. Errs when SQLite does.
 fn pause_within<R: Reader>(reader: &mut R, progress: &Progress) -> rusqlite::Result<()> {
     let progress = progress.clone();
     let pause = move || {
@@ -222,7 +222,7 @@ impl<R: Reader> Asking<'_, R> {
         Ok(Verdict { lines: said.lines, pages: said.pages, gave_up: said.gave_up })
     }
 
-    /// One question on the first reader.
+    /// One question on the first reader. Errs when the question does, or was given up.
     fn alone<T>(
         &mut self,
         work: impl FnOnce(&Connection, &File) -> rusqlite::Result<T>,
@@ -232,7 +232,7 @@ impl<R: Reader> Asking<'_, R> {
         timed.result
     }
 
-    /// The pragma without the full text, and the full text.
+    /// The pragma without the full text, and the full text. Errs when SQLite gave no answer.
     fn apart(
         &mut self,
         known: &Declaration,
@@ -281,7 +281,7 @@ impl<R: Reader> Asking<'_, R> {
     }
 
     /// The doubt is `None` when the full text is whole. The first reader begins with all else, the second with the index of the
-    /// full text, and both share its documents.
+    /// full text, and both share its documents. Errs when SQLite gave no answer about all else.
     fn side_by_side(
         &mut self,
         known: &Declaration,
@@ -349,7 +349,7 @@ fn doubt(some: Reckoned, others: Reckoned, index: Reckoned) -> Option<Doubt> {
     }
 }
 
-/// Lets a check that was given up be known as such.
+/// Lets a check that was given up be known as such. Errs when it was.
 fn reckoned(result: Reckoned) -> rusqlite::Result<Reckoned> {
     match result {
         Err(Doubt::Query(error))
@@ -386,7 +386,7 @@ fn leave_out(
 }
 
 /// Everything but virtual tables: by a walk over the trees when their `shape` is known and nothing is unrecognised, by the pragma
-/// otherwise.
+/// otherwise. Errs when SQLite does, or the check was given up.
 fn structure(
     connection: &Connection,
     file: &File,
@@ -412,7 +412,7 @@ fn structure(
 }
 
 /// Takes out what SQLite says of full-text tables of which its word says nothing (`fulltext::has_nul`), and says whether there
-/// was such a line.
+/// was such a line. Errs when SQLite does.
 fn drop_unsure(connection: &Connection, lines: &mut Vec<String>) -> rusqlite::Result<bool> {
     let before = lines.len();
     let mut kept = Vec::with_capacity(before);
@@ -431,7 +431,7 @@ fn bytes_of(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(u64::from(ask("PRAGMA page_count")?) * u64::from(ask("PRAGMA page_size")?))
 }
 
-/// Runs a pragma.
+/// Runs a pragma. Errs when SQLite does.
 fn said(connection: &Connection, sql: &str) -> rusqlite::Result<SqliteReport> {
     let pages = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     let mut said = SqliteReport { pages, ..SqliteReport::default() };

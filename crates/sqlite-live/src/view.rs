@@ -320,7 +320,7 @@ fn attempt(
     result
 }
 
-/// Starts the thread that keeps the gate, and opens journals by the way.
+/// Starts the thread that keeps the gate, and opens journals by the way. Errs when the system gives no thread.
 fn keep<'scope>(
     scope: &'scope Scope<'scope, '_>,
     gate: Gate<'scope>,
@@ -434,7 +434,7 @@ fn copy(
 }
 
 /// Lets SQLite say once that it takes the file for a database in which no transaction was cut off; its words for what is
-/// wrong are better than ours. Waits for its lock without holding anything.
+/// wrong are better than ours. Waits for its lock without holding anything. Errs when it does not, or a writer never pauses.
 fn vouch(
     connection: &mut ReadConnection<'_>,
     options: &Options<'_>,
@@ -468,7 +468,7 @@ fn vouch(
 }
 
 /// Runs `work` under the lock, which is taken as soon as no writer has it. Nothing is held while it is waited for, nor
-/// when `work` answers that it would have to wait.
+/// when `work` answers that it would have to wait. Errs when the lock cannot be taken, a writer never pauses, or it was stopped.
 fn locked<T>(
     lock: &mut SharedLock<'_>,
     options: &Options<'_>,
@@ -497,14 +497,14 @@ fn locked<T>(
     }
 }
 
-/// The header as it stands in the file; `None` when it is damaged.
+/// The header as it stands in the file; `None` when it is damaged. Errs when it cannot be read.
 fn header_of(plain: &File) -> io::Result<Option<SqliteHeader>> {
     let mut head = [0; chroma_format::sqlite::HEADER_LEN];
     let read = read_up_to(plain, &mut head, 0)?;
     Ok(SqliteHeader::parse(&head[..read]).ok())
 }
 
-/// Sleeps, in pieces, as long as somebody wants the view.
+/// Sleeps, in pieces, as long as somebody wants the view. Errs when nobody does any more.
 fn wait(mut time: Duration, stop: &AtomicBool) -> Result<(), ViewError> {
     loop {
         if stop.load(Ordering::Relaxed) {

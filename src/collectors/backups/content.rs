@@ -144,7 +144,7 @@ pub(super) fn whole_dump(last: &[u8]) -> Result<(), Fault> {
     Err(Fault::new(Reason::Damaged, words))
 }
 
-/// Whether a packed database has all the pages that its header states.
+/// Whether a packed database has all the pages that its header states. Errs when it has not, or its header is damaged.
 fn whole_database(header: &[u8], bytes: u64) -> Result<(), Fault> {
     let damaged = |words: String| Err(Fault::new(Reason::Damaged, words));
     match SqliteHeader::parse(header) {

@@ -191,7 +191,7 @@ pub(super) fn name_date(path: &Path) -> Option<Timestamp> {
     date_in(&path.file_name()?.to_string_lossy())
 }
 
-/// The newest database in a copied directory or in a folder in it.
+/// The newest database in a copied directory or in a folder in it. Errs when the directory cannot be read.
 fn newest_database(directory: &Path) -> io::Result<Option<(PathBuf, Metadata)>> {
     let at = |dir: &Path| {
         let path = dir.join(DATABASE_FILE);

@@ -167,6 +167,7 @@ pub(super) fn file(path: &Path, meta: &Metadata, effort: &Effort<'_>) -> Result<
 }
 
 /// Looks at the end of a packed file, and unpacks it when that is not too much; `None` when it was, and the end is right.
+/// Errs when the file is cut off or damaged, or cannot be read.
 fn packed(
     file: &File,
     size: u64,
@@ -216,7 +217,7 @@ fn gzip_end(file: &File, size: u64, name: &str) -> Result<(), Fault> {
     }
 }
 
-/// The names in the directory of a zip.
+/// The names in the directory of a zip. Errs when the zip is cut off or damaged, holds no database, or cannot be read.
 fn zip(file: &File, size: u64) -> Result<Holds, Fault> {
     let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words));
     let end = zip::end(&tail(file, size, ZIP_TAIL_MAX)?);
@@ -242,7 +243,7 @@ fn zip(file: &File, size: u64) -> Result<Holds, Fault> {
     if holds.database { Ok(holds) } else { damaged("no database is in it") }
 }
 
-/// Steps from block to block; what is in them is not looked at.
+/// Steps from block to block; what is in them is not looked at. Errs when a frame is cut off or damaged, or cannot be read.
 fn zstd(file: &File, size: u64, stopped: &dyn Fn() -> bool) -> Result<(), Fault> {
     rustix::fs::fadvise(file, 0, None, Advice::Random).unwrap_or_default();
     let damaged = |words: &str| Err(Fault::new(Reason::Damaged, words));
@@ -280,7 +281,7 @@ fn zstd(file: &File, size: u64, stopped: &dyn Fn() -> bool) -> Result<(), Fault>
     if at == size { Ok(()) } else { damaged("it is cut off within a zstd frame") }
 }
 
-/// A database whose header is sound and whose pages are all there.
+/// A database whose header is sound and whose pages are all there. Errs when it is not, or cannot be read.
 fn sqlite(file: &File, size: u64) -> Result<(), Fault> {
     if size == 0 {
         return Err(Fault::new(Reason::Empty, "its database has no bytes"));

@@ -13,9 +13,9 @@ use crate::format::archive::ArchiveKind;
 
 /// Where blocks come from.
 pub(super) trait Blocks {
-    /// Fills the buffer as far as there are bytes, and says how far.
+    /// Fills the buffer as far as there are bytes, and says how far. Errs when it cannot be read or unpacked.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Steps over bytes; `false` when there are not so many.
+    /// Steps over bytes; `false` when there are not so many. Errs when it cannot be read or unpacked.
     fn skip(&mut self, bytes: u64) -> io::Result<bool>;
 }
 
@@ -106,7 +106,7 @@ impl Blocks for Unpacked<'_> {
     }
 }
 
-/// Frame after frame, those that are to be stepped over included.
+/// Frame after frame, those that are to be stepped over included. Errs when the unpacker does not begin.
 fn zstd(packed: BufReader<&File>) -> io::Result<impl Read> {
     let mut zstd = zstd::stream::read::Decoder::with_buffer(packed)?;
     zstd.window_log_max(ZSTD_WINDOW_LOG_MAX)?;

@@ -226,7 +226,7 @@ fn segments(database: &Connection) -> rusqlite::Result<BTreeMap<Uuid, Segment>> 
 }
 
 /// Whether the newest operation of any of the records of a segment is no longer in the queue, as far as a sample says.
-/// Chroma takes away all up to a position, so that of a purged collection most are gone.
+/// Chroma takes away all up to a position, so that of a purged collection most are gone. Errs when SQLite does.
 fn out_of_queue(database: &Connection, records: &str) -> rusqlite::Result<bool> {
     let mut queued = database.prepare("SELECT 1 FROM embeddings_queue WHERE seq_id = ?1")?;
     // Both ends of the index over ids: those are often in the order in which records came.

@@ -166,7 +166,7 @@ impl Catalogue {
             && !has("embedding_fulltext_search")
     }
 
-    /// The small tables.
+    /// The small tables. Errs when SQLite does.
     fn read_roots(connection: &Connection) -> rusqlite::Result<Self> {
         let tables = tables(connection)?;
         let (mut counts, mut unknown_dirs) = ([0; 3], 0);
@@ -293,7 +293,7 @@ impl Catalogue {
         Ok(out)
     }
 
-    /// Where Chroma below 1.0 keeps it.
+    /// Where Chroma below 1.0 keeps it. Errs when SQLite does.
     fn sync_threshold_of(
         &self,
         connection: &Connection,
@@ -329,6 +329,7 @@ impl Catalogue {
 }
 
 /// By the migrations that are recorded, unless the tables say otherwise: then only what holds for every Chroma is judged.
+/// Errs when SQLite does.
 fn family(
     connection: &Connection,
     tables: &BTreeSet<String>,

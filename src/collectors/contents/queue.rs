@@ -199,7 +199,7 @@ impl Scan {
     }
 
     /// Segments that have applied rows and no position; those of a collection that was never flushed have none and are
-    /// healthy.
+    /// healthy. Errs when SQLite does.
     fn missing(
         &self,
         connection: &Connection,

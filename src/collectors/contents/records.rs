@@ -294,7 +294,7 @@ impl WholeWalk {
     }
 }
 
-/// Those of `segments` that have records and are not in the catalogue, and whether their position is.
+/// Those of `segments` that have records and are not in the catalogue, and whether their position is. Errs when SQLite does.
 fn still_homeless<'a>(
     connection: &Connection,
     catalogue: &Catalogue,

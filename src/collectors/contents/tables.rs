@@ -97,7 +97,7 @@ impl Facts {
     }
 }
 
-/// The names are constants of this file.
+/// The names are constants of this file. Errs when SQLite does.
 fn exists(
     connection: &Connection,
     there: bool,

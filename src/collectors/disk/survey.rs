@@ -84,6 +84,7 @@ pub(crate) struct DeletedOpen {
 
 impl DeletedOpen {
     /// Asks the process table, once an interval: telling where a deleted file lay takes mount tables of other processes.
+    /// Errs when `/proc` cannot be read.
     fn ask(
         context: &Context,
         device: u64,

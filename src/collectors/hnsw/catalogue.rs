@@ -168,7 +168,7 @@ fn ask(connection: &Connection) -> rusqlite::Result<Answer> {
     Ok(Answer { segments, collections, without_vector_segment, family })
 }
 
-/// Which Chroma opened the database last, by the migrations that it recorded.
+/// Which Chroma opened the database last, by the migrations that it recorded. Errs when SQLite does.
 fn family(connection: &Connection) -> rusqlite::Result<Option<Family>> {
     let sql = "SELECT count(*) FROM migrations WHERE dir = ?1";
     let Ok(mut statement) = connection.prepare(sql) else { return Ok(None) };
@@ -179,7 +179,7 @@ fn family(connection: &Connection) -> rusqlite::Result<Option<Family>> {
     Ok(Some(Family::of(counts)))
 }
 
-/// Whether the queue is purged by itself. Nothing did that before 0.5.7.
+/// Whether the queue is purged by itself. Nothing did that before 0.5.7. Errs when SQLite does.
 fn purged(connection: &Connection, family: Option<Family>) -> rusqlite::Result<bool> {
     if family == Some(Family::Oldest) {
         return Ok(false);
@@ -195,7 +195,7 @@ fn purged(connection: &Connection, family: Option<Family>) -> rusqlite::Result<b
     Ok(reported != Some(false))
 }
 
-/// Whether nothing is left of a collection but its segments: neither a position nor a record.
+/// Whether nothing is left of a collection but its segments: neither a position nor a record. Errs when SQLite does.
 fn is_empty(
     connection: &Connection,
     positions: &HashMap<String, i64>,
@@ -214,7 +214,7 @@ fn is_empty(
     connection.prepare(sql)?.query_row([records], |row| row.get(0))
 }
 
-/// The collections with this distance: by their metadata below 1.0, by their configuration or schema from then on.
+/// The collections with this distance: by their metadata below 1.0, by their configuration or schema from then on. Errs when SQLite does.
 fn with_space(connection: &Connection, space: &str) -> rusqlite::Result<HashSet<String>> {
     let mut found = HashSet::new();
     for sql in [
@@ -235,12 +235,12 @@ fn with_space(connection: &Connection, space: &str) -> rusqlite::Result<HashSet<
     Ok(found)
 }
 
-/// A text; what else may stand in its place is the business of `contents`.
+/// A text; what else may stand in its place is the business of `contents`. Errs when SQLite does.
 fn text(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     Ok(row.get_ref(column)?.as_str().ok().map(str::to_owned))
 }
 
-/// Every row of a question, at most [`ROWS_MAX`].
+/// Every row of a question, at most [`ROWS_MAX`]. Errs when SQLite does.
 fn each(
     connection: &Connection,
     sql: &str,

@@ -331,7 +331,7 @@ fn segment(
     Ok((Found { deep: still.then_some(deep), lost, reach }, None))
 }
 
-/// Searches an index that is sound.
+/// Searches an index that is sound. Errs when the files cannot be read, or it was stopped.
 fn searched(
     root: &Place,
     folder: &Folder,

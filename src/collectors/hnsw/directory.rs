@@ -88,7 +88,7 @@ impl FileStat {
         }
     }
 
-    /// What `stat` says of `path` now.
+    /// What `stat` says of `path` now. Errs when it says nothing.
     fn at(path: &Path) -> io::Result<Self> {
         let meta = std::fs::metadata(path)?;
         let stamp = Stamp::of(&meta);

@@ -203,7 +203,7 @@ fn missing(
     Err(anew(case, State::Missing, Code::SegmentMissing, "there is no such folder", compared))
 }
 
-/// A folder without its metadata: healthy before the first flush, whatever else is in it.
+/// A folder without its metadata: healthy before the first flush, whatever else is in it. Errs when it is not healthy.
 fn unloadable(
     case: &Case<'_>,
     folder: &Folder,
@@ -270,7 +270,7 @@ fn anew(case: &Case<'_>, state: State, code: Code, what: &str, compared: &Compar
     fault(state, code, format!("{what}; {reported}")).about(ids, most)
 }
 
-/// Files that git has in place of the real ones.
+/// Files that git has in place of the real ones. Errs when there are any.
 fn pointers(folder: &Folder) -> Result<(), Fault> {
     let names = folder.pointers();
     if names.is_empty() {
@@ -286,7 +286,7 @@ fn pointers(folder: &Folder) -> Result<(), Fault> {
     Err(found)
 }
 
-/// The files that every folder has, and the header.
+/// The files that every folder has, and the header. Errs when one is missing, empty or damaged.
 fn files(folder: &Folder) -> Result<Header, Fault> {
     let incomplete = |part: Part, what: &str| {
         fault(State::Truncated, Code::SegmentIncomplete, format!("{} {what}", part.name()))
@@ -323,7 +323,7 @@ fn files(folder: &Folder) -> Result<Header, Fault> {
     Ok(header)
 }
 
-/// The metadata of a folder of which the database says nothing, or that is there and is no such file.
+/// The metadata of a folder of which the database says nothing, or that is there and is no such file. Errs when it should be there.
 fn metadata_missing(folder: &Folder, header: Header) -> Result<Option<State>, Fault> {
     let name = Part::Metadata.name();
     let what = match folder.file(Part::Metadata) {
@@ -337,7 +337,7 @@ fn metadata_missing(folder: &Folder, header: Header) -> Result<Option<State>, Fa
     Err(fault(State::Truncated, Code::SegmentIncomplete, evidence))
 }
 
-/// Lengths against what the header states.
+/// Lengths against what the header states. Errs when they do not fit.
 fn sizes(folder: &Folder, header: Header) -> Result<(), Fault> {
     let size = |part| folder.file(part).map_or(0, |file| file.size_bytes);
     for (part, least) in [
@@ -380,7 +380,7 @@ fn sizes(folder: &Folder, header: Header) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What the walk found in the files. Gives whether a flush did not come to its end.
+/// What the walk found in the files. Gives whether a flush did not come to its end. Errs when it is no index that Chroma writes.
 fn contents(
     walked: &Walked,
     header: Header,
@@ -461,7 +461,7 @@ fn contents(
     Ok(labels.above_total > 0 || labels.marked_count > 0)
 }
 
-/// Ids against the records of the tables.
+/// Ids against the records of the tables. Errs when they do not fit.
 fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
     let MetadataState::Sound(metadata) = &walked.metadata else { return Ok(()) };
     let Compared { records, missing, known, strays, .. } = *compared;

@@ -96,6 +96,7 @@ impl Moving<'_> {
     }
 
     /// Leaves those in `suspects` that are lost for certain. `newest_ids` reads the index, and how far it says the queue is in it.
+    /// Errs when SQLite or the index cannot be read, or nothing says how far the queue is.
     fn round(
         self,
         asker: &mut Asker<'_>,
@@ -128,7 +129,7 @@ impl Moving<'_> {
         Ok(())
     }
 
-    /// How far the queue is in the index, and in the tables.
+    /// How far the queue is in the index, and in the tables. Errs when SQLite does.
     fn positions(self, connection: &Connection) -> rusqlite::Result<(Option<i64>, Option<i64>)> {
         let of = |segment: &str| -> rusqlite::Result<Option<i64>> {
             let sql = "SELECT seq_id FROM max_seq_id WHERE segment_id = ?1";
@@ -143,7 +144,7 @@ impl Moving<'_> {
         Ok((of(&uuid_text(self.segment))?, of(tables)?))
     }
 
-    /// Notes which records are there, with an operation up to `at`.
+    /// Notes which records are there, with an operation up to `at`. Errs when SQLite does.
     fn look_up(
         self,
         connection: &Connection,

@@ -97,6 +97,7 @@ pub(super) fn reach(
 }
 
 /// Searches for a sample of the elements, and says in `found` what came of it when these were enough to say something.
+/// Errs when the files cannot be read, or it was stopped.
 fn search(
     source: Level0,
     upper: &UpperLinks,
@@ -167,6 +168,7 @@ struct Level0 {
 
 impl Level0 {
     /// How many elements no links lead to, of those that are not deleted. `None` when following them takes too long.
+    /// Errs when the files cannot be read, or it was stopped.
     fn unreachable(&self, upper: &UpperLinks, mode: ReadMode<'_>) -> Result<Option<u64>, Refused> {
         let Some(mut walk) = Reachable::new(&self.header, upper) else { return Ok(None) };
         let Ok(element_bytes) = usize::try_from(self.header.element_bytes) else { return Ok(None) };

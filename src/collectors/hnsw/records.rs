@@ -232,7 +232,7 @@ impl Queue {
         Ok(pending.filter(|pending| !pending.applied).map(|pending| pending.id).collect())
     }
 
-    /// Reads what has come since.
+    /// Reads what has come since. Errs when SQLite does.
     fn go_on(&mut self, asker: &mut Asker<'_>) -> Result<(), QueryError> {
         if self.wanted.is_empty() {
             return Ok(());
@@ -355,7 +355,7 @@ impl ToSql for RecordId {
     }
 }
 
-/// The next records in the order of their ids, from an index that holds all that is asked for.
+/// The next records in the order of their ids, from an index that holds all that is asked for. Errs when SQLite does.
 fn records_slice(
     connection: &Connection,
     segment: &str,
@@ -511,7 +511,7 @@ pub(super) fn ids_of(suspects: &[Suspect]) -> Vec<String> {
 }
 
 /// The document in the state directory is written whole each time: it keeps so many that somebody can begin, and the next
-/// comparison names the rest.
+/// comparison names the rest. Errs when the serializer does.
 fn beginning<S: serde::Serializer>(ids: &[String], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(kept(ids))
 }

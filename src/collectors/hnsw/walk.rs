@@ -372,7 +372,7 @@ fn links(
 
 /// Hands the bytes of a file to `visit` until that has enough. A file that is not there has none. Of each hole so many bytes
 /// are passed over as are a multiple of `unit()`; those that are not are zeros, of which [`HOLES_BYTES_MAX`] are handed out.
-/// Gives where it ended because there were more.
+/// Gives where it ended because there were more. Errs when it cannot be read, was changed meanwhile, or it was stopped.
 fn each_piece(
     root: &Place,
     folder: &Folder,
@@ -500,6 +500,7 @@ struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     /// The metadata of a folder, from its beginning; `None` when there is none that can be read.
+    /// Errs when it cannot be opened, or was changed meanwhile.
     fn of_metadata(
         root: &Place,
         folder: &Folder,

@@ -286,7 +286,7 @@ impl Reading<'_> {
         self.context.store.seen_path.join(&subject.name).join(subject.file(seen))
     }
 
-    /// The path by which it is opened.
+    /// The path by which it is opened. Errs when a link on the way cannot be read.
     fn place(&self, subject: &Subject, seen: &FileState) -> Result<PathBuf, NotRead> {
         if subject.is_database() {
             return Ok(self.context.database.path().to_owned());
@@ -296,6 +296,7 @@ impl Reading<'_> {
     }
 
     /// The state of the file now: whatever it was read as before holds only while this is the same.
+    /// Errs when it is another by now, or cannot be looked at.
     fn same(&self, subject: &Subject, seen: &FileState) -> Result<(), NotRead> {
         let state = if subject.is_database() {
             database_state(self.context)

@@ -80,7 +80,7 @@ impl Print {
         Self { len, hash: fnv1a(FNV_START, bytes.iter().copied()) }
     }
 
-    /// Whether the same bytes stand at `offset`.
+    /// Whether the same bytes stand at `offset`. Errs when it cannot be read.
     fn stands_at(self, file: &File, offset: u64) -> io::Result<bool> {
         let mut bytes = vec![0; usize::from(self.len)];
         let read = read_full(file, &mut bytes, offset)?;
@@ -89,14 +89,14 @@ impl Print {
 }
 
 impl Position {
-    /// Whether `file` holds what was read before this position.
+    /// Whether `file` holds what was read before this position. Errs when it cannot be read.
     fn fits(&self, file: &File, size: u64) -> io::Result<bool> {
         Ok(size >= self.offset
             && self.head.stands_at(file, 0)?
             && self.tail.stands_at(file, self.offset - u64::from(self.tail.len))?)
     }
 
-    /// The end of `file`, whose last line may be unfinished.
+    /// The end of `file`, whose last line may be unfinished. Errs when it cannot be read.
     fn end_of(file: &File, size: u64) -> io::Result<Self> {
         let mut last = [b'\n'];
         if size > 0 {
@@ -328,6 +328,7 @@ impl Followed {
     }
 
     /// Looks for the file where it may have been moved to, and whether it was emptied: gives the position before that.
+    /// Errs when it cannot be read.
     fn check(&mut self, now: Timestamp) -> Result<Option<Position>, CollectError> {
         if self.file.is_none() && (self.size_before.is_none() || self.may_grow(now)) {
             let (found, refused) = siblings(&self.path);
@@ -379,7 +380,7 @@ impl Followed {
         extends(&present.path, &self.path) && len > 0 && same(0) && same(len - part)
     }
 
-    /// Reads at most `share` bytes, in whole lines.
+    /// Reads at most `share` bytes, in whole lines. Errs when it cannot be read.
     fn read_on(&mut self, share: u64, run: &Run, scanner: &mut Scanner) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         // A last line without an end may still be growing; after a run without growth it is taken as it is.
@@ -445,7 +446,7 @@ impl Position {
     }
 }
 
-/// Opens a log file; `None` for a directory and for what vanished meanwhile.
+/// Opens a log file; `None` for a directory and for what vanished meanwhile. Errs when it cannot be opened, or is no regular file.
 fn open(path: &Path) -> io::Result<Option<Present>> {
     // A pipe must not hold us up.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;

@@ -48,6 +48,7 @@ pub(super) fn listed(context: &Context, stop: &AtomicBool) -> Option<Listed> {
 }
 
 /// The collections that the server counts when it is asked for the default ones; before 0.4.15 there were no databases.
+/// Errs when SQLite does.
 fn count(database: &Connection) -> rusqlite::Result<u64> {
     let of_default = "SELECT count(*) FROM collections c JOIN databases d ON d.id = c.database_id \
                       WHERE d.name = 'default_database' AND d.tenant_id = 'default_tenant'";
@@ -58,7 +59,7 @@ fn count(database: &Connection) -> rusqlite::Result<u64> {
     Ok(u64::try_from(count).unwrap_or(0)) // no count is negative
 }
 
-/// The other databases that have collections.
+/// The other databases that have collections. Errs when SQLite does.
 fn others(database: &Connection) -> rusqlite::Result<Vec<Other>> {
     let mut statement = database.prepare(&format!(
         "SELECT d.tenant_id, d.name, count(*) FROM collections c JOIN databases d ON d.id = c.database_id \

@@ -372,7 +372,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// SQLite opens these by their names, and would follow a link that somebody has put there.
+/// SQLite opens these by their names, and would follow a link that somebody has put there. Errs when one is a link or no file of its own.
 fn own_files(dir: &Path, place: &std::os::fd::OwnedFd) -> Result<(), AlertStoreError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let name = format!("{FILE}{suffix}");

@@ -238,7 +238,7 @@ fn recipients() -> key::Kind<Vec<Person>> {
     key::Kind::custom(what, read, write).required("must be given: a list of addresses")
 }
 
-/// Host and port of `host`, `host:port` or `[address]:port`.
+/// Host and port of `host`, `host:port` or `[address]:port`. Errs when it is neither, or an address that is not allowed.
 fn server(
     text: &str,
     encryption: Encryption,

@@ -67,7 +67,7 @@ impl HttpKind for PagerDuty {
         vec![self.routing_key.clone()]
     }
 
-    /// An event that arrives twice changes nothing, so that an attempt may begin anew.
+    /// An event that arrives twice changes nothing, so that an attempt may begin anew. Never errs.
     fn requests(
         &self,
         message: &Message<'_>,

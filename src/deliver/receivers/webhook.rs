@@ -48,6 +48,7 @@ keys! {
 }
 
 /// Standard-Webhooks keys carry 24 to 64 bytes as base64 behind `whsec_`; other text is the key as it stands.
+/// Errs when what stands behind `whsec_` is no such key.
 fn signing_rule(text: &str) -> Result<(), BadValue> {
     match text.strip_prefix("whsec_").map(|rest| BASE64_STANDARD.decode(rest)) {
         Some(Err(_)) => Err("must be base64 after whsec_".into()),

@@ -169,6 +169,7 @@ fn failed(failure: Failure, text: impl Into<String>) -> SendResult {
 }
 
 /// A connection that is encrypted as it must be, after the greeting and, when there is a password, after it was accepted.
+/// Errs when the server cannot be reached, offers no encryption, or does not take the password.
 async fn open(email: &Email, ready: &Ready, host: &str) -> Result<AsyncSmtpConnection, SendResult> {
     let (mut stream, peer) = connect(email).await?;
     let name = hello(host);
@@ -234,6 +235,7 @@ async fn connect(email: &Email) -> Result<(TcpStream, SocketAddr), SendResult> {
 }
 
 /// The exchange in clear. It reads no byte beyond a reply: what somebody slips in behind it would be taken for an answer later.
+/// Errs when the server offers no STARTTLS, or breaks off.
 async fn start_tls(stream: &mut TcpStream, name: &str) -> Result<(), SendResult> {
     good(reply(stream).await?)?;
     let offers = ask(stream, &format!("EHLO {name}\r\n")).await?;
@@ -253,7 +255,7 @@ async fn ask(stream: &mut TcpStream, command: &str) -> Result<(u16, String), Sen
     reply(stream).await
 }
 
-/// A whole reply, byte by byte, with its code.
+/// A whole reply, byte by byte, with its code. Errs when it is no SMTP, or breaks off.
 async fn reply(stream: &mut TcpStream) -> Result<(u16, String), SendResult> {
     let no_smtp = || failed(Failure::Answer, "the answer is no SMTP");
     let mut bytes = Vec::new();
@@ -280,7 +282,7 @@ async fn reply(stream: &mut TcpStream) -> Result<(u16, String), SendResult> {
     }
 }
 
-/// The text of a reply that lets the exchange go on.
+/// The text of a reply that lets the exchange go on. Errs for any other.
 fn good((code, text): (u16, String)) -> Result<String, SendResult> {
     match email::judge(code) {
         Outcome::Delivered => Ok(text),

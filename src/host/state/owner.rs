@@ -77,6 +77,7 @@ pub(super) fn claim(dir: &OwnedFd, patience: Duration) -> Claim {
 }
 
 /// The file of the lock, and whether it can be written: on a filesystem that is read-only, what is there takes a lock too.
+/// Errs when it can be opened neither way, or is a link.
 fn open(dir: &OwnedFd) -> Result<(OwnedFd, bool), Errno> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let create = flags | OFlags::RDWR | OFlags::CREATE;
@@ -99,7 +100,7 @@ fn is_there(dir: &OwnedFd, file: &OwnedFd) -> bool {
         || fstat(dir).is_ok_and(|itself| same(&itself, &locked))
 }
 
-/// Says in the file whose it is.
+/// Says in the file whose it is. Errs when it is no file of its own, or cannot be written.
 fn sign(file: &OwnedFd) -> io::Result<()> {
     let stat = fstat(file)?;
     if stat.st_nlink > 1

@@ -169,7 +169,7 @@ impl Trust {
     }
 
     /// A directory above: nobody else may exchange what lies in it. Where the bit for that is set (as in `/tmp`), only owners
-    /// may.
+    /// may. Errs when somebody else may.
     fn above(self, stat: &Stat, at: &Path) -> Result<(), Obstacle> {
         self.owner(stat, at)?;
         let mode = stat.st_mode & 0o7777;
@@ -221,6 +221,7 @@ fn make(path: &Path) -> Result<OwnedFd, Obstacle> {
 }
 
 /// Goes to `path` step by step from the root, links included, and looks at each directory on the way.
+/// Errs when one cannot be opened or made, or is not safe.
 fn walk(path: &Path, trust: Trust) -> Result<OwnedFd, Obstacle> {
     let path = std::path::absolute(path)?;
     let mut at = PathBuf::from("/");

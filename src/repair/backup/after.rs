@@ -123,7 +123,7 @@ pub fn run(after: &After, about: About<'_>, steps: &Steps) -> Ran {
     Ran { code, ended, said, took: began.elapsed() }
 }
 
-/// `None`: it was ended.
+/// `None`: it was ended. Errs when the system does not say.
 fn wait(child: &mut Child, deadline: Duration, steps: &Steps) -> io::Result<Option<ExitStatus>> {
     let began = clock::ticks();
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

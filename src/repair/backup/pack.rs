@@ -211,7 +211,7 @@ fn encoder<W: Write>(to: W) -> io::Result<zstd::stream::write::Encoder<'static, 
     Ok(packed)
 }
 
-/// The header of a regular file that its owner alone may read.
+/// The header of a regular file that its owner alone may read. Errs when the path is too long.
 fn entry(path: &str, bytes: u64, moment: Timestamp) -> io::Result<tar::Header> {
     let mut header = tar::Header::new_gnu();
     header.set_path(path)?;

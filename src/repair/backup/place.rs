@@ -68,7 +68,7 @@ impl Place {
         Ok(place)
     }
 
-    /// Removes what runs that were killed have left. Nobody else is at work here.
+    /// Removes what runs that were killed have left. Nobody else is at work here. Errs when one cannot be removed.
     fn clean(&self) -> io::Result<()> {
         for name in self.entries()? {
             if names::is_left(&name, &self.directory) {
@@ -198,7 +198,7 @@ pub(super) fn manifest_of(path: &Path, form: Form) -> io::Result<Manifest> {
 }
 
 /// The directory of the store, or one in it, when `dir` is that or lies below it. By what they are: the same directory may have
-/// many paths, and what is mounted elsewhere has other ones above it.
+/// many paths, and what is mounted elsewhere has other ones above it. Errs when a directory cannot be read.
 fn inside(dir: &Path, store: &Path) -> io::Result<Option<PathBuf>> {
     let id = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
     let mut theirs = match id(store) {
@@ -273,6 +273,7 @@ impl Known for Previous {
 }
 
 /// A file of its own with the same blocks, where the filesystem can do that; otherwise another name of the same file.
+/// Errs when none can be made.
 fn shared(old: &File, own: &Path, to: &Path) -> io::Result<bool> {
     let new = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     if rustix::fs::ioctl_ficlone(&new, old).is_ok() {
@@ -284,6 +285,7 @@ fn shared(old: &File, own: &Path, to: &Path) -> io::Result<bool> {
 }
 
 /// Whether two files hold the same `bytes` bytes. Both halves are compared at a time: one processor is slower than memory.
+/// Errs when one cannot be read, or it was stopped.
 fn same_bytes(one: &File, other: &File, bytes: u64) -> io::Result<bool> {
     let middle = bytes / 2;
     thread::scope(|scope| {

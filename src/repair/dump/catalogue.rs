@@ -130,7 +130,7 @@ fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<CollectionRo
     Ok(out)
 }
 
-/// How far the queue is in each segment.
+/// How far the queue is in each segment. Errs when SQLite does.
 fn positions(connection: &Connection) -> rusqlite::Result<BTreeMap<String, i64>> {
     let mut out = BTreeMap::new();
     each(connection, "SELECT segment_id, seq_id FROM max_seq_id", |row| {
@@ -323,7 +323,7 @@ fn asks(table: &str, boolean: &str) -> String {
 const METADATA: &str = "embedding_metadata";
 const ARRAYS: &str = "embedding_metadata_array";
 
-/// The value of four columns, of which one is filled: text, whole number, number, truth.
+/// The value of four columns, of which one is filled: text, whole number, number, truth. Errs when SQLite does.
 fn typed(row: &Row<'_>, first: usize) -> rusqlite::Result<Value> {
     if let Ok(text) = row.get_ref(first)?.as_bytes() {
         return Ok(String::from_utf8_lossy(text).into_owned().into());
@@ -346,7 +346,7 @@ fn typed(row: &Row<'_>, first: usize) -> rusqlite::Result<Value> {
     })
 }
 
-/// Whether the value that `typed` made of these columns is null because JSON has no such number.
+/// Whether the value that `typed` made of these columns is null because JSON has no such number. Errs when SQLite does.
 fn is_infinite(row: &Row<'_>, first: usize, value: &Value) -> rusqlite::Result<bool> {
     Ok(value.is_null() && matches!(row.get_ref(first + 2)?, ValueRef::Real(_)))
 }

@@ -147,6 +147,7 @@ fn make(pieces: &Receiver<Piece>, embeddings: bool, lines: &SyncSender<Lines>) {
 }
 
 /// Writes all lines. What it does not take any more is dropped with it, so that the others stop.
+/// Errs when it cannot be written, or a line could not be made.
 fn write(out: &mut dyn Write, lines: Receiver<Lines>, room: &Room) -> io::Result<()> {
     for Lines { text, bytes } in lines {
         out.write_all(&text?)?;

@@ -133,7 +133,7 @@ impl Index {
     }
 }
 
-/// Where each label stands. A label that stands twice gives the first one.
+/// Where each label stands. A label that stands twice gives the first one. Errs when it cannot be read.
 fn places(file: &File, header: Header) -> io::Result<Vec<(u64, u64)>> {
     let mut walk = Level0Walk::new(header);
     let mut places = Vec::new();

@@ -286,7 +286,7 @@ impl Stream {
         &self.unread
     }
 
-    /// Asks the thread that makes the lines how it ended.
+    /// Asks the thread that makes the lines how it ended. Errs when it ended with an error.
     fn ended(&mut self) -> Result<(), StreamError> {
         let Some(dumping) = self.dumping.take() else { return Ok(()) };
         let dumped = dumping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

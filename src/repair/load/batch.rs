@@ -124,7 +124,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The body of a request with these records. `room`: about how long it is.
+/// The body of a request with these records. `room`: about how long it is. Errs when it cannot be written as JSON.
 fn body(records: &[(u64, Record)], room: usize, base64: bool) -> Result<Bytes, NoAnswer> {
     let mut out = Vec::with_capacity(room + records.len() * FRAME_BYTES);
     serde_json::to_writer(&mut out, &Body::of(records, base64))

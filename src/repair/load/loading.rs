@@ -157,7 +157,7 @@ impl<'a> Loading<'a> {
         }
     }
 
-    /// A file of another kind is not read to its end.
+    /// A file of another kind is not read to its end. Errs when nothing of a dump was seen by now.
     fn hopeless(&self) -> Result<(), Ended> {
         if self.any || self.loaded.lost < HOPELESS {
             return Ok(());
@@ -220,6 +220,7 @@ impl<'a> Loading<'a> {
     }
 
     /// A collection that is there: our own of the run before, or one to be merged into. `again`: other lines have gone into it.
+    /// Errs when the server does, the state cannot be written, or it is neither.
     fn enter(
         &mut self,
         (begins, target): (u64, &Target),
@@ -254,6 +255,7 @@ impl<'a> Loading<'a> {
     }
 
     /// Makes a collection. `None` when the server takes none of this name.
+    /// Errs when the server does for another reason, or the state cannot be written.
     fn make(
         &mut self,
         line: u64,
@@ -334,7 +336,7 @@ impl<'a> Loading<'a> {
         Ok(())
     }
 
-    /// Sends what waits. For an answer it waits only when enough is in the air.
+    /// Sends what waits. For an answer it waits only when enough is in the air. Errs when the server does.
     fn flush(&mut self) -> Result<(), Ended> {
         let next = self.batch.next();
         let mut batch = mem::replace(&mut self.batch, next);
@@ -380,7 +382,7 @@ impl<'a> Loading<'a> {
         if self.server.able.modern { 2 } else { 1 }
     }
 
-    /// Waits for the answer to the batch that was sent first.
+    /// Waits for the answer to the batch that was sent first. Errs when the server did not take it, or the state cannot be written.
     fn land(&mut self) -> Result<(), Ended> {
         let Some(Flight { batch, sent, mark }) = self.air.pop_front() else { return Ok(()) };
         let Into::Collection(current) = &mut self.into else { return Ok(()) };
@@ -408,7 +410,7 @@ impl<'a> Loading<'a> {
         Ok(())
     }
 
-    /// The end of a collection: the rest is sent, and asked for.
+    /// The end of a collection: the rest is sent, and asked for. Errs when the server does, or the state cannot be written.
     fn finish(&mut self) -> Result<(), Ended> {
         self.flush()?;
         self.land_all()?;

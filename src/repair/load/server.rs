@@ -192,7 +192,7 @@ impl Server {
         }
     }
 
-    /// Asks for one thing and makes it when there is none.
+    /// Asks for one thing and makes it when there is none. Errs when the server gives no good answer.
     fn make(
         &self,
         one: &[&str],

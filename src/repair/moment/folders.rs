@@ -91,7 +91,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Copies one folder. `None` when it is written to all the time.
+    /// Copies one folder. `None` when it is written to all the time. Errs when a file cannot be read or copied, or it was stopped.
     fn refresh(&self, folder: &str, stop: &AtomicBool) -> Result<Option<Stamps>, MomentError> {
         let to = self.into.join(folder);
         for _ in 0..REFRESHES_MAX {

@@ -11,7 +11,7 @@ use super::{
     needs_files,
 };
 
-/// The directory above the store, and the name of the store in it.
+/// The directory above the store, and the name of the store in it. Errs when there is none, or the name is no text.
 fn above(store: &Path) -> io::Result<(Dir, String)> {
     let name = store.file_name().and_then(OsStr::to_str);
     let parent = store.parent();
@@ -128,7 +128,7 @@ pub(super) fn take(hands: &Hands, quarantine: &Quarantine) -> io::Result<()> {
     Ok(())
 }
 
-/// Over nothing: a Chroma that started meanwhile has made a directory of its own.
+/// Over nothing: a Chroma that started meanwhile has made a directory of its own. Errs when something is there by now, or the kernel does.
 fn place((hands, case, from): (&Hands, &Dir, &str), to: (&Dir, &str)) -> io::Result<()> {
     hands.step()?;
     match rustix::fs::renameat_with(case, from, to.0, to.1, RenameFlags::NOREPLACE) {

@@ -132,7 +132,7 @@ pub(super) fn backward(hands: &Hands, quarantine: &Quarantine) -> io::Result<()>
     hands.remove_dir((&at.case, record.outgoing()))
 }
 
-/// The first step: nobody can open the database, and it is kept.
+/// The first step: nobody can open the database, and it is kept. Errs when a call does; the next run goes on from there.
 fn shut(hands: &Hands, at: &Places, had_database: bool) -> io::Result<()> {
     if !had_database {
         // Errs when a Chroma has made one meanwhile.
@@ -196,7 +196,7 @@ fn move_entry(hands: &Hands, (from, to): (&Dir, &Dir), name: &str) -> io::Result
     hands.rename((to, &moving), (to, name))
 }
 
-/// Undoes a [`move_entry`], however far it was; `from` is where it was moved to.
+/// Undoes a [`move_entry`], however far it was; `from` is where it was moved to. Errs when a call does; the next run goes on from there.
 fn move_back(hands: &Hands, (from, to): (&Dir, &Dir), name: &str) -> io::Result<()> {
     let moving = format!("{name}{MOVING}");
     if from.has(&moving)? {

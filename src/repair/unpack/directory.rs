@@ -97,7 +97,7 @@ pub(super) fn copy(
     Ok(())
 }
 
-/// Directories with a database, at most [`DEPTH_MAX`] levels below `dir`.
+/// Directories with a database, at most [`DEPTH_MAX`] levels below `dir`. Errs when a directory cannot be read.
 fn find(dir: &Path) -> Result<Vec<PathBuf>, UnpackError> {
     let mut found = Vec::new();
     let mut level = vec![dir.to_owned()];

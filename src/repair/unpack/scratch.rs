@@ -96,6 +96,7 @@ pub fn sweep(place: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes one, the lock last: wherever it is cut off, the next run knows what is left for one of ours.
+/// Errs when something in it cannot be removed.
 fn remove(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

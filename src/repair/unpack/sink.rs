@@ -121,7 +121,7 @@ impl Sink {
         self.put_file(source, place, Some(bytes), modified)
     }
 
-    /// `None` for a length that nobody knows.
+    /// `None` for a length that nobody knows. Errs when it cannot be unpacked or written, there is no room, or there are too many files.
     fn put_file(
         &mut self,
         source: &mut impl Source,
@@ -206,7 +206,7 @@ impl Sink {
         Ok(whole)
     }
 
-    /// The store of a prefix.
+    /// The store of a prefix. Errs when there are too many, or its directory cannot be made.
     fn store(&mut self, prefix: &str) -> Result<usize, UnpackError> {
         if let Some(known) = self.stores.iter().position(|store| store.prefix == prefix) {
             return Ok(known);
@@ -236,6 +236,7 @@ impl Sink {
     }
 
     /// Writes what is not zero, and leaves a hole for the rest.
+    /// Errs when it cannot be written, there is no room, or too much of it is zero.
     fn put(&mut self, file: &mut File, data: &[u8]) -> Result<(), Put> {
         for block in data.chunks(HOLE) {
             let bytes = block.len() as u64;

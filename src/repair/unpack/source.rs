@@ -15,9 +15,9 @@ use crate::{format::archive::ArchiveKind, repair::steps::Steps};
 
 /// Where an archive comes from.
 pub(super) trait Source {
-    /// Fills the buffer as far as there are bytes, and says how far.
+    /// Fills the buffer as far as there are bytes, and says how far. Errs when it cannot be read or unpacked.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Steps over bytes; `false` when there are not so many.
+    /// Steps over bytes; `false` when there are not so many. Errs when it cannot be read or unpacked.
     fn skip(&mut self, bytes: u64) -> io::Result<bool>;
 }
 
@@ -118,7 +118,7 @@ impl Unpacked {
         Ok(Some(Self { pieces, used, piece, at: 0, left, steps: steps.clone() }))
     }
 
-    /// What there is, at most `most` bytes; empty at the end.
+    /// What there is, at most `most` bytes; empty at the end. Errs when it cannot be unpacked, is too long, or the steps were stopped.
     fn next(&mut self, most: usize) -> io::Result<&[u8]> {
         stop(&self.steps)?;
         if self.at == self.piece.len() {

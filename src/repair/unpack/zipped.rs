@@ -97,7 +97,7 @@ enum ListError {
     Unpack(#[from] UnpackError),
 }
 
-/// Where the directory stands. `None` when there is none.
+/// Where the directory stands. `None` when there is none. Errs when it cannot be read.
 fn directory(file: &File, bytes: u64) -> io::Result<Option<zip::Directory>> {
     let len = ZIP_TAIL_MAX + 20;
     let from = bytes.saturating_sub(len as u64);

@@ -289,7 +289,7 @@ impl Known {
         Some(Change::Moved(Arc::clone(&self.store)))
     }
 
-    /// Whether it is still watched.
+    /// Whether it is still watched. Errs with the reason why it is not.
     fn still_watched(
         &mut self,
         seen: bool,

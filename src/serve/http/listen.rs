@@ -219,7 +219,7 @@ impl Room {
 }
 
 /// Reads what the client has to say before closing: a socket closed over unread bytes sends a reset, which may throw
-/// away the answer before the client has read it.
+/// away the answer before the client has read it. Errs when the connection does.
 async fn say_no(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(REFUSAL).await?;
     stream.shutdown().await?;

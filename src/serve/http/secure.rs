@@ -151,7 +151,7 @@ impl Secure {
     }
 
     /// A file that an editor or a full disk left empty or cut must not open the door: without a restart it takes away
-    /// neither TLS nor the last password.
+    /// neither TLS nor the last password. Errs when it would.
     fn no_less_than(&self, before: &Loaded, loaded: Loaded) -> Result<Loaded, Vec<ConfigError>> {
         let place = Place::file(&self.file);
         let mut problems = Vec::new();

@@ -72,7 +72,7 @@ struct Watched {
 }
 
 /// The watch of the directory that the path leads to now: the one from before where that is the same; `None` when there is
-/// no directory, or its filesystem does not answer.
+/// no directory, or its filesystem does not answer. Errs when the watch cannot be made.
 fn rewatch(
     context: &Context,
     watches: &Watches,

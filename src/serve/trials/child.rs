@@ -47,7 +47,7 @@ fn place(context: &Context) -> PathBuf {
     place.unwrap_or_else(std::env::temp_dir)
 }
 
-/// No trial fills a disk beyond its alert level.
+/// No trial fills a disk beyond its alert level. Errs with the reason when there is no room.
 fn has_room(context: &Context, place: &Path) -> Result<(), String> {
     let cannot = |at: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", at.display());
     let store = &context.store.seen_path;
@@ -60,7 +60,7 @@ fn has_room(context: &Context, place: &Path) -> Result<(), String> {
     Err(format!("{} has no room for a copy with {}", place.display(), human::bytes(need)))
 }
 
-/// Starts it, and gives what it said.
+/// Starts it, and gives what it said. Errs when it cannot be started, took too long, was killed or stopped.
 fn follow(
     context: &Context,
     place: &Path,

@@ -35,7 +35,7 @@ pub fn sum_of_index<S: Source>(mut segments: Vec<Segment<S>>) -> Result<Sum, S::
     Ok(sum)
 }
 
-/// Adds the rows of one term, which stands in the segments `places`.
+/// Adds the rows of one term, which stands in the segments `places`. Errs when the source does, or a segment is unlike FTS5's.
 fn rows<S: Source>(
     segments: &mut [Segment<S>],
     places: &[usize],
@@ -74,7 +74,7 @@ fn rows<S: Source>(
 }
 
 /// Adds the row at hand and those after it up to the row `until`, where another segment goes on; `false` when there is none
-/// after them. Segments mostly hold rows of their own, so this goes on for long.
+/// after them. Segments mostly hold rows of their own, so this goes on for long. Errs when the source does, or a segment is unlike FTS5's.
 fn run<S: Source>(
     segment: &mut Segment<S>,
     term: u64,
@@ -93,7 +93,7 @@ fn run<S: Source>(
     }
 }
 
-/// Adds the positions of a row.
+/// Adds the positions of a row. Errs when they are unlike those of a table with one column.
 #[inline]
 fn add(rowid: i64, positions: &[u8], term: u64, sum: &mut Sum) -> Result<(), Unrecognised> {
     let mut row = Row::new(rowid);

@@ -14,14 +14,14 @@ pub trait Source {
     /// What can go wrong.
     type Error: From<Unrecognised>;
 
-    /// Puts the next leaf, which must be `page`, into `leaf`.
+    /// Puts the next leaf, which must be `page`, into `leaf`. Errs when there is none.
     fn leaf(&mut self, page: u32, leaf: &mut Vec<u8>) -> Result<(), Self::Error>;
 
     /// Puts the next split of the `_idx` table, by term, into `split`, passing over those of pages before `first`; `false`
-    /// at its end.
+    /// at its end. Errs when it cannot be read.
     fn split(&mut self, first: u32, split: &mut Split) -> Result<bool, Self::Error>;
 
-    /// Puts a record of a doclist index into `record`.
+    /// Puts a record of a doclist index into `record`. Errs when it cannot be read.
     fn doclist_index(
         &mut self,
         level: u8,
@@ -275,7 +275,7 @@ impl<S: Source> Segment<S> {
         self.spill(at, len)
     }
 
-    /// Reads positions that go on over the end of the leaf.
+    /// Reads positions that go on over the end of the leaf. Errs when the source does, or they do not end as they should.
     fn spill(&mut self, at: usize, len: usize) -> Result<(), S::Error> {
         if len > POSITIONS_BYTES_MAX {
             return Err(Unrecognised("too many positions in a row").into());
@@ -301,7 +301,7 @@ impl<S: Source> Segment<S> {
         Ok(())
     }
 
-    /// Takes the next leaf; `false` after the last.
+    /// Takes the next leaf; `false` after the last. Errs when the source does, or the leaf is unlike FTS5's.
     fn turn_page(&mut self) -> Result<bool, S::Error> {
         if self.number >= self.last {
             return Ok(false);

@@ -102,7 +102,7 @@ pub fn whole_characters(text: &[u8]) -> usize {
     text.iter().rposition(|byte| *byte & 0xc0 != 0x80).unwrap_or(0)
 }
 
-/// Reads a character of several bytes, the first of which is taken (`FTS5_READ_UTF8`).
+/// Reads a character of several bytes, the first of which is taken (`FTS5_READ_UTF8`). Errs when it is beyond Unicode.
 fn long_character(text: &[u8], at: &mut usize, first: u8) -> Result<u32, Unrecognised> {
     // The bits below the leading ones and the zero that ends them.
     let mut character = u32::from(match first {

@@ -181,7 +181,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// What makes objects: allowed for Chroma's one class only.
+    /// What makes objects: allowed for Chroma's one class only. Errs for any other, and when the source does.
     fn object<R: Source>(
         &mut self,
         op: u8,
@@ -291,7 +291,7 @@ impl<'a> Machine<'a> {
         self.push(Value::Dict(role), at)
     }
 
-    /// An integer of up to eight bytes, least significant first.
+    /// An integer of up to eight bytes, least significant first. Errs when it is longer, and when the source does.
     fn long<R: Source>(
         &mut self,
         at: u64,
@@ -336,6 +336,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Puts a value on the stack; the pair before it in the same dictionary is whole now.
+    /// Errs when that pair is none of Chroma's, or the stack is full.
     fn push(&mut self, value: Value, at: u64) -> Result<(), PickleError> {
         self.deliver(at)?;
         if self.stack.len() >= self.limits.stack_max {
@@ -355,6 +356,7 @@ impl<'a> Machine<'a> {
 
     /// Hands on the pair on top of the stack when it is whole and one of the long dictionaries waits for it. The few
     /// pairs of the outer one stay until its end: the dictionary on top may still get its items one by one.
+    /// Errs when the pair is none of Chroma's.
     fn deliver(&mut self, at: u64) -> Result<(), PickleError> {
         let Some(mark) = self.marks.last().copied().filter(|mark| self.stack.len() == mark + 2)
         else {

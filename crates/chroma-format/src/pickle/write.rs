@@ -90,7 +90,7 @@ where
     Ok(out.out.finish()?)
 }
 
-/// As 1.x does: a dictionary, without a memo.
+/// As 1.x does: a dictionary, without a memo. Errs when the sink does, or a number or an id cannot be written so.
 fn plain<'a, E>(
     out: &mut Opcodes<'_, E>,
     facts: &NewMetadata,
@@ -120,6 +120,7 @@ fn plain<'a, E>(
 }
 
 /// As Python does for 0.x: an object of Chroma's class. Ids are remembered, so that Python has each only once in memory.
+/// Errs when the sink does, or a number or an id cannot be written so.
 fn object<'a, E>(
     out: &mut Opcodes<'_, E>,
     facts: &NewMetadata,
@@ -177,12 +178,12 @@ impl<E> Opcodes<'_, E> {
         Ok(self.out.push(bytes)?)
     }
 
-    /// A key of Chroma's own.
+    /// A key of Chroma's own. Errs when the sink does.
     fn word(&mut self, word: &str) -> Result<(), WriteError<E>> {
         self.text(word, 0)
     }
 
-    /// A text of less than 256 bytes.
+    /// A text of less than 256 bytes. Errs when the sink does.
     fn short(&mut self, text: &[u8]) -> Result<(), WriteError<E>> {
         self.bytes(&[SHORT_BINUNICODE, u8::try_from(text.len()).unwrap_or(0)])?;
         self.bytes(text)
@@ -213,7 +214,7 @@ impl<E> Opcodes<'_, E> {
         }
     }
 
-    /// The id that was remembered in this place.
+    /// The id that was remembered in this place. Errs when the sink does, or there are too many ids.
     fn recall(&mut self, place: u64, label: u64) -> Result<(), WriteError<E>> {
         if let Ok(place) = u8::try_from(place) {
             return self.bytes(&[BINGET, place]);

@@ -79,7 +79,7 @@ impl<'a> SharedLock<'a> {
         super::conflict(&self.file, PENDING_BYTE, 1)
     }
 
-    /// Whether the lock was set; `false` when another's stands in the way.
+    /// Whether the lock was set; `false` when another's stands in the way. Errs when the kernel does.
     fn set(&self, kind: libc::c_int, start: u64, len: u64) -> io::Result<bool> {
         let lock = super::lock_of(kind, start, len)?;
         loop {

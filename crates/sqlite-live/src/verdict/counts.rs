@@ -29,7 +29,7 @@ pub(super) fn differences(connection: &Connection) -> rusqlite::Result<Vec<Strin
     Ok(lines)
 }
 
-/// Table, name and condition of each index that is a tree of its own.
+/// Table, name and condition of each index that is a tree of its own. Errs when SQLite does.
 fn indexes(connection: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
     let mut statement = connection.prepare(
         "SELECT s.tbl_name, s.name, coalesce(s.sql, '') FROM sqlite_schema s \

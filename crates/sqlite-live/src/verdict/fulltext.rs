@@ -179,7 +179,7 @@ fn documents(
 }
 
 /// Adds the tokens of a document to `sum`, and says how many there are. The SQLite that wrote them may have stopped at a
-/// U+0000; the size that it `stated` tells whether it did.
+/// U+0000; the size that it `stated` tells whether it did. Errs when the tokenizer does not know what SQLite makes of it.
 fn tokens(
     tokenizer: Trigrams,
     id: i64,
@@ -274,6 +274,7 @@ impl<'a> Tables<'a> {
     }
 
     /// The tokens of a document that is too long to be held in memory.
+    /// Errs when it cannot be read, is unlike what SQLite writes, or the check was given up.
     fn long_tokens(
         &self,
         tokenizer: Trigrams,

@@ -120,7 +120,7 @@ pub(super) fn read(
     Ok(pages.count())
 }
 
-/// Compares what the tables say of their indexes with what the indexes say.
+/// Compares what the tables say of their indexes with what the indexes say. Errs when they differ.
 fn agree(trees: &[Tree<'_>], sums: &[(u32, Vec<Entries>)]) -> Result<(), Doubt> {
     let of = |root: u32| sums.iter().find(|(of, _)| *of == root).map_or(&[][..], |(_, sums)| sums);
     for tree in trees {

@@ -305,7 +305,7 @@ impl<'a> Catcher<'a> {
         Ok(meta.is_file().then(|| (Arc::new(file), id)))
     }
 
-    /// The change counter as the file has it this moment.
+    /// The change counter as the file has it this moment. Errs when it cannot be read.
     fn counter(&self) -> io::Result<u32> {
         let mut bytes = [0; 4];
         self.database.read_up_to(&mut bytes, COUNTER_AT)?;

@@ -84,6 +84,7 @@ impl<'a> Copying<'a> {
     }
 
     /// Waits as the rate of reading demands, and takes in the journals that come meanwhile.
+    /// Errs when a journal cannot be read, or it was stopped.
     fn pause(&mut self) -> Result<(), ViewError> {
         loop {
             self.take_in()?;
@@ -118,6 +119,7 @@ impl<'a> Copying<'a> {
 
     /// Copies again what the transactions so far have changed. Takes in no other after it has begun with the last pages,
     /// so that at the end every page is right but for those that later transactions have touched.
+    /// Errs when it cannot be copied, or it was stopped.
     fn catch_up(&mut self) -> Result<(), ViewError> {
         for round in 0..=CATCH_UPS_MAX {
             self.take_in()?;
@@ -138,6 +140,7 @@ impl<'a> Copying<'a> {
     }
 
     /// What has ended by now, and the header; to be asked under the lock. `None` when the chain would have to be waited for.
+    /// Errs when a journal or the header cannot be read.
     fn at_rest(&self) -> Result<Option<Ended>, ViewError> {
         let Some(mut chain) = self.catcher.try_drained() else { return Ok(None) };
         chain.whole_at_rest()?;
@@ -148,6 +151,7 @@ impl<'a> Copying<'a> {
 
     /// Makes the copy the state with the change counter `counter`, after which only the transactions of `finished` ended.
     /// `None` when what they have overwritten is not all in their journals; then they are to be copied, too.
+    /// Errs when the form of the database changed, or it cannot be read or written.
     fn settle(
         &mut self,
         counter: u32,
@@ -206,6 +210,7 @@ impl<'a> Copying<'a> {
     }
 
     /// Takes a transaction in that has ended, and tells what it has touched, if it has written at all.
+    /// Errs when its journal cannot be read.
     fn add(&mut self, finished: &Finished<Journal>) -> Result<Option<Touched>, ViewError> {
         let touched = read_journal(finished, self.form.page_bytes)?;
         if let Some(touched) = &touched {
@@ -226,7 +231,7 @@ fn form_of(header: &SqliteHeader) -> (u32, bool, u8, bool) {
     (header.page_bytes, header.wal, header.reserved_bytes, header.auto_vacuum)
 }
 
-/// What a transaction has touched; `None` when it ended before anything was written to the database.
+/// What a transaction has touched; `None` when it ended before anything was written to the database. Errs when it cannot be read.
 fn read_journal(
     finished: &Finished<Journal>,
     page_bytes: u32,

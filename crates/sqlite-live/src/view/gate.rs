@@ -122,7 +122,7 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Whether a pulse without a journal has lasted long enough, or somebody waits who has none.
+    /// Whether a pulse without a journal has lasted long enough, or somebody waits who has none. Errs when the kernel does not say.
     fn is_over(&self) -> io::Result<bool> {
         let Some(held) = self.lock.held() else { return Ok(false) };
         Ok(held >= self.pulse || self.lock.writer_waits()?)
@@ -130,6 +130,7 @@ impl<'a> Gate<'a> {
 }
 
 /// Asks again and again for a moment, because a thread that sleeps comes too late. Tells whether `ready` became true.
+/// Errs when `ready` does.
 fn spin(mut ready: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
     let began = clock::ticks();
     while began.elapsed() < SPIN_MAX {

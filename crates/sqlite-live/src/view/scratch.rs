@@ -134,7 +134,7 @@ impl Places {
     }
 }
 
-/// Whether `need` bytes more leave the used ratio of a filesystem, as `df` counts it, below `ratio_max`.
+/// Whether `need` bytes more leave the used ratio of a filesystem, as `df` counts it, below `ratio_max`. Errs when they do not.
 fn fits(space: &Space, need: u64, ratio_max: f64) -> Result<(), Unfit> {
     let used = space.size_bytes.saturating_sub(space.free_bytes);
     let whole = used.saturating_add(space.avail_bytes);
@@ -180,7 +180,7 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// A connection that takes no locks: the file is ours alone.
+/// A connection that takes no locks: the file is ours alone. Errs when SQLite does.
 fn open_copy(path: &Path) -> rusqlite::Result<Connection> {
     use std::fmt::Write as _;
     let mut uri = "file:".to_owned();

@@ -98,7 +98,7 @@ struct Log {
 }
 
 impl Log {
-    /// `None` when there is none, or nothing in it that SQLite would play.
+    /// `None` when there is none, or nothing in it that SQLite would play. Errs when it cannot be read, is too long, or it was stopped.
     fn open(database: &Path, options: &Options<'_>) -> Result<Option<Self>, ViewError> {
         let file = match open_bytes(&beside(database, WAL_SUFFIX)) {
             Ok(file) => file,
@@ -129,7 +129,7 @@ impl Log {
     }
 }
 
-/// What `stat` says of the database, its journal and its log.
+/// What `stat` says of the database, its journal and its log. Errs when one cannot be looked at; an absent one has none.
 fn stamps(database: &Path) -> io::Result<[Option<Stamp>; 3]> {
     let of = |path: &Path| match fs::metadata(path) {
         Ok(meta) => Ok(Some(Stamp::of(&meta))),
@@ -144,6 +144,7 @@ fn id_of(stamps: &[Option<Stamp>; 3]) -> crate::FileId {
 }
 
 /// Whether SQLite would look into a journal before it reads: one with a first byte that is not zero.
+/// Errs when it cannot be read; an absent one is none.
 fn has_journal(database: &Path) -> io::Result<bool> {
     let file = match open_bytes(&beside(database, JOURNAL_SUFFIX)) {
         Ok(file) => file,

@@ -148,7 +148,7 @@ pub(super) fn undoable<'a>(
 
 /// Where the old content of each recorded page stands, and whether all segments were synced. Strict: every record is there
 /// with its checksum, and nothing follows the last one but headers of empty segments, or a segment whose header is still
-/// zero. What two transactions have used one after the other does not pass, or is told by its page 1.
+/// zero. What two transactions have used one after the other does not pass, or is told by its page 1. Errs when one is not.
 fn records(
     first: &JournalHeader,
     len: u64,

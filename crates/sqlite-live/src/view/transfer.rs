@@ -95,7 +95,7 @@ impl<'a> Transfer<'a> {
 }
 
 /// Fills the buffer as far as the file goes. What was not in the page cache is given back to it, and nothing else: pages
-/// that were there are wanted by somebody.
+/// that were there are wanted by somebody. Errs when it cannot be read.
 fn read_gently(from: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     if let Some(absent) = pagecache::absent(from, at, at + buffer.len() as u64) {
         let read = read_up_to(from, buffer, at)?;

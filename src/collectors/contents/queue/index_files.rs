@@ -57,7 +57,7 @@ pub(super) fn flushed_before(dir: &Place, segment: &str, now: Timestamp) -> Resu
     Ok(written.is_some_and(|at| now.since(at) >= FLUSH_SETTLES))
 }
 
-/// What is not there has nothing to tell. What may not be looked at is something else.
+/// What is not there has nothing to tell. What may not be looked at is something else. Errs with that.
 fn unless_absent<T>(read: io::Result<Option<T>>, path: PathBuf) -> Result<Option<T>, Unread> {
     match read {
         Err(error) if is_absent(&error) => Ok(None),

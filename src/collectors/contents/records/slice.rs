@@ -70,7 +70,7 @@ impl Parts {
         Ok(Slice { upto, seen })
     }
 
-    /// The end of the slice: no table has more than about `rows` rows up to it.
+    /// The end of the slice: no table has more than about `rows` rows up to it. Errs when SQLite does.
     fn end(self, connection: &Connection, after: i64, rows: u32) -> rusqlite::Result<i64> {
         let mut upto = i64::MAX;
         for (there, table) in [
@@ -217,7 +217,7 @@ fn compare(
 }
 
 /// Whether the two copies of a document that is too long to be held in memory agree: the one in row `rowid` of
-/// `embedding_metadata`, and the one of the full text, which may end where the other has a U+0000.
+/// `embedding_metadata`, and the one of the full text, which may end where the other has a U+0000. Errs when SQLite does.
 fn long_agree(connection: &Connection, rowid: i64, id: i64) -> rusqlite::Result<bool> {
     let open = |table: &str, column: &str, row: i64| {
         connection.blob_open("main", table, column, row, true)

@@ -74,6 +74,7 @@ impl Asking<'_> {
     }
 
     /// Whether no other process holds the file, so that nobody has to wait for us; not knowing is as good as yes.
+    /// Errs when the file cannot be looked at.
     fn held(&self) -> Result<bool, QueryError> {
         let file = self.context.database.stamp().map_err(QueryError::File)?.id;
         let held = self.context.held(file, HOLDERS_AGE_MAX);
@@ -134,7 +135,7 @@ impl Asking<'_> {
 
     /// Asks for the schema, again and again while a writer keeps it out. The answer takes moments, and one of them comes
     /// beside any writer; busy is said only of a lock that stays. Where nobody has to wait for it, it may take its time, and
-    /// beside a holder a copy answers what takes too long in the file.
+    /// beside a holder a copy answers what takes too long in the file. Errs when SQLite could not be asked, or it was stopped.
     fn schema(&mut self) -> Result<Answer, QueryError> {
         match self.schema_in_file() {
             Err(QueryError::Aborted(abort)) if abort != Abort::Stopped => {
@@ -177,6 +178,7 @@ impl Asking<'_> {
     }
 
     /// Asks in the file itself, where a writer has to wait for us no longer than the lock budget.
+    /// Errs when SQLite could not be asked, or the file is another by now.
     fn in_file(&mut self, check: Check, hold_unwaited: Duration) -> Result<Answer, QueryError> {
         self.way = Way::File;
         let database = &self.context.database;
@@ -209,7 +211,7 @@ impl Asking<'_> {
     }
 
     /// Looks at every row without a writer noticing. What it finds is damage; when it finds none, the check as a whole has
-    /// still been given up, as `aborted` says.
+    /// still been given up, as `aborted` says. Errs with `aborted` when it finds none, and when SQLite could not be asked.
     fn in_slices(&mut self, aborted: QueryError) -> Result<Answer, QueryError> {
         self.way = Way::Slices;
         let time_max = self.context.config.collect.check_deadline;
@@ -229,7 +231,7 @@ impl Asking<'_> {
     }
 
     /// Asks in a consistent copy. Damage is said only when a second copy has it too: the place of the copy may be the one
-    /// that is broken.
+    /// that is broken. Errs when no copy can be made or read, or two of them disagree.
     fn in_copy(&mut self, check: Check) -> Result<Answer, ViewError> {
         let first = self.in_one_copy(check)?;
         if first.findings.is_empty() {
@@ -254,6 +256,7 @@ impl Asking<'_> {
     }
 
     /// Asks in a copy of a file that nobody is writing. Damage is said only when a second copy has it too.
+    /// Errs when a process may hold the file, no copy can be made or read, or two of them disagree.
     fn in_still_copies(&mut self, check: Check) -> Result<Answer, ViewError> {
         if self.held().map_err(ViewError::Query)? {
             return Err(ViewError::Unsuited("a process may hold it"));
@@ -305,7 +308,7 @@ impl Asking<'_> {
         self.in_view(check, view)
     }
 
-    /// Asks in a copy, which nobody else has.
+    /// Asks in a copy, which nobody else has. Errs when the copy cannot be read, or it was stopped.
     fn in_view(&mut self, check: Check, mut view: View) -> Result<Verdict, ViewError> {
         let pages = view.pages();
         let bytes = u64::from(view.pages()) * u64::from(view.header().page_bytes);

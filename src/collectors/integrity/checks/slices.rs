@@ -53,7 +53,7 @@ pub(super) fn walk(
     walk_holding(database, HOLD_MAX, time_max, stop, progress)
 }
 
-/// The same, holding the lock for at most `hold` at a time.
+/// The same, holding the lock for at most `hold` at a time. Errs when SQLite could not be asked, or the file is another by now.
 fn walk_holding(
     database: &Database,
     hold: Duration,
@@ -91,7 +91,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// One short read transaction; waits without a lock while a writer has the file.
+    /// One short read transaction; waits without a lock while a writer has the file. Errs when SQLite could not be asked in time.
     fn ask<T>(
         &mut self,
         mut work: impl FnMut(&Connection) -> rusqlite::Result<T>,
@@ -121,7 +121,7 @@ impl Walk<'_> {
         clock::ticks() < self.ends
     }
 
-    /// Walks one table; `false` when it was given up before its end.
+    /// Walks one table; `false` when it was given up before its end. Errs when SQLite could not be asked.
     fn table(&mut self, table: &Table) -> Result<bool, QueryError> {
         let (mut after, mut rows) = (i64::MIN, ROWS_FIRST);
         while self.goes_on() && self.seen.findings.len() < FINDINGS_MAX {
@@ -163,7 +163,7 @@ struct Slice {
     findings: Vec<Finding>,
 }
 
-/// The row id that ends the next `rows` rows.
+/// The row id that ends the next `rows` rows. Errs when SQLite does.
 fn last_of(
     connection: &Connection,
     table: &Table,

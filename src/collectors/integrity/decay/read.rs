@@ -40,7 +40,7 @@ impl<'a> Source<'a> {
         self.direct
     }
 
-    /// Fills the buffer as far as the file goes. `at` is a multiple of [`PIECE_BYTES`] or of a region.
+    /// Fills the buffer as far as the file goes. `at` is a multiple of [`PIECE_BYTES`] or of a region. Errs when it cannot be read.
     fn read(&mut self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         if self.direct {
             match read_once(self.file, buffer, at) {
@@ -80,7 +80,7 @@ fn set_direct(file: &File, on: bool) -> bool {
     set.is_ok()
 }
 
-/// One read of the system: a short one is the end of the file, and going on from there would not be aligned.
+/// One read of the system: a short one is the end of the file, and going on from there would not be aligned. Errs when the system does.
 fn read_once(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     loop {
         match file.read_at(buffer, at) {
@@ -90,7 +90,7 @@ fn read_once(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     }
 }
 
-/// What was not in the page cache is given back to it.
+/// What was not in the page cache is given back to it. Errs when it cannot be read.
 fn read_gently(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let cached = preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT);
     let cached = match cached {
@@ -234,6 +234,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The bytes from `at` on, as many as fit and not beyond `end`; at least one.
+    /// Errs when it cannot be read, became shorter, or it was stopped.
     fn piece(&mut self, source: &mut Source<'_>, at: u64, end: u64) -> Result<&[u8], NotRead> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(NotRead::Stopped);

@@ -145,7 +145,7 @@ pub(super) fn database_state(context: &Context) -> io::Result<Option<(Stamp, u32
     Ok(header.map(|header| (stamp, header.change_counter)))
 }
 
-/// Whether other hosts may write there, whose changes show late.
+/// Whether other hosts may write there, whose changes show late. Errs when the filesystem does not say.
 fn remote(root: &Path) -> io::Result<bool> {
     let kind = rustix::fs::statfs(root).map_err(io::Error::from)?.f_type;
     Ok(REMOTE_MAGICS.iter().any(|magic| i128::from(*magic) == i128::from(kind)))

@@ -241,7 +241,7 @@ fn index_lists(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Ind
 }
 
 /// The columns of an index in their order, and whether each is part of its key; `None` for the row id. Only such as are in
-/// ascending order of their bytes; no expressions.
+/// ascending order of their bytes; no expressions. Errs when SQLite does.
 #[expect(clippy::type_complexity, reason = "two answers to each column")]
 fn index_columns(
     connection: &Connection,

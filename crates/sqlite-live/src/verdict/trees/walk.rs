@@ -52,7 +52,7 @@ impl<'a> Pages<'a> {
         self.count
     }
 
-    /// Notes the one use that a page may have.
+    /// Notes the one use that a page may have. Errs when it has another use already, is not there, or the check was given up.
     fn meet(&self, number: u32) -> Result<(), Doubt> {
         if self.stop.load(Relaxed) {
             return Err(Doubt::GivenUp);
@@ -72,7 +72,7 @@ impl<'a> Pages<'a> {
         Ok(())
     }
 
-    /// The first `into.len()` bytes of a page.
+    /// The first `into.len()` bytes of a page. Errs when they cannot be read.
     fn read(&self, number: u32, into: &mut [u8]) -> io::Result<()> {
         let place = u64::from(number - 1) * self.geometry.page_bytes as u64;
         self.file.read_exact_at(into, place)
@@ -100,7 +100,7 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Meets the overflow pages of a cell, and adds what is in them to `into`.
+    /// Meets the overflow pages of a cell, and adds what is in them to `into`. Errs when the chain does not hold, or cannot be read.
     fn overflow(&self, cell: &Cell<'_>, mut into: Option<&mut Vec<u8>>) -> Result<(), Doubt> {
         let (mut left, mut next) = (cell.payload_bytes - cell.local.len(), cell.overflow);
         let mut head = [0; 4];
@@ -128,6 +128,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Meets the overflow pages of a cell, and hands out what is in them piece by piece.
+    /// Errs when the chain does not hold, or cannot be read.
     fn pieces(
         &self,
         cell: &Cell<'_>,
@@ -227,6 +228,7 @@ impl<'a> Walker<'a> {
     }
 
     /// Walks over the page `number`, `level` below the root, and over all below it.
+    /// Errs when one is unlike what SQLite writes, or cannot be read.
     fn page(&mut self, tree: Tree<'_>, number: u32, level: usize) -> Result<(), Doubt> {
         self.pages.meet(number)?;
         if level == LEVELS_MAX {
@@ -276,7 +278,7 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// One row of a table or one entry of an index.
+    /// One row of a table or one entry of an index. Errs when it is unlike what SQLite writes, or cannot be read.
     fn row(&mut self, tree: Tree<'_>, cell: &Cell<'_>) -> Result<(), Doubt> {
         match tree {
             Tree::Table(table) if table.key.is_none() => self.table_row(table, cell),
@@ -332,7 +334,7 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
-    /// The entry that was read.
+    /// The entry that was read. Errs when it is out of order, or names no row.
     fn index_entry(&mut self, index: &Index) -> Result<(), Doubt> {
         let (fields, record, columns) = (&self.fields, &self.record, index.columns.len());
         if fields.len() != columns + 1 {
@@ -375,6 +377,7 @@ impl<'a> Walker<'a> {
 
     /// Puts the record of a cell into `record`, with its overflow pages, and its fields into `fields`. Of values that are long
     /// in a long record their beginnings and hashes are kept: a document may be larger than what this program may take.
+    /// Errs when it is unlike what SQLite writes, or cannot be read.
     fn read_whole(&mut self, cell: &Cell<'_>) -> Result<(), Doubt> {
         self.record.clear();
         if cell.payload_bytes > RECORD_MAX {
