@@ -55,7 +55,7 @@ pub(super) struct Options {
     on_loss: OnLoss,
 
     /// Repair nothing by itself, not even without a loss
-    #[arg(long, conflicts_with = "on_loss")]
+    #[arg(long = "only-look", conflicts_with = "on_loss")]
     inspect_only: bool,
 
     /// A directory with backups, may be repeated; those that the configuration names are known
