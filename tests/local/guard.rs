@@ -363,6 +363,35 @@ fn where_that_is_not_enough_the_operator_has_chosen_a_backup_or_an_empty_store()
 }
 
 #[test]
+fn what_a_backup_still_has_is_no_loss() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = store(scratch.path());
+    let backups = scratch.path().join("backups");
+    fs::create_dir(&backups).unwrap();
+    let roomy = scratch.path().join("roomy.yml");
+    fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
+    let mut backup = Command::new(binary());
+    backup.arg("backup").arg("--config.file").arg(&roomy).arg("--to").arg(&backups).arg(&dir);
+    assert_eq!(backup.output().unwrap().status.code(), Some(0));
+    let level0 = |entry: fs::DirEntry| entry.path().join("data_level0.bin");
+    let all = fs::read_dir(&dir).unwrap().map(|entry| level0(entry.unwrap()));
+    for file in all.filter(|file| file.exists()) {
+        let mut bytes = fs::read(&file).unwrap();
+        let half = bytes.len() / 2;
+        bytes[..half].fill(0);
+        fs::write(&file, bytes).unwrap();
+    }
+    let (code, _, err) = guarded(&dir, &["true"]);
+    assert!(code == Some(2) && err.contains("a repair would lose"), "{code:?} {err}");
+    let words = ["--backups", backups.to_str().unwrap()];
+    let out = guard(&dir, &words, &["true"]).output().unwrap();
+    let err = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(0), "{err}");
+    assert!(err.contains("repaired, and nothing is lost"), "{err}");
+    assert_eq!(kept(scratch.path()).len(), 1);
+}
+
+#[test]
 fn healthy_and_first_starts_are_let_through_and_what_is_not_there_is_not() {
     let scratch = tempfile::tempdir().unwrap();
     let place = scratch.path().canonicalize().unwrap();

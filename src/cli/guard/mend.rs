@@ -87,8 +87,10 @@ impl Mender<'_> {
     fn recover(&self) -> bool {
         (self.say)("repairing a copy of it");
         let (steps, now) = (Steps::default(), clock::now());
-        let result =
-            recover::recover(&self.wish(), recover::Means::default(), self.processes, &steps, now);
+        // What a backup has in the same version is not lost.
+        let backups = self.newest_backups();
+        let means = recover::Means { backups: &backups, ..recover::Means::default() };
+        let result = recover::recover(&self.wish(), means, self.processes, &steps, now);
         let report = match result {
             Ok(report) => report,
             Err(error) => return self.failed(&error),
@@ -111,8 +113,12 @@ impl Mender<'_> {
         report.outcome == Outcome::NothingToDo && !report.settled.is_empty()
     }
 
+    fn newest_backups(&self) -> Vec<PathBuf> {
+        dated::newest(self.backups, self.made.map(|dir| (dir, &*self.store)))
+    }
+
     fn restore(&self) -> bool {
-        let candidates = dated::newest(self.backups, self.made.map(|dir| (dir, &*self.store)));
+        let candidates = self.newest_backups();
         if candidates.is_empty() {
             let named = self.backups.iter().map(|dir| &**dir);
             let places: Vec<String> =
