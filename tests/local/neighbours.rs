@@ -177,7 +177,7 @@ fn hundreds_of_stores_that_wait_for_their_checks_need_few_threads() {
     });
     most.sort();
     // A machine that is busy lets threads live longer; one for each store would be two hundred.
-    assert!(most.len() <= 100, "{} threads: {most:?}", most.len());
+    assert!(most.len() <= 150, "{} threads: {most:?}", most.len());
     assert!(exporter.stop().success());
 }
 
