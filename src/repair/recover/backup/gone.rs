@@ -125,6 +125,7 @@ fn refused(to: &Connection, from: &Connection, id: &str) -> rusqlite::Result<Opt
 }
 
 /// Copies the rows that make a collection, without its records. Chroma before 1.0 leaves those of a deleted collection: they stay. These are as they were at row `newest` of the queue.
+/// Errs when SQLite does.
 pub(super) fn insert(
     to: &Connection,
     from: &Connection,
