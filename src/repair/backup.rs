@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::place::manifest;
+pub(crate) use self::place::manifest;
 use self::{
     after::{About, After, Ran},
     names::Form,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Exporter, SOON, fixture, get, wait, wait_until};
+use crate::support::{Exporter, SOON, fixture, get, run, wait, wait_until};
 
 /// However full the disk of this machine is.
 const ROOMY: &str = "disk: {warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}";
@@ -64,5 +64,41 @@ fn nothing_is_tried_where_a_disk_would_be_too_full() {
     wait_until("the page says why it was not tried", 2 * SOON, || {
         get(exporter.address, "/").body.contains("has no room for a copy")
     });
+    assert!(exporter.stop().success());
+}
+
+#[test]
+fn what_the_backup_of_the_configuration_has_is_no_loss_in_a_trial() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = fixture("chroma-1.5.9", scratch.path());
+    let (backups, file) = (scratch.path().join("backups"), scratch.path().join("config.yml"));
+    fs::create_dir(&backups).unwrap();
+    let (place, to) = (dir.display(), backups.display());
+    let text = format!(
+        "stores: [{{name: main, path: {place}, backup: {{to: {to}, every: 30d}}}}]\n{ROOMY}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let file = file.display().to_string();
+    let to = to.to_string();
+    let made = run(&["backup", "--to", &to, "--state.dir", "", "--config.file", &file]);
+    assert!(made.status.success(), "{made:?}");
+    let all = fs::read_dir(&dir).unwrap();
+    for file in all.map(|entry| entry.unwrap().path().join("data_level0.bin")) {
+        if let Ok(mut bytes) = fs::read(&file) {
+            let half = bytes.len() / 2;
+            bytes[..half].fill(0);
+            fs::write(&file, bytes).unwrap();
+        }
+    }
+    let state = scratch.path().join("state").display().to_string();
+    let exporter = Exporter::start(&["--config.file", &file, "--state.dir", &state]);
+    let words = wait("what came of the trial", 2 * SOON, || {
+        let body = get(exporter.address, "/api/v1/status").body;
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let findings = status["stores"][0]["findings"].as_array();
+        let tried = findings.and_then(|all| all.iter().find_map(|one| one["tried"].as_str()));
+        tried.map(str::to_owned).ok_or(body)
+    });
+    assert!(words.contains("nothing is lost"), "{words}");
     assert!(exporter.stop().success());
 }

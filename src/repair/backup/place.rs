@@ -179,7 +179,7 @@ impl Place {
 }
 
 /// The manifest of a backup at `path`; `None` when there is none that can be read.
-pub(in crate::repair) fn manifest(path: &Path) -> Option<Manifest> {
+pub(crate) fn manifest(path: &Path) -> Option<Manifest> {
     let form = if path.is_dir() { Form::Directory } else { Form::Archive };
     manifest_of(path, form).ok()
 }

@@ -16,11 +16,14 @@ use serde::Deserialize;
 use sysinfo::System;
 
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     facts::trial::Came,
     host::priority::{Quiet, quietly},
     human,
-    repair::recover,
+    repair::{
+        backup::{self, names},
+        recover,
+    },
     store::{Context, space::Space},
 };
 
@@ -68,8 +71,13 @@ fn follow(
     stop: &AtomicBool,
 ) -> io::Result<Vec<u8>> {
     let began = clock::ticks();
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["recover", "--output", "json", "--scratch"])
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["recover", "--output", "json"]);
+    if let Some(backup) = newest_backup(context) {
+        command.arg("--backup").arg(backup);
+    }
+    let mut child = command
+        .arg("--scratch")
         .arg(place)
         .arg("--store.path")
         .arg(&context.store.seen_path)
@@ -108,6 +116,22 @@ fn follow(
     let said =
         reader.join().unwrap_or_else(|_| Err(io::Error::other("its answer was not read")))?;
     why.map_or(Ok(said), |why| Err(io::Error::other(why)))
+}
+
+/// The newest proven backup that the configuration has made of the store: by hand, the command would take it too. One that is made of
+/// the broken store has what that has.
+fn newest_backup(context: &Context) -> Option<PathBuf> {
+    let store = &context.store;
+    let (to, directory) = (&store.backup.as_ref()?.to, store.path.file_name()?.to_str()?);
+    let entries = fs::read_dir(to).ok()?.take(ENTRIES_MAX).filter_map(Result::ok);
+    let dated = entries.filter_map(|entry| {
+        let name = entry.file_name();
+        Some((names::parse(name.to_str()?, directory)?.0, entry.path()))
+    });
+    let mut all: Vec<(Timestamp, PathBuf)> = dated.collect();
+    all.sort();
+    let proven = |path: &PathBuf| backup::manifest(path).is_some_and(|one| one.is_proven());
+    all.into_iter().rev().take(TRIED_MAX).map(|(_, path)| path).find(proven)
 }
 
 /// What cannot be bounded is not worth an error: the limits are a precaution.
@@ -180,6 +204,9 @@ const WAIT: Duration = Duration::from_millis(50);
 const SAID_MAX: u64 = 64 << 20;
 /// So many losses or reasons are told.
 const LISTED_MAX: usize = 3;
+const ENTRIES_MAX: usize = 10_000;
+/// Backups whose manifest is read.
+const TRIED_MAX: usize = 5;
 const MEMORY_MIN: u64 = 256 << 20;
 
 #[cfg(test)]
