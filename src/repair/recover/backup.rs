@@ -264,17 +264,7 @@ fn give(
     }
     let back: Vec<&str> = gone.iter().filter(|one| one.is_back).map(|one| &*one.id).collect();
     let mut given = write::write(dir, &backup, &all, &back, steps)?;
-    // What Chroma left of their indexes may be newer than records that are all from the backup.
-    let is_whole = |plan: &Plan| plan.newer == 0 && plan.fills.len() == plan.places.of.len();
-    let emptied = all.iter().filter(|(one, plan)| back.contains(&&*one.id) && is_whole(plan));
-    for (collection, _) in emptied {
-        let segment =
-            collection.vectors_segment.as_deref().filter(|id| parse_uuid(id.as_bytes()).is_some());
-        match segment.map(|segment| fs::remove_dir_all(dir.join(segment))) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
+    empty_folders(dir, &all, &back)?;
     for one in gone.iter().filter(|one| one.is_back) {
         done.push(format!("the collection {} was made anew as the backup has it", one.name));
     }
@@ -320,6 +310,22 @@ fn give(
     if !named.is_empty() {
         let count = human::count(named.len() as f64);
         done.push(format!("the backup gave back the settings of {count} collections, and the name where it was lost"));
+    }
+    Ok(())
+}
+
+/// Takes away the index folders that Chroma left of the collections `back`. Errs when one stays.
+fn empty_folders(dir: &Path, all: &[(Collection, Plan)], back: &[&str]) -> io::Result<()> {
+    // What Chroma left of their indexes may be newer than records that are all from the backup.
+    let is_whole = |plan: &Plan| plan.newer == 0 && plan.fills.len() == plan.places.of.len();
+    let emptied = all.iter().filter(|(one, plan)| back.contains(&&*one.id) && is_whole(plan));
+    for (collection, _) in emptied {
+        let segment =
+            collection.vectors_segment.as_deref().filter(|id| parse_uuid(id.as_bytes()).is_some());
+        match segment.map(|segment| fs::remove_dir_all(dir.join(segment))) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }

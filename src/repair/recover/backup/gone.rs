@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    format::manifest::Collection,
+    format::manifest::{Collection, Manifest},
     repair::{backup, dump::catalogue, records::has},
     store::DATABASE_FILE,
 };
@@ -49,7 +49,7 @@ pub(in super::super) fn named(
     store: &Path,
     ours: &[Collection],
 ) -> Vec<GoneCollection> {
-    let Some(manifest) = backup::manifest(backup).filter(|manifest| manifest.is_proven()) else {
+    let Some(manifest) = backup::manifest(backup).filter(Manifest::is_proven) else {
         return Vec::new();
     };
     let there: BTreeSet<&str> = ours.iter().map(|one| &*one.id).collect();

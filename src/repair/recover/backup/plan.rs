@@ -26,6 +26,7 @@ use crate::repair::{
 };
 
 /// The broken store, as far as it is repaired.
+#[expect(clippy::struct_excessive_bools, reason = "each is known by itself")]
 pub(super) struct Store<'a> {
     pub(super) connection: &'a Connection,
     /// Whether rows of its metadata are lost.
