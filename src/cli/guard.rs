@@ -217,7 +217,7 @@ fn say(words: &str) {
     to_stderr(&lines.concat());
 }
 
-/// Takes the lock, makes sure that nobody else serves the store, and looks at it.
+/// Takes the lock, makes sure that nobody else serves the store, and looks at it. Errs with why the program is not started.
 fn inspect(config: &Arc<Config>, store: &Arc<Store>) -> Result<Ready, Refused> {
     let place = place(config, store)?;
     let processes = ProcessTable::new(config.procfs.clone());
@@ -242,6 +242,7 @@ fn inspect(config: &Arc<Config>, store: &Arc<Store>) -> Result<Ready, Refused> {
 }
 
 /// The directory without links. One that is seen through a process has no path here.
+/// Errs when it is not there, cannot be reached, or lies in a container.
 fn place(config: &Config, store: &Store) -> Result<PathBuf, Refused> {
     let unreadable = |why: String| Refused::Unreadable(store.path.clone(), why);
     if store.through.is_some() || links::through_process(&config.procfs, &store.seen_path).is_some()

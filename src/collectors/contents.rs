@@ -246,7 +246,7 @@ impl Contents {
         self.context.host.state.load(STATE_KIND, &self.context.store.subject()).unwrap_or_default()
     }
 
-    /// From the header alone; no lock. A header that cannot be read is the business of `integrity`.
+    /// From the header alone; no lock. A header that cannot be read is the business of `integrity`. Errs when the file cannot be read.
     fn free(&self) -> Result<Option<(u32, u64, u64)>, QueryError> {
         let mut head = [0; HEADER_LEN];
         let plain = self.context.database.open_plain().map_err(QueryError::File)?;

@@ -399,7 +399,7 @@ impl Copied {
     }
 
     /// One moment of a store, beside any writer, in a directory below `place`. One that cannot be copied so, because it is
-    /// damaged, is copied file by file when nobody holds it.
+    /// damaged, is copied file by file when nobody holds it. Errs when no such copy can be made.
     pub fn of_store(context: &Context, place: &Path, steps: &Steps) -> Result<Self, CopyError> {
         let (scratch, _) = Scratch::new(place)
             .map_err(|source| CopyError::Scratch { place: place.to_owned(), source })?;

@@ -149,7 +149,7 @@ impl Holds {
 }
 
 /// Makes sure that nobody uses the store in `dir`, a path without links, and keeps it so. `chroma_is_stopped` is that the operator says so,
-/// which counts where it cannot be seen, and not against what is seen.
+/// which counts where it cannot be seen, and not against what is seen. Errs with who uses it, or with why that is not known.
 pub fn free(dir: &Path, processes: &ProcessTable, chroma_is_stopped: bool) -> Result<Free, Holds> {
     let locks = match fs::symlink_metadata(dir) {
         Ok(_) => lock_of(dir, processes)?.into_iter().collect(),

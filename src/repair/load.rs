@@ -195,6 +195,7 @@ fn shown(wish: &Wish) -> PathBuf {
 }
 
 /// Reads the lines that begin collections, so that one which is there is refused before anything was changed.
+/// Errs when the file cannot be read, the server gives no answer, or a collection is there already.
 fn look_ahead(
     path: &Path,
     wish: &Wish,

@@ -204,7 +204,7 @@ fn panicked(text: String) -> Observation {
     Observation { problems: vec![CollectError::Panicked(text)], ..Observation::default() }
 }
 
-/// Bytes of the database, and of what lies in the folders beside it.
+/// Bytes of the database, and of what lies in the folders beside it. Errs when the directory cannot be read.
 fn sizes(dir: &Path) -> io::Result<(u64, u64)> {
     let (mut database, mut indexes) = (0, 0_u64);
     for entry in fs::read_dir(dir)?.take(ENTRIES_MAX) {

@@ -288,6 +288,7 @@ pub fn recover(
 }
 
 /// Repairs the copy in `dir`, and says in the report what came of it. Backups are unpacked in `scratch`.
+/// Errs when it was stopped, or the copy cannot be read; what cannot be repaired is in the report.
 fn repair(
     dir: &Path,
     scratch: &Path,
@@ -447,7 +448,7 @@ fn name_the_rest(dir: &Path, proven: &Proven, report: &mut Report, steps: &Steps
     }
 }
 
-/// Does what belongs together to the copy.
+/// Does what belongs together to the copy. Errs when an action does.
 fn act(
     dir: &Path,
     actions: &[Action],
@@ -530,7 +531,7 @@ pub fn sweep(store: &Path) {
     }
 }
 
-/// Where the copy is made when nobody says where.
+/// Where the copy is made when nobody says where. Errs when the directory of the store cannot be looked at.
 fn scratch_place(store: &Path, dry: bool) -> io::Result<PathBuf> {
     let place = Place::of(store)?;
     // Not even a hidden folder appears in a store that is only looked at.

@@ -336,6 +336,7 @@ pub fn empty(
 }
 
 /// Exchanges what is in a quarantine, and looks at what is in place then.
+/// Errs when somebody uses the store, or the exchange cannot be made or brought to its end.
 fn exchange(
     quarantine: Quarantine,
     wish: &Wish,
@@ -491,7 +492,7 @@ pub(super) fn settle(
     Ok(all)
 }
 
-/// A backup is no part of the store, nor the store of the backup.
+/// A backup is no part of the store, nor the store of the backup. Errs when one lies in the other.
 fn apart(backup: &Path, store: &Path) -> Result<(), RestoreError> {
     let own = backup.strip_prefix(store).ok().map(|below| below.components().next().is_none());
     let what = match own {
@@ -576,7 +577,7 @@ pub fn place(store: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// A moment as RFC 3339, or nothing.
+/// A moment as RFC 3339, or nothing. Errs when the serializer does.
 #[expect(clippy::ref_option, reason = "the form that serde asks for")]
 fn as_text<S: serde::Serializer>(
     moment: &Option<Timestamp>,

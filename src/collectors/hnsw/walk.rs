@@ -290,6 +290,7 @@ pub(super) fn walk(
 }
 
 /// Counts the vectors that can be read whatever the header says. `None` when it cannot be told where they stand.
+/// Errs when the file cannot be read, changes meanwhile, or the run was stopped.
 fn readable(
     root: &Place,
     folder: &Folder,

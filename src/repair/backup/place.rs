@@ -95,6 +95,7 @@ impl Place {
     }
 
     /// The backups of this store that were made on this host, with their manifests. What has none, or cannot be read, is not ours.
+    /// Errs when the directory cannot be read.
     fn backups(&self, store: &str, host: &str) -> io::Result<Vec<(String, Form, Manifest)>> {
         let mut out = Vec::new();
         for name in self.entries()? {

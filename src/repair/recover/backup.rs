@@ -331,6 +331,7 @@ fn empty_folders(dir: &Path, all: &[(Collection, Plan)], back: &[&str]) -> io::R
 }
 
 /// Writes the indexes anew that lack a vector which the backup has. Gives collection and id of the records that got one.
+/// Errs when SQLite or the disk does.
 fn vectors(
     backup: &Backup,
     dir: &Path,
@@ -378,7 +379,7 @@ fn vectors(
     Ok(wanted)
 }
 
-/// Whether the queue has every row that was written since the backup.
+/// Whether the queue has every row that was written since the backup. Errs when SQLite does.
 fn is_covered(connection: &Connection, newest: i64, damage: &Damage) -> Result<bool, Failure> {
     let last = positions::newest(connection)?;
     if damage.queue_mended || damage.of(&["embeddings_queue"]) || last < newest {
@@ -389,7 +390,7 @@ fn is_covered(connection: &Connection, newest: i64, damage: &Damage) -> Result<b
     Ok(rows == last - newest)
 }
 
-/// Numbers that several records have.
+/// Numbers that several records have. Errs when SQLite does.
 fn repeated(connection: &Connection) -> Result<HashSet<i64>, Failure> {
     let sql = "SELECT seq_id FROM embeddings GROUP BY seq_id HAVING count(*) > 1";
     let mut statement = connection.prepare(sql)?;

@@ -67,7 +67,7 @@ pub(super) fn put_back(dir: &Path, gone: &Gone, steps: &Steps) -> Result<Effect,
     Ok(effect)
 }
 
-/// Ids of collections that have no row, and of which a segment has records or the queue has rows.
+/// Ids of collections that have no row, and of which a segment has records or the queue has rows. Errs when SQLite does.
 fn orphans(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     let sql = "SELECT DISTINCT s.collection, EXISTS (SELECT 1 FROM embeddings AS e WHERE e.segment_id = s.id) FROM segments AS s \
          WHERE typeof(s.collection) = 'text' AND NOT EXISTS (SELECT 1 FROM collections AS c WHERE c.id = s.collection)";
@@ -87,7 +87,7 @@ fn orphans(connection: &Connection) -> rusqlite::Result<BTreeSet<String>> {
     Ok(kept.map(|(id, _)| id).filter(|id| parse_uuid(id.as_bytes()).is_some()).collect())
 }
 
-/// Makes the row of a collection. Says its name.
+/// Makes the row of a collection. Says its name. Errs when there is no database that it could be in, and when SQLite does.
 fn insert(connection: &Connection, id: &str) -> Result<String, Failure> {
     let of = "SELECT id FROM databases ORDER BY name = 'default_database' AND tenant_id = 'default_tenant' DESC, rowid LIMIT 1";
     let database: Option<String> = connection.query_row(of, [], |row| row.get(0)).optional()?;
@@ -118,7 +118,7 @@ enum Source {
     Index,
 }
 
-/// Puts the settings that the index of a collection proves where its Chroma looks for them.
+/// Puts the settings that the index of a collection proves where its Chroma looks for them. Errs when SQLite or the disk does.
 fn put_settings(
     dir: &Path,
     connection: &Connection,

@@ -72,7 +72,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// The number that belongs there; `None` when the right one is there.
+    /// The number that belongs there; `None` when the right one is there. Errs with why it is not certain which one is right.
     fn judge(&self) -> Result<Option<u64>, &'static str> {
         let number = match (self.index.filter(|_| self.is_its_own), self.queue.first()) {
             (Some(index), None) => index,

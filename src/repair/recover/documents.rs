@@ -113,7 +113,7 @@ impl Record {
     }
 }
 
-/// The records that `check` tells: of the same length, and not the same.
+/// The records that `check` tells: of the same length, and not the same. Errs when SQLite does.
 fn differing(connection: &Connection) -> Result<Vec<Record>, Failure> {
     let sql = "SELECT m.id, m.rowid, m.string_value, f.c0 FROM embedding_metadata AS m NOT INDEXED \
          JOIN embedding_fulltext_search_content AS f ON f.id = m.id \
@@ -132,7 +132,7 @@ fn differing(connection: &Connection) -> Result<Vec<Record>, Failure> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The index of texts among metadata, with its SQL; releases before 0.4.15 have none.
+/// The index of texts among metadata, with its SQL; releases before 0.4.15 have none. Errs when SQLite does.
 fn index(connection: &Connection) -> Result<Option<(String, String)>, Failure> {
     let sql = "SELECT l.name, s.sql FROM pragma_index_list('embedding_metadata') AS l JOIN sqlite_schema AS s ON s.name = l.name \
          WHERE s.sql LIKE 'CREATE INDEX %' AND EXISTS (SELECT 1 FROM pragma_index_info(l.name) WHERE name = 'string_value')";
@@ -140,7 +140,7 @@ fn index(connection: &Connection) -> Result<Option<(String, String)>, Failure> {
     Ok(connection.query_row(sql, [], row).optional()?)
 }
 
-/// Which copy the index of texts has, for each record; `None` where it has neither, or cannot be read.
+/// Which copy the index of texts has, for each record; `None` where it has neither, or cannot be read. Errs when SQLite does.
 fn values(connection: &Connection, records: &[Record]) -> Result<Vec<Option<Which>>, Failure> {
     let mut out = vec![None; records.len()];
     let Some((name, _)) = index(connection)? else { return Ok(out) };

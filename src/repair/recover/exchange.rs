@@ -64,7 +64,7 @@ pub(super) fn exchange(
     Ok(())
 }
 
-/// Moves the copy to where the exchange takes it from; copies it where that is another filesystem.
+/// Moves the copy to where the exchange takes it from; copies it where that is another filesystem. Errs when the disk does.
 fn stage(copy: &Path, incoming: &Path, steps: &Steps) -> io::Result<()> {
     for entry in fs::read_dir(copy)? {
         let entry = entry?;

@@ -244,7 +244,7 @@ enum From {
 }
 
 impl Store<'_> {
-    /// Writes the index of a collection to `fresh`.
+    /// Writes the index of a collection to `fresh`. Errs when SQLite or the disk does, or nothing says how many numbers a vector has.
     fn write(
         &self,
         collection: &Collection,
@@ -308,7 +308,7 @@ impl Store<'_> {
         of.next_back().map(|(_, path)| path.as_path())
     }
 
-    /// The rows of the queue that wrote the records of all collections last.
+    /// The rows of the queue that wrote the records of all collections last. Errs when SQLite does.
     fn seq_ids(&self) -> Result<HashSet<i64>, Failure> {
         let mut statement = self.connection.prepare("SELECT seq_id FROM embeddings")?;
         let mut found = statement.query([])?;
@@ -320,6 +320,7 @@ impl Store<'_> {
     }
 
     /// Where the vectors are: in the folder of the segment, or in that of another segment when the two were exchanged.
+    /// Errs when SQLite or the disk does.
     fn source(
         &self,
         reading: &Reading<'_>,
@@ -375,6 +376,7 @@ impl Store<'_> {
     }
 
     /// What the fresh folder holds: every vector of which it is certain whose it is.
+    /// Errs when SQLite or the disk does, and when the backup is of another history.
     fn vectors<'s>(
         &self,
         reading: &Reading<'s>,
@@ -436,12 +438,14 @@ impl Store<'_> {
     }
 
     /// The vector that a backup has, as an index holds it, and its length; `None` where it has to be normalised first.
+    /// Errs when there is none, or the backup cannot be read.
     fn given(&self, reading: &Reading<'_>, gift: Gift) -> Result<(Vec<f32>, Option<f32>), Failure> {
         let nothing = || io::Error::from(io::ErrorKind::NotFound);
         self.gifts.ok_or_else(nothing)?.read(&reading.collection.id, gift)
     }
 
     /// Builds the graph and writes the folder. Gives the hashes of the ids whose vectors have lost their length.
+    /// Errs when there is no memory for the graph, the disk errs, or the work was stopped.
     fn build(
         &self,
         reading: &Reading<'_>,
@@ -513,6 +517,7 @@ impl Store<'_> {
 }
 
 /// Numbers per vector: of the newest vector in the queue, or as the catalogue or the header of the folder state.
+/// Errs when nothing says it, and when SQLite or the disk does.
 fn dimension(
     collection: &Collection,
     subjects: &[Subject],

@@ -187,7 +187,7 @@ fn read(file: &File, page: u64, page_bytes: usize, into: &mut Vec<u8>) -> io::Re
 }
 
 /// The size of a page, when the header does not say it: that with which most pages are read without a doubt. Looks at
-/// [`SAMPLES`] places of the file.
+/// [`SAMPLES`] places of the file. Errs when the disk does.
 fn guess(file: &File, bytes: u64) -> io::Result<Option<Geometry>> {
     let (mut best, mut most) = (None, 0);
     let (mut room, mut extents) = (Vec::new(), Vec::new());

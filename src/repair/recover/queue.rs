@@ -69,7 +69,7 @@ fn describe(words: &[String]) -> String {
     what
 }
 
-/// The rows that Chroma cannot apply, in their order.
+/// The rows that Chroma cannot apply, in their order. Errs when SQLite does.
 fn faulty(
     connection: &Connection,
     collections: &[Collection],
@@ -180,7 +180,7 @@ impl<'a> Topic<'a> {
         })
     }
 
-    /// Mends the rows, the newest first: what a later one is decides about an earlier one.
+    /// Mends the rows, the newest first: what a later one is decides about an earlier one. Errs when SQLite does.
     fn mend(
         mut self,
         faulty: Vec<Faulty>,
@@ -225,7 +225,7 @@ impl<'a> Topic<'a> {
         Ok(())
     }
 
-    /// Number of a record in the tables, and the row of the queue that they have it from.
+    /// Number of a record in the tables, and the row of the queue that they have it from. Errs when SQLite does.
     fn record(&self, id: &[u8]) -> Result<Option<(i64, i64)>, Failure> {
         let sql = "SELECT id, seq_id FROM embeddings WHERE segment_id = ?1 AND embedding_id = CAST(?2 AS TEXT)";
         let mut statement = self.connection.prepare(sql)?;
@@ -262,7 +262,7 @@ impl<'a> Topic<'a> {
         Ok(())
     }
 
-    /// Names what is lost, with all that the row says.
+    /// Names what is lost, with all that the row says. Errs when SQLite does.
     fn tell(
         &self,
         row: &Faulty,
@@ -340,7 +340,7 @@ impl<'a> Topic<'a> {
         Ok(())
     }
 
-    /// All that a row says, in words.
+    /// All that a row says, in words. Errs when SQLite does.
     fn content(&self, row: &Faulty) -> Result<String, Failure> {
         let sql = "SELECT created_at, operation, encoding, metadata, vector FROM embeddings_queue WHERE seq_id = ?1";
         let cells = self.connection.query_row(sql, [row.seq_id], |row| {

@@ -165,7 +165,7 @@ fn schema(connection: &Connection) -> Result<Vec<Entry>, Failure> {
     Ok(entries)
 }
 
-/// Makes what the old schema says, in the new database.
+/// Makes what the old schema says, in the new database. Errs when SQLite does.
 fn create(connection: &Connection, entry: &Entry, begins: &str) -> Result<(), Failure> {
     let sql = entry.sql.as_deref().unwrap_or_default();
     if !sql.starts_with(begins) {
@@ -199,7 +199,7 @@ fn check(connection: &Connection, entry: &Entry) -> Result<(), Failure> {
 }
 
 /// Rows of which an index of the old table says something else, as after a bit that flipped in a text. An index that cannot be read
-/// says nothing.
+/// says nothing. Errs when SQLite does.
 fn other_in_indexes(connection: &Connection, table: &str) -> Result<Vec<LostRow>, Failure> {
     let sql = "SELECT l.name, c.name FROM pragma_index_list(?1, 'old') AS l JOIN pragma_index_info(l.name, 'old') AS c \
          WHERE l.partial = 0 AND c.name IS NOT NULL ORDER BY l.seq, c.seqno";
@@ -251,7 +251,7 @@ fn other_in_indexes(connection: &Connection, table: &str) -> Result<Vec<LostRow>
     Ok(out.into_values().collect())
 }
 
-/// Collection and id of the record that a row of metadata belongs to.
+/// Collection and id of the record that a row of metadata belongs to. Errs when SQLite does.
 fn whose(
     connection: &Connection,
     table: &str,
@@ -269,6 +269,7 @@ fn of_stop(error: &rusqlite::Error) -> bool {
 }
 
 /// Copies the rows of a table in the order of the table itself. Says how many.
+/// Errs when the table cannot be read to its end or holds what its own rules forbid, and when SQLite does.
 fn copy(connection: &Connection, entry: &Entry) -> Result<u64, Failure> {
     let name = &entry.name;
     let mut columns = Vec::new();
@@ -312,7 +313,7 @@ fn copy(connection: &Connection, entry: &Entry) -> Result<u64, Failure> {
     }
 }
 
-/// Rows that an index of the old table names, and the table has not. An index that cannot be read says nothing.
+/// Rows that an index of the old table names, and the table has not. An index that cannot be read says nothing. Errs when SQLite does.
 fn only_in_indexes(connection: &Connection, table: &str) -> Result<Option<String>, Failure> {
     let sql = "SELECT name FROM pragma_index_list(?1, 'old') WHERE partial = 0";
     let mut statement = connection.prepare(sql)?;

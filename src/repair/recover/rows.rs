@@ -10,6 +10,7 @@ use crate::findings::Code;
 
 /// Puts right what `codes` are about, in the database of a copy. Inserts the default tenant and the default database where they are missing, and sets positions that are ahead of the queue, or
 /// that Chroma cannot read, to 0: Chroma then applies what is in the queue once more, which does no harm.
+/// Errs when a position is wrong that nothing proves, and when SQLite does.
 pub(super) fn put_right(database: &Path, codes: &[Code]) -> Result<Effect, Failure> {
     let mut connection = open(database)?;
     let transaction = connection.transaction()?;

@@ -110,7 +110,7 @@ impl Found<'_> {
 
 impl Found<'_> {
     /// Takes doubtful rows of tables that have no index. A row of the queue that was purged does no harm: every segment has applied it,
-    /// and none applies it again while the positions are right. Of a setting there is one.
+    /// and none applies it again while the positions are right. Of a setting there is one. Errs when SQLite does.
     fn take_what_needs_no_name(
         &mut self,
         connection: &Connection,
@@ -216,7 +216,7 @@ impl<'a> Salvage<'a> {
         Ok(())
     }
 
-    /// Copies the rows of a table as far as its tree holds.
+    /// Copies the rows of a table as far as its tree holds. Errs when SQLite or the disk does, or the work was stopped.
     fn table<'t>(&mut self, table: &'t Table, tables: &[Table]) -> Result<Found<'t>, Failure> {
         let (mut rows, mut doubtful) = (0, 0);
         let (mut holes, mut refused) = (Vec::new(), Vec::new());
@@ -275,14 +275,14 @@ impl<'a> Salvage<'a> {
         Ok(Found { table, holes, doubtful, rows, refused, indexes_hold: false })
     }
 
-    /// Copies a table of the full text. Says whether all of it is there.
+    /// Copies a table of the full text. Says whether all of it is there. Errs when SQLite or the disk does.
     fn part_of_full_text(&mut self, table: &Table, tables: &[Table]) -> Result<bool, Failure> {
         self.connection.execute(&format!("DELETE FROM main.\"{}\"", table.name), [])?;
         Ok(self.table(table, tables)?.is_whole())
     }
 
     /// Reads every index of a table of which rows are missing, keeps what they say of these rows, and takes the doubtful ones that
-    /// they name.
+    /// they name. Errs when SQLite or the disk does, or the work was stopped.
     fn ask_indexes(&mut self, found: &mut Found<'_>) -> Result<(), Failure> {
         let table = found.table;
         found.indexes_hold = !table.indexes.is_empty();
@@ -310,7 +310,7 @@ impl<'a> Salvage<'a> {
         Ok(())
     }
 
-    /// Keeps the full text when all of it is there, and no document is lost; makes it anew from the documents otherwise.
+    /// Keeps the full text when all of it is there, and no document is lost; makes it anew from the documents otherwise. Errs when SQLite does.
     fn full_text(
         &self,
         effect: &mut Effect,

@@ -98,7 +98,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Scope and kind say the same: of one that no Chroma knows, the other one is the proof.
+    /// Scope and kind say the same: of one that no Chroma knows, the other one is the proof. Errs when SQLite does.
     fn name_kinds(&mut self) -> Result<(), Failure> {
         let known = "type IN ('urn:chroma:segment/vector/hnsw-local-persisted', 'urn:chroma:segment/vector/hnsw-local-memory', 'urn:chroma:segment/metadata/sqlite')";
         for scope in [Scope::Metadata, Scope::Vector] {
@@ -124,6 +124,7 @@ impl Work<'_> {
     }
 
     /// Of several segments of one scope, those that hold nothing go when exactly one holds something.
+    /// Errs when several hold something, and when SQLite does.
     fn remove_empty(&mut self, collection: &Collection, scope: Scope) -> Result<(), Failure> {
         let sql = "SELECT id FROM segments WHERE collection = ?1 AND scope = ?2 ORDER BY rowid";
         let ids = self.list(sql, &[&collection.id, scope.as_str()])?;
@@ -166,7 +167,7 @@ impl Work<'_> {
         Ok(in_tables || scope == Scope::Vector && self.dir.join(id).is_dir())
     }
 
-    /// Puts the row back that a collection lacks.
+    /// Puts the row back that a collection lacks. Errs when SQLite does.
     fn add(
         &mut self,
         collection: &Collection,
@@ -204,7 +205,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Before 1.0 an index has its settings from the metadata of its collection, copied when it was made.
+    /// Before 1.0 an index has its settings from the metadata of its collection, copied when it was made. Errs when SQLite does.
     fn settings_of(&self, segment: &str, collection: &str) -> Result<(), Failure> {
         let mut columns = "key, str_value, int_value, float_value".to_owned();
         if has(self.transaction, "segment_metadata", "bool_value")? {
@@ -218,7 +219,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The segment that has the records of a collection; `None` when it never had any.
+    /// The segment that has the records of a collection; `None` when it never had any. Errs when SQLite or the disk does.
     fn records_of(
         &self,
         collection: &Collection,
@@ -243,7 +244,7 @@ impl Work<'_> {
         }
     }
 
-    /// By collection, how many records of a segment are from rows of its queue that are still there.
+    /// By collection, how many records of a segment are from rows of its queue that are still there. Errs when SQLite does.
     fn made_by(&self, segment: &str) -> Result<BTreeMap<String, u64>, Failure> {
         let mut records = BTreeMap::new();
         let sql = "SELECT embedding_id, seq_id FROM embeddings WHERE segment_id = ?1";
@@ -270,6 +271,7 @@ impl Work<'_> {
     }
 
     /// Whether nearly all vectors in the folder of a collection are of records of this segment, and those of no other folder are.
+    /// Errs when SQLite or the disk does.
     fn are_in_folder(
         &self,
         collection: &Collection,
@@ -288,7 +290,7 @@ impl Work<'_> {
         Ok(!others && fits(collection)?)
     }
 
-    /// Hashes of the ids of the records of a segment.
+    /// Hashes of the ids of the records of a segment. Errs when SQLite does.
     fn ids_of(&self, segment: &str) -> Result<HashSet<u64>, Failure> {
         let mut out = HashSet::new();
         let sql = "SELECT embedding_id FROM embeddings WHERE segment_id = ?1";
@@ -308,6 +310,7 @@ impl Work<'_> {
     }
 
     /// The segment that has the vectors of a collection; `None` when there is none, and all of them are in the queue.
+    /// Errs when SQLite or the disk does.
     fn vectors_of(&self, collection: &Collection) -> Result<Option<String>, Failure> {
         let known: HashSet<String> =
             self.list("SELECT id FROM segments", &[])?.into_iter().collect();

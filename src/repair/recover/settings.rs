@@ -211,7 +211,7 @@ fn ef_construction(header: &[u8]) -> u64 {
 
 const EF_AT: usize = 92;
 
-/// Puts the settings of the queue right. Says what was done.
+/// Puts the settings of the queue right. Says what was done. Errs when SQLite does.
 fn of_queue(transaction: &Transaction<'_>, family: Family) -> Result<Option<String>, Failure> {
     if !has(transaction, "embeddings_queue_config", "config_json_str")? {
         return Ok(None);

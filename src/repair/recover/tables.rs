@@ -66,6 +66,7 @@ pub(super) fn put_back(dir: &Path, steps: &Steps) -> Result<Effect, Failure> {
 }
 
 /// What the queue alone had: vectors that no index has taken in yet are named, and what it deleted goes out of the indexes.
+/// Errs when SQLite or the disk does.
 fn without_queue(
     dir: &Path,
     connection: &Connection,
@@ -111,7 +112,7 @@ fn missing(found: &schema::Tables, counts: Counts) -> Result<Vec<String>, Failur
     Ok(all.into_keys().filter(|name| !found.contains_key(name)).collect())
 }
 
-/// Makes tables with their indexes.
+/// Makes tables with their indexes. Errs when SQLite does.
 fn create(
     transaction: &Transaction<'_>,
     counts: Counts,
@@ -129,7 +130,7 @@ fn create(
     Ok(())
 }
 
-/// Fills a new table. Says with what.
+/// Fills a new table. Says with what. Errs when names are gone that stand nowhere else, and when SQLite does.
 fn fill(
     dir: &Path,
     transaction: &Transaction<'_>,
@@ -202,6 +203,7 @@ fn value_columns(transaction: &Transaction<'_>, table: &str) -> Result<String, F
 }
 
 /// A queue that begins again gives numbers that every segment has passed over: a row of no collection keeps the newest one.
+/// Errs when SQLite does.
 fn keep_the_last_number(transaction: &Transaction<'_>) -> Result<(), Failure> {
     let mut newest = 0;
     for sql in ["SELECT seq_id FROM max_seq_id", "SELECT seq_id FROM embeddings"] {
@@ -218,7 +220,7 @@ fn keep_the_last_number(transaction: &Transaction<'_>) -> Result<(), Failure> {
 }
 
 /// Positions that are not ahead of what was applied: Chroma then applies the rest once more, which changes nothing. From 1.0 on none is
-/// needed for that.
+/// needed for that. Errs when SQLite or the disk does.
 fn positions(dir: &Path, transaction: &Transaction<'_>, family: Family) -> Result<usize, Failure> {
     if !matches!(family, Family::Oldest | Family::Python) {
         return Ok(0);

@@ -125,7 +125,7 @@ fn restore_error(error: UnpackError, backup: &Path) -> RestoreError {
     }
 }
 
-/// A manifest, and whatever else is of the backup and not of the store, does not go into the store.
+/// A manifest, and whatever else is of the backup and not of the store, does not go into the store. Errs when the disk does.
 fn only_chromas(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

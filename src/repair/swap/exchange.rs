@@ -29,7 +29,7 @@ pub(super) fn has_begun(quarantine: &Quarantine) -> io::Result<bool> {
     Ok(!case.has(quarantine.record.incoming())? || parent.below(&name)?.has(MARKER)?)
 }
 
-/// Exchanges, or goes on where that was interrupted.
+/// Exchanges, or goes on where that was interrupted. Errs when the disk does.
 pub(super) fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io::Result<()> {
     let record = &quarantine.record;
     let (incoming, outgoing) = (record.incoming(), record.outgoing());

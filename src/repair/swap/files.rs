@@ -67,7 +67,7 @@ pub(super) fn is_in_place(quarantine: &Quarantine) -> io::Result<bool> {
     Ok(!waits && store.has(DATABASE)? && !store.is_gate(DATABASE)?)
 }
 
-/// Exchanges, or goes on where that was interrupted.
+/// Exchanges, or goes on where that was interrupted. Errs when the disk does.
 pub(super) fn forward(hands: &Hands, quarantine: &Quarantine, free: &Free) -> io::Result<()> {
     let record = &quarantine.record;
     let at = Places::open(hands, quarantine)?;
@@ -166,7 +166,7 @@ fn has_no_links(error: &io::Error) -> bool {
 }
 
 /// Moves an entry. A folder of the lower layer of an overlay cannot be renamed, its files can: then it is made anew beside its name,
-/// and gets the name when everything is in it.
+/// and gets the name when everything is in it. Errs when the disk does.
 fn move_entry(hands: &Hands, (from, to): (&Dir, &Dir), name: &str) -> io::Result<()> {
     let moving = format!("{name}{MOVING}");
     let begun = to.has(&moving)?;

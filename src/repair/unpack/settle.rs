@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// Settles the copy, after making one where it was looked at in place. What cannot be settled is left as it is, and the checks say so.
+/// Errs when the disk does.
 pub(super) fn settle(
     opened: &mut Opened,
     options: &Options,

@@ -19,7 +19,7 @@ pub trait Elements {
     /// Why there is none.
     type Error;
 
-    /// Reads one.
+    /// Reads one. Errs when it cannot be read.
     fn read(&mut self, index: u32, into: &mut [u8]) -> Result<(), Self::Error>;
 }
 
@@ -207,7 +207,7 @@ impl<'a, E: Elements> Search<'a, E> {
         Ok(sorted.into_iter().map(|Farthest(distance, index)| (distance, index)).collect())
     }
 
-    /// Reads an element and tells how far it is.
+    /// Reads an element and tells how far it is. Errs when the reader does.
     fn distance(&mut self, query: &[f32], index: u32) -> Result<f32, E::Error> {
         self.load(index)?;
         Ok(self.space.distance(query, &self.vector))

@@ -35,6 +35,7 @@ impl Unread {
 }
 
 /// How many numbers the vectors of an index have; `None` when it has no header, or one that cannot be judged.
+/// Errs when the header cannot be read.
 pub(super) fn dimension_of_index(dir: &Place, segment: &str) -> Result<Option<u64>, Unread> {
     let name = Path::new(segment).join(hnsw::HEADER_FILE);
     let read = || {

@@ -73,7 +73,7 @@ pub(in super::super) fn named(
 }
 
 /// What the backup at `path` has, and the store of `connection` has not, and of each why it cannot come back, if so. None when nothing
-/// says that the two are of one store.
+/// says that the two are of one store. Errs when SQLite does.
 pub(super) fn among(
     connection: &Connection,
     backup: &Backup,
@@ -103,7 +103,7 @@ pub(super) fn among(
     Ok(out)
 }
 
-/// Why a collection cannot come back beside what there is.
+/// Why a collection cannot come back beside what there is. Errs when SQLite does.
 fn refused(to: &Connection, from: &Connection, id: &str) -> rusqlite::Result<Option<String>> {
     let sql = "SELECT c.name, d.id, d.tenant_id, d.name FROM collections AS c JOIN databases AS d ON d.id = c.database_id WHERE c.id = ?1";
     let found: Option<[String; 4]> = from
@@ -201,6 +201,7 @@ pub(super) fn name<'a>(
 }
 
 /// Copies the rows of a table for which `filter` is true of `key`, where both have it, column by column; those that are there stay.
+/// Errs when SQLite does.
 fn copy(
     to: &Connection,
     from: &Connection,

@@ -222,6 +222,7 @@ struct Content<'a> {
 
 impl Content<'_> {
     /// What the record is now that its content is known, and whether it is to be written; `None` when the two are of different histories.
+    /// Errs when SQLite does.
     fn compare(
         &self,
         related: Relation,

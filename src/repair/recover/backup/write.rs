@@ -78,7 +78,7 @@ pub(super) fn write(
     Ok(given)
 }
 
-/// Makes a record anew, under a number that nothing has. Gives the number.
+/// Makes a record anew, under a number that nothing has. Gives the number. Errs when SQLite does.
 fn insert(connection: &Connection, segment: &str, id: &str, version: i64) -> Result<i64, Failure> {
     let sql = "INSERT INTO embeddings(id, segment_id, embedding_id, seq_id, created_at) \
          SELECT 1 + max(coalesce((SELECT max(id) FROM embeddings), 0), coalesce((SELECT max(id) FROM embedding_metadata), 0)), \

@@ -214,7 +214,7 @@ impl Places for Elements {
     }
 }
 
-/// Calls `visit` for every element up to the end of the file; holes are left out.
+/// Calls `visit` for every element up to the end of the file; holes are left out. Errs when the disk does.
 fn each(
     file: &File,
     layout: Layout,
@@ -243,6 +243,7 @@ fn each(
 }
 
 /// The layout in which elements bear labels that were given out: as the header says, as the collection is set, or any other.
+/// Errs when the disk does.
 fn layout(
     file: &File,
     dimension: usize,
@@ -302,7 +303,7 @@ fn is_sound(element: &[u8], layout: Layout, metric: Metric, elements: u64) -> bo
     metric != Metric::Cosine || (square - 1.0).abs() < UNIT
 }
 
-/// The header, when it is sound.
+/// The header, when it is sound. Errs when the disk does.
 fn header(folder: &Path) -> io::Result<Option<Header>> {
     let Some(file) = open_if_there(&folder.join(HEADER))? else { return Ok(None) };
     let mut head = [0; HEADER_LEN];

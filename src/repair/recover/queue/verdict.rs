@@ -97,7 +97,7 @@ impl Case<'_> {
         self.later().find(|other| other.kind == Kind::Delete || brings(other))
     }
 
-    /// Which operation the row was, by what the tables have made of it.
+    /// Which operation the row was, by what the tables have made of it. Errs with what becomes of the row when that is not certain.
     fn proven_kind(&self) -> Result<Kind, Verdict> {
         let unknown = Verdict { lost: Some(Lost::Operation), ..NOTHING };
         if !self.in_tables {

@@ -73,7 +73,7 @@ fn every(table: &Table) -> String {
     format!("k & {all} = {all}")
 }
 
-/// Writes the rows of which indexes say enough; `made` are columns with the SQL of what they get. Says how many.
+/// Writes the rows of which indexes say enough; `made` are columns with the SQL of what they get. Says how many. Errs when SQLite does.
 fn take(
     connection: &Connection,
     table: &Table,
@@ -104,7 +104,7 @@ fn take(
 }
 
 /// Most values of metadata stand in an index, from Chroma 0.5 on all but those that are true or false. The queue may know the others.
-/// Every document stands in the full text too.
+/// Every document stands in the full text too. Errs when SQLite does.
 fn metadata(connection: &Connection, table: &Table, with_text: bool) -> Result<u64, Failure> {
     let columns = ["id", "key", "string_value", "int_value", "float_value"];
     let (Some(own), Some(_)) = (bits(table, &columns[..2]), bits(table, &columns)) else {
@@ -133,7 +133,7 @@ fn metadata(connection: &Connection, table: &Table, with_text: bool) -> Result<u
 }
 
 /// What the newest operation of the queue on a record and a key says is what the table had, or what Chroma is going to write there. Takes
-/// the values that no index has from it. Gives the bits of their columns.
+/// the values that no index has from it. Gives the bits of their columns. Errs when SQLite does.
 fn queued_values(
     connection: &Connection,
     table: &Table,
@@ -178,7 +178,7 @@ fn queued_values(
 }
 
 /// The index has segment and id. Position and time are used by Chroma alone: the position is that of the last operation in the queue,
-/// or that of the record before.
+/// or that of the record before. Errs when SQLite does.
 fn embeddings(connection: &Connection, table: &Table) -> Result<u64, Failure> {
     let Some(own) = bits(table, &["segment_id", "embedding_id"]) else { return Ok(0) };
     let (segment, id) = (place(table, "segment_id"), place(table, "embedding_id"));
@@ -281,7 +281,7 @@ fn positions_of_indexes(
 }
 
 /// Two indexes have id, name and database. The dimension stands in the queue and in the folder of the vectors; whose settings are
-/// lost is kept in `settings`.
+/// lost is kept in `settings`. Errs when SQLite does.
 fn collections(
     connection: &Connection,
     table: &Table,

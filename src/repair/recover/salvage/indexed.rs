@@ -80,7 +80,7 @@ pub(super) fn put_back(
 }
 
 /// The ids that the index in `folder` has, and the segment of records has not, in their order. A folder that cannot be read to its
-/// end names none, and neither does one without any record of the segment: it may be another collection's.
+/// end names none, and neither does one without any record of the segment: it may be another collection's. Errs when SQLite or the disk does.
 fn named(connection: &Connection, folder: &Path, records: &str) -> Result<Vec<String>, Failure> {
     let open = || Ok::<_, io::Error>(open_if_there(&folder.join(INDEX_FILES[4]))?.map(Pieces));
     let Some(source) = open()? else { return Ok(Vec::new()) };
@@ -116,7 +116,7 @@ fn named(connection: &Connection, folder: &Path, records: &str) -> Result<Vec<St
     Ok(names)
 }
 
-/// Whether the queue still has a deletion as the last that was done to a record.
+/// Whether the queue still has a deletion as the last that was done to a record. Errs when SQLite does.
 fn is_deleted(connection: &Connection, collection: &str, id: &str) -> Result<bool, Failure> {
     let sql = "SELECT operation FROM main.embeddings_queue WHERE id = ?2 AND topic LIKE '%' || ?1 ORDER BY seq_id DESC LIMIT 1";
     let mut statement = connection.prepare(sql)?;
@@ -124,7 +124,7 @@ fn is_deleted(connection: &Connection, collection: &str, id: &str) -> Result<boo
     Ok(last.and_then(Kind::of) == Some(Kind::Delete))
 }
 
-/// Under a number that nothing has: metadata that is left of lost records must not become this one's.
+/// Under a number that nothing has: metadata that is left of lost records must not become this one's. Errs when SQLite does.
 fn insert(connection: &Connection, segment: &str, id: &str) -> Result<(), Failure> {
     let sql = "INSERT OR IGNORE INTO main.embeddings(id, segment_id, embedding_id, seq_id, created_at) \
          SELECT 1 + max(coalesce((SELECT max(id) FROM main.embeddings), 0), coalesce((SELECT max(id) FROM main.embedding_metadata), 0)), \

@@ -54,7 +54,7 @@ pub(super) fn tell(
 }
 
 /// Names the records that have nothing but their id and vector now. Where no index says whose a lost row was, it was one of theirs, or of
-/// a record that has lost a part of its metadata.
+/// a record that has lost a part of its metadata. Errs when SQLite does.
 fn bare(connection: &Connection, effect: &mut Effect) -> Result<(), Failure> {
     let sql = "SELECT c.name, e.embedding_id FROM main.embeddings AS e \
          LEFT JOIN main.segments AS s ON s.id = e.segment_id LEFT JOIN main.collections AS c ON c.id = s.collection \
@@ -163,7 +163,7 @@ pub(super) fn keep_the_last_number(
     Ok(())
 }
 
-/// The rows that an index names, and of which it does not say enough.
+/// The rows that an index names, and of which it does not say enough. Errs when SQLite does.
 fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure> {
     let known: Vec<usize> =
         table.indexes.iter().flat_map(|index| index.columns.iter().copied()).collect();
@@ -212,7 +212,7 @@ fn rows(connection: &Connection, table: &Table) -> Result<Vec<LostRow>, Failure>
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Rows of the queue that are gone: no index names them. What every segment has applied is no loss.
+/// Rows of the queue that are gone: no index names them. What every segment has applied is no loss. Errs when SQLite does.
 fn queue(connection: &Connection, found: &Found<'_>) -> Result<Option<String>, Failure> {
     let applied = applied(connection)?;
     let newest = positions::newest(connection)?;

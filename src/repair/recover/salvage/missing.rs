@@ -39,6 +39,7 @@ pub(super) fn add(salvage: &Salvage<'_>, entries: &mut Vec<Entry>) -> Result<(),
 }
 
 /// How many migrations the rows of their table record, wherever its leaves are; `None` when they are none that Chroma makes.
+/// Errs when SQLite or the disk does.
 fn recorded(salvage: &Salvage<'_>) -> Result<Option<Counts>, Failure> {
     let table = model::tables(&[Entry {
         kind: "table".to_owned(),

@@ -178,6 +178,7 @@ pub(super) fn judge(entries: &[Entry], holes: bool) -> Result<(), Failure> {
 }
 
 /// Leaves of the schema that nothing leads to. One that says something else of a name than a page before it is of another time.
+/// Errs when the disk does.
 fn more(salvage: &mut Salvage<'_>, entries: &mut Vec<Entry>) -> Result<(), Failure> {
     let (mut room, mut extents) = (Vec::new(), Vec::new());
     for number in 2..=salvage.pages.count {
@@ -222,7 +223,7 @@ fn more(salvage: &mut Salvage<'_>, entries: &mut Vec<Entry>) -> Result<(), Failu
     Ok(())
 }
 
-/// Whether a tree of the right kind begins where an entry says.
+/// Whether a tree of the right kind begins where an entry says. Errs when the disk does.
 fn begins(salvage: &Salvage<'_>, entry: &Entry) -> Result<bool, Failure> {
     if entry.root == 0 {
         return Ok(true);

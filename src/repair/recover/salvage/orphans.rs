@@ -51,6 +51,7 @@ enum When {
 }
 
 /// Takes the rows of a page, which is read into `room`, if it is a leaf that a table lacks. Says no when several do and nothing tells which, but at last.
+/// Errs when SQLite or the disk does.
 fn page(
     salvage: &mut Salvage<'_>,
     all: &mut [Found<'_>],

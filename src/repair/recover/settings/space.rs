@@ -79,6 +79,7 @@ fn judge(folder: &Path, steps: &Steps) -> io::Result<Option<Metric>> {
 }
 
 /// Whether there is the length of a vector beside each. Without cosine nothing is written there: it is what the memory held.
+/// Errs when the disk does.
 fn are_lengths(folder: &Path, elements: u64) -> io::Result<bool> {
     let file = open_bytes(&folder.join(INDEX_FILES[2]))?;
     let mut bytes = [0; 4];

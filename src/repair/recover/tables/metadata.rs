@@ -107,7 +107,7 @@ impl Of {
     }
 }
 
-/// Calls `visit` for every record, with all that the queue proves of it; `None` when it does not know all.
+/// Calls `visit` for every record, with all that the queue proves of it; `None` when it does not know all. Errs when SQLite does.
 fn each(
     transaction: &Transaction<'_>,
     family: Family,
@@ -151,6 +151,7 @@ fn each(
 }
 
 /// The record after its operations, of which the last one that changed it is `written_by`. `None` when it may have been there before.
+/// Errs when `queued` does.
 fn played(
     operations: &[Operation],
     whole: bool,
@@ -210,7 +211,7 @@ pub(in crate::repair::recover) fn write(
     Ok(())
 }
 
-/// Writes one value into the column of its kind.
+/// Writes one value into the column of its kind. Errs when SQLite does.
 fn put(
     transaction: &Transaction<'_>,
     table: &str,
