@@ -155,7 +155,7 @@ impl Context {
 
     /// Whether a run is the only one that this program takes, so that nothing may be left to the next: it is `check`.
     #[must_use]
-    pub fn single_turn(&self) -> bool {
+    pub fn single_run(&self) -> bool {
         self.host.state.is_read_only()
     }
 

@@ -276,7 +276,7 @@ impl Contents {
     }
 
     fn may_try_again(&self, run: &Run, began: Ticks) -> bool {
-        (run.deep || self.context.single_turn())
+        (run.deep || self.context.single_run())
             && !run.stopped()
             && began.elapsed() < if run.deep { PATIENCE } else { PATIENCE_QUICK }
     }
@@ -284,7 +284,7 @@ impl Contents {
     /// What is not known although it was asked for. Beside a writer a running exporter asks again, and the last look stands
     /// with its age; for a while only.
     fn not_known(&self, run: &Run) -> Option<CollectError> {
-        let single = run.deep || self.context.single_turn();
+        let single = run.deep || self.context.single_run();
         let old = self.last_read.is_none_or(|(at, _)| run.now.since(at) > STALE);
         let waits = self.first_try.is_some_and(|at| run.now.since(at) > STALE);
         let why = match &self.unread {
@@ -354,7 +354,7 @@ impl Contents {
     /// What a single run that is not to read everything had no time for.
     fn left_out(&self, run: &Run) -> Vec<&'static str> {
         let mut out = Vec::new();
-        if self.context.single_turn() && !run.deep && self.last_read.is_some() {
+        if self.context.single_run() && !run.deep && self.last_read.is_some() {
             if self.queue.is_none() {
                 out.push("the queue");
             }

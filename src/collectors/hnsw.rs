@@ -249,7 +249,7 @@ impl Hnsw {
 
     /// Whether no run follows, to which something could be left.
     fn is_single(&self, run: &Run) -> bool {
-        run.deep || self.context.single_turn()
+        run.deep || self.context.single_run()
     }
 
     /// Asks again for a while beside a writer when no run follows. Errs when the last try did.
@@ -391,7 +391,7 @@ impl Collector for Hnsw {
                     let what = "an index that seems wrong".to_owned();
                     out.problems.push(CollectError::Changing { what });
                 }
-                if self.context.single_turn() && !run.deep && self.compared.is_none() {
+                if self.context.single_run() && !run.deep && self.compared.is_none() {
                     out.left_out.push("the vectors of the records");
                 }
                 let scanned = self.directory.iter().flat_map(|directory| &directory.problems);

@@ -326,7 +326,7 @@ impl Integrity {
     fn compare(&self) -> Compare {
         let context = &self.context;
         let known = self.memory.as_ref().map(|memory| memory.comparisons.clone());
-        known.unwrap_or_default().next(context.single_turn(), context.paranoid)
+        known.unwrap_or_default().next(context.single_run(), context.paranoid)
     }
 
     fn when(&self) -> When<'_> {
@@ -437,7 +437,7 @@ impl Collector for Integrity {
         if run.deep {
             let steps = if self.compare() == Compare::No { 1 } else { 2 };
             self.wait(run, self.context.config.collect.check_deadline * steps);
-        } else if self.context.single_turn() {
+        } else if self.context.single_run() {
             self.wait(run, self.quick_time());
         } else if started {
             // A small database is checked within a moment; then the first page has its verdict.
@@ -463,8 +463,8 @@ impl Collector for Integrity {
         let reasons = self.reasons(&checks);
         let asked = self.context.paranoid && run.deep;
         let compared = asked.then(|| Compared::describe(self.compared.as_ref()));
-        let standing = self.context.progress(CollectorName::Integrity).standing();
-        samples.extend(standing.as_ref().map(samples::progress));
+        let state = self.context.progress(CollectorName::Integrity).state();
+        samples.extend(state.as_ref().map(samples::progress));
         let restores: Vec<Restored> =
             self.left.iter().flat_map(|(_, left)| &left.done).cloned().collect();
         samples.extend(samples::exchanged(&restores));
@@ -493,7 +493,7 @@ impl Collector for Integrity {
 impl Integrity {
     /// Whether a check is none of a run that no other follows and that is not to read everything: `check --quick`, `guard`.
     fn left_out(&self, run: &Run, check: Check) -> bool {
-        let last = self.context.single_turn();
+        let last = self.context.single_run();
         let long = match check {
             Check::Full | Check::Decay => true,
             Check::Quick => self.context.glance,

@@ -444,7 +444,7 @@ fn followed<T: Send>(progress: &Progress, steps: &Steps, work: impl FnOnce() -> 
             let mut reported = 0;
             while !done.load(Ordering::Relaxed) {
                 std::thread::sleep(FOLLOW_EVERY);
-                let done = progress.standing().map_or(0, |standing| standing.done);
+                let done = progress.state().map_or(0, |state| state.done);
                 steps.add(done.saturating_sub(reported));
                 reported = reported.max(done);
             }

@@ -110,8 +110,8 @@ pub fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, ProofE
         while !(integrity.is_finished() && contents.is_finished() && indexes.is_finished()) {
             thread::sleep(PACE);
             let done = |name, bytes: u64| {
-                let standing = context.progress(name).standing();
-                standing.map_or(0.0, |standing| standing.ratio * bytes as f64)
+                let state = context.progress(name).state();
+                state.map_or(0.0, |state| state.ratio * bytes as f64)
             };
             let done = done(CollectorName::Integrity, database_bytes)
                 + done(CollectorName::Hnsw, index_bytes);

@@ -202,7 +202,7 @@ impl Progress {
 
     /// How it stands; `None` when nothing is under way.
     #[must_use]
-    pub fn standing(&self) -> Option<ProgressState> {
+    pub fn state(&self) -> Option<ProgressState> {
         let work = self.lock();
         let work = work.as_ref()?;
         let ratio = work.ratio();
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn the_whole_never_goes_back_and_ends_at_one() {
         let progress = Progress::default();
-        assert_eq!(progress.standing(), None);
+        assert_eq!(progress.state(), None);
         progress.add(7); // nothing has begun
-        let ratio = || progress.standing().unwrap().ratio;
+        let ratio = || progress.state().unwrap().ratio;
         let near = |want: f64| assert!((ratio() - want).abs() < 1e-9, "{} {want}", ratio());
         progress.start("full");
         near(0.0);
@@ -273,10 +273,10 @@ mod tests {
         progress.begin(Phase::Checking, 10);
         progress.add(10);
         near(1.0);
-        let standing = progress.standing().unwrap();
-        assert_eq!((standing.task, standing.done, standing.total), ("full", 10, 10));
+        let state = progress.state().unwrap();
+        assert_eq!((state.task, state.done, state.total), ("full", 10, 10));
         progress.end();
-        assert_eq!(progress.standing(), None);
+        assert_eq!(progress.state(), None);
     }
 
     #[test]

@@ -243,7 +243,7 @@ pub(super) struct Now {
     pub(super) store: Arc<str>,
     pub(super) collector: CollectorName,
     /// How far it is, where it tells.
-    pub(super) standing: Option<ProgressState>,
+    pub(super) state: Option<ProgressState>,
 }
 
 #[derive(Debug, Default)]
@@ -281,7 +281,7 @@ impl Running {
         let now = |(store, (collector, progress)): (&Arc<str>, &(CollectorName, Progress))| Now {
             store: Arc::clone(store),
             collector: *collector,
-            standing: progress.standing(),
+            state: progress.state(),
         };
         self.lock().now.iter().map(now).collect()
     }
@@ -438,7 +438,7 @@ mod tests {
         context.progress(CollectorName::Integrity).start("full");
         let now = running.now();
         assert_eq!((&*now[0].store, now[0].collector), ("docs", CollectorName::Integrity));
-        assert_eq!(now[0].standing.unwrap().task, "full");
+        assert_eq!(now[0].state.unwrap().task, "full");
         running.end_of("docs");
         assert!(running.now().is_empty() && running.stores_done() == 0);
     }

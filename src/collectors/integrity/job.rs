@@ -296,8 +296,8 @@ mod tests {
         let kept = Arc::default();
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept);
         wait("a word that it waits", SOON, || {
-            let standing = context.progress(CollectorName::Integrity).standing();
-            let waits = standing.as_ref().map(|s| (s.task, s.phase.as_str()));
+            let state = context.progress(CollectorName::Integrity).state();
+            let waits = state.as_ref().map(|s| (s.task, s.phase.as_str()));
             if waits == Some(("quick", "waiting")) { Ok(()) } else { Err(format!("{waits:?}")) }
         });
         assert!(!job.is_finished(), "it is another's turn");
@@ -308,7 +308,7 @@ mod tests {
         job.stop();
         wait_end(&job);
         assert!(job.join().0.is_empty(), "a check that never began said nothing");
-        assert_eq!(context.progress(CollectorName::Integrity).standing(), None);
+        assert_eq!(context.progress(CollectorName::Integrity).state(), None);
 
         drop(others_permit);
         let job = Job::start(vec![Check::Quick], None, &context, order(now), &kept);

@@ -120,8 +120,8 @@ pub(super) fn exchanged(restores: &[Restored]) -> Option<Sample> {
 }
 
 /// How far the check under way is.
-pub(super) fn progress(standing: &ProgressState) -> Sample {
-    PROGRESS.with(vec![standing.task.into()], standing.ratio)
+pub(super) fn progress(state: &ProgressState) -> Sample {
+    PROGRESS.with(vec![state.task.into()], state.ratio)
 }
 
 /// The samples, and the state of each check.
