@@ -149,8 +149,10 @@ impl CollectorLife {
 
             let pause = storm.pause();
             // Counted from when it was due, so that waiting for a place does not add up.
-            let later = if first { phase } else { Duration::ZERO };
-            let due = asked.plus(collector.pace().interval + later);
+            let interval = collector.pace().interval;
+            // One that wants to run again soon does.
+            let later = if first { phase.min(interval) } else { Duration::ZERO };
+            let due = asked.plus(interval + later);
             first = false;
             let next = started.plus(pause);
             tokio::select! {

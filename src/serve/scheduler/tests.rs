@@ -184,6 +184,7 @@ fn what_is_no_news_is_published_all_the_same() {
 struct Patient {
     go: Arc<AtomicBool>,
     running: Arc<AtomicUsize>,
+    ended: Arc<AtomicUsize>,
 }
 
 impl Collector for Patient {
@@ -210,6 +211,7 @@ impl Collector for Patient {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.running.fetch_sub(1, Ordering::SeqCst);
+        self.ended.fetch_add(1, Ordering::SeqCst);
         Observation::default()
     }
 }
@@ -230,7 +232,8 @@ fn turns_that_do_not_end_hold_up_no_others() {
     let workers = Workers::default();
     let (stop, running) = (CancellationToken::new(), Arc::<AtomicUsize>::default());
     let start = |go: &Arc<AtomicBool>, board: &Board| {
-        let collector = Box::new(Patient { go: Arc::clone(go), running: Arc::clone(&running) });
+        let (go, running) = (Arc::clone(go), Arc::clone(&running));
+        let collector = Box::new(Patient { go, running, ended: Arc::default() });
         let life = CollectorLife {
             context: context.clone(),
             board: board.clone(),
@@ -259,6 +262,31 @@ fn turns_that_do_not_end_hold_up_no_others() {
         }
     });
     stuck.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn one_that_wants_to_run_again_soon_is_not_put_off_to_its_place_among_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store::new("main", dir.path()));
+    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+    let board = Board::default();
+    board.add(&context);
+    let (stop, ended) = (CancellationToken::new(), Arc::<AtomicUsize>::default());
+    let go = Arc::new(AtomicBool::new(true));
+    let collector = Patient { go, running: Arc::default(), ended: Arc::clone(&ended) };
+    let life = CollectorLife {
+        context,
+        board,
+        slot: WakeSlot::new(Wake::NONE),
+        workers: Workers::default(),
+        phase: Duration::from_hours(1),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+    let life = runtime.spawn(life.run(Box::new(collector), stop.clone()));
+    wait_until("a second run", SOON, || ended.load(Ordering::SeqCst) > 1);
+    stop.cancel();
+    runtime.block_on(life).unwrap();
 }
 
 #[test]
