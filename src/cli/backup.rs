@@ -10,7 +10,7 @@ use super::{
     bar::{self, ProgressMode},
     check,
     flags::store_flag,
-    interrupt, to_stdout,
+    interrupt, to_stderr, to_stdout,
 };
 use crate::{
     clock,
@@ -38,28 +38,28 @@ pub(super) struct Options {
     #[arg(value_name = "[NAME=]DIR", value_parser = store_flag, value_hint = ValueHint::DirPath)]
     pub(super) dirs: Vec<StoreFlag>,
 
-    /// Directory that the backups go into; it must exist
+    /// Directory that the backups go into; it must exist. Without it, each store is backed up as its configuration says
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    to: PathBuf,
+    to: Option<PathBuf>,
 
     /// One packed file, or a directory that shares unchanged files with the backup before
-    #[arg(long, value_name = "FORM", default_value = "archive")]
+    #[arg(long, value_name = "FORM", default_value = "archive", requires = "to")]
     form: FormWord,
 
     /// Proven backups to keep: the newest ones
-    #[arg(long, value_name = "N", default_value_t = Keep::default().last)]
+    #[arg(long, value_name = "N", default_value_t = Keep::default().last, requires = "to")]
     keep_last: usize,
 
     /// The newest of each of the last N days that have one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "to")]
     keep_daily: usize,
 
     /// The newest of each of the last N weeks that have one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "to")]
     keep_weekly: usize,
 
     /// The newest of each of the last N months that have one
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "to")]
     keep_monthly: usize,
 
     /// Show progress on standard error; the default on a terminal, except with JSON
@@ -71,12 +71,12 @@ pub(super) struct Options {
     output: Output,
 
     /// Seconds after which the program of --after is ended
-    #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE.as_secs(), requires = "to")]
     after_deadline: u64,
 
     /// Program to run for each proven backup, without a shell; takes all words that follow, so it comes last. {path},
     /// {manifest} and {sha256} stand for those of the backup
-    #[arg(long, value_name = "PROGRAM ARG", num_args = 1.., allow_hyphen_values = true)]
+    #[arg(long, value_name = "PROGRAM ARG", num_args = 1.., allow_hyphen_values = true, requires = "to")]
     after: Vec<String>,
 }
 
@@ -84,6 +84,29 @@ pub(super) struct Options {
 enum FormWord {
     Archive,
     Directory,
+}
+
+impl Options {
+    /// What the flags ask for; `None` when they do not say where to.
+    fn order(&self) -> Option<Order> {
+        Some(Order {
+            to: self.to.clone()?,
+            form: match self.form {
+                FormWord::Archive => Form::Archive,
+                FormWord::Directory => Form::Directory,
+            },
+            keep: Keep {
+                last: self.keep_last,
+                daily: self.keep_daily,
+                weekly: self.keep_weekly,
+                monthly: self.keep_monthly,
+            },
+            after: (!self.after.is_empty()).then(|| After {
+                words: self.after.clone(),
+                deadline: Duration::from_secs(self.after_deadline),
+            }),
+        })
+    }
 }
 
 /// What became of one store.
@@ -102,31 +125,26 @@ pub(super) fn run(config: Config, options: &Options) -> Ended {
         Err(problem) => return nothing(options, &problem.to_string()),
     };
     let host = Arc::new(Host::read_only(&config));
-    let order = Order {
-        to: options.to.clone(),
-        form: match options.form {
-            FormWord::Archive => Form::Archive,
-            FormWord::Directory => Form::Directory,
-        },
-        keep: Keep {
-            last: options.keep_last,
-            daily: options.keep_daily,
-            weekly: options.keep_weekly,
-            monthly: options.keep_monthly,
-        },
-        after: (!options.after.is_empty()).then(|| After {
-            words: options.after.clone(),
-            deadline: Duration::from_secs(options.after_deadline),
-        }),
-    };
+    let mut orders = Vec::new();
+    for store in &stores {
+        let job = || Some(Order::of_job(store.backup.as_ref()?, &config.rootfs));
+        let Some(order) = options.order().or_else(job) else {
+            to_stderr(&format!(
+                "error: where the backup of {} is to go is not known\nhelp: add --to DIR, or stores[].backup to the configuration\n",
+                plain(&store.name)
+            ));
+            return Ended::Usage;
+        };
+        orders.push(order);
+    }
     let steps = Steps::default();
     interrupt::stops(&steps);
     let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let mut all = Vec::new();
-    for store in &stores {
+    for (store, order) in stores.iter().zip(&orders) {
         let context = Context::new(&config, store, &host);
         let result = bar::steps(mode, &store.name, &steps, || {
-            backup::run(&order, &context, &steps, clock::now())
+            backup::run(order, &context, &steps, clock::now())
         });
         all.push(StoreResult { store, result });
     }

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    config::BackupJob,
     format::{
         manifest::{self, FORMAT, MANIFEST_FILE, Manifest, Restores},
         parts::INDEX_FILES,
@@ -55,6 +56,20 @@ pub struct Order {
     pub keep: Keep,
     /// What is run for a proven one.
     pub after: Option<After>,
+}
+
+impl Order {
+    /// What the configuration asks for, of a host whose root is `rootfs`.
+    #[must_use]
+    pub fn of_job(job: &BackupJob, rootfs: &Path) -> Self {
+        let deadline = job.after_timeout;
+        Self {
+            to: rootfs.join(job.to.strip_prefix("/").unwrap_or(&job.to)),
+            form: job.form,
+            keep: job.keep,
+            after: (!job.after.is_empty()).then(|| After { words: job.after.clone(), deadline }),
+        }
+    }
 }
 
 /// What was made.

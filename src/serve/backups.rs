@@ -19,7 +19,7 @@ use crate::{
     facts::error::chain,
     format::manifest::Restores,
     repair::{
-        backup::{self, Done, Order, after::After},
+        backup::{self, Done, Order},
         steps::Steps,
         unpack,
         verify::{self, Verified},
@@ -96,10 +96,7 @@ fn carry_out(context: &Context, work: Work, steps: &Steps) {
 
 fn make(context: &Context, job: &BackupJob, steps: &Steps, ledger: &mut Ledger) {
     let (name, began) = (&context.store.name, clock::now());
-    let after = (!job.after.is_empty())
-        .then(|| After { words: job.after.clone(), deadline: job.after_timeout });
-    let to = context.config.rootfs.join(job.to.strip_prefix("/").unwrap_or(&job.to));
-    let order = Order { to, form: job.form, keep: job.keep, after };
+    let order = Order::of_job(job, &context.config.rootfs);
     let result = backup::run(&order, context, steps, began);
     if steps.stopped() {
         return;

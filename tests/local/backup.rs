@@ -207,6 +207,33 @@ fn a_damaged_store_is_kept_but_counts_as_nothing_and_removes_nothing() {
 }
 
 #[test]
+fn without_a_destination_each_store_is_backed_up_as_its_configuration_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (store, to) = rooms(scratch.path(), "chroma-1.5.9");
+    let (dir, out) = (store.to_str().unwrap(), to.to_str().unwrap());
+    let file = scratch.path().join("chroma_exporter.yml");
+    let file = file.to_str().unwrap();
+    let job = format!("backup: {{to: \"{out}\", at: \"02:00\", form: directory}}");
+    let own = format!("{ROOMY}stores:\n  - name: own\n    path: \"{dir}\"\n    {job}\n");
+    fs::write(file, own).unwrap();
+    let words = ["backup", "--output", "json", "--config.file", file];
+    let (code, reported) = reported(&run(&words));
+    let found = (code, reported["store"].as_str(), reported["form"].as_str());
+    assert_eq!(found, (0, Some("own"), Some("directory")), "{reported}");
+    assert!(path_of(&reported).starts_with(&to), "{reported}");
+    // Nobody says where to: nothing is made, also of a store for which it is known.
+    let before = names(&to);
+    let other = scratch.path().join("other");
+    copy_tree(&store, &other);
+    for more in [&[other.to_str().unwrap()][..], &["--form", "archive"]] {
+        let output = run(&[&words[..], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("--to"), "{more:?}: {said}");
+        assert_eq!(names(&to), before);
+    }
+}
+
+#[test]
 fn what_no_rule_keeps_is_removed_and_names_of_others_are_left_alone() {
     let scratch = tempfile::tempdir().unwrap();
     let (store, to) = rooms(scratch.path(), "chroma-1.1.1");
