@@ -1,4 +1,4 @@
-//! To read records, to make lines of them and to write those take about as long as each other. Each has a thread of its own, and pieces go
+//! Reading records, making lines of them, and writing those have threads of their own, the second of them two, and pieces go
 //! from one to the next in their order. Few pieces are on their way, so memory does not grow with the store.
 
 use std::{
@@ -59,7 +59,9 @@ struct Lines {
 
 /// Takes what was read to the next stage.
 pub(super) struct Onward {
-    to: SyncSender<Piece>,
+    /// One after the other, so that their order is known.
+    to: [SyncSender<Piece>; MAKERS],
+    next: usize,
     piece: Vec<Unwritten>,
     bytes: usize,
     room: Arc<Room>,
@@ -82,7 +84,8 @@ impl Onward {
             return Err(DumpError::Stopped);
         }
         let large = piece.bytes > ROOM_BYTES;
-        self.to.send(piece).map_err(|_| DumpError::Stopped)?;
+        self.to[self.next].send(piece).map_err(|_| DumpError::Stopped)?;
+        self.next = (self.next + 1) % MAKERS;
         if large {
             self.room.wait_empty();
         }
@@ -98,21 +101,25 @@ pub(super) fn run(
     read: impl FnOnce(&mut Onward) -> Result<Dumped, DumpError> + Send,
 ) -> Result<Dumped, DumpError> {
     thread::scope(|scope| {
-        let (to, pieces) = sync_channel(PIECES);
-        let (lines, written) = sync_channel(PIECES);
+        let ((to_one, one), (to_other, other)) = (sync_channel(PIECES), sync_channel(PIECES));
+        let (to, pieces) = ([to_one, to_other], [one, other]);
+        let ((one_made, one), (other_made, other)) = (sync_channel(PIECES), sync_channel(PIECES));
+        let (lines, written) = ([one_made, other_made], [one, other]);
         let room = Arc::new(Room::of(ROOM_BYTES));
         let theirs = Arc::clone(&room);
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         let reading = named("records").spawn_scoped(scope, move || {
-            let mut onward = Onward { to, piece: Vec::new(), bytes: 0, room: theirs };
+            let mut onward = Onward { to, next: 0, piece: Vec::new(), bytes: 0, room: theirs };
             let dumped = read(&mut onward)?;
             onward.flush()?;
             Ok(dumped)
         });
         let reading = reading.map_err(DumpError::Write)?;
-        named("lines")
-            .spawn_scoped(scope, move || make(&pieces, embeddings, &lines))
-            .map_err(DumpError::Write)?;
+        for (pieces, lines) in pieces.into_iter().zip(lines) {
+            named("lines")
+                .spawn_scoped(scope, move || make(&pieces, embeddings, &lines))
+                .map_err(DumpError::Write)?;
+        }
         let result = write(out, written, &room);
         room.close();
         let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -146,10 +153,11 @@ fn make(pieces: &Receiver<Piece>, embeddings: bool, lines: &SyncSender<Lines>) {
     }
 }
 
-/// Writes all lines. What it does not take any more is dropped with it, so that the others stop.
+/// Writes all lines, in the order in which they were read. What it does not take any more is dropped with it, so that the others stop.
 /// Errs when it cannot be written, or a line could not be made.
-fn write(out: &mut dyn Write, lines: Receiver<Lines>, room: &Room) -> io::Result<()> {
-    for Lines { text, bytes } in lines {
+fn write(out: &mut dyn Write, lines: [Receiver<Lines>; MAKERS], room: &Room) -> io::Result<()> {
+    // Where the next piece would come from and none does, there is no more.
+    for Lines { text, bytes } in lines.iter().cycle().map_while(|from| from.recv().ok()) {
         out.write_all(&text?)?;
         room.give_back(bytes);
     }
@@ -162,6 +170,8 @@ const PIECE_LINES: usize = 500;
 const LINES_BYTES: usize = 1 << 20;
 /// Pieces that wait for the next stage.
 const PIECES: usize = 2;
+/// Threads that make lines: numbers of vectors take longer to print than to read.
+const MAKERS: usize = 2;
 /// Of all that is between reading and writing. Documents may be as large as a server takes in one request.
 const ROOM_BYTES: usize = 4 << 20;
 
