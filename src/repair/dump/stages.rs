@@ -155,6 +155,7 @@ fn make(pieces: &Receiver<Piece>, embeddings: bool, lines: &SyncSender<Lines>) {
 
 /// Writes all lines, in the order in which they were read. What it does not take any more is dropped with it, so that the others stop.
 /// Errs when it cannot be written, or a line could not be made.
+#[expect(clippy::needless_pass_by_value, reason = "what it drops stops the others")]
 fn write(out: &mut dyn Write, lines: [Receiver<Lines>; MAKERS], room: &Room) -> io::Result<()> {
     // Where the next piece would come from and none does, there is no more.
     for Lines { text, bytes } in lines.iter().cycle().map_while(|from| from.recv().ok()) {

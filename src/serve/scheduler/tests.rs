@@ -216,6 +216,16 @@ impl Collector for Patient {
     }
 }
 
+/// A store, and the board that knows it.
+fn watched(dir: &std::path::Path) -> (Context, Board) {
+    let config = Arc::new(Config::default());
+    let store = Arc::new(Store::new("main", dir));
+    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
+    let board = Board::default();
+    board.add(&context);
+    (context, board)
+}
+
 fn has_read(board: &Board) -> bool {
     let snapshot = board.snapshot(Timestamp::from_secs(0));
     snapshot.stores.iter().any(|store| !store.readings.is_empty())
@@ -224,11 +234,7 @@ fn has_read(board: &Board) -> bool {
 #[test]
 fn turns_that_do_not_end_hold_up_no_others() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Arc::new(Config::default());
-    let store = Arc::new(Store::new("main", dir.path()));
-    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
-    let board = Board::default();
-    board.add(&context);
+    let (context, board) = watched(dir.path());
     let workers = Workers::default();
     let (stop, running) = (CancellationToken::new(), Arc::<AtomicUsize>::default());
     let start = |go: &Arc<AtomicBool>, board: &Board| {
@@ -267,11 +273,7 @@ fn turns_that_do_not_end_hold_up_no_others() {
 #[test]
 fn one_that_wants_to_run_again_soon_is_not_put_off_to_its_place_among_others() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Arc::new(Config::default());
-    let store = Arc::new(Store::new("main", dir.path()));
-    let context = Context::new(&config, &store, &Arc::new(Host::new(&config)));
-    let board = Board::default();
-    board.add(&context);
+    let (context, board) = watched(dir.path());
     let (stop, ended) = (CancellationToken::new(), Arc::<AtomicUsize>::default());
     let go = Arc::new(AtomicBool::new(true));
     let collector = Patient { go, running: Arc::default(), ended: Arc::clone(&ended) };
