@@ -6,7 +6,6 @@ mod bar;
 pub mod check;
 pub mod completions;
 pub mod config;
-mod dated;
 mod diff;
 mod dump;
 pub mod explain;

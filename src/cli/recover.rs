@@ -10,7 +10,7 @@ use clap::ValueHint;
 use super::{
     Ended, Output,
     bar::{self, ProgressMode},
-    dated, interrupt, plain,
+    interrupt, plain,
     restore::{answer, complaint, json, place_of, which_store},
     to_stderr,
 };
@@ -22,6 +22,7 @@ use crate::{
     host::{self, processes::ProcessTable},
     human,
     repair::{
+        backup::dated,
         quarantine::Way,
         recover::{
             self, FromBackup, GoneCollection, LostRecord, Outcome, Part, Report, StoreState,

@@ -3,6 +3,7 @@
 //! was there before, and a hidden name that the next run removes.
 
 pub mod after;
+pub(crate) mod dated;
 mod error;
 pub mod names;
 mod pack;

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::{dated, restore::complaint};
+use super::super::restore::complaint;
 use crate::{
     clock,
     findings::{Finding, command},
     host::processes::ProcessTable,
     repair::{
+        backup::dated,
         recover::{
             self, Outcome,
             table::{self, Answer},

@@ -5,11 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{clock::Timestamp, format::backup_name::date_in, repair::backup::names};
+use super::names;
+use crate::{clock::Timestamp, format::backup_name::date_in};
 
 /// Whatever has a date in its name in the directories `named`, and the backups that the program makes in a directory of the store at a
 /// place: there may be some of other stores. Newest first, as many as are worth trying.
-pub(super) fn newest(named: &[PathBuf], made: Option<(&Path, &Path)>) -> Vec<PathBuf> {
+pub(crate) fn newest(named: &[PathBuf], made: Option<(&Path, &Path)>) -> Vec<PathBuf> {
     let mut found: Vec<_> = named.iter().flat_map(|dir| list(dir, date_in)).collect();
     if let Some((dir, place)) = made
         && let Some(directory) = place.file_name().and_then(|name| name.to_str())
