@@ -4,7 +4,7 @@
 use crate::support::{self, Exporter, SOON, fixture, hook, signal, wait_for};
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -12,7 +12,11 @@ use std::{
 /// A passthrough FUSE mount; unmounted when dropped.
 struct Mount {
     daemon: Child,
-    at: std::path::PathBuf,
+    at: PathBuf,
+    /// Where the kernel tells of its FUSE connections; mounted here because not every machine has it in its place.
+    control: PathBuf,
+    /// The number that the connection has there.
+    device: u32,
 }
 
 impl Mount {
@@ -30,7 +34,29 @@ impl Mount {
         wait_for("the FUSE mount", SOON, || {
             device(at).is_ok_and(|device| device != below).then_some(())
         });
-        Self { daemon, at: at.to_owned() }
+        let control = at.with_extension("control");
+        fs::create_dir(&control).unwrap();
+        let told =
+            Command::new("mount").args(["-t", "fusectl", "none"]).arg(&control).status().unwrap();
+        assert!(told.success());
+        let device = rustix::fs::minor(device(at).unwrap());
+        Self { daemon, at: at.to_owned(), control, device }
+    }
+
+    /// Stops the server at a moment when it has no question in hand. The kernel lets go of a process that waits for a server, but not of
+    /// one whose question the server has already read: that one could not even be killed.
+    fn hang(&self) {
+        let daemon = self.daemon.id();
+        let waiting = self.control.join(self.device.to_string()).join("waiting");
+        wait_for("the server to have answered all", SOON, || {
+            signal(daemon, "STOP");
+            wait_for("it to stand still", SOON, || is_stopped(daemon).then_some(()));
+            if fs::read_to_string(&waiting).unwrap().trim() == "0" {
+                return Some(());
+            }
+            signal(daemon, "CONT");
+            None
+        });
     }
 }
 
@@ -39,7 +65,7 @@ impl Drop for Mount {
         // Killing the daemon aborts what waits for it; the lazy unmount then always succeeds.
         drop(self.daemon.kill());
         drop(self.daemon.wait());
-        drop(Command::new("umount").arg("-l").arg(&self.at).status());
+        drop(Command::new("umount").arg("-l").args([&self.at, &self.control]).status());
     }
 }
 
@@ -67,7 +93,7 @@ fn a_hung_mount_costs_one_thread_and_hides_nothing_else() {
         page.get("chroma_disk_device_error", &[("store", "far")]) == Some(0.0)
     });
 
-    signal(mount.daemon.id(), "STOP");
+    mount.hang();
     let disk = [("store", "far"), ("collector", "disk")];
     let page = exporter.wait_page("device_error 1", SOON, |page| {
         page.get("chroma_disk_device_error", &[("store", "far")]) == Some(1.0)
@@ -142,7 +168,7 @@ fn a_slow_state_disk_at_the_start_doubles_no_alert() {
     });
     drop(exporter); // killed
 
-    signal(mount.daemon.id(), "STOP");
+    mount.hang();
     let daemon = mount.daemon.id();
     let goes_on = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(8));
@@ -164,7 +190,7 @@ fn check_says_which_store_hangs_and_all_about_the_others() {
     let scratch = tempfile::tempdir().unwrap();
     let source = fixture("chroma-1.5.9", scratch.path());
     let mount = Mount::of(&source, &scratch.path().join("mounted"));
-    signal(mount.daemon.id(), "STOP");
+    mount.hang();
     let far = format!("--store.path=far={}", mount.at.display());
     let near = format!("--store.path=near={}", source.display());
 
@@ -188,7 +214,7 @@ fn with_a_hung_mount_the_program_still_ends_within_its_grace() {
     let exporter =
         Exporter::start(&["--state.dir", "", "--store.path", mount.at.to_str().unwrap()]);
     exporter.ready();
-    signal(mount.daemon.id(), "STOP");
+    mount.hang();
     exporter.wait_page("device_error 1", SOON, |page| {
         page.get("chroma_disk_device_error", &[]) == Some(1.0)
     });
@@ -225,7 +251,7 @@ fn a_hung_mount_of_backups_costs_their_collector_one_thread_and_is_told() {
         exporter.wait_page("the backup", SOON, |page| page.get("chroma_backups", &[]) == Some(1.0));
     assert!(page.findings("main").iter().all(|code| code != "backup_missing"), "{}", page.text);
 
-    signal(mount.daemon.id(), "STOP");
+    mount.hang();
     let page = exporter.wait_page("the backups to be out of reach", SOON, |page| {
         success(page, "backups") == Some(0.0)
     });
@@ -266,6 +292,11 @@ fn one_is_stuck(exporter: &Exporter) {
     wait_for("no more than one thread to be stuck", SOON, || {
         (threads_in_state(pid, 'D') + blocked_questions(pid) <= 1).then_some(())
     });
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let all = thread_stats(pid).len();
+    threads_in_state(pid, 'T') == all
 }
 
 fn threads_in_state(pid: u32, state: char) -> usize {
