@@ -34,6 +34,7 @@ use crate::{
         sqlite::{JOURNAL_SUFFIX, WAL_SUFFIX},
     },
     host::{Host, links, processes::ProcessTable},
+    keys::rules::below_root,
     repair::{
         holders::{self, Holds},
         restore,
@@ -55,8 +56,8 @@ pub(super) struct Options {
     on_loss: OnLoss,
 
     /// Repair nothing by itself, not even without a loss
-    #[arg(long = "only-look", conflicts_with = "on_loss")]
-    inspect_only: bool,
+    #[arg(long, conflicts_with = "on_loss")]
+    only_look: bool,
 
     /// A directory with backups, may be repeated; those that the configuration names are known
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -83,7 +84,7 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         return Ended::Usage;
     };
     let store = store::placed(store, &config.rootfs);
-    let made = store.backup.as_ref().map(|job| job.to.clone());
+    let made = store.backup.as_ref().map(|job| below_root(&config.rootfs, &job.to));
     let (mut said, mut pause) = (String::new(), PAUSE_FIRST);
     let mut tried = BTreeSet::new();
     let processes = ProcessTable::new(config.procfs.clone());
@@ -92,7 +93,7 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         Mender { store, made, on_loss: options.on_loss, backups, processes: &processes, say: &say }
     };
     loop {
-        if !options.inspect_only
+        if !options.only_look
             && let Ok(store) = place(config, &store)
         {
             mender(store).tidy();
@@ -103,7 +104,7 @@ pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
         };
         let (words, about) = (refused.to_string(), refused.about());
         if let Refused::Found(_, findings) = &refused
-            && !options.inspect_only
+            && !options.only_look
             && tried.insert(about.clone())
         {
             // Whatever a look can be taken at has a place.

@@ -21,6 +21,7 @@ use crate::{
     format::manifest::Collection,
     host::{self, processes::ProcessTable},
     human,
+    keys::rules::below_root,
     repair::{
         backup::dated,
         quarantine::Way,
@@ -118,7 +119,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
     interrupt::stops(&steps);
     let mode = ProgressMode::of(options.progress, options.output == Output::Text);
     let result = bar::steps(mode, &store.name, &steps, || {
-        let backups = backups(options.backup.as_deref(), store, &wish.store);
+        let backups = backups(options.backup.as_deref(), store, &wish.store, &config.rootfs);
         let means = recover::Means {
             scratch: options.scratch.as_deref(),
             backups: &backups,
@@ -136,7 +137,7 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
 }
 
 /// The backups that may have what is lost, the best one first.
-fn backups(named: Option<&Path>, store: &Store, place: &Path) -> Vec<PathBuf> {
+fn backups(named: Option<&Path>, store: &Store, place: &Path, rootfs: &Path) -> Vec<PathBuf> {
     match named {
         // A backup in the form of a directory has a database.
         Some(named) if named.is_dir() && !named.join(DATABASE_FILE).exists() => {
@@ -145,7 +146,10 @@ fn backups(named: Option<&Path>, store: &Store, place: &Path) -> Vec<PathBuf> {
             if found.is_empty() { vec![named.to_owned()] } else { found }
         }
         Some(named) => vec![named.to_owned()],
-        None => dated::newest(&[], store.backup.as_ref().map(|job| (&*job.to, place))),
+        None => {
+            let to = store.backup.as_ref().map(|job| below_root(rootfs, &job.to));
+            dated::newest(&[], to.as_deref().map(|to| (to, place)))
+        }
     }
 }
 

@@ -47,6 +47,7 @@ use crate::{
     findings::{Code, Finding, Severity},
     format::manifest::Restores,
     human,
+    keys::rules::below_root,
     sample::{Desc, Observation, Sample},
     store::{Context, DATABASE_FILE, device::Device},
 };
@@ -548,7 +549,7 @@ fn shrunk(backups: &[Backup], newest: &Backup) -> Option<(u64, u64)> {
 /// The pattern that fits the backups which the exporter makes by itself, and nothing else.
 fn own_pattern(store: &Store, rootfs: &Path) -> Option<String> {
     let job = store.backup.as_ref()?;
-    let to = rootfs.join(job.to.strip_prefix("/").unwrap_or(&job.to));
+    let to = below_root(rootfs, &job.to);
     let name = store.path.file_name()?.to_string_lossy();
     let escaped = |text: &str| glob::Pattern::escape(text);
     Some(format!("{}/{}.backup.*", escaped(&to.to_string_lossy()), escaped(&name)))

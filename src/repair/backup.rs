@@ -41,6 +41,7 @@ use crate::{
         uuid::parse_uuid,
     },
     host::priority::{Quiet, quietly},
+    keys::rules::below_root,
     store::Context,
 };
 
@@ -65,7 +66,7 @@ impl Order {
     pub fn of_job(job: &BackupJob, rootfs: &Path) -> Self {
         let deadline = job.after_timeout;
         Self {
-            to: rootfs.join(job.to.strip_prefix("/").unwrap_or(&job.to)),
+            to: below_root(rootfs, &job.to),
             form: job.form,
             keep: job.keep,
             after: (!job.after.is_empty()).then(|| After { words: job.after.clone(), deadline }),

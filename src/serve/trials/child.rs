@@ -16,12 +16,13 @@ use serde::Deserialize;
 use sysinfo::System;
 
 use crate::{
-    clock::{self, Timestamp},
+    clock,
     facts::trial::Came,
     host::priority::{Quiet, quietly},
     human,
+    keys::rules::below_root,
     repair::{
-        backup::{self, names},
+        backup::{self, dated},
         recover,
     },
     store::{Context, space::Space},
@@ -122,16 +123,9 @@ fn follow(
 /// the broken store has what that has.
 fn newest_backup(context: &Context) -> Option<PathBuf> {
     let store = &context.store;
-    let (to, directory) = (&store.backup.as_ref()?.to, store.path.file_name()?.to_str()?);
-    let entries = fs::read_dir(to).ok()?.take(ENTRIES_MAX).filter_map(Result::ok);
-    let dated = entries.filter_map(|entry| {
-        let name = entry.file_name();
-        Some((names::parse(name.to_str()?, directory)?.0, entry.path()))
-    });
-    let mut all: Vec<(Timestamp, PathBuf)> = dated.collect();
-    all.sort();
+    let to = below_root(&context.config.rootfs, &store.backup.as_ref()?.to);
     let proven = |path: &PathBuf| backup::manifest(path).is_some_and(|one| one.is_proven());
-    all.into_iter().rev().take(TRIED_MAX).map(|(_, path)| path).find(proven)
+    dated::newest(&[], Some((&to, &store.path))).into_iter().find(proven)
 }
 
 /// What cannot be bounded is not worth an error: the limits are a precaution.
@@ -204,9 +198,6 @@ const WAIT: Duration = Duration::from_millis(50);
 const SAID_MAX: u64 = 64 << 20;
 /// So many losses or reasons are told.
 const LISTED_MAX: usize = 3;
-const ENTRIES_MAX: usize = 10_000;
-/// Backups whose manifest is read.
-const TRIED_MAX: usize = 5;
 const MEMORY_MIN: u64 = 256 << 20;
 
 #[cfg(test)]
