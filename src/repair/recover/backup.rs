@@ -226,12 +226,12 @@ fn give(
     let lost_records = damage.of(&["embeddings"]);
     let lost_metadata =
         damage.of(&["embedding_metadata", "embedding_metadata_array"]) || lost_records;
-    let (covered, mut gone);
+    let (covered, gone): (bool, Vec<GoneCollection>);
     {
         let connection = index::opened(dir)?;
         covered = is_covered(&connection, backup.newest, damage)?;
         let repeated = repeated(&connection)?;
-        let mut store = Store {
+        let store = Store {
             connection: &connection,
             lost_metadata,
             lost_records,
@@ -239,7 +239,9 @@ fn give(
             repeated,
             is_gone: false,
         };
-        for collection in catalogue::read(&connection)? {
+        let ours = catalogue::read(&connection)?;
+        let mut found = gone::among(&connection, &ours, &backup, moment, wanted.backup)?;
+        for collection in ours {
             let Some(mine) = backup.collections.iter().find(|one| one.id == collection.id) else {
                 other += usize::try_from(collection.records).unwrap_or(usize::MAX);
                 continue;
@@ -248,12 +250,9 @@ fn give(
             let plan = plan::plan(&store, &collection, &backup, mine, &lost, steps)?;
             all.push((collection, plan));
         }
-        gone = gone::among(&connection, &backup, moment, wanted.backup)?;
-        store.is_gone = true;
-        for one in gone.iter_mut().filter(|one| adopt && one.why_not.is_none()) {
-            let Some(mine) = backup.collections.iter().find(|mine| mine.id == one.id) else {
-                continue;
-            };
+        let store = Store { is_gone: true, ..store };
+        for (one, mine) in found.iter_mut().filter(|(one, _)| adopt && one.why_not.is_none()) {
+            let mine = *mine;
             let collection =
                 Collection { records: 0, records_position: backup.newest, ..mine.clone() };
             let plan =
@@ -261,6 +260,7 @@ fn give(
             all.push((collection, plan));
             one.is_back = true;
         }
+        gone = found.into_iter().map(|(one, _)| one).collect();
     }
     let back: Vec<&str> = gone.iter().filter(|one| one.is_back).map(|one| &*one.id).collect();
     let mut given = write::write(dir, &backup, &all, &back, steps)?;

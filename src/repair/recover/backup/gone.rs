@@ -43,6 +43,29 @@ pub struct GoneCollection {
     pub why_not: Option<String>,
 }
 
+impl GoneCollection {
+    /// One that is not back. `place` is its tenant and its database.
+    fn new(
+        (id, name): (&str, &str),
+        (tenant, database): (&str, &str),
+        records: u64,
+        backup: &Path,
+        moment: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            tenant: tenant.to_owned(),
+            database: database.to_owned(),
+            records,
+            backup: backup.to_owned(),
+            moment: moment.map(|moment| moment.to_string()),
+            is_back: false,
+            why_not: None,
+        }
+    }
+}
+
 /// What the manifest of a proven backup of `store` has, and `ours` have not. None when it has no manifest, or is of another store.
 pub(in super::super) fn named(
     backup: &Path,
@@ -58,47 +81,32 @@ pub(in super::super) fn named(
         return Vec::new();
     }
     let gone = manifest.collections.iter().filter(|one| !there.contains(&*one.id));
-    let of = |one: &Collection| GoneCollection {
-        id: one.id.clone(),
-        name: one.name.clone(),
-        tenant: one.tenant.clone(),
-        database: one.database.clone(),
-        records: one.records,
-        backup: backup.to_owned(),
-        moment: Some(manifest.moment.to_string()),
-        is_back: false,
-        why_not: None,
+    let of = |one: &Collection| {
+        let (of, place) = ((&*one.id, &*one.name), (&*one.tenant, &*one.database));
+        GoneCollection::new(of, place, one.records, backup, Some(manifest.moment))
     };
     gone.map(of).collect()
 }
 
-/// What the backup at `path` has, and the store of `connection` has not, and of each why it cannot come back, if so. None when nothing
-/// says that the two are of one store. Errs when SQLite does.
-pub(super) fn among(
+/// What the backup at `path` has, and `ours`, the collections of `connection`, have not, and of each why it cannot come back, if so. None
+/// when nothing says that the two are of one store. Errs when SQLite does.
+pub(super) fn among<'b>(
     connection: &Connection,
-    backup: &Backup,
+    ours: &[catalogue::Collection],
+    backup: &'b Backup,
     moment: Option<Timestamp>,
     path: &Path,
-) -> Result<Vec<GoneCollection>, Failure> {
-    let ours = catalogue::read(connection)?;
+) -> Result<Vec<(GoneCollection, &'b catalogue::Collection)>, Failure> {
     let known: BTreeSet<&str> = ours.iter().map(|one| &*one.id).collect();
     if !backup.collections.iter().any(|one| known.contains(&*one.id)) {
         return Ok(Vec::new());
     }
     let mut out = Vec::new();
     for one in backup.collections.iter().filter(|one| !known.contains(&*one.id)) {
-        let why_not = refused(connection, &backup.connection, &one.id)?;
-        out.push(GoneCollection {
-            id: one.id.clone(),
-            name: one.name.clone(),
-            tenant: one.tenant.clone(),
-            database: one.database.clone(),
-            records: one.records,
-            backup: path.to_owned(),
-            moment: moment.map(|moment| moment.to_string()),
-            is_back: false,
-            why_not,
-        });
+        let (of, place) = ((&*one.id, &*one.name), (&*one.tenant, &*one.database));
+        let mut gone = GoneCollection::new(of, place, one.records, path, moment);
+        gone.why_not = refused(connection, &backup.connection, &one.id)?;
+        out.push((gone, one));
     }
     Ok(out)
 }
