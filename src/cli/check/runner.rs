@@ -97,15 +97,14 @@ pub(in crate::cli) fn run_all(
     // begin when their turn comes.
     let (heavy, cheap): (Vec<_>, Vec<_>) =
         config.enabled.iter().copied().partition(|name| deep && reads_whole_files(*name));
-    let mut runs = side_by_side(
-        &contexts,
-        |context| {
-            let run = |name: &CollectorName| run_one(*name, context, deep, running);
-            // A server waits, and nobody else uses the store.
-            if glance { at_once(&cheap, run) } else { cheap.iter().map(run).collect() }
-        },
-        running,
-    );
+    // A server waits for a glance, and nobody else uses the store.
+    let collectors_at_once = if glance { cheap.len() } else { 1 };
+    let mut runs = side_by_side(&contexts, STORES_AT_ONCE, |context| {
+        let runs =
+            side_by_side(&cheap, collectors_at_once, |name| run_one(*name, context, deep, running));
+        running.finished();
+        runs
+    });
     running.start_over();
     let mut host = Arc::clone(host);
     for (context, runs) in contexts.iter().zip(&mut runs) {
@@ -128,43 +127,26 @@ pub(in crate::cli) fn run_all(
     runs
 }
 
-/// `work` over all contexts, a few at a time, with the results in their order.
-fn side_by_side<T: Send>(
-    contexts: &[Context],
-    work: impl Fn(&Context) -> T + Sync,
-    running: &Running,
+/// `work` over all of them, so many at a time, with the results in their order.
+fn side_by_side<I: Sync, T: Send>(
+    all: &[I],
+    at_once: usize,
+    work: impl Fn(&I) -> T + Sync,
 ) -> Vec<T> {
-    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..contexts.len()).collect());
+    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..all.len()).collect());
     let done: Mutex<BTreeMap<usize, T>> = Mutex::default();
     let next = || queue.lock().pop_front();
     thread::scope(|scope| {
-        for _ in 0..contexts.len().min(STORES_AT_ONCE) {
+        for _ in 0..all.len().min(at_once) {
             scope.spawn(|| {
                 while let Some(index) = next() {
-                    let result = work(&contexts[index]);
+                    let result = work(&all[index]);
                     done.lock().insert(index, result);
-                    running.finished();
                 }
             });
         }
     });
     done.into_inner().into_values().collect()
-}
-
-/// `run` by all at the same time, in their order.
-fn at_once(
-    names: &[CollectorName],
-    run: impl Fn(&CollectorName) -> CollectorRun + Sync,
-) -> Vec<CollectorRun> {
-    let run = &run;
-    thread::scope(|scope| {
-        let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || run(name))).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, CollectorRun>| match thread.join() {
-            Ok(run) => run,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        threads.into_iter().map(join).collect()
-    })
 }
 
 fn run_one(name: CollectorName, context: &Context, deep: bool, running: &Running) -> CollectorRun {
