@@ -243,7 +243,7 @@ impl Hands {
     }
 }
 
-/// Some filesystems do not sync directories; there is no more to be had from them. Errs when the disk does for another reason.
+/// Some filesystems do not sync directories, which is no error. Errs when the disk does for another reason.
 fn synced(result: Result<(), Errno>) -> io::Result<()> {
     match result {
         Err(Errno::INVAL | Errno::NOTSUP) => Ok(()),

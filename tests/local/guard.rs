@@ -12,6 +12,7 @@ use std::{
 
 use crate::support::{
     Exporter, SOON, binary, fixture, get, own_process, signal, wait, wait_for, wait_until,
+    zero_half_of_the_vectors,
 };
 
 /// Ends when dropped, with what it became.
@@ -309,18 +310,24 @@ fn what_loses_nothing_is_repaired_on_the_way_and_what_was_there_is_kept() {
     assert!(seen(scratch.path()) == after, "something was changed");
 }
 
+/// A directory beside the store that has a proven backup of it.
+fn backed_up(dir: &Path) -> PathBuf {
+    let backups = dir.with_file_name("backups");
+    fs::create_dir(&backups).unwrap();
+    // However full the disk of this machine is.
+    let roomy = dir.with_file_name("roomy.yml");
+    fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
+    let mut backup = Command::new(binary());
+    backup.arg("backup").arg("--config.file").arg(&roomy).arg("--to").arg(&backups).arg(dir);
+    assert_eq!(backup.output().unwrap().status.code(), Some(0));
+    backups
+}
+
 #[test]
 fn where_that_is_not_enough_the_operator_has_chosen_a_backup_or_an_empty_store() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = store(scratch.path());
-    let backups = scratch.path().join("backups");
-    fs::create_dir(&backups).unwrap();
-    // However full the disk of this machine is.
-    let roomy = scratch.path().join("roomy.yml");
-    fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
-    let mut backup = Command::new(binary());
-    backup.arg("backup").arg("--config.file").arg(&roomy).arg("--to").arg(&backups).arg(&dir);
-    assert_eq!(backup.output().unwrap().status.code(), Some(0));
+    let backups = backed_up(&dir);
     // A newer one is of no use, and is passed over.
     fs::write(backups.join("chroma.backup.21000101_000000.tar.zst"), "cut").unwrap();
     let guard = |more: &[&str]| {
@@ -366,21 +373,8 @@ fn where_that_is_not_enough_the_operator_has_chosen_a_backup_or_an_empty_store()
 fn what_a_backup_still_has_is_no_loss() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = store(scratch.path());
-    let backups = scratch.path().join("backups");
-    fs::create_dir(&backups).unwrap();
-    let roomy = scratch.path().join("roomy.yml");
-    fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
-    let mut backup = Command::new(binary());
-    backup.arg("backup").arg("--config.file").arg(&roomy).arg("--to").arg(&backups).arg(&dir);
-    assert_eq!(backup.output().unwrap().status.code(), Some(0));
-    let level0 = |entry: fs::DirEntry| entry.path().join("data_level0.bin");
-    let all = fs::read_dir(&dir).unwrap().map(|entry| level0(entry.unwrap()));
-    for file in all.filter(|file| file.exists()) {
-        let mut bytes = fs::read(&file).unwrap();
-        let half = bytes.len() / 2;
-        bytes[..half].fill(0);
-        fs::write(&file, bytes).unwrap();
-    }
+    let backups = backed_up(&dir);
+    zero_half_of_the_vectors(&dir);
     let (code, _, err) = guarded(&dir, &["true"]);
     assert!(code == Some(2) && err.contains("a repair would lose"), "{code:?} {err}");
     let words = ["--backups", backups.to_str().unwrap()];

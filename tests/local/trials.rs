@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::support::{Exporter, SOON, fixture, get, run, wait, wait_until};
+use crate::support::{
+    Exporter, SOON, fixture, get, run, wait, wait_until, zero_half_of_the_vectors,
+};
 
 /// However full the disk of this machine is.
 const ROOMY: &str = "disk: {warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}";
@@ -82,14 +84,7 @@ fn what_the_backup_of_the_configuration_has_is_no_loss_in_a_trial() {
     let to = to.to_string();
     let made = run(&["backup", "--to", &to, "--state.dir", "", "--config.file", &file]);
     assert!(made.status.success(), "{made:?}");
-    let all = fs::read_dir(&dir).unwrap();
-    for file in all.map(|entry| entry.unwrap().path().join("data_level0.bin")) {
-        if let Ok(mut bytes) = fs::read(&file) {
-            let half = bytes.len() / 2;
-            bytes[..half].fill(0);
-            fs::write(&file, bytes).unwrap();
-        }
-    }
+    zero_half_of_the_vectors(&dir);
     let state = scratch.path().join("state").display().to_string();
     let exporter = Exporter::start(&["--config.file", &file, "--state.dir", &state]);
     let words = wait("what came of the trial", 2 * SOON, || {

@@ -67,6 +67,17 @@ pub fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
+/// Zeroes the first half of the vectors of every index of a store.
+pub fn zero_half_of_the_vectors(dir: &Path) {
+    let entries = fs::read_dir(dir).expect("directory").map(|entry| entry.expect("entry").path());
+    for file in entries.map(|folder| folder.join("data_level0.bin")).filter(|file| file.exists()) {
+        let mut bytes = fs::read(&file).expect("vectors");
+        let half = bytes.len() / 2;
+        bytes[..half].fill(0);
+        fs::write(&file, bytes).expect("vectors");
+    }
+}
+
 /// A running exporter; killed when dropped.
 pub struct Exporter {
     child: Child,

@@ -1,5 +1,5 @@
-//! Which elements the links lead to, from the entry point on and down through all levels. A search, whatever it asks for, comes to no
-//! other one: what is left over is lost to every query, while an element that links lead to is found with a larger `ef` at least.
+//! Which elements the links lead to, from the entry point on and down through all levels. A search follows links: it never finds an
+//! element that none leads to, and finds the others, at the latest with a larger `ef`.
 
 use alloc::{vec, vec::Vec};
 
