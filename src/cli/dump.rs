@@ -4,12 +4,14 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, BufWriter, Write},
+    num::NonZeroU64,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use clap::ValueHint;
 use flate2::write::GzEncoder;
+use rustix::fs::{Advice, fadvise};
 
 use super::{
     Ended,
@@ -154,7 +156,8 @@ fn to_file(
     partial.push(".partial");
     let partial = PathBuf::from(partial);
     let file = File::create(&partial).map_err(DumpError::Write)?;
-    let written = packed(to, &file, write).and_then(|dumped| {
+    let early = EarlyWriteback { file: &file, written: 0, begun: 0, done: 0 };
+    let written = packed(to, early, write).and_then(|dumped| {
         file.sync_all().and_then(|()| fs::rename(&partial, to)).map_err(DumpError::Write)?;
         Ok(dumped)
     });
@@ -165,9 +168,45 @@ fn to_file(
     written
 }
 
+/// A file whose bytes the disk begins with while more are made, so that little is left to wait for at the end, and which
+/// leaves the page cache to whoever reads the store.
+struct EarlyWriteback<'a> {
+    file: &'a File,
+    written: u64,
+    /// Up to here the disk has begun.
+    begun: u64,
+    /// Up to here it should be through.
+    done: u64,
+}
+
+impl EarlyWriteback<'_> {
+    /// The kernel lets go of what is written out, and begins with the rest. It is a hint: where it is not taken, the sync at the end has more
+    /// to do.
+    fn advise(&self, start: u64, end: u64) {
+        fadvise(self.file, start, NonZeroU64::new(end - start), Advice::DontNeed)
+            .unwrap_or_default();
+    }
+}
+
+impl Write for EarlyWriteback<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.written += count as u64;
+        if self.written - self.begun >= WRITEBACK_BYTES {
+            self.advise(self.done, self.written);
+            (self.done, self.begun) = (self.begun, self.written);
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 fn packed(
     to: &Path,
-    file: &File,
+    file: impl Write,
     write: impl FnOnce(&mut dyn Write) -> Result<Dumped, DumpError>,
 ) -> Result<Dumped, DumpError> {
     let extension = to.extension().and_then(|extension| extension.to_str());
@@ -215,3 +254,4 @@ fn text(notes: &[String], dumped: &Dumped) -> String {
 
 const LOSSES_MAX: usize = 20;
 const PIECE_BYTES: usize = 256 << 10;
+const WRITEBACK_BYTES: u64 = 16 << 20;
