@@ -27,6 +27,7 @@ use super::{
     plain, to_stderr,
 };
 use crate::{
+    collectors::hnsw,
     config::{CollectorName, Config, PermissionPolicy, Store},
     findings::{Finding, Severity},
     format::{
@@ -289,6 +290,9 @@ fn findings(config: &Arc<Config>, store: &Arc<Store>, notes: &mut Vec<String>) -
         let name = run.collector.as_str();
         let problems = run.observation.problems.iter();
         notes.extend(problems.map(|problem| format!("{name} could not be looked at: {problem}")));
+        if run.observation.left_out.contains(&hnsw::WALK) {
+            notes.push(format!("not looked at to their end: {}", hnsw::WALK));
+        }
         let findings = run.observation.findings.into_iter();
         found.extend(findings.filter(|finding| finding.severity == Severity::Critical));
     }

@@ -394,6 +394,9 @@ impl Collector for Hnsw {
                 if self.context.single_run() && !run.deep && self.compared.is_none() {
                     out.left_out.push("the vectors of the records");
                 }
+                if self.context.single_run() && self.job.is_some() {
+                    out.left_out.push(WALK);
+                }
                 let scanned = self.directory.iter().flat_map(|directory| &directory.problems);
                 let kept = self.problems.iter().chain(scanned).cloned();
                 out.problems.extend(kept.map(CollectError::Kept));
@@ -422,6 +425,9 @@ const PATIENCE_QUICK: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(100);
 /// Clocks are disciplined by so much while nothing is wrong.
 const CLOCK_SLACK: Duration = Duration::from_mins(1);
+
+/// What a single run leaves out when it did not come to the end of the files in time.
+pub(crate) const WALK: &str = "the indexes, which are large";
 
 /// Time that the first run gives the walk over small indexes to end within it.
 const SMALL_WAIT: Duration = Duration::from_millis(200);

@@ -1,6 +1,7 @@
 use std::{
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    sync::{atomic::AtomicBool, mpsc::channel},
 };
 
 use super::{
@@ -14,7 +15,10 @@ use crate::{
     collectors::testing::{as_nobody, context, context_below, copy_fixture, patient},
     config::Config,
     format::{hnsw::LabelProblems, pickle},
-    host::Host,
+    host::{
+        Host,
+        job_queue::{Size, Wanted},
+    },
     sample::Sample,
     scheduler,
     wait::{SOON, wait},
@@ -65,6 +69,39 @@ fn an_orphan_stays_one_while_the_database_is_written() {
     assert_eq!(orphans(false), (1, Some(1.0)));
     database.execute_batch("COMMIT").unwrap();
     assert_eq!(orphans(false), (1, Some(2.0)));
+}
+
+#[test]
+fn a_walk_that_has_no_end_in_time_is_left_out_of_the_verdict() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_fixture("chroma-1.5.9", dir.path());
+    let context = context(dir.path());
+    let host = Arc::new(Host::read_only(&*context.config));
+    let context = Context { host, ..context };
+    let left_out = || {
+        let mut segments = Hnsw::new(&context);
+        scheduler::run_once(&mut segments, &context, false, Arc::default()).observation.left_out
+    };
+    assert!(!left_out().contains(&WALK));
+    // Others have all places of the disk until they are told to go.
+    let device = std::fs::metadata(dir.path()).unwrap().dev();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (store, size) = ("other".into(), Size::Small);
+    let wanted = Wanted { name: "other", size, device, store: &store, stop: &stop };
+    let places: Vec<_> = (0..4)
+        .map(|_| {
+            let (has_it, began) = channel();
+            let (ends, end) = channel::<()>();
+            context.host.job_queue.begin(&wanted, move |permit| {
+                has_it.send(()).unwrap();
+                drop((end.recv(), permit));
+            });
+            began.recv().unwrap();
+            ends
+        })
+        .collect();
+    assert!(left_out().contains(&WALK));
+    drop(places);
 }
 
 #[test]
