@@ -1,21 +1,25 @@
-//! `recover --apply` and `guard`, killed or refused at each call that moves something: the store is what it was or what was repaired,
-//! whole, and another run ends it.
+//! `recover --apply` and `guard`, killed or refused at each call that moves something, and killed at any moment of any repair: the store
+//! is what it was or what was repaired, whole, and another run ends it.
 
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use crate::support::{
-    copy_tree,
+    binary, copy_tree,
     cut::{self, CALLS, was_killed},
+    faults::execute,
+    now,
+    random::Random,
     run,
     tmpfs::Tmpfs,
 };
 
-/// A store that has lost a row which every store has.
+/// A store that is broken in one way.
 struct Lab {
     _scratch: tempfile::TempDir,
     store: PathBuf,
@@ -26,15 +30,18 @@ struct Lab {
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 impl Lab {
+    /// One that has lost a row which every store has.
     fn new() -> Self {
+        Self::broken_by(without_tenants)
+    }
+
+    fn broken_by(damage: fn(&Path)) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path().canonicalize().unwrap();
         let broken = root.join("broken");
         let healthy = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chroma-1.5.9");
         copy_tree(&healthy, &broken);
-        let database = rusqlite::Connection::open(broken.join("chroma.sqlite3")).unwrap();
-        database.execute_batch("PRAGMA foreign_keys = OFF; DELETE FROM tenants").unwrap();
-        database.close().unwrap();
+        damage(&broken);
         let store = root.join("place/chroma");
         fs::create_dir_all(&store).unwrap();
         Self { _scratch: scratch, store, broken }
@@ -57,13 +64,28 @@ impl Lab {
         copy_tree(&self.broken, &self.store);
     }
 
-    /// `old`, `new`, or `gate`, which nobody can open as a database.
-    fn state(&self, what: &str) -> &'static str {
+    /// Whether a server that starts now finds a gate, which it cannot open as a database.
+    fn is_shut(&self, what: &str) -> bool {
         let path = self.store.join("chroma.sqlite3");
         let meta = fs::symlink_metadata(&path)
             .unwrap_or_else(|error| panic!("{what}: a server would begin an empty store: {error}"));
-        if meta.is_symlink() {
-            assert!(fs::metadata(&path).unwrap().is_dir(), "{what}: it can be opened");
+        assert!(
+            !meta.is_symlink() || fs::metadata(&path).unwrap().is_dir(),
+            "{what}: it can be opened"
+        );
+        meta.is_symlink()
+    }
+
+    /// Every record as a line.
+    fn lines(&self, what: &str) -> String {
+        let out = run(&["dump", "--state.dir", "", self.store.to_str().unwrap()]);
+        assert!(out.status.success(), "{what}: {}", said(&out));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    /// `old`, `new`, or `gate`.
+    fn state(&self, what: &str) -> &'static str {
+        if self.is_shut(what) {
             return "gate";
         }
         let (found, broken) = (files(&self.store), files(&self.broken));
@@ -79,7 +101,7 @@ impl Lab {
             indexes(broken).keys().collect::<Vec<_>>(),
             "{what}"
         );
-        let database = rusqlite::Connection::open(&path).unwrap();
+        let database = rusqlite::Connection::open(self.store.join("chroma.sqlite3")).unwrap();
         let count = |table: &str| -> i64 {
             let sql = format!("SELECT count(*) FROM {table}");
             database.query_row(&sql, [], |row| row.get(0)).unwrap()
@@ -91,6 +113,11 @@ impl Lab {
 
     fn ended(&self, what: &str) {
         assert_eq!(self.state(what), "new", "{what}");
+        self.is_tidy(what);
+    }
+
+    /// Nothing is left over but what is kept for `--undo`.
+    fn is_tidy(&self, what: &str) {
         let above = [self.store.parent().unwrap(), &self.store];
         for entry in above.iter().flat_map(|dir| fs::read_dir(dir).unwrap()) {
             let name = entry.unwrap().file_name();
@@ -181,6 +208,81 @@ fn guard_cut_off_anywhere_in_a_volume_leaves_the_old_or_the_new() {
     let lab = Lab::new();
     let _volume = Tmpfs::mount(&lab.store, "64m");
     everywhere(&lab, "guard", &[KILL]);
+}
+
+/// `CUTS=500` by hand takes a quarter of an hour.
+#[test]
+fn a_repair_of_any_kind_that_is_killed_at_any_moment_leaves_the_old_or_the_new() {
+    let cuts: u64 = std::env::var("CUTS").map_or(15, |text| text.parse().expect("a number"));
+    let mut random = Random(0x5eed);
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    let damages =
+        [without_tenants, without_a_head, without_first_page, without_words, all_but_the_page];
+    for (number, damage) in (0..).zip(damages) {
+        let lab = Lab::broken_by(damage);
+        let store = lab.store.to_str().unwrap();
+        let volume = (number % 2 == 1).then(|| Tmpfs::mount(&lab.store, "64m"));
+        lab.refill();
+        let began = now();
+        let out = run(&words("recover", store));
+        let took = began.elapsed();
+        assert!(out.status.success(), "{}", said(&out));
+        let repaired = lab.lines("whole");
+        for cut in 0..cuts / damages.len() as u64 {
+            let command = ["recover", "guard"][usize::from(cut % 2 == 1)];
+            // Most of it is work on the copy; what matters comes late.
+            let share = random.below(1300).max(random.below(1300));
+            let after = took.mul_f64(share as f64 / 1000.0);
+            let what = format!("damage {number}, {command} killed after {after:?}");
+            lab.refill();
+            let mut child = Command::new(binary());
+            child.args(words(command, store)).stdin(Stdio::null());
+            let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(after);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let is = match lab.is_shut(&what) {
+                true => "gate",
+                false if files(&lab.store) == files(&lab.broken) => "old",
+                false => {
+                    assert_eq!(lab.lines(&what), repaired, "{what}");
+                    "new"
+                }
+            };
+            *seen.entry(is).or_default() += 1;
+            let again = run(&words(command, store));
+            assert_eq!(again.status.code(), Some(0), "{what}, then: {}", said(&again));
+            assert_eq!(lab.lines(&what), repaired, "{what}");
+            lab.is_tidy(&what);
+        }
+        drop(volume);
+    }
+    println!("after {cuts} kills: {seen:?}");
+}
+
+fn without_tenants(dir: &Path) {
+    execute(dir, "DELETE FROM tenants");
+}
+
+fn without_a_head(dir: &Path) {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let head = entries.map(|path| path.join("header.bin")).find(|path| path.exists());
+    fs::remove_file(head.unwrap()).unwrap();
+}
+
+fn without_first_page(dir: &Path) {
+    let database = fs::File::options().write(true).open(dir.join("chroma.sqlite3")).unwrap();
+    database.write_all_at(&[0; 4096], 0).unwrap();
+}
+
+fn without_words(dir: &Path) {
+    execute(dir, "DELETE FROM embedding_fulltext_search_data WHERE id > 100");
+}
+
+fn all_but_the_page(dir: &Path) {
+    without_tenants(dir);
+    without_a_head(dir);
+    without_words(dir);
 }
 
 const KILL: &str = "signal=KILL";
