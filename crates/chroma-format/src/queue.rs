@@ -5,6 +5,10 @@ use serde_json::Value;
 
 use super::schema::Family;
 
+mod known;
+
+pub use known::{Kind, Known, Operation, known};
+
 /// What of a row matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {

@@ -6,46 +6,7 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 
 use super::record::Record;
-
-/// One row of the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::repair) struct Operation {
-    pub(in crate::repair) seq_id: i64,
-    pub(in crate::repair) kind: Kind,
-    /// Whether the row has a vector.
-    pub(in crate::repair) vector: bool,
-}
-
-/// As Chroma numbers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::repair) enum Kind {
-    Add,
-    Update,
-    Upsert,
-    Delete,
-}
-
-impl Kind {
-    pub(in crate::repair) const fn of(number: i64) -> Option<Self> {
-        match number {
-            0 => Some(Self::Add),
-            1 => Some(Self::Update),
-            2 => Some(Self::Upsert),
-            3 => Some(Self::Delete),
-            _ => None,
-        }
-    }
-
-    /// The number that Chroma gives it.
-    pub(in crate::repair) const fn number(self) -> i64 {
-        match self {
-            Self::Add => 0,
-            Self::Update => 1,
-            Self::Upsert => 2,
-            Self::Delete => 3,
-        }
-    }
-}
+pub(in crate::repair) use crate::format::queue::{Kind, Operation};
 
 /// The operations of one collection, by id, those of an id in their order. A vector stays in the database until it is written.
 #[derive(Debug, Default)]

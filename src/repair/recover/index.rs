@@ -9,7 +9,6 @@ mod elements;
 mod folder;
 pub(super) mod gifts;
 mod ids;
-mod known;
 mod made;
 mod reading;
 mod settings;
@@ -29,7 +28,6 @@ use self::{
     elements::Elements,
     gifts::{Gift, Give},
     ids::Ids,
-    known::Known,
     made::Made,
     reading::Reading,
     settings::Settings,
@@ -43,6 +41,7 @@ use crate::{
         lfs::{HEAD_LEN, Pointer},
         parts::INDEX_FILES,
         pickle::{self, Entry, Family as Written, NewMetadata},
+        queue::Known,
         schema::Family,
         uuid::{Uuid, parse_uuid},
     },

@@ -10,13 +10,12 @@ use super::{
     Source, Store,
     elements::Elements,
     ids::Ids,
-    known::Known,
     settings::Settings,
     subject::Subject,
     writers::{self, Named},
 };
 use crate::{
-    format::{hnsw::Metric, schema::Family},
+    format::{hnsw::Metric, queue::Known, schema::Family},
     repair::{
         dump::catalogue::{Asker, Collection},
         recover::Failure,

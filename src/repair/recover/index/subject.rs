@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rusqlite::Connection;
 
-use super::{
-    ids::Ids,
-    known::{Known, known},
-};
+use super::ids::Ids;
 use crate::{
-    format::{hnsw::Order, pickle, schema::Family},
+    format::{
+        hnsw::Order,
+        pickle,
+        queue::{Known, known},
+        schema::Family,
+    },
     repair::{
         dump::{
             catalogue::{Asker, Collection},

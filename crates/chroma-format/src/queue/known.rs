@@ -1,10 +1,57 @@
 //! What the queue still says of vectors that an index has taken in already: rows that are not purged yet.
 
-use crate::repair::dump::tail::{Kind, Operation};
+/// One row of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// Its number.
+    pub seq_id: i64,
+    /// What it does.
+    pub kind: Kind,
+    /// Whether it has a vector.
+    pub vector: bool,
+}
+
+/// What a row does, as Chroma numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 0: adds a record; one that is there stays as it is.
+    Add,
+    /// 1: changes a record that is there.
+    Update,
+    /// 2: changes a record, or adds it.
+    Upsert,
+    /// 3: deletes a record.
+    Delete,
+}
+
+impl Kind {
+    /// What has this number; `None` for one that Chroma does not give.
+    #[must_use]
+    pub const fn of(number: i64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Add),
+            1 => Some(Self::Update),
+            2 => Some(Self::Upsert),
+            3 => Some(Self::Delete),
+            _ => None,
+        }
+    }
+
+    /// The number that Chroma gives it.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        match self {
+            Self::Add => 0,
+            Self::Update => 1,
+            Self::Upsert => 2,
+            Self::Delete => 3,
+        }
+    }
+}
 
 /// What the rows up to the position of the index say of one id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub enum Known {
     /// The index has the vector of the row with this number.
     Row(i64),
     /// The index has none.
@@ -13,14 +60,10 @@ pub(super) enum Known {
     Unknown,
 }
 
-/// Plays the `operations` of an id up to `position`. `whole` says that no row was ever taken out of the queue; `record` is the row of
+/// Plays the `operations` of an id, in their order, up to `position`; they may be the newest of more. `whole` says that no row was ever taken out of the queue; `record` is the row of
 /// the queue that the tables have the record from, when they have it.
-pub(super) fn known(
-    operations: &[Operation],
-    position: i64,
-    whole: bool,
-    record: Option<i64>,
-) -> Known {
+#[must_use]
+pub fn known(operations: &[Operation], position: i64, whole: bool, record: Option<i64>) -> Known {
     let mut known = if whole { Known::Absent } else { Known::Unknown };
     // Set by an update of a record of which it is not certain that it was there.
     let mut perhaps = false;
