@@ -8,6 +8,7 @@
 mod catalogue;
 mod deep;
 mod directory;
+mod held;
 mod job;
 mod judge;
 mod memory;

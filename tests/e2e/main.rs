@@ -37,6 +37,7 @@ mod pushes;
 mod recover;
 mod recover_backup;
 mod recover_cut;
+mod recover_files;
 mod recover_rows;
 mod recover_writers;
 mod release;

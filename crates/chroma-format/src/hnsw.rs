@@ -11,6 +11,7 @@ use alloc::{format, string::String};
 
 mod build;
 mod connect;
+mod held;
 mod labels;
 mod lengths;
 mod level0;
@@ -25,6 +26,7 @@ mod workers;
 mod write;
 
 pub use build::{BuildError, Builder, Graph, Metric, Options};
+pub use held::{holds, holds_length};
 pub use labels::{LabelProblems, Labels, Pair};
 pub use lengths::LengthWalk;
 pub use level0::{Element, Level0Walk};

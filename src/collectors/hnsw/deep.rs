@@ -15,10 +15,11 @@ use std::{
 use super::{
     catalogue::{Row, reported_elsewhere, reported_nowhere},
     directory::{Directory, FileStat, Folder, Part},
+    held::{self, Unknown},
     judge::{Case, Deep, judge},
     moving::{Lost, Moving, Unsettled},
     reach::{Reach, reach},
-    records::{self, Asker, Comparison, Queue, Replay},
+    records::{self, Asker, Comparison, Held, Queue, Replay},
     walk::{self, MetadataState, ReadMode, Refused, Walked, quietly},
 };
 use crate::{
@@ -290,10 +291,28 @@ fn segment(
         return Ok((Found { deep: Some(deep), lost: None, reach }, None));
     };
     let position = positions.get(&uuid).copied();
-    let compared = records::compare(asker, queue, uuid, row, position, pairs);
+    let held = match position.filter(|_| still) {
+        Some(position) => {
+            let index = held::Index { root, folder, segment: uuid, row, position, mode };
+            match index.compare(asker, &pairs) {
+                Err(Unknown::Index(Refused::Changed)) => {
+                    still = false;
+                    Ok(Held::default())
+                }
+                other => other,
+            }
+        }
+        None => Ok(Held::default()),
+    };
+    let compared = held.and_then(|held| {
+        let mut comparison = records::compare(asker, queue, uuid, row, position, pairs)?;
+        comparison.compared.held = held;
+        Ok(comparison)
+    });
     let Comparison { mut compared, suspects, strays } = match compared {
         Ok(comparison) => comparison,
-        Err(error) => {
+        Err(Unknown::Index(refused)) => return Err(refused),
+        Err(Unknown::Query(error)) => {
             walk::unchanged(root, folder)?;
             return Ok((Found { deep: Some(deep), lost: None, reach }, Some(error)));
         }

@@ -7,7 +7,7 @@ use super::{
     catalogue::{Distance, Row},
     directory::{FileStat, Folder, Part},
     moving::Lost,
-    records::{Compared, Replay},
+    records::{Compared, Held, Replay},
     state::State,
     walk::{MetadataState, Readable, Walked},
 };
@@ -65,6 +65,8 @@ struct Fault {
     /// The records that have no vector, and how many there are.
     without: (Vec<String>, u64),
     remedy: Option<Template>,
+    /// Whether the vectors that can be read are not those of the collection.
+    foreign: bool,
 }
 
 impl Fault {
@@ -89,7 +91,7 @@ impl Fault {
 
 fn fault(state: State, code: Code, evidence: impl Into<String>) -> Fault {
     let (evidence, without) = (evidence.into(), (Vec::new(), 0));
-    Fault { state, code, evidence, severity: None, without, remedy: None }
+    Fault { state, code, evidence, severity: None, without, remedy: None, foreign: false }
 }
 
 /// Judges one segment with the subject `name`, the id of the segment.
@@ -125,7 +127,11 @@ fn readable(case: &Case<'_>, fault: &Fault) -> Option<String> {
             | Code::SegmentInconsistent
             | Code::SegmentBloated
     );
-    if !promised || fault.severity == Some(Severity::Info) || fault.remedy.is_some() {
+    if !promised
+        || fault.foreign
+        || fault.severity == Some(Severity::Info)
+        || fault.remedy.is_some()
+    {
         return None;
     }
     let Readable { vectors, ids } = case.deep?.walked.as_deref()?.readable?;
@@ -182,6 +188,7 @@ fn first_fault(case: &Case<'_>) -> Result<State, Fault> {
     let cut_off = contents(walked, header, case.row, compared)?;
     if let Some(compared) = compared {
         tables(compared, walked)?;
+        queue(&compared.held)?;
     }
     Ok(if cut_off { State::Flushing } else { State::Ok })
 }
@@ -511,6 +518,27 @@ fn tables(compared: &Compared, walked: &Walked) -> Result<(), Fault> {
         return Err(behind.about(&compared.ids, missing));
     }
     Err(lossy(compared))
+}
+
+/// Vectors against those that the queue still has. Errs when they are others.
+fn queue(held: &Held) -> Result<(), Fault> {
+    let Held { compared, vectors, lengths } = held;
+    let (part, ids, what) = if vectors.is_empty() {
+        (Part::Lengths, lengths, "length")
+    } else {
+        (Part::Level0, vectors, "vector")
+    };
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let evidence = format!(
+        "of {} of {compared} ids whose vector the queue still has, {} has another {what} ({}): it is the file of another index, or of another time",
+        ids.len(),
+        part.name(),
+        named(ids, ids.len() as u64)
+    );
+    let torn = fault(State::Torn, Code::SegmentInconsistent, evidence);
+    Err(Fault { foreign: true, ..torn })
 }
 
 /// Judges a segment of which nothing is known but that it has lost vectors while Chroma writes to it.

@@ -60,6 +60,20 @@ pub(super) struct Compared {
     /// Of an index that Chroma makes anew because there is none to be loaded.
     #[serde(default)]
     pub(super) anew: Option<Anew>,
+    /// What the queue says of vectors that are in the index.
+    #[serde(default)]
+    pub(super) held: Held,
+}
+
+/// What was found of ids whose vectors are both in the index and in the queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Held {
+    /// How many they are.
+    pub(super) compared: u64,
+    /// Those of which the index has another vector.
+    pub(super) vectors: Vec<String>,
+    /// Those with the right vector and another length.
+    pub(super) lengths: Vec<String>,
 }
 
 /// What is missing when the whole queue is read, whatever the position says.
@@ -498,6 +512,7 @@ impl Found {
             position_ahead: ahead,
             exchanged,
             anew: None,
+            held: Held::default(),
         };
         let suspects = (self.missing_more == 0).then_some(missing);
         Comparison { compared, suspects, strays: stray_hashes }

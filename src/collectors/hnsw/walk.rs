@@ -48,7 +48,7 @@ pub(super) struct ReadMode<'a> {
 
 impl ReadMode<'_> {
     /// Whether nobody wants the answer any more, or the store has had all the work that it may have in a day.
-    fn is_over(self) -> bool {
+    pub(super) fn is_over(self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.progress.is_used_up()
     }
 }

@@ -7,6 +7,7 @@
 
 mod elements;
 mod folder;
+mod foreign;
 pub(super) mod gifts;
 mod ids;
 mod made;
@@ -26,10 +27,11 @@ use rusqlite::{Connection, OpenFlags};
 
 use self::{
     elements::Elements,
+    foreign::Foreign,
     gifts::{Gift, Give},
     ids::Ids,
     made::Made,
-    reading::Reading,
+    reading::{Agreement, Reading},
     settings::Settings,
     subject::{Subject, exchanged, subjects},
     threads::Threads,
@@ -78,7 +80,17 @@ pub(super) fn rebuild(
     }
     let collections = catalogue::read(&connection)?;
     let folders = folders(dir)?;
-    let store = Store { dir, connection: &connection, family, folders, mixed, gifts, steps };
+    let store = Store {
+        dir,
+        connection: &connection,
+        family,
+        collections: &collections,
+        segments,
+        folders,
+        mixed,
+        gifts,
+        steps,
+    };
     let of = |collection: &Collection| parse_uuid(collection.vectors_segment.as_ref()?.as_bytes());
     let all: Vec<Uuid> = collections.iter().filter_map(of).collect();
     let mut effect = Effect::default();
@@ -91,7 +103,11 @@ pub(super) fn rebuild(
         let fresh = dir.join(format!("{name}{FRESH}"));
         let one = store.write(collection, segment, &all, &fresh)?;
         words.push(one.words(collection));
-        let words = [one.norms_lost(collection), one.perhaps_older(collection)];
+        let words = [
+            one.norms_lost(collection),
+            one.perhaps_older(collection),
+            one.perhaps_there(collection),
+        ];
         for words in words.into_iter().flatten() {
             effect.lose(INDEX, words);
         }
@@ -127,13 +143,23 @@ pub(super) fn without_vector(
 ) -> Result<Vec<LostRecord>, Failure> {
     let connection = opened(dir)?;
     let family = rows::family(&connection)?;
-    let mixed = BTreeSet::new();
+    let none = BTreeSet::new();
     let folders = folders(dir)?;
-    let store =
-        Store { dir, connection: &connection, family, folders, mixed: &mixed, gifts: None, steps };
+    let collections = catalogue::read(&connection)?;
+    let store = Store {
+        dir,
+        connection: &connection,
+        family,
+        collections: &collections,
+        segments: &none,
+        folders,
+        mixed: &none,
+        gifts: None,
+        steps,
+    };
     let mut asker = Asker::new(&connection)?;
     let mut out = Vec::new();
-    for collection in catalogue::read(&connection)?.iter().filter(|one| of.contains(&*one.id)) {
+    for collection in collections.iter().filter(|one| of.contains(&*one.id)) {
         let ids = match folder_of(dir, collection)? {
             Some(folder) => read_ids(&folder, collection)?,
             None => Ids::default(),
@@ -209,6 +235,9 @@ struct Store<'a> {
     dir: &'a Path,
     connection: &'a Connection,
     family: Family,
+    collections: &'a [Collection],
+    /// Those whose folders are written anew.
+    segments: &'a BTreeSet<Uuid>,
     folders: Vec<(Uuid, PathBuf)>,
     mixed: &'a BTreeSet<Uuid>,
     /// Vectors of a backup.
@@ -223,6 +252,8 @@ struct Source {
     elements: Option<Elements>,
     /// Where two processes wrote to it: hashes of ids whose vector may be older than the record.
     older: Option<HashSet<u64>>,
+    /// Where the queue contradicts its files.
+    foreign: Option<Foreign>,
 }
 
 /// A vector that is written.
@@ -264,7 +295,8 @@ impl Store<'_> {
             From::Folder(place) => (place, vector.label),
             From::Queue(_) | From::Backup(_) => (u64::MAX, vector.label),
         });
-        let mut made = Made { mixed: source.older.is_some(), ..Made::default() };
+        let (mixed, foreign) = (source.older.is_some(), source.foreign.clone());
+        let mut made = Made { mixed, foreign, ..Made::default() };
         let norms = if vectors.is_empty() {
             HashSet::new()
         } else {
@@ -337,13 +369,8 @@ impl Store<'_> {
             if self.mixed.contains(&segment) || twice {
                 return reading.of_last(ids, elements);
             }
-            // Vectors of another collection under labels that this one has too.
-            let foreign = |found: &Elements| -> Result<bool, Failure> {
-                let (same, other) = reading.compare(&ids, found, asker)?;
-                Ok(other > same)
-            };
-            let foreign = elements.as_ref().map(foreign).transpose()?.unwrap_or(false);
-            return Ok(Source { elements: elements.filter(|_| !foreign), ids, older: None });
+            let (elements, foreign) = reading.believed((segment, own), &ids, elements, asker)?;
+            return Ok(Source { ids, elements, foreign, older: None });
         }
         // All its ids are those of another collection.
         let mut best: Option<(usize, &Path, Ids)> = None;
@@ -358,9 +385,9 @@ impl Store<'_> {
         let mut fitting = Vec::new();
         for folder in [other, own] {
             let Some(elements) = reading.elements(folder, &ids, self.steps)? else { continue };
-            let (same, different) = reading.compare(&ids, &elements, asker)?;
+            let Agreement { same, other, .. } = reading.compare(&ids, &elements, asker)?;
             // Nearly every id has its element there.
-            if different == 0 && elements.len() * 10 >= ids.labels.len() * 9 {
+            if other == 0 && elements.len() * 10 >= ids.labels.len() * 9 {
                 fitting.push((same, elements));
             }
         }
@@ -371,7 +398,7 @@ impl Store<'_> {
             (Some((same, one)), Some((0, _))) if same > 0 => Some(one),
             _ => None,
         };
-        Ok(Source { ids, elements, older: None })
+        Ok(Source { ids, elements, ..Source::default() })
     }
 
     /// What the fresh folder holds: every vector of which it is certain whose it is.

@@ -37,7 +37,7 @@ pub(super) const FOLDERS: &[Fault] = &[
     file("label of another element", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &9_u64.to_le_bytes())).by_chance(),
     file("label never given out", NEWEST, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 8, &999_u64.to_le_bytes())),
     file("labels of two elements exchanged", &[V4, V6], &["segment_inconsistent"], exchange_elements),
-    file("labels of two ids exchanged in the metadata", &[V11, V15], &["segment_inconsistent"], exchange_ids),
+    file("labels of two ids exchanged in the metadata", &[V4, V11, V15], &["segment_inconsistent"], exchange_ids),
     file("number that is none", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 6 * ELEMENT - 12, &f32::NAN.to_le_bytes())).by_chance(),
     file("marked as deleted", ALL, &["segment_inconsistent"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 2, &[1])).by_chance(),
     file("no longer marked as deleted", &["1.5.9-deleted"], &["segment_inconsistent", "segment_orphan"], |d| overwrite(&articles(d, "data_level0.bin"), 5 * ELEMENT + 2, &[0])),

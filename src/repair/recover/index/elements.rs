@@ -32,6 +32,10 @@ pub(super) struct Elements {
     others: Vec<(u64, u64)>,
     /// Places that were looked at.
     count: u64,
+    /// Elements whose label was given out and is that of no id, and which are not marked as deleted.
+    nameless: usize,
+    /// Elements of ids in use that are marked as deleted.
+    marked: usize,
 }
 
 /// How many numbers there are, and where they stand.
@@ -100,6 +104,8 @@ impl Elements {
             places: HashMap::new(),
             others: Vec::new(),
             count: 0,
+            nameless: 0,
+            marked: 0,
         };
         found.scan(elements, total, given, steps)?;
         Ok((!found.places.is_empty()).then_some(found))
@@ -126,6 +132,29 @@ impl Elements {
         let bearer = |place: &u64| Bearer { place: *place, sound: true, doubtful: false };
         let places = certain.iter().map(|(label, place)| (*label, bearer(place))).collect();
         Self { places, others: Vec::new(), ..self }
+    }
+
+    /// The same with the lengths in `folder`, or with none. Errs when a file cannot be opened.
+    pub(super) fn reopened(&self, folder: Option<&Path>) -> io::Result<Self> {
+        let lengths = folder.map(|folder| open_if_there(&folder.join(LENGTHS))).transpose()?;
+        Ok(Self {
+            file: self.file.try_clone()?,
+            lengths: lengths.flatten(),
+            places: self.places.clone(),
+            others: self.others.clone(),
+            ..*self
+        })
+    }
+
+    /// Whether other labels than those of the ids were deleted, and these were not: so it is with the elements of another index. A flush
+    /// that was cut off leaves one of the two.
+    pub(super) const fn contradict_ids(&self) -> bool {
+        self.nameless > 0 && self.marked > 0
+    }
+
+    /// Whether nothing speaks against their being those of the ids.
+    pub(super) const fn fit_ids(&self) -> bool {
+        self.nameless == 0 && self.marked == 0
     }
 
     /// Whether many labels are there twice, as no damage to some bytes leaves them.
@@ -162,12 +191,16 @@ impl Elements {
         self.count = elements;
         let mut order = Order::default();
         let (places, others) = (&mut self.places, &mut self.others);
+        let (mut nameless, mut marked) = (0, 0);
         each(&self.file, layout, elements, |place, element| {
             let label = label(element);
             if !(1..=total).contains(&label) {
                 return ControlFlow::Continue(());
             }
             order.push(label);
+            let deleted = element[DELETED] & 1 == 1;
+            nameless += usize::from(!deleted && !given(label));
+            marked += usize::from(deleted && given(label));
             if given(label) {
                 let sound = is_sound(element, layout, metric, elements);
                 let bearer =
@@ -182,6 +215,7 @@ impl Elements {
         if steps.stopped() {
             return Err(io::ErrorKind::Interrupted.into());
         }
+        (self.nameless, self.marked) = (nameless, marked);
         // Two that have each other's label: which vector is whose is not certain any more.
         for label in order.exchanges().iter().flat_map(|exchange| exchange.numbers) {
             if let Some(bearer) = places.get_mut(&label) {
@@ -324,6 +358,8 @@ const HEADER: &str = INDEX_FILES[0];
 const ELEMENTS: &str = INDEX_FILES[1];
 const LENGTHS: &str = INDEX_FILES[2];
 const LABEL_BYTES: usize = 8;
+/// The byte of an element whose lowest bit marks it as deleted.
+const DELETED: usize = 2;
 const PIECE_BYTES: usize = 1 << 20;
 /// Elements by which a layout is tried.
 const TRIED: u64 = 64;

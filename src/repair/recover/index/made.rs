@@ -1,6 +1,9 @@
 //! What became of one index.
 
-use super::super::{LostRecord, Part};
+use super::{
+    super::{LostRecord, Part},
+    foreign::Foreign,
+};
 use crate::{human, repair::dump::catalogue::Collection};
 
 /// What became of one index.
@@ -12,6 +15,8 @@ pub(super) struct Made {
     pub(super) given: usize,
     /// Whether two processes wrote to it.
     pub(super) mixed: bool,
+    /// Where the queue contradicts its files.
+    pub(super) foreign: Option<Foreign>,
     pub(super) lost: Vec<LostRecord>,
 }
 
@@ -29,9 +34,21 @@ impl Made {
                 number(self.count(Part::Vector)),
             );
         }
+        let foreign = match &self.foreign {
+            Some(Foreign::Exchanged { with }) => {
+                format!("; its data_level0.bin was that of another index, and its own lay in the folder of collection {with}")
+            }
+            Some(Foreign::Dropped { .. }) => {
+                "; its data_level0.bin is that of another index or of another time, and nothing was taken of it".to_owned()
+            }
+            Some(Foreign::Lengths) => {
+                "; its length.bin is that of another index or of another time, and nothing was taken of it".to_owned()
+            }
+            None => String::new(),
+        };
         if self.vectors == 0 {
             return format!(
-                "the index of collection {} was put aside: no vector can be read out of it, and Chroma makes it anew from the queue",
+                "the index of collection {} was put aside: no vector can be read out of it, and Chroma makes it anew from the queue{foreign}",
                 collection.name
             );
         }
@@ -44,7 +61,7 @@ impl Made {
             given => format!(", {} of them from the backup", number(given)),
         };
         format!(
-            "the index of collection {} was written anew with {} vectors{queued}{given}",
+            "the index of collection {} was written anew with {} vectors{queued}{given}{foreign}",
             collection.name,
             number(self.vectors)
         )
@@ -70,6 +87,14 @@ impl Made {
                 human::count(older as f64)
             )
         })
+    }
+
+    pub(super) fn perhaps_there(&self, collection: &Collection) -> Option<String> {
+        let Some(Foreign::Dropped { perhaps: Some(other) }) = &self.foreign else { return None };
+        Some(format!(
+            "collection {}: the folder of collection {other} may hold its data_level0.bin, and {other} then has not its own; the queue has nothing newer of {other} that would tell it",
+            collection.name
+        ))
     }
 
     pub(super) fn count(&self, part: Part) -> usize {

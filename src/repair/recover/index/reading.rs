@@ -15,7 +15,11 @@ use super::{
     writers::{self, Named},
 };
 use crate::{
-    format::{hnsw::Metric, queue::Known, schema::Family},
+    format::{
+        hnsw::{Metric, holds, holds_length},
+        queue::Known,
+        schema::Family,
+    },
     repair::{
         dump::catalogue::{Asker, Collection},
         recover::Failure,
@@ -79,7 +83,7 @@ impl Reading<'_> {
             Ok(elements.only(&writers::by_label(bearers.into_iter(), &of_last)))
         };
         let elements = elements.map(certain).transpose()?;
-        Ok(Source { ids, elements, older: Some(older) })
+        Ok(Source { ids, elements, older: Some(older), foreign: None })
     }
 
     pub(super) fn fits(&self, vector: &[f32]) -> bool {
@@ -94,7 +98,7 @@ impl Reading<'_> {
         wanted: &[f32],
         id: &str,
     ) -> Result<(), Failure> {
-        if is_same(self.settings.metric, &elements.read(place)?.numbers, wanted) {
+        if holds(self.settings.metric, &elements.read(place)?.numbers, wanted) != Some(false) {
             return Ok(());
         }
         Err(Failure::Damaged(format!(
@@ -103,40 +107,84 @@ impl Reading<'_> {
         )))
     }
 
-    /// Of how many ids the elements have the vector that the queue still has too, and of how many another one.
-    /// Errs when SQLite does, or the elements cannot be read.
+    /// How far the elements agree with the rows of the queue that the index has applied. Errs when SQLite does, or the elements cannot
+    /// be read.
     pub(super) fn compare(
         &self,
         ids: &Ids,
         elements: &Elements,
         asker: &mut Asker<'_>,
-    ) -> Result<(usize, usize), Failure> {
+    ) -> Result<Agreement, Failure> {
         let position = self.store.position(self.collection, ids);
-        let (mut same, mut other) = (0, 0);
+        let mut agreement = Agreement::default();
         for subject in self.subjects {
             let Known::Row(row) = subject.known(position, self.store.family) else { continue };
+            // The files may be ahead of the position: what is behind it is applied once more.
+            if subject.operations.iter().any(|one| position < Some(one.seq_id)) {
+                continue;
+            }
             let place = ids.labels.get(&subject.hash).and_then(|label| elements.place(*label));
             let Some(place) = place else { continue };
             let Some(wanted) = asker.vector(row)?.filter(|vector| self.fits(vector)) else {
                 continue;
             };
-            if is_same(self.settings.metric, &elements.read(place)?.numbers, &wanted) {
-                same += 1;
-            } else {
-                other += 1;
+            let stored = elements.read(place)?;
+            match holds(self.settings.metric, &stored.numbers, &wanted) {
+                Some(true) => agreement.same += 1,
+                Some(false) => {
+                    agreement.other += 1;
+                    continue;
+                }
+                None => continue,
+            }
+            if self.settings.metric == Metric::Cosine
+                && let Some(norm) = stored.norm
+            {
+                match holds_length(norm, &wanted) {
+                    Some(true) => agreement.lengths += 1,
+                    Some(false) => agreement.other_lengths += 1,
+                    None => {}
+                }
             }
         }
-        Ok((same, other))
+        Ok(agreement)
     }
 }
 
-/// Whether an index holds this vector of a user.
-fn is_same(metric: Metric, stored: &[f32], wanted: &[f32]) -> bool {
-    let norm = wanted.iter().map(|number| number * number).sum::<f32>().sqrt();
-    let factor = if metric == Metric::Cosine { 1.0 / (norm + 1e-30) } else { 1.0 };
-    let near = |(stored, wanted): (&f32, &f32)| {
-        let wanted = wanted * factor;
-        (stored - wanted).abs() <= 1e-4 * (1.0 + wanted.abs())
-    };
-    stored.len() == wanted.len() && stored.iter().zip(wanted).all(near)
+/// Of how many ids an index has what the queue still has too, and of how many something else.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Agreement {
+    /// Vectors.
+    pub(super) same: usize,
+    pub(super) other: usize,
+    /// Lengths beside them, with cosine.
+    pub(super) lengths: usize,
+    pub(super) other_lengths: usize,
+}
+
+impl Agreement {
+    /// Whether the vectors are those of another index, or of another time.
+    pub(super) const fn is_foreign(self) -> bool {
+        self.other > self.same
+    }
+
+    /// Whether the queue has nothing to compare them with.
+    pub(super) const fn says_nothing(self) -> bool {
+        self.same + self.other == 0
+    }
+
+    /// Whether the queue proves that they are the right ones.
+    pub(super) const fn is_proven(self) -> bool {
+        self.same > 0 && self.other == 0
+    }
+
+    /// Whether the queue proves that the lengths are the right ones.
+    pub(super) const fn has_proven_lengths(self) -> bool {
+        self.lengths > 0 && self.other_lengths == 0
+    }
+
+    /// Whether the lengths are those of another index, or of another time.
+    pub(super) const fn has_foreign_lengths(self) -> bool {
+        self.other_lengths > self.lengths
+    }
 }
