@@ -26,7 +26,8 @@ use crate::{
         backup::dated,
         quarantine::Way,
         recover::{
-            self, FromBackup, GoneCollection, LostRecord, Outcome, Part, Report, StoreState,
+            self, FromBackup, GoneCollection, Has, Instead, LostRecord, Outcome, Part, Report,
+            StoreState,
         },
         restore::{self, Outcome as Undone, Wish},
         steps::Steps,
@@ -234,6 +235,7 @@ fn text(report: &Report) -> String {
     }
     lines.extend(lost_records(&report.lost_records));
     lines.extend(report.from_backup.iter().flat_map(from_backup));
+    lines.extend(report.from_backup.iter().flat_map(|from| instead(from, &report.store)));
     lines.extend(report.gone_collections.iter().filter_map(gone_collection));
     if let (Way::Files, Some(reason)) = (report.way, &report.reason) {
         lines.push(format!("Files are exchanged one by one: {}.", plain(reason)));
@@ -283,6 +285,42 @@ fn lost_records(lost: &[LostRecord]) -> Vec<String> {
         let all = human::count(lost.len() as f64);
         lines.push(format!("  … {all} records in all; --report FILE writes each of them"));
     }
+    lines
+}
+
+/// What a backup has in place of a store that is beyond repair, what it has not, and how it is put there.
+fn instead(from: &FromBackup, store: &Path) -> Vec<String> {
+    let Some(Instead { has, newer_total, unknown_folders, unreadable_folders, .. }) = &from.instead
+    else {
+        return Vec::new();
+    };
+    let number = |number: u64| human::count(number as f64);
+    let mut lines = vec!["  the backup has:".to_owned()];
+    let of = |one: &Has| format!("    {}  {} records", plain(&one.collection), number(one.records));
+    lines.extend(has.iter().map(of));
+    let moment = from.moment.as_deref().unwrap_or("it was made");
+    lines.push(format!("  it has nothing that was written after {moment}"));
+    if *newer_total > 0 {
+        lines.push(format!(
+            "  the indexes of the store have the vectors of {} records that the backup has not; their documents and metadata are lost, and some may have been deleted. --report FILE names them, under from_backup",
+            number(*newer_total)
+        ));
+    }
+    for (folders, what) in [
+        (unknown_folders, "belongs to no collection of the backup"),
+        (unreadable_folders, "has ids that cannot be read"),
+    ] {
+        lines.extend(
+            folders.iter().take(NAMED_MAX).map(|one| format!("  the folder {} {what}", plain(one))),
+        );
+    }
+    let template = "chroma_exporter restore {backup} --store.path {path}";
+    let line = command(template, &[("backup", &from.backup), ("path", store)]);
+    lines.extend(
+        line.map(|line| {
+            format!("  To put the backup in its place; the old content is kept: {line}")
+        }),
+    );
     lines
 }
 

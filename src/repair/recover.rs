@@ -31,7 +31,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::backup::{FromBackup, Given, GoneCollection, Named};
+pub use self::backup::{FromBackup, Given, GoneCollection, Has, Instead, Named};
 pub use self::lost::{LostDocument, LostRecord, LostRow, Part};
 pub use self::report::{Done, NotDone, Outcome, Report, Reported, StoreState};
 use self::{
@@ -268,8 +268,16 @@ fn repair(
         report.gone_collections = named.find(|gone| !gone.is_empty()).unwrap_or_default();
     }
     let is_broken = !report.not_done.is_empty() || proven.proof.restores == Restores::Not;
-    if let Some(first) = means.backups.first().filter(|_| is_broken) {
-        report.from_backup = Some(FromBackup::instead(first));
+    if is_broken {
+        let adopt = means.adopt;
+        let wanted = means.backups.iter().map(|backup| backup::Wanted {
+            backup,
+            dir,
+            scratch,
+            damage: &damage,
+            adopt,
+        });
+        report.from_backup = backup::instead(&wanted.collect::<Vec<_>>(), steps, now)?;
     } else if lacks || means.adopt && !report.gone_collections.is_empty() {
         for backup in means.backups {
             let adopt = means.adopt;

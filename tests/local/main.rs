@@ -24,6 +24,7 @@ mod notify;
 mod packaging;
 mod permissions;
 mod receivers;
+mod recover_instead;
 mod revision;
 mod rules;
 mod secrets;

@@ -3,6 +3,7 @@
 //! deleted since the backup, or may have been, is named.
 
 mod gone;
+mod instead;
 mod outcome;
 mod plan;
 mod rule;
@@ -18,9 +19,12 @@ use std::{
 use rusqlite::Connection;
 use serde::Serialize;
 
-pub use self::gone::GoneCollection;
-pub(super) use self::gone::named as named_in;
 use self::plan::{Plan, Store};
+pub use self::{
+    gone::GoneCollection,
+    instead::{Has, Instead},
+};
+pub(super) use self::{gone::named as named_in, instead::instead};
 use super::{
     Done, Effect, Failure, LostRecord, Part, Report,
     index::{self, gifts::Gifts},
@@ -51,20 +55,14 @@ pub struct FromBackup {
     pub moment: Option<String>,
     /// Why nothing was taken from it.
     pub refused: Option<String>,
+    /// What it has when the store is beyond repair.
+    pub instead: Option<Instead>,
     /// What each collection got; those that got nothing are left out.
     pub collections: Vec<Given>,
     /// Records that have lost something, and of which the backup has a version that was, or may have been, changed since.
     pub older: Vec<Named>,
     /// Records that the backup has and the store has not: deleted since, or lost.
     pub uncertain: Vec<Named>,
-}
-
-impl FromBackup {
-    /// Nothing is put into a store that could not be repaired.
-    pub(super) fn instead(backup: &Path) -> Self {
-        let refused = Some(INSTEAD.to_owned());
-        Self { backup: backup.to_owned(), refused, ..Self::default() }
-    }
 }
 
 /// What one collection got.
@@ -398,7 +396,3 @@ fn repeated(connection: &Connection) -> Result<HashSet<i64>, Failure> {
     let rows: Vec<Option<i64>> = rows.collect::<rusqlite::Result<_>>()?;
     Ok(rows.into_iter().flatten().collect())
 }
-
-/// What helps when the store itself is beyond repair.
-const INSTEAD: &str = "The store could not be repaired so far that it could be given something. `chroma_exporter dump` writes what can be read of it, and \
-     `chroma_exporter restore` puts the backup in its place";
