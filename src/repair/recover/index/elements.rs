@@ -453,6 +453,25 @@ mod tests {
     }
 
     #[test]
+    fn other_labels_that_are_deleted_tell_whose_the_elements_are() {
+        let stand = Stand::new(16, &[(1, [1.0, 2.0]), (2, [2.0, 2.0]), (3, [3.0, 2.0])]);
+        let (folder, steps) = (stand.scratch.path(), Steps::default());
+        let find = |given: &dyn Fn(u64) -> bool| {
+            let given = |label| given(label);
+            Elements::find(folder, (2, 16), Metric::L2, (3, &given), &steps).unwrap().unwrap()
+        };
+        assert!(find(&|_| true).fit_ids());
+        let one_less = find(&|label| label != 2);
+        assert!(!one_less.fit_ids() && !one_less.contradict_ids());
+        let element = (4 + 8 * 16 + 4 * 2 + LABEL_BYTES) as u64;
+        let file = File::options().write(true).open(folder.join(ELEMENTS)).unwrap();
+        file.write_all_at(&[1], 2 * element + DELETED as u64).unwrap();
+        assert!(find(&|label| label != 3).fit_ids());
+        assert!(!find(&|_| true).contradict_ids());
+        assert!(find(&|label| label != 2).contradict_ids());
+    }
+
+    #[test]
     fn what_stands_behind_the_last_element_is_none() {
         let elements = [(1, [1.0, 2.0]), (2, [2.0, 2.0]), (2, [7.0, 7.0]), (3, [7.0, 7.0])];
         let stand = Stand::new(16, &elements);

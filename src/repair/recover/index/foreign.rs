@@ -94,13 +94,13 @@ impl Reading<'_> {
         let (Some((elements, agreement, with)), None) = (found.pop(), found.pop()) else {
             return Ok((None, Some(Foreign::Dropped { perhaps })));
         };
-        // Whether the lengths came with the vectors.
-        let elements = if agreement.has_foreign_lengths() {
+        // Whether the lengths came with the vectors only the queue tells.
+        let elements = if agreement.has_proven_lengths() {
+            elements
+        } else {
             let beside = elements.reopened(Some(own))?;
             let agreement = self.compare(ids, &beside, asker)?;
             if agreement.has_proven_lengths() { beside } else { elements.reopened(None)? }
-        } else {
-            elements
         };
         Ok((Some(elements), Some(Foreign::Exchanged { with })))
     }
