@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{binary, chroma, tmpfs::Tmpfs};
+use crate::support::{ROOMY_FILE, binary, chroma, tmpfs::Tmpfs};
 
 fn count() -> usize {
     std::env::var("BACKUPS").ok().and_then(|count| count.parse().ok()).unwrap_or(4)
@@ -37,18 +37,10 @@ fn unpack(backup: &Path, to: &Path) {
     tar::Archive::new(unpacked).unpack(to).unwrap();
 }
 
-/// A configuration by which a disk may be as full as it likes.
-fn roomy(scratch: &Path) -> PathBuf {
-    let path = scratch.join("roomy.yml");
-    fs::write(&path, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
-    path
-}
-
 #[test]
 fn a_destination_that_fills_up_is_told_and_has_nothing_of_it_left() {
     let scratch = tempfile::tempdir().unwrap();
     let store = crate::support::fixture("chroma-1.5.9", scratch.path());
-    let roomy = roomy(scratch.path());
     for (number, (size, said)) in [
         // No room for another file in the middle of it, which nobody could know before.
         ("64m,nr_inodes=6", "is full"),
@@ -63,7 +55,7 @@ fn a_destination_that_fills_up_is_told_and_has_nothing_of_it_left() {
         for form in ["archive", "directory"] {
             let output = Command::new(binary())
                 .args(["backup", "--form", form, "--config.file"])
-                .args([&roomy, Path::new("--to"), &to, &store])
+                .args([Path::new(ROOMY_FILE), Path::new("--to"), &to, &store])
                 .output()
                 .unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
@@ -81,7 +73,6 @@ fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
         let (store, to) = (scratch.path().join("chroma"), scratch.path().join("backups"));
         let ledger = scratch.path().join("ledger");
         fs::create_dir(&to).unwrap();
-        let roomy = roomy(scratch.path());
         let mut churn = chroma::script(version);
         churn.arg("churn").arg(&store).arg(&ledger).arg("100000");
         let mut writer = Writer(churn.stdout(Stdio::null()).spawn().expect("python starts"));
@@ -95,7 +86,7 @@ fn every_backup_that_is_called_proven_is_the_state_after_one_operation() {
             let before = fs::read_to_string(&ledger).unwrap().lines().count();
             let output = Command::new(binary())
                 .args(["backup", "--output", "json", "--form", form, "--config.file"])
-                .args([&roomy, Path::new("--to"), &to, &store])
+                .args([Path::new(ROOMY_FILE), Path::new("--to"), &to, &store])
                 .output()
                 .unwrap();
             assert!(writer.0.try_wait().unwrap().is_none(), "the writer ended");

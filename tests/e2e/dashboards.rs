@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::support::{
-    self, Exporter, SOON, chroma, fixture,
+    self, Exporter, ROOMY, SOON, chroma, fixture,
     prometheus::{self, Prometheus},
     promql, rulefile,
     tmpfs::Tmpfs,
@@ -95,7 +95,7 @@ impl Scene {
             String::new()
         };
         let text = format!(
-            "state: {{dir: {at}/state}}\nstores:\n  - name: well\n    path: {stores}/well\n    backups: {{patterns: ['{at}/backups/*'], settle: 0s}}\n    backup: {{to: '{at}/made', every: 1h}}\n    \
+            "{ROOMY}state: {{dir: {at}/state}}\nstores:\n  - name: well\n    path: {stores}/well\n    backups: {{patterns: ['{at}/backups/*'], settle: 0s}}\n    backup: {{to: '{at}/made', every: 1h}}\n    \
              logs: ['{at}/chroma.log']\n    server: {{url: 'http://127.0.0.1:{port}', interval: 1s, timeout: 20s}}\n  - {{name: broken, path: {stores}/broken}}\n  - {{name: open, path: {stores}/open}}\n{gone}\
              collect: {{interval: 1s, contents_interval: 1s, backups_interval: 1s}}\n\
              receivers: [{{name: nobody, type: webhook, url: 'http://127.0.0.1:1/'}}]\n"

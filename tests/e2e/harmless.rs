@@ -2,7 +2,7 @@
 //! real Chroma works on the directory under load. Nothing is opened for writing, created, renamed, changed or deleted
 //! there, no lock but a short shared one is taken, none is left, and Chroma's data are whole at the end.
 
-use crate::support::{self, Exporter, chroma};
+use crate::support::{self, Exporter, ROOMY_FILE, chroma};
 use std::{
     collections::BTreeMap,
     fs,
@@ -108,8 +108,6 @@ fn a_backup_changes_nothing_beside_a_busy_chroma() {
     for dir in [&dir, &to] {
         fs::create_dir(dir).unwrap();
     }
-    let roomy = scratch.path().join("roomy.yml");
-    fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
     let server = chroma::Server::start("1.5.9", &dir);
     let load = server.start_load(20);
     let mut made = 0;
@@ -121,7 +119,7 @@ fn a_backup_changes_nothing_beside_a_busy_chroma() {
             .arg(&trace)
             .arg(support::binary())
             .args(["backup", "--form", form, "--config.file"])
-            .args([&roomy, Path::new("--to"), &to, &dir])
+            .args([Path::new(ROOMY_FILE), Path::new("--to"), &to, &dir])
             .output()
             .expect("strace");
         let text = String::from_utf8_lossy(&output.stdout);

@@ -34,7 +34,15 @@ impl Lab {
         Command::new(first)
             .args(rest)
             .arg(&self.program)
-            .args(["check", "--quick", "--color", "never", "--state.dir", "/nonexistent"])
+            .args([
+                "check",
+                "--quick",
+                "--color",
+                "never",
+                "--no-collector.disk",
+                "--state.dir",
+                "/nonexistent",
+            ])
             .args(["--store.path", &format!("main={}", self.dir.display())])
             .args(more)
             .output()

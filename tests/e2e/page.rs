@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::support::{
-    Exporter, SOON,
+    Exporter, ROOMY, SOON,
     browser::{Browser, ENTER, TAB},
     fixture, free_port, get, run, wait_for,
 };
@@ -51,7 +51,7 @@ fn exporter_with(
     let file = scratch.join("config.yml");
     fs::write(
         &file,
-        format!("stores:\n{stores}\ncollect:\n  interval: {interval}\ndisk: {{warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}}\nalerts:\n  host: db1\n{more}"),
+        format!("stores:\n{stores}\ncollect:\n  interval: {interval}\n{ROOMY}alerts:\n  host: db1\n{more}"),
     )
     .unwrap();
     let state = format!("--state.dir={}", scratch.join("state").display());

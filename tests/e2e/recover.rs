@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     faults::Prober,
-    support::{self, SOON, chroma, faults, fixture, wait_for},
+    support::{self, ROOMY_FILE, SOON, chroma, faults, fixture},
 };
 
 /// Prints every record with its document, metadata and embedding, what each of some texts finds, and all of that again after more
@@ -63,17 +63,21 @@ fn zero(dir: &Path, index: &str) {
     faults::overwrite(&dir.join("chroma.sqlite3"), at, &[0; 4096]);
 }
 
+const RECOVER: [&str; 7] =
+    ["recover", "--config.file", ROOMY_FILE, "--output", "json", "--state.dir", ""];
+
 pub(crate) fn recover(dir: &Path, more: &str) -> serde_json::Value {
     recover_with(dir, &[more])
 }
 
 pub(crate) fn recover_with(dir: &Path, more: &[&str]) -> serde_json::Value {
     // A process that another test starts may have the database open for a moment.
-    wait_for("nobody to hold the store", SOON, || {
-        let words = ["recover", "--output", "json", "--state.dir", "", "--store.path"];
-        let out = support::run(&[&words[..], &[dir.to_str().unwrap()], more].concat());
-        let document: serde_json::Value = serde_json::from_slice(&out.stdout).ok()?;
-        (document["status"] == "ok").then_some(document)
+    support::wait("nobody to hold the store", SOON, || {
+        let words = [&RECOVER[..], &["--store.path", dir.to_str().unwrap()], more].concat();
+        let out = support::run(&words);
+        let document: serde_json::Value =
+            serde_json::from_slice(&out.stdout).map_err(|error| format!("{error}: {out:?}"))?;
+        if document["status"] == "ok" { Ok(document) } else { Err(document.to_string()) }
     })
 }
 
@@ -116,8 +120,8 @@ fn a_repair_is_tried_beside_a_running_chroma_and_put_in_place_when_it_has_stoppe
     assert_eq!(reported["report"]["outcome"], "would_repair", "{reported:#}");
     assert_eq!(reported["report"]["losses"], serde_json::json!([]), "{reported:#}");
     assert!(reported["report"]["beside"].as_str().unwrap().contains("chroma"), "{reported:#}");
-    let words = ["recover", "--output", "json", "--state.dir", "", "--apply", "--store.path"];
-    let refused = support::run(&[&words[..], &[dir.to_str().unwrap()]].concat());
+    let words = [&RECOVER[..], &["--apply", "--store.path", dir.to_str().unwrap()]].concat();
+    let refused = support::run(&words);
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(fs::read(dir.join("chroma.sqlite3")).unwrap() == broken, "nothing was changed");
     drop(server);

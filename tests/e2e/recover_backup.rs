@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     recover::{recover_with, run_python},
-    support::{self, faults},
+    support::{self, ROOMY_FILE, faults},
 };
 
 /// Makes a store, changes it, or prints all that it has.
@@ -135,7 +135,8 @@ const DAMAGE: [Damage; 3] = [
 fn backup(store: &Path, to: &Path) -> PathBuf {
     fs::create_dir(to).unwrap();
     let (from, into) = (store.to_str().unwrap(), to.to_str().unwrap());
-    let out = support::run(&["backup", "--store.path", from, "--to", into]);
+    let words = ["backup", "--config.file", ROOMY_FILE, "--store.path", from, "--to", into];
+    let out = support::run(&words);
     assert!(out.status.success(), "{out:?}");
     let made = fs::read_dir(to).unwrap().map(|entry| entry.unwrap().path());
     made.filter(|path| path.to_string_lossy().contains(".backup.")).max().unwrap()
@@ -296,7 +297,11 @@ fn a_collection_that_only_the_backup_has_is_named_and_comes_back_when_that_is_as
         assert_eq!(gone[0]["name"], "angles", "{version}");
         assert_eq!(gone[0]["records"], 300, "{version}");
         assert_eq!(gone[0]["is_back"], false, "{version}");
-        let words = [&["recover", "--store.path", store.to_str().unwrap()][..], &given].concat();
+        let words = [
+            &["recover", "--config.file", ROOMY_FILE, "--store.path", store.to_str().unwrap()][..],
+            &given,
+        ]
+        .concat();
         let said = String::from_utf8(support::run(&words).stdout).unwrap();
         assert!(said.contains("the collection angles with 300 records"), "{version}: {said}");
 

@@ -2,7 +2,7 @@
 //! happens, the store is the old one or the new one, whole. Needs root.
 
 use crate::support::{
-    self, SOON, chroma, copy_tree,
+    self, ROOMY_FILE, SOON, chroma, copy_tree,
     cut::{self, CALLS, was_killed},
     fixture,
     tmpfs::{Mount, Tmpfs},
@@ -172,7 +172,11 @@ fn real_chroma(release: &'static str) {
     let first = churned(&store, "3");
     let backups = root.join("backups");
     fs::create_dir(&backups).unwrap();
-    must_end(&run(&["backup", "--to", backups.to_str().unwrap()]), 0, "");
+    must_end(
+        &run(&["backup", "--config.file", ROOMY_FILE, "--to", backups.to_str().unwrap()]),
+        0,
+        "",
+    );
     let named = |entry: fs::DirEntry| {
         entry.file_name().to_str().unwrap().ends_with(".tar.zst").then(|| entry.path())
     };
@@ -369,7 +373,15 @@ fn injected(lab: &Lab, call: &str, what: &str, at: usize, more: &[&str]) -> Outp
 /// What `check` says of a store that nobody can open, with the command that helps.
 fn must_be_told(lab: &Lab, what: &str) {
     let out = Command::new(support::binary())
-        .args(["check", "--quick", "--output", "json", "--state.dir", "/nonexistent"])
+        .args([
+            "check",
+            "--quick",
+            "--output",
+            "json",
+            "--no-collector.disk",
+            "--state.dir",
+            "/nonexistent",
+        ])
         .arg("--store.path")
         .arg(&lab.store)
         .output()

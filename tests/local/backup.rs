@@ -13,27 +13,13 @@ use std::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{binary, copy_tree, fixture, random::Random, run};
-
-/// How full the disk of this machine is does not matter.
-const ROOMY: &str = "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n";
+use crate::support::{ROOMY, ROOMY_FILE, binary, copy_tree, fixture, random::Random, run};
 
 /// Runs `backup --output json` and gives its exit code and what it says of the one store.
 fn backup(store: &Path, to: &Path, more: &[&str]) -> (i32, Value) {
     let (store, to) = (store.to_str().unwrap(), to.to_str().unwrap());
-    let words = ["backup", "--output", "json", "--config.file", &roomy(), "--to", to, store];
+    let words = ["backup", "--output", "json", "--config.file", ROOMY_FILE, "--to", to, store];
     reported(&run(&[&words[..], more].concat()))
-}
-
-/// A configuration file that lets disks be as full as they like.
-fn roomy() -> String {
-    static FILE: std::sync::OnceLock<tempfile::NamedTempFile> = std::sync::OnceLock::new();
-    let file = FILE.get_or_init(|| {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(&file, ROOMY).unwrap();
-        file
-    });
-    file.path().to_str().unwrap().to_owned()
 }
 
 fn reported(output: &Output) -> (i32, Value) {
@@ -201,7 +187,7 @@ fn a_damaged_store_is_kept_but_counts_as_nothing_and_removes_nothing() {
     assert!(whole.is_subset(&names) && names.len() == 3, "{names:?}");
     assert!(!hook.exists(), "the program ran for a backup that is not proven");
     let (dir, out) = (store.to_str().unwrap(), to.to_str().unwrap());
-    let reported = run(&["backup", dir, "--to", out, "--config.file", &roomy()]);
+    let reported = run(&["backup", dir, "--to", out, "--config.file", ROOMY_FILE]);
     let text = String::from_utf8(reported.stdout).unwrap();
     assert!(text.contains("not proven") && text.contains("missing: "), "{text}");
 }
@@ -409,7 +395,16 @@ fn one_that_is_killed_at_any_instant_leaves_the_proven_ones_and_nothing_that_sta
     for round in 0..40 {
         let form = if round % 2 == 0 { "archive" } else { "directory" };
         let mut child = Command::new(binary())
-            .args(["backup", "--form", form, "--keep-last", "2", "--config.file", &roomy(), "--to"])
+            .args([
+                "backup",
+                "--form",
+                form,
+                "--keep-last",
+                "2",
+                "--config.file",
+                ROOMY_FILE,
+                "--to",
+            ])
             .args([&to, &store])
             .stdout(Stdio::null())
             .spawn()
@@ -439,7 +434,7 @@ fn several_stores_have_a_backup_each_and_the_worst_of_them_is_the_answer() {
     let none = scratch.path().join("none");
     let words = |stores: &[&Path]| {
         let mut command = Command::new(binary());
-        command.args(["backup", "--config.file", &roomy(), "--to"]).arg(&to);
+        command.args(["backup", "--config.file", ROOMY_FILE, "--to"]).arg(&to);
         for store in stores {
             command.arg(store);
         }

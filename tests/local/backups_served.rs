@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{Exporter, SOON, fixture, get, wait_until};
+use crate::support::{Exporter, ROOMY, SOON, fixture, get, wait_until};
 
 fn config(dir: &Path, store: &Path, more: &str) -> [String; 4] {
     let file = dir.join("config.yml");
@@ -15,8 +15,6 @@ fn config(dir: &Path, store: &Path, more: &str) -> [String; 4] {
     ["--config.file".to_owned(), file.display().to_string(), "--state.dir".to_owned(), state]
 }
 
-/// However full the disk of this machine is.
-const ROOMY: &str = "disk: {warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}\n";
 const MAIN: [(&str, &str); 1] = [("store", "main")];
 
 #[test]

@@ -1,6 +1,6 @@
 //! The command line as its users meet it: words in, text and exit code out.
 
-use crate::support::{Exporter, binary, fixture, run};
+use crate::support::{Exporter, ROOMY, binary, fixture, run};
 use std::{
     fs,
     io::Read,
@@ -308,9 +308,7 @@ fn check_paranoid_says_in_a_line_that_sqlite_agrees() {
     let store = fixture("chroma-1.5.9", dir.path());
     let (path, copies) = (store.to_str().unwrap(), dir.path().join("copies"));
     let config = dir.path().join("config.yml");
-    // However full the disk of the tests is.
-    let room = "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n";
-    let text = format!("{room}integrity:\n  scratch_dir: {}\n", copies.display());
+    let text = format!("{ROOMY}integrity:\n  scratch_dir: {}\n", copies.display());
     fs::write(&config, text).unwrap();
     let (config, words) = (config.to_str().unwrap(), ["check", "--state.dir=", "--config.file"]);
     let check = |more: &[&str]| reported(&run(&[&words[..], &[config], more, &[path]].concat()));

@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::support::{
-    Exporter, SOON, binary, fixture, get, own_process, signal, wait, wait_for, wait_until,
-    zero_half_of_the_vectors,
+    Exporter, ROOMY_FILE, SOON, binary, fixture, get, own_process, signal, wait, wait_for,
+    wait_until, zero_half_of_the_vectors,
 };
 
 /// Ends when dropped, with what it became.
@@ -314,11 +314,8 @@ fn what_loses_nothing_is_repaired_on_the_way_and_what_was_there_is_kept() {
 fn backed_up(dir: &Path) -> PathBuf {
     let backups = dir.with_file_name("backups");
     fs::create_dir(&backups).unwrap();
-    // However full the disk of this machine is.
-    let roomy = dir.with_file_name("roomy.yml");
-    fs::write(&roomy, "disk:\n  warn_ratio: 0.998\n  critical_ratio: 0.999\n").unwrap();
     let mut backup = Command::new(binary());
-    backup.arg("backup").arg("--config.file").arg(&roomy).arg("--to").arg(&backups).arg(dir);
+    backup.arg("backup").arg("--config.file").arg(ROOMY_FILE).arg("--to").arg(&backups).arg(dir);
     assert_eq!(backup.output().unwrap().status.code(), Some(0));
     backups
 }

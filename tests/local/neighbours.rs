@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::{Exporter, SOON, binary, copy_tree, fixture, wait};
+use crate::support::{Exporter, ROOMY_FILE, SOON, binary, copy_tree, fixture, wait};
 use rusqlite::Connection;
 
 /// What is done to a store of Chroma.
@@ -346,8 +346,8 @@ fn no_content_makes_the_exporter_large() {
 
 /// The most memory that an exporter took until everything was read once, in bytes; `found` says that there is something to find.
 fn peak_of_serve(dir: &Path, found: bool) -> u64 {
-    let exporter =
-        Exporter::start(&["--store.path", &format!("only={}", dir.display()), "--state.dir", ""]);
+    let store = format!("--store.path=only={}", dir.display());
+    let exporter = Exporter::start(&["--config.file", ROOMY_FILE, &store, "--state.dir", ""]);
     wait("everything to be read", SOON * 10, || {
         let page = exporter.page();
         let ran = |check: &str| {

@@ -3,11 +3,8 @@
 use std::fs;
 
 use crate::support::{
-    Exporter, SOON, fixture, get, run, wait, wait_until, zero_half_of_the_vectors,
+    Exporter, ROOMY, SOON, fixture, get, run, wait, wait_until, zero_half_of_the_vectors,
 };
-
-/// However full the disk of this machine is.
-const ROOMY: &str = "disk: {warn_ratio: 0.998, recover_ratio: 0.997, critical_ratio: 0.999}";
 
 #[test]
 fn a_repair_is_tried_on_a_copy_and_the_store_stays_as_it_is() {
@@ -18,7 +15,7 @@ fn a_repair_is_tried_on_a_copy_and_the_store_stays_as_it_is() {
     database.close().unwrap();
     let before = fs::read(dir.join("chroma.sqlite3")).unwrap();
     let file = scratch.path().join("config.yml");
-    let text = format!("stores: [{{name: main, path: {}}}]\n{ROOMY}\n", dir.display());
+    let text = format!("stores: [{{name: main, path: {}}}]\n{ROOMY}", dir.display());
     fs::write(&file, text).unwrap();
     let state = scratch.path().join("state").display().to_string();
     let file = file.display().to_string();
@@ -77,7 +74,7 @@ fn what_the_backup_of_the_configuration_has_is_no_loss_in_a_trial() {
     fs::create_dir(&backups).unwrap();
     let (place, to) = (dir.display(), backups.display());
     let text = format!(
-        "stores: [{{name: main, path: {place}, backup: {{to: {to}, every: 30d}}}}]\n{ROOMY}\n"
+        "stores: [{{name: main, path: {place}, backup: {{to: {to}, every: 30d}}}}]\n{ROOMY}"
     );
     fs::write(&file, text).unwrap();
     let file = file.display().to_string();

@@ -36,6 +36,12 @@ pub mod wait;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use wait::{SOON, now, wait, wait_every, wait_for, wait_until, wait_within};
 
+/// The part of a configuration that lets disks be as full as they like: how full the one of the tests is says nothing of the
+/// program.
+pub const ROOMY: &str = include_str!("roomy.yml");
+/// A configuration file of that part alone.
+pub const ROOMY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/roomy.yml");
+
 /// A fixture made by real Chroma, copied so that the test may change it.
 pub fn fixture(name: &str, to: &Path) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
