@@ -262,26 +262,18 @@ fn repair(
     name_the_rest(dir, &proven, report, steps);
     let lacks = !losses.is_empty() || report.names_losses();
     if proven.proof.restores != Restores::Unknown {
-        let all = means.backups.iter();
-        let mut named =
-            all.map(|backup| backup::named_in(backup, &report.store, &proven.collections));
-        report.gone_collections = named.find(|gone| !gone.is_empty()).unwrap_or_default();
+        report.gone_collections =
+            backup::named_in(means.backups, &report.store, &proven.collections);
     }
     let is_broken = !report.not_done.is_empty() || proven.proof.restores == Restores::Not;
+    let adopt = means.adopt;
+    let wanted = |backup| backup::Wanted { backup, dir, scratch, damage: &damage, adopt };
+    let all = means.backups.iter().map(PathBuf::as_path).map(wanted);
     if is_broken {
-        let adopt = means.adopt;
-        let wanted = means.backups.iter().map(|backup| backup::Wanted {
-            backup,
-            dir,
-            scratch,
-            damage: &damage,
-            adopt,
-        });
-        report.from_backup = backup::instead(&wanted.collect::<Vec<_>>(), steps, now)?;
-    } else if lacks || means.adopt && !report.gone_collections.is_empty() {
-        for backup in means.backups {
-            let adopt = means.adopt;
-            let wanted = backup::Wanted { backup, dir, scratch, damage: &damage, adopt };
+        let all: Vec<_> = all.collect();
+        report.from_backup = backup::instead(&all, steps, now)?;
+    } else if lacks || adopt && !report.gone_collections.is_empty() {
+        for wanted in all {
             if backup::fill(&wanted, report, &mut losses, steps, now)? {
                 proven = prove(dir, steps, now)?;
             }

@@ -256,7 +256,7 @@ impl<'a> Files<'a> {
             for place in around.into_iter().flatten().filter(|place| *place < self.header.elements)
             {
                 let at = (place + 1) * self.header.element_bytes - 8;
-                let bytes = self.read(&self.elements, Part::Level0, at, 8)?;
+                let bytes = read(&self.elements, Part::Level0, at, 8)?;
                 if bytes.first_chunk().is_some_and(|bytes| u64::from_le_bytes(*bytes) == label) {
                     return Ok(Some(place));
                 }
@@ -268,28 +268,22 @@ impl<'a> Files<'a> {
 
     fn vector(&self, place: u64) -> Result<Vec<f32>, Refused> {
         let at = place * self.header.element_bytes + 4 + 8 * self.header.neighbours;
-        let bytes = self.read(&self.elements, Part::Level0, at, 4 * self.header.dimension)?;
+        let bytes = read(&self.elements, Part::Level0, at, 4 * self.header.dimension)?;
         Ok(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
     fn length(&self, place: u64) -> Result<f32, Refused> {
-        let bytes = self.read(&self.lengths, Part::Lengths, 4 * place, 4)?;
+        let bytes = read(&self.lengths, Part::Lengths, 4 * place, 4)?;
         Ok(bytes.first_chunk().map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes)))
     }
+}
 
-    /// Errs when they are not there, or the operating system refuses.
-    fn read(
-        &self,
-        file: &std::fs::File,
-        part: Part,
-        at: u64,
-        length: u64,
-    ) -> Result<Vec<u8>, Refused> {
-        let length = usize::try_from(length).map_err(|_| Refused::Changed)?;
-        let mut bytes = vec![0; length];
-        let read = read_up_to(file, &mut bytes, at).map_err(|error| Refused::Io(part, error))?;
-        if read == length { Ok(bytes) } else { Err(Refused::Changed) }
-    }
+/// Errs when they are not there, or the operating system refuses.
+fn read(file: &std::fs::File, part: Part, at: u64, length: u64) -> Result<Vec<u8>, Refused> {
+    let length = usize::try_from(length).map_err(|_| Refused::Changed)?;
+    let mut bytes = vec![0; length];
+    let read = read_up_to(file, &mut bytes, at).map_err(|error| Refused::Io(part, error))?;
+    if read == length { Ok(bytes) } else { Err(Refused::Changed) }
 }
 
 struct Slice {

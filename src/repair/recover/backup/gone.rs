@@ -66,12 +66,18 @@ impl GoneCollection {
     }
 }
 
-/// What the manifest of a proven backup of `store` has, and `ours` have not. None when it has no manifest, or is of another store.
+/// What the first of the backups has that has anything of which `ours` have nothing.
 pub(in super::super) fn named(
-    backup: &Path,
+    backups: &[PathBuf],
     store: &Path,
     ours: &[Collection],
 ) -> Vec<GoneCollection> {
+    let mut each = backups.iter().map(|backup| in_manifest(backup, store, ours));
+    each.find(|gone| !gone.is_empty()).unwrap_or_default()
+}
+
+/// What the manifest of a proven backup of `store` has, and `ours` have not. None when it has no manifest, or is of another store.
+fn in_manifest(backup: &Path, store: &Path, ours: &[Collection]) -> Vec<GoneCollection> {
     let Some(manifest) = backup::manifest(backup).filter(Manifest::is_proven) else {
         return Vec::new();
     };
