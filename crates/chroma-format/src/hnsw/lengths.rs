@@ -5,6 +5,11 @@ use alloc::{format, vec::Vec};
 
 use super::{Header, Problems};
 
+/// The roots of the smallest and of the greatest number that 32 bits hold, rounded away from each other: hnswlib adds squares, and takes
+/// the root of the sum.
+const NORM_MIN: f32 = 3.7e-23;
+const NORM_MAX: f32 = 1.85e19;
+
 /// Walks over the numbers of the elements that the header states.
 #[derive(Debug)]
 pub struct LengthWalk {
@@ -65,6 +70,8 @@ impl LengthWalk {
             self.problems.note(|| format!("the norm of element {index} is not finite"));
         } else if norm < 0.0 {
             self.problems.note(|| format!("the norm of element {index} is negative"));
+        } else if norm > 0.0 && !(NORM_MIN..=NORM_MAX).contains(&norm) {
+            self.problems.note(|| format!("the norm of element {index} is none that a vector has"));
         }
     }
 }

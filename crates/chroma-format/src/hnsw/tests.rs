@@ -172,6 +172,10 @@ fn damage_in_links_and_norms_is_told() {
     assert!(lengths(header, &bad, 3).problems().line().unwrap().contains("norm of element 2"));
     bad[8..12].copy_from_slice(&(-1.5_f32).to_le_bytes());
     assert!(lengths(header, &bad, 3).problems().line().unwrap().contains("element 2 is negative"));
+    for (norm, sound) in [(4e-23, true), (3e-23, false), (0.0, true), (1e19, true), (2e19, false)] {
+        bad[8..12].copy_from_slice(&f32::to_le_bytes(norm));
+        assert_eq!(lengths(header, &bad, 3).problems().line().is_none(), sound, "{norm}");
+    }
     assert!(!lengths(header, &good[..100], 64).done());
 }
 
