@@ -349,7 +349,7 @@ catalogue! {
         acts: [Stop],
     }
     RecordsWithoutVector "records_without_vector" Critical {
-        cause: "Records are in the database, but their vectors are neither in the index nor in the queue. Two processes that write to one directory leave that, without any error and with every count right.",
+        cause: "Records are in the database, but their vectors are neither in the index nor in the queue. Two processes that write to one directory leave that, and Chroma 0.5.7 to 0.5.12 all by itself, without any error and with every count right.",
         words: "Stop all processes but one that write to the directory, and keep a copy. Then upsert the records of this list again with their embeddings.",
         command: "chroma_exporter check --ids=records_without_vector {path}",
         note: "The texts and metadata of the records are whole.",
