@@ -78,7 +78,8 @@ impl Lab {
         let mut command = Command::new(first);
         command.args(rest).arg(&self.program);
         command.args(["--store.path", &format!("main={}", self.dir.display())]);
-        command.args(["--web.listen-address", "127.0.0.1:0", "--state.dir", "/nonexistent"]);
+        command.args(["--web.listen-address", "127.0.0.1:0", "--no-collector.disk"]);
+        command.args(["--state.dir", "/nonexistent"]);
         Exporter::start_command(command)
     }
 
