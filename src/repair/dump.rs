@@ -406,7 +406,7 @@ impl Copied {
         let dir = scratch.path().join("store");
         fs::create_dir(&dir)
             .map_err(|source| CopyError::Scratch { place: place.to_owned(), source })?;
-        let copy_options = moment::CopyOptions { used_ratio_max: USED_RATIO_MAX, steps };
+        let copy_options = moment::CopyOptions { used_ratio_max: moment::PASSING_RATIO_MAX, steps };
         match moment::take(context, &dir, None, copy_options) {
             Ok(taken) => {
                 Ok(Self { dir, notes: taken.notes, _opened: None, _scratch: Some(scratch) })
@@ -476,8 +476,6 @@ pub(crate) type Metadata = std::collections::BTreeMap<String, Value>;
 
 const BY_INDEX: &str =
     "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?1 ORDER BY embedding_id";
-/// A copy fills no disk beyond this, as a share of it.
-const USED_RATIO_MAX: f64 = 0.95;
 /// Collections that are named to somebody who asked for another one.
 const NAMED_MAX: usize = 20;
 /// What is told one by one; all of it is counted.

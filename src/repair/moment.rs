@@ -107,6 +107,9 @@ pub trait Known {
     fn forget(&self, path: &str);
 }
 
+/// The used ratio for a copy that somebody waits for, and that is gone when the command ends.
+pub const PASSING_RATIO_MAX: f64 = 0.95;
+
 /// How the copy is made.
 #[derive(Debug, Clone, Copy)]
 pub struct CopyOptions<'a> {

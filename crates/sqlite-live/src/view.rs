@@ -130,7 +130,7 @@ pub enum ViewError {
     #[error(transparent)]
     Query(#[from] QueryError),
     /// No place for a copy.
-    #[error("no place for a copy: {0}")]
+    #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// This way does not fit the database.
     #[error("{0}")]

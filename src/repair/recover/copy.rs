@@ -36,8 +36,7 @@ pub(super) struct Inventory {
 /// no such moment, or when the filesystem would be too full.
 pub(super) fn beside_its_server(store: &Path, to: &Path, steps: &Steps) -> Result<(), MomentError> {
     let context = proof::context_of(store);
-    let copy_options =
-        moment::CopyOptions { used_ratio_max: context.config.disk.warn_ratio, steps };
+    let copy_options = moment::CopyOptions { used_ratio_max: moment::PASSING_RATIO_MAX, steps };
     moment::take(&context, to, None, copy_options).map(|_| ())
 }
 

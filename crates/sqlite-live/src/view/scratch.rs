@@ -31,7 +31,7 @@ pub struct Places {
 
 /// No directory can take the copy: each that was asked, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", reasons(.0))]
+#[error("no place for a copy: {}", reasons(.0))]
 pub struct NoRoom(pub Vec<(PathBuf, Unfit)>);
 
 fn reasons(all: &[(PathBuf, Unfit)]) -> String {
