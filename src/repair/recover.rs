@@ -211,8 +211,7 @@ fn repair(
     let mut later = false;
     let mut gone = Gone { rows: means.adopt, ..Gone::default() };
     loop {
-        let codes = grave(&proven);
-        let choice = gone.with(table::choose(&codes), &codes);
+        let choice = choose(dir, &proven, &gone, &tried);
         let Some(next) = choice.actions.iter().find(|action| !tried.contains(*action)).copied()
         else {
             break;
@@ -259,7 +258,7 @@ fn repair(
         }
     }
     let named = !report.lost_records.is_empty();
-    name_the_rest(dir, &proven, report, steps);
+    name_the_rest(dir, &proven, report);
     let lacks = !losses.is_empty() || report.names_losses();
     if proven.proof.restores != Restores::Unknown {
         report.gone_collections =
@@ -340,13 +339,13 @@ fn say_what_stays(report: &mut Report, choice: &table::Choice, stays: &[Code]) {
 }
 
 /// Names the records without a vector that no action has named: those that were so before, and those of which rows of the queue are lost.
-fn name_the_rest(dir: &Path, proven: &Proven, report: &mut Report, steps: &Steps) {
+fn name_the_rest(dir: &Path, proven: &Proven, report: &mut Report) {
     let lacks = |one: &&Collection| one.vectors < one.records;
     let of: BTreeSet<&str> = proven.collections.iter().filter(lacks).map(|one| &*one.id).collect();
     if of.is_empty() {
         return;
     }
-    match index::without_vector(dir, &of, steps) {
+    match index::lacking::named(dir, &of) {
         Ok(records) => lost::add_once(&mut report.lost_records, records),
         // How many there are is said all the same.
         Err(failure) => tracing::debug!(%failure, "Records without a vector not named."),
@@ -376,18 +375,20 @@ fn act(
             reload::reload(&database, actions.contains(&Action::FullText), steps)
         }
         Some(Action::Index) => {
-            let of = |code: &dyn Fn(Code) -> bool| -> BTreeSet<Uuid> {
-                let found = findings.iter().filter(|one| code(one.code));
-                let grave = found.filter(|one| one.severity >= Severity::Warning);
-                grave.filter_map(|one| parse_uuid(one.subject.as_bytes())).collect()
-            };
             // An index that contradicts itself, and lacks records: two processes wrote to it.
-            let torn = of(&|code| code == Code::SegmentInconsistent);
-            let mixed = &torn & &of(&|code| code == Code::RecordsWithoutVector);
-            index::rebuild(dir, &of(&|code| codes.contains(&code)), &mixed, None, steps)
+            let torn = segments_of(findings, &[Code::SegmentInconsistent]);
+            let mixed = &torn & &segments_of(findings, &[Code::RecordsWithoutVector]);
+            index::rebuild(dir, &segments_of(findings, codes), &mixed, None, steps)
         }
         Some(Action::Collections | Action::Backup) | None => Ok(Effect::default()),
     }
+}
+
+/// The segments that these findings are about, where they are at least warnings.
+fn segments_of(findings: &[Finding], codes: &[Code]) -> BTreeSet<Uuid> {
+    let found = findings.iter().filter(|one| codes.contains(&one.code));
+    let grave = found.filter(|one| one.severity >= Severity::Warning);
+    grave.filter_map(|one| parse_uuid(one.subject.as_bytes())).collect()
 }
 
 fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, RestoreError> {
@@ -395,6 +396,23 @@ fn prove(dir: &Path, steps: &Steps, now: Timestamp) -> Result<Proven, RestoreErr
         proof::ProofError::Unreadable { path, source } => RestoreError::Unreadable { path, source },
         proof::ProofError::Stopped => RestoreError::Stopped,
     })
+}
+
+/// What is to be done about what was found, and about what is gone.
+fn choose(dir: &Path, proven: &Proven, gone: &Gone, tried: &BTreeSet<Action>) -> Choice {
+    let codes = grave(proven);
+    let mut choice = gone.with(table::choose(&codes), &codes);
+    // Nothing else is left to do but the indexes, so that the tables can be believed.
+    let next = choice.actions.iter().find(|action| !tried.contains(*action));
+    if next.is_none_or(|next| *next == Action::Index) && !tried.contains(&Action::Index) {
+        let segments = segments_of(&proven.findings, &[Code::RecordsWithoutVector]);
+        match index::lacking::is_in_queue(dir, &segments) {
+            Ok(true) => choice.repair(Code::RecordsWithoutVector, Action::Index),
+            Ok(false) => {}
+            Err(failure) => tracing::debug!(%failure, "The queue not searched for vectors."),
+        }
+    }
+    choice
 }
 
 /// What was found that is at least a warning.

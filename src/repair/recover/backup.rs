@@ -339,7 +339,7 @@ fn vectors(
     steps: &Steps,
 ) -> Result<HashSet<(String, String)>, Failure> {
     let of: BTreeSet<&str> = all.iter().map(|(collection, _)| &*collection.id).collect();
-    let lacking = index::without_vector(dir, &of, steps)?;
+    let lacking = index::lacking::named(dir, &of)?;
     let mut gifts =
         Gifts { asker: RefCell::new(Asker::new(&backup.connection)?), of: BTreeMap::new() };
     let (mut wanted, mut segments) = (HashSet::new(), BTreeSet::new());

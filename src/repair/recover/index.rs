@@ -10,6 +10,7 @@ mod folder;
 mod foreign;
 pub(super) mod gifts;
 mod ids;
+pub(super) mod lacking;
 mod made;
 mod reading;
 mod settings;
@@ -36,7 +37,7 @@ use self::{
     subject::{Subject, exchanged, subjects},
     threads::Threads,
 };
-use super::{Effect, Failure, LostRecord, Part, rows};
+use super::{Effect, Failure, Part, rows};
 use crate::{
     format::{
         hnsw::{BuildError, Builder, Options},
@@ -132,49 +133,6 @@ pub(super) fn rebuild(
 pub(super) fn opened(dir: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     Connection::open_with_flags(dir.join(DATABASE_FILE), flags)
-}
-
-/// The records of these collections that have a vector neither in the folder nor in what of the queue is still to be applied.
-/// Errs when SQLite does, or a folder cannot be read.
-pub(super) fn without_vector(
-    dir: &Path,
-    of: &BTreeSet<&str>,
-    steps: &Steps,
-) -> Result<Vec<LostRecord>, Failure> {
-    let connection = opened(dir)?;
-    let family = rows::family(&connection)?;
-    let none = BTreeSet::new();
-    let folders = folders(dir)?;
-    let collections = catalogue::read(&connection)?;
-    let store = Store {
-        dir,
-        connection: &connection,
-        family,
-        collections: &collections,
-        segments: &none,
-        folders,
-        mixed: &none,
-        gifts: None,
-        steps,
-    };
-    let mut asker = Asker::new(&connection)?;
-    let mut out = Vec::new();
-    for collection in collections.iter().filter(|one| of.contains(&*one.id)) {
-        let ids = match folder_of(dir, collection)? {
-            Some(folder) => read_ids(&folder, collection)?,
-            None => Ids::default(),
-        };
-        let from = store.position(collection, &ids).unwrap_or(i64::MIN);
-        for subject in subjects(store.connection, collection)? {
-            let in_index = ids.labels.contains_key(&subject.hash);
-            if tail::vector_of(in_index, &subject.operations, from) == Where::Nowhere
-                && subject.is_there(collection.records_position)
-            {
-                out.push(subject.lost(collection, Part::Vector, &mut asker)?);
-            }
-        }
-    }
-    Ok(out)
 }
 
 /// Hashes of the ids of which the folder of a collection has a vector, and how far it is in the queue where it says so itself.
@@ -289,7 +247,7 @@ impl Store<'_> {
         let dimension = dimension(collection, &subjects, folder, &mut asker)?;
         let reading = Reading { store: self, collection, settings, dimension, subjects: &subjects };
         let source = self.source(&reading, segment, all, &mut asker)?;
-        let position = self.position(collection, &source.ids);
+        let position = applied(self.family, collection, &source.ids);
         let mut vectors = self.vectors(&reading, &source, position, &mut asker)?;
         vectors.sort_unstable_by_key(|vector| match vector.from {
             From::Folder(place) => (place, vector.label),
@@ -324,12 +282,6 @@ impl Store<'_> {
             }
         }
         Ok(made)
-    }
-
-    /// How far the queue is in an index. Before 0.5.7 its own metadata say it, and an index that has lost them begins with the queue.
-    fn position(&self, collection: &Collection, ids: &Ids) -> Option<i64> {
-        let first = (self.family == Family::Oldest).then_some(0);
-        collection.vectors_position.or(ids.position).or(first)
     }
 
     /// The folder of a segment: the one with its very name, or else one with the name in other letters.
@@ -568,6 +520,12 @@ fn dimension(
             collection.name
         ))
     })
+}
+
+/// How far the queue is in an index. Before 0.5.7 its own metadata say it, and an index that has lost them begins with the queue.
+fn applied(family: Family, collection: &Collection, ids: &Ids) -> Option<i64> {
+    let first = (family == Family::Oldest).then_some(0);
+    collection.vectors_position.or(ids.position).or(first)
 }
 
 fn read_ids(folder: &Path, collection: &Collection) -> Result<Ids, Failure> {

@@ -108,6 +108,14 @@ impl Choice {
         self.codes.iter().filter_map(of).collect()
     }
 
+    /// Does this about a finding for which there is nothing to do otherwise.
+    pub(super) fn repair(&mut self, code: Code, action: Action) {
+        for (_, answer) in self.codes.iter_mut().filter(|(of, _)| *of == code) {
+            *answer = Answer::Repair(action);
+            self.actions.insert(action);
+        }
+    }
+
     /// The findings that nothing is done about.
     pub(super) fn others<'a, T: 'a>(
         &'a self,
@@ -208,7 +216,7 @@ pub const fn answer(code: Code) -> Answer {
             "Index and database are of different moments. Restore both from one backup, or upsert the records of `check --ids` again.",
         ),
         Code::RecordsWithoutVector => Otherwise(
-            "The vectors of these records are nowhere. Upsert the records of `check --ids` again with their vectors.",
+            "The vectors of these records are neither in the index nor in the queue. Upsert the records of `check --ids` again with their vectors.",
         ),
         Code::FreePagesHigh
         | Code::FtsCutAtNul

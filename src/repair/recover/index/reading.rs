@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Source, Store,
+    Source, Store, applied,
     elements::Elements,
     ids::Ids,
     settings::Settings,
@@ -69,7 +69,7 @@ impl Reading<'_> {
             let labels = writers::perhaps_older(&named, &self.store.seq_ids()?);
             older.extend(labels.iter().filter_map(|label| hashes.get(label)));
         }
-        let position = self.store.position(self.collection, &ids).unwrap_or(i64::MIN);
+        let position = applied(self.store.family, self.collection, &ids).unwrap_or(i64::MIN);
         let newest = writers::newest(&named, position, self.settings.flush, in_order);
         let certain = |elements: Elements| -> io::Result<Elements> {
             let bearers: Vec<(u64, u64)> = elements.bearers().collect();
@@ -115,7 +115,7 @@ impl Reading<'_> {
         elements: &Elements,
         asker: &mut Asker<'_>,
     ) -> Result<Agreement, Failure> {
-        let position = self.store.position(self.collection, ids);
+        let position = applied(self.store.family, self.collection, ids);
         let mut agreement = Agreement::default();
         for subject in self.subjects {
             let Known::Row(row) = subject.known(position, self.store.family) else { continue };
