@@ -89,7 +89,7 @@ pub(super) fn reach(
         return Err(Refused::Changed);
     }
     let Some(upper) = UpperLinks::parse(bytes, &header) else { return Ok(None) };
-    let source = Level0 { file: open(root, folder, Part::Level0, level0)?, header };
+    let source = Level0::new(open(root, folder, Part::Level0, level0)?, header)?;
     let unreachable = source.unreachable(&upper, mode)?.map(|count| (count, header.neighbours));
     let mut found = Reach { tried: 0, unfound: 0, live, unreachable };
     search(source, &upper, distance, deleted > 0, mode, &mut found)?;
@@ -164,9 +164,25 @@ fn sample(elements: u32) -> impl Iterator<Item = u32> {
 struct Level0 {
     file: File,
     header: Header,
+    /// All of it, where it is small: each search reads some hundred elements, and most of them were read by others before it.
+    whole: Vec<u8>,
 }
 
 impl Level0 {
+    /// Errs when the file cannot be read.
+    fn new(file: File, header: Header) -> Result<Self, Refused> {
+        let mut all = Self { file, header, whole: Vec::new() };
+        let bytes = header.elements.saturating_mul(header.element_bytes);
+        if let Ok(bytes) = usize::try_from(bytes)
+            && bytes <= WHOLE_BYTES_MAX
+        {
+            let mut whole = vec![0; bytes];
+            all.read_at(0, &mut whole)?;
+            all.whole = whole;
+        }
+        Ok(all)
+    }
+
     /// How many elements no links lead to, of those that are not deleted. `None` when following them takes too long.
     /// Errs when the files cannot be read, or it was stopped.
     fn unreachable(&self, upper: &UpperLinks, mode: ReadMode<'_>) -> Result<Option<u64>, Refused> {
@@ -218,6 +234,11 @@ impl Level0 {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> Result<(), Refused> {
+        let held = usize::try_from(at).ok().and_then(|at| self.whole.get(at..at + into.len()));
+        if let Some(held) = held {
+            into.copy_from_slice(held);
+            return Ok(());
+        }
         match read_up_to(&self.file, into, at) {
             Ok(read) if read == into.len() => Ok(()),
             Ok(_) => Err(Refused::Changed), // it was cut meanwhile
@@ -246,6 +267,8 @@ const LINKS_BYTES_MAX: u64 = 64 << 20;
 /// From a slow disk each element is a seek.
 const TIME_MAX: Duration = Duration::from_secs(20);
 const READS_MAX: u64 = 4_000_000;
+/// Held in memory: of 5,000 vectors of 384 numbers.
+const WHOLE_BYTES_MAX: usize = 8 << 20;
 /// Read at once.
 const PIECE_BYTES: usize = 1 << 20;
 const UNFOUND_MIN: u64 = 5;
