@@ -227,7 +227,7 @@ pub const fn answer(code: Code) -> Answer {
             Otherwise("The files need no repair. The runbook says what to do, if anything.")
         }
         Code::OrphanRows => Otherwise(
-            "What Chroma left of deleted collections does no harm. If collections are missing, `recover --adopt-orphans` gives each its records back, under a new name.",
+            "What Chroma left of deleted collections does no harm. Metadata without their record are of records that somebody deleted from the table: a backup may have them. If collections are missing, `recover --adopt-orphans` gives each its records back, under a new name.",
         ),
         Code::StoreReplaced => Otherwise(
             "The process that runs holds the only copy. Save that first, as `check` prints it.",
