@@ -77,6 +77,7 @@ enum WhenRefused {
 
 /// Becomes the program when the one store of `config` may be served; comes back when it may not.
 pub(super) fn run(config: &Arc<Config>, options: &Options) -> Ended {
+    crate::host::priority::is_waited_for();
     let [store] = &config.stores[..] else {
         let more = config.stores.len();
         to_stderr(&format!(

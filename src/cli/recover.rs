@@ -89,6 +89,9 @@ pub(super) fn run(config: &Config, options: &Options) -> Ended {
         to_stderr(&which_store("recover", &config.stores));
         return Ended::Usage;
     };
+    if options.apply {
+        host::priority::is_waited_for();
+    }
     let wish = match place_of(config, store) {
         Ok(place) => Wish {
             store: place,

@@ -63,6 +63,7 @@ pub(super) struct Options {
 /// Restores the one store of `config`.
 pub(super) fn run(config: &Config, options: &Options) -> Ended {
     host::give_memory_back();
+    host::priority::is_waited_for();
     let [store] = &config.stores[..] else {
         to_stderr(&which_store("restore", &config.stores));
         return Ended::Usage;

@@ -9,7 +9,7 @@ use super::kernel::{
     IOPRIO_IDLE, IOPRIO_NONE, scheduling, set_disk_class, set_scheduling, set_slice,
 };
 
-pub use quietly::{Quiet, quietly};
+pub use quietly::{Quiet, is_waited_for, quietly};
 
 /// While it lives this thread comes before all others that are not prompt. Where that is not permitted it asks for short
 /// turns instead, which Linux 6.12 and later give at once to a thread that has slept; older ones ignore it. To be held for

@@ -59,8 +59,16 @@ pub fn quietly<T: Send>(
     stop: &AtomicBool,
     work: impl FnMut(&AtomicBool) -> T + Send,
 ) -> io::Result<T> {
+    let quiet = if IS_WAITED_FOR.load(Ordering::Relaxed) { Quiet::Usual } else { quiet };
     quietly_for(PATIENCE, quiet, stop, work)
 }
+
+/// From now on nothing in this process yields to others: a server is to start when it has ended.
+pub fn is_waited_for() {
+    IS_WAITED_FOR.store(true, Ordering::Relaxed);
+}
+
+static IS_WAITED_FOR: AtomicBool = AtomicBool::new(false);
 
 fn quietly_for<T: Send>(
     patience: Duration,
