@@ -134,7 +134,21 @@ pub(super) fn adopt(old: Option<&Path>, above: &Path, new: &Path) -> io::Result<
     let dir = first(true)?.unwrap_or_else(|| whole.clone());
     give(new, old, &Usual { file, dir }, 0)?;
     whole.apply(new)?;
-    open(new)?.sync_all()
+    // Not each after it was given: one commit of the filesystem takes all.
+    sync(new)
+}
+
+/// Syncs a directory with all that is below it. Errs when the disk does.
+fn sync(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync(&entry.path())?;
+        } else {
+            open(&entry.path())?.sync_all()?;
+        }
+    }
+    open(dir)?.sync_all()
 }
 
 struct Usual {
@@ -160,7 +174,6 @@ fn give(new: &Path, old: Option<&Path>, usual: &Usual, depth: u32) -> io::Result
             Some(before) => Attributes::of(&before)?.apply(&path)?,
             None => other.apply(&path)?,
         }
-        open(&path)?.sync_all()?;
     }
     Ok(())
 }

@@ -267,7 +267,7 @@ fn archive(
         return Err(no_archive(bytes, &head[..read], &name));
     };
     let (scratch, mut notes) = scratch_for(path, bytes, kind, options)?;
-    let mut sink = Sink::new(scratch.path(), options.only.as_deref())?;
+    let mut sink = Sink::new(scratch.path(), options.only.as_deref(), options.copy)?;
     steps.begin("unpacking", Some(bytes));
     let end = match kind {
         ArchiveKind::Zip => zipped::walk(&file, bytes, &mut sink, steps)?,

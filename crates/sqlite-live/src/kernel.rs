@@ -50,6 +50,14 @@ pub fn large_pages<T>(memory: &mut [MaybeUninit<T>]) {
     }
 }
 
+/// Lets the disk begin with these bytes of a file, and waits for none of them. What the kernel makes of it is its own affair: a sync that
+/// comes later has less left to do.
+pub fn begin_writing(file: BorrowedFd<'_>, start: u64, len: u64) {
+    let (Ok(start), Ok(len)) = (start.try_into(), len.try_into()) else { return };
+    // SAFETY: an open descriptor and three numbers.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Takes over the `count` descriptors from 3 on that whoever started this program has opened for it (`sd_listen_fds(3)`). They are
 /// closed in programs that this one starts. To be called before anything else opens a descriptor. Errs when one of them is not open,
 /// and when they were taken before.

@@ -79,7 +79,7 @@ pub(super) fn copy(
 ) -> Result<(), UnpackError> {
     let (scratch, notes) = make_scratch(&opened.dir, opened.bytes, options)?;
     opened.notes.extend(notes);
-    let mut sink = Sink::new(scratch.path(), None)?;
+    let mut sink = Sink::new(scratch.path(), None, options.copy)?;
     steps.begin("copying", Some(opened.bytes));
     for (path, meta) in entries(&opened.dir)? {
         let Named::Of(place) = Named::parse(path.as_bytes()) else { continue };

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Seek, SeekFrom, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +22,7 @@ use crate::{
         parts::{INDEX_FILES, Part, Place},
         sqlite::{HEADER_LEN, SqliteHeader},
     },
+    host::kernel,
     human,
 };
 
@@ -63,12 +65,14 @@ pub(super) struct Sink {
     until_asked: u64,
     zeros_left: u64,
     buffer: Vec<u8>,
+    /// Whether the files are to stay: then the disk begins with them at once.
+    stays: bool,
 }
 
 impl Sink {
-    /// Writes below `root`; of several stores only that whose prefix ends with `only`.
+    /// Writes below `root`; of several stores only that whose prefix ends with `only`. `stays` says that the files will be kept.
     /// Errs when its filesystem does not say how much is free.
-    pub(super) fn new(root: &Path, only: Option<&str>) -> Result<Self, UnpackError> {
+    pub(super) fn new(root: &Path, only: Option<&str>, stays: bool) -> Result<Self, UnpackError> {
         let free = room(root)
             .map_err(|source| UnpackError::Unreadable { path: root.to_owned(), source })?;
         Ok(Self {
@@ -83,6 +87,7 @@ impl Sink {
             until_asked: ROOM_ASKED_EVERY,
             zeros_left: ZEROS_MAX,
             buffer: vec![0; CHUNK],
+            stays,
         })
     }
 
@@ -161,6 +166,7 @@ impl Sink {
         let mut hash = self.hash.then(Sha256::new);
         let mut buffer = std::mem::take(&mut self.buffer);
         let (mut at, mut most) = (0_u64, Self::most(&dir, place, bytes));
+        let mut begun = 0;
         let mut whole = true;
         while at < bytes {
             let want = usize::try_from(bytes - at).unwrap_or(CHUNK).min(CHUNK);
@@ -185,6 +191,10 @@ impl Sink {
                 hash.update(data);
             }
             at += read as u64;
+            if self.stays && at - begun >= WRITEBACK_BYTES {
+                kernel::begin_writing(file.as_fd(), begun, at - begun);
+                begun = at;
+            }
             if read < want {
                 whole = false;
                 break;
@@ -302,6 +312,8 @@ fn index_most(folder: &Path, number: usize) -> Option<u64> {
 }
 
 const CHUNK: usize = 256 * 1024;
+/// As much as a disk writes at once.
+const WRITEBACK_BYTES: u64 = 4 << 20;
 const HOLE: usize = 64 * 1024;
 const HOLE_STEP: i64 = 64 * 1024;
 static ZEROS: [u8; HOLE] = [0; HOLE];
